@@ -1,0 +1,61 @@
+"""Private files, written so that a power cut leaves the old content or the new, never a mixture."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes creations and renames in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_temporary(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Writes a new file at `path` durably, over a left-over of an earlier attempt if there is one."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def no_trace(_step: str) -> None:
+    """The trace that production uses: none. Tests pass one that stops a write between two of its steps."""
+
+
+def write_atomic(
+    path: Path,
+    data: bytes,
+    mode: int = 0o600,
+    *,
+    durable: bool = True,
+    trace: Callable[[str], None] = no_trace,
+) -> None:
+    """Replaces the file at `path`: temporary file, fsync, rename, fsync of the directory.
+
+    Args:
+        path: the file.
+        data: its new content.
+        mode: its permission bits; exactly these, whatever the umask says.
+        durable: False leaves out both fsyncs, for files that are only a view.
+        trace: told the name of each step that is done.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    if durable:
+        write_temporary(temporary, data, mode)
+    else:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+    trace(f"{path.name}: written")
+    temporary.replace(path)
+    trace(f"{path.name}: renamed")
+    if durable:
+        fsync_directory(path.parent)

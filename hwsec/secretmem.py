@@ -1,0 +1,107 @@
+"""Memory for secrets: out of swap and core dumps, wiped when closed, and unable to print itself.
+
+memfd_secret(2) where the kernel has it: its pages are not in the kernel's own map, so that not even /proc/PID/mem shows
+them. Elsewhere anonymous pages under mlock(2) and MADV_DONTDUMP.
+"""
+
+import ctypes
+import mmap
+import os
+from types import TracebackType
+from typing import NoReturn, Self
+
+from .errors import SecretMemoryError
+
+_SYS_MEMFD_SECRET = 447  # the same number on every architecture, Linux 5.14
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SecretBuffer:
+    """`size` bytes of secret memory. Use it in a `with` block; on leaving it is wiped.
+
+    `view` gives the bytes in place, for calls that read or fill a buffer; nothing here returns a copy.
+    """
+
+    __slots__ = ("_map", "_size", "_view")
+
+    def __init__(self, size: int) -> None:
+        """Raises SecretMemoryError: the kernel gives no memory of either kind (RLIMIT_MEMLOCK)."""
+        self._size = size
+        self._map = _secret_map(size)
+        self._view = memoryview(self._map)[:size]
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, readable and writable, until the buffer is closed."""
+        return self._view
+
+    def wipe(self) -> None:
+        """Overwrites the bytes with zeros; the buffer stays usable."""
+        self._view[:] = bytes(self._size)
+
+    def close(self) -> None:
+        """Wipes and gives the memory back. May be called twice."""
+        if not self._map.closed:
+            self.wipe()
+            self._view.release()
+            self._map.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<secret of {self._size} bytes>"
+
+    __str__ = __repr__
+
+    def __format__(self, _spec: str) -> str:
+        return repr(self)
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a secret cannot be pickled or copied")
+
+
+def _secret_map(size: int) -> mmap.mmap:
+    descriptor = _libc.syscall(_SYS_MEMFD_SECRET, os.O_CLOEXEC)
+    if descriptor >= 0:
+        try:
+            os.ftruncate(descriptor, size)
+            return mmap.mmap(descriptor, size)
+        except OSError as error:
+            raise SecretMemoryError(f"no secret memory of {size} bytes: {error.strerror}; raise LimitMEMLOCK") from error
+        finally:
+            os.close(descriptor)
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_DONTDUMP)
+    area.madvise(mmap.MADV_DONTFORK)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    if _libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)) != 0:
+        number = ctypes.get_errno()
+        area.close()
+        raise SecretMemoryError(f"cannot lock {size} bytes in memory: {os.strerror(number)}; raise LimitMEMLOCK")
+    return area
+
+
+def secret_memory_kind() -> str:
+    """`memfd_secret` or `mlock`: what this kernel offers."""
+    descriptor = _libc.syscall(_SYS_MEMFD_SECRET, os.O_CLOEXEC)
+    if descriptor < 0:
+        return "mlock"
+    os.close(descriptor)
+    return "memfd_secret"
+
+
+def forbid_dumps() -> None:
+    """Makes this process leave no core dump and refuse ptrace by its own user (prctl(2) PR_SET_DUMPABLE, RLIMIT_CORE)."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pr_set_dumpable = 4
+    if _libc.prctl(pr_set_dumpable, 0, 0, 0, 0) != 0:
+        raise SecretMemoryError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")

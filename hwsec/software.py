@@ -1,0 +1,214 @@
+"""The software backend: the same contract without a TPM, for machines that have none and whose owner accepts that.
+
+The KEK is PBKDF2-HMAC-SHA256 (RFC 8018, 5.2) over 32 random bytes and the machine id. Key material, anchor and audit value
+lie in a directory apart from the store. **Whoever copies the whole disk has both, and who puts back an older copy of the whole
+disk is not noticed**: that is what a TPM is for.
+"""
+
+import hashlib
+import hmac
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from .backend import DIGEST_BYTES, Anchor, BackendStatus
+from .errors import AlreadyEnrolled, BackendUnavailable, ForeignHardware, NotEnrolled
+from .files import write_atomic
+from .secretmem import SecretBuffer
+from .vault import SECRET_BYTES, Vault, WrappedSecret
+
+PBKDF2_ITERATIONS = 600_000
+"""OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256."""
+PBKDF2_FLOOR = 100_000
+"""A key file that names fewer iterations has been tampered with."""
+
+
+class _KeyFile(msgspec.Struct, frozen=True):
+    iterations: int
+    salt: bytes
+    material: bytes
+    check: bytes
+    agreement_nonce: bytes
+    agreement_sealed: bytes
+    agreement_public: bytes
+
+
+class _StateFile(msgspec.Struct, frozen=True):
+    counter: int
+    audit: bytes
+    anchor: bytes | None
+    tag: bytes
+
+
+class SoftwareBackend:
+    """Guards the KEK with files.
+
+    Args:
+        directory: for the key material; another directory than the store's.
+        machine_id: ties the key to this machine, as far as software can.
+        vault: holds the derived KEK in memory.
+        iterations: of PBKDF2, for a key that is created.
+    """
+
+    name = "software"
+
+    def __init__(self, directory: Path, machine_id: bytes, vault: Vault, iterations: int = PBKDF2_ITERATIONS) -> None:
+        self._key_path = directory / "software.key"
+        self._state_path = directory / "software.anchor"
+        self._machine_id = machine_id
+        self._vault = vault
+        self._iterations = iterations
+        self._wrapped: WrappedSecret | None = None
+        self._key: _KeyFile | None = None
+
+    def create(self) -> None:
+        """Makes key material, a key-agreement key and an empty anchor."""
+        if self._key_path.exists():
+            raise AlreadyEnrolled(f"{self._key_path} exists already: this agent has been initialized")
+        salt, material = os.urandom(32), os.urandom(32)
+        private = ec.generate_private_key(ec.SECP256R1())
+        nonce = os.urandom(12)
+        with SecretBuffer(SECRET_BYTES) as kek:
+            self._derive(salt, material, self._iterations, kek)
+            scalar = private.private_numbers().private_value.to_bytes(32, "big")
+            key = _KeyFile(
+                iterations=self._iterations,
+                salt=salt,
+                material=material,
+                check=_subkey(kek, "check"),
+                agreement_nonce=nonce,
+                agreement_sealed=AESGCM(_subkey(kek, "agreement")).encrypt(nonce, scalar, b"agreement"),
+                agreement_public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+            )
+            self._wrapped = self._vault.wrap(kek)
+        write_atomic(self._key_path, msgspec.msgpack.encode(key))
+        self._key = key
+        self._write_state(1, bytes(DIGEST_BYTES), None)
+
+    def open(self) -> None:
+        """Derives the KEK, which takes about 0.2 s, and holds it against the key file's check value."""
+        try:
+            key = msgspec.msgpack.decode(self._key_path.read_bytes(), type=_KeyFile)
+        except FileNotFoundError:
+            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
+        except msgspec.MsgspecError:
+            raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew") from None
+        if key.iterations < PBKDF2_FLOOR:
+            raise ForeignHardware(f"{self._key_path} names {key.iterations} iterations, fewer than {PBKDF2_FLOOR}")
+        with SecretBuffer(SECRET_BYTES) as kek:
+            self._derive(key.salt, key.material, key.iterations, kek)
+            if not hmac.compare_digest(_subkey(kek, "check"), key.check):
+                raise ForeignHardware(
+                    f"{self._key_path} belongs to another machine (or is damaged): the derived key does not fit"
+                )
+            self._wrapped = self._vault.wrap(kek)
+        self._key = key
+
+    def _derive(self, salt: bytes, material: bytes, iterations: int, into: SecretBuffer) -> None:
+        PBKDF2HMAC(hashes.SHA256(), SECRET_BYTES, salt, iterations).derive_into(material + self._machine_id, into.view)
+
+    def kek(self) -> AbstractContextManager[SecretBuffer]:
+        """The derived key, from the vault."""
+        if self._wrapped is None:
+            raise NotEnrolled("the software backend is not open")
+        return self._vault.open(self._wrapped)
+
+    def _tag(self, counter: int, audit: bytes, anchor: bytes | None) -> bytes:
+        with self.kek() as kek:
+            mac = hmac.new(_subkey(kek, "state"), digestmod="sha256")
+        mac.update(msgspec.msgpack.encode((counter, audit, anchor)))
+        return mac.digest()
+
+    def _read_state(self) -> _StateFile:
+        try:
+            state = msgspec.msgpack.decode(self._state_path.read_bytes(), type=_StateFile)
+        except FileNotFoundError:
+            raise ForeignHardware(f"{self._state_path} is gone: put it back, or initialize this agent anew") from None
+        except msgspec.MsgspecError:
+            raise ForeignHardware(f"{self._state_path} is damaged: put it back, or initialize this agent anew") from None
+        if not hmac.compare_digest(state.tag, self._tag(state.counter, state.audit, state.anchor)):
+            raise ForeignHardware(f"{self._state_path} was not written by this agent (its tag is wrong)")
+        return state
+
+    def _write_state(self, counter: int, audit: bytes, anchor: bytes | None) -> None:
+        state = _StateFile(counter, audit, anchor, self._tag(counter, audit, anchor))
+        try:
+            write_atomic(self._state_path, msgspec.msgpack.encode(state))
+        except OSError as error:
+            raise BackendUnavailable(f"{self._state_path} cannot be written: {error.strerror}") from error
+
+    def read_anchor(self) -> tuple[Anchor | None, int]:
+        """Anchor and counter, from the tagged file."""
+        state = self._read_state()
+        return (None if state.anchor is None else Anchor.decode(state.anchor)), state.counter
+
+    def write_anchor(self, anchor: Anchor) -> None:
+        """Replaces the anchor in the tagged file."""
+        state = self._read_state()
+        self._write_state(state.counter, state.audit, anchor.encode())
+
+    def increment(self) -> int:
+        """Adds 1 to the counter in the tagged file."""
+        state = self._read_state()
+        self._write_state(state.counter + 1, state.audit, state.anchor)
+        return state.counter + 1
+
+    def read_audit(self) -> bytes:
+        """The audit value, from the tagged file."""
+        return self._read_state().audit
+
+    def extend_audit(self, head: bytes) -> bytes:
+        """As TPM2_NV_Extend does it."""
+        state = self._read_state()
+        value = hashlib.sha256(state.audit + head).digest()
+        self._write_state(state.counter, value, state.anchor)
+        return value
+
+    def agreement_public(self) -> bytes:
+        """From the key file."""
+        if self._key is None:
+            raise NotEnrolled("the software backend is not open")
+        return self._key.agreement_public
+
+    def agree(self, peer_point: bytes) -> SecretBuffer:
+        """ECDH on P-256 (SP 800-56A, 5.7.1.2)."""
+        key = self._key
+        if key is None:
+            raise NotEnrolled("the software backend is not open")
+        peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
+        with self.kek() as kek, SecretBuffer(32) as scalar:
+            try:
+                AESGCM(_subkey(kek, "agreement")).decrypt_into(
+                    key.agreement_nonce, key.agreement_sealed, b"agreement", scalar.view
+                )
+            except InvalidTag:
+                raise ForeignHardware(f"the key-agreement key in {self._key_path} is damaged") from None
+            private = ec.derive_private_key(int.from_bytes(scalar.view, "big"), ec.SECP256R1())
+        buffer = SecretBuffer(32)
+        buffer.view[:] = private.exchange(ec.ECDH(), peer)
+        return buffer
+
+    def random(self, size: int) -> bytes:
+        """The kernel's generator."""
+        return os.urandom(size)
+
+    def status(self) -> BackendStatus:
+        """Always there."""
+        return BackendStatus("software", True, "no TPM: keys lie on the disk, a stolen disk is not defended", False)
+
+    def close(self) -> None:
+        """Forgets the KEK."""
+        self._wrapped = None
+
+
+def _subkey(kek: SecretBuffer, purpose: str) -> bytes:
+    return HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent software {purpose}".encode()).derive(kek.view)

@@ -1,0 +1,72 @@
+"""Secrets in memory, encrypted under a key that lives for this process only and sits in secret memory.
+
+A secret is opened into secret memory for the length of a `with` block and wiped at its end.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .secretmem import SecretBuffer
+
+SECRET_BYTES = 32
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class WrappedSecret:
+    """A 32-byte secret as it rests in memory: nonce and AES-256-GCM ciphertext under the process key."""
+
+    nonce: bytes
+    ciphertext: bytes
+
+    def __repr__(self) -> str:
+        return "<wrapped secret>"
+
+
+class Vault:
+    """Wraps and opens secrets of 32 bytes. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._key = SecretBuffer(SECRET_BYTES)
+        os_random_into(self._key.view)
+        self._scratch = SecretBuffer(SECRET_BYTES)
+        self._scratch_lock = threading.Lock()
+
+    def wrap(self, secret: SecretBuffer) -> WrappedSecret:
+        """Encrypts a secret for its time at rest. The caller closes `secret`."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return WrappedSecret(nonce, AESGCM(self._key.view).encrypt(nonce, secret.view, None))
+
+    @contextmanager
+    def open(self, wrapped: WrappedSecret) -> Iterator[SecretBuffer]:
+        """The secret in clear, in secret memory, until the block ends."""
+        # One scratch page serves nearly every use: a mapping of its own for each would cost more than the decryption.
+        shared = self._scratch_lock.acquire(blocking=False)
+        buffer = self._scratch if shared else SecretBuffer(SECRET_BYTES)
+        try:
+            AESGCM(self._key.view).decrypt_into(wrapped.nonce, wrapped.ciphertext, None, buffer.view)
+            yield buffer
+        finally:
+            if shared:
+                buffer.wipe()
+                self._scratch_lock.release()
+            else:
+                buffer.close()
+
+    def close(self) -> None:
+        """Wipes the process key: what was wrapped can no longer be opened."""
+        self._key.close()
+        self._scratch.close()
+
+
+def os_random_into(view: memoryview) -> None:
+    """Fills `view` with bytes of the kernel's generator, without leaving a copy."""
+    with open("/dev/urandom", "rb", buffering=0) as source:
+        filled = 0
+        while filled < len(view):
+            filled += source.readinto(view[filled:]) or 0

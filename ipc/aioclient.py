@@ -1,0 +1,161 @@
+"""The asyncio client: the same calls as the blocking one, as coroutines."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Generator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from .bounds import DEFAULT_DEADLINE_S, MAX_ID
+from .clientcalls import (
+    Answer,
+    Question,
+    RefreshCallback,
+    TokenFile,
+    ask_info,
+    ask_ping,
+    ask_refresh,
+    validate_and_refresh,
+)
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
+from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
+from .errors import RemoteProtocolError
+from .frames import FrameDecoder
+from .peer import check_daemon
+
+T = TypeVar("T")
+_READ_BYTES = 65_540
+
+
+class AsyncLicenseClient:
+    """Asks the agent about licenses from an event loop; arguments and errors as for `LicenseClient`.
+
+    Calls of several tasks take turns on one connection.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        deadline: float = DEFAULT_DEADLINE_S,
+        on_refresh: RefreshCallback | None = None,
+        agent_uid: int | None = None,
+    ) -> None:
+        self._path = os.fspath(path or os.environ.get("LICENSE_AGENT_SOCKET") or DEFAULT_POS_SOCKET)
+        self._deadline = deadline
+        self._on_refresh = on_refresh
+        self._trusted = trusted_uids(agent_uid)
+        self._lock = asyncio.Lock()
+        self._socket: socket.socket | None = None
+        self._decoder = FrameDecoder()
+        self._last_id = 0
+
+    async def validate(self, token: str) -> Verdict:
+        """The agent's verdict on a token; see `LicenseClient.validate`."""
+        return await self._hold(validate_and_refresh(token, self._on_refresh))
+
+    async def validate_file(self, path: str | os.PathLike[str]) -> Verdict:
+        """`validate` for a token kept in a file; see `LicenseClient.validate_file`."""
+        file = TokenFile(path)
+        return await self._hold(validate_and_refresh(file.read(), file.replace))
+
+    async def refresh(self, token: str) -> str | None:
+        """The newest token of the same license; see `LicenseClient.refresh`."""
+        return await self._hold(ask_refresh(token))
+
+    async def info(self) -> AgentInfo:
+        """What the agent says about itself."""
+        return await self._hold(ask_info())
+
+    async def ping(self) -> None:
+        """Returns when the agent answers."""
+        await self._hold(ask_ping())
+
+    async def close(self) -> None:
+        """Closes the connection; the next call would open another."""
+        async with self._lock:
+            self._drop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _hold(self, conversation: Generator[Question, Answer, T]) -> T:
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            attempts = Attempts(ends=loop.time() + self._deadline)
+            try:
+                question = next(conversation)
+                while True:
+                    question = conversation.send(await self._ask(question, attempts))
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                conversation.close()
+
+    async def _ask(self, question: Question, attempts: Attempts) -> Answer:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(attempts.ends):
+                    return await self._attempt(question)
+            except (OSError, EOFError) as error:
+                self._drop()
+                cause: Exception = error
+            except RemoteProtocolError as error:
+                self._drop()
+                if error.code not in RETRIED_CODES:
+                    raise AgentRefused(error.code, error.text) from None
+                cause = error
+            except BaseException:
+                # A cancelled call leaves a reply behind that is nobody's.
+                self._drop()
+                raise
+            wait = attempts.pause(loop.time())
+            if wait is None:
+                raise AgentUnavailable(
+                    f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause}"
+                ) from cause
+            await asyncio.sleep(wait)
+
+    async def _attempt(self, question: Question) -> Answer:
+        loop = asyncio.get_running_loop()
+        sock = await self._connected()
+        self._last_id = self._last_id % MAX_ID + 1
+        fields = question.fields()
+        # On a broken pipe the daemon may have said why before it closed: the reply is read all the same.
+        with contextlib.suppress(BrokenPipeError):
+            await loop.sock_sendall(sock, encode_request(question.op, self._last_id, fields))
+        while True:
+            data = await loop.sock_recv(sock, _READ_BYTES)
+            if not data:
+                raise EOFError("the agent closed the connection")
+            bodies = self._decoder.receive_data(data)
+            if bodies:
+                return Answer(sent=fields, reply=decode_reply(bodies[0], self._last_id))
+
+    async def _connected(self) -> socket.socket:
+        if self._socket is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(sock, self._path)
+                check_daemon(sock, self._path, self._trusted)
+            except BaseException:
+                sock.close()
+                raise
+            self._socket, self._decoder = sock, FrameDecoder()
+        return self._socket
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

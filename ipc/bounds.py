@@ -1,0 +1,37 @@
+"""Every number of the local protocol, in one place. `docs/protocol.md` repeats them; a test holds the two together."""
+
+PROTOCOL_VERSION = 1
+
+HEADER_BYTES = 4
+"""Length prefix of a frame: unsigned, big-endian."""
+
+MAX_FRAME_BYTES = 64 * 1024
+"""Largest body of a frame, in bytes, without its header."""
+
+MAX_TOKEN_CHARS = 16 * 1024
+"""Longest license token, in characters (ASCII)."""
+
+NONCE_BYTES = 16
+MAX_ID = 2**53 - 1
+"""Largest request id: what every language, JavaScript included, holds exactly."""
+
+NONCE_WINDOW_S = 120
+"""Seconds for which a nonce stays used, at least."""
+NONCES_PER_UID = 32_768
+"""Fresh nonces that one UID may use within a window."""
+
+DEFAULT_RATE_PER_S = 200
+"""Requests a second that one UID may send, sustained; the burst is as large as one second's worth."""
+DEFAULT_CONNECTIONS_PER_UID = 64
+MAX_CONNECTIONS = 1024
+IDLE_TIMEOUT_S = 300
+"""A connection without a request for this long is closed."""
+PARTIAL_FRAME_TIMEOUT_S = 5
+"""A frame that has begun must be complete after this many seconds."""
+MAX_UNSENT_BYTES = 256 * 1024
+"""Replies the peer has not taken; above it the daemon reads no more from that peer."""
+UNSENT_TIMEOUT_S = 30
+"""A peer that takes nothing for this long while replies wait is cut off."""
+
+DEFAULT_DEADLINE_S = 2.0
+"""How long the client library tries before it reports that the agent is unavailable."""

@@ -1,0 +1,194 @@
+"""The blocking client."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Generator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .bounds import DEFAULT_DEADLINE_S, MAX_ID
+from .clientcalls import (
+    Answer,
+    Question,
+    RefreshCallback,
+    TokenFile,
+    ask_info,
+    ask_ping,
+    ask_refresh,
+    validate_and_refresh,
+)
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
+from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
+from .errors import RemoteProtocolError
+from .frames import FrameDecoder
+from .peer import UntrustedDaemon, check_daemon
+
+T = TypeVar("T")
+_READ_BYTES = 65_540
+
+
+class LicenseClient:
+    """Asks the agent about licenses; one connection, kept open and renewed when it breaks.
+
+    Safe to share between threads: calls take turns. Not to be carried over a fork; make a new one in the child.
+
+    Args:
+        path: the agent's POS socket; by default `LICENSE_AGENT_SOCKET` or /run/license-agent/pos.sock.
+        deadline: seconds that a call may take, retries included.
+        on_refresh: see `RefreshCallback`; None leaves newer tokens with the agent.
+        agent_uid: the agent's UID where its user is not named `license-agent`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        deadline: float = DEFAULT_DEADLINE_S,
+        on_refresh: RefreshCallback | None = None,
+        agent_uid: int | None = None,
+    ) -> None:
+        self._path = os.fspath(path or os.environ.get("LICENSE_AGENT_SOCKET") or DEFAULT_POS_SOCKET)
+        self._deadline = deadline
+        self._on_refresh = on_refresh
+        self._trusted = trusted_uids(agent_uid)
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._decoder = FrameDecoder()
+        self._last_id = 0
+
+    def validate(self, token: str) -> Verdict:
+        """The agent's verdict on a token. An invalid license is a verdict, not an exception.
+
+        Raises:
+            LocalProtocolError: the token is not ASCII text, or too long.
+            AgentUnavailable: no answer within the deadline.
+            AgentRefused: the agent answered with an error.
+            UntrustedDaemon: something else than the agent answers at the path.
+        """
+        return self._hold(validate_and_refresh(token, self._on_refresh))
+
+    def validate_file(self, path: str | os.PathLike[str]) -> Verdict:
+        """`validate` for a token kept in a file, which is replaced when the agent holds a newer one.
+
+        Raises:
+            OSError: the file cannot be read, or not be replaced.
+        """
+        file = TokenFile(path)
+        return self._hold(validate_and_refresh(file.read(), file.replace))
+
+    def refresh(self, token: str) -> str | None:
+        """The newest token of the same license; None if the agent holds none that is newer. Raises as `validate`."""
+        return self._hold(ask_refresh(token))
+
+    def info(self) -> AgentInfo:
+        """What the agent says about itself. Raises as `validate`."""
+        return self._hold(ask_info())
+
+    def ping(self) -> None:
+        """Returns when the agent answers. Raises as `validate`."""
+        self._hold(ask_ping())
+
+    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+        """One request of any kind, for tools that speak the admin socket; raises as `validate`."""
+
+        def conversation() -> Generator[Question, Answer, dict[str, Any]]:
+            answer = yield Question(op, lambda: dict(fields))
+            return answer.reply
+
+        return self._hold(conversation())
+
+    def close(self) -> None:
+        """Closes the connection; the next call would open another."""
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _hold(self, conversation: Generator[Question, Answer, T]) -> T:
+        with self._lock:
+            attempts = Attempts(ends=time.monotonic() + self._deadline)
+            try:
+                question = next(conversation)
+                while True:
+                    question = conversation.send(self._ask(question, attempts))
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                conversation.close()
+
+    def _ask(self, question: Question, attempts: Attempts) -> Answer:
+        while True:
+            try:
+                return self._attempt(question, attempts)
+            except (OSError, EOFError) as error:
+                self._drop()
+                cause: Exception = error
+            except RemoteProtocolError as error:
+                self._drop()
+                if error.code not in RETRIED_CODES:
+                    raise AgentRefused(error.code, error.text) from None
+                cause = error
+            except BaseException:
+                # A call cut in its middle (Ctrl-C) leaves a reply behind that is nobody's.
+                self._drop()
+                raise
+            wait = attempts.pause(time.monotonic())
+            if wait is None:
+                raise AgentUnavailable(
+                    f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause}"
+                ) from cause
+            time.sleep(wait)
+
+    def _attempt(self, question: Question, attempts: Attempts) -> Answer:
+        sock = self._connected(attempts)
+        self._last_id = self._last_id % MAX_ID + 1
+        fields = question.fields()
+        frame = encode_request(question.op, self._last_id, fields)
+        self._limit(sock, attempts)
+        # On a broken pipe the daemon may have said why before it closed: the reply is read all the same.
+        with contextlib.suppress(BrokenPipeError):
+            sock.sendall(frame)
+        while True:
+            self._limit(sock, attempts)
+            data = sock.recv(_READ_BYTES)
+            if not data:
+                raise EOFError("the agent closed the connection")
+            bodies = self._decoder.receive_data(data)
+            if bodies:
+                return Answer(sent=fields, reply=decode_reply(bodies[0], self._last_id))
+
+    def _connected(self, attempts: Attempts) -> socket.socket:
+        if self._socket is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                self._limit(sock, attempts)
+                sock.connect(self._path)
+                check_daemon(sock, self._path, self._trusted)
+            except BaseException:
+                sock.close()
+                raise
+            self._socket, self._decoder = sock, FrameDecoder()
+        return self._socket
+
+    def _limit(self, sock: socket.socket, attempts: Attempts) -> None:
+        remaining = attempts.remaining(time.monotonic())
+        if remaining <= 0:
+            raise TimeoutError("the deadline has passed")
+        sock.settimeout(remaining)
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+__all__ = ["LicenseClient", "UntrustedDaemon"]

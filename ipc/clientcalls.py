@@ -1,0 +1,119 @@
+"""The calls of the client library as conversations: each yields questions, is sent replies, and returns its result.
+
+Nothing here performs IO; `client` and `aioclient` drive the same conversations over their sockets.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .bounds import NONCE_BYTES
+from .clientwire import (
+    AgentInfo,
+    Verdict,
+    agent_info_from,
+    check_token,
+    refreshed_token_from,
+    verdict_from,
+)
+
+RefreshCallback = Callable[[str, str], None]
+"""Is given the old token and the newer one that takes its place; returns when the newer one is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request. `fields` is called anew for each attempt, so that a nonce is never sent twice."""
+
+    op: str
+    fields: Callable[[], dict[str, Any]] = field(default=dict)
+
+
+Conversation = Generator[Question, "Answer", Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and the fields with which the answered attempt was made."""
+
+    sent: dict[str, Any]
+    reply: dict[str, Any]
+
+
+def ask_validate(token: str) -> Generator[Question, Answer, Verdict]:
+    """One verdict on one token."""
+    check_token(token)
+    answer = yield Question("validate_license", lambda: {"token": token, "nonce": secrets.token_bytes(NONCE_BYTES)})
+    return verdict_from(answer.reply, answer.sent["nonce"])
+
+
+def ask_refresh(token: str) -> Generator[Question, Answer, str | None]:
+    """The newest token of the same license, or None if the agent holds none that is newer."""
+    check_token(token)
+    answer = yield Question("refresh_license", lambda: {"token": token})
+    return refreshed_token_from(answer.reply)
+
+
+def ask_info() -> Generator[Question, Answer, AgentInfo]:
+    """What the agent says about itself."""
+    answer = yield Question("agent_info")
+    return agent_info_from(answer.reply)
+
+
+def ask_ping() -> Generator[Question, Answer, None]:
+    """Whether the agent answers."""
+    yield Question("ping")
+
+
+def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Generator[Question, Answer, Verdict]:
+    """A verdict; where the agent holds a newer token of this license, the caller is handed it and it is judged instead."""
+    verdict = yield from ask_validate(token)
+    if on_refresh is None or not verdict.refreshed:
+        return verdict
+    newer = yield from ask_refresh(token)
+    if newer is None:
+        return verdict
+    newer_verdict = yield from ask_validate(newer)
+    if newer_verdict.valid or not verdict.valid:
+        on_refresh(token, newer)
+        return newer_verdict
+    return verdict
+
+
+class TokenFile:
+    """A license token kept in a file: read for a validation, replaced as a whole when a newer one comes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+
+    def read(self) -> str:
+        """The token, without the line break around it.
+
+        Raises:
+            OSError: the file cannot be read.
+            UnicodeDecodeError: it holds something else than ASCII.
+        """
+        with open(self._path, encoding="ascii") as file:
+            return file.read().strip()
+
+    def replace(self, _old: str, new: str) -> None:
+        """Puts `new` in the file's place at once and durably, with the file's mode. Usable as a `RefreshCallback`.
+
+        Raises:
+            OSError: the file or its directory cannot be written.
+        """
+        mode = os.stat(self._path).st_mode & 0o777
+        temporary = f"{self._path}.{os.getpid()}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(new + "\n")
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

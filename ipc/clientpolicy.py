@@ -1,0 +1,67 @@
+"""When a client tries again, and until when. Nothing here performs IO; the clients do.
+
+The rule: a connection that broke, could not be made, or said SHUTTING_DOWN is tried again with a fresh nonce until the
+deadline; so are RATE_LIMITED, TIMED_OUT and UNAVAILABLE, after a pause. Every other error is an answer. A request may be
+repeated because no operation of the POS socket changes anything but the nonce window.
+"""
+
+import random
+from dataclasses import dataclass
+
+from .errors import ErrorCode
+
+RETRIED_CODES = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.RATE_LIMITED, ErrorCode.TIMED_OUT, ErrorCode.UNAVAILABLE})
+"""Error codes after which the same question may get an answer soon."""
+
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.25
+
+
+class LicenseAgentError(Exception):
+    """Base of what the client library raises."""
+
+
+class AgentUnavailable(LicenseAgentError):
+    """No answer within the deadline; the cause says what stood in the way last."""
+
+
+class AgentRefused(LicenseAgentError):
+    """The agent answered with an error.
+
+    Attributes:
+        code: an `ErrorCode`.
+    """
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(f"{code.name}: {text}")
+        self.code = code
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The pauses of one call. Times are in seconds on any clock that never goes back.
+
+    Attributes:
+        ends: when the deadline is reached.
+        count: attempts made so far.
+    """
+
+    ends: float
+    count: int = 0
+
+    def remaining(self, now: float) -> float:
+        """Seconds left, at least 0."""
+        return max(self.ends - now, 0.0)
+
+    def pause(self, now: float, jitter: float | None = None) -> float | None:
+        """Seconds to wait before the next attempt; None if the deadline leaves no time for one.
+
+        Args:
+            now: the time.
+            jitter: between 0 and 1; drawn at random if not given.
+        """
+        factor = random.random() if jitter is None else jitter  # noqa: S311 - spreads load, guards nothing
+        longest = min(FIRST_PAUSE_S * 2.0**self.count, LONGEST_PAUSE_S)
+        self.count += 1
+        wait = longest * (0.5 + factor / 2)
+        return wait if wait < self.remaining(now) else None

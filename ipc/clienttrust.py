@@ -1,0 +1,27 @@
+"""Whom a client takes for the agent: root (systemd made the socket), the agent's user, or the client's own user."""
+
+import contextlib
+import os
+import pwd
+
+AGENT_USER = "license-agent"
+DEFAULT_POS_SOCKET = "/run/license-agent/pos.sock"
+DEFAULT_ADMIN_SOCKET = "/run/license-agent/admin.sock"
+
+
+def trusted_uids(agent_uid: int | None = None) -> frozenset[int]:
+    """The UIDs that may serve the socket and own its directory.
+
+    A process of the client's own user can do anything in the client's name already, so trusting it adds nothing; it is
+    what lets a stand run without root.
+
+    Args:
+        agent_uid: the agent's UID where its user is not named `license-agent`.
+    """
+    uids = {0, os.geteuid()}
+    if agent_uid is not None:
+        uids.add(agent_uid)
+    else:
+        with contextlib.suppress(KeyError):
+            uids.add(pwd.getpwnam(AGENT_USER).pw_uid)
+    return frozenset(uids)

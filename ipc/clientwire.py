@@ -1,0 +1,231 @@
+"""Requests as bytes, replies as values, for the client side. Nothing here performs IO.
+
+Unlike the daemon, a client passes over fields that it does not know: a newer daemon may add some. A known field of the
+wrong type, or a key that comes twice, makes the reply invalid.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgpack
+
+from .bounds import MAX_FRAME_BYTES, MAX_TOKEN_CHARS, PROTOCOL_VERSION
+from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from .frames import encode_frame
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is. The list is closed for a protocol version; `docs/protocol.md` says what a till should do."""
+
+    OK = "ok"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    MALFORMED = "malformed"
+    UNKNOWN_SECRET = "unknown_secret"
+    SECRET_INVALIDATED = "secret_invalidated"
+    BAD_SIGNATURE = "bad_signature"
+    WRONG_AUDIENCE = "wrong_audience"
+    REVOKED = "revoked"
+    DEGRADED_EXPIRED = "degraded_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The agent's answer to `validate_license`.
+
+    Attributes:
+        valid: whether the license may be used now.
+        reason: `Reason.OK`, or why not.
+        expires_at: end of the license, seconds since 1970 UTC; None where the token could not be read.
+        features: what is licensed; empty unless valid.
+        metadata: what the issuer attached; empty unless valid.
+        secret_state: state of the secret version that the token was made with: ACTIVE, GRACE or INVALIDATED.
+        degraded: the agent has not been able to renew its secret in time.
+        clock_suspect: the machine's clock stands behind a time that has certainly passed.
+        reissue_due: the license should be re-issued under the present secret.
+        refresh_by: until when a refreshed token is needed, seconds since 1970 UTC.
+        refreshed: the agent holds a newer token of this license; `refresh_license` hands it over.
+    """
+
+    valid: bool
+    reason: Reason
+    expires_at: int | None = None
+    features: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    secret_state: str | None = None
+    degraded: bool = False
+    clock_suspect: bool = False
+    reissue_due: bool = False
+    refresh_by: int | None = None
+    refreshed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """The agent's answer to `agent_info`.
+
+    Attributes:
+        agent_id: the id that licenses for this machine carry as their audience.
+        agent_version: version of the program.
+        protocol_versions: the values of `v` that it accepts.
+        degraded: as in `Verdict`.
+        time: the agent's clock, seconds since 1970 UTC.
+    """
+
+    agent_id: str
+    agent_version: str
+    protocol_versions: tuple[int, ...]
+    degraded: bool
+    time: int
+
+
+def encode_request(op: str, request_id: int, fields: dict[str, Any]) -> bytes:
+    """The frame of a request.
+
+    Raises:
+        LocalProtocolError: the message would be larger than a frame may be.
+    """
+    message = {"v": PROTOCOL_VERSION, "id": request_id, "op": op, **fields}
+    body: bytes = msgpack.packb(message, use_bin_type=True)
+    return encode_frame(body)
+
+
+def check_token(token: object) -> str:
+    """The token, if it is one that may be sent.
+
+    Raises:
+        LocalProtocolError: not a text, not ASCII, empty, or too long.
+    """
+    if not isinstance(token, str) or not token.isascii() or not 0 < len(token) <= MAX_TOKEN_CHARS:
+        raise LocalProtocolError(
+            ErrorCode.BAD_REQUEST, f"a license token is an ASCII text of 1 to {MAX_TOKEN_CHARS} characters"
+        )
+    return token
+
+
+def decode_map(body: bytes) -> dict[str, Any]:
+    """One MessagePack map with text keys, each at most once, and no extension types.
+
+    Raises:
+        RemoteProtocolError: `body` is anything else (BAD_MESSAGE).
+    """
+    try:
+        message = msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            object_pairs_hook=_unique,
+            ext_hook=_no_extension,
+            max_str_len=MAX_FRAME_BYTES,
+            max_bin_len=MAX_FRAME_BYTES,
+            max_array_len=1024,
+            max_map_len=1024,
+            max_ext_len=MAX_FRAME_BYTES,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {error}") from None
+    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
+        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, "not one MessagePack map with text keys")
+    return message
+
+
+def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    result: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} comes twice")
+        result[key] = value
+    return result
+
+
+def _no_extension(code: int, _data: bytes) -> Any:
+    raise ValueError(f"extension type {code} is not used here")
+
+
+def decode_reply(body: bytes, request_id: int) -> dict[str, Any]:
+    """The fields of a successful reply to the request `request_id`.
+
+    Raises:
+        RemoteProtocolError: the body breaks the protocol, answers another request, or is an error reply; then `code` is
+            the code that the daemon sent (INTERNAL where we do not know it).
+    """
+    reply = decode_map(body)
+    error = reply.get("error")
+    if isinstance(error, dict):
+        code, text = error.get("code"), error.get("text")
+        known = ErrorCode._value2member_map_.get(code)
+        raise RemoteProtocolError(
+            known if isinstance(known, ErrorCode) else ErrorCode.INTERNAL,
+            text if isinstance(text, str) else f"error {code}",
+            reply.get("id") if isinstance(reply.get("id"), int) else None,
+        )
+    if reply.get("v") != PROTOCOL_VERSION or reply.get("id") != request_id:
+        raise _invalid("it answers another request")
+    return reply
+
+
+def _invalid(why: str) -> RemoteProtocolError:
+    return RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"the agent's reply is invalid: {why}")
+
+
+def _take(reply: dict[str, Any], name: str, kind: type, *, optional: bool = False) -> Any:
+    value = reply.get(name)
+    if value is None and optional:
+        return None
+    # bool is an int in Python, and never one on the wire.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _invalid(f"{name} is not of its type")
+    return value
+
+
+def verdict_from(reply: dict[str, Any], nonce: bytes) -> Verdict:
+    """The verdict in a reply to `validate_license`.
+
+    Raises:
+        RemoteProtocolError: the nonce is not ours, or a field is not of its type.
+    """
+    if reply.get("nonce") != nonce:
+        raise _invalid("its nonce is not the one that was sent")
+    features = _take(reply, "features", list)
+    metadata = _take(reply, "metadata", dict)
+    if not all(isinstance(item, str) for item in (*features, *metadata, *metadata.values())):
+        raise _invalid("features or metadata hold something else than text")
+    reason = _take(reply, "reason", str)
+    if reason not in Reason._value2member_map_:
+        raise _invalid(f"the reason {reason!r} is not in the list of protocol version {PROTOCOL_VERSION}")
+    valid = _take(reply, "valid", bool)
+    if valid != (reason == Reason.OK):
+        raise _invalid("valid and reason contradict each other")
+    return Verdict(
+        valid=valid,
+        reason=Reason(reason),
+        expires_at=_take(reply, "expires_at", int, optional=True),
+        features=tuple(features),
+        metadata=metadata,
+        secret_state=_take(reply, "secret_state", str, optional=True),
+        degraded=_take(reply, "degraded", bool),
+        clock_suspect=_take(reply, "clock_suspect", bool),
+        reissue_due=_take(reply, "reissue_due", bool),
+        refresh_by=_take(reply, "refresh_by", int, optional=True),
+        refreshed=_take(reply, "refreshed", bool),
+    )
+
+
+def refreshed_token_from(reply: dict[str, Any]) -> str | None:
+    """The token in a reply to `refresh_license`; None if the agent holds no newer one."""
+    token: str | None = _take(reply, "token", str, optional=True)
+    return token
+
+
+def agent_info_from(reply: dict[str, Any]) -> AgentInfo:
+    """The values in a reply to `agent_info`."""
+    versions = _take(reply, "protocol_versions", list)
+    return AgentInfo(
+        agent_id=_take(reply, "agent_id", str),
+        agent_version=_take(reply, "agent_version", str),
+        protocol_versions=tuple(versions),
+        degraded=_take(reply, "degraded", bool),
+        time=_take(reply, "time", int),
+    )

@@ -1,0 +1,82 @@
+"""Frames: a 4-byte big-endian length, then that many bytes. Nothing here performs IO.
+
+The same bytes give the same frames however they are cut.
+"""
+
+from .bounds import HEADER_BYTES, MAX_FRAME_BYTES
+from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+
+
+def encode_frame(body: bytes, ceiling: int = MAX_FRAME_BYTES) -> bytes:
+    """The frame that carries `body`.
+
+    Raises:
+        LocalProtocolError: `body` is empty or above `ceiling` bytes.
+    """
+    if not 0 < len(body) <= ceiling:
+        raise LocalProtocolError(ErrorCode.FRAME_TOO_LARGE, f"a frame holds 1 to {ceiling} bytes, this message has {len(body)}")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frame bodies.
+
+    After an error the stream has no next frame: every further call raises the same error.
+    """
+
+    __slots__ = ("_buffer", "_ceiling", "_error")
+
+    def __init__(self, ceiling: int = MAX_FRAME_BYTES) -> None:
+        self._ceiling = ceiling
+        self._buffer = bytearray()
+        self._error: RemoteProtocolError | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._buffer)
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """The bodies that `data` completes, in order.
+
+        A list that comes before an oversized header is still returned; the error is raised by the next call, or at
+        once if the list would be empty.
+
+        Raises:
+            RemoteProtocolError: a length prefix of 0 or above the ceiling (FRAME_TOO_LARGE).
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._buffer and len(data) > HEADER_BYTES:
+            # Nearly always one read is one frame; then nothing is buffered.
+            if int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - HEADER_BYTES <= self._ceiling:
+                return [data[HEADER_BYTES:]]
+        self._buffer += data
+        return self._cut()
+
+    def _cut(self) -> list[bytes]:
+        bodies: list[bytes] = []
+        buffer, start = self._buffer, 0
+        while len(buffer) - start >= HEADER_BYTES:
+            length = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
+            if not 0 < length <= self._ceiling:
+                self._error = RemoteProtocolError(
+                    ErrorCode.FRAME_TOO_LARGE,
+                    f"a frame holds 1 to {self._ceiling} bytes, this one says {length}",
+                )
+                buffer.clear()
+                if bodies:
+                    return bodies
+                raise self._error
+            end = start + HEADER_BYTES + length
+            if len(buffer) < end:
+                break
+            bodies.append(bytes(buffer[start + HEADER_BYTES : end]))
+            start = end
+        del buffer[:start]
+        return bodies
+
+    @property
+    def error(self) -> RemoteProtocolError | None:
+        """The error that ended the stream, if one did."""
+        return self._error

@@ -1,0 +1,208 @@
+"""The messages that the daemon takes and gives, as strict structs. Nothing here performs IO.
+
+A request is decoded in one pass straight into its struct (msgspec): unknown operation, unknown or missing field, wrong type
+and every bound are refused there. All fields are required, so a duplicate key shows as a map that claims more entries than
+its struct has fields; that costs one comparison.
+"""
+
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from .bounds import MAX_FRAME_BYTES, MAX_ID, MAX_TOKEN_CHARS, NONCE_BYTES, PROTOCOL_VERSION
+from .clientwire import decode_map
+from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+
+Version = Literal[1]
+Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
+Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
+Nonce = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+SecretVersion = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", frozen=True, gc=False, kw_only=True):
+    """What every request carries besides `op`: the protocol version and an id that its reply echoes."""
+
+    v: Version
+    id: Id
+
+
+class ValidateLicense(Request, tag="validate_license", frozen=True):
+    """Is this license valid? The nonce is new for each attempt."""
+
+    token: Token
+    nonce: Nonce
+
+
+class RefreshLicense(Request, tag="refresh_license", frozen=True):
+    """Is there a newer token of this license?"""
+
+    token: Token
+
+
+class AgentInfo(Request, tag="agent_info", frozen=True):
+    """Who are you?"""
+
+
+class Ping(Request, tag="ping", frozen=True):
+    """Do you answer?"""
+
+
+class Status(Request, tag="status", frozen=True):
+    """The whole state in one reply."""
+
+
+class SecretList(Request, tag="secrets", frozen=True):
+    """All secret versions with states and dates; never a secret."""
+
+
+class SecretInstall(Request, tag="secret_install", frozen=True):
+    """Take over a new secret version from a delivery that the server signed and encrypted for this agent."""
+
+    delivery: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
+
+
+class SecretInvalidate(Request, tag="secret_invalidate", frozen=True):
+    """Give up a secret version for good."""
+
+    version: SecretVersion
+
+
+class LicenseCheck(Request, tag="license_check", frozen=True):
+    """What would a POS application be told about this token?"""
+
+    token: Token
+
+
+class LicenseImport(Request, tag="license_import", frozen=True):
+    """Keep this re-issued token for the POS applications to fetch."""
+
+    token: Token
+
+
+class AuditTail(Request, tag="audit_tail", frozen=True):
+    """The records after `after_seq`, the newest `limit` of them; a negative `after_seq` means from the newest back."""
+
+    after_seq: Annotated[int, Meta(ge=-1, le=MAX_ID)]
+    limit: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class AuditVerify(Request, tag="audit_verify", frozen=True):
+    """Check the whole audit log against its chain, the daemon's own head and the sealed checkpoint."""
+
+
+class MetricsText(Request, tag="metrics", frozen=True):
+    """The metrics, as in the metrics file."""
+
+
+PosRequest = ValidateLicense | RefreshLicense | AgentInfo | Ping
+AdminRequest = (
+    Status
+    | SecretList
+    | SecretInstall
+    | SecretInvalidate
+    | LicenseCheck
+    | LicenseImport
+    | AuditTail
+    | AuditVerify
+    | MetricsText
+    | Ping
+)
+
+
+class VerdictReply(msgspec.Struct, frozen=True, gc=False):
+    """The reply to `validate_license`; the meaning of each field stands with `clientwire.Verdict`."""
+
+    v: int
+    id: int
+    nonce: bytes
+    valid: bool
+    reason: str
+    expires_at: int | None
+    features: tuple[str, ...]
+    metadata: dict[str, str]
+    secret_state: str | None
+    degraded: bool
+    clock_suspect: bool
+    reissue_due: bool
+    refresh_by: int | None
+    refreshed: bool
+
+
+R = TypeVar("R", bound=Request)
+
+
+class RequestDecoder(Generic[R]):
+    """Turns frame bodies into requests of one socket.
+
+    Args:
+        union: the requests that this socket takes.
+    """
+
+    def __init__(self, union: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(union).decode
+        members: tuple[type[Request], ...] = union.__args__
+        # Fields plus `op`; a fixmap header with that many entries is 0x80 | count.
+        self._header = {member: 0x80 | (len(member.__struct_fields__) + 1) for member in members}
+        self._ops = frozenset(str(member.__struct_config__.tag) for member in members)
+
+    def decode(self, body: bytes) -> R:
+        """The request in `body`.
+
+        Raises:
+            RemoteProtocolError: BAD_MESSAGE, UNSUPPORTED_VERSION, UNKNOWN_OP or BAD_REQUEST, with the request's id
+                where it could be read.
+        """
+        try:
+            request: R = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._explain(body, error)
+        if body[0] != self._header[type(request)]:
+            # More entries than fields, or a map header longer than it need be: let the slow path name it.
+            decode_map(body)
+        return request
+
+    def _explain(self, body: bytes, error: Exception) -> NoReturn:
+        message = decode_map(body)
+        request_id = message.get("id")
+        if not isinstance(request_id, int) or isinstance(request_id, bool) or not 0 <= request_id <= MAX_ID:
+            request_id = None
+        version = message.get("v")
+        if isinstance(version, int) and not isinstance(version, bool) and version != PROTOCOL_VERSION:
+            raise RemoteProtocolError(
+                ErrorCode.UNSUPPORTED_VERSION,
+                f"this agent speaks version {PROTOCOL_VERSION} of the protocol",
+                request_id,
+            )
+        op = message.get("op")
+        if isinstance(op, str) and op not in self._ops:
+            raise RemoteProtocolError(
+                ErrorCode.UNKNOWN_OP,
+                f"this socket knows the operations {', '.join(sorted(self._ops))}",
+                request_id,
+            )
+        raise RemoteProtocolError(ErrorCode.BAD_REQUEST, str(error), request_id)
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_reply(reply: Any) -> bytes:
+    """The frame of a reply: a struct, or a dict with the fields `v`, `id` and what the operation returns.
+
+    Raises:
+        LocalProtocolError: the reply does not fit a frame.
+    """
+    frame = bytearray(4)
+    _encoder.encode_into(reply, frame, 4)
+    length = len(frame) - 4
+    if length > MAX_FRAME_BYTES:
+        raise LocalProtocolError(ErrorCode.FRAME_TOO_LARGE, f"the reply would have {length} bytes")
+    frame[:4] = length.to_bytes(4, "big")
+    return bytes(frame)
+
+
+def encode_error(code: ErrorCode, text: str, request_id: int | None) -> bytes:
+    """The frame of an error reply."""
+    return encode_reply({"v": PROTOCOL_VERSION, "id": request_id, "error": {"code": int(code), "text": text[:500]}})

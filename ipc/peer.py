@@ -1,0 +1,91 @@
+"""Who is at the other end of a Unix socket, as the kernel tells it.
+
+UID and GID are those at the time of connect (SO_PEERCRED, unix(7)); only they authorize. The PID is for the audit alone,
+since PIDs are reused: where the kernel has SO_PEERPIDFD (6.5 and later) it is read through the pidfd, which shows -1 once
+the process has gone.
+"""
+
+import os
+import socket
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_SO_PEERPIDFD = 77  # include/uapi/asm-generic/socket.h, Linux 6.5
+_UCRED = struct.Struct("3i")
+
+OVERFLOW_ID = 65534
+"""What the kernel shows for a user outside our user namespace; it names nobody, so it is never authorized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The identity that the kernel vouches for.
+
+    Attributes:
+        uid: effective user id at connect.
+        gid: effective group id at connect; supplementary groups do not count.
+        pid: process id for the audit; 0 where it is not known, or the process has gone.
+    """
+
+    uid: int
+    gid: int
+    pid: int
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Reads the peer of a connected Unix socket.
+
+    Raises:
+        OSError: `sock` is not a connected Unix socket.
+    """
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(uid=uid, gid=gid, pid=_pid_through_pidfd(sock, pid))
+
+
+def _pid_through_pidfd(sock: socket.socket, fallback: int) -> int:
+    try:
+        pidfd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return max(fallback, 0)
+    try:
+        for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text("ascii").splitlines():
+            if line.startswith("Pid:"):
+                return max(int(line[4:]), 0)
+        return 0
+    except OSError:
+        return max(fallback, 0)
+    finally:
+        os.close(pidfd)
+
+
+class UntrustedDaemon(Exception):
+    """What answers on the socket, or who owns the socket's directory, is not the agent; the text says which and why."""
+
+
+def check_daemon(sock: socket.socket, path: str, trusted_uids: frozenset[int]) -> None:
+    """Makes sure that a connected socket leads to the agent.
+
+    A socket that systemd passed to the daemon shows UID 0, who called listen(2); one that the daemon made shows the
+    daemon's own UID. The directory must belong to a trusted user too, and nobody else may write to it: otherwise
+    another user could have put a socket of theirs at this path.
+
+    Args:
+        sock: connected to `path`.
+        path: the path of the socket.
+        trusted_uids: who may serve the socket and own its directory.
+
+    Raises:
+        UntrustedDaemon: the owner or the peer is somebody else.
+        OSError: the directory cannot be examined.
+    """
+    directory = os.path.dirname(path) or "."
+    info = os.stat(directory)
+    if info.st_uid not in trusted_uids:
+        raise UntrustedDaemon(f"the directory {directory} belongs to uid {info.st_uid}, not to root or the agent")
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UntrustedDaemon(f"others may write to the directory {directory} (mode {stat.S_IMODE(info.st_mode):04o})")
+    uid = peer_of(sock).uid
+    if uid not in trusted_uids:
+        raise UntrustedDaemon(f"the socket {path} is served by uid {uid}, not by root or the agent")

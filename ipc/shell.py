@@ -1,0 +1,93 @@
+"""`license-agent-client`: the POS socket for shells.
+
+Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer from the agent, 4 the agent refused the request.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from .bounds import DEFAULT_DEADLINE_S
+from .client import LicenseClient
+from .clientpolicy import AgentRefused, AgentUnavailable
+from .errors import LocalProtocolError
+from .peer import UntrustedDaemon
+
+EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="license-agent-client",
+        description="Ask the license agent of this machine.",
+        epilog="Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 refused.",
+    )
+    parser.add_argument("--socket", metavar="PATH", help="the agent's POS socket (or LICENSE_AGENT_SOCKET)")
+    parser.add_argument("--deadline", type=float, default=DEFAULT_DEADLINE_S, metavar="SECONDS")
+    parser.add_argument("--agent-uid", type=int, metavar="UID", help="the agent's UID if its user is not license-agent")
+    commands = parser.add_subparsers(dest="command", required=True)
+    validate = commands.add_parser("validate", help="print the verdict on a license token as JSON")
+    validate.add_argument("token", help="the token; '-' reads it from standard input, @FILE from a file")
+    refresh = commands.add_parser("refresh", help="print the newest token of the same license, if there is one")
+    refresh.add_argument("token", help="as for validate")
+    commands.add_parser("info", help="print what the agent says about itself, as JSON")
+    commands.add_parser("ping", help="see whether the agent answers")
+    return parser
+
+
+def _token(argument: str) -> str:
+    if argument == "-":
+        return sys.stdin.read().strip()
+    if argument.startswith("@"):
+        with open(argument[1:], encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    return argument
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        with LicenseClient(options.socket, deadline=options.deadline, agent_uid=options.agent_uid) as client:
+            return _run(client, options)
+    except (LocalProtocolError, UnicodeError) as error:
+        return _fail(str(error), EXIT_USAGE)
+    except (AgentUnavailable, UntrustedDaemon) as error:
+        return _fail(str(error), EXIT_UNAVAILABLE)
+    except AgentRefused as error:
+        return _fail(str(error), EXIT_REFUSED)
+    except OSError as error:
+        return _fail(f"{error.filename or 'token'}: {error.strerror}", EXIT_USAGE)
+
+
+def _run(client: LicenseClient, options: argparse.Namespace) -> int:
+    if options.command == "validate":
+        verdict = client.validate(_token(options.token))
+        _print(json.dumps(asdict(verdict), indent=2))
+        return EXIT_VALID if verdict.valid else EXIT_INVALID
+    if options.command == "refresh":
+        token = client.refresh(_token(options.token))
+        if token is None:
+            return _fail("the agent holds no newer token of this license", EXIT_INVALID)
+        _print(token)
+    elif options.command == "info":
+        _print(json.dumps(asdict(client.info()), indent=2))
+    else:
+        client.ping()
+        _print("the agent answers")
+    return EXIT_VALID
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(text: str, status: int) -> int:
+    sys.stderr.write(f"license-agent-client: {text}\n")
+    return status
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

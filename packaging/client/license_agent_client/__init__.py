@@ -1,0 +1,38 @@
+"""Client of the license agent for POS applications.
+
+    from license_agent_client import LicenseClient
+
+    with LicenseClient() as client:
+        verdict = client.validate(token)
+        if verdict.valid and "fuel" in verdict.features:
+            ...
+
+An invalid license is a verdict with a `reason`, not an exception. `AgentUnavailable` means that no verdict could be had
+within the deadline.
+"""
+
+from .aioclient import AsyncLicenseClient
+from .client import LicenseClient
+from .clientcalls import RefreshCallback, TokenFile
+from .clientpolicy import AgentRefused, AgentUnavailable, LicenseAgentError
+from .clientwire import AgentInfo, Reason, Verdict
+from .errors import ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
+from .peer import UntrustedDaemon
+
+__all__ = [
+    "AgentInfo",
+    "AgentRefused",
+    "AgentUnavailable",
+    "AsyncLicenseClient",
+    "ErrorCode",
+    "LicenseAgentError",
+    "LicenseClient",
+    "LocalProtocolError",
+    "ProtocolError",
+    "Reason",
+    "RefreshCallback",
+    "RemoteProtocolError",
+    "TokenFile",
+    "UntrustedDaemon",
+    "Verdict",
+]
