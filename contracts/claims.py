@@ -1,0 +1,101 @@
+"""What a license says. Nothing here performs IO.
+
+A claim that we do not know is refused, not passed over: it may be a restriction that an older agent would not honor.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .jose import MalformedToken
+
+AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Form of an agent id; the whole text must match."""
+
+MAX_TIME = 253_402_300_799
+"""31 December 9999, 23:59:59 UTC: the last second of four-digit years."""
+MAX_FEATURES = 64
+MAX_METADATA = 32
+MAX_NAME_CHARS = 64
+MAX_VALUE_CHARS = 256
+MAX_ID_CHARS = 128
+
+_NAMES = frozenset({"iss", "sub", "aud", "iat", "nbf", "exp", "jti", "features", "metadata"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The claims of a license (RFC 7519, 4.1). Times are seconds since 1970 UTC.
+
+    Attributes:
+        iss: the license server.
+        sub: who the license is for.
+        aud: the agent id it is for.
+        iat: when this token was made; of two tokens of a license the later one counts.
+        nbf: the license begins.
+        exp: the license ends; at that second it is no longer valid.
+        jti: the license; a re-issued token keeps it.
+        features: what is licensed.
+        metadata: what the issuer attaches for the POS application.
+    """
+
+    iss: str
+    sub: str
+    aud: str
+    iat: int
+    nbf: int
+    exp: int
+    jti: str
+    features: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The claims set as it is signed."""
+        return {name: getattr(self, name) for name in sorted(_NAMES - {"features"})} | {"features": list(self.features)}
+
+
+def check_claims(content: dict[str, Any]) -> Claims:
+    """The claims, if every one is there, known, of its type and within its bounds.
+
+    Raises:
+        MalformedToken: otherwise; the text names the claim.
+    """
+    if content.keys() != _NAMES:
+        raise MalformedToken(f"claims missing or unknown: {', '.join(sorted(content.keys() ^ _NAMES))[:100]}")
+    features, metadata = content["features"], content["metadata"]
+    if not isinstance(features, list) or len(features) > MAX_FEATURES:
+        raise MalformedToken(f"features must be a list of at most {MAX_FEATURES} names")
+    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA:
+        raise MalformedToken(f"metadata must be an object of at most {MAX_METADATA} entries")
+    nbf, exp = _time(content, "nbf"), _time(content, "exp")
+    if exp <= nbf:
+        raise MalformedToken("exp must be later than nbf")
+    return Claims(
+        iss=_text(content["iss"], "iss", MAX_ID_CHARS),
+        sub=_text(content["sub"], "sub", MAX_ID_CHARS),
+        aud=_text(content["aud"], "aud", MAX_ID_CHARS),
+        iat=_time(content, "iat"),
+        nbf=nbf,
+        exp=exp,
+        jti=_text(content["jti"], "jti", MAX_ID_CHARS),
+        features=tuple(_text(feature, "a feature", MAX_NAME_CHARS) for feature in features),
+        metadata={
+            _text(key, "a metadata name", MAX_NAME_CHARS): _text(value, "a metadata value", MAX_VALUE_CHARS, least=0)
+            for key, value in metadata.items()
+        },
+    )
+
+
+def _text(value: object, name: str, most: int, least: int = 1) -> str:
+    if not isinstance(value, str) or not least <= len(value) <= most:
+        raise MalformedToken(f"{name} must be a text of {least} to {most} characters")
+    if not value.isprintable():
+        raise MalformedToken(f"{name} has characters that cannot be printed")
+    return value
+
+
+def _time(content: dict[str, Any], name: str) -> int:
+    value = content[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TIME:
+        raise MalformedToken(f"{name} must be a time in whole seconds since 1970")
+    return value

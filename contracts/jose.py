@@ -1,0 +1,152 @@
+"""The few JOSE parts that the agent accepts, read strictly. Nothing here performs IO.
+
+Sources: RFC 7515 (JWS), RFC 7516 (JWE), RFC 7517 (JWK), RFC 7518 (algorithms), RFC 8725 (best practice). Algorithms are fixed
+by the caller and never read from a token. Base64url is accepted in its one canonical form only (RFC 4648, 3.5), so that no two
+texts mean the same token.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+ES256_SIGNATURE_BYTES = 64
+_ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
+
+
+class MalformedToken(Exception):
+    """It is not of the form that we issue; the text says where. No key has been used."""
+
+
+class BadSignature(Exception):
+    """It is of our form, and was not made, or not left, by somebody who holds the key."""
+
+
+def b64encode(data: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64decode(text: str) -> bytes:
+    """The bytes of canonical base64url without padding.
+
+    Raises:
+        MalformedToken: another alphabet, padding, or stray bits at the end.
+    """
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        raise MalformedToken("a part is not base64url") from None
+    # The decoder passes over foreign characters and stray bits; encoding again shows both.
+    if b64encode(data) != text:
+        raise MalformedToken("a part is not canonical base64url")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name comes twice")
+    return result
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is not an integer")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_refuse_number, parse_constant=_refuse_number)
+
+
+def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object (RFC 8259) in UTF-8 with unique names and integer numbers.
+
+    Raises:
+        MalformedToken: `data` is anything else; `what` names it in the text.
+    """
+    try:
+        value = _decoder.decode(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MalformedToken(f"the {what} is not a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise MalformedToken(f"the {what} is not a JSON object")
+    return value
+
+
+def parse_header(part: str, expected: Mapping[str, str | None], what: str) -> dict[str, Any]:
+    """A protected header that has exactly the expected members.
+
+    Args:
+        part: base64url.
+        expected: member names; a text fixes the value, None leaves it to the caller.
+        what: names the header in errors.
+
+    Raises:
+        MalformedToken: a member is missing, unknown (`crit`, `zip`, `jku` …) or has another value.
+    """
+    header = parse_json_object(b64decode(part), what)
+    if header.keys() != expected.keys():
+        odd = sorted(header.keys() ^ expected.keys())
+        raise MalformedToken(f"the {what} must have the members {', '.join(sorted(expected))}; wrong: {', '.join(odd)[:100]}")
+    for name, value in expected.items():
+        if value is not None and header[name] != value:
+            raise MalformedToken(f"the {what}'s {name} must be {value}")
+    return header
+
+
+def public_key_from_jwk(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
+    """The P-256 public key in a JWK (RFC 7518, 6.2.1).
+
+    Raises:
+        MalformedToken: another kind of key, or a point that is not on the curve.
+    """
+    return _public_key(point_from_jwk(jwk))
+
+
+def point_from_jwk(jwk: Mapping[str, Any]) -> bytes:
+    """The 65-byte uncompressed point in a P-256 JWK; whether it is on the curve is not checked here."""
+    if jwk.get("kty") != "EC" or jwk.get("crv") != "P-256":
+        raise MalformedToken("a key must be EC, P-256")
+    x, y = jwk.get("x"), jwk.get("y")
+    if not isinstance(x, str) or not isinstance(y, str) or len(x) != 43 or len(y) != 43:
+        raise MalformedToken("a key's coordinates must be 43 characters of base64url")
+    return b"\x04" + b64decode(x) + b64decode(y)
+
+
+def jwk_from_point(point: bytes) -> dict[str, str]:
+    """The JWK of a 65-byte uncompressed P-256 point."""
+    return {"kty": "EC", "crv": "P-256", "x": b64encode(point[1:33]), "y": b64encode(point[33:])}
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """The key id that we give to keys: the JWK thumbprint (RFC 7638), SHA-256, base64url."""
+    canonical = json.dumps({name: jwk[name] for name in ("crv", "kty", "x", "y")}, separators=(",", ":"), sort_keys=True)
+    return b64encode(hashlib.sha256(canonical.encode()).digest())
+
+
+def _public_key(point: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError:
+        raise MalformedToken("a key is not a point of P-256") from None
+
+
+def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> None:
+    """Checks an ES256 signature (RFC 7518, 3.4).
+
+    Raises:
+        BadSignature: it does not fit.
+    """
+    if len(signature) != ES256_SIGNATURE_BYTES:
+        raise BadSignature("an ES256 signature has 64 bytes")
+    der = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    try:
+        key.verify(der, data, _ECDSA_SHA256)
+    except InvalidSignature:
+        raise BadSignature("the signature does not fit the key") from None

@@ -1,0 +1,122 @@
+"""License tokens: JWE (dir, A256GCM) around JWS (ES256), opened strictly. Nothing here performs IO.
+
+    JWE header  {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": "<agent id>/<secret version>"}
+    JWS header  {"alg": "ES256", "typ": "license+jwt", "kid": "<issuer key id>"}
+
+To forge one takes both the secret that this agent shares with the server and the issuer's private key. `docs/protocol.md` tells
+how to mint one with any JOSE tool.
+"""
+
+import re
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .claims import AGENT_ID, Claims, check_claims
+from .jose import BadSignature, MalformedToken, b64decode, parse_header, parse_json_object, verify_es256
+from .trust import Trust
+
+Key = bytes | bytearray | memoryview
+
+MAX_TOKEN_CHARS = 16 * 1024
+MAX_HEADER_CHARS = 512
+MAX_VERSION = 2**32 - 1
+LICENSE_TYPE = "license+jwt"
+
+_OUTER = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": None}
+_INNER = {"alg": "ES256", "typ": LICENSE_TYPE, "kid": None}
+_KID = re.compile(rf"({AGENT_ID.pattern})/([1-9][0-9]{{0,9}})")
+
+
+class WrongAudience(Exception):
+    """The license is for another agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A token of the right form, not yet opened.
+
+    Attributes:
+        agent_id: whom it is for, as its header says.
+        version: the secret version that opens it.
+        protected: the header as it was sent; associated data of the encryption.
+        nonce: 12 bytes.
+        ciphertext: ends with the 16-byte tag.
+    """
+
+    agent_id: str
+    version: int
+    protected: bytes
+    nonce: bytes
+    ciphertext: bytes
+
+
+def key_id(agent_id: str, version: int) -> str:
+    """The `kid` of tokens for an agent under a secret version."""
+    return f"{agent_id}/{version}"
+
+
+def parse_token(token: str) -> SealedToken:
+    """Reads a token's form; cheap, and without any key.
+
+    Raises:
+        MalformedToken: it is not of the form that we issue.
+    """
+    if len(token) > MAX_TOKEN_CHARS or not token.isascii():
+        raise MalformedToken(f"a token has at most {MAX_TOKEN_CHARS} ASCII characters")
+    parts = token.split(".", 5)
+    if len(parts) != 5:
+        raise MalformedToken("a token has five parts (JWE compact serialization)")
+    protected, encrypted_key, nonce, ciphertext, tag = parts
+    if len(protected) > MAX_HEADER_CHARS:
+        raise MalformedToken(f"the header has more than {MAX_HEADER_CHARS} characters")
+    if encrypted_key:
+        raise MalformedToken("the encrypted key must be empty (alg dir)")
+    if len(nonce) != 16 or len(tag) != 22:
+        raise MalformedToken("the nonce must have 12 bytes and the tag 16")
+    kid = parse_header(protected, _OUTER, "token's header")["kid"]
+    match = _KID.fullmatch(kid) if isinstance(kid, str) else None
+    if match is None or int(match[2]) > MAX_VERSION:
+        raise MalformedToken("kid must be an agent id, a slash and a secret version")
+    return SealedToken(
+        agent_id=match[1],
+        version=int(match[2]),
+        protected=protected.encode("ascii"),
+        nonce=b64decode(nonce),
+        ciphertext=b64decode(ciphertext) + b64decode(tag),
+    )
+
+
+def open_token(sealed: SealedToken, secret: Key, trust: Trust) -> Claims:
+    """Decrypts a token, checks the issuer's signature and the claims' form; not their times.
+
+    Args:
+        sealed: from `parse_token`.
+        secret: 32 bytes, the version that `sealed` names.
+        trust: whose signatures count.
+
+    Raises:
+        BadSignature: it was not made, or not left, by those who hold both keys.
+        WrongAudience: it is signed for another agent.
+        MalformedToken: it is genuine and not a license of our form.
+    """
+    try:
+        inner = AESGCM(secret).decrypt(sealed.nonce, sealed.ciphertext, sealed.protected)
+    except InvalidTag:
+        raise BadSignature("the token does not decrypt: it was changed, or made with another secret") from None
+    try:
+        protected, payload, signature = inner.decode("ascii").split(".")
+    except ValueError:
+        raise MalformedToken("the content is not a JWS in compact serialization") from None
+    if len(protected) > MAX_HEADER_CHARS:
+        raise MalformedToken(f"the signature's header has more than {MAX_HEADER_CHARS} characters")
+    kid = parse_header(protected, _INNER, "signature's header")["kid"]
+    signed = inner[: len(protected) + 1 + len(payload)]
+    verify_es256(trust.license_key(kid), b64decode(signature), signed)
+    claims = check_claims(parse_json_object(b64decode(payload), "claims set"))
+    if claims.iss != trust.issuer:
+        raise BadSignature("the issuer is not the one that this agent trusts")
+    if claims.aud != sealed.agent_id:
+        raise WrongAudience("the license is for another agent than its envelope says")
+    return claims

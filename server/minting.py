@@ -1,0 +1,80 @@
+"""Makes what agents open: license tokens and secret deliveries. Nothing here performs IO.
+
+It uses joserfc, not the agent's parsers, so that the two hold each other to the standards.
+"""
+
+import json
+from typing import Any
+
+from joserfc import jwe, jws
+from joserfc.jwk import ECKey, OctKey
+
+from contracts.claims import Claims
+from contracts.delivery import DELIVERY_TYPE
+from contracts.jose import thumbprint
+from contracts.licensetoken import LICENSE_TYPE, key_id
+
+_JWE = ["dir", "ECDH-ES", "A256GCM"]
+_JWS = ["ES256"]
+
+
+def new_signing_key() -> dict[str, str]:
+    """A fresh P-256 private key as a JWK."""
+    key: dict[str, Any] = ECKey.generate_key("P-256", private=True).as_dict(private=True)
+    return {name: str(key[name]) for name in ("kty", "crv", "x", "y", "d")}
+
+
+def public_jwk(private: dict[str, str]) -> dict[str, str]:
+    """The public half, with its thumbprint as `kid`."""
+    public = {name: private[name] for name in ("kty", "crv", "x", "y")}
+    return public | {"kid": thumbprint(public)}
+
+
+def mint_token(claims: Claims, secret: bytes, version: int, issuer_key: dict[str, str]) -> str:
+    """A license token for the agent in `claims.aud`, under one of its secret versions.
+
+    Args:
+        claims: what the license says.
+        secret: 32 bytes.
+        version: the secret's version.
+        issuer_key: private JWK.
+    """
+    signed = _sign(claims.as_json(), LICENSE_TYPE, issuer_key)
+    header = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": key_id(claims.aud, version)}
+    token: str = jwe.encrypt_compact(header, signed.encode(), OctKey.import_key(secret), algorithms=_JWE)
+    return token
+
+
+def mint_delivery(
+    agent_id: str,
+    version: int,
+    dates: dict[str, int],
+    secret: bytes,
+    agreement_key: dict[str, str],
+    delivery_key: dict[str, str],
+) -> str:
+    """A secret for one agent.
+
+    Args:
+        agent_id: whom it is for.
+        version: the secret's version.
+        dates: valid_from, valid_until, grace_until, issued_at.
+        secret: 32 bytes.
+        agreement_key: the agent's public JWK.
+        delivery_key: private JWK that signs.
+    """
+    encrypted = jwe.encrypt_compact(
+        {"alg": "ECDH-ES", "enc": "A256GCM"},
+        secret,
+        ECKey.import_key({name: agreement_key[name] for name in ("kty", "crv", "x", "y")}),
+        algorithms=_JWE,
+    )
+    payload = {"agent_id": agent_id, "secret_version": version, **dates, "new_secret_encrypted": encrypted}
+    return _sign(payload, DELIVERY_TYPE, delivery_key)
+
+
+def _sign(payload: dict[str, Any], kind: str, key: dict[str, str]) -> str:
+    header = {"alg": "ES256", "typ": kind, "kid": public_jwk(key)["kid"]}
+    data = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    signed: str = jws.serialize_compact(header, data, ECKey.import_key({**key}), algorithms=_JWS)
+    return signed
