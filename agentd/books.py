@@ -1,4 +1,4 @@
-"""Which licenses this machine uses, and the newest token of each. Nothing here performs IO but `load` and `save`.
+"""Which licenses this machine uses, and the newest token of each. Nothing here performs IO but `load`.
 
 A token whose secret has been destroyed cannot be opened any more; the book still knows which license it was, by its digest.
 Nothing in it is trusted: a token that is handed out is judged anew by whoever receives it.
@@ -8,8 +8,6 @@ import hashlib
 from pathlib import Path
 
 import msgspec
-
-from hwsec.files import write_atomic
 
 MAX_LICENSES = 1024
 MAX_TOKENS = 4096
@@ -41,7 +39,7 @@ class LicenseBook:
     """The licenses of this machine.
 
     Attributes:
-        dirty: something has changed since the last `save`.
+        dirty: something has changed since the last `take_unsaved`.
     """
 
     def __init__(self) -> None:
@@ -58,11 +56,12 @@ class LicenseBook:
             return False
         return True
 
-    def save(self, path: Path) -> None:
-        """Writes the book if it has changed."""
-        if self.dirty:
-            write_atomic(path, msgspec.json.encode(self._page))
-            self.dirty = False
+    def take_unsaved(self) -> bytes | None:
+        """The bytes to write to the book's file, or None if nothing has changed since the last call."""
+        if not self.dirty:
+            return None
+        self.dirty = False
+        return msgspec.json.encode(self._page)
 
     def saw(self, token: str, jti: str, now: int) -> None:
         """A token of a license has been validated."""

@@ -1,7 +1,7 @@
 """The time that verdicts use: the wall clock, but never before a time that has certainly passed.
 
-The floor is the latest time that the server has signed for this agent. A clock behind it beyond the tolerance is suspect; expiry is
-then judged by the floor, and nothing valid is refused for it.
+The floor is the latest time that the server has signed for this agent. A clock behind it beyond the tolerance is
+suspect; expiry is then judged by the floor, and nothing valid is refused for it.
 """
 
 import time

@@ -118,6 +118,7 @@ class Engine:
         """The verdict on a token at a time."""
         entry = self._cache.get(token)
         if entry is not None and entry.epoch == self._epoch and entry.ruling.since <= now < entry.ruling.until:
+            self._cache.move_to_end(token)
             return entry.ruling.verdict
         return self._validate_slowly(token, now, entry)
 

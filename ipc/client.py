@@ -43,6 +43,10 @@ class LicenseClient:
         agent_uid: the agent's UID where its user is not named `license-agent`.
     """
 
+    # A request of the POS socket changes nothing but the nonce window, so it may be repeated.
+    _repeats = True
+    _retried_codes = RETRIED_CODES
+
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -92,15 +96,6 @@ class LicenseClient:
         """Returns when the agent answers. Raises as `validate`."""
         self._hold(ask_ping())
 
-    def call(self, op: str, **fields: Any) -> dict[str, Any]:
-        """One request of any kind, for tools that speak the admin socket; raises as `validate`."""
-
-        def conversation() -> Generator[Question, Answer, dict[str, Any]]:
-            answer = yield Question(op, lambda: dict(fields))
-            return answer.reply
-
-        return self._hold(conversation())
-
     def close(self) -> None:
         """Closes the connection; the next call would open another."""
         with self._lock:
@@ -134,14 +129,14 @@ class LicenseClient:
                 cause: Exception = error
             except RemoteProtocolError as error:
                 self._drop()
-                if error.code not in RETRIED_CODES:
+                if error.code not in self._retried_codes:
                     raise AgentRefused(error.code, error.text) from None
                 cause = error
             except BaseException:
                 # A call cut in its middle (Ctrl-C) leaves a reply behind that is nobody's.
                 self._drop()
                 raise
-            wait = attempts.pause(time.monotonic())
+            wait = attempts.pause(time.monotonic()) if self._repeats else None
             if wait is None:
                 raise AgentUnavailable(
                     f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause}"

@@ -1,0 +1,150 @@
+"""Builds the parts of a daemon from its configuration. Reads disk and hardware, starts nothing."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from audittrail.chain import Chain
+from contracts.jose import MalformedToken
+from contracts.trust import Trust, parse_trust
+from hwsec.backend import Backend
+from hwsec.errors import StoreCorrupt
+from hwsec.owner import HardwareOwner
+from hwsec.software import SoftwareBackend
+from hwsec.store import Loaded, SealedStore
+from hwsec.tpm import TpmBackend
+from hwsec.vault import Vault
+
+from .audit import AuditLog
+from .auditfile import AuditDamaged, AuditFile, End
+from .books import LicenseBook
+from .clock import Clock
+from .config import Config
+from .engine import Engine
+from .lifecycle import STATE_NUMBERS, Limits, State
+from .metrics import Counters
+from .repeats import Repeats
+from .secretops import SECTION_TIME, SECTION_TRUST, Hardware
+
+log = logging.getLogger(__name__)
+
+MACHINE_ID = Path("/etc/machine-id")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a daemon is made of."""
+
+    config: Config
+    clock: Clock
+    hardware: Hardware
+    loaded: Loaded
+    engine: Engine
+    audit: AuditLog
+    counters: Counters
+    audit_end: End
+    book_whole: bool
+
+
+def machine_id() -> bytes:
+    """What ties the software backend to this machine; empty where there is no /etc/machine-id."""
+    try:
+        return MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return b""
+
+
+def make_backend(config: Config, vault: Vault) -> Backend:
+    """The backend that the configuration asks for, not yet open."""
+    if config.tpm.enabled:
+        return TpmBackend(config.tpm.tcti, config.paths.state_dir / "tpm.objects", config.tpm.nv_base)
+    return SoftwareBackend(config.paths.key_dir, machine_id(), vault)
+
+
+def make_store(config: Config, backend: Backend, vault: Vault) -> SealedStore:
+    """The sealed store of that backend."""
+    return SealedStore(config.store_file, backend, vault, config.agent.id, lambda state: STATE_NUMBERS[State(state)])
+
+
+def limits_of(config: Config) -> Limits:
+    """What the configuration shortens."""
+    return Limits(config.agent.rotation_interval, config.agent.grace_period)
+
+
+def book_path(config: Config) -> Path:
+    """The file of the license book."""
+    return config.paths.state_dir / "licenses.json"
+
+
+def assemble(config: Config, clock: Clock, schedule: Callable[[], None]) -> Parts:
+    """Opens everything.
+
+    Raises:
+        HwsecError: the hardware or the store cannot be used.
+        StartError: the audit log, or a directory, cannot be used.
+    """
+    _check_directories(config)
+    vault = Vault()
+    backend = make_backend(config, vault)
+    backend.open()
+    loaded = make_store(config, backend, vault).load()
+    trust = _trust(loaded)
+    clock.raise_floor(int(loaded.contents.sections.get(SECTION_TIME, b"0")))
+    book = LicenseBook()
+    book_whole = book.load(book_path(config))
+    engine = Engine(config.agent.id, trust, vault, book, limits_of(config))
+    engine.take_over(loaded.contents)
+    audit, end = _open_audit(config, clock, schedule)
+    hardware = Hardware(backend, make_store(config, backend, vault), vault, HardwareOwner())
+    return Parts(config, clock, hardware, loaded, engine, audit, Counters(), end, book_whole)
+
+
+def _trust(loaded: Loaded) -> Trust:
+    try:
+        return parse_trust(loaded.contents.sections[SECTION_TRUST])
+    except (KeyError, MalformedToken) as error:
+        raise StoreCorrupt(f"the store holds no usable trust ({error}); initialize this agent anew") from None
+
+
+def _check_directories(config: Config) -> None:
+    for directory in (config.paths.state_dir, config.paths.log_dir):
+        if not directory.is_dir():
+            raise StartError(f"the directory {directory} does not exist; create it (owner license-agent) or mend [paths]")
+
+
+def _open_audit(config: Config, clock: Clock, schedule: Callable[[], None]) -> tuple[AuditLog, End]:
+    file = AuditFile(config.audit_log)
+    try:
+        end = file.open()
+        repeats = Repeats(config.paths.state_dir / "audit.repeats")
+    except AuditDamaged as error:
+        raise StartError(
+            f"the audit log does not hold: {error}; keep it as evidence (move {config.audit_log} aside), then start again"
+        ) from None
+    except OSError as error:
+        raise StartError(f"the audit log cannot be opened: {error.filename}: {error.strerror}") from None
+    return AuditLog(file, Chain(end.seq, end.head), repeats, clock, config.audit, schedule), end
+
+
+def judge_seal(end: End, sealed: bytes) -> str | None:
+    """What the sealed audit value says about the log that was found; None if they agree.
+
+    The value may be that of the last checkpoint, or of the one before: power may have failed between log and TPM. In the
+    second case the caller seals anew.
+    """
+    values = end.checked.values
+    if not values:
+        return None if sealed == bytes(32) or end.checked.first_seq > 1 else "the audit log has no checkpoint, the seal has"
+    if sealed in values or (len(values) == 1 and fold_before(end) == sealed):
+        return None
+    return "the audit log does not fit its seal: records up to a sealed checkpoint are missing or another log was put there"
+
+
+def fold_before(end: End) -> bytes:
+    """The sealed value before the only checkpoint that is known: zeros for the first of a log."""
+    return bytes(32) if end.checked.first_seq == 1 else b""

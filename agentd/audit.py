@@ -1,0 +1,249 @@
+"""The audit log as the daemon uses it: what is logged in full, what is only counted, and when it is on the disk.
+
+Refusals and the first sight of a license are full records; other validations within a budget for each UID. What is beyond is
+counted and logged once a minute. All that a loop tick logs goes out in one write, and the replies that depend on it afterwards:
+what was answered survives kill -9. Records of changes are fsynced before the change.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from audittrail.chain import CHECKPOINT, Chain, fold_checkpoint, utc_text
+
+from .auditfile import AuditFile
+from .buckets import Buckets
+from .clock import Clock
+from .config import AuditConfig
+from .repeats import Repeat, Repeats
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400
+
+
+class AuditUnavailable(Exception):
+    """The log takes no record, so nothing that must be logged may happen."""
+
+
+class AuditLog:
+    """Writes the chain.
+
+    Args:
+        file: open.
+        chain: where the chain stands.
+        repeats: counts what is too much for the log.
+        clock: wall and monotonic time.
+        limits: from the configuration.
+        schedule: asks for `flush` to be called at the end of the loop tick.
+    """
+
+    def __init__(
+        self,
+        file: AuditFile,
+        chain: Chain,
+        repeats: Repeats,
+        clock: Clock,
+        limits: AuditConfig,
+        schedule: Callable[[], None],
+    ) -> None:
+        self._file = file
+        self._chain = chain
+        self._repeats = repeats
+        self._clock = clock
+        self._limits = limits
+        self._schedule = schedule
+        self._pending: list[bytes] = []
+        self._budget = Buckets(limits.records_per_s, limits.burst)
+        self._day = -1
+        self._day_bytes = 0
+        self._budget_alerted = False
+        self._lost = 0
+        self.records = 0
+        self.counted = 0
+
+    def reconfigure(self, limits: AuditConfig) -> None:
+        """Takes over new limits."""
+        self._limits = limits
+        self._budget.rate, self._budget.burst = limits.records_per_s, limits.burst
+
+    @property
+    def seq(self) -> int:
+        """Number of the last record."""
+        return self._chain.seq
+
+    @property
+    def head(self) -> bytes:
+        """Hash of the last record, 64 hex bytes."""
+        return self._chain.head
+
+    @property
+    def pending(self) -> bool:
+        """Whether records wait for `flush`."""
+        return bool(self._pending)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the disk does not take records at the moment."""
+        return self._lost > 0
+
+    def record(self, event: str, outcome: str = "ok", **fields: Any) -> None:
+        """Logs a full record at the end of this loop tick."""
+        self._append(event, outcome, fields)
+
+    async def record_durably(self, event: str, outcome: str = "ok", **fields: Any) -> None:
+        """Logs a full record and returns when it is durable; for what must not happen unlogged.
+
+        Raises:
+            AuditUnavailable: the disk does not take it.
+        """
+        self._append(event, outcome, fields)
+        self.flush()
+        if self._lost:
+            raise AuditUnavailable("the audit log cannot be written; make room on its disk first")
+        # The event loop goes on meanwhile: no validation waits for the disk.
+        await asyncio.to_thread(self._file.sync)
+
+    def record_within_budget(
+        self, uid: int, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]], *, important: bool
+    ) -> None:
+        """Logs in full while the budgets last, then counts.
+
+        Args:
+            uid: whose budget.
+            key: what counts as the same.
+            event: as in `record`.
+            outcome: as in `record`.
+            describe: gives the fields.
+            important: not subject to the UID's budget, only to the day's.
+        """
+        mono = self._clock.monotonic()
+        if not self._day_is_full() and (important or self._budget.take(uid, mono)):
+            self._append(event, outcome, describe())
+            return
+        self.counted += 1
+        now = self._clock.wall()
+        known = self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()})
+        if not known:
+            self._emit(self._repeats.drain())
+            if not self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
+                self._append(event, outcome, describe())
+
+    def _day_is_full(self) -> bool:
+        day = int(self._clock.wall()) // _DAY_S
+        if day != self._day:
+            self._day, self._day_bytes, self._budget_alerted = day, 0, False
+        if self._day_bytes < self._limits.daily_bytes:
+            return False
+        if not self._budget_alerted:
+            self._budget_alerted = True
+            log.warning(
+                "the audit log's budget of %d bytes for today is used up; repeats are counted", self._limits.daily_bytes
+            )
+            self._append("alert.audit_budget", "raised", {"daily_bytes": self._limits.daily_bytes})
+        return True
+
+    def _append(self, event: str, outcome: str, fields: dict[str, Any]) -> None:
+        if self._lost:
+            # The disk is full: nothing may be chained that might not be written.
+            self._lost += 1
+            self._schedule()
+            return
+        if not self._pending:
+            self._schedule()
+        self._pending.append(self._chain.append(self._clock.wall(), self._clock.monotonic(), event, outcome, fields))
+
+    def flush(self) -> None:
+        """Writes what this tick has logged. Does not raise: validations go on with a full disk."""
+        if self._lost and not self._pending:
+            self._try_to_resume()
+        if not self._pending:
+            return
+        data = b"".join(self._pending)
+        count = len(self._pending)
+        self._pending.clear()
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._lost += count
+            self._rewind(data)
+            log.error("the audit log cannot be written (%s); records are lost until there is room", error.strerror)
+            return
+        self.records += count
+        self._day_bytes += len(data)
+        if self._file.size >= self._limits.segment_bytes:
+            self._rotate()
+
+    def _rewind(self, data: bytes) -> None:
+        """The chain goes back to before the lost records; their number is told by the gap record."""
+        first = data[: data.index(b"\n") + 1]
+        self._chain.seq = int(first[7 : first.index(b",")]) - 1
+        mark = first.rindex(b',"prev":"') + 9
+        self._chain.head = first[mark : mark + 64]
+
+    def _try_to_resume(self) -> None:
+        seq, head = self._chain.seq, self._chain.head
+        line = self._chain.append(
+            self._clock.wall(), self._clock.monotonic(), "audit.gap", "lost", {"lost_records": self._lost}
+        )
+        try:
+            self._file.write(line)
+        except OSError:
+            self._chain.seq, self._chain.head = seq, head
+            return
+        log.warning("the audit log can be written again; %d records were lost", self._lost)
+        self._lost = 0
+        self.records += 1
+
+    def _rotate(self) -> None:
+        segment = self._file.rotate(self._chain.seq + 1)
+        self._append("audit.segment_closed", "ok", {"segment": segment.name, "last_seq": self._chain.seq})
+
+    def emit_repeats(self) -> None:
+        """Logs what has been counted, a record each; called every minute and at the end."""
+        self._emit(self._repeats.drain())
+
+    def recover_repeats(self) -> None:
+        """Logs what a killed run had counted."""
+        self._emit(self._repeats.recover())
+
+    def _emit(self, repeats: list[Repeat]) -> None:
+        for repeat in repeats:
+            fields = dict(repeat.fields)
+            event, outcome = str(fields.pop("event", "unknown")), str(fields.pop("outcome", "unknown"))
+            self._append(
+                event,
+                outcome,
+                {**fields, "count": repeat.count, "first": utc_text(repeat.first), "last": utc_text(repeat.last)},
+            )
+
+    async def checkpoint(self, before: bytes) -> tuple[bytes, bytes]:
+        """Logs a checkpoint durably; the caller then extends the sealed audit value with the returned head.
+
+        Args:
+            before: the sealed value, 32 bytes.
+
+        Returns:
+            The head (32 bytes) to extend with, and the value that must result.
+
+        Raises:
+            AuditUnavailable: the disk does not take it.
+        """
+        self.flush()
+        head = self._chain.head
+        value = fold_checkpoint(before, head)
+        await self.record_durably(CHECKPOINT, "ok", before=before.hex(), value=value.hex())
+        return bytes.fromhex(head.decode("ascii")), value
+
+    def tidy(self) -> None:
+        """Gives back memory of budgets that are full again."""
+        self._budget.forget_full(self._clock.monotonic())
+
+    def close(self) -> None:
+        """Writes what is left and closes the file."""
+        self.emit_repeats()
+        self.flush()
+        self._file.sync()
+        self._file.close()
+        self._repeats.close()

@@ -1,0 +1,152 @@
+"""The audit log's files: append, rotate, find the end. The chain's form stands in `audittrail`."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from audittrail.chain import ZERO_HASH
+from audittrail.verify import Verification, segments, verify_files
+from hwsec.files import fsync_directory
+
+MODE = 0o640
+
+
+class AuditDamaged(Exception):
+    """The log's end does not hold; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a chain stands.
+
+    Attributes:
+        seq: number of the last record.
+        head: its hash.
+        checked: what the check of the open file and the one before found.
+        torn: bytes of an unfinished line that were moved aside.
+    """
+
+    seq: int
+    head: bytes
+    checked: Verification
+    torn: int
+
+
+class AuditFile:
+    """The open file of the log.
+
+    Args:
+        path: `audit.log`; closed segments stand beside it as `audit-<first seq>.log`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+        self._size = 0
+        self._first_seq = 1
+
+    def open(self) -> End:
+        """Opens for appending and checks the newest part of the chain.
+
+        A last line without its line break is what a power cut leaves: it is moved to `audit.log.torn`.
+
+        Raises:
+            AuditDamaged: the open file, or the segment before it, does not hold.
+            OSError: the file cannot be opened.
+        """
+        torn = self._set_torn_line_aside()
+        recent = segments(self.path)[-2:]
+        checked = verify_files(path for path in recent if path.exists())
+        if checked.problem is not None:
+            raise AuditDamaged(str(checked.problem))
+        self._open_for_append()
+        self._first_seq = self._first_of_open_file(checked.last_seq)
+        return End(checked.last_seq, checked.head if checked.records else ZERO_HASH, checked, torn)
+
+    def _open_for_append(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self.path, flags, MODE)
+        os.fchmod(self._descriptor, MODE)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def _first_of_open_file(self, last_seq: int) -> int:
+        with self.path.open("rb") as file:
+            line = file.readline(64)
+        return int(line[7 : line.index(b",")]) if line else last_seq + 1
+
+    def _set_torn_line_aside(self) -> int:
+        if not self.path.exists():
+            return 0
+        with self.path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            window = min(size, 64 * 1024)
+            file.seek(size - window)
+            tail = file.read(window)
+            torn = len(tail) - (tail.rfind(b"\n") + 1)
+            if torn:
+                aside = self.path.with_name(self.path.name + ".torn")
+                with open(aside, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, MODE)) as keep:
+                    keep.write(tail[-torn:] + b"\n")
+                file.truncate(size - torn)
+                os.fsync(file.fileno())
+            return torn
+
+    @property
+    def size(self) -> int:
+        """Bytes in the open file."""
+        return self._size
+
+    def write(self, data: bytes) -> None:
+        """Appends whole lines in one write.
+
+        Raises:
+            OSError: the disk does not take them; nothing of them remains.
+        """
+        written = os.write(self._descriptor, data)
+        if written != len(data):
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError(28, "no space left for the audit log", str(self.path))
+        self._size += written
+
+    def sync(self) -> None:
+        """Returns when all that was written is durable."""
+        os.fsync(self._descriptor)
+
+    def rotate(self, next_seq: int) -> Path:
+        """Closes the open file as a segment and begins another; returns the segment's path."""
+        segment = self.path.with_name(f"{self.path.stem}-{self._first_seq:012d}{self.path.suffix}")
+        self.sync()
+        os.close(self._descriptor)
+        self.path.rename(segment)
+        self._first_seq = next_seq
+        self._open_for_append()
+        fsync_directory(self.path.parent)
+        return segment
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def tail_lines(path: Path, after_seq: int, limit: int, room: int, seq_of: Callable[[bytes], int]) -> list[bytes]:
+    """The newest lines of a log with numbers above `after_seq`, oldest first.
+
+    Args:
+        path: `audit.log`.
+        after_seq: only later records; negative for any.
+        limit: at most so many lines.
+        room: at most so many bytes.
+        seq_of: number of a record's line.
+    """
+    found: list[bytes] = []
+    for file in reversed([path for path in segments(path) if path.exists()]):
+        lines = file.read_bytes().splitlines(keepends=True)
+        for line in reversed(lines):
+            if seq_of(line) <= after_seq or len(found) >= limit or room < len(line):
+                return found[::-1]
+            found.append(line)
+            room -= len(line)
+    return found[::-1]

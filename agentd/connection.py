@@ -1,0 +1,249 @@
+"""One connection of either socket: bytes to frames to requests, replies in the order of the requests.
+
+A peer who is not allowed gets FORBIDDEN and is cut off. A peer who does not take replies is not read from; one that is silent,
+or leaves a frame unfinished, is cut off by the hub's sweep. Nothing here waits, so no peer delays another.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from ipc.bounds import (
+    IDLE_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_UNSENT_BYTES,
+    PARTIAL_FRAME_TIMEOUT_S,
+    UNSENT_TIMEOUT_S,
+)
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.frames import FrameDecoder
+from ipc.messages import encode_error
+from ipc.peer import Peer, peer_of
+
+log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What answers on a socket."""
+
+    name: str
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether the peer is on the allow-list. A refusal is logged by `refused`."""
+        ...
+
+    def refused(self, peer: Peer) -> None:
+        """Told of a peer who is not allowed."""
+        ...
+
+    def connection_limit(self) -> int:
+        """Connections that one UID may have."""
+        ...
+
+    def handle(self, body: bytes, connection: "Connection") -> bytes | None:
+        """The reply frame; None if the service sends it later by itself."""
+        ...
+
+    def rejected(self, peer: Peer, code: ErrorCode) -> None:
+        """Told of an error that the connection itself answered."""
+        ...
+
+
+class Hub:
+    """All connections of a daemon.
+
+    Args:
+        monotonic: seconds.
+        must_wait: whether replies must wait for the audit log (its `flush` comes at the end of the tick).
+    """
+
+    def __init__(self, monotonic: Callable[[], float], must_wait: Callable[[], bool]) -> None:
+        self.monotonic = monotonic
+        self.must_wait = must_wait
+        self.connections: set[Connection] = set()
+        self.per_uid: dict[tuple[str, int], int] = {}
+        self._waiting: list[Connection] = []
+        self.last_activity = 0.0
+
+    def wait(self, connection: "Connection") -> None:
+        """Remembers a connection whose replies go out after the flush."""
+        self._waiting.append(connection)
+
+    def release(self) -> None:
+        """Sends what has waited; called after each flush of the audit log."""
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.send_queued()
+
+    def sweep(self) -> None:
+        """Cuts off peers who are silent or stuck; called every second."""
+        now = self.monotonic()
+        for connection in list(self.connections):
+            connection.check_timeouts(now)
+
+    def close_all(self) -> None:
+        """Closes every connection once its replies have been sent."""
+        for connection in list(self.connections):
+            connection.close()
+
+
+class Connection(asyncio.Protocol):
+    """A peer on one of the sockets.
+
+    Attributes:
+        peer: as the kernel vouches for it.
+    """
+
+    def __init__(self, hub: Hub, service: Service) -> None:
+        self._hub = hub
+        self._service = service
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+        self._queued: list[bytes] = []
+        self._counted = False
+        self._last_request = hub.monotonic()
+        self._partial_since: float | None = None
+        self._stuck_since: float | None = None
+        self._closing = False
+        self.peer = Peer(-1, -1, 0)
+
+    # Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Identifies the peer and admits or refuses it."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        with transport.get_extra_info("socket").dup() as sock:
+            self.peer = peer_of(sock)
+        if not self._service.admits(self.peer):
+            self._service.refused(self.peer)
+            self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may not use this socket")
+            return
+        key = (self._service.name, self.peer.uid)
+        count = self._hub.per_uid.get(key, 0)
+        if count >= self._service.connection_limit() or len(self._hub.connections) >= MAX_CONNECTIONS:
+            self._service.rejected(self.peer, ErrorCode.RATE_LIMITED)
+            self._reject(ErrorCode.RATE_LIMITED, "too many connections; use fewer, or close idle ones")
+            return
+        self._hub.per_uid[key] = count + 1
+        self._hub.connections.add(self)
+        self._counted = True
+
+    def _reject(self, code: ErrorCode, text: str) -> None:
+        self._closing = True
+        self._queue(encode_error(code, text, None))
+
+    def data_received(self, data: bytes) -> None:
+        """Answers what has arrived."""
+        if self._closing:
+            return
+        hub = self._hub
+        now = self._last_request = hub.last_activity = hub.monotonic()
+        decoder = self._decoder
+        try:
+            bodies = decoder.receive_data(data)
+        except RemoteProtocolError as error:
+            self._break(error)
+            return
+        handle = self._service.handle
+        for body in bodies:
+            try:
+                reply = handle(body, self)
+            except RemoteProtocolError as error:
+                self._break(error)
+                return
+            if reply is not None:
+                self._queued.append(reply)
+        if decoder.error is not None:
+            self._break(decoder.error)
+            return
+        if not decoder.partial:
+            self._partial_since = None
+        elif bodies or self._partial_since is None:
+            self._partial_since = now
+        self._send_or_wait()
+
+    def _break(self, error: RemoteProtocolError) -> None:
+        """Ends a stream in which no next frame can be found."""
+        self._service.rejected(self.peer, error.code)
+        self._reject(error.code, error.text)
+
+    def _queue(self, frame: bytes) -> None:
+        self._queued.append(frame)
+        self._send_or_wait()
+
+    def reply_later(self, frame: bytes) -> None:
+        """Sends a reply of a request whose handling took time."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._queue(frame)
+
+    def _send_or_wait(self) -> None:
+        if not self._queued:
+            return
+        if self._hub.must_wait():
+            self._hub.wait(self)
+        else:
+            self.send_queued()
+
+    def send_queued(self) -> None:
+        """Sends the replies that are ready."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self._queued.clear()
+            return
+        if self._queued:
+            transport.write(self._queued[0] if len(self._queued) == 1 else b"".join(self._queued))
+            self._queued.clear()
+        if self._closing:
+            transport.close()
+
+    def pause_writing(self) -> None:
+        """The peer takes no more replies: stop reading its requests."""
+        self._stuck_since = self._hub.monotonic()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        self._stuck_since = None
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the peer."""
+        self._transport = None
+        self._queued.clear()
+        if self._counted:
+            self._counted = False
+            self._hub.connections.discard(self)
+            key = (self._service.name, self.peer.uid)
+            left = self._hub.per_uid[key] - 1
+            if left:
+                self._hub.per_uid[key] = left
+            else:
+                del self._hub.per_uid[key]
+
+    # Time
+
+    def check_timeouts(self, now: float) -> None:
+        """Cuts the peer off if it has been silent or stuck for too long."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._stuck_since is not None:
+            if now - self._stuck_since > UNSENT_TIMEOUT_S:
+                transport.abort()
+        elif self._partial_since is not None and now - self._partial_since > PARTIAL_FRAME_TIMEOUT_S:
+            self._service.rejected(self.peer, ErrorCode.TIMED_OUT)
+            self._reject(ErrorCode.TIMED_OUT, f"a frame was left unfinished for {PARTIAL_FRAME_TIMEOUT_S} s")
+        elif now - self._last_request > IDLE_TIMEOUT_S and self._service.name == "pos":
+            self._reject(ErrorCode.TIMED_OUT, f"no request for {IDLE_TIMEOUT_S} s")
+
+    def close(self) -> None:
+        """Closes after the queued replies."""
+        self._closing = True
+        if self._hub.must_wait() and self._queued:
+            return
+        self.send_queued()

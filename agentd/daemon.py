@@ -1,0 +1,405 @@
+"""The running daemon: its handlers for administrators, its housekeeping, its end."""
+
+import asyncio
+import logging
+from typing import Any
+
+from audittrail.verify import Verification, segments, verify_files
+from hwsec.errors import HwsecError
+from hwsec.files import write_atomic
+from hwsec.secretmem import secret_memory_kind
+from ipc.messages import (
+    AuditTail,
+    AuditVerify,
+    LicenseCheck,
+    LicenseImport,
+    MetricsText,
+    SecretInstall,
+    SecretInvalidate,
+    SecretList,
+    Status,
+)
+from ipc.peer import Peer
+
+from . import VERSION
+from .admin import REPLY_ROOM, AdminService, Handler
+from .assembly import Parts, book_path, judge_seal, limits_of
+from .audit import AuditUnavailable
+from .auditfile import tail_lines
+from .config import Config
+from .connection import Hub
+from .metrics import Gauges, Metrics
+from .pos import PosService, actor, told
+from .secretops import SecretOps
+from .statefile import Kept, StateFile
+from .view import count_states, rotation_view, secrets_view, state_view
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY_S = 3600
+VIEWS_EVERY_S = 15
+REPEATS_EVERY_S = 60
+STATUS_EVERY_S = 30
+
+_RESTART_ONLY = ("paths", "tpm")
+
+
+class Daemon:
+    """One run of the agent.
+
+    Args:
+        parts: from `assembly`.
+        hub: of the connections.
+    """
+
+    def __init__(self, parts: Parts, hub: Hub) -> None:
+        self._parts = parts
+        self._hub = hub
+        self._config = parts.config
+        self._kept = Kept()
+        self._states: dict[int, str] = {}
+        self._degraded = False
+        self._clock_was_suspect = False
+        self._checkpoint_seq = 0
+        self._started = parts.clock.wall()
+        self._next: dict[str, float] = {}
+        self._views = asyncio.Lock()
+        self.ops = SecretOps(
+            parts.hardware,
+            parts.engine,
+            parts.audit,
+            parts.clock,
+            parts.counters,
+            parts.loaded.contents.sections,
+            parts.loaded.generation,
+        )
+        self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
+        self.admin = AdminService(parts.config.management, parts.audit, parts.counters, self._handlers())
+        self._metrics = Metrics(parts.counters, self._gauges)
+        self._state_file = StateFile(parts.config.state_file)
+
+    @property
+    def agent_id(self) -> str:
+        """Who this is."""
+        return self._parts.engine.agent_id
+
+    # Start and end
+
+    async def start(self) -> None:
+        """Logs the start and what was found, and writes the first views."""
+        parts, audit = self._parts, self._parts.audit
+        status = await self.ops.refresh_status()
+        audit.record("agent.started", "ok", version=VERSION, backend=status.name, generation=parts.loaded.generation)
+        audit.recover_repeats()
+        for repair in parts.loaded.repairs:
+            log.warning("%s", repair)
+            audit.record("store.repaired", "ok", text=repair)
+        if parts.audit_end.torn:
+            log.warning("the audit log ended in an unfinished line; it was set aside in audit.log.torn")
+            audit.record("audit.torn_line", "set_aside", bytes=parts.audit_end.torn)
+        if not parts.book_whole:
+            log.warning("licenses.json could not be read; it starts empty")
+            audit.record("licenses.corrupt", "reset")
+        self._kept, origin, corrupt = self._state_file.read()
+        if corrupt:
+            log.warning("state.json was corrupt; restored from %s and the sealed store", origin.value)
+            audit.record("state.restored", "ok", origin=origin.name.lower())
+        if status.name != "tpm":
+            log.warning("NOTICE the backend is '%s': %s", status.name, status.detail)
+        await self._check_seal()
+        await self._checkpoint()
+        self._note_states()
+        await self.write_views()
+
+    async def _check_seal(self) -> None:
+        try:
+            problem = judge_seal(self._parts.audit_end, await self.ops.sealed_audit_value())
+        except HwsecError as error:
+            problem = f"the sealed audit value cannot be read: {error}"
+        if problem is not None:
+            log.critical("ALERT %s", problem)
+            self._parts.audit.record("alert.audit_seal", "mismatch", text=problem)
+
+    async def finish(self) -> None:
+        """Answers what is in flight, then writes everything that is still only in memory."""
+        await self.admin.finish(5.0)
+        self._parts.audit.record("agent.stopped", "ok")
+        await self._checkpoint()
+        await self.write_views()
+        self._parts.audit.emit_repeats()
+        self._parts.audit.flush()
+        self._hub.release()
+        self._hub.close_all()
+        self._parts.audit.close()
+        self._parts.hardware.vault.close()
+
+    # Housekeeping
+
+    async def tick(self) -> None:
+        """What is due; called every second."""
+        self._hub.sweep()
+        self._note_states()
+        now = self._parts.clock.monotonic()
+        if self._due("repeats", REPEATS_EVERY_S, now):
+            self._every_minute()
+        if self._due("views", VIEWS_EVERY_S, now):
+            await self.write_views()
+        if self._due("status", STATUS_EVERY_S, now):
+            await self._watch_hardware()
+        if self._due("checkpoint", CHECKPOINT_EVERY_S, now):
+            await self._checkpoint()
+
+    def _due(self, name: str, every: float, now: float) -> bool:
+        due = self._next.setdefault(name, now + every)
+        if now < due:
+            return False
+        self._next[name] = now + every
+        return True
+
+    def _every_minute(self) -> None:
+        self._parts.audit.emit_repeats()
+        self._parts.audit.tidy()
+        self.pos.tidy()
+        self._parts.engine.book.forget_old(self._parts.clock.now())
+
+    async def _watch_hardware(self) -> None:
+        was = self.ops.status.available
+        try:
+            status = await self.ops.refresh_status()
+            available, detail = status.available, status.detail
+        except HwsecError as error:
+            available, detail = False, str(error)
+        if was and not available:
+            log.critical("ALERT the %s does not answer: %s", self.ops.status.name, detail)
+            self._parts.audit.record("alert.tpm_unavailable", "raised", text=detail)
+        elif available and not was:
+            self._parts.audit.record("alert.tpm_unavailable", "cleared")
+
+    async def _checkpoint(self) -> None:
+        # A checkpoint is a record itself; with nothing else since, there is nothing to seal.
+        if self._parts.audit.seq <= self._checkpoint_seq and not self._parts.audit.pending:
+            return
+        try:
+            await self.ops.checkpoint()
+        except (HwsecError, AuditUnavailable) as error:
+            log.error("the audit log's head could not be sealed: %s", error)
+        self._checkpoint_seq = self._parts.audit.seq
+
+    def _note_states(self) -> None:
+        """Logs what time has changed: secret states, degraded mode, a clock that went back."""
+        parts, now = self._parts, self._parts.clock.now()
+        for stored in parts.engine.versions:
+            state = parts.engine.state_of(stored, now).value
+            before = self._states.get(stored.meta.version)
+            self._states[stored.meta.version] = state
+            if before is not None and before != state:
+                parts.audit.record("secret.state_changed", "ok", secret_version=stored.meta.version, was=before, state=state)
+        degraded = parts.engine.degraded(now)
+        if degraded != self._degraded:
+            self._degraded = degraded
+            since = now if degraded else None
+            spent = None if degraded or self._kept.degraded_since is None else now - self._kept.degraded_since
+            if not (degraded and self._kept.degraded_since is not None):
+                self._kept = Kept(self._kept.last_server_contact, since)
+            event = "degraded.entered" if degraded else "degraded.left"
+            log.warning("degraded mode %s", "entered: a new secret is overdue" if degraded else "left")
+            parts.audit.record(event, "ok", seconds=spent)
+        suspect = parts.clock.suspect()
+        if suspect != self._clock_was_suspect:
+            self._clock_was_suspect = suspect
+            if suspect:
+                log.critical("ALERT the clock stands behind a time that has certainly passed")
+            parts.audit.record("alert.clock_suspect", "raised" if suspect else "cleared", floor=parts.clock.floor)
+
+    async def write_views(self) -> None:
+        """Writes metrics, state and license book. A full disk is logged, and stops nothing."""
+        parts, now = self._parts, self._parts.clock.now()
+        metrics = self._metrics.render()
+        state = state_view(parts.engine, self.ops.status, self.ops.generation, self._kept, now)
+        book = parts.engine.book.take_unsaved()
+        try:
+            async with self._views:
+                await asyncio.to_thread(self._write_files, metrics, state, book)
+        except OSError as error:
+            log.error("%s cannot be written: %s", error.filename, error.strerror)
+
+    def _write_files(self, metrics: bytes, state: dict[str, Any], book: bytes | None) -> None:
+        config = self._parts.config
+        write_atomic(config.metrics_file, metrics, 0o644, durable=False)
+        self._state_file.write(state)
+        if book is not None:
+            write_atomic(book_path(config), book)
+
+    def _gauges(self) -> Gauges:
+        parts, now = self._parts, self._parts.clock.now()
+        active, grace = count_states(parts.engine, now)
+        status = self.ops.status
+        return Gauges(
+            secrets_active=active,
+            secrets_grace=grace,
+            degraded=parts.engine.degraded(now),
+            tpm_available=status.name == "tpm" and status.available,
+            last_rotation=rotation_view(parts.engine)["last"] or 0,
+            clock_suspect=parts.clock.suspect(),
+            connections=len(self._hub.connections),
+            audit_records=parts.audit.records,
+            audit_counted=parts.audit.counted,
+            audit_failing=parts.audit.failing,
+            nv_writes=status.nv_writes,
+        )
+
+    # Configuration
+
+    def reload(self, config: Config) -> list[str]:
+        """Takes over what may change while running; returns what needs a restart."""
+        old = self._config
+        later = [name for name in _RESTART_ONLY if getattr(old, name) != getattr(config, name)]
+        if old.agent.id != config.agent.id:
+            later.append("agent.id")
+        self._config = config
+        self._parts.engine.limits = limits_of(config)
+        self.pos.reconfigure(config.pos)
+        self.admin.reconfigure(config.management)
+        self._parts.audit.reconfigure(config.audit)
+        self._parts.audit.record("config.reloaded", "ok", needs_restart=later)
+        return later
+
+    def reload_failed(self, problems: list[str]) -> None:
+        """Logs a configuration that was refused; the old one stays."""
+        self._parts.audit.record("config.reloaded", "refused", problems=problems[:10])
+
+    # Administrators
+
+    def _handlers(self) -> dict[type, Handler]:
+        return {
+            Status: self._status,
+            SecretList: self._secrets,
+            SecretInstall: self._install,
+            SecretInvalidate: self._invalidate,
+            LicenseCheck: self._license_check,
+            LicenseImport: self._license_import,
+            AuditTail: self._audit_tail,
+            AuditVerify: self._audit_verify,
+            MetricsText: self._metrics_text,
+        }
+
+    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        parts, clock = self._parts, self._parts.clock
+        try:
+            status = await self.ops.refresh_status()
+        except HwsecError as error:
+            status = self.ops.status
+            log.warning("the hardware did not answer: %s", error)
+        now = clock.now()
+        active, grace = count_states(parts.engine, now)
+        return {
+            "agent_id": parts.engine.agent_id,
+            "agent_version": VERSION,
+            "uptime_s": int(clock.wall() - self._started),
+            "backend": {
+                "name": status.name,
+                "available": status.available,
+                "detail": status.detail,
+                "protects_stolen_disk": status.protects_stolen_disk,
+                "binding": "none",
+                "secret_memory": secret_memory_kind(),
+                "nv_writes": status.nv_writes,
+            },
+            "secrets": {"active": active, "grace": grace, "total": len(parts.engine.versions)},
+            "rotation": rotation_view(parts.engine),
+            "degraded": parts.engine.degraded(now),
+            "degraded_since": self._kept.degraded_since,
+            "clock_suspect": clock.suspect(),
+            "time": now,
+            "validations": parts.counters.validations,
+            "validations_failed": parts.counters.validations_failed,
+            "unauthorized": parts.counters.unauthorized,
+            "connections": len(self._hub.connections),
+            "audit": {"seq": parts.audit.seq, "failing": parts.audit.failing},
+            "store_generation": self.ops.generation,
+        }
+
+    async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
+        return {"secrets": secrets_view(self._parts.engine, self._parts.clock.now())}
+
+    async def _install(self, request: SecretInstall, peer: Peer) -> dict[str, Any]:
+        meta = await self.ops.install(request.delivery, actor(peer))
+        self._kept = Kept(self._parts.clock.now(), self._kept.degraded_since)
+        await self._after_change()
+        return {"secret_version": meta.version, "generation": self.ops.generation}
+
+    async def _invalidate(self, request: SecretInvalidate, peer: Peer) -> dict[str, Any]:
+        await self.ops.invalidate(request.version, actor(peer))
+        await self._after_change()
+        return {"secret_version": request.version, "generation": self.ops.generation}
+
+    async def _after_change(self) -> None:
+        self._note_states()
+        await self._checkpoint()
+        await self.write_views()
+
+    async def _license_check(self, request: LicenseCheck, _peer: Peer) -> dict[str, Any]:
+        clock = self._parts.clock
+        now = clock.now()
+        verdict = self._parts.engine.validate(request.token, now)
+        return {
+            "valid": verdict.valid,
+            "reason": verdict.reason.value,
+            "features": list(verdict.features),
+            "metadata": verdict.metadata or {},
+            "reissue_due": verdict.reissue_due,
+            "refresh_by": verdict.refresh_by,
+            "refreshed": verdict.refreshed,
+            "degraded": self._parts.engine.degraded(now),
+            "clock_suspect": clock.suspect(),
+            **told(verdict),
+        }
+
+    async def _license_import(self, request: LicenseImport, peer: Peer) -> dict[str, Any]:
+        verdict = self._parts.engine.import_token(request.token, self._parts.clock.now())
+        await self._parts.audit.record_durably("license.imported", "ok", actor=actor(peer), **told(verdict))
+        await self.write_views()
+        return {"license": verdict.jti, "secret_version": verdict.secret_version}
+
+    async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
+        self._parts.audit.flush()
+        lines = await asyncio.to_thread(
+            tail_lines, self._config.audit_log, request.after_seq, request.limit, REPLY_ROOM, _seq_of
+        )
+        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
+
+    async def _audit_verify(self, _request: AuditVerify, _peer: Peer) -> dict[str, Any]:
+        audit = self._parts.audit
+        audit.flush()
+        seq, head = audit.seq, audit.head
+        found = await asyncio.to_thread(_verify_log, self._config)
+        problem = None if found.problem is None else str(found.problem)
+        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.head != head)):
+            problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
+        if problem is None and found.values:
+            sealed = await self.ops.sealed_audit_value()
+            if sealed not in found.values:
+                problem = "the log does not fit the value that is sealed: a checkpoint is missing or was replaced"
+        return {
+            "ok": problem is None,
+            "problem": problem,
+            "records": found.records,
+            "first_seq": found.first_seq,
+            "last_seq": found.last_seq,
+            "head": found.head.decode("ascii"),
+            "last_checkpoint": found.last_checkpoint,
+        }
+
+    async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
+        return {"text": self._metrics.render().decode("utf-8")}
+
+
+def _seq_of(line: bytes) -> int:
+    try:
+        return int(line[7 : line.index(b",")])
+    except ValueError:
+        return 0
+
+
+def _verify_log(config: Config) -> Verification:
+    return verify_files(path for path in segments(config.audit_log) if path.exists())

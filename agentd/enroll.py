@@ -1,0 +1,97 @@
+"""`license-agent init`: makes the keys of a new agent and writes the enrolment request for the server."""
+
+import contextlib
+import json
+import os
+import pwd
+from pathlib import Path
+
+from contracts.jose import MalformedToken, jwk_from_point
+from contracts.trust import parse_trust
+from hwsec.errors import AlreadyEnrolled, StoreMissing
+from hwsec.secretmem import forbid_dumps
+from hwsec.store import Contents
+from hwsec.tpm import preload_library
+from hwsec.vault import Vault
+
+from .assembly import StartError, make_backend, make_store
+from .config import Config
+from .secretops import SECTION_TIME, SECTION_TRUST
+
+
+def leave_root(config: Config) -> None:
+    """As root, goes on as the owner of the state directory, for good; otherwise does nothing.
+
+    Raises:
+        StartError: the directory does not exist, or belongs to root.
+    """
+    if os.geteuid() != 0:
+        return
+    directory = config.paths.state_dir
+    try:
+        info = directory.stat()
+    except FileNotFoundError:
+        raise StartError(f"the directory {directory} does not exist; create it (owner license-agent)") from None
+    if info.st_uid == 0:
+        raise StartError(f"license-agent does not run as root: give {directory} to its own user (chown license-agent)")
+    if config.tpm.enabled:
+        # What is imported later might not be readable for that user.
+        preload_library()
+    try:
+        os.initgroups(pwd.getpwuid(info.st_uid).pw_name, info.st_gid)
+    except KeyError:
+        os.setgroups([])
+    os.setgid(info.st_gid)
+    os.setuid(info.st_uid)
+    forbid_dumps()
+
+
+def initialize(config: Config, trust: bytes, now: int) -> dict[str, object]:
+    """Makes the backend's keys and the first, empty store; returns the enrolment request.
+
+    An initialization that was cut is taken up where it stopped.
+
+    Args:
+        config: of the agent.
+        trust: content of the server's trust file.
+        now: seconds since 1970 UTC.
+
+    Raises:
+        AlreadyEnrolled: the agent has been initialized.
+        HwsecError: the hardware or the disk does not work.
+        StartError: the trust file cannot be used.
+    """
+    try:
+        parse_trust(trust)
+    except MalformedToken as error:
+        raise StartError(f"the trust file cannot be used: {error}") from None
+    vault = Vault()
+    with contextlib.closing(make_backend(config, vault)) as backend:
+        try:
+            backend.create()
+        except AlreadyEnrolled:
+            backend.open()
+        store = make_store(config, backend, vault)
+        try:
+            store.load()
+        except StoreMissing:
+            if backend.read_anchor()[0] is not None:
+                raise
+        else:
+            raise AlreadyEnrolled(f"{config.store_file} exists already: this agent has been initialized")
+        store.commit(Contents((), {SECTION_TRUST: trust, SECTION_TIME: str(now).encode()}))
+        request: dict[str, object] = {
+            "agent_id": config.agent.id,
+            "agreement_key": jwk_from_point(backend.agreement_public()),
+            "backend": backend.name,
+        }
+    vault.close()
+    return request
+
+
+def write_request(request: dict[str, object], out: Path | None) -> str:
+    """The request as JSON; also written to `out` if given."""
+    text = json.dumps(request, indent=2) + "\n"
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    return text

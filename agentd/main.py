@@ -1,0 +1,319 @@
+"""`license-agent`: the only place where the parts are wired together, and where clock and process are touched."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import pwd
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import sdnotify
+import uvloop
+
+from hwsec.errors import HwsecError
+from hwsec.secretmem import forbid_dumps
+from ipc.clienttrust import AGENT_USER
+from ipc.errors import ErrorCode
+
+from . import VERSION, journal
+from .assembly import Parts, StartError, assemble
+from .clock import Clock
+from .config import DEFAULT_PATH, Config, ConfigError, load_config
+from .connection import Connection, Hub, Service
+from .daemon import Daemon
+from .enroll import initialize, leave_root, write_request
+from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
+from .minimal import MinimalService
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 78
+RETRY_S = 5.0
+DRAIN_S = 0.05
+TICK_S = 1.0
+
+
+def _daemon_uid() -> int:
+    """Whose file the configuration may be, besides root's."""
+    if os.geteuid() != 0:
+        return os.geteuid()
+    try:
+        return pwd.getpwnam(AGENT_USER).pw_uid
+    except KeyError:
+        return 0
+
+
+class Runner:
+    """Runs the daemon until it is told to stop, through reloads and repairs.
+
+    Args:
+        path: the configuration file.
+        inherited: sockets from the service manager, if it passed any.
+    """
+
+    def __init__(self, path: Path, inherited: Listeners | None) -> None:
+        self._path = path
+        self._listeners = inherited
+        self._inherited = inherited is not None
+        self._notifier = sdnotify.SystemdNotifier()
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    def _notify(self, *lines: str) -> None:
+        self._notifier.notify("\n".join(lines))
+
+    async def run(self) -> int:
+        """The exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        watchdog = loop.create_task(self._feed_watchdog())
+        try:
+            while not self._stop.is_set():
+                status = await self._run_once()
+                if status is not None:
+                    return status
+            return EXIT_OK
+        finally:
+            watchdog.cancel()
+
+    async def _run_once(self) -> int | None:
+        """One start: runs to the end, or serves refusals until it is worth trying again (None)."""
+        hub_box: list[Hub] = []
+        parts_box: list[Parts] = []
+
+        loop = asyncio.get_running_loop()
+
+        def end_of_tick() -> None:
+            parts_box[0].audit.flush()
+            hub_box[0].release()
+
+        def schedule() -> None:
+            loop.call_soon(end_of_tick)
+
+        clock = Clock()
+        try:
+            config = load_config(self._path, _daemon_uid())
+            leave_root(config)
+            if self._listeners is None:
+                self._listeners = own_sockets(config.paths.run_dir)
+            parts = assemble(config, clock, schedule)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("%s", problem)
+            return await self._cannot_start(ErrorCode.AGENT_MISCONFIGURED, "its configuration is refused", EXIT_CONFIG)
+        except (HwsecError, StartError, ListenError) as error:
+            log.error("%s", error)
+            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
+        parts_box.append(parts)
+        hub = Hub(clock.monotonic, lambda: parts.audit.pending)
+        hub_box.append(hub)
+        await self._serve(Daemon(parts, hub), hub)
+        return EXIT_OK
+
+    async def _cannot_start(self, code: ErrorCode, why: str, status: int) -> int | None:
+        """With the service manager's sockets, answers every request with an error and tries again; else gives up."""
+        if not self._inherited or self._listeners is None:
+            return status
+        text = f"the agent is running but cannot work: {why}; an administrator finds the reason in its journal"
+        self._notify("READY=1", f"STATUS={why}; retrying every {RETRY_S:g} s")
+        hub = Hub(time.monotonic, lambda: False)
+        service = MinimalService(code, text)
+        servers = [await self._listen(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
+        try:
+            await self._wait_for(RETRY_S)
+        finally:
+            for server in servers:
+                await _stop_listening(server)
+            hub.close_all()
+        return None
+
+    async def _wait_for(self, seconds: float) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._reload)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self._reload.clear()
+
+    async def _listen(self, sock: socket.socket, hub: Hub, service: Service) -> asyncio.AbstractServer:
+        # A duplicate is given to the loop, so that closing the server leaves the socket to us.
+        duplicate = sock.dup()
+        duplicate.setblocking(False)
+        return await asyncio.get_running_loop().create_unix_server(lambda: Connection(hub, service), sock=duplicate)
+
+    async def _serve(self, daemon: Daemon, hub: Hub) -> None:
+        listeners = self._listeners
+        if listeners is None:
+            raise RuntimeError("no sockets to serve")
+        await daemon.start()
+        servers = [
+            await self._listen(listeners.pos, hub, daemon.pos),
+            await self._listen(listeners.admin, hub, daemon.admin),
+        ]
+        self._notify("READY=1", f"STATUS=validating licenses for {daemon.agent_id}")
+        log.info("license-agent %s is ready as %s", VERSION, daemon.agent_id)
+        loop = asyncio.get_running_loop()
+        ticker = loop.create_task(_tick(daemon.tick))
+        reloader = loop.create_task(self._reload_on_request(daemon))
+        await self._stop.wait()
+        self._notify("STOPPING=1")
+        for server in servers:
+            await _stop_listening(server)
+        await _drain(hub)
+        for task in (ticker, reloader):
+            task.cancel()
+        await daemon.finish()
+        await asyncio.sleep(0)
+        listeners.close()
+        log.info("license-agent has stopped")
+
+    async def _reload_on_request(self, daemon: Daemon) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                later = daemon.reload(load_config(self._path, _daemon_uid()))
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("%s", problem)
+                log.error("the configuration was not reloaded; the old one stays in force")
+                daemon.reload_failed(error.problems)
+            else:
+                log.info("the configuration was reloaded%s", f"; needs a restart: {', '.join(later)}" if later else "")
+            self._notify("READY=1")
+
+    async def _feed_watchdog(self) -> None:
+        microseconds = os.environ.get("WATCHDOG_USEC", "")
+        if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            return
+        while True:
+            self._notify("WATCHDOG=1")
+            await asyncio.sleep(int(microseconds) / 1e6 / 3)
+
+
+async def _tick(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        try:
+            await work()
+        except Exception:  # housekeeping that fails once must not end it for good
+            log.exception("housekeeping failed")
+
+
+async def _stop_listening(server: asyncio.AbstractServer) -> None:
+    server.close()
+    await asyncio.sleep(0)
+
+
+async def _drain(hub: Hub) -> None:
+    """Reads and answers what peers had sent before the stop: until a short silence, a second at the most."""
+    ends = hub.monotonic() + 1.0
+    while hub.monotonic() < ends:
+        before = hub.last_activity
+        await asyncio.sleep(DRAIN_S)
+        if hub.last_activity == before:
+            return
+
+
+# Commands
+
+
+def _run(options: argparse.Namespace) -> int:
+    journal.set_up()
+    forbid_dumps()
+    os.umask(0o077)
+    try:
+        inherited = inherited_sockets()
+    except ListenError as error:
+        log.error("%s", error)
+        return EXIT_UNAVAILABLE
+
+    async def main() -> int:
+        return await Runner(options.config, inherited).run()
+
+    return uvloop.run(main())
+
+
+def _init(options: argparse.Namespace) -> int:
+    forbid_dumps()
+    config = _load(options)
+    trust = options.trust.read_bytes()
+    out: Path | None = options.request_out
+    leave_root(config)
+    os.umask(0o077)
+    text = write_request(initialize(config, trust, int(time.time())), out)
+    if out is None:
+        sys.stdout.write(text)
+    sys.stderr.write("license-agent: initialized; give the request to 'license-server enroll'\n")
+    return EXIT_OK
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    try:
+        config = _load(options)
+    except ConfigError as error:
+        if options.json:
+            sys.stdout.write(json.dumps({"ok": False, "file": str(options.config), "problems": error.problems}) + "\n")
+        else:
+            sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
+        return EXIT_CONFIG
+    if options.json:
+        sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")
+    else:
+        backend = "TPM" if config.tpm.enabled else "software backend"
+        sys.stdout.write(f"{options.config}: no problems found (agent {config.agent.id}, {backend})\n")
+    return EXIT_OK
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return load_config(options.config, _daemon_uid())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="license-agent", description="Holds this machine's license secrets and validates licenses for POS applications."
+    )
+    parser.add_argument("--version", action="version", version=f"license-agent {VERSION}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(os.environ.get("LICENSE_AGENT_CONFIG", DEFAULT_PATH)),
+        help="the configuration file (or LICENSE_AGENT_CONFIG; default: %(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("run", help="run the daemon (the default)")
+    init = commands.add_parser("init", help="make this agent's keys and its enrolment request")
+    init.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
+    init.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
+    check = commands.add_parser("check-config", help="check the configuration file")
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def entry() -> None:
+    """The console script."""
+    options = _parser().parse_args()
+    command = {None: _run, "run": _run, "init": _init, "check-config": _check_config}[options.command]
+    try:
+        status = command(options)
+    except ConfigError as error:
+        sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
+        status = EXIT_CONFIG
+    except (HwsecError, StartError) as error:
+        sys.stderr.write(f"license-agent: {error}\n")
+        status = EXIT_UNAVAILABLE
+    except OSError as error:
+        sys.stderr.write(f"license-agent: {error.filename}: {error.strerror}\n")
+        status = EXIT_FAILED
+    # A hung TPM call keeps its thread; the process must be able to end all the same.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

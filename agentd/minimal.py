@@ -1,0 +1,49 @@
+"""What answers while the daemon cannot work: one error for every request, so that callers learn why nothing comes."""
+
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.messages import AdminRequest, PosRequest, RequestDecoder, encode_error
+from ipc.peer import Peer
+
+from .connection import Connection
+
+
+class MinimalService:
+    """Answers everyone with the same error. Nobody is told more than that.
+
+    Args:
+        code: AGENT_MISCONFIGURED or UNAVAILABLE.
+        text: what to do about it.
+    """
+
+    name = "minimal"
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        self._code = code
+        self._text = text
+        self._decoders = (
+            RequestDecoder[PosRequest](PosRequest),
+            RequestDecoder[AdminRequest](AdminRequest),
+        )
+
+    def admits(self, _peer: Peer) -> bool:
+        """Everyone: without a configuration there is no allow-list, and nothing to protect."""
+        return True
+
+    def refused(self, _peer: Peer) -> None:
+        """Nobody is refused."""
+
+    def connection_limit(self) -> int:
+        """Connections that one UID may have."""
+        return 64
+
+    def rejected(self, _peer: Peer, _code: ErrorCode) -> None:
+        """There is no log to write to."""
+
+    def handle(self, body: bytes, _connection: Connection) -> bytes:
+        """The error, with the request's id where it can be read."""
+        for decoder in self._decoders:
+            try:
+                return encode_error(self._code, self._text, decoder.decode(body).id)
+            except RemoteProtocolError:
+                continue
+        return encode_error(self._code, self._text, None)

@@ -1,0 +1,242 @@
+"""What the POS socket answers. Synchronous and in memory: no disk, no TPM, no network."""
+
+import logging
+from typing import Any
+
+from ipc.bounds import PROTOCOL_VERSION
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.messages import (
+    AgentInfo,
+    PosRequest,
+    RefreshLicense,
+    RequestDecoder,
+    ValidateLicense,
+    VerdictReply,
+    encode_error,
+    encode_reply,
+)
+from ipc.peer import OVERFLOW_ID, Peer
+
+from . import VERSION
+from .audit import AuditLog
+from .buckets import Buckets
+from .clock import Clock
+from .config import PosConfig
+from .connection import Connection
+from .engine import Engine
+from .metrics import Counters
+from .nonces import NonceOutcome, NonceWindow
+from .verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+_KEPT_OPEN = frozenset({ErrorCode.UNSUPPORTED_VERSION, ErrorCode.UNKNOWN_OP, ErrorCode.BAD_REQUEST})
+
+
+class PosService:
+    """Answers POS applications.
+
+    Args:
+        config: who may ask, and how much.
+        engine: judges.
+        audit: logs.
+        clock: wall and monotonic time.
+        counters: of this run.
+    """
+
+    name = "pos"
+
+    def __init__(self, config: PosConfig, engine: Engine, audit: AuditLog, clock: Clock, counters: Counters) -> None:
+        self._engine = engine
+        self._audit = audit
+        self._clock = clock
+        self._counters = counters
+        self._decode = RequestDecoder[PosRequest](PosRequest).decode
+        self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
+        self._rates = Buckets(config.rate_per_s, config.rate_per_s)
+        self._config = config
+
+    def reconfigure(self, config: PosConfig) -> None:
+        """Takes over a new configuration; nonces stay used."""
+        self._config = config
+        self._nonces.per_uid = config.nonces_per_uid
+        self._rates.rate = self._rates.burst = config.rate_per_s
+
+    def tidy(self) -> None:
+        """Gives back memory that is no longer needed; called every minute."""
+        now = self._clock.monotonic()
+        self._nonces.forget_idle(now)
+        self._rates.forget_full(now)
+
+    # Admission
+
+    def admits(self, peer: Peer) -> bool:
+        """UID or primary GID is on the allow-list; the number that stands for nobody never is."""
+        if OVERFLOW_ID in (peer.uid, peer.gid):
+            return False
+        return peer.uid in self._config.allowed_uids or peer.gid in self._config.allowed_gids
+
+    def refused(self, peer: Peer) -> None:
+        """Counts, logs and alerts."""
+        report_refused_peer("pos", peer, self._audit, self._counters)
+
+    def connection_limit(self) -> int:
+        """Connections that one UID may have."""
+        return self._config.connections_per_uid
+
+    def rejected(self, peer: Peer, code: ErrorCode) -> None:
+        """Counts and logs an error that ended a connection."""
+        self._note_error(peer, code)
+
+    def _note_error(self, peer: Peer, code: ErrorCode) -> None:
+        self._counters.refused_requests += 1
+        self._audit.record_within_budget(
+            peer.uid,
+            ("error", peer.uid, code),
+            "request.refused",
+            code.name.lower(),
+            lambda: {"socket": "pos", "actor": actor(peer)},
+            important=False,
+        )
+
+    # Requests
+
+    def handle(self, body: bytes, connection: Connection) -> bytes | None:
+        """The reply frame.
+
+        Raises:
+            RemoteProtocolError: the stream cannot go on.
+        """
+        peer = connection.peer
+        try:
+            request = self._decode(body)
+        except RemoteProtocolError as error:
+            if error.code not in _KEPT_OPEN:
+                raise
+            return self._error(peer, error.code, error.text, error.request_id)
+        mono = self._clock.monotonic()
+        if not self._rates.take(peer.uid, mono):
+            return self._error(
+                peer, ErrorCode.RATE_LIMITED, f"more than {self._config.rate_per_s} requests a second", request.id
+            )
+        try:
+            if type(request) is ValidateLicense:
+                return self._validate(request, peer, mono)
+            return self._answer(request, peer)
+        except Exception:
+            log.exception("a request on the POS socket failed")
+            return self._error(peer, ErrorCode.INTERNAL, "the agent failed; its journal says more", request.id)
+
+    def _error(self, peer: Peer, code: ErrorCode, text: str, request_id: int | None) -> bytes:
+        self._note_error(peer, code)
+        return encode_error(code, text, request_id)
+
+    def _validate(self, request: ValidateLicense, peer: Peer, mono: float) -> bytes:
+        outcome = self._nonces.use(peer.uid, request.nonce, mono)
+        if outcome is not NonceOutcome.FRESH:
+            if outcome is NonceOutcome.FULL:
+                return self._error(peer, ErrorCode.RATE_LIMITED, "too many nonces in this window", request.id)
+            self._audit.record_within_budget(
+                peer.uid,
+                ("replay", peer.uid),
+                "license.replayed",
+                "nonce_replayed",
+                lambda: {"actor": actor(peer), "nonce": request.nonce.hex()},
+                important=True,
+            )
+            self._counters.refused_requests += 1
+            return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
+        engine, clock, token = self._engine, self._clock, request.token
+        now = clock.now()
+        first = not engine.is_known(token)
+        verdict = engine.validate(token, now)
+        counters = self._counters
+        counters.validations += 1
+        if not verdict.valid:
+            counters.validations_failed += 1
+        self._audit.record_within_budget(
+            peer.uid,
+            (peer.uid, verdict.jti or verdict.secret_version, verdict.reason),
+            "license.validated",
+            verdict.reason.value,
+            lambda: {"actor": actor(peer), **told(verdict)},
+            important=first or not verdict.valid,
+        )
+        return encode_reply(
+            VerdictReply(
+                PROTOCOL_VERSION,
+                request.id,
+                request.nonce,
+                verdict.valid,
+                verdict.reason.value,
+                verdict.expires_at,
+                verdict.features,
+                verdict.metadata or {},
+                verdict.secret_state,
+                engine.degraded(now),
+                clock.suspect(),
+                verdict.reissue_due,
+                verdict.refresh_by,
+                verdict.refreshed,
+            )
+        )
+
+    def _answer(self, request: PosRequest, peer: Peer) -> bytes:
+        head: dict[str, Any] = {"v": PROTOCOL_VERSION, "id": request.id}
+        now = self._clock.now()
+        if isinstance(request, RefreshLicense):
+            token = self._engine.refreshed_token(request.token, now)
+            self._audit.record_within_budget(
+                peer.uid,
+                ("refresh", peer.uid, token is None),
+                "license.refreshed",
+                "ok" if token is not None else "none_newer",
+                lambda: {"actor": actor(peer)},
+                important=False,
+            )
+            return encode_reply({**head, "token": token})
+        if isinstance(request, AgentInfo):
+            return encode_reply(
+                {
+                    **head,
+                    "agent_id": self._engine.agent_id,
+                    "agent_version": VERSION,
+                    "protocol_versions": [PROTOCOL_VERSION],
+                    "degraded": self._engine.degraded(now),
+                    "time": now,
+                }
+            )
+        return encode_reply(head)
+
+
+def actor(peer: Peer) -> dict[str, int]:
+    """The peer, as the audit log names it."""
+    return {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """What the audit log says of a verdict; never the token."""
+    return {
+        "license": verdict.jti,
+        "secret_version": verdict.secret_version,
+        "secret_state": verdict.secret_state,
+        "expires_at": verdict.expires_at,
+    }
+
+
+def report_refused_peer(socket: str, peer: Peer, audit: AuditLog, counters: Counters) -> None:
+    """Counts a connection by a user who is not allowed, logs it, and alerts the journal."""
+    counters.unauthorized += 1
+    before = audit.counted
+    audit.record_within_budget(
+        -1,
+        ("unauthorized", socket, peer.uid),
+        "access.denied",
+        "unauthorized",
+        lambda: {"socket": socket, "actor": actor(peer)},
+        important=False,
+    )
+    if audit.counted == before:
+        log.critical(
+            "ALERT unauthorized access: uid %d gid %d pid %d tried the %s socket", peer.uid, peer.gid, peer.pid, socket
+        )

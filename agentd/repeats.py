@@ -1,0 +1,117 @@
+"""Counts of what happened too often to be logged each time, in a mapped file that survives kill -9.
+
+A slot holds a key (JSON), a count, the first and the last time. It counts only once `used` is set, which is written last.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+SLOTS = 512
+SLOT_BYTES = 512
+_HEAD = struct.Struct("<BxHxxxxQdd")  # used, key length, count, first, last
+_COUNT_LAST = struct.Struct("<Q8xd")
+_KEY_ROOM = SLOT_BYTES - _HEAD.size
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """What is handed out for the log: times are seconds since 1970 UTC."""
+
+    fields: dict[str, Any]
+    count: int
+    first: float
+    last: float
+
+
+class Repeats:
+    """The table.
+
+    Args:
+        path: its file; made if missing, and made anew if it has another size.
+    """
+
+    def __init__(self, path: Path) -> None:
+        size = SLOTS * SLOT_BYTES
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.fstat(descriptor).st_size != size:
+                os.ftruncate(descriptor, 0)
+                # Blocks are reserved now: a full disk must not kill the process at a store into the map.
+                os.posix_fallocate(descriptor, 0, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._slots: dict[Any, int] = {}
+        self._counts: dict[Any, int] = {}
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def recover(self) -> list[Repeat]:
+        """What an earlier run left behind; the table is empty afterwards."""
+        found = [repeat for slot in range(SLOTS) if (repeat := self._read(slot)) is not None]
+        self._clear()
+        return found
+
+    def count(self, key: Any, now: float, describe: Callable[[], dict[str, Any]]) -> bool:
+        """Counts one more; False if the table is full and the key not in it.
+
+        Args:
+            key: what it is; hashable.
+            now: seconds since 1970 UTC.
+            describe: gives the fields to log, when the key is new.
+        """
+        slot = self._slots.get(key)
+        if slot is not None:
+            total = self._counts[key] = self._counts[key] + 1
+            _COUNT_LAST.pack_into(self._map, slot * SLOT_BYTES + 8, total, now)
+            return True
+        if not self._free:
+            return False
+        data = msgspec.json.encode(describe())
+        if len(data) > _KEY_ROOM:
+            return False
+        slot = self._free.pop()
+        offset = slot * SLOT_BYTES
+        self._map[offset + _HEAD.size : offset + _HEAD.size + len(data)] = data
+        _HEAD.pack_into(self._map, offset, 0, len(data), 1, now, now)
+        self._map[offset] = 1
+        self._slots[key] = slot
+        self._counts[key] = 1
+        return True
+
+    def drain(self) -> list[Repeat]:
+        """All that has been counted; the table is empty afterwards."""
+        found = [repeat for slot in self._slots.values() if (repeat := self._read(slot)) is not None]
+        self._clear()
+        return found
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def _read(self, slot: int) -> Repeat | None:
+        offset = slot * SLOT_BYTES
+        used, length, count, first, last = _HEAD.unpack_from(self._map, offset)
+        if not used or length > _KEY_ROOM:
+            return None
+        try:
+            fields = msgspec.json.decode(self._map[offset + _HEAD.size : offset + _HEAD.size + length], type=dict[str, Any])
+        except msgspec.DecodeError:
+            return None
+        return Repeat(fields, count, first, last)
+
+    def _clear(self) -> None:
+        for slot in range(SLOTS):
+            self._map[slot * SLOT_BYTES] = 0
+        self._slots.clear()
+        self._counts.clear()
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def close(self) -> None:
+        """Gives the map back; the file keeps what was counted."""
+        self._map.close()

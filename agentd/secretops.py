@@ -1,0 +1,177 @@
+"""Runs changes of secrets: opens deliveries, commits, and only then lets the engine work with them.
+
+Each change is logged durably before its effect, and committed on the hardware's own thread; the event loop goes on meanwhile.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.delivery import Delivery, decrypt_secret, verify_delivery
+from hwsec.backend import Backend, BackendStatus
+from hwsec.owner import HardwareOwner
+from hwsec.secretmem import SecretBuffer
+from hwsec.store import Contents, SealedStore, StoredVersion
+from hwsec.storeformat import VersionMeta
+from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
+
+from .audit import AuditLog
+from .clock import Clock
+from .engine import Engine
+from .lifecycle import State
+from .metrics import Counters
+
+log = logging.getLogger(__name__)
+
+COMMIT_DEADLINE_S = 20.0
+STATUS_DEADLINE_S = 5.0
+
+SECTION_TRUST = "trust"
+SECTION_TIME = "server_time"
+
+
+@dataclass(slots=True)
+class Hardware:
+    """What touches the hardware, and its own thread."""
+
+    backend: Backend
+    store: SealedStore
+    vault: Vault
+    owner: HardwareOwner
+
+
+class SecretOps:
+    """Installs and invalidates secret versions.
+
+    Args:
+        hardware: backend, store and their thread.
+        engine: works with what is committed.
+        audit: logs.
+        clock: takes over server-signed times.
+        counters: of this run.
+        sections: of the store as it was loaded.
+    """
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        engine: Engine,
+        audit: AuditLog,
+        clock: Clock,
+        counters: Counters,
+        sections: Mapping[str, bytes],
+        generation: int,
+    ) -> None:
+        self._hardware = hardware
+        self._engine = engine
+        self._audit = audit
+        self._clock = clock
+        self._counters = counters
+        self._sections = dict(sections)
+        self._lock = asyncio.Lock()
+        self.generation = generation
+        self.status = BackendStatus(hardware.backend.name, True, "", hardware.backend.name == "tpm")
+
+    async def install(self, delivery_text: str, actor: dict[str, Any]) -> VersionMeta:
+        """Takes over a delivered secret version as the new ACTIVE one.
+
+        Raises:
+            MalformedToken, BadSignature, WrongAudience: the delivery is not acceptable.
+            EngineRefused: it is replayed or out of order.
+            HwsecError: the hardware or the disk did not take it; nothing has changed.
+            AuditUnavailable: the log cannot be written; nothing has changed.
+        """
+        async with self._lock:
+            try:
+                meta = await self._install(delivery_text, actor)
+            except BaseException as error:
+                self._counters.rotations_failed += 1
+                self._audit.record("secret.install", "failed", actor=actor, error=type(error).__name__, text=str(error)[:300])
+                raise
+            self._counters.rotations += 1
+            return meta
+
+    async def _install(self, delivery_text: str, actor: dict[str, Any]) -> VersionMeta:
+        engine = self._engine
+        delivery = verify_delivery(delivery_text, engine.agent_id, engine.trust)
+        meta = VersionMeta(
+            version=delivery.version,
+            state=State.ACTIVE.value,
+            valid_from=delivery.valid_from,
+            valid_until=delivery.valid_until,
+            grace_until=delivery.grace_until,
+            installed_at=self._clock.now(),
+        )
+        sections = {**self._sections, SECTION_TIME: str(max(delivery.issued_at, self._clock.floor)).encode()}
+        # Refused before the hardware is asked, if it will be refused.
+        engine.with_new_secret(StoredVersion(meta, None), sections)
+        hardware = self._hardware
+        wrapped = await hardware.owner.run(lambda: unwrap(hardware, delivery), COMMIT_DEADLINE_S)
+        contents = engine.with_new_secret(StoredVersion(meta, wrapped), sections)
+        await self._audit.record_durably("secret.install", "begun", actor=actor, secret_version=meta.version, **dates(meta))
+        await self._commit(contents)
+        self._clock.raise_floor(delivery.issued_at)
+        self._audit.record("secret.installed", "ok", actor=actor, secret_version=meta.version, generation=self.generation)
+        return meta
+
+    async def invalidate(self, version: int, actor: dict[str, Any]) -> None:
+        """Gives up a version for good; its secret is destroyed. Raises as `install`; NoSuchVersion too."""
+        async with self._lock:
+            contents = self._engine.with_invalidated(version, self._clock.now(), self._sections)
+            await self._audit.record_durably("secret.invalidate", "begun", actor=actor, secret_version=version)
+            await self._commit(contents)
+            self._audit.record("secret.state_changed", "ok", actor=actor, secret_version=version, state=State.INVALIDATED.value)
+
+    async def _commit(self, contents: Contents) -> None:
+        hardware = self._hardware
+        self.generation = await hardware.owner.run(lambda: hardware.store.commit(contents), COMMIT_DEADLINE_S)
+        self._sections = dict(contents.sections)
+        self._engine.take_over(contents)
+
+    async def checkpoint(self) -> None:
+        """Seals the audit log's head.
+
+        Raises:
+            AuditUnavailable: the log cannot be written.
+            HwsecError: the hardware does not take it; the next one will.
+        """
+        async with self._lock:
+            hardware = self._hardware
+            before = await hardware.owner.run(hardware.backend.read_audit, COMMIT_DEADLINE_S)
+            head, value = await self._audit.checkpoint(before)
+            found = await hardware.owner.run(lambda: hardware.backend.extend_audit(head), COMMIT_DEADLINE_S)
+            if found != value:
+                log.critical("ALERT the sealed audit value is not what this agent made it: somebody else extends it")
+                self._audit.record("alert.audit_seal", "foreign", expected=value.hex(), found=found.hex())
+
+    async def sealed_audit_value(self) -> bytes:
+        """The sealed audit value."""
+        hardware = self._hardware
+        async with self._lock:
+            return await hardware.owner.run(hardware.backend.read_audit, COMMIT_DEADLINE_S)
+
+    async def refresh_status(self) -> BackendStatus:
+        """Asks the hardware how it is."""
+        hardware = self._hardware
+        async with self._lock:
+            self.status = await hardware.owner.run(hardware.backend.status, STATUS_DEADLINE_S)
+        return self.status
+
+
+def unwrap(hardware: Hardware, delivery: Delivery) -> WrappedSecret:
+    """Decrypts a delivered secret into the vault; it is in clear only in secret memory."""
+    encrypted = delivery.encrypted
+    with (
+        hardware.backend.agree(encrypted.peer_point) as shared,
+        SecretBuffer(SECRET_BYTES) as key,
+        SecretBuffer(SECRET_BYTES) as secret,
+    ):
+        decrypt_secret(encrypted, shared.view, key.view, secret.view)
+        return hardware.vault.wrap(secret)
+
+
+def dates(meta: VersionMeta) -> dict[str, int]:
+    """The dates of a version, for the log."""
+    return {"valid_from": meta.valid_from, "valid_until": meta.valid_until, "grace_until": meta.grace_until}

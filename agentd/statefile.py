@@ -1,0 +1,92 @@
+"""`state.json`: the state without secrets, for people and tools. A rendered view: no verdict depends on it.
+
+It carries a checksum and has a backup, so that a corrupt one is noticed and restored. Two things stand only here and are read
+again at the next start: the last contact with the server, and since when the agent has been degraded.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hwsec.files import write_atomic
+
+FORMAT = 1
+
+
+class Origin(Enum):
+    """Where a state was read from."""
+
+    MAIN = "state.json"
+    BACKUP = "its backup"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What only the state file knows. Times are seconds since 1970 UTC."""
+
+    last_server_contact: int | None = None
+    degraded_since: int | None = None
+
+
+def encode_state(content: dict[str, Any]) -> bytes:
+    """The file's bytes: indented JSON with a SHA-256 over its compact form."""
+    body = {"format": FORMAT, **content}
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=2).encode() + b"\n"
+
+
+def decode_state(data: bytes) -> dict[str, Any] | None:
+    """The content, or None if it is not whole."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    found = content.pop("checksum", None)
+    if content.get("format") != FORMAT or found != _checksum(content):
+        return None
+    return content
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class StateFile:
+    """The file and its backup.
+
+    Args:
+        path: `state.json`; the backup stands beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._backup = path.with_name(path.name + ".bak")
+
+    def read(self) -> tuple[Kept, Origin, bool]:
+        """What is kept, where it was found, and whether `state.json` was there but corrupt."""
+        corrupt = False
+        for path, origin in ((self._path, Origin.MAIN), (self._backup, Origin.BACKUP)):
+            try:
+                content = decode_state(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            if content is not None:
+                return Kept(_time(content, "last_server_contact"), _time(content, "degraded_since")), origin, corrupt
+            corrupt = True
+        return Kept(), Origin.NOTHING, corrupt
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replaces the file, then its backup."""
+        data = encode_state(content)
+        write_atomic(self._path, data)
+        write_atomic(self._backup, data)
+
+
+def _time(content: dict[str, Any], name: str) -> int | None:
+    value = content.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

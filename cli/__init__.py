@@ -1,0 +1,1 @@
+"""`license-agent-cli`: the administrator's command. Imports `ipc` and `audittrail` only."""

@@ -1,0 +1,249 @@
+"""`license-agent-cli`: the command line.
+
+Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered with, configuration refused), 2 wrong usage,
+3 the agent does not answer, 4 the agent refused the request.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from audittrail.verify import Verification, segments, verify_files
+from ipc.adminclient import AdminClient
+from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
+from ipc.errors import LocalProtocolError
+from ipc.peer import UntrustedDaemon
+
+from . import render
+
+EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
+FOLLOW_EVERY_S = 0.5
+ADMIN_DEADLINE_S = 60.0
+
+
+class Agent:
+    """The agent's admin socket, as the commands use it."""
+
+    def __init__(self, path: str, as_json: bool, agent_uid: int | None) -> None:
+        self.as_json = as_json
+        self._client = AdminClient(path, deadline=ADMIN_DEADLINE_S, agent_uid=agent_uid)
+        self._path = path
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """One request; a socket that is not there is told at once, not after the deadline."""
+        if not os.path.exists(self._path):
+            raise AgentUnavailable(
+                f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
+            )
+        if not os.access(self._path, os.W_OK):
+            raise AgentUnavailable(
+                f"{self._path} may not be used by uid {os.geteuid()}: run this as root or as an administrator's user"
+            )
+        return self._client.call(op, **fields)
+
+    def show(self, reply: dict[str, Any], text: str) -> None:
+        """Prints JSON or text, as asked."""
+        click.echo(json.dumps(reply, indent=2) if self.as_json else text)
+
+
+_pass_agent = click.make_pass_decorator(Agent)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    envvar="LICENSE_AGENT_ADMIN_SOCKET",
+    default=DEFAULT_ADMIN_SOCKET,
+    show_default=True,
+    metavar="PATH",
+    help="The agent's admin socket (or LICENSE_AGENT_ADMIN_SOCKET).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--agent-uid", type=int, metavar="UID", help="The agent's UID if its user is not license-agent.")
+@click.pass_context
+def main(ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None) -> None:
+    """Look after the license agent of this machine."""
+    ctx.obj = Agent(socket, as_json, agent_uid)
+
+
+@main.command()
+@_pass_agent
+def status(agent: Agent) -> None:
+    """Show the state of the agent, its TPM and its secrets."""
+    reply = agent.ask("status")
+    agent.show(reply, render.status_text(reply))
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def secrets(ctx: click.Context) -> None:
+    """List the secret versions with states and dates (never a secret)."""
+    if ctx.invoked_subcommand is None:
+        agent: Agent = ctx.obj
+        reply = agent.ask("secrets")
+        agent.show(reply, render.secrets_text(reply))
+
+
+@secrets.command("install")
+@click.argument("file", type=click.File("r"))
+@_pass_agent
+def secrets_install(agent: Agent, file: Any) -> None:
+    """Take over a secret from a delivery FILE of the license server ('-' for standard input)."""
+    reply = agent.ask("secret_install", delivery=file.read().strip())
+    agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE (store generation {reply['generation']})")
+
+
+@secrets.command("invalidate")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_pass_agent
+def secrets_invalidate(agent: Agent, version: int, yes: bool) -> None:
+    """Give up secret VERSION for good: licenses made with it are refused from now on."""
+    if not yes:
+        click.confirm(f"Licenses under version {version} will be refused until they are re-issued. Go on?", abort=True)
+    reply = agent.ask("secret_invalidate", version=version)
+    agent.show(reply, f"secret version {reply['secret_version']} is INVALIDATED (store generation {reply['generation']})")
+
+
+@main.group("license")
+def license_() -> None:
+    """Look at licenses."""
+
+
+def _token(text: str) -> str:
+    if text == "-":
+        return sys.stdin.read().strip()
+    return Path(text[1:]).read_text("ascii").strip() if text.startswith("@") else text
+
+
+@license_.command("check")
+@click.argument("token")
+@_pass_agent
+def license_check(agent: Agent, token: str) -> None:
+    """Show what a POS application would be told about TOKEN ('-' reads it from standard input, @FILE from a file)."""
+    reply = agent.ask("license_check", token=_token(token))
+    agent.show(reply, render.license_text(reply))
+    if not reply["valid"]:
+        sys.exit(EXIT_NEGATIVE)
+
+
+@license_.command("import")
+@click.argument("token")
+@_pass_agent
+def license_import(agent: Agent, token: str) -> None:
+    """Keep the re-issued TOKEN for the POS applications to fetch ('-' or @FILE as for check)."""
+    reply = agent.ask("license_import", token=_token(token))
+    agent.show(reply, f"license {reply['license']}: kept its token under secret version {reply['secret_version']}")
+
+
+@main.group()
+def audit() -> None:
+    """Read and verify the audit log."""
+
+
+@audit.command("tail")
+@click.option("-n", "--lines", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@_pass_agent
+def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
+    """Show the newest records (with --json: one record a line)."""
+    after = -1
+    while True:
+        records = agent.ask("audit_tail", after_seq=after, limit=lines if after < 0 else 1000)["records"]
+        for line in records:
+            record = json.loads(line)
+            after = max(after, record["seq"])
+            click.echo(line if agent.as_json else render.record_text(record))
+        if not follow:
+            return
+        time.sleep(FOLLOW_EVERY_S)
+
+
+@audit.command("verify")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Check this log (and its segments) without the agent. The end of the log is then not held against the agent's head.",
+)
+@_pass_agent
+def audit_verify(agent: Agent, file: Path | None) -> None:
+    """Check the log's chain; exit status 1 if a record was changed, removed, inserted or moved."""
+    if file is None:
+        reply, where = agent.ask("audit_verify"), "the agent's log"
+    else:
+        reply, where = _offline(verify_files(path for path in segments(file) if path.exists())), str(file)
+    agent.show(reply, render.verification_text(reply, where))
+    if not reply["ok"]:
+        sys.exit(EXIT_NEGATIVE)
+
+
+def _offline(found: Verification) -> dict[str, Any]:
+    return {
+        "ok": found.ok,
+        "problem": None if found.problem is None else str(found.problem),
+        "records": found.records,
+        "first_seq": found.first_seq,
+        "last_seq": found.last_seq,
+        "head": found.head.decode("ascii"),
+        "last_checkpoint": found.last_checkpoint,
+    }
+
+
+@main.command()
+@_pass_agent
+def metrics(agent: Agent) -> None:
+    """Print the metrics, as Prometheus reads them."""
+    reply = agent.ask("metrics")
+    agent.show(reply, reply["text"].rstrip("\n"))
+
+
+@main.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command("check")
+@click.option("--file", envvar="LICENSE_AGENT_CONFIG", metavar="PATH", help="The file (default: the agent's).")
+@_pass_agent
+def config_check(agent: Agent, file: str | None) -> None:
+    """Check the configuration file as the agent does at its start; the agent need not run."""
+    program = Path(sys.argv[0]).resolve().with_name("license-agent")
+    command = [str(program) if program.exists() else "license-agent"]
+    command += ["--config", file] if file else []
+    try:
+        done = subprocess.run([*command, "check-config", "--json"], capture_output=True, text=True, check=False)
+        reply = json.loads(done.stdout)
+    except (OSError, ValueError):
+        click.echo("license-agent-cli: the command license-agent cannot be run; is the package installed whole?", err=True)
+        sys.exit(EXIT_UNAVAILABLE)
+    agent.show(reply, "\n".join(reply["problems"]) or f"{reply['file']}: no problems found")
+    if not reply["ok"]:
+        sys.exit(EXIT_NEGATIVE)
+
+
+def entry() -> None:
+    """The console script."""
+    try:
+        main(standalone_mode=True)
+    except LocalProtocolError as error:
+        _fail(str(error), EXIT_USAGE)
+    except (AgentUnavailable, UntrustedDaemon) as error:
+        _fail(str(error), EXIT_UNAVAILABLE)
+    except AgentRefused as error:
+        _fail(str(error), EXIT_REFUSED)
+    except UnicodeError:
+        _fail("a license token is ASCII text", EXIT_USAGE)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}", EXIT_USAGE)
+
+
+def _fail(text: str, status: int) -> None:
+    click.echo(f"license-agent-cli: {text}", err=True)
+    sys.exit(status)

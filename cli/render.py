@@ -1,0 +1,128 @@
+"""Turns the agent's replies into text for people. Pure."""
+
+import time
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+_STATE_COLORS = {"ACTIVE": "green", "GRACE": "yellow", "INVALIDATED": "red"}
+
+
+def utc(seconds: int | None) -> str:
+    """A time as people read it; a dash for none."""
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+
+
+def in_words(seconds: int) -> str:
+    """A duration in its two largest units."""
+    parts: list[str] = []
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
+
+
+def yes_no(value: bool, bad: bool) -> str:
+    """`yes` or `no`, red where that is bad."""
+    text = "yes" if value else "no"
+    return click.style(text, fg="red") if value == bad else text
+
+
+def state(word: str) -> str:
+    """A secret's state, colored."""
+    return click.style(word, fg=_STATE_COLORS.get(word))
+
+
+def status_text(reply: dict[str, Any]) -> str:
+    """The reply to `status`."""
+    backend, secrets, rotation = reply["backend"], reply["secrets"], reply["rotation"]
+    due = rotation["next_due"]
+    next_due = "-" if due is None else f"{utc(due)} ({_relative(due, reply['time'])})"
+    rows = [
+        ("agent", f"{reply['agent_id']}, version {reply['agent_version']}, up {in_words(reply['uptime_s'])}"),
+        ("backend", f"{backend['name']}: {backend['detail']}"),
+        ("answers", yes_no(backend["available"], bad=False)),
+        ("stolen disk defended", yes_no(backend["protects_stolen_disk"], bad=False)),
+        ("binding to boot state", backend["binding"]),
+        ("secrets", f"{secrets['active']} active, {secrets['grace']} in grace, {secrets['total']} in all"),
+        ("last rotation", utc(rotation["last"])),
+        ("next rotation due", next_due),
+        ("degraded", yes_no(reply["degraded"], bad=True)),
+        ("clock suspect", yes_no(reply["clock_suspect"], bad=True)),
+        ("validations", f"{reply['validations']}, of which {reply['validations_failed']} refused"),
+        ("unauthorized callers", str(reply["unauthorized"])),
+        ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
+    ]
+    return tabulate(rows, tablefmt="plain")
+
+
+def _relative(then: int, now: int) -> str:
+    return f"in {in_words(then - now)}" if then >= now else f"{in_words(now - then)} ago"
+
+
+def secrets_text(reply: dict[str, Any]) -> str:
+    """The reply to `secrets`."""
+    rows = [
+        (
+            secret["version"],
+            state(secret["state"]),
+            utc(secret["valid_from"]),
+            utc(secret["valid_until"]),
+            utc(secret["grace_until"]),
+            utc(secret["invalidated_at"]),
+        )
+        for secret in reply["secrets"]
+    ]
+    if not rows:
+        return "no secrets yet: install a delivery from the license server"
+    return tabulate(rows, headers=["version", "state", "valid from", "valid until", "grace until", "invalidated"])
+
+
+def license_text(reply: dict[str, Any]) -> str:
+    """The reply to `license_check`."""
+    verdict = click.style("valid", fg="green") if reply["valid"] else click.style("not valid", fg="red")
+    rows = [
+        ("verdict", f"{verdict} ({reply['reason']})"),
+        ("license", reply["license"] or "-"),
+        ("expires", utc(reply["expires_at"])),
+        ("features", ", ".join(reply["features"]) or "-"),
+        ("metadata", ", ".join(f"{name}={value}" for name, value in reply["metadata"].items()) or "-"),
+        ("secret", f"version {reply['secret_version'] or '-'}, {state(reply['secret_state'] or '-')}"),
+        ("re-issue due", yes_no(reply["reissue_due"], bad=True)),
+        ("newer token here", "yes" if reply["refreshed"] else "no"),
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def record_text(record: dict[str, Any]) -> str:
+    """One audit record as a line."""
+    actor = record.get("actor") or {}
+    who = f"uid={actor['uid']} pid={actor['pid']}" if {"uid", "pid"} <= actor.keys() else ""
+    known = {"seq", "time", "mono", "event", "outcome", "actor", "prev", "hash"}
+    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in known and value is not None)
+    outcome = str(record.get("outcome"))
+    color = {"ok": "green", "begun": None}.get(outcome, "yellow")
+    return " ".join(
+        part
+        for part in (
+            f"{record.get('seq'):>6}",
+            str(record.get("time"))[:19] + "Z",
+            f"{record.get('event')}",
+            click.style(outcome, fg=color),
+            who,
+            rest,
+        )
+        if part
+    )
+
+
+def verification_text(reply: dict[str, Any], where: str) -> str:
+    """The result of a check of the audit log."""
+    if reply["ok"]:
+        sealed = f", last sealed checkpoint at record {reply['last_checkpoint']}" if reply["last_checkpoint"] else ""
+        return click.style("intact", fg="green") + (
+            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}"
+        )
+    return click.style("TAMPERED", fg="red", bold=True) + f": {reply['problem']}"
