@@ -371,28 +371,35 @@ def load_config(path: Path, daemon_uid: int) -> Config:
 
     Args:
         path: the file.
-        daemon_uid: whose file it may be, besides root's.
+        daemon_uid: whose file it may be, besides root's. For root itself, the owner of the state directory is meant:
+            the user that the daemon will run as.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
-    owners = frozenset({0, daemon_uid})
-    problems = check_file(path, owners)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
+        problems = check_file(path, frozenset({0, daemon_uid}))
         raise ConfigError(problems or [f"{path} cannot be read: {error.strerror}"]) from None
+    config, problems = None, []
     if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError([*problems, f"{path} has more than {MAX_CONFIG_BYTES} bytes"])
-    try:
-        config = parse_config(data.decode("utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise ConfigError([*problems, f"{path} is not UTF-8"]) from None
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from None
-    problems.extend(_check_client_files(config, path, owners))
-    if problems:
+        problems.append(f"{path} has more than {MAX_CONFIG_BYTES} bytes")
+    else:
+        try:
+            config = parse_config(data.decode("utf-8"), str(path))
+        except UnicodeDecodeError:
+            problems.append(f"{path} is not UTF-8")
+        except ConfigError as error:
+            problems.extend(error.problems)
+    owners = {0, daemon_uid}
+    if config is not None and os.geteuid() == 0 and config.paths.state_dir.is_dir():
+        owners.add(config.paths.state_dir.stat().st_uid)
+    problems = [*check_file(path, frozenset(owners)), *problems]
+    if config is not None:
+        problems.extend(_check_client_files(config, path, frozenset(owners)))
+    if problems or config is None:
         raise ConfigError(problems)
     return config
 

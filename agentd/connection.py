@@ -7,7 +7,7 @@ or leaves a frame unfinished, is cut off by the hub's sweep. Nothing here waits,
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from ipc.bounds import (
     IDLE_TIMEOUT_S,
@@ -19,7 +19,7 @@ from ipc.bounds import (
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.frames import FrameDecoder
 from ipc.messages import encode_error
-from ipc.peer import Peer, peer_of
+from ipc.peer import Peer
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         peer: as the kernel vouches for it.
     """
 
-    def __init__(self, hub: Hub, service: Service) -> None:
+    def __init__(self, hub: Hub, service: Service, peer: Peer) -> None:
         self._hub = hub
         self._service = service
         self._decoder = FrameDecoder()
@@ -106,17 +106,15 @@ class Connection(asyncio.Protocol):
         self._partial_since: float | None = None
         self._stuck_since: float | None = None
         self._closing = False
-        self.peer = Peer(-1, -1, 0)
+        self.peer = peer
 
     # Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Identifies the peer and admits or refuses it."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        """Admits or refuses the peer."""
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
-        with transport.get_extra_info("socket").dup() as sock:
-            self.peer = peer_of(sock)
         if not self._service.admits(self.peer):
             self._service.refused(self.peer)
             self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may not use this socket")

@@ -7,7 +7,6 @@ import logging
 import os
 import pwd
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -22,10 +21,11 @@ from ipc.clienttrust import AGENT_USER
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
+from .acceptor import accept_on, stop_accepting
 from .assembly import Parts, StartError, assemble
 from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
-from .connection import Connection, Hub, Service
+from .connection import Hub
 from .daemon import Daemon
 from .enroll import initialize, leave_root, write_request
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
@@ -126,12 +126,11 @@ class Runner:
         self._notify("READY=1", f"STATUS={why}; retrying every {RETRY_S:g} s")
         hub = Hub(time.monotonic, lambda: False)
         service = MinimalService(code, text)
-        servers = [await self._listen(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
+        acceptors = [accept_on(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
         try:
             await self._wait_for(RETRY_S)
         finally:
-            for server in servers:
-                await _stop_listening(server)
+            await stop_accepting(acceptors)
             hub.close_all()
         return None
 
@@ -142,21 +141,12 @@ class Runner:
             wait.cancel()
         self._reload.clear()
 
-    async def _listen(self, sock: socket.socket, hub: Hub, service: Service) -> asyncio.AbstractServer:
-        # A duplicate is given to the loop, so that closing the server leaves the socket to us.
-        duplicate = sock.dup()
-        duplicate.setblocking(False)
-        return await asyncio.get_running_loop().create_unix_server(lambda: Connection(hub, service), sock=duplicate)
-
     async def _serve(self, daemon: Daemon, hub: Hub) -> None:
         listeners = self._listeners
         if listeners is None:
             raise RuntimeError("no sockets to serve")
         await daemon.start()
-        servers = [
-            await self._listen(listeners.pos, hub, daemon.pos),
-            await self._listen(listeners.admin, hub, daemon.admin),
-        ]
+        acceptors = [accept_on(listeners.pos, hub, daemon.pos), accept_on(listeners.admin, hub, daemon.admin)]
         self._notify("READY=1", f"STATUS=validating licenses for {daemon.agent_id}")
         log.info("license-agent %s is ready as %s", VERSION, daemon.agent_id)
         loop = asyncio.get_running_loop()
@@ -164,8 +154,7 @@ class Runner:
         reloader = loop.create_task(self._reload_on_request(daemon))
         await self._stop.wait()
         self._notify("STOPPING=1")
-        for server in servers:
-            await _stop_listening(server)
+        await stop_accepting(acceptors)
         await _drain(hub)
         for task in (ticker, reloader):
             task.cancel()
@@ -206,11 +195,6 @@ async def _tick(work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:  # housekeeping that fails once must not end it for good
             log.exception("housekeeping failed")
-
-
-async def _stop_listening(server: asyncio.AbstractServer) -> None:
-    server.close()
-    await asyncio.sleep(0)
 
 
 async def _drain(hub: Hub) -> None:

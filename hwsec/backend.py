@@ -85,7 +85,9 @@ class BackendStatus:
 class Backend(Protocol):
     """Guards the KEK, the anchor, the audit value and the key-agreement key.
 
-    No method is called from two threads at once. All raise BackendUnavailable when the hardware does not answer.
+    No method is called from two threads at once. All raise BackendUnavailable when the hardware does not answer. After
+    `create` a backend is open. One that is not open, or was closed, raises NotEnrolled for all but `create`, `open`,
+    `random`, `status` and `close`.
     """
 
     @property
@@ -142,7 +144,7 @@ class Backend(Protocol):
         """The x coordinate of the shared point (32 bytes) with a peer's public point; the caller closes it.
 
         Raises:
-            ValueError: the point is not on the curve.
+            ValueError: it is not an uncompressed point on the curve.
         """
         ...
 
@@ -155,5 +157,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives sessions and objects back."""
+        """Gives sessions and objects back. May be called twice."""
         ...

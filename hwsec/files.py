@@ -14,15 +14,16 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_temporary(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Writes a new file at `path` durably, over a left-over of an earlier attempt if there is one."""
+def write_temporary(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Writes a new file at `path`, in the place of a left-over of an earlier attempt, or of whatever else lies there."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def no_trace(_step: str) -> None:
@@ -47,13 +48,7 @@ def write_atomic(
         trace: told the name of each step that is done.
     """
     temporary = path.with_name(f".{path.name}.new")
-    if durable:
-        write_temporary(temporary, data, mode)
-    else:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
+    write_temporary(temporary, data, mode, durable=durable)
     trace(f"{path.name}: written")
     temporary.replace(path)
     trace(f"{path.name}: renamed")

@@ -1,20 +1,35 @@
 """One thread owns the hardware; others ask it and wait no longer than their deadline.
 
 A call into a TPM library cannot be cancelled. So the thread is a daemon thread: past its deadline it is abandoned, with its
-connection, and replaced, `REPLACEMENTS` times at the most; a stop of the process never joins it.
+connection, and replaced, `REPLACEMENTS` times at the most; a stop of the process never joins it. Calls that waited behind the
+one that hangs go to the replacement. The abandoned call still holds the objects it was made with: whoever gets BackendHung
+makes new ones.
 """
 
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from .errors import BackendHung
+from .errors import BackendHung, BackendUnavailable
 
 T = TypeVar("T")
 REPLACEMENTS = 2
+
+
+class _Job:
+    """A call, and how far it has come. `future` is done once the caller has an answer, be it that there is none."""
+
+    __slots__ = ("call", "finished", "future", "started")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.future: Future[Any] = Future()
+        self.started: float | None = None
+        self.finished = False
 
 
 class HardwareOwner:
@@ -22,43 +37,63 @@ class HardwareOwner:
 
     def __init__(self, name: str = "hardware") -> None:
         self._name = name
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the jobs' states and the two numbers below
         self._replaced = 0
         self._hung = False
         self._start()
 
     def _start(self) -> None:
-        threading.Thread(target=_serve, args=(self._queue,), name=self._name, daemon=True).start()
+        threading.Thread(target=self._serve, args=(self._replaced,), name=self._name, daemon=True).start()
 
     async def run(self, call: Callable[[], T], deadline: float) -> T:
-        """Runs `call` on the owner thread and returns what it returns.
+        """Runs `call` on the owner thread and returns what it returns. Once begun, it is not stopped by a cancellation.
 
         Args:
             call: does its work without regard to the event loop.
             deadline: seconds until the caller gives up.
 
         Raises:
-            BackendHung: `call` was not done in time.
+            BackendHung: `call` was begun and not done in time; the thread that runs it is abandoned.
+            BackendUnavailable: `call` was not begun in time, because others were; it will not be.
             Exception: what `call` raised.
         """
         if self._hung:
             raise BackendHung("the hardware has stopped answering; restart the agent, and the machine if that does not help")
-        future: Future[T] = Future()
-        self._queue.put((call, future))
+        job = _Job(call)
+        self._jobs.put(job)
+        timer = asyncio.get_running_loop().call_later(deadline, self._expire, job, deadline)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), deadline)
-        except TimeoutError:
-            if future.done():
-                raise
+            result: T = await asyncio.shield(asyncio.wrap_future(job.future))
+            return result
+        finally:
+            if job.finished:
+                timer.cancel()
+
+    def _expire(self, job: _Job, deadline: float) -> None:
+        """Gives the caller its answer, and judges the thread; runs on the event loop."""
+        with self._lock:
+            if job.finished:
+                return
+            if job.started is None:
+                # Another call is being run, and has a deadline of its own.
+                job.finished = True
+                job.future.set_exception(BackendUnavailable(f"the hardware was busy for {deadline:g} s"))
+                return
+            if not job.future.done():
+                job.future.set_exception(BackendHung(f"the hardware did not answer within {deadline:g} s"))
+            left = job.started + deadline - time.monotonic()
+            if left > deadline / 2:
+                # It waited for most of its time and has only just begun: that is no sign of a hang yet.
+                asyncio.get_running_loop().call_later(left, self._expire, job, deadline)
+                return
             self._replace()
-            raise BackendHung(f"the hardware did not answer within {deadline:g} s") from None
 
     def _replace(self) -> None:
         if self._replaced >= REPLACEMENTS:
             self._hung = True
             return
         self._replaced += 1
-        self._queue = queue.SimpleQueue()
         self._start()
 
     @property
@@ -66,14 +101,25 @@ class HardwareOwner:
         """Whether all replacements are used up."""
         return self._hung
 
-
-def _serve(calls: "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]") -> None:
-    while True:
-        call, future = calls.get()
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits for it
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-        del call, future
+    def _serve(self, number: int) -> None:
+        while True:
+            job = self._jobs.get()
+            with self._lock:
+                if job.finished:
+                    continue
+                job.started = time.monotonic()
+            result, error = None, None
+            try:
+                result = job.call()
+            except BaseException as raised:  # noqa: BLE001 - it is handed to whoever waits for it
+                error = raised
+            with self._lock:
+                job.finished = True
+                if not job.future.done():
+                    if error is None:
+                        job.future.set_result(result)
+                    else:
+                        job.future.set_exception(error)
+                if number != self._replaced:
+                    return  # abandoned: a thread is replaced only while it runs a call, so this is where it finds out
+            del job, result, error

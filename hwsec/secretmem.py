@@ -4,6 +4,7 @@ memfd_secret(2) where the kernel has it: its pages are not in the kernel's own m
 them. Elsewhere anonymous pages under mlock(2) and MADV_DONTDUMP.
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -40,9 +41,15 @@ class SecretBuffer:
         self._view[:] = bytes(self._size)
 
     def close(self) -> None:
-        """Wipes and gives the memory back. May be called twice."""
-        if not self._map.closed:
+        """Wipes and gives the memory back. May be called twice.
+
+        While somebody still holds a slice of `view`, the memory stays mapped: wiped, until the slice goes.
+        """
+        if self._map.closed:
+            return
+        with contextlib.suppress(ValueError):  # released by an earlier call, which has wiped
             self.wipe()
+        with contextlib.suppress(BufferError):
             self._view.release()
             self._map.close()
 
@@ -77,7 +84,10 @@ def _secret_map(size: int) -> mmap.mmap:
             raise SecretMemoryError(f"no secret memory of {size} bytes: {error.strerror}; raise LimitMEMLOCK") from error
         finally:
             os.close(descriptor)
-    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise SecretMemoryError(f"no memory of {size} bytes: {error.strerror}") from error
     area.madvise(mmap.MADV_DONTDUMP)
     area.madvise(mmap.MADV_DONTFORK)
     address = ctypes.addressof(ctypes.c_char.from_buffer(area))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .backend import DIGEST_BYTES, Anchor, BackendStatus
+from .backend import DIGEST_BYTES, POINT_BYTES, Anchor, BackendStatus
 from .errors import AlreadyEnrolled, BackendUnavailable, ForeignHardware, NotEnrolled
 from .files import write_atomic
 from .secretmem import SecretBuffer
@@ -30,9 +30,13 @@ PBKDF2_ITERATIONS = 600_000
 """OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256."""
 PBKDF2_FLOOR = 100_000
 """A key file that names fewer iterations has been tampered with."""
+PBKDF2_CEILING = 10_000_000
+"""Likewise one that names more: the start would take minutes."""
 
 
 class _KeyFile(msgspec.Struct, frozen=True):
+    """`check` is an HMAC over all the rest, under a key derived from the KEK."""
+
     iterations: int
     salt: bytes
     material: bytes
@@ -57,11 +61,16 @@ class SoftwareBackend:
         machine_id: ties the key to this machine, as far as software can.
         vault: holds the derived KEK in memory.
         iterations: of PBKDF2, for a key that is created.
+
+    Raises:
+        ValueError: `iterations` is outside of what `open` accepts.
     """
 
     name = "software"
 
     def __init__(self, directory: Path, machine_id: bytes, vault: Vault, iterations: int = PBKDF2_ITERATIONS) -> None:
+        if not PBKDF2_FLOOR <= iterations <= PBKDF2_CEILING:
+            raise ValueError(f"{iterations} iterations are not between {PBKDF2_FLOOR} and {PBKDF2_CEILING}")
         self._key_path = directory / "software.key"
         self._state_path = directory / "software.anchor"
         self._machine_id = machine_id
@@ -84,29 +93,39 @@ class SoftwareBackend:
                 iterations=self._iterations,
                 salt=salt,
                 material=material,
-                check=_subkey(kek, "check"),
+                check=b"",
                 agreement_nonce=nonce,
                 agreement_sealed=AESGCM(_subkey(kek, "agreement")).encrypt(nonce, scalar, b"agreement"),
                 agreement_public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
             )
+            key = msgspec.structs.replace(key, check=_check_value(kek, key))
             self._wrapped = self._vault.wrap(kek)
-        write_atomic(self._key_path, msgspec.msgpack.encode(key))
+        try:
+            # The key file comes last: until it is there, an enrolment that was cut can be repeated.
+            self._write_state(1, bytes(DIGEST_BYTES), None)
+            _write(self._key_path, msgspec.msgpack.encode(key))
+        except BaseException:
+            self._wrapped = None
+            raise
         self._key = key
-        self._write_state(1, bytes(DIGEST_BYTES), None)
 
     def open(self) -> None:
-        """Derives the KEK, which takes about 0.2 s, and holds it against the key file's check value."""
+        """Derives the KEK, which takes about 0.2 s, and holds the key file against its check value."""
+        self.close()
         try:
-            key = msgspec.msgpack.decode(self._key_path.read_bytes(), type=_KeyFile)
+            key = msgspec.msgpack.decode(_read(self._key_path), type=_KeyFile)
         except FileNotFoundError:
             raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
         except msgspec.MsgspecError:
             raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew") from None
-        if key.iterations < PBKDF2_FLOOR:
-            raise ForeignHardware(f"{self._key_path} names {key.iterations} iterations, fewer than {PBKDF2_FLOOR}")
+        if not PBKDF2_FLOOR <= key.iterations <= PBKDF2_CEILING:
+            raise ForeignHardware(
+                f"{self._key_path} names {key.iterations} iterations, not between {PBKDF2_FLOOR} and {PBKDF2_CEILING}: "
+                "it is damaged or was changed"
+            )
         with SecretBuffer(SECRET_BYTES) as kek:
             self._derive(key.salt, key.material, key.iterations, kek)
-            if not hmac.compare_digest(_subkey(kek, "check"), key.check):
+            if not hmac.compare_digest(_check_value(kek, key), key.check):
                 raise ForeignHardware(
                     f"{self._key_path} belongs to another machine (or is damaged): the derived key does not fit"
                 )
@@ -118,9 +137,12 @@ class SoftwareBackend:
 
     def kek(self) -> AbstractContextManager[SecretBuffer]:
         """The derived key, from the vault."""
+        return self._vault.open(self._require_wrapped())
+
+    def _require_wrapped(self) -> WrappedSecret:
         if self._wrapped is None:
             raise NotEnrolled("the software backend is not open")
-        return self._vault.open(self._wrapped)
+        return self._wrapped
 
     def _tag(self, counter: int, audit: bytes, anchor: bytes | None) -> bytes:
         with self.kek() as kek:
@@ -129,8 +151,9 @@ class SoftwareBackend:
         return mac.digest()
 
     def _read_state(self) -> _StateFile:
+        self._require_wrapped()
         try:
-            state = msgspec.msgpack.decode(self._state_path.read_bytes(), type=_StateFile)
+            state = msgspec.msgpack.decode(_read(self._state_path), type=_StateFile)
         except FileNotFoundError:
             raise ForeignHardware(f"{self._state_path} is gone: put it back, or initialize this agent anew") from None
         except msgspec.MsgspecError:
@@ -141,10 +164,7 @@ class SoftwareBackend:
 
     def _write_state(self, counter: int, audit: bytes, anchor: bytes | None) -> None:
         state = _StateFile(counter, audit, anchor, self._tag(counter, audit, anchor))
-        try:
-            write_atomic(self._state_path, msgspec.msgpack.encode(state))
-        except OSError as error:
-            raise BackendUnavailable(f"{self._state_path} cannot be written: {error.strerror}") from error
+        _write(self._state_path, msgspec.msgpack.encode(state))
 
     def read_anchor(self) -> tuple[Anchor | None, int]:
         """Anchor and counter, from the tagged file."""
@@ -184,6 +204,8 @@ class SoftwareBackend:
         key = self._key
         if key is None:
             raise NotEnrolled("the software backend is not open")
+        if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
+            raise ValueError("not an uncompressed P-256 point")
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
         with self.kek() as kek, SecretBuffer(32) as scalar:
             try:
@@ -207,7 +229,28 @@ class SoftwareBackend:
 
     def close(self) -> None:
         """Forgets the KEK."""
-        self._wrapped = None
+        self._wrapped = self._key = None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise BackendUnavailable(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check_value(kek: SecretBuffer, key: _KeyFile) -> bytes:
+    rest = msgspec.msgpack.encode(msgspec.structs.replace(key, check=b""))
+    return hmac.digest(_subkey(kek, "check"), rest, "sha256")
 
 
 def _subkey(kek: SecretBuffer, purpose: str) -> bytes:

@@ -5,6 +5,7 @@ accepted, in whichever of the three files it lies; the other two are then brough
 """
 
 import contextlib
+import errno
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Loaded:
     Attributes:
         contents: what it holds.
         generation: number of its commit.
-        repairs: what was mended on the way, a sentence each; for the audit log.
+        repairs: what was mended on the way, or could not be, a sentence each; for the audit log.
     """
 
     contents: Contents
@@ -113,7 +114,7 @@ class SealedStore:
                 f"the anchor names generation {anchor.generation}, the counter stands at {counter}: "
                 "somebody else wrote to them; recover with new secrets from the server"
             )
-        copies = Copies(_read(self._path), _read(self._twin), _read(self._pending))
+        copies = self._read_copies()
         with self._backend.kek() as kek:
             data = choose_copy(copies, anchor.digest)
             if data is None:
@@ -124,16 +125,34 @@ class SealedStore:
                     f"{self._path} belongs to the agent {body.agent_id!r}, the configuration says {self._agent_id!r}"
                 )
             contents = self._open(kek, body)
+        return Loaded(contents, body.generation, self._settle(anchor, case, copies, data))
+
+    def _settle(self, anchor: Anchor, case: AnchorCase, copies: Copies, data: bytes) -> tuple[str, ...]:
+        """Finishes the commit that stopped after its anchor was written, and makes main file and twin alike."""
         repairs = []
         if case is AnchorCase.HALF:
             self._backend.increment()
             repairs.append(f"finished the commit of generation {anchor.generation}, which had stopped half-way")
-        for path, found in ((self._path, copies.main), (self._twin, copies.twin)):
-            if found != data:
-                write_atomic(path, data)
-                repairs.append(f"restored {path} from its other copy")
+        found = {self._path: copies.main, self._twin: copies.twin}
+        if copies.main != data and copies.pending == data:
+            # As the commit would have done it, which needs no room on the disk.
+            self._pending.replace(self._path)
+            fsync_directory(self._path.parent)
+            found[self._path] = data
+            repairs.append(f"moved the newest copy to {self._path}")
+        for path, there in found.items():
+            if there != data:
+                try:
+                    write_atomic(path, data)
+                except OSError as error:  # one whole copy is enough to go on with
+                    repairs.append(f"could not restore {path} from its other copy: {error.strerror}")
+                else:
+                    repairs.append(f"restored {path} from its other copy")
         self._pending.unlink(missing_ok=True)
-        return Loaded(contents, body.generation, tuple(repairs))
+        return tuple(repairs)
+
+    def _read_copies(self) -> Copies:
+        return Copies(_read(self._path), _read(self._twin), _read(self._pending))
 
     def _open(self, kek: SecretBuffer, body: StoreBody) -> Contents:
         versions = []
@@ -163,12 +182,22 @@ class SealedStore:
         """Makes `contents` the newest store and returns its generation. When this returns, it is durable.
 
         Raises:
-            BackendUnavailable: the hardware does not answer; the old store is still the newest.
-            OSError: the disk does not take it; likewise.
+            BackendUnavailable: the hardware does not answer.
+            OSError: the disk does not take it.
+
+        After either, the old store or the new one is the newest, whole: the next `commit` or `load` finds out which.
         """
         anchor, counter = self._backend.read_anchor()
-        if judge_anchor(anchor, counter) is AnchorCase.HALF:
-            counter = self._backend.increment()
+        case = judge_anchor(anchor, counter)
+        if anchor is not None and case is not AnchorCase.TORN:
+            # The copy that the anchor names may still lie in the pending file, which this commit is going to replace.
+            copies = self._read_copies()
+            newest = choose_copy(copies, anchor.digest)
+            if newest is not None:
+                self._settle(anchor, case, copies, newest)
+            elif case is AnchorCase.HALF:
+                self._backend.increment()
+            counter = anchor.generation
         generation = counter + 1
         data = self._encode(contents, generation)
         write_temporary(self._pending, data)
@@ -221,3 +250,7 @@ def _read(path: Path) -> bytes | None:
             return file.read(MAX_STORE_BYTES + 1)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""  # a broken block: its twin may be whole

@@ -9,6 +9,7 @@ Layout: the KEK and the key-agreement key are children of the SRK, kept as blobs
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .backend import ANCHOR_BYTES, DIGEST_BYTES, Anchor, BackendStatus
+from .backend import ANCHOR_BYTES, DIGEST_BYTES, POINT_BYTES, Anchor, BackendStatus
 from .errors import AlreadyEnrolled, BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled
 from .files import write_atomic
 from .secretmem import SecretBuffer
@@ -33,10 +34,22 @@ NV_BASE = 0x018A6E00
 """First of three NV indices in the owner's range (Part 2, 13.2; Registry of Reserved TPM Handles)."""
 _NV_ANCHOR, _NV_COUNTER, _NV_AUDIT = 1, 2, 3
 
-_RC_NV_UNINITIALIZED = 0x14A  # Part 2, 6.6.3: TPM_RC_NV_UNINITIALIZED
+# Response codes (Part 2, 6.6.3). Format-one codes carry the number of the handle, parameter or session: masked out.
+_RC_NV_UNINITIALIZED = 0x14A
 _FMT1_MASK = 0xBF
 _RC_HANDLE = 0x8B
 _RC_INTEGRITY = 0x9F
+_RC_ECC_POINT = 0xA7
+_RC_SIZE = 0x95
+_RC_VALUE = 0x84
+_RC_REFERENCES = range(0x910, 0x91F)  # a handle or session that is no longer there: the TPM has been reset
+_RC_SESSION_HANDLE = 0x98B  # the same, in format one
+
+_LAYER_MASK = 0xFF0000
+_TPM_LAYERS = (0x000000, 0x0B0000, 0x0C0000)  # tss2_common.h: the TPM, and the resource managers of kernel and user space
+
+_CHECKSUM_BYTES = 32
+_HKDF_MAX = 255 * 32  # RFC 5869, 2.3
 
 
 class _Blob(msgspec.Struct, frozen=True):
@@ -45,7 +58,10 @@ class _Blob(msgspec.Struct, frozen=True):
 
 
 class _Objects(msgspec.Struct, frozen=True):
-    """What the file of sealed objects holds. None of it is secret without this TPM."""
+    """What the file of sealed objects holds, after its SHA-256. None of it is secret without this TPM.
+
+    The checksum tells a broken copy from its whole twin; against an attacker the TPM itself checks what it loads.
+    """
 
     srk_name: bytes
     kek: _Blob
@@ -63,6 +79,12 @@ def _library() -> Any:
             "or set [tpm] enabled = false to work without a TPM"
         ) from None
     return tpm2_pytss
+
+
+def preload_library() -> None:
+    """Imports the TPM library now; that it is missing is told when it is used."""
+    with contextlib.suppress(BackendUnavailable):
+        _library()
 
 
 class TpmBackend:
@@ -97,7 +119,7 @@ class TpmBackend:
         t = self._t = _library()
         try:
             esys = t.ESAPI(self._tcti)
-        except (t.TSS2_Exception, RuntimeError) as error:
+        except (RuntimeError, ValueError) as error:  # TSS2_Exception is a RuntimeError
             raise BackendUnavailable(
                 f"no TPM answers at {self._tcti} ({error}); is it enabled in the firmware, and may this user open it "
                 "(group tss)?"
@@ -107,9 +129,15 @@ class TpmBackend:
             if not self._tcti.startswith("device:"):
                 self._flush_leftovers()
             self._srk = self._find_srk()
+            # Before the session: who could decrypt its salt, on the bus or in this TPM's place, would read all that passes.
+            if self._objects is not None and self._salt_key_name(self._srk) != self._objects.srk_name:
+                raise ForeignHardware(
+                    "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
+                    "has another name; initialize this agent anew, which needs new secrets from the server"
+                )
             self._session = self._salted_session()
         except BaseException:
-            self.close()
+            self._disconnect()
             raise
         return esys
 
@@ -131,14 +159,28 @@ class TpmBackend:
         self._run(lambda e: e.flush_context(handle))
 
     def _find_srk(self) -> Any:
-        t = self._t
+        """The persistent SRK, or the one of the template: whichever was pinned at enrolment, if both are there."""
+        pinned = None if self._objects is None else self._objects.srk_name
         try:
-            return self._run(lambda e: e.tr_from_tpmpublic(SRK_HANDLE))
-        except BackendUnavailable:
-            raise
+            persistent = self._run(lambda e: e.tr_from_tpmpublic(SRK_HANDLE))
         except _TpmRefusal as refusal:
             if refusal.code & _FMT1_MASK != _RC_HANDLE:
                 raise
+            return self._create_srk()
+        if pinned is None or self._salt_key_name(persistent) == pinned:
+            return persistent
+        # Somebody made a persistent key after our enrolment.
+        try:
+            primary = self._create_srk()
+        except _TpmRefusal:
+            return persistent
+        if self._salt_key_name(primary) == pinned:
+            return primary
+        self._flush(primary)
+        return persistent
+
+    def _create_srk(self) -> Any:
+        t = self._t
         attributes = (
             t.TPMA_OBJECT.FIXEDTPM
             | t.TPMA_OBJECT.FIXEDPARENT
@@ -150,6 +192,27 @@ class TpmBackend:
         )
         template = t.TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=attributes)
         return self._run(lambda e: e.create_primary(None, template))[0]
+
+    def _salt_key_name(self, key: Any) -> bytes:
+        """Name (Part 1, 16) of the public key to which ESYS will encrypt a session's salt.
+
+        It is computed from the copy that ESYS holds: a name, or a public area, asked of the TPM once more could be
+        answered by somebody else on the bus.
+        """
+        data = bytes(self._run(lambda e: e.tr_serialize(key)))
+        # Serialized are the handle (4), the name (2 + n), the kind of resource (4) and the public area.
+        start = 10 + int.from_bytes(data[4:6], "big")
+        public, used = self._unmarshal(self._t.TPM2B_PUBLIC, data[start:])
+        if start + used != len(data):
+            raise BackendUnavailable("this version of the TPM library keeps its keys in a form that is not known here")
+        return bytes(public.get_name())
+
+    def _unmarshal(self, kind: Any, data: bytes) -> tuple[Any, int]:
+        try:
+            value, used = kind.unmarshal(data)
+        except self._t.TSS2_Exception:
+            raise ForeignHardware(f"{self._path} holds what no TPM has made") from None
+        return value, int(used)
 
     def _salted_session(self) -> Any:
         t = self._t
@@ -167,12 +230,16 @@ class TpmBackend:
 
     def _run(self, command: Callable[[Any], T]) -> T:
         """Runs one command; what the TPM refuses becomes `_TpmRefusal`, what does not reach it BackendUnavailable."""
+        if self._esys is None:
+            raise BackendUnavailable(f"the connection to the TPM at {self._tcti} is broken")
         try:
             return command(self._esys)
         except self._t.TSS2_Exception as error:
             code = int(error.rc)
-            layer = code & 0xFF0000
-            if layer in (0, 0x90000):  # the TPM itself, or its resource manager
+            if code & _LAYER_MASK in _TPM_LAYERS:
+                if code & 0xFFF in _RC_REFERENCES or code & 0xFFF == _RC_SESSION_HANDLE:
+                    self._abandon()
+                    raise BackendUnavailable(f"the TPM at {self._tcti} has been reset: {error}") from None
                 raise _TpmRefusal(code, f"the TPM refused a command: {error}") from None
             self._abandon()
             raise BackendUnavailable(f"the TPM at {self._tcti} does not answer: {error}") from None
@@ -186,14 +253,17 @@ class TpmBackend:
             with contextlib.suppress(Exception):
                 esys.close()
 
+    def _disconnect(self) -> None:
+        for handle in (self._session, self._srk):
+            if handle is not None:
+                with contextlib.suppress(HwsecError):  # a persistent SRK is refused, and stays
+                    self._flush(handle)
+        self._abandon()
+
     def close(self) -> None:
         """Flushes the session and closes the connection."""
-        if self._esys is not None:
-            for handle in (self._session, self._srk):
-                if handle is not None:
-                    with contextlib.suppress(HwsecError, self._t.TSS2_Exception):
-                        self._flush(handle)
-            self._abandon()
+        self._disconnect()
+        self._objects = None
 
     # Enrolment
 
@@ -201,6 +271,7 @@ class TpmBackend:
         """Makes KEK, key-agreement key and the three NV indices."""
         if self._path.exists() or self._twin.exists():
             raise AlreadyEnrolled(f"{self._path} exists already: this agent has been initialized")
+        self.close()
         self._connect()
         t = self._t
         session = self._session
@@ -220,8 +291,9 @@ class TpmBackend:
             | t.TPMA_OBJECT.DECRYPT
         )
         with SecretBuffer(SECRET_BYTES) as kek:
-            self._random_into(kek)
-            sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(data=bytes(kek.view)))
+            self._random_into(kek.view)
+            sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(data=bytes(SECRET_BYTES)))
+            t.types.ffi.memmove(sensitive.sensitive.data._cdata.buffer, kek.view, SECRET_BYTES)
             template = t.TPM2B_PUBLIC.parse("keyedhash", objectAttributes=sealed)
             try:
                 private, public, *_ = self._run(lambda e: e.create(self._srk, sensitive, template, session1=session))
@@ -231,7 +303,7 @@ class TpmBackend:
             sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=_auth(kek, "agreement")))
             template = t.TPM2B_PUBLIC.parse("ecc256:ecdh", objectAttributes=agreement)
             private, public, *_ = self._run(lambda e: e.create(self._srk, sensitive, template, session1=session))
-            objects = _Objects(self._srk_name(), kek_blob, _Blob(private.marshal(), public.marshal()))
+            objects = _Objects(self._salt_key_name(self._srk), kek_blob, _Blob(private.marshal(), public.marshal()))
             for number, kind, size in (
                 (_NV_ANCHOR, t.TPM2_NT.ORDINARY, ANCHOR_BYTES),
                 (_NV_COUNTER, t.TPM2_NT.COUNTER, 8),
@@ -239,11 +311,17 @@ class TpmBackend:
             ):
                 self._define_nv(number, kind, size, kek)
         data = msgspec.msgpack.encode(objects)
-        write_atomic(self._twin, data)
-        write_atomic(self._path, data)
-        self.open()
-        # A counter can be read only after its first increment (Part 3, 31.3).
-        self.increment()
+        data = hashlib.sha256(data).digest() + data
+        self._objects = objects
+        try:
+            # A counter can be read only after its first increment (Part 3, 31.3). The files come last: until they are
+            # there, an enrolment that was cut can be repeated.
+            self.increment()
+            write_atomic(self._twin, data)
+            write_atomic(self._path, data)
+        except BaseException:
+            self.close()
+            raise
 
     def _define_nv(self, number: int, kind: Any, size: int, kek: SecretBuffer) -> None:
         t = self._t
@@ -260,47 +338,39 @@ class TpmBackend:
 
     def open(self) -> None:
         """Reads the sealed objects and holds the SRK against the one they were made under."""
-        self._load_objects()
-        self._connect()
-        if self._srk_name() != self._require_objects().srk_name:
-            raise ForeignHardware(
-                "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
-                "has another name; initialize this agent anew, which needs new secrets from the server"
-            )
-        self._agreement_point()
+        self.close()
+        self._objects = self._load_objects()
+        try:
+            self._connect()
+            self._agreement_point()
+        except BaseException:
+            self.close()
+            raise
 
-    def _load_objects(self) -> None:
-        found = False
-        for path in (self._path, self._twin):
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
+    def _load_objects(self) -> _Objects:
+        copies = {path: _read(path) for path in (self._path, self._twin)}
+        if all(data is None for data in copies.values()):
+            raise NotEnrolled(f"{self._path} does not exist: run 'license-agent init' first")
+        for data in copies.values():
+            objects = None if data is None else _parse_objects(data)
+            if data is None or objects is None:
                 continue
-            found = True
-            with contextlib.suppress(msgspec.MsgspecError):
-                self._objects = msgspec.msgpack.decode(data, type=_Objects)
-                other = self._twin if path == self._path else self._path
-                if not other.exists() or other.read_bytes() != data:
-                    write_atomic(other, data)
-                return
-        if found:
-            raise NotEnrolled(f"{self._path} and its twin are damaged: initialize this agent anew")
-        raise NotEnrolled(f"{self._path} does not exist: run 'license-agent init' first")
+            for path, found in copies.items():
+                if found != data:
+                    with contextlib.suppress(OSError):  # a full disk is no reason not to start
+                        write_atomic(path, data)
+            return objects
+        raise NotEnrolled(f"{self._path} and its twin are damaged: initialize this agent anew")
 
     def _require_objects(self) -> _Objects:
         if self._objects is None:
             raise NotEnrolled("the TPM backend is not open")
         return self._objects
 
-    def _srk_name(self) -> bytes:
-        public = self._run(lambda e: e.read_public(self._srk))[0]
-        return bytes(public.get_name())
-
     @contextmanager
     def _loaded(self, blob: _Blob) -> Iterator[Any]:
-        t = self._t
-        private, _ = t.TPM2B_PRIVATE.unmarshal(blob.private)
-        public, _ = t.TPM2B_PUBLIC.unmarshal(blob.public)
+        private, _ = self._unmarshal(self._t.TPM2B_PRIVATE, blob.private)
+        public, _ = self._unmarshal(self._t.TPM2B_PUBLIC, blob.public)
         try:
             handle = self._run(lambda e: e.load(self._srk, private, public, session1=self._session))
         except _TpmRefusal as refusal:
@@ -318,10 +388,11 @@ class TpmBackend:
     @contextmanager
     def kek(self) -> Iterator[SecretBuffer]:
         """Unseals the KEK (Part 3, 12.7) for the length of the block."""
+        blob = self._require_objects().kek
         self._connect()
         t = self._t
         with SecretBuffer(SECRET_BYTES) as buffer:
-            with self._loaded(self._require_objects().kek) as handle:
+            with self._loaded(blob) as handle:
                 answer = self._run(lambda e: e.unseal(handle, session1=self._session))
                 if answer._cdata.size != SECRET_BYTES:
                     raise ForeignHardware("the sealed key has an unexpected size")
@@ -334,19 +405,24 @@ class TpmBackend:
     def _wipe(self, sized: Any) -> None:
         self._t.types.ffi.memmove(sized._cdata.buffer, bytes(SECRET_BYTES), SECRET_BYTES)
 
-    def _random_into(self, buffer: SecretBuffer) -> None:
-        mixed = self.random(len(buffer))
-        buffer.view[:] = mixed
+    def _random_into(self, view: memoryview) -> None:
+        hardware = bytes(self._run(lambda e: e.get_random(32, session1=self._session, session2=self._t.ESYS_TR.NONE)))
+        mixer = HKDF(hashes.SHA256(), len(view), salt=os.urandom(32), info=b"license-agent random")
+        mixer.derive_into(hardware + os.urandom(32), view)
 
     def random(self, size: int) -> bytes:
         """TPM and kernel randomness, mixed by HKDF: as good as the better of the two."""
         self._connect()
-        hardware = bytes(self._run(lambda e: e.get_random(32, session1=self._session, session2=self._t.ESYS_TR.NONE)))
-        return HKDF(hashes.SHA256(), size, salt=os.urandom(32), info=b"license-agent random").derive(hardware + os.urandom(32))
+        mixed = bytearray(size)
+        with memoryview(mixed) as view:
+            for start in range(0, size, _HKDF_MAX):
+                self._random_into(view[start : start + _HKDF_MAX])
+        return bytes(mixed)
 
     # NV
 
     def _nv_handle(self, number: int) -> Any:
+        self._require_objects()
         self._connect()
         if number not in self._nv:
             index = self._nv_base + number
@@ -413,7 +489,8 @@ class TpmBackend:
     # Key agreement
 
     def _agreement_point(self) -> bytes:
-        public, _ = self._t.TPM2B_PUBLIC.unmarshal(self._require_objects().agreement.public)
+        blob = self._require_objects().agreement
+        public, _ = self._unmarshal(self._t.TPM2B_PUBLIC, blob.public)
         point = public.publicArea.unique.ecc
         return b"\x04" + bytes(point.x).rjust(32, b"\0") + bytes(point.y).rjust(32, b"\0")
 
@@ -423,18 +500,21 @@ class TpmBackend:
 
     def agree(self, peer_point: bytes) -> SecretBuffer:
         """TPM2_ECDH_ZGen (Part 3, 14.5); the TPM checks that the point is on the curve."""
+        blob = self._require_objects().agreement
+        if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
+            raise ValueError("not an uncompressed P-256 point")
         self._connect()
         t = self._t
-        if len(peer_point) != 65 or peer_point[0] != 4:
-            raise ValueError("not an uncompressed P-256 point")
         point = t.TPM2B_ECC_POINT(t.TPMS_ECC_POINT(x=peer_point[1:33], y=peer_point[33:]))
         with self.kek() as kek:
             auth = _auth(kek, "agreement")
-        with self._loaded(self._require_objects().agreement) as handle:
+        with self._loaded(blob) as handle:
             self._run(lambda e: e.tr_set_auth(handle, auth))
             try:
                 answer = self._run(lambda e: e.ecdh_zgen(handle, point, session1=self._session))
             except _TpmRefusal as refusal:
+                if refusal.code & _FMT1_MASK not in (_RC_ECC_POINT, _RC_SIZE, _RC_VALUE):
+                    raise
                 raise ValueError(f"the TPM refused the peer's point ({refusal})") from None
             buffer = SecretBuffer(32)
             x = answer.point.x
@@ -450,7 +530,8 @@ class TpmBackend:
         """Asks the TPM for its clock, which every TPM can answer."""
         try:
             self._connect()
-            clock = self._run(lambda e: e.read_clock()).clockInfo
+            time_info = self._run(lambda e: e.read_clock())
+            clock = time_info.clockInfo  # lies in time_info's memory
         except HwsecError as error:
             return BackendStatus("tpm", False, str(error), True, self._writes)
         detail = f"TPM 2.0 at {self._tcti}, reset count {clock.resetCount}, restart count {clock.restartCount}"
@@ -468,3 +549,24 @@ class _TpmRefusal(BackendUnavailable):
 def _auth(kek: SecretBuffer, purpose: str) -> bytes:
     """Auth value of one of our objects: 32 bytes derived from the KEK, so that only who unseals it can use the object."""
     return HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent tpm auth {purpose}".encode()).derive(kek.view)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
+        return b""  # a broken block: its twin may be whole
+
+
+def _parse_objects(data: bytes) -> _Objects | None:
+    checksum, body = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+    if hashlib.sha256(body).digest() != checksum:
+        return None
+    try:
+        return msgspec.msgpack.decode(body, type=_Objects)
+    except msgspec.MsgspecError:
+        return None

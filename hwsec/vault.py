@@ -36,15 +36,29 @@ class Vault:
         os_random_into(self._key.view)
         self._scratch = SecretBuffer(SECRET_BYTES)
         self._scratch_lock = threading.Lock()
+        self._closed = False
 
     def wrap(self, secret: SecretBuffer) -> WrappedSecret:
-        """Encrypts a secret for its time at rest. The caller closes `secret`."""
+        """Encrypts a secret for its time at rest. The caller closes `secret`.
+
+        Raises:
+            ValueError: `secret` has not 32 bytes, or the vault is closed.
+        """
+        self._require_open()
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"a secret has {SECRET_BYTES} bytes, not {len(secret)}")
         nonce = os.urandom(_NONCE_BYTES)
         return WrappedSecret(nonce, AESGCM(self._key.view).encrypt(nonce, secret.view, None))
 
     @contextmanager
     def open(self, wrapped: WrappedSecret) -> Iterator[SecretBuffer]:
-        """The secret in clear, in secret memory, until the block ends."""
+        """The secret in clear, in secret memory, until the block ends.
+
+        Raises:
+            ValueError: the vault is closed.
+            InvalidTag: `wrapped` is not of this vault.
+        """
+        self._require_open()
         # One scratch page serves nearly every use: a mapping of its own for each would cost more than the decryption.
         shared = self._scratch_lock.acquire(blocking=False)
         buffer = self._scratch if shared else SecretBuffer(SECRET_BYTES)
@@ -52,16 +66,26 @@ class Vault:
             AESGCM(self._key.view).decrypt_into(wrapped.nonce, wrapped.ciphertext, None, buffer.view)
             yield buffer
         finally:
-            if shared:
-                buffer.wipe()
-                self._scratch_lock.release()
-            else:
+            if not shared:
                 buffer.close()
+            else:
+                if self._closed:
+                    buffer.close()
+                else:
+                    buffer.wipe()
+                self._scratch_lock.release()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ValueError("the vault is closed")
 
     def close(self) -> None:
-        """Wipes the process key: what was wrapped can no longer be opened."""
+        """Wipes the process key: what was wrapped can no longer be opened. A secret that is open stays until its block ends."""
+        self._closed = True
         self._key.close()
-        self._scratch.close()
+        if self._scratch_lock.acquire(blocking=False):
+            self._scratch.close()
+            self._scratch_lock.release()
 
 
 def os_random_into(view: memoryview) -> None:

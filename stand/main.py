@@ -1,0 +1,288 @@
+"""`license-stand`: the command line, and the loop that stands in for systemd."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import setup
+from .programs import Agent, StandError, Swtpm, program
+from .setup import AGENT_ID, ROOT_STANDS_IN_UID, Layout
+
+POLL_S = 0.05
+RESTART_S = 0.1
+CRASHES, CRASH_WINDOW_S = 10, 10.0
+
+_directory = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The stand's directory.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run a complete local license system in one directory."""
+
+
+@main.command()
+@_directory
+@click.option(
+    "--backend", type=click.Choice(["tpm", "software"]), default="tpm", show_default=True, help="How secrets are kept."
+)
+@click.option(
+    "--agent-uid", type=click.IntRange(1, 65533), help=f"As root: whom the agent runs as (default {ROOT_STANDS_IN_UID})."
+)
+@click.option("--keep", is_flag=True, help="Leave the files there at the end.")
+@click.option("--raise-limits", is_flag=True, help="Rate limits high enough for load tests.")
+def up(directory: Path, backend: str, agent_uid: int | None, keep: bool, raise_limits: bool) -> None:
+    """Start a stand and keep it running until Ctrl-C or SIGTERM."""
+    layout = Layout(directory.absolute())
+    if layout.root.exists() and any(layout.root.iterdir()):
+        raise StandError(f"{layout.root} is not empty: choose a new directory, or remove it")
+    if os.geteuid() == 0:
+        uid: int | None = agent_uid or ROOT_STANDS_IN_UID
+    elif agent_uid not in (None, os.geteuid()):
+        raise StandError("only root can run the agent as another user: leave --agent-uid out")
+    else:
+        uid = None
+    stand = Stand(layout, backend, uid, keep=keep, made_root=not layout.root.exists())
+    stand.run("rate_per_s = 1000000\nnonces_per_uid = 4000000\nconnections_per_uid = 200\n" if raise_limits else "")
+
+
+class Stand:
+    """A running stand."""
+
+    def __init__(self, layout: Layout, backend: str, uid: int | None, *, keep: bool, made_root: bool) -> None:
+        self._layout = layout
+        self._backend = backend
+        self._uid = uid
+        self._keep = keep
+        self._made_root = made_root
+        self._tpm: Swtpm | None = None
+        self._agent: Agent | None = None
+        self._tokens: dict[str, str] = {}
+        self._stop = False
+        self._restart = False
+        self._crashes: list[float] = []
+
+    def run(self, extra_config: str) -> None:
+        """Furnishes the stand, then watches over it until a signal comes."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_restart)
+        try:
+            self._start(extra_config)
+            while not self._stop:
+                time.sleep(POLL_S)
+                self._watch()
+        except _Stopped:
+            pass
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            self._end()
+
+    def _on_stop(self, _number: int, _frame: Any) -> None:
+        self._stop = True
+        raise _Stopped
+
+    def _on_restart(self, _number: int, _frame: Any) -> None:
+        self._restart = True
+
+    def _start(self, extra_config: str) -> None:
+        layout = self._layout
+        setup.make_directories(layout, self._uid)
+        tcti = "device:/dev/tpmrm0"
+        if self._backend == "tpm":
+            self._tpm = setup.start_tpm(layout, self._uid)
+            tcti = self._tpm.tcti
+        else:
+            click.echo("NOTICE: software backend: keys lie on the disk, a stolen disk is not defended", err=True)
+        setup.write_config(layout, self._backend, tcti, self._uid, extra_config)
+        setup.enroll(layout)
+        self._agent = Agent(layout.config, layout.run, layout.root / "agent.log")
+        self._agent.start()
+        self._tokens = setup.furnish(layout)
+        self._tell()
+        click.echo(
+            f"the stand is up in {layout.root} ({self._backend}); {layout.info} says where everything is; Ctrl-C ends it"
+        )
+        sys.stdout.flush()
+
+    def _tell(self) -> None:
+        layout, agent = self._layout, self._agent
+        setup.write_info(
+            layout,
+            {
+                "pos_socket": str(layout.run / "pos.sock"),
+                "admin_socket": str(layout.run / "admin.sock"),
+                "agent_id": AGENT_ID,
+                "agent_pid": 0 if agent is None else agent.pid,
+                "agent_uid": os.geteuid() if self._uid is None else self._uid,
+                "stand_pid": os.getpid(),
+                "backend": self._backend,
+                "config": str(layout.config),
+                "state_dir": str(layout.state),
+                "audit_log": str(layout.logs / "audit.log"),
+                "metrics": str(layout.state / "metrics.prom"),
+                "agent_log": str(layout.root / "agent.log"),
+                "tpm_tcti": None if self._tpm is None else self._tpm.tcti,
+                "env": layout.env(),
+                "tokens": self._tokens,
+            },
+        )
+
+    def _watch(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        if self._tpm is not None and not self._tpm.running:
+            raise StandError("swtpm has ended; the stand cannot go on")
+        if self._restart:
+            self._restart = False
+            agent.stop()
+        elif agent.running:
+            return
+        else:
+            now = time.monotonic()
+            self._crashes = [*(then for then in self._crashes if now - then < CRASH_WINDOW_S), now]
+            if len(self._crashes) > CRASHES:
+                raise StandError(f"the agent keeps ending; its last lines:\n{agent.log_tail()}")
+            time.sleep(RESTART_S)
+        agent.start()
+        self._tell()
+
+    def _end(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
+        if self._tpm is not None:
+            self._tpm.stop()
+        self._layout.info.unlink(missing_ok=True)
+        if self._keep:
+            click.echo(f"the stand has ended; its files are left in {self._layout.root}")
+            return
+        for entry in list(self._layout.root.iterdir()) if self._layout.root.exists() else []:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if self._made_root and self._layout.root.exists():
+            self._layout.root.rmdir()
+        click.echo("the stand has ended and cleaned up")
+
+
+class _Stopped(Exception):
+    """A signal asked for the end."""
+
+
+# What acts on a running stand
+
+
+def _info(directory: Path) -> dict[str, Any]:
+    path = Layout(directory.absolute()).info
+    try:
+        info: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise StandError(f"no stand is running in {directory} ({path} is not there)") from None
+    return info
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@main.command()
+@_directory
+def down(directory: Path) -> None:
+    """Stop a stand."""
+    pid = _info(directory)["stand_pid"]
+    if not _alive(pid):
+        raise StandError(f"the stand's process {pid} is gone; remove {directory} by hand")
+    os.kill(pid, signal.SIGTERM)
+    ends = time.monotonic() + 30
+    while _alive(pid) and time.monotonic() < ends:
+        time.sleep(POLL_S)
+    if _alive(pid):
+        raise StandError(f"the stand (pid {pid}) has not ended within 30 s")
+
+
+@main.command()
+@_directory
+def restart(directory: Path) -> None:
+    """Stop the agent and start it again; callers wait meanwhile."""
+    before = _info(directory)
+    os.kill(before["stand_pid"], signal.SIGUSR1)
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        info = _info(directory)
+        if info["agent_pid"] != before["agent_pid"]:
+            click.echo(f"the agent runs again, pid {info['agent_pid']}")
+            return
+        time.sleep(POLL_S)
+    raise StandError("the agent was not back within 30 s; look at agent.log")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@_directory
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def issue(directory: Path, arguments: tuple[str, ...]) -> None:
+    """Issue a license; takes the options of 'license-server issue' (by default: feature sales, 30 days)."""
+    info = _info(directory)
+    given = list(arguments)
+    if not any(word.startswith("--expires") for word in given):
+        given += ["--expires", "+30d"]
+    if not any(word.startswith("--feature") for word in given):
+        given += ["--feature", "sales"]
+    done = subprocess.run(
+        [program("license-server"), "issue", "--agent", info["agent_id"], *given],
+        env={**os.environ, **info["env"]},
+        check=False,
+    )
+    sys.exit(done.returncode)
+
+
+@main.command()
+@_directory
+def rotate(directory: Path) -> None:
+    """Give the agent a new secret and re-issued tokens, as the server would."""
+    _info(directory)
+    click.echo(f"secret version {setup.rotate(Layout(directory.absolute()))} is ACTIVE")
+
+
+@main.command()
+@_directory
+@click.argument("version", type=click.IntRange(1))
+def invalidate(directory: Path, version: int) -> None:
+    """Invalidate a secret version in the agent."""
+    info = _info(directory)
+    done = subprocess.run(
+        [program("license-agent-cli"), "secrets", "invalidate", str(version), "--yes"],
+        env={**os.environ, **info["env"]},
+        check=False,
+    )
+    sys.exit(done.returncode)
+
+
+def entry() -> None:
+    """The console script."""
+    try:
+        main()
+    except StandError as error:
+        click.echo(f"license-stand: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"license-stand: {error.filename}: {error.strerror}", err=True)
+        sys.exit(1)

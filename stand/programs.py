@@ -1,0 +1,214 @@
+"""Finds and runs the other commands, and swtpm. Each runs as a process of its own, as it would on a real machine."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class StandError(Exception):
+    """The stand cannot do what was asked; the text says why and what to do."""
+
+
+def program(name: str) -> str:
+    """Path of one of our commands: beside the running interpreter, else in the path."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise StandError(f"the command {name} is not installed beside license-stand")
+    return found
+
+
+def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """Runs one of our commands to its end and returns what it printed.
+
+    Raises:
+        StandError: it failed; with its message.
+    """
+    done = subprocess.run(
+        [program(name), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+    if done.returncode != 0:
+        raise StandError(f"{name} {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+def _free_ports() -> int:
+    """The first of two neighboring free ports on loopback."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+    raise StandError("no two neighboring free ports on 127.0.0.1")
+
+
+class Swtpm:
+    """A simulated TPM 2.0, on two neighboring TCP ports of loopback.
+
+    Args:
+        state: its directory, absolute.
+        uid: whom it runs as; None for the caller.
+    """
+
+    def __init__(self, state: Path, uid: int | None) -> None:
+        swtpm = shutil.which("swtpm")
+        if swtpm is None:
+            raise StandError("swtpm is not installed: apt-get install swtpm, or use --backend software")
+        port = _free_ports()
+        self.tcti = f"swtpm:host=127.0.0.1,port={port}"
+        self._process = subprocess.Popen(
+            [
+                swtpm,
+                "socket",
+                "--tpm2",
+                "--tpmstate",
+                f"dir={state}",
+                "--server",
+                f"type=tcp,port={port},bindaddr=127.0.0.1",
+                "--ctrl",
+                f"type=tcp,port={port + 1},bindaddr=127.0.0.1",
+                "--flags",
+                "not-need-init,startup-clear",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+            start_new_session=True,
+        )
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends:
+            if self._process.poll() is not None:
+                raise StandError("swtpm ended at once; is its directory writable?")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                return
+            time.sleep(0.02)
+        raise StandError("swtpm did not open its port within 10 s")
+
+    @property
+    def running(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Ends it."""
+        end(self._process)
+
+
+def end(process: "subprocess.Popen[bytes]", patience: float = 10.0) -> None:
+    """Asks a process to end, and makes it after `patience` seconds."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Agent:
+    """The agent's process, with the sockets that outlive it.
+
+    Args:
+        config: its configuration file.
+        run_dir: for the sockets; the caller's.
+        log: takes what it writes to stderr.
+    """
+
+    def __init__(self, config: Path, run_dir: Path, log: Path) -> None:
+        self._config = config
+        self._log = log
+        self._notify_path = run_dir / "notify"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(self._notify_path))
+        self._notify_path.chmod(0o666)
+        self.pos_path, self.admin_path = run_dir / "pos.sock", run_dir / "admin.sock"
+        self._sockets = [_listen(self.pos_path, 0o666), _listen(self.admin_path, 0o600)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 if it does not run."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, patience: float = 30.0) -> None:
+        """Starts it and returns when it says that it is ready.
+
+        Raises:
+            StandError: it ended, or was not ready in time.
+        """
+        numbers = [sock.fileno() for sock in self._sockets]
+        self._drain_notices()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "stand.launch",
+                    *map(str, numbers),
+                    program("license-agent"),
+                    "--config",
+                    str(self._config),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=numbers,
+                env={**os.environ, "NOTIFY_SOCKET": str(self._notify_path)},
+                start_new_session=True,
+            )
+        ends = time.monotonic() + patience
+        self._notify.settimeout(0.05)
+        while time.monotonic() < ends:
+            with contextlib.suppress(TimeoutError):
+                if b"READY=1" in self._notify.recv(4096).split(b"\n"):
+                    return
+            if not self.running:
+                raise StandError(f"the agent ended at its start; the end of {self._log}:\n{self.log_tail()}")
+        raise StandError(f"the agent was not ready within {patience:g} s; the end of {self._log}:\n{self.log_tail()}")
+
+    def _drain_notices(self) -> None:
+        self._notify.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._notify.recv(4096)
+
+    def log_tail(self) -> str:
+        """Its last lines."""
+        return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-15:])
+
+    def stop(self) -> None:
+        """Ends it; the sockets stay open, so that callers wait."""
+        if self._process is not None:
+            end(self._process)
+
+    def close(self) -> None:
+        """Ends it and closes the sockets."""
+        self.stop()
+        for sock in (*self._sockets, self._notify):
+            sock.close()
+
+
+def _listen(path: Path, mode: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise StandError(f"{path} cannot be made: {error.strerror or error}; choose a shorter --dir") from None
+    path.chmod(mode)
+    sock.listen(256)
+    return sock

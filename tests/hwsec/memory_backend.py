@@ -1,0 +1,115 @@
+"""The contract of hwsec/backend.py, once more and as plainly as can be: what the other backends are held against."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hwsec.backend import DIGEST_BYTES, POINT_BYTES, Anchor, BackendStatus
+from hwsec.errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled
+from hwsec.secretmem import SecretBuffer
+
+
+@dataclass
+class MemoryDevice:
+    """The hardware: what stays when the process that used it ends."""
+
+    kek: bytes | None = None
+    agreement: ec.EllipticCurvePrivateKey | None = None
+    anchor: bytes | None = None
+    counter: int = 0
+    audit: bytes = bytes(DIGEST_BYTES)
+    answers: bool = True
+
+
+class MemoryBackend:
+    """A process's view of a `MemoryDevice`."""
+
+    name = "memory"
+
+    def __init__(self, device: MemoryDevice) -> None:
+        self._device = device
+        self._opened = False
+
+    def _ask(self) -> MemoryDevice:
+        if not self._device.answers:
+            raise BackendUnavailable("the memory device has been told not to answer")
+        return self._device
+
+    def _ask_open(self) -> MemoryDevice:
+        if not self._opened:
+            raise NotEnrolled("the memory backend is not open")
+        return self._ask()
+
+    def create(self) -> None:
+        device = self._ask()
+        if device.kek is not None:
+            raise AlreadyEnrolled("the memory device has been initialized")
+        device.kek = os.urandom(32)
+        device.agreement = ec.generate_private_key(ec.SECP256R1())
+        device.counter = 1
+        self._opened = True
+
+    def open(self) -> None:
+        if self._ask().kek is None:
+            raise NotEnrolled("the memory device has not been initialized")
+        self._opened = True
+
+    @contextmanager
+    def kek(self) -> Iterator[SecretBuffer]:
+        kek = self._ask_open().kek
+        assert kek is not None
+        with SecretBuffer(32) as buffer:
+            buffer.view[:] = kek
+            yield buffer
+
+    def read_anchor(self) -> tuple[Anchor | None, int]:
+        device = self._ask_open()
+        return (None if device.anchor is None else Anchor.decode(device.anchor)), device.counter
+
+    def write_anchor(self, anchor: Anchor) -> None:
+        self._ask_open().anchor = anchor.encode()
+
+    def increment(self) -> int:
+        device = self._ask_open()
+        device.counter += 1
+        return device.counter
+
+    def read_audit(self) -> bytes:
+        return self._ask_open().audit
+
+    def extend_audit(self, head: bytes) -> bytes:
+        device = self._ask_open()
+        device.audit = hashlib.sha256(device.audit + head).digest()
+        return device.audit
+
+    def _private(self) -> ec.EllipticCurvePrivateKey:
+        private = self._ask_open().agreement
+        assert private is not None
+        return private
+
+    def agreement_public(self) -> bytes:
+        return self._private().public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def agree(self, peer_point: bytes) -> SecretBuffer:
+        private = self._private()
+        if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
+            raise ValueError("not an uncompressed P-256 point")
+        peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
+        buffer = SecretBuffer(32)
+        buffer.view[:] = private.exchange(ec.ECDH(), peer)
+        return buffer
+
+    def random(self, size: int) -> bytes:
+        self._ask()
+        return os.urandom(size)
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("memory", self._device.answers, "for tests", False)
+
+    def close(self) -> None:
+        self._opened = False

@@ -1,0 +1,309 @@
+"""Every backend keeps the contract of hwsec/backend.py: one suite for memory, software and TPM."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hwsec.backend import Anchor, Backend
+from hwsec.errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled
+from tests.hwsec.conftest import MACHINES, Machine
+
+CURVE = ec.SECP256R1()
+ANCHOR = Anchor(2, bytes(range(32)), version=7, valid_from=1, valid_until=2**40, grace_until=2**63, state=255)
+
+NEEDS_ENROLMENT: dict[str, Callable[[Backend], object]] = {
+    "kek": lambda b: b.kek().__enter__(),
+    "read_anchor": lambda b: b.read_anchor(),
+    "write_anchor": lambda b: b.write_anchor(ANCHOR),
+    "increment": lambda b: b.increment(),
+    "read_audit": lambda b: b.read_audit(),
+    "extend_audit": lambda b: b.extend_audit(bytes(32)),
+    "agreement_public": lambda b: b.agreement_public(),
+    "agree": lambda b: b.agree(point_of(ec.generate_private_key(CURVE))),
+}
+
+
+def point_of(private: ec.EllipticCurvePrivateKey) -> bytes:
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def kek_of(backend: Backend) -> bytes:
+    with backend.kek() as kek:
+        return bytes(kek.view)
+
+
+def reopened(machine: Machine) -> Backend:
+    backend = machine.backend()
+    backend.open()
+    return backend
+
+
+# Enrolment
+
+
+def test_what_was_not_created_cannot_be_opened(machine: Machine) -> None:
+    with pytest.raises(NotEnrolled):
+        machine.backend().open()
+
+
+def test_nothing_works_before_enrolment(machine: Machine) -> None:
+    backend = machine.backend()
+    for operation in NEEDS_ENROLMENT:
+        assert_not_enrolled(backend, operation)
+
+
+def assert_not_enrolled(backend: Backend, operation: str) -> None:
+    try:
+        NEEDS_ENROLMENT[operation](backend)
+    except NotEnrolled:
+        return
+    pytest.fail(f"{operation} was not refused")
+
+
+def test_the_kek_is_the_same_after_each_start(machine: Machine, backend: Backend) -> None:
+    first = kek_of(backend)
+    assert len(first) == 32
+    assert len(set(first)) > 8
+    assert kek_of(backend) == first
+    for _start in range(2):
+        assert kek_of(reopened(machine)) == first
+
+
+def test_two_machines_have_two_keks(machine: Machine, backend: Backend, tmp_path: Path) -> None:
+    other_machine = MACHINES[machine.name](tmp_path / "other")
+    try:
+        other = other_machine.backend()
+        other.create()
+        assert kek_of(other) != kek_of(backend)
+        assert other.agreement_public() != backend.agreement_public()
+    finally:
+        other_machine.end()
+
+
+def test_a_second_enrolment_is_refused_and_harms_nothing(machine: Machine, backend: Backend) -> None:
+    backend.write_anchor(ANCHOR)
+    before = kek_of(backend), backend.read_anchor(), backend.agreement_public()
+    with pytest.raises(AlreadyEnrolled):
+        backend.create()
+    with pytest.raises(AlreadyEnrolled):
+        machine.backend().create()
+    after = reopened(machine)
+    assert (kek_of(after), after.read_anchor(), after.agreement_public()) == before
+
+
+# KEK
+
+
+def test_the_kek_is_gone_after_its_block(backend: Backend) -> None:
+    with backend.kek() as kek:
+        view = kek.view
+        assert any(view)
+    try:
+        left = bytes(view)
+    except ValueError:
+        return  # the view has been released
+    assert not any(left)
+
+
+def test_kek_blocks_nest(backend: Backend) -> None:
+    with backend.kek() as outer, backend.kek() as inner:
+        assert outer.view == inner.view
+        assert outer is not inner
+
+
+def test_an_error_inside_a_kek_block_passes_through(backend: Backend) -> None:
+    before = kek_of(backend)
+    with pytest.raises(ZeroDivisionError), backend.kek():
+        raise ZeroDivisionError
+    assert kek_of(backend) == before
+
+
+# Anchor and counter
+
+
+def test_at_first_there_is_no_anchor(machine: Machine, backend: Backend) -> None:
+    anchor, counter = backend.read_anchor()
+    assert anchor is None
+    assert counter > 0
+    assert reopened(machine).read_anchor() == (None, counter)
+
+
+def test_an_anchor_stays_as_written_and_moves_no_counter(machine: Machine, backend: Backend) -> None:
+    counter = backend.read_anchor()[1]
+    backend.write_anchor(Anchor(1, bytes(32)))
+    backend.write_anchor(ANCHOR)
+    assert backend.read_anchor() == (ANCHOR, counter)
+    assert reopened(machine).read_anchor() == (ANCHOR, counter)
+
+
+def test_the_counter_goes_up_by_one_and_never_back(machine: Machine, backend: Backend) -> None:
+    backend.write_anchor(ANCHOR)
+    expected = backend.read_anchor()[1]
+    for _start in range(3):
+        for _step in range(3):
+            expected += 1
+            assert backend.increment() == expected
+            assert backend.read_anchor() == (ANCHOR, expected)
+        backend = reopened(machine)
+        assert backend.read_anchor() == (ANCHOR, expected)
+
+
+# Audit
+
+
+def test_the_audit_value_is_the_fold_of_its_heads(machine: Machine, backend: Backend) -> None:
+    expected = bytes(32)
+    assert backend.read_audit() == expected
+    for number in range(3):
+        head = hashlib.sha256(bytes([number])).digest()
+        expected = hashlib.sha256(expected + head).digest()
+        assert backend.extend_audit(head) == expected
+        assert backend.read_audit() == expected
+    backend = reopened(machine)
+    assert backend.read_audit() == expected
+    expected = hashlib.sha256(expected + b"after").digest()
+    assert backend.extend_audit(b"after") == expected == backend.read_audit()
+
+
+def test_anchor_counter_and_audit_value_do_not_touch_each_other(backend: Backend) -> None:
+    backend.write_anchor(ANCHOR)
+    counter = backend.increment()
+    audit = backend.extend_audit(bytes(32))
+    assert backend.read_anchor() == (ANCHOR, counter)
+    assert backend.read_audit() == audit
+
+
+# Key agreement
+
+
+def test_both_sides_agree(machine: Machine, backend: Backend) -> None:
+    ours = backend.agreement_public()
+    assert len(ours) == 65
+    assert reopened(machine).agreement_public() == ours
+    backend = reopened(machine)
+    agent = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, ours)
+    for _peer in range(3):
+        peer = ec.generate_private_key(CURVE)
+        with backend.agree(point_of(peer)) as shared:
+            assert len(shared) == 32
+            assert bytes(shared.view) == peer.exchange(ec.ECDH(), agent)
+
+
+def test_a_shared_value_with_a_leading_zero_keeps_its_place(backend: Backend) -> None:
+    """A TPM gives the coordinate without leading zeros; SP 800-56A wants the field's full length."""
+    agent = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, backend.agreement_public())
+    for scalar in range(1, 10_000):
+        peer = ec.derive_private_key(scalar, CURVE)
+        expected = peer.exchange(ec.ECDH(), agent)
+        if expected[0] == 0:
+            break
+    assert expected[0] == 0
+    with backend.agree(point_of(peer)) as shared:
+        assert bytes(shared.view) == expected
+
+
+BAD_POINTS = {
+    "empty": b"",
+    "zeros": bytes(65),
+    "infinity": b"\x00",
+    "not on the curve": b"\x04" + b"\x01" * 64,
+    "the origin": b"\x04" + bytes(64),
+    "beyond the field": b"\x04" + b"\xff" * 64,
+    "too short": b"\x04" + b"\x01" * 63,
+    "too long": b"\x04" + b"\x01" * 65,
+    "compressed": ec.derive_private_key(5, CURVE).public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint),
+    "hybrid": b"\x06" + point_of(ec.derive_private_key(5, CURVE))[1:],
+    "of another curve": ec.derive_private_key(5, ec.SECP256K1())
+    .public_key()
+    .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+}
+
+
+def test_a_bad_point_is_a_value_error_and_harms_nothing(backend: Backend) -> None:
+    for name, point in BAD_POINTS.items():
+        try:
+            backend.agree(point).close()
+        except ValueError:
+            continue
+        pytest.fail(f"accepted a point that is {name}")
+    peer = ec.generate_private_key(CURVE)
+    agent = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, backend.agreement_public())
+    with backend.agree(point_of(peer)) as shared:
+        assert bytes(shared.view) == peer.exchange(ec.ECDH(), agent)
+
+
+# Random numbers, status, end
+
+
+def test_random_gives_as_much_as_asked(backend: Backend) -> None:
+    for size in (0, 1, 16, 32, 33, 1000, 8160, 8161, 20_000):
+        assert len(backend.random(size)) == size
+    long = backend.random(20_000)
+    chunks = {long[start : start + 32] for start in range(0, 20_000, 32)}
+    assert len(chunks) == 20_000 // 32
+    assert len({backend.random(16) for _time in range(20)}) == 20
+
+
+def test_status_tells_and_never_raises(machine: Machine) -> None:
+    backend = machine.backend()
+    assert backend.status().available
+    backend.create()
+    status = backend.status()
+    assert (status.name, status.available) == (machine.name, True)
+    assert backend.name == machine.name
+    assert status.protects_stolen_disk is (machine.name == "tpm")
+    assert status.detail
+    backend.close()
+    assert backend.status().name == machine.name
+
+
+def test_a_closed_backend_refuses_until_it_is_opened(backend: Backend) -> None:
+    before = kek_of(backend), backend.read_anchor(), backend.read_audit()
+    backend.close()
+    backend.close()
+    for operation in NEEDS_ENROLMENT:
+        assert_not_enrolled(backend, operation)
+    backend.open()
+    assert (kek_of(backend), backend.read_anchor(), backend.read_audit()) == before
+
+
+@pytest.mark.parametrize("machine", ["memory", "tpm"], indirect=True)
+def test_hardware_that_does_not_answer_is_a_typed_state(machine: Machine, backend: Backend) -> None:
+    backend.write_anchor(ANCHOR)
+    backend.extend_audit(b"head")
+    before = kek_of(backend), backend.read_anchor(), backend.read_audit(), backend.agreement_public()
+    machine.cut()
+    assert not backend.status().available
+    for operation, call in NEEDS_ENROLMENT.items():
+        if operation != "agreement_public":  # it may be known without asking
+            with pytest.raises(BackendUnavailable):
+                call(backend)
+    with pytest.raises(BackendUnavailable):
+        backend.random(16)
+    assert not backend.status().available
+    machine.mend()
+    assert (kek_of(backend), backend.read_anchor(), backend.read_audit(), backend.agreement_public()) == before
+    assert backend.status().available
+    machine.cut()
+    backend.close()
+    with pytest.raises(BackendUnavailable):
+        backend.open()
+    with pytest.raises(BackendUnavailable):
+        machine.backend().open()
+    machine.mend()
+    assert kek_of(reopened(machine)) == before[0]
+
+
+@pytest.mark.parametrize("machine", ["memory", "tpm"], indirect=True)
+def test_enrolment_without_hardware_is_a_typed_state_and_can_be_repeated(machine: Machine) -> None:
+    machine.cut()
+    with pytest.raises(BackendUnavailable):
+        machine.backend().create()
+    machine.mend()
+    backend = machine.backend()
+    backend.create()
+    assert len(kek_of(backend)) == 32

@@ -1,0 +1,246 @@
+"""The software backend: the key fits one machine, and files that were damaged or changed end in a typed state."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import hwsec.software
+from hwsec.backend import Anchor
+from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled
+from hwsec.files import write_atomic
+from hwsec.software import PBKDF2_CEILING, PBKDF2_FLOOR, PBKDF2_ITERATIONS, SoftwareBackend
+from hwsec.vault import Vault
+from tests.hwsec.conftest import SoftwareMachine
+
+ANCHOR = Anchor(2, bytes(range(32)), version=1)
+
+
+@pytest.fixture
+def enrolled(software: SoftwareMachine) -> SoftwareBackend:
+    return software.enroll()
+
+
+def kek_of(backend: SoftwareBackend) -> bytes:
+    with backend.kek() as kek:
+        return bytes(kek.view)
+
+
+def flip(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+# Which machine
+
+
+@pytest.mark.parametrize("machine_id", [b"machine-2", b"", b"machine-1\n"])
+def test_another_machine_id_is_foreign(software: SoftwareMachine, enrolled: SoftwareBackend, machine_id: bytes) -> None:
+    other = software.backend(machine_id)
+    with pytest.raises(ForeignHardware, match="another machine"):
+        other.open()
+    with pytest.raises(NotEnrolled):
+        kek_of(other)
+
+
+# Iterations
+
+
+def test_the_default_is_what_owasp_says_and_the_bounds_allow_it() -> None:
+    assert PBKDF2_FLOOR < PBKDF2_ITERATIONS < PBKDF2_CEILING
+    assert PBKDF2_ITERATIONS >= 600_000
+
+
+@pytest.mark.parametrize("iterations", [0, 1, PBKDF2_FLOOR - 1, PBKDF2_CEILING + 1])
+def test_iterations_that_open_would_refuse_are_not_created(tmp_path: Path, vault: Vault, iterations: int) -> None:
+    with pytest.raises(ValueError, match="iterations"):
+        SoftwareBackend(tmp_path, b"id", vault, iterations)
+
+
+@pytest.mark.parametrize("iterations", [-1, 0, 1, PBKDF2_FLOOR - 1, PBKDF2_CEILING + 1, 2**31, 2**40])
+def test_a_key_file_with_other_iterations_is_refused_at_once(
+    software: SoftwareMachine, enrolled: SoftwareBackend, iterations: int
+) -> None:
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    assert content["iterations"] == PBKDF2_FLOOR
+    software.key_file.write_bytes(msgspec.msgpack.encode({**content, "iterations": iterations}))
+    begin = time.process_time()
+    with pytest.raises(ForeignHardware, match="iterations"):
+        software.backend().open()
+    assert time.process_time() - begin < 1
+
+
+# Key file
+
+
+@pytest.mark.parametrize("field", ["salt", "material", "check", "agreement_nonce", "agreement_sealed", "agreement_public"])
+def test_each_field_of_the_key_file_is_authenticated(software: SoftwareMachine, enrolled: SoftwareBackend, field: str) -> None:
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    for changed in (flip(content[field], 3), b""):
+        software.key_file.write_bytes(msgspec.msgpack.encode({**content, field: changed}))
+        with pytest.raises(ForeignHardware):
+            software.backend().open()
+
+
+def test_a_public_key_put_in_by_somebody_else_is_refused(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    """Otherwise the server would encrypt new secrets to him."""
+    his = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    software.key_file.write_bytes(msgspec.msgpack.encode({**content, "agreement_public": his}))
+    backend = software.backend()
+    with pytest.raises(ForeignHardware):
+        backend.open()
+    with pytest.raises(NotEnrolled):
+        backend.agreement_public()
+
+
+def test_a_flipped_bit_in_the_key_file_is_a_typed_state(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    whole = software.key_file.read_bytes()
+    for position in range(0, len(whole), 17):
+        software.key_file.write_bytes(flip(whole, position))
+        with pytest.raises((ForeignHardware, NotEnrolled)):
+            software.backend().open()
+
+
+def test_a_truncated_key_file_is_a_typed_state(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    whole = software.key_file.read_bytes()
+    for length in range(len(whole)):
+        software.key_file.write_bytes(whole[:length])
+        with pytest.raises(NotEnrolled, match="damaged"):
+            software.backend().open()
+
+
+def test_a_damaged_key_is_not_an_invitation_to_enroll(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    software.key_file.write_bytes(b"")
+    with pytest.raises(HwsecError):
+        software.backend().create()
+    assert software.key_file.read_bytes() == b""
+
+
+# Anchor file
+
+READS: list[Callable[[SoftwareBackend], object]] = [
+    lambda b: b.read_anchor(),
+    lambda b: b.write_anchor(ANCHOR),
+    lambda b: b.increment(),
+    lambda b: b.read_audit(),
+    lambda b: b.extend_audit(b"head"),
+]
+
+
+def test_a_flipped_bit_in_the_anchor_file_is_refused(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    enrolled.write_anchor(ANCHOR)
+    whole = software.anchor_file.read_bytes()
+    for position in range(len(whole)):
+        damaged = flip(whole, position)
+        software.anchor_file.write_bytes(damaged)
+        for read in READS:
+            with pytest.raises(ForeignHardware):
+                read(enrolled)
+        assert software.anchor_file.read_bytes() == damaged
+    software.anchor_file.write_bytes(whole)
+    assert enrolled.read_anchor() == (ANCHOR, 1)
+
+
+def test_a_truncated_anchor_file_is_refused(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    whole = software.anchor_file.read_bytes()
+    for length in range(len(whole)):
+        software.anchor_file.write_bytes(whole[:length])
+        with pytest.raises(ForeignHardware):
+            enrolled.read_anchor()
+
+
+def test_an_anchor_file_that_is_gone_is_told_and_not_made_anew(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    software.anchor_file.unlink()
+    for read in READS:
+        with pytest.raises(ForeignHardware, match="gone"):
+            read(enrolled)
+    assert not software.anchor_file.exists()
+
+
+def test_the_counter_cannot_be_edited(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    enrolled.increment()
+    content = msgspec.msgpack.decode(software.anchor_file.read_bytes())
+    assert content["counter"] == 2
+    software.anchor_file.write_bytes(msgspec.msgpack.encode({**content, "counter": 1}))
+    with pytest.raises(ForeignHardware, match="tag"):
+        enrolled.read_anchor()
+
+
+def test_the_anchor_file_of_another_agent_is_refused(
+    software: SoftwareMachine, enrolled: SoftwareBackend, tmp_path: Path
+) -> None:
+    other = SoftwareMachine(tmp_path / "other")
+    other.backend().create()
+    shutil.copy(other.anchor_file, software.anchor_file)
+    with pytest.raises(ForeignHardware, match="tag"):
+        enrolled.read_anchor()
+    other.end()
+
+
+# Files as such
+
+
+def test_the_files_are_private_and_hold_no_key(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    enrolled.write_anchor(ANCHOR)
+    files = sorted(software.directory.iterdir())
+    assert files == [software.anchor_file, software.key_file]
+    kek = kek_of(enrolled)
+    for file in files:
+        assert file.stat().st_mode & 0o7777 == 0o600
+        assert kek not in file.read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_enrolment_that_was_cut_can_be_repeated(
+    software: SoftwareMachine, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    calls = 0
+
+    def cut(path: Path, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    monkeypatch.setattr(hwsec.software, "write_atomic", cut)
+    backend = software.backend()
+    with pytest.raises(KeyboardInterrupt):
+        backend.create()
+    with pytest.raises(NotEnrolled):
+        kek_of(backend)
+    with pytest.raises(NotEnrolled):
+        software.backend().open()
+    backend = software.backend()
+    backend.create()
+    assert backend.read_anchor() == (None, 1)
+
+
+def test_a_directory_that_cannot_be_used_is_a_typed_state(tmp_path: Path, vault: Vault) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    backend = SoftwareBackend(tmp_path / "file", b"id", vault, PBKDF2_FLOOR)
+    with pytest.raises(BackendUnavailable):
+        backend.create()
+    with pytest.raises(BackendUnavailable):
+        backend.open()
+
+
+def test_a_disk_that_takes_no_more_is_a_typed_state_and_loses_nothing(
+    software: SoftwareMachine, enrolled: SoftwareBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = enrolled.read_anchor()
+    with monkeypatch.context() as patch:
+        patch.setattr(hwsec.software, "write_atomic", full)
+        with pytest.raises(BackendUnavailable, match="No space"):
+            enrolled.increment()
+        with pytest.raises(BackendUnavailable, match="No space"):
+            enrolled.write_anchor(ANCHOR)
+    assert enrolled.read_anchor() == before
