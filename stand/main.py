@@ -195,13 +195,11 @@ def _info(directory: Path) -> dict[str, Any]:
 
 
 def _alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits for its parent does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 @main.command()

@@ -1,0 +1,330 @@
+"""The daemon by itself: start, reload, stop, and every way in which its files can be wrong."""
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from license_agent_client import AgentRefused, AgentUnavailable, ErrorCode, LicenseClient
+from license_agent_client.clientwire import decode_reply, encode_request
+from license_agent_client.errors import RemoteProtocolError
+from license_agent_client.frames import FrameDecoder
+
+from tests.support.daemon import Bench, furnished
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with furnished() as made:
+        yield made
+
+
+def _client(bench: Bench, deadline: float = 10) -> LicenseClient:
+    return LicenseClient(bench.run_dir / "pos.sock", deadline=deadline, agent_uid=bench.uid)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_it_makes_its_sockets_validates_and_stops_cleanly(bench: Bench) -> None:
+    os.umask(0o022)
+    with bench.running() as running:
+        assert _mode(bench.run_dir / "pos.sock") == 0o666 and _mode(bench.run_dir / "admin.sock") == 0o600
+        bench.give_secret()
+        token = bench.issue()
+        with _client(bench) as client:
+            assert client.validate(token).valid
+            running.process.send_signal(signal.SIGTERM)
+            running.notice("STOPPING=1")
+            assert running.process.wait(20) == 0
+        assert not (bench.run_dir / "pos.sock").exists()
+    events = [record["event"] for record in bench.records()]
+    assert events[0] == "agent.started" and "agent.stopped" in events and events[-1] == "audit.checkpoint"
+    # All is there again after the next start.
+    with bench.running(), _client(bench) as client:
+        assert client.validate(token).valid
+
+
+def test_a_stop_answers_what_is_in_flight(bench: Bench) -> None:
+    with bench.running(inherited=True) as running:
+        bench.give_secret()
+        token = bench.issue()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(bench.run_dir / "pos.sock"))
+            sock.settimeout(10)
+            frames = [encode_request("validate_license", n, {"token": token, "nonce": os.urandom(16)}) for n in range(50)]
+            running.process.send_signal(signal.SIGTERM)
+            sock.sendall(b"".join(frames))
+            decoder, bodies = FrameDecoder(), []
+            while data := sock.recv(65536):
+                bodies += decoder.receive_data(data)
+        assert [decode_reply(body, n)["valid"] for n, body in enumerate(bodies)] == [True] * 50
+        assert running.process.wait(20) == 0
+        # Inherited sockets are not ours to remove: the next run finds its callers there.
+        assert (bench.run_dir / "pos.sock").exists()
+
+
+def test_hangup_reloads_and_a_bad_file_changes_nothing(bench: Bench) -> None:
+    with bench.running() as running:
+        with _client(bench) as client:
+            client.ping()
+        bench.write_config(uids=[4242])
+        running.process.send_signal(signal.SIGHUP)
+        running.notice("RELOADING=1") and running.notice("READY=1")
+        with _client(bench) as client, pytest.raises(AgentRefused) as caught:
+            client.ping()
+        assert caught.value.code is ErrorCode.FORBIDDEN
+        bench.write_config()
+        running.process.send_signal(signal.SIGHUP)
+        running.notice("READY=1")
+        bench.write_config(extra="[nonsense]\n")
+        running.process.send_signal(signal.SIGHUP)
+        running.notice("READY=1")
+        with _client(bench) as client:
+            client.ping()
+        assert "unknown section [nonsense]" in running.log() and "old one stays" in running.log()
+    outcomes = [record["outcome"] for record in bench.records() if record["event"] == "config.reloaded"]
+    assert outcomes == ["ok", "ok", "refused"]
+
+
+def test_the_watchdog_is_fed(bench: Bench) -> None:
+    with bench.running(watchdog=True) as running:
+        running.notice("WATCHDOG=1")
+        running.notice("WATCHDOG=1")
+
+
+def test_a_bad_configuration_does_not_start(bench: Bench) -> None:
+    bench.write_config(extra="[pos2]\n")
+    status, text = bench.run_to_the_end()
+    assert status == 78 and "unknown section [pos2]; did you mean 'pos'?" in text and "Traceback" not in text
+    bench.write_config()
+    bench.config.chmod(0o640)
+    status, text = bench.run_to_the_end()
+    assert status == 78 and "chmod 0600" in text
+
+
+def test_with_inherited_sockets_it_says_that_it_is_misconfigured_until_it_is_mended(bench: Bench) -> None:
+    bench.write_config(extra="[pos2]\n")
+    with bench.running(inherited=True) as running:
+        with _client(bench) as client, pytest.raises(AgentRefused) as caught:
+            client.ping()
+        assert caught.value.code is ErrorCode.AGENT_MISCONFIGURED and "journal" in str(caught.value)
+        bench.write_config()
+        running.process.send_signal(signal.SIGHUP)
+        running.notice("READY=1")
+        with _client(bench, deadline=20) as client:
+            client.ping()
+
+
+def test_an_agent_that_was_never_initialized_says_so(bench: Bench) -> None:
+    for path in bench.keys.iterdir():
+        path.unlink()
+    status, text = bench.run_to_the_end()
+    assert status == 69 and "license-agent init" in text and "Traceback" not in text
+
+
+def test_initializing_twice_is_refused(bench: Bench) -> None:
+    said = bench.tool("license-agent", "init", "--trust", str(bench.root / "trust.json"), fine=(69,))
+    assert "has been initialized" in said
+
+
+def test_without_a_secret_a_token_is_of_an_unknown_secret(bench: Bench) -> None:
+    with bench.running():
+        bench.tool("license-server", "rotate", "--agent", "pos-009", "--out", os.devnull)
+        with _client(bench) as client:
+            verdict = client.validate(bench.issue())
+    assert verdict.reason == "unknown_secret" and not verdict.valid
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "edited"])
+def test_a_corrupt_state_file_is_restored(bench: Bench, damage: str) -> None:
+    with bench.running():
+        bench.give_secret()
+    path = bench.state / "state.json"
+    good = path.read_text()
+    path.write_text({"truncated": good[:40], "garbage": "\x00\xff", "edited": good.replace('"ACTIVE"', '"GRACE"')}[damage])
+    with bench.running() as running:
+        assert "state.json was corrupt" in running.log()
+    restored = path.read_text()
+    assert '"ACTIVE"' in restored
+    assert any(record["event"] == "state.restored" and record["origin"] == "backup" for record in bench.records())
+
+
+def test_a_damaged_store_is_repaired_from_its_twin(bench: Bench) -> None:
+    with bench.running():
+        bench.give_secret()
+        token = bench.issue()
+    store = bench.state / "secret.enc"
+    whole = store.read_bytes()
+    store.write_bytes(whole[: len(whole) // 2])
+    with bench.running(), _client(bench) as client:
+        assert client.validate(token).valid
+    assert store.read_bytes() == whole
+    assert any(record["event"] == "store.repaired" for record in bench.records())
+
+
+def test_an_older_store_is_refused_as_a_rollback(bench: Bench) -> None:
+    with bench.running():
+        bench.give_secret()
+    old = {path: path.read_bytes() for path in bench.state.glob("secret.enc*")}
+    with bench.running():
+        bench.give_secret()
+    for path, data in old.items():
+        path.write_bytes(data)
+    status, text = bench.run_to_the_end()
+    assert status == 69 and "older" in text and "Traceback" not in text
+
+
+def test_a_changed_audit_log_stops_the_start_and_says_where(bench: Bench) -> None:
+    with bench.running():
+        bench.give_secret()
+    log = bench.log / "audit.log"
+    data = log.read_bytes()
+    log.write_bytes(data.replace(b'"agent.started"', b'"agent.startled"', 1))
+    status, text = bench.run_to_the_end()
+    assert status == 69 and "line 1" in text and "evidence" in text
+
+
+def test_an_audit_log_that_was_cut_back_is_alerted_at_the_next_start(bench: Bench) -> None:
+    with bench.running():
+        bench.give_secret()
+        bench.give_secret()
+    log = bench.log / "audit.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    first_checkpoint = next(n for n, line in enumerate(lines) if b'"audit.checkpoint"' in line)
+    log.write_bytes(b"".join(lines[: first_checkpoint + 1]))
+    with bench.running() as running:
+        assert "ALERT the audit log does not fit its seal" in running.log()
+    assert any(record["event"] == "alert.audit_seal" for record in bench.records())
+
+
+def test_a_torn_last_line_is_set_aside(bench: Bench) -> None:
+    with bench.running():
+        pass
+    log = bench.log / "audit.log"
+    with log.open("ab") as file:
+        file.write(b'{"seq":99,"time"')
+    with bench.running():
+        bench.tool("license-agent-cli", "audit", "verify")
+    assert (bench.log / "audit.log.torn").read_bytes() == b'{"seq":99,"time"\n'
+
+
+def test_counted_repeats_survive_kill_9(bench: Bench) -> None:
+    bench.write_config(extra="[audit]\nrecords_per_s = 1\nburst = 3\n")
+    with bench.running() as running:
+        bench.give_secret()
+        token = bench.issue()
+        with _client(bench) as client:
+            for _ in range(40):
+                assert client.validate(token).valid
+        running.process.kill()
+        running.process.wait()
+    full = [record for record in bench.records() if record["event"] == "license.validated"]
+    assert len(full) < 10
+    with bench.running():
+        pass
+    records = [record for record in bench.records() if record["event"] == "license.validated"]
+    assert sum(record.get("count", 1) for record in records) == 40
+    counted = [record for record in records if "count" in record]
+    assert counted and counted[0]["first"] <= counted[0]["last"]
+    bench_log = bench.log / "audit.log"
+    assert "intact" in bench.tool("license-agent-cli", "audit", "verify", "--file", str(bench_log))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_stops_no_validation_and_is_told_afterwards(bench: Bench) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=64k,mode=0755,uid={bench.uid}", "none", bench.log], check=True)
+    ballast = bench.log / "ballast"
+    try:
+        with bench.running() as running:
+            bench.give_secret()
+            tokens = [bench.issue() for _ in range(3)]
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(512))
+            with _client(bench) as client:
+                # The page that is begun still takes a few records.
+                for _ in range(60):
+                    assert client.validate(tokens[0]).valid
+                assert [client.validate(token).valid for token in tokens] == [True] * 3
+                refused = bench.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes", fine=(4,))
+                assert "audit log cannot be written" in refused
+                assert "records are lost" in running.log()
+                ballast.unlink()
+                assert client.validate(tokens[0]).valid and client.validate(bench.issue()).valid
+            assert "intact" in bench.tool("license-agent-cli", "audit", "verify")
+        gaps = [record for record in bench.records() if record["event"] == "audit.gap"]
+        assert sum(record["lost_records"] for record in gaps) >= 2
+    finally:
+        subprocess.run(["umount", bench.log], check=True)
+
+
+def test_slow_and_broken_peers_do_not_delay_others(bench: Bench) -> None:
+    with bench.running():
+        bench.give_secret()
+        token = bench.issue()
+        path = str(bench.run_dir / "pos.sock")
+        idlers = []
+        for opening in (b"", b"\x00", b"\x00\x00\x10\x00", b"\x00\x00\x10\x00" + bytes(100)) * 5:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            sock.sendall(opening)
+            idlers.append(sock)
+        # One asks and never reads.
+        glutton = socket.socket(socket.AF_UNIX)
+        glutton.connect(path)
+        glutton.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                glutton.send(encode_request("ping", 1, {}) * 50)
+        time.sleep(1.1)  # the rate limit's bucket of this user was emptied by the one who never reads
+        with _client(bench, deadline=5) as client:
+            assert client.validate(token).valid
+        for sock in (*idlers, glutton):
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    ("bytes_sent", "code"),
+    [
+        (struct.pack(">I", 0), ErrorCode.FRAME_TOO_LARGE),
+        (struct.pack(">I", 65537), ErrorCode.FRAME_TOO_LARGE),
+        (struct.pack(">I", 1) + b"\xc0", ErrorCode.BAD_MESSAGE),
+        (struct.pack(">I", 4) + b"GET ", ErrorCode.BAD_MESSAGE),
+        (b"GET / HTTP/1.1\r\n\r\n", ErrorCode.FRAME_TOO_LARGE),
+    ],
+)
+def test_what_is_not_our_protocol_gets_a_typed_error_and_the_end(bench: Bench, bytes_sent: bytes, code: ErrorCode) -> None:
+    with bench.running(), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(bench.run_dir / "pos.sock"))
+        sock.settimeout(10)
+        sock.sendall(bytes_sent)
+        data = b""
+        while chunk := sock.recv(65536):
+            data += chunk
+        (body,) = FrameDecoder().receive_data(data)
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode_reply(body, 1)
+        assert caught.value.code is code
+
+
+def test_a_second_daemon_does_not_take_the_first_ones_sockets(bench: Bench) -> None:
+    with bench.running(), _client(bench) as client:
+        status, text = bench.run_to_the_end()
+        assert status == 69 and "another agent is serving" in text
+        client.ping()
+
+
+def test_no_daemon_is_a_typed_error_within_the_deadline(bench: Bench) -> None:
+    began = time.monotonic()
+    with _client(bench, deadline=0.3) as client, pytest.raises(AgentUnavailable) as caught:
+        client.ping()
+    assert time.monotonic() - began < 3 and "pos.sock" in str(caught.value)

@@ -1,0 +1,86 @@
+"""A real stand for tests: `license-stand up` as a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+
+
+class Stand:
+    """A running stand.
+
+    Attributes:
+        root: its directory.
+        process: `license-stand up`.
+    """
+
+    def __init__(self, root: Path, process: "subprocess.Popen[str]") -> None:
+        self.root = root
+        self.process = process
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """stand.json as it is now."""
+        content: dict[str, Any] = json.loads((self.root / "stand.json").read_text())
+        return content
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Variables under which the other commands work on this stand."""
+        return {**os.environ, **self.info["env"]}
+
+    def run(self, name: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        """Runs one of the installed commands on this stand."""
+        return subprocess.run(
+            [str(BIN / name), *arguments],
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory with a path short enough for sockets, that every user may pass through."""
+    directory = Path(tempfile.mkdtemp(prefix="la-", dir="/tmp"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_stand(backend: str = "software", *arguments: str) -> Iterator[Stand]:
+    """A stand, for the length of a block."""
+    with short_directory() as directory:
+        root = directory / "stand"
+        process = subprocess.Popen(
+            [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            ends = time.monotonic() + 60
+            while not (root / "stand.json").exists():
+                if process.poll() is not None or time.monotonic() > ends:
+                    process.terminate()
+                    raise AssertionError(f"the stand did not come up: {process.communicate(timeout=30)[0]}")
+                time.sleep(0.05)
+            yield Stand(root, process)
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
