@@ -82,6 +82,11 @@ class Hub:
         for connection in list(self.connections):
             connection.check_timeouts(now)
 
+    def recheck(self) -> None:
+        """Cuts off peers whom a new configuration no longer allows."""
+        for connection in list(self.connections):
+            connection.recheck()
+
     def close_all(self) -> None:
         """Closes every connection once its replies have been sent."""
         for connection in list(self.connections):
@@ -222,6 +227,11 @@ class Connection(asyncio.Protocol):
                 self._hub.per_uid[key] = left
             else:
                 del self._hub.per_uid[key]
+
+    def recheck(self) -> None:
+        """Cuts the peer off if it is no longer allowed."""
+        if not self._service.admits(self.peer):
+            self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may no longer use this socket")
 
     # Time
 

@@ -260,6 +260,7 @@ class Daemon:
         self._parts.engine.limits = limits_of(config)
         self.pos.reconfigure(config.pos)
         self.admin.reconfigure(config.management)
+        self._hub.recheck()
         self._parts.audit.reconfigure(config.audit)
         self._parts.audit.record("config.reloaded", "ok", needs_restart=later)
         return later

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from .bounds import DEFAULT_DEADLINE_S, MAX_ID
 from .clientcalls import (

@@ -76,9 +76,12 @@ def test_hangup_reloads_and_a_bad_file_changes_nothing(bench: Bench) -> None:
     with bench.running() as running:
         with _client(bench) as client:
             client.ping()
-        bench.write_config(uids=[4242])
-        running.process.send_signal(signal.SIGHUP)
-        running.notice("RELOADING=1") and running.notice("READY=1")
+            bench.write_config(uids=[4242])
+            running.process.send_signal(signal.SIGHUP)
+            running.notice("RELOADING=1") and running.notice("READY=1")
+            # A connection from before is cut off as well.
+            with pytest.raises(AgentRefused):
+                client.ping()
         with _client(bench) as client, pytest.raises(AgentRefused) as caught:
             client.ping()
         assert caught.value.code is ErrorCode.FORBIDDEN
