@@ -130,6 +130,20 @@ class AuditLog:
             if not self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
                 self._append(event, outcome, describe())
 
+    def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:
+        """The short way for what has been counted before in this minute; False if it must go the long way.
+
+        Args:
+            uid: whose budget.
+            key: under which `record_within_budget` counted it.
+            mono: monotonic seconds.
+            wall: seconds since 1970 UTC.
+        """
+        if self._budget.has(uid, mono) or not self._repeats.count_known(key, wall):
+            return False
+        self.counted += 1
+        return True
+
     def _day_is_full(self) -> bool:
         day = int(self._clock.wall()) // _DAY_S
         if day != self._day:

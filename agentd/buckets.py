@@ -25,13 +25,20 @@ class Buckets:
             key: whose bucket.
             now: monotonic seconds.
         """
-        level, then = self._levels.get(key, (self.burst, now))
-        level = min(self.burst, level + (now - then) * self.rate)
+        known = self._levels.get(key)
+        level = self.burst if known is None else known[0] + (now - known[1]) * self.rate
+        if level > self.burst:
+            level = self.burst
         if level < 1.0:
             self._levels[key] = (level, now)
             return False
         self._levels[key] = (level - 1.0, now)
         return True
+
+    def has(self, key: Hashable, now: float) -> bool:
+        """Whether `take` would give a token; takes none."""
+        known = self._levels.get(key)
+        return known is None or known[0] + (now - known[1]) * self.rate >= 1.0
 
     def forget_full(self, now: float) -> None:
         """Drops buckets that have filled up again."""

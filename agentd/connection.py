@@ -166,7 +166,8 @@ class Connection(asyncio.Protocol):
             self._partial_since = None
         elif bodies or self._partial_since is None:
             self._partial_since = now
-        self._send_or_wait()
+        if self._queued:
+            self._send_or_wait()
 
     def _break(self, error: RemoteProtocolError) -> None:
         """Ends a stream in which no next frame can be found."""

@@ -21,7 +21,7 @@ from ipc.clientwire import Reason
 
 from .books import LicenseBook
 from .lifecycle import MAX_VERSIONS, Event, Limits, State, state_at, step, valid_until
-from .verdict import Ruling, Verdict, judge, refusal, secret_reason
+from .verdict import FOREVER, Ruling, Verdict, judge, refusal, secret_reason
 
 CACHED_TOKENS = 4096
 
@@ -35,11 +35,24 @@ class NoSuchVersion(EngineRefused):
 
 
 @dataclass(slots=True)
-class _Cached:
+class Known:
+    """A token that has been opened, and the ruling on it.
+
+    Attributes:
+        claims: what it says.
+        version: the secret version that opened it.
+        ruling: the verdict and for how long it holds.
+        epoch: when the ruling was made; one of an older epoch is made anew.
+        serial: a number that no other ruling has; repeats are counted under it.
+        reply: room for whoever answers, to keep the encoded verdict.
+    """
+
     claims: Claims
     version: int
     ruling: Ruling
     epoch: int
+    serial: int
+    reply: tuple[object, bytes] | None = None
 
 
 class Engine:
@@ -62,9 +75,11 @@ class Engine:
         self._versions: dict[int, StoredVersion] = {}
         self._newest = 0
         self._revoked: Set[str] = frozenset()
-        self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        self._cache: OrderedDict[str, Known] = OrderedDict()
         # Any change of secrets, limits or newest tokens starts an epoch; rulings of an older one are made anew.
         self._epoch = 0
+        self._serial = 0
+        self._degraded_from = FOREVER
 
     # State
 
@@ -76,7 +91,13 @@ class Engine:
     @limits.setter
     def limits(self, limits: Limits) -> None:
         self._limits = limits
+        self._new_epoch()
+
+    def _new_epoch(self) -> None:
         self._epoch += 1
+        newest = self.newest
+        overdue = newest is not None and State(newest.meta.state) is State.ACTIVE
+        self._degraded_from = valid_until(newest.meta, self._limits) if newest is not None and overdue else FOREVER
 
     @property
     def versions(self) -> tuple[StoredVersion, ...]:
@@ -96,7 +117,7 @@ class Engine:
         """Works with what has been committed from now on."""
         self._versions = {stored.meta.version: stored for stored in contents.versions}
         self._newest = max(self._versions, default=0)
-        self._epoch += 1
+        self._new_epoch()
         # Claims under a version that has been given up are not kept.
         for token in [token for token, entry in self._cache.items() if not self._usable(entry.version)]:
             del self._cache[token]
@@ -107,30 +128,36 @@ class Engine:
 
     def degraded(self, now: int) -> bool:
         """Whether a successor of the newest secret is overdue."""
-        newest = self.newest
-        if newest is None:
-            return False
-        return State(newest.meta.state) is State.ACTIVE and now >= valid_until(newest.meta, self._limits)
+        return now >= self._degraded_from
 
     # Verdicts
 
     def validate(self, token: str, now: int) -> Verdict:
         """The verdict on a token at a time."""
-        entry = self._cache.get(token)
-        if entry is not None and entry.epoch == self._epoch and entry.ruling.since <= now < entry.ruling.until:
-            self._cache.move_to_end(token)
+        entry = self.known(token, now)
+        if entry is not None:
             return entry.ruling.verdict
-        return self._validate_slowly(token, now, entry)
+        return self._validate_slowly(token, now, self._cache.get(token))
+
+    def known(self, token: str, now: int) -> Known | None:
+        """What is known of a token whose ruling still holds; None if it must be judged."""
+        entry = self._cache.get(token)
+        if entry is None or entry.epoch != self._epoch:
+            return None
+        ruling = entry.ruling
+        if not ruling.since <= now < ruling.until:
+            return None
+        self._cache.move_to_end(token)
+        return entry
 
     def is_known(self, token: str) -> bool:
         """Whether the token has been opened before and is still remembered."""
         return token in self._cache
 
-    def _validate_slowly(self, token: str, now: int, entry: _Cached | None) -> Verdict:
+    def _validate_slowly(self, token: str, now: int, entry: Known | None) -> Verdict:
         if entry is not None:
             ruling = self._rule(entry.claims, entry.version, now)
-            self._cache[token] = _Cached(entry.claims, entry.version, ruling, self._epoch)
-            self._cache.move_to_end(token)
+            self._remember(token, entry.claims, entry.version, ruling)
             return ruling.verdict
         try:
             sealed = parse_token(token)
@@ -142,12 +169,17 @@ class Engine:
         if isinstance(opened, Verdict):
             return opened
         ruling = self._rule(opened, sealed.version, now)
-        self._cache[token] = _Cached(opened, sealed.version, ruling, self._epoch)
-        if len(self._cache) > CACHED_TOKENS:
-            self._cache.popitem(last=False)
+        self._remember(token, opened, sealed.version, ruling)
         if ruling.verdict.valid:
             self.book.saw(token, opened.jti, now)
         return ruling.verdict
+
+    def _remember(self, token: str, claims: Claims, version: int, ruling: Ruling) -> None:
+        self._serial += 1
+        self._cache[token] = Known(claims, version, ruling, self._epoch, self._serial)
+        self._cache.move_to_end(token)
+        if len(self._cache) > CACHED_TOKENS:
+            self._cache.popitem(last=False)
 
     def _open(self, token: str, sealed: SealedToken, now: int) -> Claims | Verdict:
         stored = self._versions.get(sealed.version)
@@ -201,7 +233,7 @@ class Engine:
             raise EngineRefused(f"the token is not taken over: {verdict.reason.value}")
         entry = self._cache[token]
         if self.book.keep(entry.claims.jti, entry.claims.iat, token, entry.version):
-            self._epoch += 1
+            self._new_epoch()
         return verdict
 
     # Changes

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -146,6 +147,9 @@ class Runner:
         if listeners is None:
             raise RuntimeError("no sockets to serve")
         await daemon.start()
+        # What is there now stays to the end; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         acceptors = [accept_on(listeners.pos, hub, daemon.pos), accept_on(listeners.admin, hub, daemon.admin)]
         self._notify("READY=1", f"STATUS=validating licenses for {daemon.agent_id}")
         log.info("license-agent %s is ready as %s", VERSION, daemon.agent_id)

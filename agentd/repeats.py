@@ -66,10 +66,7 @@ class Repeats:
             now: seconds since 1970 UTC.
             describe: gives the fields to log, when the key is new.
         """
-        slot = self._slots.get(key)
-        if slot is not None:
-            total = self._counts[key] = self._counts[key] + 1
-            _COUNT_LAST.pack_into(self._map, slot * SLOT_BYTES + 8, total, now)
+        if self.count_known(key, now):
             return True
         if not self._free:
             return False
@@ -83,6 +80,15 @@ class Repeats:
         self._map[offset] = 1
         self._slots[key] = slot
         self._counts[key] = 1
+        return True
+
+    def count_known(self, key: Any, now: float) -> bool:
+        """Counts one more of a key that is in the table; False if it is not."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return False
+        total = self._counts[key] = self._counts[key] + 1
+        _COUNT_LAST.pack_into(self._map, slot * SLOT_BYTES + 8, total, now)
         return True
 
     def drain(self) -> list[Repeat]:

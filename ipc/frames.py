@@ -22,14 +22,17 @@ class FrameDecoder:
     """Cuts a byte stream into frame bodies.
 
     After an error the stream has no next frame: every further call raises the same error.
+
+    Attributes:
+        error: the error that ended the stream, if one did.
     """
 
-    __slots__ = ("_buffer", "_ceiling", "_error")
+    __slots__ = ("_buffer", "_ceiling", "error")
 
     def __init__(self, ceiling: int = MAX_FRAME_BYTES) -> None:
         self._ceiling = ceiling
         self._buffer = bytearray()
-        self._error: RemoteProtocolError | None = None
+        self.error: RemoteProtocolError | None = None
 
     @property
     def partial(self) -> bool:
@@ -45,8 +48,8 @@ class FrameDecoder:
         Raises:
             RemoteProtocolError: a length prefix of 0 or above the ceiling (FRAME_TOO_LARGE).
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         if not self._buffer and len(data) > HEADER_BYTES:
             # Nearly always one read is one frame; then nothing is buffered.
             if int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - HEADER_BYTES <= self._ceiling:
@@ -60,14 +63,14 @@ class FrameDecoder:
         while len(buffer) - start >= HEADER_BYTES:
             length = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
             if not 0 < length <= self._ceiling:
-                self._error = RemoteProtocolError(
+                self.error = RemoteProtocolError(
                     ErrorCode.FRAME_TOO_LARGE,
                     f"a frame holds 1 to {self._ceiling} bytes, this one says {length}",
                 )
                 buffer.clear()
                 if bodies:
                     return bodies
-                raise self._error
+                raise self.error
             end = start + HEADER_BYTES + length
             if len(buffer) < end:
                 break
@@ -75,8 +78,3 @@ class FrameDecoder:
             start = end
         del buffer[:start]
         return bodies
-
-    @property
-    def error(self) -> RemoteProtocolError | None:
-        """The error that ended the stream, if one did."""
-        return self._error

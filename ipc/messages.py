@@ -203,6 +203,23 @@ def encode_reply(reply: Any) -> bytes:
     return bytes(frame)
 
 
+_VERDICT_HEAD = b"\x8e\xa1v\x01\xa2id"
+_NONCE_HEAD = b"\xa5nonce\xc4\x10"
+
+
+def encode_verdict_tail(reply: VerdictReply) -> bytes:
+    """What is the same in all replies with one verdict: the fields after the nonce."""
+    body = _encoder.encode(reply)
+    return bytes(body[body.index(_NONCE_HEAD) + len(_NONCE_HEAD) + NONCE_BYTES :])
+
+
+def encode_verdict(request_id: int, nonce: bytes, tail: bytes) -> bytes:
+    """The frame of a `VerdictReply`, put together from its parts; the same bytes as `encode_reply` gives."""
+    number = bytes((request_id,)) if request_id < 128 else _encoder.encode(request_id)
+    body = _VERDICT_HEAD + number + _NONCE_HEAD + nonce + tail
+    return len(body).to_bytes(4, "big") + body
+
+
 def encode_error(code: ErrorCode, text: str, request_id: int | None) -> bytes:
     """The frame of an error reply."""
     return encode_reply({"v": PROTOCOL_VERSION, "id": request_id, "error": {"code": int(code), "text": text[:500]}})
