@@ -131,20 +131,6 @@ def _open_audit(config: Config, clock: Clock, schedule: Callable[[], None]) -> t
     return AuditLog(file, Chain(end.seq, end.head), repeats, clock, config.audit, schedule), end
 
 
-def judge_seal(end: End, sealed: bytes) -> str | None:
-    """What the sealed audit value says about the log that was found; None if they agree.
-
-    The value may be that of the last checkpoint, or of the one before: power may have failed between log and TPM. In the
-    second case the caller seals anew.
-    """
-    values = end.checked.values
-    if not values:
-        return None if sealed == bytes(32) or end.checked.first_seq > 1 else "the audit log has no checkpoint, the seal has"
-    if sealed in values or (len(values) == 1 and fold_before(end) == sealed):
-        return None
-    return "the audit log does not fit its seal: records up to a sealed checkpoint are missing or another log was put there"
-
-
-def fold_before(end: End) -> bytes:
-    """The sealed value before the only checkpoint that is known: zeros for the first of a log."""
-    return bytes(32) if end.checked.first_seq == 1 else b""
+def sealable(end: End) -> tuple[bytes, ...]:
+    """What may be sealed of the log that was found: the values around its last checkpoint, or nothing yet."""
+    return tuple(end.checked.values) or (bytes(32),)

@@ -98,12 +98,18 @@ class AuditLog:
         Raises:
             AuditUnavailable: the disk does not take it.
         """
-        self._append(event, outcome, fields)
+        # What waits goes first: only then is it known whether the log takes this record.
         self.flush()
+        if not self._lost:
+            self._append(event, outcome, fields)
+            self.flush()
         if self._lost:
             raise AuditUnavailable("the audit log cannot be written; make room on its disk first")
-        # The event loop goes on meanwhile: no validation waits for the disk.
-        await asyncio.to_thread(self._file.sync)
+        try:
+            # The event loop goes on meanwhile: no validation waits for the disk.
+            await asyncio.to_thread(self._file.sync)
+        except OSError as error:
+            raise AuditUnavailable(f"the audit log cannot be made durable: {error.strerror}") from None
 
     def record_within_budget(
         self, uid: int, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]], *, important: bool
@@ -211,7 +217,11 @@ class AuditLog:
         self.records += 1
 
     def _rotate(self) -> None:
-        segment = self._file.rotate(self._chain.seq + 1)
+        try:
+            segment = self._file.rotate(self._chain.seq + 1)
+        except OSError as error:
+            log.error("the audit log's segment cannot be closed (%s); the file grows on", error.strerror)
+            return
         self._append("audit.segment_closed", "ok", {"segment": segment.name, "last_seq": self._chain.seq})
 
     def emit_repeats(self) -> None:
@@ -226,17 +236,21 @@ class AuditLog:
         for repeat in repeats:
             fields = dict(repeat.fields)
             event, outcome = str(fields.pop("event", "unknown")), str(fields.pop("outcome", "unknown"))
+            # The table is a file; what is in it must not take the place of what the chain writes itself.
+            for name in ("seq", "time", "mono", "prev", "hash"):
+                fields.pop(name, None)
             self._append(
                 event,
                 outcome,
                 {**fields, "count": repeat.count, "first": utc_text(repeat.first), "last": utc_text(repeat.last)},
             )
 
-    async def checkpoint(self, before: bytes) -> tuple[bytes, bytes]:
+    async def checkpoint(self, before: bytes, *, reseal: bool = False) -> tuple[bytes, bytes]:
         """Logs a checkpoint durably; the caller then extends the sealed audit value with the returned head.
 
         Args:
             before: the sealed value, 32 bytes.
+            reseal: the sealed value does not fit the log, which has been alerted; a new seal begins here.
 
         Returns:
             The head (32 bytes) to extend with, and the value that must result.
@@ -247,7 +261,9 @@ class AuditLog:
         self.flush()
         head = self._chain.head
         value = fold_checkpoint(before, head)
-        await self.record_durably(CHECKPOINT, "ok", before=before.hex(), value=value.hex())
+        await self.record_durably(
+            CHECKPOINT, "ok", before=before.hex(), value=value.hex(), **({"reseal": True} if reseal else {})
+        )
         return bytes.fromhex(head.decode("ascii")), value
 
     def tidy(self) -> None:

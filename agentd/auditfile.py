@@ -1,5 +1,6 @@
 """The audit log's files: append, rotate, find the end. The chain's form stands in `audittrail`."""
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,21 +107,39 @@ class AuditFile:
         written = os.write(self._descriptor, data)
         if written != len(data):
             os.ftruncate(self._descriptor, self._size)
-            raise OSError(28, "no space left for the audit log", str(self.path))
+            raise OSError(errno.ENOSPC, "no space left for the audit log", str(self.path))
         self._size += written
 
     def sync(self) -> None:
         """Returns when all that was written is durable."""
-        os.fsync(self._descriptor)
+        # A duplicate: another thread may rotate meanwhile.
+        descriptor = os.dup(self._descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def rotate(self, next_seq: int) -> Path:
-        """Closes the open file as a segment and begins another; returns the segment's path."""
+        """Closes the open file as a segment and begins another; returns the segment's path.
+
+        Raises:
+            OSError: it could not; the file goes on as before.
+        """
         segment = self.path.with_name(f"{self.path.stem}-{self._first_seq:012d}{self.path.suffix}")
+        if segment.exists():
+            raise FileExistsError(errno.EEXIST, "a segment of this name exists", str(segment))
         self.sync()
-        os.close(self._descriptor)
+        old, old_size = self._descriptor, self._size
         self.path.rename(segment)
+        try:
+            self._open_for_append()
+        except OSError:
+            # Back to the old file, which is still open.
+            segment.rename(self.path)
+            self._descriptor, self._size = old, old_size
+            raise
+        os.close(old)
         self._first_seq = next_seq
-        self._open_for_append()
         fsync_directory(self.path.parent)
         return segment
 

@@ -32,7 +32,7 @@ class _Page(msgspec.Struct):
 
 def token_digest(token: str) -> str:
     """SHA-256 of a token, hex: how the book names it."""
-    return hashlib.sha256(token.encode("ascii")).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class LicenseBook:

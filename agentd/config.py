@@ -171,7 +171,7 @@ def _boolean(value: Any) -> bool:
 
 def _absolute(value: Any) -> Path:
     path = Path(_text(value))
-    if not path.is_absolute() or ".." in path.parts:
+    if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
         raise _Bad("must be an absolute path without '..'")
     return path
 
@@ -217,7 +217,7 @@ def _ids(kind: str, lookup: Lookup) -> Callable[[Any], frozenset[int]]:
             if isinstance(entry, str):
                 try:
                     ids.add(lookup(entry))
-                except KeyError:
+                except (KeyError, ValueError):
                     raise _Bad(
                         f"names the {kind} {entry!r}, which does not exist on this machine; create it or remove it"
                     ) from None
@@ -300,7 +300,7 @@ def parse_config(text: str, source: str, user: Lookup = _user, group: Lookup = _
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([f"{source}: not TOML: {error}"]) from None
     schema = _schema(user, group)
     problems: list[str] = []
@@ -315,7 +315,7 @@ def parse_config(text: str, source: str, user: Lookup = _user, group: Lookup = _
             sections[name] = _section(name, kind, keys, value, source, problems)
     if "agent" not in content:
         problems.append(f"{source}: the section [agent] with the key 'id' is missing; add it")
-    if "server" in content:
+    if isinstance(content.get("server"), dict):
         missing = [key for key in ("url", "cert_pin") if key not in content["server"]]
         problems.extend(f"{source}: the key '{key}' is missing in [server]; add it or remove the section" for key in missing)
     if problems:
@@ -377,6 +377,8 @@ def load_config(path: Path, daemon_uid: int) -> Config:
     Raises:
         ConfigError: with everything that is wrong.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(check_file(path, frozenset({0, daemon_uid})))
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)

@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._partial_since: float | None = None
         self._stuck_since: float | None = None
         self._closing = False
+        self._closing_since = 0.0
         self.peer = peer
 
     # Transport
@@ -136,6 +137,7 @@ class Connection(asyncio.Protocol):
 
     def _reject(self, code: ErrorCode, text: str) -> None:
         self._closing = True
+        self._closing_since = self._hub.monotonic()
         self._queue(encode_error(code, text, None))
 
     def data_received(self, data: bytes) -> None:
@@ -171,6 +173,8 @@ class Connection(asyncio.Protocol):
 
     def _break(self, error: RemoteProtocolError) -> None:
         """Ends a stream in which no next frame can be found."""
+        if self._closing:
+            return
         self._service.rejected(self.peer, error.code)
         self._reject(error.code, error.text)
 
@@ -231,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def recheck(self) -> None:
         """Cuts the peer off if it is no longer allowed."""
-        if not self._service.admits(self.peer):
+        if not self._closing and not self._service.admits(self.peer):
             self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may no longer use this socket")
 
     # Time
@@ -241,7 +245,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if self._stuck_since is not None:
+        if self._closing:
+            # It has been told to go; if it does not even take that, it is cut off.
+            if now - self._closing_since > UNSENT_TIMEOUT_S:
+                transport.abort()
+        elif self._stuck_since is not None:
             if now - self._stuck_since > UNSENT_TIMEOUT_S:
                 transport.abort()
         elif self._partial_since is not None and now - self._partial_since > PARTIAL_FRAME_TIMEOUT_S:
@@ -253,6 +261,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Closes after the queued replies."""
         self._closing = True
+        self._closing_since = self._hub.monotonic()
         if self._hub.must_wait() and self._queued:
             return
         self.send_queued()

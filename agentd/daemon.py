@@ -23,7 +23,7 @@ from ipc.peer import Peer
 
 from . import VERSION
 from .admin import REPLY_ROOM, AdminService, Handler
-from .assembly import Parts, book_path, judge_seal, limits_of
+from .assembly import Parts, book_path, limits_of, sealable
 from .audit import AuditUnavailable
 from .auditfile import tail_lines
 from .config import Config
@@ -72,6 +72,7 @@ class Daemon:
             parts.counters,
             parts.loaded.contents.sections,
             parts.loaded.generation,
+            sealable(parts.audit_end),
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
         self.admin = AdminService(parts.config.management, parts.audit, parts.counters, self._handlers())
@@ -106,27 +107,17 @@ class Daemon:
             audit.record("state.restored", "ok", origin=origin.name.lower())
         if status.name != "tpm":
             log.warning("NOTICE the backend is '%s': %s", status.name, status.detail)
-        await self._check_seal()
         await self._checkpoint()
         self._note_states()
         await self.write_views()
 
-    async def _check_seal(self) -> None:
-        try:
-            problem = judge_seal(self._parts.audit_end, await self.ops.sealed_audit_value())
-        except HwsecError as error:
-            problem = f"the sealed audit value cannot be read: {error}"
-        if problem is not None:
-            log.critical("ALERT %s", problem)
-            self._parts.audit.record("alert.audit_seal", "mismatch", text=problem)
-
     async def finish(self) -> None:
         """Answers what is in flight, then writes everything that is still only in memory."""
         await self.admin.finish(5.0)
+        self._parts.audit.emit_repeats()
         self._parts.audit.record("agent.stopped", "ok")
         await self._checkpoint()
         await self.write_views()
-        self._parts.audit.emit_repeats()
         self._parts.audit.flush()
         self._hub.release()
         self._hub.close_all()
@@ -183,7 +174,8 @@ class Daemon:
             await self.ops.checkpoint()
         except (HwsecError, AuditUnavailable) as error:
             log.error("the audit log's head could not be sealed: %s", error)
-        self._checkpoint_seq = self._parts.audit.seq
+        else:
+            self._checkpoint_seq = self._parts.audit.seq
 
     def _note_states(self) -> None:
         """Logs what time has changed: secret states, degraded mode, a clock that went back."""
@@ -365,7 +357,7 @@ class Daemon:
     async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
         self._parts.audit.flush()
         lines = await asyncio.to_thread(
-            tail_lines, self._config.audit_log, request.after_seq, request.limit, REPLY_ROOM, _seq_of
+            tail_lines, self._parts.config.audit_log, request.after_seq, request.limit, REPLY_ROOM, _seq_of
         )
         return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
 
@@ -373,7 +365,7 @@ class Daemon:
         audit = self._parts.audit
         audit.flush()
         seq, head = audit.seq, audit.head
-        found = await asyncio.to_thread(_verify_log, self._config)
+        found = await asyncio.to_thread(_verify_log, self._parts.config)
         problem = None if found.problem is None else str(found.problem)
         if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.head != head)):
             problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
@@ -389,6 +381,7 @@ class Daemon:
             "last_seq": found.last_seq,
             "head": found.head.decode("ascii"),
             "last_checkpoint": found.last_checkpoint,
+            "resealed": found.resealed,
         }
 
     async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:

@@ -158,6 +158,8 @@ class Engine:
         if entry is not None:
             ruling = self._rule(entry.claims, entry.version, now)
             self._remember(token, entry.claims, entry.version, ruling)
+            if ruling.verdict.valid:
+                self.book.saw(token, entry.claims.jti, now)
             return ruling.verdict
         try:
             sealed = parse_token(token)
@@ -213,7 +215,11 @@ class Engine:
 
     def _rule(self, claims: Claims, version: int, now: int) -> Ruling:
         newer = self.book.newer(claims.jti, claims.iat, version)
-        return judge(claims, self._versions[version].meta, version == self._newest, now, self._limits, self._revoked, newer)
+        meta = self._versions[version].meta
+        ruling = judge(claims, meta, version == self._newest, now, self._limits, self._revoked, newer)
+        # Once a day the book is told that the license is in use.
+        tomorrow = (now // 86_400 + 1) * 86_400
+        return replace(ruling, until=min(ruling.until, tomorrow))
 
     def refreshed_token(self, token: str, now: int) -> str | None:
         """The newest token of the same license, if it is another one; None also where the license is not known."""

@@ -73,10 +73,18 @@ def own_sockets(run_dir: Path) -> Listeners:
         raise ListenError(
             f"{run_dir} must belong to root or uid {os.geteuid()} and not be writable by others: chmod 0755 {run_dir}"
         )
-    return Listeners(_listen(run_dir / "pos.sock", POS), _listen(run_dir / "admin.sock", ADMIN), inherited=False)
+    pos = _listen(run_dir / "pos.sock", POS)
+    try:
+        return Listeners(pos, _listen(run_dir / "admin.sock", ADMIN), inherited=False)
+    except ListenError:
+        pos.close()
+        (run_dir / "pos.sock").unlink(missing_ok=True)
+        raise
 
 
 def _listen(path: Path, name: str) -> socket.socket:
+    if path.exists() and not path.is_socket():
+        raise ListenError(f"{path} is in the way and not a socket; remove it")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -86,7 +94,7 @@ def _listen(path: Path, name: str) -> socket.socket:
         path.unlink(missing_ok=True)
     except OSError as error:
         sock.close()
-        raise ListenError(f"{path} is in the way: {error.strerror}; remove it") from None
+        raise ListenError(f"{path} cannot be used for a socket: {error.strerror or error}") from None
     else:
         sock.close()
         raise ListenError(f"another agent is serving {path}; stop it first")
@@ -95,7 +103,7 @@ def _listen(path: Path, name: str) -> socket.socket:
         sock.bind(os.fspath(path))
     except OSError as error:
         sock.close()
-        raise ListenError(f"{path} cannot be made: {error.strerror}") from None
+        raise ListenError(f"{path} cannot be made: {error.strerror or error}") from None
     finally:
         os.umask(old)
     path.chmod(_MODES[name])

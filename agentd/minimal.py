@@ -41,9 +41,10 @@ class MinimalService:
 
     def handle(self, body: bytes, _connection: Connection) -> bytes:
         """The error, with the request's id where it can be read."""
+        request_id = None
         for decoder in self._decoders:
             try:
-                return encode_error(self._code, self._text, decoder.decode(body).id)
-            except RemoteProtocolError:
-                continue
-        return encode_error(self._code, self._text, None)
+                request_id = decoder.decode(body).id
+            except RemoteProtocolError as error:
+                request_id = error.request_id if request_id is None else request_id
+        return encode_error(self._code, self._text, request_id)

@@ -1,6 +1,6 @@
 """Which nonces have been used. Nothing here performs IO.
 
-Each UID has two generations of nonces; a generation lasts one window, so a nonce stays used for one to two windows. A full
+Each UID has two generations of nonces; a generation lasts at least one window, so a nonce stays used for at least one. A full
 generation refuses; it never forgets a nonce to make room, since that would let an old request be repeated.
 """
 

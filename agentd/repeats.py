@@ -16,7 +16,10 @@ import msgspec
 SLOTS = 512
 SLOT_BYTES = 512
 _HEAD = struct.Struct("<BxHxxxxQdd")  # used, key length, count, first, last
-_COUNT_LAST = struct.Struct("<Q8xd")
+_COUNT = struct.Struct("<Q")
+_LAST = struct.Struct("<d")
+_COUNT_AT, _LAST_AT = 8, 24
+MAX_TIME_S = 253_402_300_800  # the year 10000
 _KEY_ROOM = SLOT_BYTES - _HEAD.size
 
 
@@ -88,7 +91,8 @@ class Repeats:
         if slot is None:
             return False
         total = self._counts[key] = self._counts[key] + 1
-        _COUNT_LAST.pack_into(self._map, slot * SLOT_BYTES + 8, total, now)
+        _COUNT.pack_into(self._map, slot * SLOT_BYTES + _COUNT_AT, total)
+        _LAST.pack_into(self._map, slot * SLOT_BYTES + _LAST_AT, now)
         return True
 
     def drain(self) -> list[Repeat]:
@@ -103,7 +107,7 @@ class Repeats:
     def _read(self, slot: int) -> Repeat | None:
         offset = slot * SLOT_BYTES
         used, length, count, first, last = _HEAD.unpack_from(self._map, offset)
-        if not used or length > _KEY_ROOM:
+        if not used or length > _KEY_ROOM or not 0 <= first < MAX_TIME_S or not 0 <= last < MAX_TIME_S:
             return None
         try:
             fields = msgspec.json.decode(self._map[offset + _HEAD.size : offset + _HEAD.size + length], type=dict[str, Any])

@@ -5,7 +5,7 @@ Each change is logged durably before its effect, and committed on the hardware's
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 COMMIT_DEADLINE_S = 20.0
 STATUS_DEADLINE_S = 5.0
+
+SEAL_MISMATCH = (
+    "the audit log does not fit its seal: records up to a sealed checkpoint are missing, another log was put there, "
+    "or the agent was enrolled anew"
+)
 
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
@@ -52,6 +57,8 @@ class SecretOps:
         clock: takes over server-signed times.
         counters: of this run.
         sections: of the store as it was loaded.
+        generation: of the store as it was loaded.
+        sealed: what may be sealed of the audit log: the values around its last checkpoint.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class SecretOps:
         counters: Counters,
         sections: Mapping[str, bytes],
         generation: int,
+        sealed: Collection[bytes],
     ) -> None:
         self._hardware = hardware
         self._engine = engine
@@ -70,6 +78,7 @@ class SecretOps:
         self._clock = clock
         self._counters = counters
         self._sections = dict(sections)
+        self._sealed = sealed
         self._lock = asyncio.Lock()
         self.generation = generation
         self.status = BackendStatus(hardware.backend.name, True, "", hardware.backend.name == "tpm")
@@ -140,11 +149,16 @@ class SecretOps:
         async with self._lock:
             hardware = self._hardware
             before = await hardware.owner.run(hardware.backend.read_audit, COMMIT_DEADLINE_S)
-            head, value = await self._audit.checkpoint(before)
+            reseal = before not in self._sealed
+            if reseal:
+                log.critical("ALERT %s", SEAL_MISMATCH)
+                self._audit.record("alert.audit_seal", "mismatch", text=SEAL_MISMATCH, found=before.hex())
+            head, value = await self._audit.checkpoint(before, reseal=reseal)
+            self._sealed = (before, value)
             found = await hardware.owner.run(lambda: hardware.backend.extend_audit(head), COMMIT_DEADLINE_S)
             if found != value:
+                # The next checkpoint finds, alerts and reseals it.
                 log.critical("ALERT the sealed audit value is not what this agent made it: somebody else extends it")
-                self._audit.record("alert.audit_seal", "foreign", expected=value.hex(), found=found.hex())
 
     async def sealed_audit_value(self) -> bytes:
         """The sealed audit value."""

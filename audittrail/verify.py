@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from .chain import CHECKPOINT, END, HASH_MARK, MAX_LINE_BYTES, PREV_MARK, TAIL_BYTES, ZERO_HASH, fold_checkpoint
 
 _sha256 = hashlib.sha256
+_MAX_DIGITS = 20
 _MARK = f'"event":"{CHECKPOINT}"'.encode()
 
 
@@ -44,7 +44,10 @@ class Verification:
         first_seq: number of the first one; 0 if there is none.
         last_seq: number of the last one that holds.
         head: its hash, 64 hex bytes.
-        values: the sealed audit value after each of the last two checkpoints, oldest first.
+        values: the sealed audit value before and after the last checkpoint. Power may fail between log and seal, so
+            either may be what is sealed.
+        resealed: numbers of the checkpoints that began a new seal, because what was sealed did not fit the log; each
+            was alerted when it happened.
         last_checkpoint: number of the last checkpoint; 0 if there is none.
         problem: None if all records hold.
     """
@@ -54,6 +57,7 @@ class Verification:
     last_seq: int = 0
     head: bytes = ZERO_HASH
     values: list[bytes] = field(default_factory=list)
+    resealed: list[int] = field(default_factory=list)
     last_checkpoint: int = 0
     problem: Problem | None = None
 
@@ -80,7 +84,8 @@ def verify_lines(lines: Iterable[bytes], so_far: Verification | None = None) -> 
         seq += 1
         body = line[:-67]
         if (
-            line[-67:-3] == _sha256(line[: -67 - len(HASH_MARK) + 1]).hexdigest().encode("ascii")
+            len(line) <= MAX_LINE_BYTES
+            and line[-67:-3] == _sha256(line[: -67 - len(HASH_MARK) + 1]).hexdigest().encode("ascii")
             and line[-TAIL_BYTES : -TAIL_BYTES + 9] == PREV_MARK
             and line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73] == head
             and line.startswith(b'{"seq":%d,' % seq)
@@ -105,13 +110,10 @@ def verify_lines(lines: Iterable[bytes], so_far: Verification | None = None) -> 
 
 def _start(line: bytes) -> tuple[int, bytes]:
     """What must have come before the first line that is there."""
-    try:
-        seq = int(line[7 : line.index(b",")])
-    except ValueError:
+    number = line[7 : line.find(b",", 7, 7 + _MAX_DIGITS)]
+    if not number.isdigit() or int(number) <= 1:
         return 0, ZERO_HASH
-    if seq <= 1:
-        return 0, ZERO_HASH
-    return seq - 1, line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73]
+    return int(number) - 1, line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73]
 
 
 def _why(line: bytes, seq: int, head: bytes) -> str:
@@ -130,8 +132,10 @@ def _why(line: bytes, seq: int, head: bytes) -> str:
 
 def _check_checkpoint(line: bytes, seq: int, result: Verification) -> str | None:
     try:
-        record: dict[str, Any] = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "not a record of this log"
+    if not isinstance(record, dict):
         return "not a record of this log"
     if record.get("event") != CHECKPOINT:
         return None
@@ -144,9 +148,12 @@ def _check_checkpoint(line: bytes, seq: int, result: Verification) -> str | None
         return "a checkpoint with an unreadable value"
     if value != expected.hex():
         return "the checkpoint's value does not fit the chain"
-    if result.values and result.values[-1].hex() != before:
+    start = bytes.fromhex(before)
+    if record.get("reseal") is True:
+        result.resealed.append(seq)
+    elif result.values and start not in result.values:
         return "the checkpoint does not follow the one before it"
-    result.values = [*result.values[-1:], expected]
+    result.values = [start, expected]
     result.last_checkpoint = seq
     return None
 

@@ -193,6 +193,7 @@ def _offline(found: Verification) -> dict[str, Any]:
         "last_seq": found.last_seq,
         "head": found.head.decode("ascii"),
         "last_checkpoint": found.last_checkpoint,
+        "resealed": found.resealed,
     }
 
 

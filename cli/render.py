@@ -123,6 +123,13 @@ def verification_text(reply: dict[str, Any], where: str) -> str:
     if reply["ok"]:
         sealed = f", last sealed checkpoint at record {reply['last_checkpoint']}" if reply["last_checkpoint"] else ""
         return click.style("intact", fg="green") + (
-            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}"
+            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}" + _resealed(reply["resealed"])
         )
     return click.style("TAMPERED", fg="red", bold=True) + f": {reply['problem']}"
+
+
+def _resealed(numbers: list[int]) -> str:
+    if not numbers:
+        return ""
+    places = ", ".join(map(str, numbers))
+    return click.style(f"\nNOTE: the seal was begun anew at record {places}; see the alert.audit_seal before it", fg="yellow")

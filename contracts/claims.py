@@ -61,7 +61,7 @@ def check_claims(content: dict[str, Any]) -> Claims:
         MalformedToken: otherwise; the text names the claim.
     """
     if content.keys() != _NAMES:
-        raise MalformedToken(f"claims missing or unknown: {', '.join(sorted(content.keys() ^ _NAMES))[:100]}")
+        raise MalformedToken(f"claims missing or unknown: {ascii(', '.join(sorted(content.keys() ^ _NAMES)))[:100]}")
     features, metadata = content["features"], content["metadata"]
     if not isinstance(features, list) or len(features) > MAX_FEATURES:
         raise MalformedToken(f"features must be a list of at most {MAX_FEATURES} names")

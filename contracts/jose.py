@@ -93,7 +93,9 @@ def parse_header(part: str, expected: Mapping[str, str | None], what: str) -> di
     header = parse_json_object(b64decode(part), what)
     if header.keys() != expected.keys():
         odd = sorted(header.keys() ^ expected.keys())
-        raise MalformedToken(f"the {what} must have the members {', '.join(sorted(expected))}; wrong: {', '.join(odd)[:100]}")
+        raise MalformedToken(
+            f"the {what} must have the members {', '.join(sorted(expected))}; wrong: {ascii(', '.join(odd))[:100]}"
+        )
     for name, value in expected.items():
         if value is not None and header[name] != value:
             raise MalformedToken(f"the {what}'s {name} must be {value}")

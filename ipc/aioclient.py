@@ -98,6 +98,9 @@ class AsyncLicenseClient:
             except StopIteration as stop:
                 result: T = stop.value
                 return result
+            except RemoteProtocolError as error:
+                self._drop()
+                raise AgentRefused(error.code, error.text) from None
             finally:
                 conversation.close()
 
@@ -147,7 +150,9 @@ class AsyncLicenseClient:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
-                await asyncio.get_running_loop().sock_connect(sock, self._path)
+                # A Unix socket is connected at once or not at all (EAGAIN: the agent's queue is full); the loop's own
+                # sock_connect takes EAGAIN for a connect that is under way.
+                sock.connect(self._path)
                 check_daemon(sock, self._path, self._trusted)
             except BaseException:
                 sock.close()

@@ -117,6 +117,9 @@ class LicenseClient:
             except StopIteration as stop:
                 result: T = stop.value
                 return result
+            except RemoteProtocolError as error:
+                self._drop()
+                raise AgentRefused(error.code, error.text) from None
             finally:
                 conversation.close()
 

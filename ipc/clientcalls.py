@@ -3,6 +3,7 @@
 Nothing here performs IO; `client` and `aioclient` drive the same conversations over their sockets.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Generator
@@ -105,7 +106,7 @@ class TokenFile:
             OSError: the file or its directory cannot be written.
         """
         mode = os.stat(self._path).st_mode & 0o777
-        temporary = f"{self._path}.{os.getpid()}.new"
+        temporary = f"{self._path}.{secrets.token_hex(8)}.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -114,6 +115,12 @@ class TokenFile:
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)
+            directory = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise

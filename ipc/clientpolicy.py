@@ -61,7 +61,7 @@ class Attempts:
             jitter: between 0 and 1; drawn at random if not given.
         """
         factor = random.random() if jitter is None else jitter  # noqa: S311 - spreads load, guards nothing
-        longest = min(FIRST_PAUSE_S * 2.0**self.count, LONGEST_PAUSE_S)
+        longest = min(FIRST_PAUSE_S * 2.0 ** min(self.count, 16), LONGEST_PAUSE_S)
         self.count += 1
         wait = longest * (0.5 + factor / 2)
         return wait if wait < self.remaining(now) else None

@@ -126,6 +126,8 @@ def decode_map(body: bytes) -> dict[str, Any]:
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {error}") from None
+    if _holds_timestamp(message):
+        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, "not one MessagePack map: extension types are not used here")
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, "not one MessagePack map with text keys")
     return message
@@ -140,6 +142,21 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     return result
 
 
+def _holds_timestamp(message: Any) -> bool:
+    """The library decodes one extension type by itself, before its hook is asked."""
+    waiting = [message]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, msgpack.Timestamp):
+            return True
+    return False
+
+
 def _no_extension(code: int, _data: bytes) -> Any:
     raise ValueError(f"extension type {code} is not used here")
 
@@ -152,10 +169,12 @@ def decode_reply(body: bytes, request_id: int) -> dict[str, Any]:
             the code that the daemon sent (INTERNAL where we do not know it).
     """
     reply = decode_map(body)
-    error = reply.get("error")
-    if isinstance(error, dict):
+    if "error" in reply:
+        error = reply["error"]
+        if not isinstance(error, dict):
+            raise _invalid("its error is not a map")
         code, text = error.get("code"), error.get("text")
-        known = ErrorCode._value2member_map_.get(code)
+        known = ErrorCode._value2member_map_.get(code) if isinstance(code, int) else None
         raise RemoteProtocolError(
             known if isinstance(known, ErrorCode) else ErrorCode.INTERNAL,
             text if isinstance(text, str) else f"error {code}",
@@ -216,12 +235,19 @@ def verdict_from(reply: dict[str, Any], nonce: bytes) -> Verdict:
 def refreshed_token_from(reply: dict[str, Any]) -> str | None:
     """The token in a reply to `refresh_license`; None if the agent holds no newer one."""
     token: str | None = _take(reply, "token", str, optional=True)
+    if token is not None:
+        try:
+            check_token(token)
+        except LocalProtocolError as error:
+            raise _invalid(error.text) from None
     return token
 
 
 def agent_info_from(reply: dict[str, Any]) -> AgentInfo:
     """The values in a reply to `agent_info`."""
     versions = _take(reply, "protocol_versions", list)
+    if not all(type(version) is int for version in versions):
+        raise _invalid("protocol_versions are not numbers")
     return AgentInfo(
         agent_id=_take(reply, "agent_id", str),
         agent_version=_take(reply, "agent_version", str),

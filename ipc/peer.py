@@ -5,6 +5,7 @@ since PIDs are reused: where the kernel has SO_PEERPIDFD (6.5 and later) it is r
 the process has gone.
 """
 
+import errno
 import os
 import socket
 import stat
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SO_PEERPIDFD = 77  # include/uapi/asm-generic/socket.h, Linux 6.5
-_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("iII")
+_NOBODY = 2**32 - 1  # what the kernel gives for a socket without a peer
 
 OVERFLOW_ID = 65534
 """What the kernel shows for a user outside our user namespace; it names nobody, so it is never authorized."""
@@ -41,6 +43,8 @@ def peer_of(sock: socket.socket) -> Peer:
         OSError: `sock` is not a connected Unix socket.
     """
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid == _NOBODY:
+        raise OSError(errno.ENOTCONN, "the socket has no peer")
     return Peer(uid=uid, gid=gid, pid=_pid_through_pidfd(sock, pid))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from contracts.claims import AGENT_ID, Claims, check_claims
 from contracts.jose import MalformedToken, public_key_from_jwk
+from contracts.licensetoken import MAX_TOKEN_CHARS
 from contracts.trust import encode_trust
 
 from .minting import mint_delivery, mint_token, new_signing_key, public_jwk
@@ -139,6 +140,11 @@ class Licensing:
         chosen = max(secrets) if version is None else version
         if chosen not in secrets:
             raise RegistryError(f"agent {agent_id!r} has no secret version {chosen}")
+        owner = self._registry.owner_of(claims.jti)
+        if owner not in (None, agent_id):
+            raise RegistryError(f"license {claims.jti!r} belongs to agent {owner!r}: choose another id")
         token = mint_token(claims, secrets[chosen].secret, chosen, self._license_key)
+        if len(token) > MAX_TOKEN_CHARS:
+            raise RegistryError(f"such a license would be refused: its token has more than {MAX_TOKEN_CHARS} characters")
         self._registry.put_license(claims.jti, agent_id, claims.as_json(), chosen)
         return token

@@ -152,6 +152,11 @@ class Registry:
                 (jti, agent_id, json.dumps(claims), version),
             )
 
+    def owner_of(self, jti: str) -> str | None:
+        """The agent that a license belongs to; None if there is no such license."""
+        row = self._db.execute("SELECT agent_id FROM license WHERE jti = ?", (jti,)).fetchone()
+        return None if row is None else str(row[0])
+
     def licenses(self, agent_id: str) -> list[dict[str, Any]]:
         """Claims of the newest token of each license of an agent."""
         rows = self._db.execute("SELECT claims FROM license WHERE agent_id = ? ORDER BY jti", (agent_id,))

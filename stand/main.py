@@ -18,6 +18,7 @@ from .setup import AGENT_ID, ROOT_STANDS_IN_UID, Layout
 
 POLL_S = 0.05
 RESTART_S = 0.1
+_RAISED_LIMITS = {"rate_per_s": 1_000_000, "nonces_per_uid": 4_000_000, "connections_per_uid": 200}
 CRASHES, CRASH_WINDOW_S = 10, 10.0
 
 _directory = click.option(
@@ -56,7 +57,7 @@ def up(directory: Path, backend: str, agent_uid: int | None, keep: bool, raise_l
     else:
         uid = None
     stand = Stand(layout, backend, uid, keep=keep, made_root=not layout.root.exists())
-    stand.run("rate_per_s = 1000000\nnonces_per_uid = 4000000\nconnections_per_uid = 200\n" if raise_limits else "")
+    stand.run(_RAISED_LIMITS if raise_limits else {})
 
 
 class Stand:
@@ -75,13 +76,13 @@ class Stand:
         self._restart = False
         self._crashes: list[float] = []
 
-    def run(self, extra_config: str) -> None:
+    def run(self, pos: dict[str, int]) -> None:
         """Furnishes the stand, then watches over it until a signal comes."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_restart)
         try:
-            self._start(extra_config)
+            self._start(pos)
             while not self._stop:
                 time.sleep(POLL_S)
                 self._watch()
@@ -99,7 +100,7 @@ class Stand:
     def _on_restart(self, _number: int, _frame: Any) -> None:
         self._restart = True
 
-    def _start(self, extra_config: str) -> None:
+    def _start(self, pos: dict[str, int]) -> None:
         layout = self._layout
         setup.make_directories(layout, self._uid)
         tcti = "device:/dev/tpmrm0"
@@ -108,7 +109,7 @@ class Stand:
             tcti = self._tpm.tcti
         else:
             click.echo("NOTICE: software backend: keys lie on the disk, a stolen disk is not defended", err=True)
-        setup.write_config(layout, self._backend, tcti, self._uid, extra_config)
+        setup.write_config(layout, self._backend, tcti, self._uid, pos)
         setup.enroll(layout)
         self._agent = Agent(layout.config, layout.run, layout.root / "agent.log")
         self._agent.start()

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli_w
+
 from .programs import StandError, Swtpm, run
 
 AGENT_ID = "pos-001"
@@ -93,32 +95,35 @@ def make_directories(layout: Layout, uid: int | None) -> None:
                 )
 
 
-def write_config(layout: Layout, backend: str, tcti: str, uid: int | None, extra: str = "") -> None:
-    """Writes the agent's configuration: the caller may ask and administer."""
+def write_config(layout: Layout, backend: str, tcti: str, uid: int | None, pos: dict[str, int]) -> None:
+    """Writes the agent's configuration: the caller may ask and administer.
+
+    Args:
+        layout: of the stand.
+        backend: `tpm` or `software`.
+        tcti: how to reach the TPM.
+        uid: whom the agent runs as; None for the caller.
+        pos: further keys of `[pos]`.
+    """
     caller = os.geteuid()
-    text = f"""# Configuration of the agent on this stand; docs/operations.md explains the keys.
-[agent]
-id = "{AGENT_ID}"
-
-[tpm]
-enabled = {"true" if backend == "tpm" else "false"}
-tcti = "{tcti}"
-fallback_encrypted_storage = "{layout.state}/secret.enc"
-
-[pos]
-allowed_uids = [{caller}]
-{extra}
-[management]
-allowed_uids = [{caller}]
-
-[paths]
-state_dir = "{layout.state}"
-log_dir = "{layout.logs}"
-run_dir = "{layout.run}"
-key_dir = "{layout.keys}"
-"""
+    content = {
+        "agent": {"id": AGENT_ID},
+        "tpm": {
+            "enabled": backend == "tpm",
+            "tcti": tcti,
+            "fallback_encrypted_storage": str(layout.state / "secret.enc"),
+        },
+        "pos": {"allowed_uids": [caller], **pos},
+        "management": {"allowed_uids": [caller]},
+        "paths": {
+            "state_dir": str(layout.state),
+            "log_dir": str(layout.logs),
+            "run_dir": str(layout.run),
+            "key_dir": str(layout.keys),
+        },
+    }
     layout.config.touch(mode=0o600)
-    layout.config.write_text(text, encoding="utf-8")
+    layout.config.write_text(tomli_w.dumps(content), encoding="utf-8")
     if uid is not None:
         os.chown(layout.config, uid, uid)
 

@@ -206,7 +206,28 @@ def test_an_audit_log_that_was_cut_back_is_alerted_at_the_next_start(bench: Benc
     log.write_bytes(b"".join(lines[: first_checkpoint + 1]))
     with bench.running() as running:
         assert "ALERT the audit log does not fit its seal" in running.log()
+        said = bench.tool("license-agent-cli", "audit", "verify")
+        assert "intact" in said and "begun anew" in said
     assert any(record["event"] == "alert.audit_seal" for record in bench.records())
+    # It goes on from there: the next start has nothing to complain about.
+    with bench.running() as running:
+        assert "ALERT" not in running.log()
+
+
+def test_a_cut_between_log_and_seal_is_no_tampering(bench: Bench) -> None:
+    """The record of a checkpoint is durable before the seal is: a cut in between leaves the seal one behind."""
+    with bench.running() as running:
+        bench.give_secret()
+        anchor = (bench.keys / "software.anchor").read_bytes()
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(20)
+    # The stop has sealed once more; put back what was sealed before it. The store is of the same generation.
+    (bench.keys / "software.anchor").write_bytes(anchor)
+    for _start in range(2):
+        with bench.running() as running:
+            assert "ALERT" not in running.log()
+            said = bench.tool("license-agent-cli", "audit", "verify")
+            assert "intact" in said and "begun anew" not in said
 
 
 def test_a_torn_last_line_is_set_aside(bench: Bench) -> None:

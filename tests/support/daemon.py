@@ -39,8 +39,7 @@ class Bench:
             f'[agent]\nid = "pos-009"\n[tpm]\nenabled = false\nfallback_encrypted_storage = "{self.state}/secret.enc"\n'
             f"[pos]\nallowed_uids = {allowed}\n[management]\nallowed_uids = [{os.geteuid()}]\n"
             f'[paths]\nstate_dir = "{self.state}"\nlog_dir = "{self.log}"\n'
-            f'run_dir = "{self.run_dir}"\nkey_dir = "{self.keys}"\n'
-            + extra
+            f'run_dir = "{self.run_dir}"\nkey_dir = "{self.keys}"\n' + extra
         )
 
     def write_raw_config(self, text: str) -> None:

@@ -1,0 +1,331 @@
+/* Asks the license agent about a token, as docs/protocol.md says. One file, one connection for each attempt.
+ *
+ *     validate TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+ *
+ * Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
+ * then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
+ */
+
+#define _GNU_SOURCE /* struct ucred */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <msgpack.h>
+#include <poll.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PROTOCOL_VERSION = 1, NONCE_BYTES = 16, MAX_TOKEN_CHARS = 16 * 1024, MAX_FRAME_BYTES = 64 * 1024, MAX_ENTRIES = 1024 };
+enum { DEADLINE_MS = 2000, FIRST_PAUSE_MS = 10, LONGEST_PAUSE_MS = 250 };
+enum { RATE_LIMITED = 8, SHUTTING_DOWN = 11, TIMED_OUT = 12, UNAVAILABLE = 15 };
+enum { EXIT_VALID = 0, EXIT_INVALID = 1, EXIT_USAGE = 2, EXIT_NO_ANSWER = 3, EXIT_REFUSED = 4, TRY_AGAIN = -1 };
+
+static char why[600] = "nothing was tried";
+
+static int outcome(int status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(why, sizeof why, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool wait_for(int fd, short events, int64_t ends)
+{
+    struct pollfd one = {.fd = fd, .events = events};
+    int64_t left = ends - now_ms();
+    return left > 0 && (poll(&one, 1, (int)left) > 0 || errno == EINTR);
+}
+
+static bool random_bytes(void *into, size_t size)
+{
+    return getrandom(into, size, 0) == (ssize_t)size; /* up to 256 bytes come whole */
+}
+
+/* Who is at the other end */
+
+static bool trusted(uid_t uid)
+{
+    struct passwd *agent = getpwnam("license-agent");
+    return uid == 0 || uid == geteuid() || (agent != NULL && uid == agent->pw_uid);
+}
+
+static bool is_the_agent(int fd, const char *path)
+{
+    char copy[sizeof((struct sockaddr_un *)0)->sun_path];
+    struct stat info;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    strcpy(copy, path); /* its length was checked */
+    if (stat(dirname(copy), &info) != 0 || !trusted(info.st_uid) || (info.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        return false;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && trusted(peer.uid);
+}
+
+/* Frames */
+
+static bool send_all(int fd, const char *data, size_t size, int64_t ends)
+{
+    while (size > 0) {
+        ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+        if (sent > 0) {
+            data += sent;
+            size -= (size_t)sent;
+        } else if (errno == EPIPE || errno == ECONNRESET) {
+            return true; /* the agent may have said why before it closed: the reply is read all the same */
+        } else if (errno != EINTR && (errno != EAGAIN || !wait_for(fd, POLLOUT, ends))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool receive_all(int fd, void *into, size_t size, int64_t ends)
+{
+    char *place = into;
+    while (size > 0) {
+        ssize_t got = recv(fd, place, size, 0);
+        if (got > 0) {
+            place += got;
+            size -= (size_t)got;
+        } else if (got == 0 || (errno != EINTR && (errno != EAGAIN || !wait_for(fd, POLLIN, ends)))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void pack_text(msgpack_packer *packer, const char *text)
+{
+    msgpack_pack_str(packer, strlen(text));
+    msgpack_pack_str_body(packer, text, strlen(text));
+}
+
+static bool send_request(int fd, uint64_t id, const char *token, const char nonce[NONCE_BYTES], int64_t ends)
+{
+    msgpack_sbuffer buffer;
+    msgpack_packer packer;
+    msgpack_sbuffer_init(&buffer);
+    msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
+    msgpack_sbuffer_write(&buffer, "\0\0\0\0", 4); /* the length goes here */
+    msgpack_pack_map(&packer, 5);
+    pack_text(&packer, "v");
+    msgpack_pack_int(&packer, PROTOCOL_VERSION);
+    pack_text(&packer, "id");
+    msgpack_pack_uint64(&packer, id);
+    pack_text(&packer, "op");
+    pack_text(&packer, "validate_license");
+    pack_text(&packer, "token");
+    pack_text(&packer, token);
+    pack_text(&packer, "nonce");
+    msgpack_pack_bin(&packer, NONCE_BYTES);
+    msgpack_pack_bin_body(&packer, nonce, NONCE_BYTES);
+    size_t length = buffer.size - 4;
+    for (int i = 0; i < 4; i++)
+        buffer.data[i] = (char)(length >> (24 - 8 * i));
+    bool sent = send_all(fd, buffer.data, buffer.size, ends);
+    msgpack_sbuffer_destroy(&buffer);
+    return sent;
+}
+
+/* Replies */
+
+static bool same_text(const msgpack_object *object, const char *text)
+{
+    return object->type == MSGPACK_OBJECT_STR && object->via.str.size == strlen(text)
+        && memcmp(object->via.str.ptr, text, object->via.str.size) == 0;
+}
+
+/* No extension types; keys are text, each at most once; at every depth (the library limits that). */
+static bool well_formed(const msgpack_object *object)
+{
+    if (object->type == MSGPACK_OBJECT_ARRAY) {
+        for (uint32_t i = 0; i < object->via.array.size; i++)
+            if (!well_formed(&object->via.array.ptr[i]))
+                return false;
+    } else if (object->type == MSGPACK_OBJECT_MAP) {
+        const msgpack_object_map *map = &object->via.map;
+        if (map->size > MAX_ENTRIES)
+            return false;
+        for (uint32_t i = 0; i < map->size; i++) {
+            if (map->ptr[i].key.type != MSGPACK_OBJECT_STR || !well_formed(&map->ptr[i].val))
+                return false;
+            for (uint32_t j = 0; j < i; j++)
+                if (msgpack_object_equal(map->ptr[i].key, map->ptr[j].key))
+                    return false;
+        }
+    }
+    return object->type != MSGPACK_OBJECT_EXT;
+}
+
+/* The value under a key, or NULL. Unknown keys are passed over: a newer agent may send some. */
+static const msgpack_object *member(const msgpack_object *map, const char *name, msgpack_object_type type)
+{
+    for (uint32_t i = 0; i < map->via.map.size; i++)
+        if (same_text(&map->via.map.ptr[i].key, name))
+            return map->via.map.ptr[i].val.type == type ? &map->via.map.ptr[i].val : NULL;
+    return NULL;
+}
+
+static bool has_integer(const msgpack_object *map, const char *name, uint64_t value)
+{
+    const msgpack_object *found = member(map, name, MSGPACK_OBJECT_POSITIVE_INTEGER);
+    return found != NULL && found->via.u64 == value;
+}
+
+static int read_error(const msgpack_object *error)
+{
+    const msgpack_object *code = member(error, "code", MSGPACK_OBJECT_POSITIVE_INTEGER);
+    const msgpack_object *text = member(error, "text", MSGPACK_OBJECT_STR);
+    uint64_t number = code == NULL ? 1 : code->via.u64;
+    bool again = number == RATE_LIMITED || number == SHUTTING_DOWN || number == TIMED_OUT || number == UNAVAILABLE;
+    return outcome(again ? TRY_AGAIN : EXIT_REFUSED, "error %llu: %.*s", (unsigned long long)number,
+                   text == NULL ? 0 : (int)text->via.str.size, text == NULL ? "" : text->via.str.ptr);
+}
+
+static int read_verdict(const msgpack_object *reply, uint64_t id, const char nonce[NONCE_BYTES])
+{
+    const msgpack_object *error = member(reply, "error", MSGPACK_OBJECT_MAP);
+    if (error != NULL)
+        return read_error(error);
+    const msgpack_object *echo = member(reply, "nonce", MSGPACK_OBJECT_BIN);
+    if (!has_integer(reply, "v", PROTOCOL_VERSION) || !has_integer(reply, "id", id) || echo == NULL
+        || echo->via.bin.size != NONCE_BYTES || memcmp(echo->via.bin.ptr, nonce, NONCE_BYTES) != 0)
+        return outcome(EXIT_REFUSED, "the reply answers another request");
+    const msgpack_object *valid = member(reply, "valid", MSGPACK_OBJECT_BOOLEAN);
+    const msgpack_object *reason = member(reply, "reason", MSGPACK_OBJECT_STR);
+    const msgpack_object *expires = member(reply, "expires_at", MSGPACK_OBJECT_POSITIVE_INTEGER);
+    const msgpack_object *features = member(reply, "features", MSGPACK_OBJECT_ARRAY);
+    if (valid == NULL || reason == NULL || features == NULL || valid->via.boolean != same_text(reason, "ok")
+        || (expires == NULL && member(reply, "expires_at", MSGPACK_OBJECT_NIL) == NULL))
+        return outcome(EXIT_REFUSED, "the reply is invalid");
+    for (uint32_t i = 0; i < features->via.array.size; i++)
+        if (features->via.array.ptr[i].type != MSGPACK_OBJECT_STR)
+            return outcome(EXIT_REFUSED, "the reply is invalid");
+    printf("%s\t%.*s\t", valid->via.boolean ? "valid" : "invalid", (int)reason->via.str.size, reason->via.str.ptr);
+    if (expires == NULL)
+        printf("-");
+    else
+        printf("%llu", (unsigned long long)expires->via.u64);
+    for (uint32_t i = 0; i < features->via.array.size; i++)
+        printf("\t%.*s", (int)features->via.array.ptr[i].via.str.size, features->via.array.ptr[i].via.str.ptr);
+    printf("\n");
+    return valid->via.boolean ? EXIT_VALID : EXIT_INVALID;
+}
+
+static int receive_verdict(int fd, uint64_t id, const char nonce[NONCE_BYTES], int64_t ends)
+{
+    unsigned char header[4];
+    if (!receive_all(fd, header, sizeof header, ends))
+        return outcome(TRY_AGAIN, "no reply came");
+    size_t length = (size_t)header[0] << 24 | (size_t)header[1] << 16 | (size_t)header[2] << 8 | header[3];
+    if (length == 0 || length > MAX_FRAME_BYTES)
+        return outcome(EXIT_REFUSED, "the reply says that it has %zu bytes", length);
+    char *body = malloc(length);
+    if (body == NULL || !receive_all(fd, body, length, ends)) {
+        free(body);
+        return outcome(TRY_AGAIN, "the reply was cut short");
+    }
+    msgpack_unpacked unpacked;
+    msgpack_unpacked_init(&unpacked);
+    size_t used = 0;
+    int status;
+    if (msgpack_unpack_next(&unpacked, body, length, &used) != MSGPACK_UNPACK_SUCCESS || used != length
+        || unpacked.data.type != MSGPACK_OBJECT_MAP || !well_formed(&unpacked.data))
+        status = outcome(EXIT_REFUSED, "the reply is not one MessagePack map");
+    else
+        status = read_verdict(&unpacked.data, id, nonce);
+    msgpack_unpacked_destroy(&unpacked);
+    free(body);
+    return status;
+}
+
+/* Attempts */
+
+static int attempt(const struct sockaddr_un *address, uint64_t id, const char *token, int64_t ends)
+{
+    char nonce[NONCE_BYTES]; /* a fresh one for each attempt: the agent takes none twice */
+    if (!random_bytes(nonce, sizeof nonce))
+        return outcome(EXIT_NO_ANSWER, "no random bytes: %s", strerror(errno));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return outcome(TRY_AGAIN, "socket: %s", strerror(errno));
+    int status;
+    if (connect(fd, (const struct sockaddr *)address, sizeof *address) != 0)
+        status = outcome(TRY_AGAIN, "%s: %s", address->sun_path, strerror(errno));
+    else if (!is_the_agent(fd, address->sun_path))
+        status = outcome(EXIT_NO_ANSWER, "%s is served, or its directory owned or writable, by others", address->sun_path);
+    else if (!send_request(fd, id, token, nonce, ends))
+        status = outcome(TRY_AGAIN, "the request was not taken");
+    else
+        status = receive_verdict(fd, id, nonce, ends);
+    close(fd);
+    return status;
+}
+
+static int validate(const struct sockaddr_un *address, const char *token)
+{
+    int64_t ends = now_ms() + DEADLINE_MS, longest = FIRST_PAUSE_MS;
+    for (uint64_t id = 1;; id++) {
+        int status = attempt(address, id, token, ends);
+        if (status != TRY_AGAIN)
+            return status;
+        uint16_t jitter = 0;
+        random_bytes(&jitter, sizeof jitter);
+        int64_t pause = longest / 2 + longest * jitter / 65536 / 2;
+        if (now_ms() + pause >= ends)
+            return EXIT_NO_ANSWER;
+        nanosleep(&(struct timespec){.tv_nsec = pause * 1000000}, NULL);
+        longest = longest * 2 < LONGEST_PAUSE_MS ? longest * 2 : LONGEST_PAUSE_MS;
+    }
+}
+
+int main(int count, char **arguments)
+{
+    static char token[MAX_TOKEN_CHARS + 64];
+    const char *from_env = getenv("LICENSE_AGENT_SOCKET");
+    const char *path = count > 2 ? arguments[2] : from_env != NULL ? from_env : "/run/license-agent/pos.sock";
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (count < 2 || count > 3 || strlen(path) >= sizeof address.sun_path) {
+        fprintf(stderr, "usage: validate TOKEN|- [SOCKET]\n");
+        return EXIT_USAGE;
+    }
+    strcpy(address.sun_path, path);
+    if (strcmp(arguments[1], "-") == 0)
+        token[fread(token, 1, sizeof token - 1, stdin)] = '\0';
+    else
+        snprintf(token, sizeof token, "%s", arguments[1]);
+    token[strcspn(token, " \t\r\n")] = '\0';
+    size_t length = strlen(token);
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)token[i] > 127)
+            length = 0;
+    if (length == 0 || length > MAX_TOKEN_CHARS) {
+        fprintf(stderr, "validate: a token has 1 to %d ASCII characters\n", MAX_TOKEN_CHARS);
+        return EXIT_USAGE;
+    }
+    int status = validate(&address, token);
+    if (status != EXIT_VALID && status != EXIT_INVALID)
+        fprintf(stderr, "validate: %s\n", why);
+    return fflush(stdout) == 0 ? status : EXIT_NO_ANSWER;
+}

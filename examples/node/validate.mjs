@@ -1,0 +1,240 @@
+// Asks the license agent about a token, as docs/protocol.md says. Node 18 or later, standard library only.
+//
+//     node validate.mjs TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//
+// Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
+// then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
+
+import { randomBytes } from "node:crypto";
+import { readFileSync, statSync } from "node:fs";
+import { connect } from "node:net";
+import { dirname } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const PROTOCOL_VERSION = 1;
+const NONCE_BYTES = 16;
+const MAX_TOKEN_CHARS = 16 * 1024;
+const MAX_FRAME_BYTES = 64 * 1024;
+const MAX_DEPTH = 16;
+const DEADLINE_MS = 2000;
+const FIRST_PAUSE_MS = 10;
+const LONGEST_PAUSE_MS = 250;
+const RETRIED_CODES = new Set([8, 11, 12, 15]); // RATE_LIMITED, SHUTTING_DOWN, TIMED_OUT, UNAVAILABLE
+const EXIT = { valid: 0, invalid: 1, usage: 2, noAnswer: 3, refused: 4 };
+
+/** Ends the call with an exit status. */
+class Failed extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+/** Worth another attempt. */
+class TryAgain extends Error {}
+
+const invalidReply = (text) => new Failed(EXIT.refused, `the reply is invalid: ${text}`);
+
+// MessagePack: as much of it as requests and replies use.
+
+function encode(value) {
+  if (value instanceof Map) {
+    // A fixmap holds up to 15 entries; requests have 5 at most.
+    return Buffer.concat([Buffer.of(0x80 | value.size), ...[...value].flat().map(encode)]);
+  }
+  if (typeof value === "string") {
+    const text = Buffer.from(value, "utf8");
+    const head = Buffer.alloc(3, 0xda);
+    head.writeUInt16BE(text.length, 1);
+    return Buffer.concat([head, text]);
+  }
+  if (Buffer.isBuffer(value)) return Buffer.concat([Buffer.of(0xc4, value.length), value]);
+  const number = Buffer.alloc(9, 0xcf);
+  number.writeBigUInt64BE(BigInt(value), 1);
+  return number;
+}
+
+class Decoder {
+  constructor(data) {
+    this.data = data;
+    this.at = 0;
+    this.text = new TextDecoder("utf-8", { fatal: true });
+  }
+
+  /** The one value in the data. */
+  whole() {
+    const value = this.value(0);
+    if (this.at !== this.data.length) throw invalidReply("something follows the message");
+    return value;
+  }
+
+  take(size) {
+    if (this.at + size > this.data.length) throw invalidReply("it is cut short");
+    this.at += size;
+    return this.data.subarray(this.at - size, this.at);
+  }
+
+  unsigned(size) {
+    return size === 8 ? Number(this.take(8).readBigUInt64BE()) : this.take(size).readUIntBE(0, size);
+  }
+
+  value(depth) {
+    if (depth > MAX_DEPTH) throw invalidReply("it is nested too deeply");
+    const first = this.unsigned(1);
+    if (first < 0x80) return first;
+    if (first < 0x90) return this.map(first & 0x0f, depth);
+    if (first < 0xa0) return this.array(first & 0x0f, depth);
+    if (first < 0xc0) return this.string(first & 0x1f);
+    if (first >= 0xe0) return first - 256;
+    switch (first) {
+      case 0xc0: return null;
+      case 0xc2: return false;
+      case 0xc3: return true;
+      case 0xc4: case 0xc5: case 0xc6: return this.take(this.unsigned(1 << (first - 0xc4)));
+      case 0xca: return { float: this.take(4).readFloatBE() }; // never an integer here
+      case 0xcb: return { float: this.take(8).readDoubleBE() };
+      case 0xcc: case 0xcd: case 0xce: case 0xcf: return this.unsigned(1 << (first - 0xcc));
+      case 0xd0: return this.take(1).readInt8();
+      case 0xd1: return this.take(2).readInt16BE();
+      case 0xd2: return this.take(4).readInt32BE();
+      case 0xd3: return Number(this.take(8).readBigInt64BE());
+      case 0xd9: case 0xda: case 0xdb: return this.string(this.unsigned(1 << (first - 0xd9)));
+      case 0xdc: case 0xdd: return this.array(this.unsigned(first === 0xdc ? 2 : 4), depth);
+      case 0xde: case 0xdf: return this.map(this.unsigned(first === 0xde ? 2 : 4), depth);
+      default: throw invalidReply("it holds an extension type");
+    }
+  }
+
+  string(size) {
+    try {
+      return this.text.decode(this.take(size));
+    } catch (error) {
+      throw error instanceof Failed ? error : invalidReply("a text is not UTF-8");
+    }
+  }
+
+  array(count, depth) {
+    const items = [];
+    for (let i = 0; i < count; i++) items.push(this.value(depth + 1));
+    return items;
+  }
+
+  map(count, depth) {
+    const entries = new Map();
+    for (let i = 0; i < count; i++) {
+      const key = this.value(depth + 1);
+      if (typeof key !== "string" || entries.has(key)) throw invalidReply("a key comes twice, or is not a text");
+      entries.set(key, this.value(depth + 1));
+    }
+    return entries;
+  }
+}
+
+// Who is at the other end. Node cannot read SO_PEERCRED, so this checks what it can: the directory of the socket must
+// belong to root, the agent or ourselves, and nobody else may write to it. Then nobody else can have put a socket there.
+
+function agentUid() {
+  const line = readFileSync("/etc/passwd", "utf8").split("\n").find((entry) => entry.startsWith("license-agent:"));
+  return line === undefined ? 0 : Number(line.split(":")[2]);
+}
+
+function checkDirectory(path) {
+  const directory = dirname(path);
+  const info = statSync(directory, { throwIfNoEntry: false });
+  if (info === undefined) throw new TryAgain(`${directory} does not exist`);
+  if (![0, process.geteuid(), agentUid()].includes(info.uid) || (info.mode & 0o022) !== 0) {
+    throw new Failed(EXIT.noAnswer, `${directory} belongs to others, or others may write to it`);
+  }
+}
+
+// One attempt
+
+/** Sends one frame and resolves to the body of the frame that comes back. */
+function exchange(path, frame, milliseconds) {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    let received = Buffer.alloc(0);
+    const end = (settle, value) => {
+      clearTimeout(timer);
+      socket.destroy();
+      settle(value);
+    };
+    const timer = setTimeout(() => end(reject, new TryAgain("no reply in time")), milliseconds);
+    let trouble = "the agent closed the connection";
+    socket.on("connect", () => socket.write(frame));
+    socket.on("error", (error) => (trouble = error.message));
+    socket.on("close", () => end(reject, new TryAgain(trouble)));
+    socket.on("data", (data) => {
+      received = Buffer.concat([received, data]);
+      if (received.length < 4) return;
+      const length = received.readUInt32BE(0);
+      if (length === 0 || length > MAX_FRAME_BYTES) end(reject, invalidReply(`it says that it has ${length} bytes`));
+      else if (received.length >= 4 + length) end(resolve, received.subarray(4, 4 + length));
+    });
+  });
+}
+
+function readVerdict(reply, id, nonce) {
+  if (!(reply instanceof Map)) throw invalidReply("it is not a map");
+  const error = reply.get("error");
+  if (error instanceof Map) {
+    const text = `error ${error.get("code")}: ${error.get("text")}`;
+    throw RETRIED_CODES.has(error.get("code")) ? new TryAgain(text) : new Failed(EXIT.refused, text);
+  }
+  const echo = reply.get("nonce");
+  if (reply.get("v") !== PROTOCOL_VERSION || reply.get("id") !== id || !Buffer.isBuffer(echo) || !echo.equals(nonce)) {
+    throw invalidReply("it answers another request");
+  }
+  const [valid, reason, expires, features] = ["valid", "reason", "expires_at", "features"].map((name) => reply.get(name));
+  if (typeof valid !== "boolean" || typeof reason !== "string" || valid !== (reason === "ok")) {
+    throw invalidReply("valid and reason");
+  }
+  if (expires !== null && !Number.isSafeInteger(expires)) throw invalidReply("expires_at");
+  if (!Array.isArray(features) || !features.every((name) => typeof name === "string")) throw invalidReply("features");
+  return { valid, reason, expires, features };
+}
+
+async function attempt(path, id, token, milliseconds) {
+  checkDirectory(path);
+  const nonce = randomBytes(NONCE_BYTES); // a fresh one for each attempt: the agent takes none twice
+  const request = { v: PROTOCOL_VERSION, id, op: "validate_license", token, nonce };
+  const body = encode(new Map(Object.entries(request)));
+  const header = Buffer.alloc(4);
+  header.writeUInt32BE(body.length);
+  const reply = await exchange(path, Buffer.concat([header, body]), milliseconds);
+  return readVerdict(new Decoder(reply).whole(), id, nonce);
+}
+
+// All attempts
+
+async function validate(path, token) {
+  const ends = performance.now() + DEADLINE_MS;
+  for (let id = 1, longest = FIRST_PAUSE_MS; ; id++, longest = Math.min(longest * 2, LONGEST_PAUSE_MS)) {
+    try {
+      return await attempt(path, id, token, ends - performance.now());
+    } catch (error) {
+      if (!(error instanceof TryAgain)) throw error;
+      const pause = longest * (0.5 + Math.random() / 2);
+      if (performance.now() + pause >= ends) throw new Failed(EXIT.noAnswer, error.message);
+      await sleep(pause);
+    }
+  }
+}
+
+async function main([given, path = process.env.LICENSE_AGENT_SOCKET || "/run/license-agent/pos.sock"]) {
+  if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|- [SOCKET]");
+  const token = (given === "-" ? readFileSync(0, "utf8") : given).trim();
+  if (!/^[\x00-\x7f]+$/.test(token) || token.length > MAX_TOKEN_CHARS) {
+    throw new Failed(EXIT.usage, `a token has 1 to ${MAX_TOKEN_CHARS} ASCII characters`);
+  }
+  const { valid, reason, expires, features } = await validate(path, token);
+  process.stdout.write([valid ? "valid" : "invalid", reason, expires ?? "-", ...features].join("\t") + "\n");
+  return valid ? EXIT.valid : EXIT.invalid;
+}
+
+main(process.argv.slice(2)).then(
+  (status) => (process.exitCode = status),
+  (error) => {
+    process.stderr.write(`validate: ${error.message}\n`);
+    process.exitCode = error instanceof Failed ? error.status : EXIT.noAnswer;
+  },
+);

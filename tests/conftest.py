@@ -1,0 +1,22 @@
+"""Hypothesis repeats itself exactly and stays brief; HYPOTHESIS_PROFILE=thorough makes it look longer."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A private directory with a path short enough for a Unix socket."""
+    directory = Path(tempfile.mkdtemp(prefix="la-"))
+    yield directory
+    shutil.rmtree(directory)

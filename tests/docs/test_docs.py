@@ -1,0 +1,137 @@
+"""The documents against the tree: what they name exists, and what exists is named."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agentd.config import known_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+# A copy of the ids, so that none can be dropped from the page unnoticed.
+IDS = [
+    f"{kind}-{number:02d}"
+    for kind, count in (("LA", 24), ("OT", 11), ("PV", 5), ("FL", 9), ("OP", 9))
+    for number in range(1, count + 1)
+]
+STATES = ("works", "partly", "not built yet")
+
+
+def _text(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of all table rows."""
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+
+
+def _requirements() -> dict[str, list[str]]:
+    return {row[0]: row for row in _rows(_text("docs/requirements.md")) if re.fullmatch(r"[A-Z]{2}-\d\d", row[0])}
+
+
+def _project() -> dict:
+    return tomllib.loads(_text("pyproject.toml"))["project"]
+
+
+def test_every_requirement_has_its_row_and_no_other_has() -> None:
+    assert list(_requirements()) == IDS
+
+
+@pytest.mark.parametrize("requirement", IDS)
+def test_a_row_has_all_cells_and_a_known_state(requirement: str) -> None:
+    row = _requirements()[requirement]
+    assert len(row) == 5 and all(row)
+    state, tests = row[4].rstrip(" |"), row[3]
+    assert state.startswith(STATES)
+    if not state.startswith("not built yet"):
+        assert tests != "-"
+
+
+@pytest.mark.parametrize("requirement", IDS)
+def test_the_files_that_a_row_names_exist(requirement: str) -> None:
+    _, _, where, tests, _ = _requirements()[requirement]
+    for path in [path for cell in (where, tests) for path in cell.split(", ") if path != "-"]:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    for path in re.findall(r"\btests/[\w/]+\.py\b", page.read_text("utf-8")):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_that_a_page_names_exist(page: Path) -> None:
+    scripts = set(_project()["scripts"]) | set(tomllib.loads(_text("packaging/client/pyproject.toml"))["project"]["scripts"])
+    tools = {"pytest", "python"}
+    text = page.read_text("utf-8")
+    for name in re.findall(r"\.venv/bin/([\w-]+)", text):
+        assert name in scripts | tools, name
+    for path in re.findall(r"(?<![\w/.])(scripts/[\w-]+(?:\.py)?|\.ci/\w+)\b", text):
+        assert (ROOT / path).is_file(), path
+    for name in re.findall(r"(?<![\w/.-])license-(?:agent-cli|agent-client|server|stand)(?![\w.-])", text):
+        assert name in scripts, name
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    lines = _text("README.md").splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    ")]
+    assert commands[0].startswith("scripts/demo") and commands[1].startswith("scripts/test")
+
+
+def test_the_readme_names_every_folder_of_the_program() -> None:
+    packages = tomllib.loads(_text("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    text = _text("README.md")
+    assert [name for name in packages if f"    {name}/ " not in text] == []
+
+
+def test_every_configuration_key_has_its_row_and_no_other_has() -> None:
+    found = {
+        (row[0].strip("`[]"), row[1].strip("`"))
+        for row in _rows(_text("docs/operations.md"))
+        if re.fullmatch(r"`\[\w+\]`", row[0])
+    }
+    assert found == {(section, key) for section, keys in known_keys().items() for key in keys}
+
+
+def test_every_direct_dependency_is_in_the_register() -> None:
+    project = _project()
+    wanted = [*project["dependencies"], *(entry for extra in project["optional-dependencies"].values() for entry in extra)]
+    names = {re.split(r"[><=~!\[ ]", entry)[0] for entry in wanted}
+    registered = {name for row in _rows(_text("docs/dependencies.md")) for name in row[:2]}
+    assert names - registered == set()
+
+
+def test_every_debian_package_is_in_the_register() -> None:
+    script = _text("scripts/bootstrap")
+    found = re.search(r'^packages="([^"]+)"', script, re.MULTILINE)
+    assert found is not None
+    names = set(found[1].replace("\\\n", " ").split())
+    registered = {name for row in _rows(_text("docs/dependencies.md")) for name in row[0].split(", ")}
+    assert names - registered == set()
+
+
+def test_threats_are_numbered_without_a_gap_and_t5_is_what_the_code_cites() -> None:
+    text = _text("docs/threat-model.md")
+    numbers = [int(number) for number in re.findall(r"^\*\*T(\d+): ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert "**T5: roll the disk image back.**" in text and "threat-model T5" in _text("hwsec/storeformat.py")
+
+
+def test_decisions_are_short() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert len(pages) >= 8
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert len(text.splitlines()) <= 40, page.name
+        assert all(part in text for part in ("## Context", "## Decision", "## Consequences")), page.name

@@ -1,0 +1,160 @@
+"""The examples for other languages against a real stand: same line, same exit status, same identity check."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.stand import Stand, running_stand, short_directory
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REASONS = {
+    "valid": "ok",
+    "grace": "ok",
+    "expired": "expired",
+    "not_yet_valid": "not_yet_valid",
+    "tampered": "bad_signature",
+    "wrong_audience": "wrong_audience",
+    "invalidated": "secret_invalidated",
+}
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    with running_stand("software") as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["c", "node"])
+def command(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The example, where every user may run it."""
+    with short_directory() as directory:
+        if request.param == "c":
+            for tool in ("make", "cc", "pkg-config"):
+                if shutil.which(tool) is None:
+                    pytest.skip(f"{tool} is not installed")
+            subprocess.run(["make", "-C", str(EXAMPLES / "c"), f"BUILD={directory}"], check=True, capture_output=True)
+            yield [str(directory / "validate")]
+            return
+        node = shutil.which("node")
+        if node is None:
+            pytest.skip("node is not installed")
+        script = directory / "validate.mjs"
+        script.write_bytes((EXAMPLES / "node" / "validate.mjs").read_bytes())
+        script.chmod(0o644)
+        yield [node, str(script)]
+
+
+def ask(
+    command: list[str], path: object, token: str, user: int | None = None, stdin: str | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*command, token],
+        env={**os.environ, "LICENSE_AGENT_SOCKET": str(path)},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+    )
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_each_kind_of_token_is_judged(stand: Stand, command: list[str], kind: str) -> None:
+    done = ask(command, stand.info["pos_socket"], stand.info["tokens"][kind])
+    valid, reason, expires_at, *features = done.stdout.rstrip("\n").split("\t")
+    assert (valid == "valid", reason) == (REASONS[kind] == "ok", REASONS[kind])
+    assert done.returncode == (0 if valid == "valid" else 1) and not done.stderr
+    assert features == (["sales", "fuel"] if valid == "valid" else [])
+    assert expires_at == "-" or int(expires_at) > 1_700_000_000
+
+
+def test_a_token_comes_by_standard_input_and_the_socket_as_an_argument(stand: Stand, command: list[str]) -> None:
+    assert ask(command, stand.info["pos_socket"], "-", stdin=stand.info["tokens"]["valid"] + "\n").returncode == 0
+    assert ask([*command, stand.info["tokens"]["valid"]], "/nowhere", stand.info["pos_socket"]).returncode == 0
+
+
+def test_a_token_that_is_none_is_a_verdict(stand: Stand, command: list[str]) -> None:
+    done = ask(command, stand.info["pos_socket"], "x.y.z")
+    assert (done.stdout, done.returncode) == ("invalid\tmalformed\t-\n", 1)
+
+
+@pytest.mark.parametrize("token", ["", "é", "x" * 16_385], ids=["empty", "not ASCII", "too long"])
+def test_what_may_not_be_sent_is_wrong_usage(command: list[str], token: str) -> None:
+    assert ask(command, "/nowhere", token).returncode == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_who_is_not_allowed_gets_the_error(stand: Stand, command: list[str]) -> None:
+    done = ask(command, stand.info["pos_socket"], stand.info["tokens"]["valid"], user=4242)
+    assert done.returncode == 4 and "error 7" in done.stderr and not done.stdout
+
+
+def test_without_an_agent_it_gives_up_at_the_deadline(command: list[str], socket_dir: Path) -> None:
+    began = time.monotonic()
+    done = ask(command, socket_dir / "pos.sock", "x")
+    assert done.returncode == 3 and not done.stdout
+    assert 1.5 < time.monotonic() - began < 5
+
+
+def test_a_directory_that_others_may_write_to_is_not_trusted(stand: Stand, command: list[str], socket_dir: Path) -> None:
+    (socket_dir / "pos.sock").symlink_to(stand.info["pos_socket"])
+    socket_dir.chmod(0o777)
+    done = ask(command, socket_dir / "pos.sock", stand.info["tokens"]["valid"])
+    assert done.returncode == 3 and "others" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_c_sees_who_serves_the_socket(command: list[str], socket_dir: Path) -> None:
+    if command[0].endswith("node"):
+        pytest.skip("Node cannot read SO_PEERCRED; the example says so")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(socket_dir / "pos.sock"))
+        # Whoever calls listen is the peer that the kernel shows.
+        os.seteuid(4242)
+        try:
+            server.listen()
+        finally:
+            os.seteuid(0)
+        done = ask(command, socket_dir / "pos.sock", "x")
+    assert done.returncode == 3 and "served" in done.stderr
+
+
+def test_a_broken_connection_is_repeated_with_a_fresh_nonce_and_a_split_reply_is_read(
+    stand: Stand, command: list[str], socket_dir: Path
+) -> None:
+    """Between client and agent stands a relay: it cuts the first two connections, and passes replies on byte by byte."""
+    requests: list[bytes] = []
+
+    def relay(server: socket.socket) -> None:
+        for number in range(3):
+            client, _ = server.accept()
+            with client:
+                requests.append(client.recv(65_536))
+                if number < 2:
+                    continue
+                with socket.socket(socket.AF_UNIX) as agent:
+                    agent.connect(stand.info["pos_socket"])
+                    agent.sendall(requests[-1])
+                    for byte in agent.recv(65_536):
+                        client.sendall(bytes([byte]))
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(socket_dir / "pos.sock"))
+        server.listen()
+        server.settimeout(20)
+        thread = threading.Thread(target=relay, args=(server,))
+        thread.start()
+        done = ask(command, socket_dir / "pos.sock", stand.info["tokens"]["valid"])
+        thread.join()
+    assert done.returncode == 0 and done.stdout.startswith("valid\tok\t")
+    assert len(requests) == len({request[-16:] for request in requests}) == 3

@@ -1,0 +1,129 @@
+"""A Unix server that behaves as it is told: one act for each connection, the last one for all that follow."""
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from ipc.frames import FrameDecoder, encode_frame
+
+Act = Callable[["FakeAgent", socket.socket], None]
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    return encode_frame(msgpack.packb(message))
+
+
+class FakeAgent:
+    def __init__(self, path: Path, *acts: Act) -> None:
+        self.path = str(path)
+        self.requests: list[dict[str, Any]] = []
+        self.connections = 0
+        self.ended = threading.Event()
+        self._acts = list(acts)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(self.path)
+        self._listener.listen(16)
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> "FakeAgent":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self.ended.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            act = self._acts[min(self.connections, len(self._acts) - 1)]
+            self.connections += 1
+            with connection:
+                connection.settimeout(10)
+                act(self, connection)
+
+    def take(self, connection: socket.socket) -> dict[str, Any] | None:
+        """The next request; None once the client has gone."""
+        decoder = FrameDecoder()
+        while True:
+            try:
+                data = connection.recv(65_536)
+            except OSError:
+                return None
+            if not data:
+                return None
+            for body in decoder.receive_data(data):
+                request = msgpack.unpackb(body)
+                self.requests.append(request)
+                return request
+
+
+def success(request: dict[str, Any]) -> dict[str, Any]:
+    head = {"v": 1, "id": request["id"]}
+    if request["op"] == "agent_info":
+        return {
+            **head, "agent_id": "pos-1", "agent_version": "1", "protocol_versions": [1], "degraded": False, "time": 5,
+        }  # fmt: skip
+    if request["op"] == "refresh_license":
+        return {**head, "token": "newer" if request["token"] == "old" else None}
+    if request["op"] != "validate_license":
+        return head
+    return {
+        **head,
+        "nonce": request["nonce"],
+        "valid": request["token"] != "bad",
+        "reason": "expired" if request["token"] == "bad" else "ok",
+        "features": ["a"],
+        "metadata": {},
+        "degraded": False,
+        "clock_suspect": False,
+        "reissue_due": False,
+        "refreshed": request["token"] == "old",
+    }
+
+
+def answers(agent: FakeAgent, connection: socket.socket) -> None:
+    while (request := agent.take(connection)) is not None:
+        connection.sendall(frame(success(request)))
+
+
+def answers_with(change: Callable[[dict[str, Any]], bytes]) -> Act:
+    """Takes one request, sends what `change` makes of it, and closes."""
+
+    def act(agent: FakeAgent, connection: socket.socket) -> None:
+        request = agent.take(connection)
+        if request is not None:
+            connection.sendall(change(request))
+
+    return act
+
+
+def error(code: int, text: str = "why") -> Act:
+    return answers_with(lambda request: frame({"v": 1, "id": request["id"], "error": {"code": code, "text": text}}))
+
+
+def refuses_at_once(code: int) -> Act:
+    """Says so and closes without reading."""
+
+    def act(_agent: FakeAgent, connection: socket.socket) -> None:
+        connection.sendall(frame({"v": 1, "id": None, "error": {"code": code, "text": "why"}}))
+
+    return act
+
+
+def closes(agent: FakeAgent, connection: socket.socket) -> None:
+    agent.take(connection)
+
+
+def silent(agent: FakeAgent, connection: socket.socket) -> None:
+    agent.take(connection)
+    agent.take(connection)

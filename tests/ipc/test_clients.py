@@ -1,0 +1,294 @@
+"""No caller of the library sees a restart of the agent; an agent that does not answer is a typed error at the deadline."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc import client as client_module
+from ipc.adminclient import AdminClient
+from ipc.aioclient import AsyncLicenseClient
+from ipc.client import LicenseClient
+from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.clientwire import Reason
+from ipc.errors import ErrorCode, LocalProtocolError
+from ipc.peer import UntrustedDaemon
+from tests.ipc.fakeagent import (
+    FakeAgent,
+    answers,
+    answers_with,
+    closes,
+    error,
+    frame,
+    refuses_at_once,
+    silent,
+    success,
+)
+
+Call = tuple[Any, ...]
+Driver = Callable[..., list[Any]]
+
+
+def blocking(path: str, *calls: Call, deadline: float = 5.0, **options: Any) -> list[Any]:
+    with LicenseClient(path, deadline=deadline, **options) as client:
+        return [getattr(client, name)(*arguments) for name, *arguments in calls]
+
+
+def aio(path: str, *calls: Call, deadline: float = 5.0, **options: Any) -> list[Any]:
+    async def run() -> list[Any]:
+        async with AsyncLicenseClient(path, deadline=deadline, **options) as client:
+            return [await getattr(client, name)(*arguments) for name, *arguments in calls]
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[blocking, aio], ids=["blocking", "asyncio"])
+def drive(request: pytest.FixtureRequest) -> Driver:
+    return request.param
+
+
+@pytest.fixture
+def path(socket_dir: Path) -> Iterator[Path]:
+    yield socket_dir / "pos.sock"
+
+
+def half(request: dict[str, Any]) -> bytes:
+    whole = frame(success(request))
+    return whole[: len(whole) // 2]
+
+
+def test_calls_share_one_connection(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, answers) as agent:
+        results = drive(agent.path, ("validate", "good"), ("info",), ("ping",), ("refresh", "old"), ("refresh", "x"))
+    assert results[0].valid
+    assert results[1].agent_id == "pos-1"
+    assert results[2:] == [None, "newer", None]
+    assert agent.connections == 1
+    assert [request["id"] for request in agent.requests] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        closes,
+        answers_with(half),
+        answers_with(lambda request: frame(success(request))[:3]),
+        error(11),
+        error(8),
+        error(15),
+        error(12),
+    ],
+    ids=["closes", "half a frame", "half a header", "shutting down", "rate limited", "unavailable", "timed out"],
+)
+def test_what_passes_is_tried_again_with_a_fresh_nonce(path: Path, drive: Driver, trouble: Any) -> None:
+    with FakeAgent(path, trouble, trouble, answers) as agent:
+        (verdict,) = drive(agent.path, ("validate", "good"))
+    assert verdict.valid
+    assert agent.connections == 3
+    nonces = [request["nonce"] for request in agent.requests]
+    assert len(nonces) == len(set(nonces)) == 3
+    assert len({request["id"] for request in agent.requests}) == 3
+
+
+def test_a_restart_between_calls_is_not_seen(path: Path, drive: Driver) -> None:
+    once = answers_with(lambda request: frame(success(request)))
+    with FakeAgent(path, once) as agent:
+        assert [verdict.valid for verdict in drive(agent.path, *[("validate", "good")] * 4)] == [True] * 4
+    assert agent.connections >= 4
+    assert len({request["nonce"] for request in agent.requests}) == len(agent.requests)
+
+
+def test_a_socket_that_comes_late_is_waited_for(path: Path, drive: Driver) -> None:
+    agents: list[FakeAgent] = []
+
+    def start() -> None:
+        agents.append(FakeAgent(path, answers).__enter__())
+
+    timer = threading.Timer(0.1, start)
+    timer.start()
+    try:
+        assert drive(str(path), ("ping",)) == [None]
+    finally:
+        timer.join()
+        agents[0].__exit__()
+
+
+@pytest.mark.parametrize(
+    "trouble", [silent, closes, error(11), answers_with(half)], ids=["silent", "closes", "shutting down", "half"]
+)
+def test_without_an_answer_the_deadline_ends_the_call(path: Path, drive: Driver, trouble: Any) -> None:
+    with FakeAgent(path, trouble) as agent:
+        began = time.monotonic()
+        with pytest.raises(AgentUnavailable, match=r"within 0\.2 s"):
+            drive(agent.path, ("validate", "good"), deadline=0.2)
+        took = time.monotonic() - began
+    assert 0.05 < took < 2.0
+    if trouble is silent:
+        assert took >= 0.19
+
+
+def test_no_socket_at_all_is_unavailable(path: Path, drive: Driver) -> None:
+    with pytest.raises(AgentUnavailable) as caught:
+        drive(str(path), ("ping",), deadline=0.05)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_an_agent_whose_queue_is_full_is_unavailable(path: Path, drive: Driver) -> None:
+    # While the agent restarts nobody accepts; the kernel answers EAGAIN once the backlog is full.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = []
+        try:
+            while True:
+                sock = socket.socket(socket.AF_UNIX)
+                waiting.append(sock)
+                sock.setblocking(False)
+                sock.connect(str(path))
+        except BlockingIOError:
+            pass
+        try:
+            with pytest.raises(AgentUnavailable):
+                drive(str(path), ("ping",), deadline=0.2)
+        finally:
+            for sock in waiting:
+                sock.close()
+
+
+@pytest.mark.parametrize("code", [1, 3, 4, 5, 6, 7, 9, 10, 13, 14])
+def test_a_refusal_is_an_answer_and_not_tried_again(path: Path, drive: Driver, code: int) -> None:
+    with FakeAgent(path, error(code), answers) as agent:
+        with pytest.raises(AgentRefused, match="why") as caught:
+            drive(agent.path, ("validate", "good"))
+        assert caught.value.code is ErrorCode(code)
+        assert agent.connections == 1
+
+
+def test_a_forbidden_peer_learns_why_although_nobody_read_its_request(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, refuses_at_once(7)) as agent:
+        with pytest.raises(AgentRefused) as caught:
+            drive(agent.path, ("validate", "good"))
+        assert caught.value.code is ErrorCode.FORBIDDEN
+        assert agent.connections == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda request: frame({**success(request), "id": request["id"] + 1}),
+        lambda request: frame({**success(request), "v": 2}),
+        lambda request: b"\0\0\0\x01\xc1",
+        lambda request: bytes(4),
+        lambda request: frame({"v": 1, "id": request["id"], "error": {"code": [], "text": "x"}}),
+        lambda request: frame({**success(request), "nonce": bytes(16)}),
+        lambda request: frame({**success(request), "valid": False}),
+        lambda request: frame({**success(request), "features": 5}),
+    ],
+    ids=["other id", "other version", "no map", "empty frame", "odd code", "other nonce", "contradiction", "wrong type"],
+)
+def test_an_invalid_reply_is_one_of_the_documented_errors(path: Path, drive: Driver, reply: Any) -> None:
+    with FakeAgent(path, answers_with(reply), answers) as agent:
+        with pytest.raises(AgentRefused):
+            drive(agent.path, ("validate", "good"))
+        assert agent.connections == 1
+
+
+def test_the_newer_token_of_a_file_takes_its_place(path: Path, drive: Driver) -> None:
+    file = path.parent / "license.token"
+    file.write_text("old\n")
+    with FakeAgent(path, answers) as agent:
+        (verdict,) = drive(agent.path, ("validate_file", file))
+    assert verdict.reason is Reason.OK
+    assert file.read_text() == "newer\n"
+    assert [request["op"] for request in agent.requests] == ["validate_license", "refresh_license", "validate_license"]
+
+
+def test_the_callback_is_given_both_tokens(path: Path, drive: Driver) -> None:
+    kept: list[tuple[str, str]] = []
+    with FakeAgent(path, answers) as agent:
+        drive(agent.path, ("validate", "old"), on_refresh=lambda old, new: kept.append((old, new)))
+    assert kept == [("old", "newer")]
+
+
+def test_a_token_that_may_not_be_sent_reaches_no_agent(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, answers) as agent:
+        with pytest.raises(LocalProtocolError):
+            drive(agent.path, ("validate", "é"))
+        assert agent.connections == 0
+
+
+def test_a_directory_that_others_may_write_to_is_not_trusted(path: Path, drive: Driver) -> None:
+    path.parent.chmod(0o777)
+    with FakeAgent(path, answers) as agent:
+        with pytest.raises(UntrustedDaemon, match="0777"):
+            drive(agent.path, ("ping",))
+        assert agent.requests == []
+
+
+def test_a_cancelled_call_leaves_no_reply_behind(path: Path) -> None:
+    async def run(agent: FakeAgent) -> bool:
+        async with AsyncLicenseClient(agent.path) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.validate("good")
+            return (await client.validate("good")).valid
+
+    with FakeAgent(path, silent, answers) as agent:
+        assert asyncio.run(run(agent))
+        assert agent.connections == 2
+
+
+def test_tasks_take_turns_on_one_connection(path: Path) -> None:
+    async def run(agent: FakeAgent) -> list[bool]:
+        async with AsyncLicenseClient(agent.path) as client:
+            verdicts = await asyncio.gather(*(client.validate("bad" if number % 2 else "good") for number in range(20)))
+            return [verdict.valid for verdict in verdicts]
+
+    with FakeAgent(path, answers) as agent:
+        assert asyncio.run(run(agent)) == [True, False] * 10
+        assert agent.connections == 1
+
+
+def test_threads_take_turns_on_one_connection(path: Path) -> None:
+    results: list[tuple[bool, bool]] = []
+    with FakeAgent(path, answers) as agent, LicenseClient(agent.path) as client:
+
+        def work(number: int) -> None:
+            for _time in range(5):
+                results.append((client.validate("bad" if number % 2 else "good").valid, number % 2 == 0))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert agent.connections == 1
+    assert len(results) == 30
+    assert all(found == expected for found, expected in results)
+
+
+@pytest.mark.parametrize("trouble", [closes, error(11), error(15), error(8), answers_with(half)])
+def test_an_administrators_request_is_never_repeated(path: Path, trouble: Any) -> None:
+    with FakeAgent(path, trouble, answers) as agent:
+        with AdminClient(agent.path, deadline=5.0) as client, pytest.raises((AgentUnavailable, AgentRefused)):
+            client.call("secret_invalidate", version=3)
+        assert agent.connections == 1
+        assert agent.requests == [{"v": 1, "id": 1, "op": "secret_invalidate", "version": 3}]
+
+
+def test_an_administrator_is_given_the_reply_without_its_head(path: Path) -> None:
+    act = answers_with(lambda request: frame({"v": 1, "id": request["id"], "generation": 4}))
+    with FakeAgent(path, act) as agent, AdminClient(agent.path) as client:
+        assert client.call("status") == {"generation": 4}
+
+
+def test_request_ids_begin_anew_before_they_grow_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_ID", 3)
+    with FakeAgent(path, answers) as agent:
+        blocking(agent.path, *[("ping",)] * 5)
+    assert [request["id"] for request in agent.requests] == [1, 2, 3, 1, 2]

@@ -1,0 +1,240 @@
+"""A client passes over reply fields that it does not know, and refuses known ones that are not what they must be."""
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipc.bounds import MAX_TOKEN_CHARS
+from ipc.clientwire import (
+    Reason,
+    agent_info_from,
+    check_token,
+    decode_map,
+    decode_reply,
+    encode_request,
+    refreshed_token_from,
+    verdict_from,
+)
+from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+
+NONCE = bytes(range(16))
+VERDICT: dict[str, Any] = {
+    "v": 1,
+    "id": 3,
+    "nonce": NONCE,
+    "valid": True,
+    "reason": "ok",
+    "expires_at": 2_000_000_000,
+    "features": ["a", "b"],
+    "metadata": {"k": "v"},
+    "secret_state": "ACTIVE",
+    "degraded": False,
+    "clock_suspect": False,
+    "reissue_due": False,
+    "refresh_by": None,
+    "refreshed": False,
+}
+INFO: dict[str, Any] = {
+    "agent_id": "pos-001",
+    "agent_version": "0.1",
+    "protocol_versions": [1],
+    "degraded": False,
+    "time": 5,
+}
+
+
+def refused(body: Any, request_id: int = 3) -> RemoteProtocolError:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_reply(body if isinstance(body, bytes) else msgpack.packb(body), request_id)
+    return caught.value
+
+
+def test_a_verdict_is_read() -> None:
+    verdict = verdict_from(decode_reply(msgpack.packb(VERDICT), 3), NONCE)
+    assert (verdict.valid, verdict.reason, verdict.features, verdict.metadata) == (True, Reason.OK, ("a", "b"), {"k": "v"})
+
+
+def test_unknown_keys_are_passed_over() -> None:
+    more = {**VERDICT, "newer": {"deep": [1, 2]}, "z": None}
+    assert verdict_from(decode_reply(msgpack.packb(more), 3), NONCE) == verdict_from(VERDICT, NONCE)
+
+
+@pytest.mark.parametrize("name", list(VERDICT))
+def test_a_key_that_comes_twice_is_refused(name: str) -> None:
+    body = msgpack.Packer().pack_map_pairs([*VERDICT.items(), (name, VERDICT[name])])
+    assert refused(body).code is ErrorCode.BAD_MESSAGE
+
+
+def test_a_key_that_comes_twice_deep_down_is_refused() -> None:
+    inner = msgpack.Packer().pack_map_pairs([("k", "v"), ("k", "w")])
+    assert refused(b"\x81\xa8metadata" + inner).code is ErrorCode.BAD_MESSAGE
+
+
+@pytest.mark.parametrize("name", [name for name in VERDICT if name not in ("v", "id", "nonce")])
+@pytest.mark.parametrize("value", [None, 1, 1.5, True, "x", b"x", [1], {"a": 1}, {b"a": "x"}], ids=repr)
+def test_a_wrong_type_in_a_verdict_is_refused(name: str, value: Any) -> None:
+    optional = name in ("expires_at", "secret_state", "refresh_by")
+    right = type(value) is type(VERDICT[name]) or (value is None and optional) or (name == "refresh_by" and value == 1)
+    if right and name not in ("features", "metadata", "reason") and value is not True:
+        assert verdict_from({**VERDICT, name: value}, NONCE)
+        return
+    if type(value) is bool and type(VERDICT[name]) is bool and name != "valid":
+        assert verdict_from({**VERDICT, name: value}, NONCE)
+        return
+    if name == "valid" and value is True:
+        return
+    with pytest.raises(RemoteProtocolError) as caught:
+        verdict_from({**VERDICT, name: value}, NONCE)
+    assert caught.value.code is ErrorCode.BAD_MESSAGE
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in VERDICT if name not in ("v", "id", "expires_at", "secret_state", "refresh_by")]
+)
+def test_a_missing_field_of_a_verdict_is_refused(name: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        verdict_from({key: value for key, value in VERDICT.items() if key != name}, NONCE)
+
+
+@pytest.mark.parametrize("nonce", [None, b"", bytes(16), NONCE[:15], NONCE + b"\0", NONCE.hex()], ids=repr)
+def test_another_nonce_is_refused(nonce: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match="nonce"):
+        verdict_from({**VERDICT, "nonce": nonce}, NONCE)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("valid", [True, False])
+def test_valid_and_reason_agree_or_are_refused(reason: Reason, valid: bool) -> None:
+    reply = {**VERDICT, "valid": valid, "reason": reason.value}
+    if valid == (reason is Reason.OK):
+        assert verdict_from(reply, NONCE).reason is reason
+    else:
+        with pytest.raises(RemoteProtocolError, match="contradict"):
+            verdict_from(reply, NONCE)
+
+
+def test_a_reason_that_is_not_in_the_list_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="made_up"):
+        verdict_from({**VERDICT, "valid": False, "reason": "made_up"}, NONCE)
+
+
+def test_the_list_of_reasons_is_closed() -> None:
+    assert {reason.value for reason in Reason} == {
+        "ok",
+        "expired",
+        "not_yet_valid",
+        "malformed",
+        "unknown_secret",
+        "secret_invalidated",
+        "bad_signature",
+        "wrong_audience",
+        "revoked",
+        "degraded_expired",
+    }
+
+
+def test_agent_info_is_read() -> None:
+    assert agent_info_from(INFO).protocol_versions == (1,)
+
+
+@pytest.mark.parametrize("name", list(INFO))
+def test_a_wrong_or_missing_field_of_agent_info_is_refused(name: str) -> None:
+    wrong: dict[str, Any] = {name: b"x"}
+    for reply in ({**INFO, **wrong}, {key: value for key, value in INFO.items() if key != name}):
+        with pytest.raises(RemoteProtocolError):
+            agent_info_from(reply)
+
+
+@pytest.mark.parametrize("versions", [["1"], [None], [True], [[1]]], ids=repr)
+def test_protocol_versions_are_numbers(versions: Any) -> None:
+    with pytest.raises(RemoteProtocolError):
+        agent_info_from({**INFO, "protocol_versions": versions})
+
+
+def test_a_refreshed_token_is_a_text_or_none() -> None:
+    assert refreshed_token_from({"token": "new"}) == "new"
+    assert refreshed_token_from({"token": None}) is None
+    for value in (1, b"new", ["new"], True):
+        with pytest.raises(RemoteProtocolError):
+            refreshed_token_from({"token": value})
+
+
+@pytest.mark.parametrize("token", ["", "é", "x" * (MAX_TOKEN_CHARS + 1)], ids=["empty", "not ASCII", "long"])
+def test_a_refreshed_token_that_could_not_be_sent_is_the_agents_fault(token: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        refreshed_token_from({"token": token})
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [({"id": 4}, "another request"), ({"id": None}, "another"), ({"v": 2}, "another")], ids=repr
+)
+def test_a_reply_to_another_request_is_refused(change: dict[str, Any], text: str) -> None:
+    error = refused({**VERDICT, **change})
+    assert error.code is ErrorCode.BAD_MESSAGE
+    assert text in error.text
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_an_error_reply_carries_its_code(code: ErrorCode) -> None:
+    error = refused({"v": 1, "id": 3, "error": {"code": int(code), "text": "why"}})
+    assert (error.code, error.text, error.request_id) == (code, "why", 3)
+
+
+@pytest.mark.parametrize("code", [0, 999, -1, None, "x", 2**63], ids=repr)
+def test_an_error_code_that_we_do_not_know_is_internal(code: Any) -> None:
+    assert refused({"v": 1, "id": None, "error": {"code": code, "text": 5}}).code is ErrorCode.INTERNAL
+
+
+@pytest.mark.parametrize("code", [[], {}, [1]], ids=repr)
+def test_an_error_code_of_a_wrong_type_is_a_typed_error(code: Any) -> None:
+    assert refused({"v": 1, "id": None, "error": {"code": code, "text": "x"}}).code is ErrorCode.INTERNAL
+
+
+@pytest.mark.parametrize("error", ["boom", 5, [], True], ids=repr)
+def test_an_error_of_a_wrong_type_is_no_success(error: Any) -> None:
+    assert refused({"v": 1, "id": 3, "error": error}).code is ErrorCode.BAD_MESSAGE
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_map_or_a_typed_error(body: bytes) -> None:
+    try:
+        assert all(isinstance(key, str) for key in decode_map(body))
+    except RemoteProtocolError as error:
+        assert error.code is ErrorCode.BAD_MESSAGE
+
+
+json_like: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*VERDICT, *INFO, "token", "error"]), json_like, max_size=6))
+def test_random_replies_are_read_or_refused_by_a_typed_error(changes: dict[str, Any]) -> None:
+    body = msgpack.packb({**VERDICT, **INFO, **changes})
+    for read in (lambda reply: verdict_from(reply, NONCE), agent_info_from, refreshed_token_from):
+        try:
+            read(decode_reply(body, 3))
+        except RemoteProtocolError:
+            continue
+
+
+def test_extension_types_are_refused_in_replies_too() -> None:
+    for value in (msgpack.ExtType(1, b""), msgpack.Timestamp(5)):
+        assert refused({**VERDICT, "newer": value}).code is ErrorCode.BAD_MESSAGE
+
+
+def test_a_request_that_fits_no_frame_is_not_sent() -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_request("ping", 1, {"x": bytes(70_000)})
+
+
+@pytest.mark.parametrize("token", ["", "é", "x" * (MAX_TOKEN_CHARS + 1), b"x", None, 5])
+def test_a_token_that_may_not_be_sent_is_our_own_error(token: Any) -> None:
+    with pytest.raises(LocalProtocolError):
+        check_token(token)
+    assert check_token("x" * MAX_TOKEN_CHARS)

@@ -1,0 +1,85 @@
+"""Scripts can tell by the exit status what became of a license: valid, not valid, wrong usage, no answer, refused."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc.shell import EXIT_INVALID, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
+from tests.ipc.fakeagent import FakeAgent, answers, answers_with, error, frame, success
+
+
+def run(directory: Path, *arguments: str, act: Any = answers) -> int:
+    with FakeAgent(directory / "s", act) as agent:
+        return main(["--socket", agent.path, "--deadline", "5", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["validate", "good"], EXIT_VALID),
+        (["validate", "bad"], EXIT_INVALID),
+        (["validate", "é"], EXIT_USAGE),
+        (["validate", "@/no/such/file"], EXIT_USAGE),
+        (["refresh", "old"], EXIT_VALID),
+        (["refresh", "newest"], EXIT_INVALID),
+        (["info"], EXIT_VALID),
+        (["ping"], EXIT_VALID),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_each_outcome_has_its_exit_status(
+    socket_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int
+) -> None:
+    assert run(socket_dir, *arguments) == status
+    out, err = capsys.readouterr()
+    assert bool(out) == (status == EXIT_VALID or arguments == ["validate", "bad"])
+    assert err.startswith("license-agent-client: ") if not out else err == ""
+
+
+def test_the_verdict_is_json(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(socket_dir, "validate", "bad")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["valid"], told["reason"]) == (False, "expired")
+
+
+def test_a_token_comes_from_a_file_or_standard_input(
+    socket_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = socket_dir / "token"
+    file.write_text("old\n")
+    assert run(socket_dir, "refresh", f"@{file}") == EXIT_VALID
+    (socket_dir / "s").unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO("old\n"))
+    assert run(socket_dir, "refresh", "-") == EXIT_VALID
+    assert capsys.readouterr().out == "newer\nnewer\n"
+
+
+def test_no_agent_is_told(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", str(socket_dir / "none"), "--deadline", "0.05", "ping"]) == EXIT_UNAVAILABLE
+    assert "no answer" in capsys.readouterr().err
+
+
+def test_an_untrusted_directory_is_no_answer(socket_dir: Path) -> None:
+    socket_dir.chmod(0o777)
+    assert run(socket_dir, "ping") == EXIT_UNAVAILABLE
+
+
+def test_a_refusal_is_told(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(socket_dir, "validate", "good", act=error(7, "not you")) == EXIT_REFUSED
+    assert "FORBIDDEN: not you" in capsys.readouterr().err
+
+
+def test_an_invalid_reply_is_not_taken_for_an_invalid_license(socket_dir: Path) -> None:
+    act = answers_with(lambda request: frame({**success(request), "nonce": bytes(16)}))
+    assert run(socket_dir, "validate", "good", act=act) == EXIT_REFUSED
+
+
+@pytest.mark.parametrize("arguments", [[], ["validate"], ["nonsense"], ["--deadline", "x", "ping"]], ids=repr)
+def test_wrong_usage_has_its_exit_status(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == EXIT_USAGE
+    assert "usage" in capsys.readouterr().err

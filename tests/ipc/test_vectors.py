@@ -1,0 +1,80 @@
+"""The published frames give the published outcomes, whole or byte by byte."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc.clientwire import Reason, agent_info_from, decode_reply, refreshed_token_from, verdict_from
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.frames import FrameDecoder
+from ipc.messages import PosRequest, RequestDecoder
+
+FRAMES = json.loads((Path(__file__).parents[1] / "vectors" / "frames.json").read_text("utf-8"))
+REQUESTS, REPLIES = FRAMES["requests"], FRAMES["replies"]
+decode = RequestDecoder[PosRequest](PosRequest).decode
+
+
+def shown(request: Any) -> dict[str, Any]:
+    """A decoded request as the vectors write it."""
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
+    fields["op"] = str(type(request).__struct_config__.tag)
+    if "nonce" in fields:
+        fields["nonce_hex"] = fields.pop("nonce").hex()
+    return fields
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20], ids=["bytewise", "by threes", "whole"])
+@pytest.mark.parametrize("vector", REQUESTS, ids=[vector["name"] for vector in REQUESTS])
+def test_a_request_has_its_outcome(vector: dict[str, Any], step: int) -> None:
+    data, outcome = bytes.fromhex(vector["hex"]), vector["outcome"]
+    decoder = FrameDecoder()
+    found = []
+    try:
+        for start in range(0, len(data), step):
+            found += [shown(decode(body)) for body in decoder.receive_data(data[start : start + step])]
+        if decoder.error is not None:
+            raise decoder.error
+    except RemoteProtocolError as error:
+        assert (error.code.name, int(error.code), error.request_id) == (outcome["error"], outcome["code"], outcome["id"])
+        assert (outcome["connection"] == "closed") == (error.code in (ErrorCode.FRAME_TOO_LARGE, ErrorCode.BAD_MESSAGE))
+    else:
+        assert found == outcome["requests"]
+        assert decoder.partial == outcome.get("partial", False)
+
+
+def _read(vector: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    (body,) = FrameDecoder().receive_data(bytes.fromhex(vector["hex"]))
+    reply = decode_reply(body, vector["request_id"])
+    if vector["op"] == "validate_license":
+        return reply, verdict_from(reply, bytes.fromhex(vector["sent_nonce_hex"]))
+    return reply, {"refresh_license": refreshed_token_from, "agent_info": agent_info_from, "ping": dict}[vector["op"]](reply)
+
+
+@pytest.mark.parametrize("vector", REPLIES, ids=[vector["name"] for vector in REPLIES])
+def test_a_reply_has_its_outcome(vector: dict[str, Any]) -> None:
+    outcome = vector["outcome"]
+    if "error" in outcome:
+        with pytest.raises(RemoteProtocolError) as caught:
+            _read(vector)
+        assert (caught.value.code.name, int(caught.value.code)) == (outcome["error"], outcome["code"])
+        return
+    reply, value = _read(vector)
+    assert {name: entry for name, entry in reply.items() if name != "nonce"} == {
+        name: entry for name, entry in outcome["reply"].items() if name != "nonce_hex"
+    }
+    if vector["op"] == "validate_license":
+        assert (value.valid, value.reason) == (outcome["reply"]["valid"], Reason(outcome["reply"]["reason"]))
+
+
+def test_each_operation_has_a_request_and_a_reply() -> None:
+    ops = {"validate_license", "refresh_license", "agent_info", "ping"}
+    asked = {request["op"] for vector in REQUESTS for request in vector["outcome"].get("requests", [])}
+    assert asked == {vector["op"] for vector in REPLIES if "reply" in vector["outcome"]} == ops
+
+
+def test_the_script_makes_these_frames() -> None:
+    from tests.vectors.make_vectors import files
+
+    assert json.loads(json.dumps(files()["frames.json"])) == FRAMES
