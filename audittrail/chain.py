@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 def utc_text(seconds: float) -> str:
     """A time as the log writes it: RFC 3339, UTC, microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class Chain:

@@ -9,6 +9,7 @@ how to mint one with any JOSE tool.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -75,17 +76,30 @@ def parse_token(token: str) -> SealedToken:
         raise MalformedToken("the encrypted key must be empty (alg dir)")
     if len(nonce) != 16 or len(tag) != 22:
         raise MalformedToken("the nonce must have 12 bytes and the tag 16")
-    kid = parse_header(protected, _OUTER, "token's header")["kid"]
-    match = _KID.fullmatch(kid) if isinstance(kid, str) else None
-    if match is None or int(match[2]) > MAX_VERSION:
-        raise MalformedToken("kid must be an agent id, a slash and a secret version")
+    agent_id, version = _addressee(protected)
     return SealedToken(
-        agent_id=match[1],
-        version=int(match[2]),
+        agent_id=agent_id,
+        version=version,
         protected=protected.encode("ascii"),
         nonce=b64decode(nonce),
         ciphertext=b64decode(ciphertext) + b64decode(tag),
     )
+
+
+@lru_cache(maxsize=64)
+def _addressee(protected: str) -> tuple[str, int]:
+    """Agent id and secret version of an outer header; the same header comes with every token of a secret."""
+    kid = parse_header(protected, _OUTER, "token's header")["kid"]
+    match = _KID.fullmatch(kid) if isinstance(kid, str) else None
+    if match is None or int(match[2]) > MAX_VERSION:
+        raise MalformedToken("kid must be an agent id, a slash and a secret version")
+    return match[1], int(match[2])
+
+
+@lru_cache(maxsize=64)
+def _signer(protected: str) -> object:
+    """The key id of an inner header; the same header comes with every token of an issuer."""
+    return parse_header(protected, _INNER, "signature's header")["kid"]
 
 
 def open_token(sealed: SealedToken, secret: Key, trust: Trust) -> Claims:
@@ -111,7 +125,7 @@ def open_token(sealed: SealedToken, secret: Key, trust: Trust) -> Claims:
         raise MalformedToken("the content is not a JWS in compact serialization") from None
     if len(protected) > MAX_HEADER_CHARS:
         raise MalformedToken(f"the signature's header has more than {MAX_HEADER_CHARS} characters")
-    kid = parse_header(protected, _INNER, "signature's header")["kid"]
+    kid = _signer(protected)
     signed = inner[: len(protected) + 1 + len(payload)]
     verify_es256(trust.license_key(kid), b64decode(signature), signed)
     claims = check_claims(parse_json_object(b64decode(payload), "claims set"))
