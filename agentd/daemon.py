@@ -259,7 +259,7 @@ class Daemon:
 
     def reload_failed(self, problems: list[str]) -> None:
         """Logs a configuration that was refused; the old one stays."""
-        self._parts.audit.record("config.reloaded", "refused", problems=problems[:10])
+        self._parts.audit.record("config.reloaded", "refused", problems=[problem[:300] for problem in problems[:10]])
 
     # Administrators
 

@@ -117,12 +117,12 @@ class PosService:
         except RemoteProtocolError as error:
             if error.code not in _KEPT_OPEN:
                 raise
+            if not self._rates.take(peer.uid, self._clock.monotonic()):
+                return self._too_many(peer, error.request_id)
             return self._error(peer, error.code, error.text, error.request_id)
         mono = self._clock.monotonic()
         if not self._rates.take(peer.uid, mono):
-            return self._error(
-                peer, ErrorCode.RATE_LIMITED, f"more than {self._config.rate_per_s} requests a second", request.id
-            )
+            return self._too_many(peer, request.id)
         try:
             if type(request) is ValidateLicense:
                 return self._validate(request, peer, mono)
@@ -134,6 +134,10 @@ class PosService:
     def _error(self, peer: Peer, code: ErrorCode, text: str, request_id: int | None) -> bytes:
         self._note_error(peer, code)
         return encode_error(code, text, request_id)
+
+    def _too_many(self, peer: Peer, request_id: int | None) -> bytes:
+        text = f"more than {self._config.rate_per_s} requests a second"
+        return self._error(peer, ErrorCode.RATE_LIMITED, text, request_id)
 
     def _validate(self, request: ValidateLicense, peer: Peer, mono: float) -> bytes:
         outcome = self._nonces.use(peer.uid, request.nonce, mono)

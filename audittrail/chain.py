@@ -51,11 +51,15 @@ class Chain:
             mono: monotonic clock, seconds.
             event: what happened, `subject.verb`.
             outcome: `ok`, or why not.
-            fields: further members; none of those above.
+            fields: further members; none of those above. Left out, but for `actor`, if the line would be too long.
         """
         seq = self.seq + 1
         record = {"seq": seq, "time": utc_text(time), "mono": round(mono, 6), "event": event, "outcome": outcome, **fields}
         body = _encode(record)[:-1] + PREV_MARK + self.head
+        if len(body) > MAX_LINE_BYTES - TAIL_BYTES:
+            # A line that its own verification would refuse helps nobody; what happened is kept, how much there was too.
+            short = {name: record[name] for name in ("seq", "time", "mono", "event", "outcome")}
+            body = _encode({**short, "actor": fields.get("actor"), "left_out_bytes": len(body)})[:-1] + PREV_MARK + self.head
         digest = hashlib.sha256(body + b'"').hexdigest().encode("ascii")
         self.seq, self.head = seq, digest
         return body + HASH_MARK + digest + END

@@ -70,5 +70,7 @@ def _keys(value: Any) -> dict[str, ec.EllipticCurvePublicKey]:
     for jwk in value:
         if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or "d" in jwk:
             raise MalformedToken("each key in the trust file must be a public JWK with a kid")
+        if jwk["kid"] in keys:
+            raise MalformedToken(f"the trust file names the key {ascii(jwk['kid'])[:60]} twice")
         keys[jwk["kid"]] = public_key_from_jwk(jwk)
     return keys

@@ -193,6 +193,20 @@ static bool has_integer(const msgpack_object *map, const char *name, uint64_t va
     return found != NULL && found->via.u64 == value;
 }
 
+/* The reason is one of the list, and the flags are there. */
+static bool complete(const msgpack_object *reply, const msgpack_object *reason)
+{
+    static const char *const reasons[] = {"ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
+                                          "bad_signature", "wrong_audience", "revoked", "degraded_expired"};
+    static const char *const flags[] = {"degraded", "clock_suspect", "reissue_due", "refreshed"};
+    bool known = false;
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        known = known || same_text(reason, reasons[i]);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        known = known && member(reply, flags[i], MSGPACK_OBJECT_BOOLEAN) != NULL;
+    return known;
+}
+
 static int read_error(const msgpack_object *error)
 {
     const msgpack_object *code = member(error, "code", MSGPACK_OBJECT_POSITIVE_INTEGER);
@@ -217,7 +231,7 @@ static int read_verdict(const msgpack_object *reply, uint64_t id, const char non
     const msgpack_object *expires = member(reply, "expires_at", MSGPACK_OBJECT_POSITIVE_INTEGER);
     const msgpack_object *features = member(reply, "features", MSGPACK_OBJECT_ARRAY);
     if (valid == NULL || reason == NULL || features == NULL || valid->via.boolean != same_text(reason, "ok")
-        || (expires == NULL && member(reply, "expires_at", MSGPACK_OBJECT_NIL) == NULL))
+        || !complete(reply, reason) || (expires == NULL && member(reply, "expires_at", MSGPACK_OBJECT_NIL) == NULL))
         return outcome(EXIT_REFUSED, "the reply is invalid");
     for (uint32_t i = 0; i < features->via.array.size; i++)
         if (features->via.array.ptr[i].type != MSGPACK_OBJECT_STR)

@@ -20,6 +20,11 @@ const DEADLINE_MS = 2000;
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 250;
 const RETRIED_CODES = new Set([8, 11, 12, 15]); // RATE_LIMITED, SHUTTING_DOWN, TIMED_OUT, UNAVAILABLE
+const REASONS = [
+  "ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
+  "bad_signature", "wrong_audience", "revoked", "degraded_expired",
+];
+const FLAGS = ["degraded", "clock_suspect", "reissue_due", "refreshed"];
 const EXIT = { valid: 0, invalid: 1, usage: 2, noAnswer: 3, refused: 4 };
 
 /** Ends the call with an exit status. */
@@ -185,9 +190,10 @@ function readVerdict(reply, id, nonce) {
     throw invalidReply("it answers another request");
   }
   const [valid, reason, expires, features] = ["valid", "reason", "expires_at", "features"].map((name) => reply.get(name));
-  if (typeof valid !== "boolean" || typeof reason !== "string" || valid !== (reason === "ok")) {
+  if (typeof valid !== "boolean" || !REASONS.includes(reason) || valid !== (reason === "ok")) {
     throw invalidReply("valid and reason");
   }
+  if (!FLAGS.every((name) => typeof reply.get(name) === "boolean")) throw invalidReply("a flag is missing");
   if (expires !== null && !Number.isSafeInteger(expires)) throw invalidReply("expires_at");
   if (!Array.isArray(features) || !features.every((name) => typeof name === "string")) throw invalidReply("features");
   return { valid, reason, expires, features };

@@ -1,5 +1,6 @@
 """The examples for other languages against a real stand: same line, same exit status, same identity check."""
 
+import json
 import os
 import shutil
 import socket
@@ -8,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.stand import Stand, running_stand, short_directory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+_VECTORS = json.loads((EXAMPLES.parent / "tests" / "vectors" / "frames.json").read_text("utf-8"))
+VERDICTS = [vector for vector in _VECTORS["replies"] if vector["op"] == "validate_license"]
 REASONS = {
     "valid": "ok",
     "grace": "ok",
@@ -158,3 +162,27 @@ def test_a_broken_connection_is_repeated_with_a_fresh_nonce_and_a_split_reply_is
         thread.join()
     assert done.returncode == 0 and done.stdout.startswith("valid\tok\t")
     assert len(requests) == len({request[-16:] for request in requests}) == 3
+
+
+@pytest.mark.parametrize("vector", VERDICTS, ids=[vector["name"] for vector in VERDICTS])
+def test_the_published_replies_have_their_outcome(command: list[str], socket_dir: Path, vector: dict[str, Any]) -> None:
+    """The examples use id 1, and the nonce is theirs: both are put into the published reply."""
+
+    def answer(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client:
+            nonce = client.recv(65_536)[-16:]
+            reply = bytes.fromhex(vector["hex"]).replace(bytes.fromhex(vector["sent_nonce_hex"]), nonce)
+            client.sendall(reply.replace(b"\xa2id\x07", b"\xa2id\x01"))
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(socket_dir / "pos.sock"))
+        server.listen()
+        server.settimeout(20)
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        done = ask(command, socket_dir / "pos.sock", "x")
+        thread.join()
+    expected = vector["outcome"].get("reply")
+    assert done.returncode == (4 if expected is None else 0 if expected["valid"] else 1)
+    assert bool(done.stdout) == (expected is not None)

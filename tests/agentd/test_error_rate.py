@@ -1,0 +1,40 @@
+"""Requests that are answered with an error count against the rate limit like all others."""
+
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from agentd.audit import AuditLog
+from agentd.auditfile import AuditFile
+from agentd.clock import Clock
+from agentd.config import AuditConfig, PosConfig
+from agentd.metrics import Counters
+from agentd.pos import PosService
+from agentd.repeats import Repeats
+from audittrail.chain import Chain
+from ipc.clientwire import decode_reply
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.peer import Peer
+
+
+class Caller:
+    peer = Peer(5, 5, 1)
+
+
+def test_a_flood_of_bad_requests_is_limited(tmp_path: Path) -> None:
+    file = AuditFile(tmp_path / "audit.log")
+    file.open()
+    clock = Clock(lambda: 1.8e9, lambda: 10.0)
+    audit = AuditLog(file, Chain(), Repeats(tmp_path / "repeats"), clock, AuditConfig(), lambda: None)
+    config = PosConfig(frozenset({5}), rate_per_s=3)
+    service = PosService(config, None, audit, clock, Counters())  # type: ignore[arg-type]
+    codes = []
+    for _ in range(5):
+        reply = service.handle(msgpack.packb({"v": 1, "id": 1, "op": "nonsense"}), Caller())  # type: ignore[arg-type]
+        assert reply is not None
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode_reply(reply[4:], 1)
+        codes.append(caught.value.code)
+    assert codes == [ErrorCode.UNKNOWN_OP] * 3 + [ErrorCode.RATE_LIMITED] * 2
+    audit.close()
