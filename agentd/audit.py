@@ -145,7 +145,11 @@ class AuditLog:
             mono: monotonic seconds.
             wall: seconds since 1970 UTC.
         """
-        if self._budget.has(uid, mono) or not self._repeats.count_known(key, wall):
+        budget = self._budget
+        level = budget.levels.get(uid)
+        if level is None or level[0] + (mono - level[1]) * budget.rate >= 1.0:
+            return False
+        if not self._repeats.count_known(key, wall):
             return False
         self.counted += 1
         return True

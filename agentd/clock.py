@@ -16,26 +16,24 @@ class Clock:
     Args:
         wall: seconds since 1970 UTC.
         monotonic: seconds that never go back.
+
+    Attributes:
+        floor: the latest server-signed time; `raise_floor` sets it.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.wall = wall
         self.monotonic = monotonic
-        self._floor = 0
-
-    @property
-    def floor(self) -> int:
-        """The latest server-signed time."""
-        return self._floor
+        self.floor = 0
 
     def raise_floor(self, signed_time: int) -> None:
         """Takes over a server-signed time; an earlier one changes nothing."""
-        self._floor = max(self._floor, signed_time)
+        self.floor = max(self.floor, signed_time)
 
     def now(self) -> int:
         """Whole seconds for verdicts."""
-        return max(int(self.wall()), self._floor)
+        return max(int(self.wall()), self.floor)
 
     def suspect(self) -> bool:
         """Whether the wall clock stands behind the floor by more than the tolerance."""
-        return self.wall() + TOLERANCE_S < self._floor
+        return self.wall() + TOLERANCE_S < self.floor

@@ -169,7 +169,11 @@ class Connection(asyncio.Protocol):
         elif bodies or self._partial_since is None:
             self._partial_since = now
         if self._queued:
-            self._send_or_wait()
+            if len(self._queued) == 1 and not hub.must_wait() and self._transport is not None:
+                # Nearly always one request came and its reply may go at once.
+                self._transport.write(self._queued.pop())
+            else:
+                self._send_or_wait()
 
     def _break(self, error: RemoteProtocolError) -> None:
         """Ends a stream in which no next frame can be found."""

@@ -64,6 +64,9 @@ class Engine:
         vault: opens secrets.
         book: the licenses of this machine.
         limits: what the configuration shortens.
+
+    Attributes:
+        degraded_from: when a successor of the newest secret is overdue.
     """
 
     def __init__(self, agent_id: str, trust: Trust, vault: Vault, book: LicenseBook, limits: Limits) -> None:
@@ -79,7 +82,7 @@ class Engine:
         # Any change of secrets, limits or newest tokens starts an epoch; rulings of an older one are made anew.
         self._epoch = 0
         self._serial = 0
-        self._degraded_from = FOREVER
+        self.degraded_from = FOREVER
 
     # State
 
@@ -97,7 +100,7 @@ class Engine:
         self._epoch += 1
         newest = self.newest
         overdue = newest is not None and State(newest.meta.state) is State.ACTIVE
-        self._degraded_from = valid_until(newest.meta, self._limits) if newest is not None and overdue else FOREVER
+        self.degraded_from = valid_until(newest.meta, self._limits) if newest is not None and overdue else FOREVER
 
     @property
     def versions(self) -> tuple[StoredVersion, ...]:
@@ -128,7 +131,7 @@ class Engine:
 
     def degraded(self, now: int) -> bool:
         """Whether a successor of the newest secret is overdue."""
-        return now >= self._degraded_from
+        return now >= self.degraded_from
 
     # Verdicts
 
@@ -219,7 +222,7 @@ class Engine:
         ruling = judge(claims, meta, version == self._newest, now, self._limits, self._revoked, newer)
         # Once a day the book is told that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
-        return replace(ruling, until=min(ruling.until, tomorrow))
+        return ruling if ruling.until <= tomorrow else Ruling(ruling.verdict, ruling.since, tomorrow)
 
     def refreshed_token(self, token: str, now: int) -> str | None:
         """The newest token of the same license, if it is another one; None also where the license is not known."""

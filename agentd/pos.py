@@ -23,7 +23,7 @@ from ipc.peer import OVERFLOW_ID, Peer
 from . import VERSION
 from .audit import AuditLog
 from .buckets import Buckets
-from .clock import Clock
+from .clock import TOLERANCE_S, Clock
 from .config import PosConfig
 from .connection import Connection
 from .engine import Engine, Known
@@ -143,20 +143,21 @@ class PosService:
         outcome = self._nonces.use(peer.uid, request.nonce, mono)
         if outcome is not _FRESH:
             return self._refuse_nonce(request, peer, outcome)
-        wall = self._clock.wall()
-        now = max(int(wall), self._clock.floor)
-        known = self._engine.known(request.token, now)
-        if known is not None and self._audit.count_known(peer.uid, _repeat_key(peer.uid, known.serial), mono, wall):
+        engine, clock = self._engine, self._clock
+        wall, floor = clock.wall(), clock.floor
+        now = max(int(wall), floor)
+        known = engine.known(request.token, now)
+        if known is not None and self._audit.count_known(peer.uid, known.serial << 32 | peer.uid, mono, wall):
             verdict = known.ruling.verdict
         else:
-            first = not self._engine.is_known(request.token)
-            verdict = self._engine.validate(request.token, now)
-            known = self._engine.known(request.token, now)
+            first = not engine.is_known(request.token)
+            verdict = engine.validate(request.token, now)
+            known = engine.known(request.token, now)
             self._log_verdict(peer, verdict, known, important=first or not verdict.valid)
         self._counters.validations += 1
         if not verdict.valid:
             self._counters.validations_failed += 1
-        flags = (self._engine.degraded(now), self._clock.suspect())
+        flags = (now >= engine.degraded_from, wall + TOLERANCE_S < floor)
         if known is not None and known.reply is not None and known.reply[0] == flags:
             return encode_verdict(request.id, request.nonce, known.reply[1])
         reply = _reply_of(verdict, flags)
@@ -182,8 +183,9 @@ class PosService:
         return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
 
     def _log_verdict(self, peer: Peer, verdict: Verdict, known: Known | None, *, important: bool) -> None:
+        # A user and a ruling in one number: quicker to look up than a pair.
         key: Hashable = (
-            (peer.uid, verdict.secret_version, verdict.reason.value) if known is None else _repeat_key(peer.uid, known.serial)
+            (peer.uid, verdict.secret_version, verdict.reason.value) if known is None else known.serial << 32 | peer.uid
         )
         self._audit.record_within_budget(
             peer.uid,
@@ -220,11 +222,6 @@ class PosService:
                 }
             )
         return encode_reply(head)
-
-
-def _repeat_key(uid: int, serial: int) -> int:
-    """Names a user and a ruling in one number; quicker to look up than a pair."""
-    return serial << 32 | uid
 
 
 def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:

@@ -1,8 +1,9 @@
 """Verdicts. Pure: claims, secret states and a time in; a verdict, and for how long it holds, out."""
 
 from collections.abc import Set
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from contracts.claims import Claims
 from hwsec.storeformat import VersionMeta
@@ -13,8 +14,7 @@ from .lifecycle import Limits, State, grace_until, next_change, state_at
 FOREVER: Final = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What a POS application is told, and what the audit says of it; field meanings as in `ipc.clientwire.Verdict`.
 
     Attributes:
@@ -35,8 +35,7 @@ class Verdict:
     secret_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(msgspec.Struct, frozen=True):
     """A verdict and the times between which it stays the same (until excluded)."""
 
     verdict: Verdict

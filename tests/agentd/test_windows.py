@@ -86,9 +86,9 @@ def test_full_buckets_cost_no_memory() -> None:
     buckets = Buckets(1.0, 2.0)
     buckets.take("a", 0.0)
     buckets.forget_full(0.9)
-    assert len(buckets._levels) == 1
+    assert len(buckets.levels) == 1
     buckets.forget_full(1.0)
-    assert len(buckets._levels) == 0
+    assert len(buckets.levels) == 0
 
 
 def test_verdicts_never_use_a_time_before_the_floor() -> None:
