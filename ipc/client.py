@@ -141,9 +141,8 @@ class LicenseClient:
                 raise
             wait = attempts.pause(time.monotonic()) if self._repeats else None
             if wait is None:
-                raise AgentUnavailable(
-                    f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause}"
-                ) from cause
+                within = f" within {self._deadline:g} s" if self._repeats else ""
+                raise AgentUnavailable(f"no answer from the agent at {self._path}{within}: {cause}") from cause
             time.sleep(wait)
 
     def _attempt(self, question: Question, attempts: Attempts) -> Answer:

@@ -17,6 +17,16 @@ from .peer import UntrustedDaemon
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # what argparse calls it in its error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="license-agent-client",
@@ -24,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 refused.",
     )
     parser.add_argument("--socket", metavar="PATH", help="the agent's POS socket (or LICENSE_AGENT_SOCKET)")
-    parser.add_argument("--deadline", type=float, default=DEFAULT_DEADLINE_S, metavar="SECONDS")
+    parser.add_argument("--deadline", type=_seconds, default=DEFAULT_DEADLINE_S, metavar="SECONDS", help="how long to try")
     parser.add_argument("--agent-uid", type=int, metavar="UID", help="the agent's UID if its user is not license-agent")
     commands = parser.add_subparsers(dest="command", required=True)
     validate = commands.add_parser("validate", help="print the verdict on a license token as JSON")

@@ -83,3 +83,11 @@ def test_wrong_usage_has_its_exit_status(arguments: list[str], capsys: pytest.Ca
         main(arguments)
     assert caught.value.code == EXIT_USAGE
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("deadline", ["nan", "inf", "-1", "0", "soon"])
+def test_a_deadline_is_a_number_of_seconds(deadline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([f"--deadline={deadline}", "ping"])
+    assert caught.value.code == 2
+    assert "number of seconds" in capsys.readouterr().err
