@@ -1,28 +1,98 @@
-"""What can go wrong with the protection of secrets. Missing hardware is an error when it is used, not when it is imported."""
+"""What can go wrong with the protection of secrets. Missing hardware is an error when it is used, not when it is imported.
+
+Each error names the state of the hardware that it shows, so that a metric or a status can be made from it.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class BackendState(StrEnum):
+    """How the protecting hardware is. The words are those of metrics and of the status command."""
+
+    AVAILABLE = "available"
+    ABSENT = "absent"
+    LOCKED_OUT = "locked_out"
+    HUNG = "hung"
+    PCR_MISMATCH = "pcr_mismatch"
+    PCR_UNINITIALIZED = "pcr_uninitialized"
+    NV_GONE = "nv_gone"
+    FOREIGN = "foreign"
+    OUT_OF_SESSIONS = "out_of_sessions"
 
 
 class HwsecError(Exception):
-    """Base of this package's errors. The text says what was wrong, where, and what to do next."""
+    """Base of this package's errors. The text says what was wrong, where, and what to do next.
+
+    Attributes:
+        state: what the error says of the hardware; AVAILABLE where the fault is not the hardware's.
+    """
+
+    state: ClassVar[BackendState] = BackendState.AVAILABLE
 
 
 class BackendUnavailable(HwsecError):
-    """The TPM (or the library that speaks to it) is absent or does not answer."""
+    """The TPM (or the library that speaks to it) is absent, does not answer, or refuses."""
+
+    state = BackendState.ABSENT
 
 
 class BackendHung(BackendUnavailable):
     """The TPM has not answered within its deadline, more often than threads are replaced."""
+
+    state = BackendState.HUNG
+
+
+class LockedOut(BackendUnavailable):
+    """The TPM refuses for too many wrong auth values (Part 1, 19.8). It recovers with time, or by its lockout auth."""
+
+    state = BackendState.LOCKED_OUT
+
+
+class OutOfSessions(BackendUnavailable):
+    """The TPM has no room for one more session or object: other programs hold them, or have leaked them."""
+
+    state = BackendState.OUT_OF_SESSIONS
 
 
 class NotEnrolled(HwsecError):
     """There is no sealed key yet: this agent has not been initialized."""
 
 
+class OldFormat(NotEnrolled):
+    """What is there was written by an earlier version, and cannot be read by this one."""
+
+
 class AlreadyEnrolled(HwsecError):
     """There is a sealed key already; initializing again would destroy what it protects."""
 
 
+class AuditEmpty(HwsecError):
+    """Nothing has been extended into the audit value yet, so there is nothing to certify."""
+
+
 class ForeignHardware(HwsecError):
     """The sealed objects belong to another TPM, or to this one before it was cleared."""
+
+    state = BackendState.FOREIGN
+
+
+class NvGone(ForeignHardware):
+    """What the hardware keeps for us is gone: the TPM was cleared, or its owner deleted our indices."""
+
+    state = BackendState.NV_GONE
+
+
+class PcrMismatch(HwsecError):
+    """The machine is in a state that no valid signed policy describes."""
+
+    state = BackendState.PCR_MISMATCH
+
+
+class PcrUninitialized(HwsecError):
+    """A PCR that the key is to be bound to has never been extended, so that it would prove nothing."""
+
+    state = BackendState.PCR_UNINITIALIZED
 
 
 class StoreError(HwsecError):
