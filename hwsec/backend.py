@@ -5,11 +5,31 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from .errors import BackendState
 from .secretmem import SecretBuffer
+
+__all__ = [
+    "ANCHOR_BYTES",
+    "DIGEST_BYTES",
+    "NONCE_MAX",
+    "POINT_BYTES",
+    "SIGNATURE_BYTES",
+    "Anchor",
+    "Backend",
+    "BackendState",
+    "BackendStatus",
+    "Certification",
+    "HardwareClock",
+    "software_attestation",
+]
 
 DIGEST_BYTES = 32
 POINT_BYTES = 65
 """An uncompressed point of P-256 (SEC 1, 2.3.3)."""
+SIGNATURE_BYTES = 64
+"""ES256: r || s, 32 bytes each, big-endian (RFC 7518, 3.4)."""
+NONCE_MAX = 32
+"""Bytes of a nonce; any TPM takes as much qualifying data (Part 2, 10.4.3)."""
 
 _ANCHOR = struct.Struct(">4sQ32sIQQQB")
 _MAGIC = b"LAA1"
@@ -64,15 +84,63 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
+class HardwareClock:
+    """The hardware's clock (Part 2, 10.11.1). It only weakens what the agent believes about time, and never proves it.
+
+    Attributes:
+        milliseconds: time that the hardware has been powered; without a TPM, the time since the machine was started.
+        reset_count: changes with each start of the machine.
+        restart_count: resumes since then.
+        safe: False while the hardware may have told a higher value before.
+    """
+
+    milliseconds: int
+    reset_count: int
+    restart_count: int
+    safe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """What the hardware says of the audit value, signed by its attestation key.
+
+    Attributes:
+        attested: the signed bytes. From a TPM a marshalled TPMS_ATTEST (Part 2, 10.12.12) with the nonce as its extraData
+            and the audit index as contents; from the other backends what `software_attestation` makes.
+        signature: ES256 over SHA-256(attested), `SIGNATURE_BYTES` bytes.
+    """
+
+    attested: bytes
+    signature: bytes
+
+
+def software_attestation(nonce: bytes, audit: bytes) -> bytes:
+    """What a backend without a TPM signs: `LASW`, the nonce with its length in one byte, the audit value.
+
+    Raises:
+        ValueError: the nonce is longer than `NONCE_MAX` bytes.
+    """
+    if len(nonce) > NONCE_MAX:
+        raise ValueError(f"a nonce has at most {NONCE_MAX} bytes, not {len(nonce)}")
+    return b"LASW" + bytes([len(nonce)]) + nonce + audit
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """For people and metrics.
 
     Attributes:
         name: `tpm`, `software` or `memory`.
-        available: whether it answers now.
+        available: whether it can be used now.
         detail: a sentence, or names and figures of the hardware.
         protects_stolen_disk: False for the software backend.
         nv_writes: NV writes of this run.
+        state: AVAILABLE exactly when `available`; ABSENT if it is not and nothing else was said.
+        binding: what states of the machine the KEK is bound to: `none`, `secure-boot` or `custom`.
+        hierarchies_open: of `owner`, `endorsement`, `lockout`, those whose auth value is empty.
+        lockout_counter: failed authorizations that the TPM counts at present.
+        hardware_id: hex SHA-256 that tells this machine from others; None where it cannot be had.
+        nv_budget_left: NV writes that may be made now without spending more than the budget; None without NV memory.
     """
 
     name: str
@@ -80,14 +148,35 @@ class BackendStatus:
     detail: str
     protects_stolen_disk: bool
     nv_writes: int = 0
+    state: BackendState = BackendState.AVAILABLE
+    binding: str = "none"
+    hierarchies_open: tuple[str, ...] = ()
+    lockout_counter: int | None = None
+    hardware_id: str | None = None
+    nv_budget_left: int | None = None
+
+    def __post_init__(self) -> None:
+        """Keeps `state` and `available` from contradicting each other.
+
+        Raises:
+            ValueError: they do.
+        """
+        if self.available:
+            if self.state is not BackendState.AVAILABLE:
+                raise ValueError(f"a backend that is {self.state} is not available")
+        elif self.state is BackendState.AVAILABLE:
+            object.__setattr__(self, "state", BackendState.ABSENT)
 
 
 class Backend(Protocol):
-    """Guards the KEK, the anchor, the audit value and the key-agreement key.
+    """Guards the KEK, the anchor, the audit value and the agent's keys: attestation, identity, key agreement.
 
     No method is called from two threads at once. All raise BackendUnavailable when the hardware does not answer. After
     `create` a backend is open. One that is not open, or was closed, raises NotEnrolled for all but `create`, `open`,
-    `random`, `status` and `close`.
+    `clock`, `random`, `status` and `close`.
+
+    Where the KEK is bound to the machine's state and that is another one, what needs the KEK raises PcrMismatch: `kek`, and
+    anchor, counter and audit value, whose auth values derive from it. The keys go on working.
     """
 
     @property
@@ -96,10 +185,11 @@ class Backend(Protocol):
         ...
 
     def create(self) -> None:
-        """Makes KEK, anchor, audit value and key-agreement key.
+        """Makes KEK, anchor, audit value and keys.
 
         Raises:
             AlreadyEnrolled: they exist.
+            PcrMismatch, PcrUninitialized: the KEK is to be bound to a state in which it could not be opened.
         """
         ...
 
@@ -108,12 +198,17 @@ class Backend(Protocol):
 
         Raises:
             NotEnrolled: nothing has been created.
+            OldFormat: an earlier version has created it.
             ForeignHardware: it was created on other hardware.
         """
         ...
 
     def kek(self) -> AbstractContextManager[SecretBuffer]:
-        """The KEK, in secret memory, for the length of a `with` block."""
+        """The KEK, in secret memory, for the length of a `with` block.
+
+        Raises:
+            PcrMismatch, PcrUninitialized: it is bound to another state of the machine.
+        """
         ...
 
     def read_anchor(self) -> tuple[Anchor | None, int]:
@@ -136,6 +231,30 @@ class Backend(Protocol):
         """Sets the audit value to SHA-256(value || head), as TPM2_NV_Extend does, and returns it."""
         ...
 
+    def certify_audit(self, nonce: bytes) -> Certification:
+        """Has the audit value signed by the attestation key, which signs nothing that is not the hardware's own statement.
+
+        Args:
+            nonce: of the verifier, at most `NONCE_MAX` bytes; it stands in what is signed.
+
+        Raises:
+            AuditEmpty: it has never been extended.
+            ValueError: the nonce is too long.
+        """
+        ...
+
+    def attestation_public(self) -> bytes:
+        """Public point of the attestation key: 65 bytes, uncompressed, P-256."""
+        ...
+
+    def identity_public(self) -> bytes:
+        """Public point of the identity key: 65 bytes, uncompressed, P-256."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """ES256 signature of `message` by the identity key: `SIGNATURE_BYTES` bytes, r || s."""
+        ...
+
     def agreement_public(self) -> bytes:
         """Public point of the key-agreement key: 65 bytes, uncompressed, P-256."""
         ...
@@ -148,12 +267,16 @@ class Backend(Protocol):
         """
         ...
 
+    def clock(self) -> HardwareClock:
+        """The hardware's clock, as it is now."""
+        ...
+
     def random(self, size: int) -> bytes:
         """Random bytes in which the hardware's generator has a part."""
         ...
 
     def status(self) -> BackendStatus:
-        """Never raises; what cannot be asked is reported as not available."""
+        """Never raises; what cannot be asked or used is reported as not available, with its state."""
         ...
 
     def close(self) -> None:

@@ -5,9 +5,11 @@ lie in a directory apart from the store. **Whoever copies the whole disk has bot
 disk is not noticed**: that is what a TPM is for.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,13 +17,33 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .backend import DIGEST_BYTES, POINT_BYTES, Anchor, BackendStatus
-from .errors import AlreadyEnrolled, BackendUnavailable, ForeignHardware, NotEnrolled
+from .backend import (
+    DIGEST_BYTES,
+    POINT_BYTES,
+    Anchor,
+    BackendState,
+    BackendStatus,
+    Certification,
+    HardwareClock,
+    software_attestation,
+)
+from .bootclock import read_boot_clock
+from .errors import (
+    AlreadyEnrolled,
+    AuditEmpty,
+    BackendUnavailable,
+    ForeignHardware,
+    HwsecError,
+    NotEnrolled,
+    NvGone,
+    OldFormat,
+)
 from .files import write_atomic
 from .secretmem import SecretBuffer
 from .vault import SECRET_BYTES, Vault, WrappedSecret
@@ -34,6 +56,14 @@ PBKDF2_CEILING = 10_000_000
 """Likewise one that names more: the start would take minutes."""
 
 
+class _SealedKey(msgspec.Struct, frozen=True):
+    """A P-256 key: its scalar under a key derived from the KEK, and its public point."""
+
+    nonce: bytes
+    sealed: bytes
+    public: bytes
+
+
 class _KeyFile(msgspec.Struct, frozen=True):
     """`check` is an HMAC over all the rest, under a key derived from the KEK."""
 
@@ -41,9 +71,15 @@ class _KeyFile(msgspec.Struct, frozen=True):
     salt: bytes
     material: bytes
     check: bytes
-    agreement_nonce: bytes
+    attestation: _SealedKey
+    identity: _SealedKey
+    agreement: _SealedKey
+
+
+class _OldKeyFile(msgspec.Struct, frozen=True):
+    """What tells the first format: it had one key."""
+
     agreement_sealed: bytes
-    agreement_public: bytes
 
 
 class _StateFile(msgspec.Struct, frozen=True):
@@ -61,6 +97,7 @@ class SoftwareBackend:
         machine_id: ties the key to this machine, as far as software can.
         vault: holds the derived KEK in memory.
         iterations: of PBKDF2, for a key that is created.
+        clock: the kernel's; tests pass their own.
 
     Raises:
         ValueError: `iterations` is outside of what `open` accepts.
@@ -68,7 +105,15 @@ class SoftwareBackend:
 
     name = "software"
 
-    def __init__(self, directory: Path, machine_id: bytes, vault: Vault, iterations: int = PBKDF2_ITERATIONS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        machine_id: bytes,
+        vault: Vault,
+        iterations: int = PBKDF2_ITERATIONS,
+        *,
+        clock: Callable[[], HardwareClock] = read_boot_clock,
+    ) -> None:
         if not PBKDF2_FLOOR <= iterations <= PBKDF2_CEILING:
             raise ValueError(f"{iterations} iterations are not between {PBKDF2_FLOOR} and {PBKDF2_CEILING}")
         self._key_path = directory / "software.key"
@@ -76,27 +121,25 @@ class SoftwareBackend:
         self._machine_id = machine_id
         self._vault = vault
         self._iterations = iterations
+        self._clock = clock
         self._wrapped: WrappedSecret | None = None
         self._key: _KeyFile | None = None
 
     def create(self) -> None:
-        """Makes key material, a key-agreement key and an empty anchor."""
+        """Makes key material, the keys and an empty anchor."""
         if self._key_path.exists():
             raise AlreadyEnrolled(f"{self._key_path} exists already: this agent has been initialized")
         salt, material = os.urandom(32), os.urandom(32)
-        private = ec.generate_private_key(ec.SECP256R1())
-        nonce = os.urandom(12)
         with SecretBuffer(SECRET_BYTES) as kek:
             self._derive(salt, material, self._iterations, kek)
-            scalar = private.private_numbers().private_value.to_bytes(32, "big")
             key = _KeyFile(
                 iterations=self._iterations,
                 salt=salt,
                 material=material,
                 check=b"",
-                agreement_nonce=nonce,
-                agreement_sealed=AESGCM(_subkey(kek, "agreement")).encrypt(nonce, scalar, b"agreement"),
-                agreement_public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+                attestation=_new_key(kek, "attestation"),
+                identity=_new_key(kek, "identity"),
+                agreement=_new_key(kek, "agreement"),
             )
             key = msgspec.structs.replace(key, check=_check_value(kek, key))
             self._wrapped = self._vault.wrap(kek)
@@ -112,12 +155,7 @@ class SoftwareBackend:
     def open(self) -> None:
         """Derives the KEK, which takes about 0.2 s, and holds the key file against its check value."""
         self.close()
-        try:
-            key = msgspec.msgpack.decode(_read(self._key_path), type=_KeyFile)
-        except FileNotFoundError:
-            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
-        except msgspec.MsgspecError:
-            raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew") from None
+        key = self._read_key()
         if not PBKDF2_FLOOR <= key.iterations <= PBKDF2_CEILING:
             raise ForeignHardware(
                 f"{self._key_path} names {key.iterations} iterations, not between {PBKDF2_FLOOR} and {PBKDF2_CEILING}: "
@@ -131,6 +169,21 @@ class SoftwareBackend:
                 )
             self._wrapped = self._vault.wrap(kek)
         self._key = key
+
+    def _read_key(self) -> _KeyFile:
+        try:
+            data = _read(self._key_path)
+        except FileNotFoundError:
+            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.msgpack.decode(data, type=_KeyFile)
+        with contextlib.suppress(msgspec.MsgspecError):
+            msgspec.msgpack.decode(data, type=_OldKeyFile)
+            raise OldFormat(
+                f"{self._key_path} was written by an earlier version: move it away and initialize this agent anew, which "
+                "needs new secrets from the server"
+            )
+        raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew")
 
     def _derive(self, salt: bytes, material: bytes, iterations: int, into: SecretBuffer) -> None:
         PBKDF2HMAC(hashes.SHA256(), SECRET_BYTES, salt, iterations).derive_into(material + self._machine_id, into.view)
@@ -155,7 +208,7 @@ class SoftwareBackend:
         try:
             state = msgspec.msgpack.decode(_read(self._state_path), type=_StateFile)
         except FileNotFoundError:
-            raise ForeignHardware(f"{self._state_path} is gone: put it back, or initialize this agent anew") from None
+            raise NvGone(f"{self._state_path} is gone: put it back, or initialize this agent anew") from None
         except msgspec.MsgspecError:
             raise ForeignHardware(f"{self._state_path} is damaged: put it back, or initialize this agent anew") from None
         if not hmac.compare_digest(state.tag, self._tag(state.counter, state.audit, state.anchor)):
@@ -193,39 +246,84 @@ class SoftwareBackend:
         self._write_state(state.counter, value, state.anchor)
         return value
 
-    def agreement_public(self) -> bytes:
-        """From the key file."""
+    def certify_audit(self, nonce: bytes) -> Certification:
+        """`software_attestation`, signed. It proves no more than that the files are this machine's."""
+        audit = self.read_audit()
+        attested = software_attestation(nonce, audit)
+        if audit == bytes(DIGEST_BYTES):
+            raise AuditEmpty("nothing has been extended into the audit value yet")
+        return Certification(attested, self._sign("attestation", self._require_key().attestation, attested))
+
+    def _require_key(self) -> _KeyFile:
         if self._key is None:
             raise NotEnrolled("the software backend is not open")
-        return self._key.agreement_public
+        return self._key
+
+    def attestation_public(self) -> bytes:
+        """From the key file."""
+        return self._require_key().attestation.public
+
+    def identity_public(self) -> bytes:
+        """From the key file."""
+        return self._require_key().identity.public
+
+    def agreement_public(self) -> bytes:
+        """From the key file."""
+        return self._require_key().agreement.public
+
+    def sign(self, message: bytes) -> bytes:
+        """ECDSA on P-256 (FIPS 186-5, 6.4)."""
+        return self._sign("identity", self._require_key().identity, message)
+
+    def _sign(self, purpose: str, key: _SealedKey, message: bytes) -> bytes:
+        r, s = decode_dss_signature(self._private(purpose, key).sign(message, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    def _private(self, purpose: str, key: _SealedKey) -> ec.EllipticCurvePrivateKey:
+        with self.kek() as kek, SecretBuffer(32) as scalar:
+            try:
+                AESGCM(_subkey(kek, purpose)).decrypt_into(key.nonce, key.sealed, purpose.encode(), scalar.view)
+            except InvalidTag:
+                raise ForeignHardware(f"the {purpose} key in {self._key_path} is damaged") from None
+            return ec.derive_private_key(int.from_bytes(scalar.view, "big"), ec.SECP256R1())
 
     def agree(self, peer_point: bytes) -> SecretBuffer:
         """ECDH on P-256 (SP 800-56A, 5.7.1.2)."""
-        key = self._key
-        if key is None:
-            raise NotEnrolled("the software backend is not open")
+        key = self._require_key().agreement
         if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
             raise ValueError("not an uncompressed P-256 point")
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
-        with self.kek() as kek, SecretBuffer(32) as scalar:
-            try:
-                AESGCM(_subkey(kek, "agreement")).decrypt_into(
-                    key.agreement_nonce, key.agreement_sealed, b"agreement", scalar.view
-                )
-            except InvalidTag:
-                raise ForeignHardware(f"the key-agreement key in {self._key_path} is damaged") from None
-            private = ec.derive_private_key(int.from_bytes(scalar.view, "big"), ec.SECP256R1())
+        private = self._private("agreement", key)
         buffer = SecretBuffer(32)
         buffer.view[:] = private.exchange(ec.ECDH(), peer)
         return buffer
+
+    def clock(self) -> HardwareClock:
+        """Time since the machine was started, with a reset count that stands for this start."""
+        return self._clock()
 
     def random(self, size: int) -> bytes:
         """The kernel's generator."""
         return os.urandom(size)
 
     def status(self) -> BackendStatus:
-        """Always there."""
-        return BackendStatus("software", True, "no TPM: keys lie on the disk, a stolen disk is not defended", False)
+        """Always there; but its files may be gone or not its own."""
+        state, detail = BackendState.AVAILABLE, "no TPM: keys lie on the disk, a stolen disk is not defended"
+        if self._key is not None:
+            try:
+                self._read_state()
+            except HwsecError as error:
+                state, detail = error.state, str(error)
+        available = state is BackendState.AVAILABLE
+        return BackendStatus("software", available, detail, False, state=state, hardware_id=self._hardware_id())
+
+    def _hardware_id(self) -> str | None:
+        if self._key is None:
+            return None
+        digest = hashlib.sha256(b"license-agent software hardware id")
+        for part in (self._machine_id, self._key.identity.public):
+            digest.update(len(part).to_bytes(4, "big") + part)
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Forgets the KEK."""
@@ -246,6 +344,17 @@ def _write(path: Path, data: bytes) -> None:
         write_atomic(path, data)
     except OSError as error:
         raise BackendUnavailable(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _new_key(kek: SecretBuffer, purpose: str) -> _SealedKey:
+    private = ec.generate_private_key(ec.SECP256R1())
+    scalar = private.private_numbers().private_value.to_bytes(32, "big")
+    nonce = os.urandom(12)
+    return _SealedKey(
+        nonce=nonce,
+        sealed=AESGCM(_subkey(kek, purpose)).encrypt(nonce, scalar, purpose.encode()),
+        public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+    )
 
 
 def _check_value(kek: SecretBuffer, key: _KeyFile) -> bytes:

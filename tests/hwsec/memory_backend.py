@@ -4,13 +4,23 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsec.backend import DIGEST_BYTES, POINT_BYTES, Anchor, BackendStatus
-from hwsec.errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled
+from hwsec.backend import (
+    DIGEST_BYTES,
+    POINT_BYTES,
+    Anchor,
+    BackendStatus,
+    Certification,
+    HardwareClock,
+    software_attestation,
+)
+from hwsec.errors import AlreadyEnrolled, AuditEmpty, BackendUnavailable, NotEnrolled
 from hwsec.secretmem import SecretBuffer
 
 
@@ -19,7 +29,10 @@ class MemoryDevice:
     """The hardware: what stays when the process that used it ends."""
 
     kek: bytes | None = None
+    attestation: ec.EllipticCurvePrivateKey | None = None
+    identity: ec.EllipticCurvePrivateKey | None = None
     agreement: ec.EllipticCurvePrivateKey | None = None
+    clock: HardwareClock = field(default_factory=lambda: HardwareClock(0, 1, 0, True))
     anchor: bytes | None = None
     counter: int = 0
     audit: bytes = bytes(DIGEST_BYTES)
@@ -50,6 +63,8 @@ class MemoryBackend:
         if device.kek is not None:
             raise AlreadyEnrolled("the memory device has been initialized")
         device.kek = os.urandom(32)
+        device.attestation = ec.generate_private_key(ec.SECP256R1())
+        device.identity = ec.generate_private_key(ec.SECP256R1())
         device.agreement = ec.generate_private_key(ec.SECP256R1())
         device.counter = 1
         self._opened = True
@@ -87,16 +102,33 @@ class MemoryBackend:
         device.audit = hashlib.sha256(device.audit + head).digest()
         return device.audit
 
-    def _private(self) -> ec.EllipticCurvePrivateKey:
-        private = self._ask_open().agreement
-        assert private is not None
-        return private
+    def certify_audit(self, nonce: bytes) -> Certification:
+        device = self._ask_open()
+        attested = software_attestation(nonce, device.audit)
+        if device.audit == bytes(DIGEST_BYTES):
+            raise AuditEmpty("nothing has been extended yet")
+        return Certification(attested, _sign(device.attestation, attested))
+
+    def attestation_public(self) -> bytes:
+        return _point(self._ask_open().attestation)
+
+    def identity_public(self) -> bytes:
+        return _point(self._ask_open().identity)
 
     def agreement_public(self) -> bytes:
-        return self._private().public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return _point(self._ask_open().agreement)
+
+    def sign(self, message: bytes) -> bytes:
+        return _sign(self._ask_open().identity, message)
+
+    def clock(self) -> HardwareClock:
+        device = self._ask()
+        device.clock = replace(device.clock, milliseconds=device.clock.milliseconds + 1)
+        return device.clock
 
     def agree(self, peer_point: bytes) -> SecretBuffer:
-        private = self._private()
+        private = self._ask_open().agreement
+        assert private is not None
         if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
             raise ValueError("not an uncompressed P-256 point")
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
@@ -109,7 +141,21 @@ class MemoryBackend:
         return os.urandom(size)
 
     def status(self) -> BackendStatus:
-        return BackendStatus("memory", self._device.answers, "for tests", False)
+        identifier = None
+        if self._device.answers and self._opened:
+            identifier = hashlib.sha256(self.identity_public()).hexdigest()
+        return BackendStatus("memory", self._device.answers, "for tests", False, hardware_id=identifier)
 
     def close(self) -> None:
         self._opened = False
+
+
+def _point(private: ec.EllipticCurvePrivateKey | None) -> bytes:
+    assert private is not None
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def _sign(private: ec.EllipticCurvePrivateKey | None, message: bytes) -> bytes:
+    assert private is not None
+    r, s = decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")

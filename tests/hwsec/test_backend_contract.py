@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsec.backend import Anchor, Backend
-from hwsec.errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled
+from hwsec.backend import NONCE_MAX, Anchor, Backend, BackendState, BackendStatus
+from hwsec.errors import AlreadyEnrolled, AuditEmpty, BackendUnavailable, NotEnrolled
 from tests.hwsec.conftest import MACHINES, Machine
 
 CURVE = ec.SECP256R1()
@@ -22,6 +25,10 @@ NEEDS_ENROLMENT: dict[str, Callable[[Backend], object]] = {
     "increment": lambda b: b.increment(),
     "read_audit": lambda b: b.read_audit(),
     "extend_audit": lambda b: b.extend_audit(bytes(32)),
+    "certify_audit": lambda b: b.certify_audit(b"nonce"),
+    "attestation_public": lambda b: b.attestation_public(),
+    "identity_public": lambda b: b.identity_public(),
+    "sign": lambda b: b.sign(b"message"),
     "agreement_public": lambda b: b.agreement_public(),
     "agree": lambda b: b.agree(point_of(ec.generate_private_key(CURVE))),
 }
@@ -177,6 +184,84 @@ def test_anchor_counter_and_audit_value_do_not_touch_each_other(backend: Backend
     assert backend.read_audit() == audit
 
 
+# Signatures
+
+
+def verified(point: bytes, signature: bytes, message: bytes) -> bool:
+    assert len(signature) == 64
+    der = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    key = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, point)
+    try:
+        key.verify(der, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def test_the_three_keys_are_three_and_stay(machine: Machine, backend: Backend) -> None:
+    def points(of: Backend) -> tuple[bytes, bytes, bytes]:
+        return of.attestation_public(), of.identity_public(), of.agreement_public()
+
+    first = points(backend)
+    assert len(set(first)) == 3
+    for point in first:
+        assert len(point) == 65
+        ec.EllipticCurvePublicKey.from_encoded_point(CURVE, point)
+    assert points(reopened(machine)) == first
+
+
+def test_a_message_is_signed_by_the_identity_key(machine: Machine, backend: Backend) -> None:
+    for message in (b"", b"message", bytes(100_000)):
+        signature = backend.sign(message)
+        assert verified(backend.identity_public(), signature, message)
+        assert not verified(backend.identity_public(), signature, message + b"x")
+        assert not verified(backend.attestation_public(), signature, message)
+    point = backend.identity_public()
+    assert verified(point, reopened(machine).sign(b"after"), b"after")
+
+
+def test_signatures_keep_their_length(backend: Backend) -> None:
+    """One in 128 has an r or s with a leading zero, which a TPM leaves out."""
+    for number in range(300 if backend.name == "memory" else 60):
+        message = number.to_bytes(2, "big")
+        assert verified(backend.identity_public(), backend.sign(message), message)
+
+
+def test_before_the_first_extension_there_is_nothing_to_certify(backend: Backend) -> None:
+    with pytest.raises(AuditEmpty):
+        backend.certify_audit(b"nonce")
+    backend.extend_audit(bytes(32))
+    backend.certify_audit(b"nonce")
+
+
+@pytest.mark.parametrize("nonce", [b"", b"n", bytes(range(NONCE_MAX))], ids=len)
+def test_a_certification_names_nonce_and_audit_value(machine: Machine, backend: Backend, nonce: bytes) -> None:
+    audit = backend.extend_audit(b"head")
+    for start in range(2):
+        agent = reopened(machine) if start else backend
+        certification = agent.certify_audit(nonce)
+        assert verified(agent.attestation_public(), certification.signature, certification.attested)
+        assert nonce in certification.attested
+        assert audit in certification.attested
+        assert not verified(agent.identity_public(), certification.signature, certification.attested)
+    later = reopened(machine)
+    after = later.extend_audit(b"more")
+    assert after in later.certify_audit(nonce).attested
+    assert audit not in later.certify_audit(nonce).attested
+
+
+def test_a_nonce_that_is_too_long_is_a_value_error(backend: Backend) -> None:
+    backend.extend_audit(b"head")
+    with pytest.raises(ValueError, match="nonce"):
+        backend.certify_audit(bytes(NONCE_MAX + 1))
+
+
+@pytest.mark.parametrize("machine", ["memory", "software"], indirect=True)
+def test_the_form_without_a_tpm(backend: Backend) -> None:
+    audit = backend.extend_audit(b"head")
+    assert backend.certify_audit(b"abc").attested == b"LASW\x03abc" + audit
+
+
 # Key agreement
 
 
@@ -248,12 +333,39 @@ def test_random_gives_as_much_as_asked(backend: Backend) -> None:
     assert len({backend.random(16) for _time in range(20)}) == 20
 
 
+def test_the_clock_goes_on_and_needs_no_enrolment(machine: Machine) -> None:
+    backend = machine.backend()
+    first = backend.clock()
+    backend.create()
+    second = backend.clock()
+    assert second.milliseconds >= first.milliseconds >= 0
+    assert (second.reset_count, second.restart_count) == (first.reset_count, first.restart_count)
+    assert isinstance(first.safe, bool)
+    backend.close()
+    assert machine.backend().clock().reset_count == first.reset_count
+
+
+def test_a_machine_has_one_hardware_id(machine: Machine, backend: Backend, tmp_path: Path) -> None:
+    first = backend.status().hardware_id
+    assert first is not None
+    assert len(bytes.fromhex(first)) == 32
+    assert reopened(machine).status().hardware_id == first
+    other_machine = MACHINES[machine.name](tmp_path / "other")
+    try:
+        other = other_machine.backend()
+        other.create()
+        assert other.status().hardware_id not in (None, first)
+    finally:
+        other_machine.end()
+
+
 def test_status_tells_and_never_raises(machine: Machine) -> None:
     backend = machine.backend()
     assert backend.status().available
     backend.create()
     status = backend.status()
-    assert (status.name, status.available) == (machine.name, True)
+    assert (status.name, status.available, status.state) == (machine.name, True, BackendState.AVAILABLE)
+    assert status.binding == "none"
     assert backend.name == machine.name
     assert status.protects_stolen_disk is (machine.name == "tpm")
     assert status.detail
@@ -278,8 +390,9 @@ def test_hardware_that_does_not_answer_is_a_typed_state(machine: Machine, backen
     before = kek_of(backend), backend.read_anchor(), backend.read_audit(), backend.agreement_public()
     machine.cut()
     assert not backend.status().available
+    assert backend.status().state is BackendState.ABSENT
     for operation, call in NEEDS_ENROLMENT.items():
-        if operation != "agreement_public":  # it may be known without asking
+        if not operation.endswith("_public"):  # they may be known without asking
             with pytest.raises(BackendUnavailable):
                 call(backend)
     with pytest.raises(BackendUnavailable):
@@ -307,3 +420,14 @@ def test_enrolment_without_hardware_is_a_typed_state_and_can_be_repeated(machine
     backend = machine.backend()
     backend.create()
     assert len(kek_of(backend)) == 32
+
+
+# Values
+
+
+def test_a_status_cannot_contradict_itself() -> None:
+    assert BackendStatus("tpm", True, "", True).state is BackendState.AVAILABLE
+    assert BackendStatus("tpm", False, "", True).state is BackendState.ABSENT
+    assert BackendStatus("tpm", False, "", True, state=BackendState.HUNG).state is BackendState.HUNG
+    with pytest.raises(ValueError, match="hung"):
+        BackendStatus("tpm", True, "", True, state=BackendState.HUNG)

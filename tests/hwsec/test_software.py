@@ -10,9 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import hwsec.bootclock
 import hwsec.software
-from hwsec.backend import Anchor
-from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled
+from hwsec.backend import Anchor, BackendState, HardwareClock
+from hwsec.bootclock import boot_clock, read_boot_clock
+from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled, OldFormat
 from hwsec.files import write_atomic
 from hwsec.software import PBKDF2_CEILING, PBKDF2_FLOOR, PBKDF2_ITERATIONS, SoftwareBackend
 from hwsec.vault import Vault
@@ -77,7 +79,10 @@ def test_a_key_file_with_other_iterations_is_refused_at_once(
 # Key file
 
 
-@pytest.mark.parametrize("field", ["salt", "material", "check", "agreement_nonce", "agreement_sealed", "agreement_public"])
+KEYS = ("attestation", "identity", "agreement")
+
+
+@pytest.mark.parametrize("field", ["salt", "material", "check"])
 def test_each_field_of_the_key_file_is_authenticated(software: SoftwareMachine, enrolled: SoftwareBackend, field: str) -> None:
     content = msgspec.msgpack.decode(software.key_file.read_bytes())
     for changed in (flip(content[field], 3), b""):
@@ -86,11 +91,42 @@ def test_each_field_of_the_key_file_is_authenticated(software: SoftwareMachine, 
             software.backend().open()
 
 
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("field", ["nonce", "sealed", "public"])
+def test_each_field_of_a_key_is_authenticated(
+    software: SoftwareMachine, enrolled: SoftwareBackend, key: str, field: str
+) -> None:
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    for changed in (flip(content[key][field], 3), b""):
+        software.key_file.write_bytes(msgspec.msgpack.encode({**content, key: {**content[key], field: changed}}))
+        with pytest.raises(ForeignHardware):
+            software.backend().open()
+
+
+def test_keys_cannot_be_exchanged_for_each_other(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    changed = {**content, "attestation": content["identity"], "identity": content["attestation"]}
+    software.key_file.write_bytes(msgspec.msgpack.encode(changed))
+    with pytest.raises(ForeignHardware):
+        software.backend().open()
+
+
+def test_a_key_file_of_the_first_format_is_told_from_a_damaged_one(
+    software: SoftwareMachine, enrolled: SoftwareBackend
+) -> None:
+    content = msgspec.msgpack.decode(software.key_file.read_bytes())
+    old = {name: content[name] for name in ("iterations", "salt", "material", "check")}
+    old |= {f"agreement_{name}": value for name, value in content["agreement"].items()}
+    software.key_file.write_bytes(msgspec.msgpack.encode(old))
+    with pytest.raises(OldFormat, match="earlier version"):
+        software.backend().open()
+
+
 def test_a_public_key_put_in_by_somebody_else_is_refused(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
     """Otherwise the server would encrypt new secrets to him."""
     his = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     content = msgspec.msgpack.decode(software.key_file.read_bytes())
-    software.key_file.write_bytes(msgspec.msgpack.encode({**content, "agreement_public": his}))
+    software.key_file.write_bytes(msgspec.msgpack.encode({**content, "agreement": {**content["agreement"], "public": his}}))
     backend = software.backend()
     with pytest.raises(ForeignHardware):
         backend.open()
@@ -244,3 +280,49 @@ def test_a_disk_that_takes_no_more_is_a_typed_state_and_loses_nothing(
         with pytest.raises(BackendUnavailable, match="No space"):
             enrolled.write_anchor(ANCHOR)
     assert enrolled.read_anchor() == before
+
+
+# Clock and status
+
+
+def test_the_clock_is_that_of_the_kernels_run() -> None:
+    boot_id = "12345678-9abc-def0-1234-56789abcdef0\n"
+    assert boot_clock(boot_id, 5_999_999) == HardwareClock(5, 0x12345678, 0, True)
+    assert boot_clock("87654321-9abc-def0-1234-56789abcdef0", 0).reset_count == 0x87654321
+    assert read_boot_clock().reset_count == read_boot_clock().reset_count
+    assert read_boot_clock().milliseconds > 0
+
+
+def test_a_kernel_that_tells_no_boot_id_is_a_typed_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hwsec.bootclock, "BOOT_ID", tmp_path / "none")
+    with pytest.raises(BackendUnavailable):
+        read_boot_clock()
+    (tmp_path / "none").write_text("nonsense")
+    with pytest.raises(BackendUnavailable):
+        read_boot_clock()
+
+
+def test_a_clock_can_be_passed_in(tmp_path: Path, vault: Vault) -> None:
+    told = HardwareClock(1, 2, 3, False)
+    assert SoftwareBackend(tmp_path, b"id", vault, PBKDF2_FLOOR, clock=lambda: told).clock() == told
+
+
+def test_status_names_files_that_are_gone_or_foreign(software: SoftwareMachine, enrolled: SoftwareBackend) -> None:
+    whole = software.anchor_file.read_bytes()
+    software.anchor_file.write_bytes(flip(whole, len(whole) - 1))
+    assert enrolled.status().state is BackendState.FOREIGN
+    software.anchor_file.unlink()
+    assert enrolled.status().state is BackendState.NV_GONE
+    software.anchor_file.write_bytes(whole)
+    assert enrolled.status().state is BackendState.AVAILABLE
+
+
+def test_the_hardware_id_depends_on_machine_and_identity(tmp_path: Path, vault: Vault) -> None:
+    def identifier(directory: str, machine_id: bytes) -> str | None:
+        (tmp_path / directory).mkdir()
+        backend = SoftwareBackend(tmp_path / directory, machine_id, vault, PBKDF2_FLOOR)
+        assert backend.status().hardware_id is None
+        backend.create()
+        return backend.status().hardware_id
+
+    assert len({identifier("a", b"1"), identifier("b", b"1"), identifier("c", b"2")}) == 3

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
+import hwsec.objectfile
 import hwsec.tpm
 from hwsec.backend import Anchor
 from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled
 from hwsec.files import write_atomic
+from hwsec.objectfile import MAGIC
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend, preload_library
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.memory_scan import lingering, scan_after_each_stop
@@ -124,7 +126,7 @@ def test_the_session_key_is_pinned_in_the_copy_that_encrypts_the_salt(
     enrolled: TpmBackend, tpm: TpmMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever answers a second ReadPublic with the genuine key gains nothing."""
-    genuine = enrolled._esys.read_public(enrolled._srk)
+    genuine = enrolled._tpm._esys.read_public(enrolled._tpm.srk)
     monkeypatch.setattr(tpm2_pytss.ESAPI, "read_public", lambda *_args, **_named: genuine)
     create = tpm2_pytss.ESAPI.create_primary
 
@@ -231,8 +233,8 @@ def test_a_tpm_reset_behind_our_back_costs_one_call(enrolled: TpmBackend) -> Non
     """A machine that slept may find its TPM without its session: the next call makes a new one."""
     before = enrolled.read_anchor()
     flush = bytes.fromhex("8001 0000000e 00000165 02000000")  # TPM2_FlushContext of the first session
-    enrolled._esys.tcti.transmit(flush)
-    assert enrolled._esys.tcti.receive()[6:] == bytes(4)
+    enrolled._tpm._esys.tcti.transmit(flush)
+    assert enrolled._tpm._esys.tcti.receive()[6:] == bytes(4)
     with pytest.raises(BackendUnavailable, match="reset"):
         enrolled.read_anchor()
     assert enrolled.read_anchor() == before
@@ -297,13 +299,14 @@ import os, signal, sys
 from pathlib import Path
 import tpm2_pytss
 from hwsec.tpm import TpmBackend
+from hwsec.tpm2.objects import loaded
 
 for _time in range(10):
     child = os.fork()
     if child == 0:
         backend = TpmBackend(sys.argv[1], Path(sys.argv[2]))
         backend.open()
-        with backend._loaded(backend._objects.agreement):
+        with loaded(backend._tpm, backend._objects.agreement, b""), backend._tpm.fresh_session(tpm2_pytss.TPM2_SE.POLICY):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it did not come as far as being killed"
 """
@@ -346,7 +349,7 @@ def test_a_damaged_copy_of_the_objects_is_repaired_from_its_twin(tpm: TpmMachine
     assert tpm.twin.read_bytes() == whole
     size = len(whole)
     damages: list[Callable[[bytes], bytes | None]] = [lambda _data: None, lambda data: data + b"\0"]
-    damages += [lambda data, length=length: data[:length] for length in (0, 31, 33, size - 1)]  # type: ignore[misc]
+    damages += [lambda data, length=length: data[:length] for length in (0, 7, 8, 39, 41, size - 1)]  # type: ignore[misc]
     damages += [flip(position) for position in range(0, size, size // 6)]
     for path in (tpm.objects, tpm.twin):
         for number, how in enumerate(damages):
@@ -372,28 +375,35 @@ def test_a_full_disk_does_not_keep_a_damaged_copy_from_being_read_around(
 
     expected = kek_of(enrolled)
     damage(tpm.objects, lambda data: b"")
-    monkeypatch.setattr(hwsec.tpm, "write_atomic", full)
+    monkeypatch.setattr(hwsec.objectfile, "write_atomic", full)
     backend = tpm.backend()
     backend.open()
     assert kek_of(backend) == expected
 
 
-@pytest.mark.parametrize("field", ["kek", "agreement"])
+@pytest.mark.parametrize("field", ["kek", "attestation", "identity", "agreement"])
 @pytest.mark.parametrize("part", ["private", "public"])
 def test_objects_changed_with_care_are_refused(tpm: TpmMachine, enrolled: TpmBackend, field: str, part: str) -> None:
     """The checksum is no defense, and is not needed as one: the TPM loads only what it has made itself."""
+    enrolled.extend_audit(b"head")
     peer = enrolled.agreement_public()
-    objects = msgspec.msgpack.decode(tpm.objects.read_bytes()[32:])
+    objects = msgspec.msgpack.decode(tpm.objects.read_bytes()[40:])
     for change in (flip(40), lambda data: data[:-1], lambda _data: b""):
-        changed = {**objects, field: {**objects[field], part: change(objects[field][part])}}
+        if field == "kek":
+            blob = {**objects["kek"]["blob"], part: change(objects["kek"]["blob"][part])}
+            changed = {**objects, "kek": {**objects["kek"], "blob": blob}}
+        else:
+            changed = {**objects, field: {**objects[field], part: change(objects[field][part])}}
         body = msgspec.msgpack.encode(changed)
         for path in (tpm.objects, tpm.twin):
-            path.write_bytes(hashlib.sha256(body).digest() + body)
+            path.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
         backend = tpm.backend()
         with pytest.raises(HwsecError):
             backend.open()
             kek_of(backend)
             backend.agree(peer)
+            backend.sign(b"message")
+            backend.certify_audit(b"nonce")
 
 
 # Enrolment that was cut
@@ -410,7 +420,7 @@ def test_an_enrolment_cut_before_its_files_can_be_repeated(tpm: TpmMachine, monk
             raise KeyboardInterrupt
         write_atomic(path, data)
 
-    monkeypatch.setattr(hwsec.tpm, "write_atomic", cut)
+    monkeypatch.setattr(hwsec.objectfile, "write_atomic", cut)
     backend = tpm.backend()
     with pytest.raises(KeyboardInterrupt):
         backend.create()
@@ -437,7 +447,13 @@ def test_no_secret_crosses_the_bus(tpm: TpmMachine, tmp_path: Path, monkeypatch:
         pytest.skip(f"the capturing TCTI is not installed: {reason}")
     backend.create()
     with backend.kek() as kek:
-        secrets = [bytes(kek.view), *(hwsec.tpm._auth(kek, purpose) for purpose in ("nv1", "nv2", "nv3", "agreement"))]
+        secrets = [bytes(kek.view), *(hwsec.tpm._derived(kek.view, purpose) for purpose in ("nv1", "nv2", "nv3"))]
+    objects = backend._objects
+    assert objects is not None
+    secrets += [objects.kek.auth, objects.keys_auth]
+    secrets += [
+        hwsec.tpm._derived(objects.keys_auth, purpose) for purpose in ("attestation", "identity", "agreement", "policy counter")
+    ]
     backend.read_anchor()
     backend.write_anchor(ANCHOR)
     point = backend.agreement_public()

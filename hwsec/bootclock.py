@@ -1,0 +1,32 @@
+"""A hardware clock for machines without a TPM: what the kernel knows of the time since it was started."""
+
+import time
+from pathlib import Path
+
+from .backend import HardwareClock
+from .errors import BackendUnavailable
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_clock(boot_id: str, nanoseconds: int) -> HardwareClock:
+    """The clock of one run of the kernel.
+
+    Args:
+        boot_id: a UUID that the kernel draws when it starts (random(4)); another one is another reset count.
+        nanoseconds: of CLOCK_BOOTTIME, which goes on while the machine sleeps.
+    """
+    reset_count = int(boot_id.strip().replace("-", "")[:8], 16)
+    return HardwareClock(nanoseconds // 1_000_000, reset_count, 0, True)
+
+
+def read_boot_clock() -> HardwareClock:
+    """The clock of this machine, now.
+
+    Raises:
+        BackendUnavailable: the kernel does not tell its boot id.
+    """
+    try:
+        return boot_clock(BOOT_ID.read_text("ascii"), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    except (OSError, ValueError) as error:
+        raise BackendUnavailable(f"{BOOT_ID} cannot be read ({error}): is /proc mounted?") from None

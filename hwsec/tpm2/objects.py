@@ -1,0 +1,108 @@
+"""Sealed objects and keys below the SRK: made, loaded for the time of one use, unsealed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import ForeignHardware
+from ..objectfile import Blob
+from ..secretmem import SecretBuffer
+from .codes import RC_INTEGRITY, TpmRefusal
+from .templates import SRK, sealed
+from .transport import Transport
+
+
+def seal(tpm: Transport, secret: SecretBuffer, auth: bytes, policy: bytes) -> Blob:
+    """A sealed object (TPM2_Create: Part 3, 12.1) that opens by `policy`, whose PolicyAuthValue asks for `auth`."""
+    t = tpm.t
+    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=auth, data=bytes(len(secret))))
+    t.types.ffi.memmove(sensitive.sensitive.data._cdata.buffer, secret.view, len(secret))
+    template = tpm.public_template(sealed(policy))
+    try:
+        private, public, *_ = tpm.run(lambda e: e.create(tpm.srk, sensitive, template, session1=tpm.session))
+    finally:
+        tpm.wipe(sensitive.sensitive.data)
+        _overwrite_request(tpm, len(secret))
+    return Blob(private.marshal(), public.marshal())
+
+
+def _overwrite_request(tpm: Transport, size: int) -> None:
+    """The library keeps the arguments of the last TPM2_Create. One more, which the TPM refuses, overwrites them.
+
+    It asks for an object with a sensitive part of our choice that is also made by the TPM: a contradiction, found before
+    anything is made.
+    """
+    if not tpm.connected:
+        return
+    t = tpm.t
+    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=bytes(32), data=bytes(size)))
+    template = tpm.public_template(SRK)
+    try:
+        tpm.run(lambda e: e.create(tpm.srk, sensitive, template, session1=tpm.session))
+    except TpmRefusal:
+        return
+
+
+def create_key(tpm: Transport, template: bytes, auth: bytes) -> Blob:
+    """A key that the TPM draws (TPM2_Create: Part 3, 12.1) and that is used by `auth`."""
+    t = tpm.t
+    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=auth))
+    area = tpm.public_template(template)
+    private, public, *_ = tpm.run(lambda e: e.create(tpm.srk, sensitive, area, session1=tpm.session))
+    return Blob(private.marshal(), public.marshal())
+
+
+@contextmanager
+def loaded(tpm: Transport, blob: Blob, auth: bytes) -> Iterator[Any]:
+    """The handle of an object that is loaded (Part 3, 12.2) for the length of the block.
+
+    Raises:
+        ForeignHardware: this TPM has not made it.
+    """
+    private, _ = tpm.unmarshal(tpm.t.TPM2B_PRIVATE, blob.private)
+    public, _ = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
+    try:
+        handle = tpm.run(lambda e: e.load(tpm.srk, private, public, session1=tpm.session))
+    except TpmRefusal as reason:
+        if reason.code == RC_INTEGRITY:
+            raise ForeignHardware("this TPM cannot load the sealed objects: they are damaged or not its own") from None
+        raise
+    try:
+        tpm.run(lambda e: e.tr_set_auth(handle, auth))
+        yield handle
+    finally:
+        tpm.flush_quietly(handle)
+
+
+def unseal(tpm: Transport, blob: Blob, auth: bytes, satisfy: Callable[[Any], None], into: SecretBuffer) -> None:
+    """TPM2_Unseal (Part 3, 12.7) in a salted policy session of its own, which encrypts the answer.
+
+    Args:
+        tpm: the connection.
+        blob: the sealed object.
+        auth: its auth value.
+        satisfy: makes the assertions of its policy in the session that it is given, PolicyAuthValue included.
+        into: as long as what is sealed.
+
+    Raises:
+        TpmRefusal: the policy or the auth value is not that of the object.
+        ForeignHardware: what is sealed has another length.
+    """
+    t = tpm.t
+    with loaded(tpm, blob, auth) as handle, tpm.fresh_session(t.TPM2_SE.POLICY) as session:
+        satisfy(session)
+        answer = tpm.run(lambda e: e.unseal(handle, session1=session))
+        try:
+            if answer._cdata.size != len(into):
+                raise ForeignHardware("the sealed key has an unexpected size")
+            into.view[:] = memoryview(t.types.ffi.buffer(answer._cdata.buffer, len(into)))
+        finally:
+            tpm.wipe(answer)
+            tpm.overwrite_response()
+
+
+def public_point(tpm: Transport, blob: Blob) -> bytes:
+    """The public point of a key on P-256: 65 bytes, uncompressed."""
+    public, _ = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
+    point = public.publicArea.unique.ecc
+    return b"\x04" + bytes(point.x).rjust(32, b"\0") + bytes(point.y).rjust(32, b"\0")

@@ -1,0 +1,78 @@
+"""PCRs, and the assertions of the KEK's policy in a policy session. Which policy it is, `hwsec.pcrpolicy` says."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..pcrpolicy import EO_UNSIGNED_LE, POLICY_REF, SignedPolicy, pcr_digest, pcr_selection, policy_key_name, policy_key_public
+from .transport import Transport
+
+_READ_AT_ONCE = 8  # digests in one answer (Part 2, 10.9.4: TPML_DIGEST)
+
+
+def _selection(tpm: Transport, indices: Iterable[int]) -> Any:
+    return tpm.t.TPML_PCR_SELECTION.unmarshal(pcr_selection(indices))[0]
+
+
+def read_pcrs(tpm: Transport, indices: Iterable[int]) -> dict[int, bytes]:
+    """Values of the SHA-256 bank (TPM2_PCR_Read: Part 3, 22.4). What the TPM does not have is left out.
+
+    Read in our session, so that nobody on the bus can make up an answer.
+    """
+    wanted = sorted(set(indices))
+    values: dict[int, bytes] = {}
+    for start in range(0, len(wanted), _READ_AT_ONCE):
+        part = wanted[start : start + _READ_AT_ONCE]
+        selection = _selection(tpm, part)
+        _counter, read, digests = tpm.run(lambda e, selection=selection: e.pcr_read(selection, session1=tpm.session))  # type: ignore[misc]
+        marshalled = bytes(read.marshal())
+        # One bank was asked for; its three bytes of bits come last, where it is there at all.
+        bits = int.from_bytes(marshalled[-3:], "little") if len(marshalled) >= 10 else 0
+        present = [index for index in part if bits >> index & 1]
+        values.update(zip(present, (bytes(digest) for digest in digests), strict=False))
+    return values
+
+
+def assert_auth_value(tpm: Transport, session: Any) -> None:
+    """TPM2_PolicyAuthValue (Part 3, 23.17)."""
+    tpm.run(lambda e: e.policy_auth_value(session))
+
+
+def assert_signed(tpm: Transport, session: Any, signed: SignedPolicy, policy_key: bytes, counter: Any) -> None:
+    """PolicyPCR, PolicyNV and PolicyAuthorize (Part 3, 23.7, 23.9, 23.16).
+
+    Args:
+        tpm: the connection.
+        session: a new policy session.
+        signed: what the vendor has approved.
+        policy_key: the vendor's public point.
+        counter: handle of the policy counter, its auth value set.
+
+    Raises:
+        TpmRefusal: the PCRs have other values, the counter has passed the number, or the signature does not hold.
+    """
+    values: Mapping[int, bytes] = signed.values
+    selection = _selection(tpm, values)
+    tpm.run(lambda e: e.policy_pcr(session, pcr_digest(values), selection))
+    operand = signed.number.to_bytes(8, "big")
+    tpm.run(lambda e: e.policy_nv(counter, counter, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
+    ticket = _ticket(tpm, signed, policy_key)
+    name = policy_key_name(policy_key)
+    tpm.run(lambda e: e.policy_authorize(session, signed.approved, name, ticket, POLICY_REF))
+
+
+def _ticket(tpm: Transport, signed: SignedPolicy, policy_key: bytes) -> Any:
+    """The TPM's own word that the signature holds (TPM2_VerifySignature: Part 3, 20.1), for the policy session."""
+    t = tpm.t
+    public = tpm.public_template(policy_key_public(policy_key))
+    # Not the null hierarchy: its tickets prove nothing (Part 2, 10.7.4).
+    key = tpm.run(lambda e: e.load_external(public, hierarchy=t.ESYS_TR.OWNER))
+    try:
+        digest = hashlib.sha256(signed.approved + POLICY_REF).digest()
+        ecdsa = t.TPMS_SIGNATURE_ECDSA(
+            hash=t.TPM2_ALG.SHA256, signatureR=signed.signature[:32], signatureS=signed.signature[32:]
+        )
+        signature = t.TPMT_SIGNATURE(sigAlg=t.TPM2_ALG.ECDSA, signature=t.TPMU_SIGNATURE(ecdsa=ecdsa))
+        return tpm.run(lambda e: e.verify_signature(key, digest, signature))
+    finally:
+        tpm.flush_quietly(key)

@@ -1,0 +1,264 @@
+"""The connection to a TPM: its storage root key, and the sessions that are salted with it.
+
+Every command that carries a secret runs in a session that is salted with the SRK and encrypts the first parameter in both
+directions (Part 1, 19.6.8 and 21), so that a tapped bus shows neither; the session's HMACs show a changed or repeated answer.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ..errors import BackendUnavailable, ForeignHardware, HwsecError
+from .codes import RC_HANDLE, TpmRefusal, TpmReset, is_from_tpm, refusal
+from .library import library
+from .templates import SRK
+
+T = TypeVar("T")
+
+SRK_HANDLE = 0x81000001  # TCG TPM v2.0 Provisioning Guidance, 7.8
+
+
+class Transport:
+    """A connection that is made when it is needed, and made anew after it broke.
+
+    Args:
+        tcti: how to reach the TPM, as tpm2-tss writes it.
+
+    Attributes:
+        generation: counts connections; what was loaded over one is worth nothing over the next.
+    """
+
+    def __init__(self, tcti: str) -> None:
+        self.tcti = tcti
+        self.generation = 0
+        self._t: Any = None
+        self._esys: Any = None
+        self._srk: Any = None
+        self._session: Any = None
+
+    @property
+    def t(self) -> Any:
+        """The TPM library; there is one as soon as there was a connection."""
+        return self._t
+
+    @property
+    def srk(self) -> Any:
+        """The storage root key, parent of all that is ours."""
+        return self._srk
+
+    @property
+    def session(self) -> Any:
+        """The HMAC session of this connection: salted, encrypting in both directions."""
+        return self._session
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._esys is not None
+
+    def connect(self, pinned: bytes | None) -> None:
+        """Makes a connection if there is none.
+
+        Args:
+            pinned: name of the SRK that the agent was enrolled with; None before that.
+
+        Raises:
+            BackendUnavailable: no TPM answers.
+            ForeignHardware: another one does.
+        """
+        if self._esys is not None:
+            return
+        t = self._t = library()
+        try:
+            esys = t.ESAPI(self.tcti)
+        except (RuntimeError, ValueError) as error:  # TSS2_Exception is a RuntimeError
+            raise BackendUnavailable(
+                f"no TPM answers at {self.tcti} ({error}); is it enabled in the firmware, and may this user open it "
+                "(group tss)?"
+            ) from None
+        self._esys = esys
+        self.generation += 1
+        try:
+            if not self.tcti.startswith("device:"):
+                self._flush_leftovers()
+            self._srk = self._find_srk(pinned)
+            # Before the session: who could decrypt its salt, on the bus or in this TPM's place, would read all that passes.
+            if pinned is not None and self.salt_key_name(self._srk) != pinned:
+                raise ForeignHardware(
+                    "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
+                    "has another name; initialize this agent anew, which needs new secrets from the server"
+                )
+            self._session = self.start_session(t.TPM2_SE.HMAC)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def run(self, command: Callable[[Any], T]) -> T:
+        """Runs one command.
+
+        Raises:
+            TpmRefusal, LockedOut, OutOfSessions: the TPM refuses; the connection stays.
+            BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is given up.
+        """
+        if self._esys is None:
+            raise BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken")
+        try:
+            return command(self._esys)
+        except self._t.TSS2_Exception as error:
+            code = int(error.rc)
+            if is_from_tpm(code):
+                reason = refusal(code, str(error))
+                if isinstance(reason, TpmReset):
+                    self.abandon()
+                    raise BackendUnavailable(f"the TPM at {self.tcti} has been reset: {error}") from None
+                raise reason from None
+            self.abandon()
+            raise BackendUnavailable(
+                f"the TPM at {self.tcti} does not answer, or somebody changed what it answered: {error}"
+            ) from None
+
+    def flush(self, handle: Any) -> None:
+        """TPM2_FlushContext (Part 3, 28.4)."""
+        self.run(lambda e: e.flush_context(handle))
+
+    def abandon(self) -> None:
+        """Forgets a broken connection; the next `connect` makes a new one."""
+        esys, self._esys = self._esys, None
+        self._srk = self._session = None
+        if esys is not None:
+            with contextlib.suppress(Exception):
+                esys.close()
+
+    def disconnect(self) -> None:
+        """Gives back what is loaded, and closes. May be called twice."""
+        for handle in (self._session, self._srk):
+            if handle is not None:
+                with contextlib.suppress(HwsecError):  # a persistent SRK is refused, and stays
+                    self.flush(handle)
+        self.abandon()
+
+    # What is loaded
+
+    def _flush_leftovers(self) -> None:
+        """Clears what a killed process left in a TPM without a resource manager, of which we are the only user."""
+        t = self._t
+        for first in (t.TPM2_HC.HMAC_SESSION_FIRST, t.TPM2_HC.TRANSIENT_FIRST):
+            for handle in self.handles_from(first):
+                self.flush(self.run(lambda e, handle=handle: e.tr_from_tpmpublic(handle)))  # type: ignore[misc]
+
+    def handles_from(self, first: int) -> list[int]:
+        """Handles of that kind that exist in the TPM, from `first` on (Part 3, 30.2)."""
+        found = self.run(lambda e: e.get_capability(self._t.TPM2_CAP.HANDLES, first, 254))[1]
+        return [int(handle) for handle in found.data.handles]
+
+    def public_template(self, area: bytes) -> Any:
+        """A TPM2B_PUBLIC of a marshalled TPMT_PUBLIC of our own."""
+        return self._t.TPM2B_PUBLIC(publicArea=self._t.TPMT_PUBLIC.unmarshal(area)[0])
+
+    def unmarshal(self, kind: Any, data: bytes) -> tuple[Any, int]:
+        """A value of the library's type `kind` from bytes of a file, and how many of them it took.
+
+        Raises:
+            ForeignHardware: no TPM has made these bytes.
+        """
+        try:
+            value, used = kind.unmarshal(data)
+        except self._t.TSS2_Exception:
+            raise ForeignHardware("the file of sealed objects holds what no TPM has made") from None
+        return value, int(used)
+
+    # Storage root key
+
+    def _find_srk(self, pinned: bytes | None) -> Any:
+        """The persistent SRK, or the one of the template: whichever was pinned at enrolment, if both are there."""
+        try:
+            persistent = self.run(lambda e: e.tr_from_tpmpublic(SRK_HANDLE))
+        except TpmRefusal as reason:
+            if reason.code != RC_HANDLE:
+                raise
+            return self._create_srk()
+        if pinned is None or self.salt_key_name(persistent) == pinned:
+            return persistent
+        # Somebody made a persistent key after our enrolment.
+        try:
+            primary = self._create_srk()
+        except TpmRefusal:
+            return persistent
+        if self.salt_key_name(primary) == pinned:
+            return primary
+        self.flush(primary)
+        return persistent
+
+    def _create_srk(self) -> Any:
+        template = self.public_template(SRK)
+        return self.run(lambda e: e.create_primary(None, template))[0]
+
+    def salt_key_name(self, key: Any) -> bytes:
+        """Name (Part 1, 16) of the public key to which ESYS will encrypt a session's salt."""
+        return bytes(self._known_public(key).get_name())
+
+    def srk_is_da_protected(self) -> bool:
+        """Whether the SRK is refused while the TPM is locked out; one of our template is not."""
+        return not int(self._known_public(self._srk).publicArea.objectAttributes) & int(self._t.TPMA_OBJECT.NODA)
+
+    def _known_public(self, key: Any) -> Any:
+        """The public area from the copy that ESYS holds.
+
+        A name, or a public area, asked of the TPM once more could be answered by somebody else on the bus.
+        """
+        data = bytes(self.run(lambda e: e.tr_serialize(key)))
+        # Serialized are the handle (4), the name (2 + n), the kind of resource (4) and the public area.
+        start = 10 + int.from_bytes(data[4:6], "big")
+        public, used = self.unmarshal(self._t.TPM2B_PUBLIC, data[start:])
+        if start + used != len(data):
+            raise BackendUnavailable("this version of the TPM library keeps its keys in a form that is not known here")
+        return public
+
+    # Sessions
+
+    def start_session(self, kind: Any, *, encrypts: bool = True) -> Any:
+        """A salted session (Part 3, 11.1) that encrypts the first parameter in both directions.
+
+        Args:
+            kind: HMAC or policy.
+            encrypts: False for one beside another that does: a command takes only one (Part 1, 19.4).
+        """
+        t = self._t
+        symmetric = t.TPMT_SYM_DEF(
+            algorithm=t.TPM2_ALG.AES,
+            keyBits=t.TPMU_SYM_KEY_BITS(sym=128),
+            mode=t.TPMU_SYM_MODE(sym=t.TPM2_ALG.CFB),
+        )
+        session = self.run(lambda e: e.start_auth_session(self._srk, t.ESYS_TR.NONE, kind, symmetric, t.TPM2_ALG.SHA256))
+        attributes = t.TPMA_SESSION.CONTINUESESSION
+        if encrypts:
+            attributes |= t.TPMA_SESSION.ENCRYPT | t.TPMA_SESSION.DECRYPT
+        self.run(lambda e: e.trsess_set_attributes(session, attributes))
+        return session
+
+    @contextmanager
+    def fresh_session(self, kind: Any, *, encrypts: bool = True) -> Iterator[Any]:
+        """A salted session for the length of the block."""
+        session = self.start_session(kind, encrypts=encrypts)
+        try:
+            yield session
+        finally:
+            self.flush_quietly(session)
+
+    def flush_quietly(self, handle: Any) -> None:
+        """Gives back what is loaded; where the connection has gone, so has it."""
+        if self._esys is not None:
+            with contextlib.suppress(BackendUnavailable):
+                self.flush(handle)
+
+    # Memory of the library
+
+    def wipe(self, sized: Any) -> None:
+        """Overwrites the buffer of a TPM2B."""
+        size = int(sized._cdata.size)
+        self._t.types.ffi.memmove(sized._cdata.buffer, bytes(size), size)
+
+    def overwrite_response(self) -> None:
+        """The library keeps its last response, decrypted in place; a longer one overwrites it."""
+        self.run(lambda e: e.get_capability(self._t.TPM2_CAP.COMMANDS, 0, 200))
