@@ -6,7 +6,6 @@ The signed payload is the reply of a rotation: `agent_id`, `secret_version`, `va
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -19,18 +18,15 @@ from .jose import (
     MalformedToken,
     b64decode,
     parse_header,
-    parse_json_object,
     point_from_jwk,
-    verify_es256,
 )
 from .licensetoken import MAX_HEADER_CHARS, MAX_VERSION, Key, WrongAudience
+from .statement import integer, verify_statement
 from .trust import Trust
 
 DELIVERY_TYPE = "secret-delivery+jwt"
-MAX_DELIVERY_CHARS = 16 * 1024
 SECRET_BYTES = 32
 
-_SIGNED = {"alg": "ES256", "typ": DELIVERY_TYPE, "kid": None}
 _ENCRYPTED = {"alg": "ECDH-ES", "enc": "A256GCM", "epk": None}
 _MEMBERS = frozenset(
     {"agent_id", "secret_version", "valid_from", "valid_until", "grace_until", "issued_at", "new_secret_encrypted"}
@@ -87,42 +83,28 @@ def verify_delivery(delivery: str, agent_id: str, trust: Trust) -> Delivery:
         BadSignature: nobody whom we trust signed it.
         WrongAudience: it is for another agent.
     """
-    parts = delivery.split(".", 3)
-    if len(delivery) > MAX_DELIVERY_CHARS or not delivery.isascii() or len(parts) != 3:
-        raise MalformedToken("a delivery is a JWS in compact serialization")
-    protected, payload, signature = parts
-    if len(protected) > MAX_HEADER_CHARS:
-        raise MalformedToken("the delivery's header is too long")
-    kid = parse_header(protected, _SIGNED, "delivery's header")["kid"]
-    verify_es256(trust.delivery_key(kid), b64decode(signature), f"{protected}.{payload}".encode("ascii"))
-    content = parse_json_object(b64decode(payload), "delivery")
-    if content.keys() != _MEMBERS:
-        raise MalformedToken(f"the delivery must have exactly the members {', '.join(sorted(_MEMBERS))}")
+    content = verify_statement(delivery, DELIVERY_TYPE, _MEMBERS, "delivery", trust)
     if content["agent_id"] != agent_id or not AGENT_ID.fullmatch(agent_id):
         raise WrongAudience("the delivery is for another agent")
     jwe = content["new_secret_encrypted"]
     if not isinstance(jwe, str):
         raise MalformedToken("new_secret_encrypted must be a text")
     encrypted = _parse_jwe(jwe)
-    times = {name: _integer(content, name, 0, MAX_TIME) for name in ("valid_from", "valid_until", "grace_until", "issued_at")}
+    times = {
+        name: integer(content, name, 0, MAX_TIME, "delivery")
+        for name in ("valid_from", "valid_until", "grace_until", "issued_at")
+    }
     if not times["valid_from"] < times["valid_until"] <= times["grace_until"]:
         raise MalformedToken("the delivery's dates must be in the order valid_from, valid_until, grace_until")
     return Delivery(
         agent_id=agent_id,
-        version=_integer(content, "secret_version", 1, MAX_VERSION),
+        version=integer(content, "secret_version", 1, MAX_VERSION, "delivery"),
         valid_from=times["valid_from"],
         valid_until=times["valid_until"],
         grace_until=times["grace_until"],
         issued_at=times["issued_at"],
         encrypted=encrypted,
     )
-
-
-def _integer(content: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = content[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise MalformedToken(f"the delivery's {name} must be an integer from {least} to {most}")
-    return value
 
 
 def _parse_jwe(jwe: str) -> EncryptedSecret:

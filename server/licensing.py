@@ -8,9 +8,10 @@ from typing import Any
 from contracts.claims import AGENT_ID, Claims, check_claims
 from contracts.jose import MalformedToken, public_key_from_jwk
 from contracts.licensetoken import MAX_TOKEN_CHARS
+from contracts.servertime import CHALLENGE
 from contracts.trust import encode_trust
 
-from .minting import mint_delivery, mint_token, new_signing_key, public_jwk
+from .minting import mint_delivery, mint_server_time, mint_token, new_signing_key, public_jwk
 from .registry import Registry, RegistryError, SecretRow
 
 DEFAULT_INTERVAL_S = 86_400
@@ -94,6 +95,17 @@ class Licensing:
             "issued_at": now,
         }
         return mint_delivery(agent_id, version, dates, row.secret, key, self._delivery_key)
+
+    def sign_time(self, agent_id: str, challenge: str, now: int) -> str:
+        """The server's time, in answer to an agent's challenge.
+
+        Raises:
+            RegistryError: no such agent, or that is no challenge.
+        """
+        self._registry.agreement_key(agent_id)
+        if not CHALLENGE.fullmatch(challenge):
+            raise RegistryError("a challenge has 32 characters 0-9 and a-f, as 'license-agent-cli clock challenge' prints it")
+        return mint_server_time(agent_id, challenge, now, self._delivery_key)
 
     def issue(self, agent_id: str, order: Order, now: int, version: int | None = None) -> str:
         """A token for a new license.

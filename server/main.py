@@ -106,6 +106,16 @@ def rotate(directory: Path, agent_id: str, interval: int, grace: int, out: Path 
     _write(_licensing(directory).rotate(agent_id, int(time.time()), interval, grace), out)
 
 
+@main.command("sign-time")
+@_directory
+@_agent
+@click.option("--challenge", required=True, metavar="HEX", help="From 'license-agent-cli clock challenge' on the machine.")
+@_out
+def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) -> None:
+    """Print the server's time, signed, for an agent whose clock went wrong."""
+    _write(_licensing(directory).sign_time(agent_id, challenge, int(time.time())), out)
+
+
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for value in values:

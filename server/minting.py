@@ -13,6 +13,7 @@ from contracts.claims import Claims
 from contracts.delivery import DELIVERY_TYPE
 from contracts.jose import thumbprint
 from contracts.licensetoken import LICENSE_TYPE, key_id
+from contracts.servertime import TIME_TYPE
 
 _JWE = ["dir", "ECDH-ES", "A256GCM"]
 _JWS = ["ES256"]
@@ -71,6 +72,18 @@ def mint_delivery(
     )
     payload = {"agent_id": agent_id, "secret_version": version, **dates, "new_secret_encrypted": encrypted}
     return _sign(payload, DELIVERY_TYPE, delivery_key)
+
+
+def mint_server_time(agent_id: str, challenge: str, now: int, delivery_key: dict[str, str]) -> str:
+    """The server's time for one agent.
+
+    Args:
+        agent_id: whom it is for.
+        challenge: what it answers.
+        now: seconds since 1970 UTC.
+        delivery_key: private JWK that signs.
+    """
+    return _sign({"agent_id": agent_id, "challenge": challenge, "time": now}, TIME_TYPE, delivery_key)
 
 
 def _sign(payload: dict[str, Any], kind: str, key: dict[str, str]) -> str:

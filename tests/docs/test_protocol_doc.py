@@ -10,8 +10,9 @@ import pytest
 from agentd.metrics import Counters, Gauges, Metrics
 from agentd.pos import _KEPT_OPEN
 from contracts import claims as claims_module
-from contracts.delivery import _MEMBERS, DELIVERY_TYPE, MAX_DELIVERY_CHARS
+from contracts.delivery import _MEMBERS, DELIVERY_TYPE
 from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, open_token, parse_token
+from contracts.statement import MAX_STATEMENT_CHARS
 from contracts.trust import MAX_KEYS, parse_trust
 from ipc import bounds
 from ipc.clientpolicy import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRIED_CODES
@@ -129,7 +130,7 @@ def test_the_bounds_of_tokens_claims_and_deliveries_are_told() -> None:
         assert value in text
     delivery = section("Secret delivery")
     assert set(first_cells(delivery)) == _MEMBERS
-    assert f"`{DELIVERY_TYPE}`" in delivery and f"{MAX_DELIVERY_CHARS:,}" in delivery
+    assert f"`{DELIVERY_TYPE}`" in delivery and f"{MAX_STATEMENT_CHARS:,}" in delivery
     assert f"1 to {MAX_KEYS} JWKs" in section("Trust file")
 
 

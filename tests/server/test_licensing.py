@@ -10,6 +10,7 @@ import pytest
 
 from contracts.delivery import verify_delivery
 from contracts.licensetoken import open_token, parse_token
+from contracts.servertime import verify_server_time
 from contracts.trust import parse_trust
 from server.licensing import Licensing, Order, new_server_settings
 from server.minting import new_signing_key
@@ -199,3 +200,14 @@ def test_a_license_belongs_to_one_agent(server: Licensing, registry: Registry) -
         for token in server.reissue(agent, NOW + 1):
             assert parse_token(token).agent_id == agent
             assert opened(server, registry, token, agent)[1].aud == agent
+
+
+def test_the_servers_time_is_signed_for_an_agent_that_it_knows(server: Licensing) -> None:
+    challenge = "ab" * 16
+    text = server.sign_time("pos-001", challenge, NOW)
+    assert verify_server_time(text, "pos-001", challenge, parse_trust(server.trust())) == NOW
+    with pytest.raises(RegistryError, match="is enrolled"):
+        server.sign_time("pos-999", challenge, NOW)
+    for bad in ("", "AB" * 16, "ab" * 15, "ab" * 16 + "\n"):
+        with pytest.raises(RegistryError, match="32 characters"):
+            server.sign_time("pos-001", bad, NOW)
