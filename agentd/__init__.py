@@ -1,3 +1,6 @@
 """The daemon's core. `main` wires the parts; everything else is given what it needs, time included."""
 
 VERSION = "0.1.0"
+
+RELEASED = 1_735_689_600
+"""2025-01-01: this release was certainly made later, so no clock before it is believed. Seconds since 1970 UTC."""

@@ -15,6 +15,7 @@ from ipc.bounds import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
     AdminRequest,
+    AuditExport,
     AuditTail,
     AuditVerify,
     LicenseCheck,
@@ -119,7 +120,13 @@ class AdminService:
         try:
             handler = self._handlers.get(type(request))
             fields = {} if handler is None else await handler(request, peer)
-            self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
+            if isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
+                # Somebody follows the log: a full record of each look would be something new to see at the next.
+                self._audit.count(
+                    ("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer), "follows": True}
+                )
+            else:
+                self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
             return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields})
         except Exception as error:  # noqa: BLE001 - each kind is told apart in `explain`; none may end the daemon
             code, text = explain(error)
@@ -146,7 +153,7 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     return ErrorCode.INTERNAL, "the agent failed; its journal says more"
 
 
-ADMIN_READS = (Status, SecretList, AuditTail, AuditVerify, LicenseCheck, MetricsText)
+ADMIN_READS = (Status, SecretList, AuditTail, AuditExport, AuditVerify, LicenseCheck, MetricsText)
 """Requests that change nothing."""
 ADMIN_CHANGES = (SecretInstall, SecretInvalidate, LicenseImport)
 """Requests that change something."""

@@ -16,8 +16,10 @@ from hwsec.store import Loaded, SealedStore
 from hwsec.tpm import TpmBackend
 from hwsec.vault import Vault
 
+from . import timebase
 from .audit import AuditLog
 from .auditfile import AuditDamaged, AuditFile, End
+from .auditkeeper import AuditKeeper, derive_archive_key
 from .books import LicenseBook
 from .clock import Clock
 from .config import Config
@@ -25,7 +27,7 @@ from .engine import Engine
 from .lifecycle import STATE_NUMBERS, Limits, State
 from .metrics import Counters
 from .repeats import Repeats
-from .secretops import SECTION_TIME, SECTION_TRUST, Hardware
+from .secretops import SECTION_TIME, SECTION_TRUST, Hardware, read_counters
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Parts:
     loaded: Loaded
     engine: Engine
     audit: AuditLog
+    keeper: AuditKeeper
     counters: Counters
     audit_end: End
     book_whole: bool
@@ -94,14 +97,27 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None]) -> Part
     backend.open()
     loaded = make_store(config, backend, vault).load()
     trust = _trust(loaded)
-    clock.raise_floor(int(loaded.contents.sections.get(SECTION_TIME, b"0")))
+    _set_clock(clock, loaded, backend)
     book = LicenseBook()
     book_whole = book.load(book_path(config))
     engine = Engine(config.agent.id, trust, vault, book, limits_of(config))
     engine.take_over(loaded.contents)
     audit, end = _open_audit(config, clock, schedule)
     hardware = Hardware(backend, make_store(config, backend, vault), vault, HardwareOwner())
-    return Parts(config, clock, hardware, loaded, engine, audit, Counters(), end, book_whole)
+    key = derive_archive_key(backend, vault)
+    identity, attestation = backend.identity_public(), backend.attestation_public()
+    keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)
+    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole)
+
+
+def _set_clock(clock: Clock, loaded: Loaded, backend: Backend) -> None:
+    data = loaded.contents.sections.get(SECTION_TIME)
+    if data is None:
+        return  # no server has told the time yet
+    try:
+        clock.set_anchor(timebase.decode(data), *read_counters(backend))
+    except ValueError as error:
+        raise StoreCorrupt(f"the store holds no usable time ({error}); initialize this agent anew") from None
 
 
 def _trust(loaded: Loaded) -> Trust:
@@ -128,7 +144,7 @@ def _open_audit(config: Config, clock: Clock, schedule: Callable[[], None]) -> t
         ) from None
     except OSError as error:
         raise StartError(f"the audit log cannot be opened: {error.filename}: {error.strerror}") from None
-    return AuditLog(file, Chain(end.seq, end.head), repeats, clock, config.audit, schedule), end
+    return AuditLog(file, Chain(end.seq, end.heads), repeats, clock, config.audit, schedule), end
 
 
 def sealable(end: End) -> tuple[bytes, ...]:

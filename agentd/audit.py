@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from audittrail.chain import CHECKPOINT, Chain, fold_checkpoint, utc_text
+from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
 
 from .auditfile import AuditFile
 from .buckets import Buckets
@@ -29,6 +29,11 @@ class AuditUnavailable(Exception):
 
 class AuditLog:
     """Writes the chain.
+
+    Attributes:
+        records: written in this run.
+        counted: events of this run that were only counted.
+        checkpoint_due: a segment was closed; only after a checkpoint may it be archived.
 
     Args:
         file: open.
@@ -55,6 +60,7 @@ class AuditLog:
         self._limits = limits
         self._schedule = schedule
         self._pending: list[bytes] = []
+        self._mark: tuple[int, Heads] = (chain.seq, chain.heads)
         self._budget = Buckets(limits.records_per_s, limits.burst)
         self._day = -1
         self._day_bytes = 0
@@ -62,6 +68,7 @@ class AuditLog:
         self._lost = 0
         self.records = 0
         self.counted = 0
+        self.checkpoint_due = False
 
     def reconfigure(self, limits: AuditConfig) -> None:
         """Takes over new limits."""
@@ -74,9 +81,9 @@ class AuditLog:
         return self._chain.seq
 
     @property
-    def head(self) -> bytes:
-        """Hash of the last record, 64 hex bytes."""
-        return self._chain.head
+    def heads(self) -> Heads:
+        """Hash of the last record of each class, 64 hex bytes each."""
+        return self._chain.heads
 
     @property
     def pending(self) -> bool:
@@ -128,6 +135,10 @@ class AuditLog:
         if not self._day_is_full() and (important or self._budget.take(uid, mono)):
             self._append(event, outcome, describe())
             return
+        self.count(key, event, outcome, describe)
+
+    def count(self, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]]) -> None:
+        """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`."""
         self.counted += 1
         now = self._clock.wall()
         known = self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()})
@@ -175,6 +186,7 @@ class AuditLog:
             self._schedule()
             return
         if not self._pending:
+            self._mark = (self._chain.seq, self._chain.heads)
             self._schedule()
         self._pending.append(self._chain.append(self._clock.wall(), self._clock.monotonic(), event, outcome, fields))
 
@@ -191,7 +203,8 @@ class AuditLog:
             self._file.write(data)
         except OSError as error:
             self._lost += count
-            self._rewind(data)
+            # The chains go back to before the lost records; their number is told by the gap record.
+            self._chain.rewind(*self._mark)
             log.error("the audit log cannot be written (%s); records are lost until there is room", error.strerror)
             return
         self.records += count
@@ -199,22 +212,15 @@ class AuditLog:
         if self._file.size >= self._limits.segment_bytes:
             self._rotate()
 
-    def _rewind(self, data: bytes) -> None:
-        """The chain goes back to before the lost records; their number is told by the gap record."""
-        first = data[: data.index(b"\n") + 1]
-        self._chain.seq = int(first[7 : first.index(b",")]) - 1
-        mark = first.rindex(b',"prev":"') + 9
-        self._chain.head = first[mark : mark + 64]
-
     def _try_to_resume(self) -> None:
-        seq, head = self._chain.seq, self._chain.head
+        mark = (self._chain.seq, self._chain.heads)
         line = self._chain.append(
             self._clock.wall(), self._clock.monotonic(), "audit.gap", "lost", {"lost_records": self._lost}
         )
         try:
             self._file.write(line)
         except OSError:
-            self._chain.seq, self._chain.head = seq, head
+            self._chain.rewind(*mark)
             return
         log.warning("the audit log can be written again; %d records were lost", self._lost)
         self._lost = 0
@@ -226,7 +232,15 @@ class AuditLog:
         except OSError as error:
             log.error("the audit log's segment cannot be closed (%s); the file grows on", error.strerror)
             return
-        self._append("audit.segment_closed", "ok", {"segment": segment.name, "last_seq": self._chain.seq})
+        fields = {"segment": segment.name, "last_seq": self._chain.seq, "heads": heads_fields(self._chain.heads)}
+        self._append(SEGMENT_CLOSED, "ok", fields)
+        self.checkpoint_due = True
+
+    def begin_segment_of_the_day(self) -> None:
+        """Closes the open file if it is of another day, so that retention can be judged by the day."""
+        self.flush()
+        if not self._lost and self._file.is_of_another_day(utc_text(self._clock.wall())[:10]):
+            self._rotate()
 
     def emit_repeats(self) -> None:
         """Logs what has been counted, a record each; called every minute and at the end."""
@@ -241,7 +255,7 @@ class AuditLog:
             fields = dict(repeat.fields)
             event, outcome = str(fields.pop("event", "unknown")), str(fields.pop("outcome", "unknown"))
             # The table is a file; what is in it must not take the place of what the chain writes itself.
-            for name in ("seq", "time", "mono", "prev", "hash"):
+            for name in ("seq", "class", "time", "mono", "prev", "hash"):
                 fields.pop(name, None)
             self._append(
                 event,
@@ -250,25 +264,26 @@ class AuditLog:
             )
 
     async def checkpoint(self, before: bytes, *, reseal: bool = False) -> tuple[bytes, bytes]:
-        """Logs a checkpoint durably; the caller then extends the sealed audit value with the returned head.
+        """Logs a checkpoint durably; the caller then extends the sealed audit value with the returned digest.
 
         Args:
             before: the sealed value, 32 bytes.
             reseal: the sealed value does not fit the log, which has been alerted; a new seal begins here.
 
         Returns:
-            The head (32 bytes) to extend with, and the value that must result.
+            The digest of all heads (32 bytes) to extend with, and the value that must result.
 
         Raises:
             AuditUnavailable: the disk does not take it.
         """
         self.flush()
-        head = self._chain.head
-        value = fold_checkpoint(before, head)
-        await self.record_durably(
-            CHECKPOINT, "ok", before=before.hex(), value=value.hex(), **({"reseal": True} if reseal else {})
-        )
-        return bytes.fromhex(head.decode("ascii")), value
+        heads = self._chain.heads
+        digest = heads_digest(heads)
+        value = fold_checkpoint(before, digest)
+        fields = {"heads": heads_fields(heads), "before": before.hex(), "value": value.hex()}
+        await self.record_durably(CHECKPOINT, "ok", **fields, **({"reseal": True} if reseal else {}))
+        self.checkpoint_due = False
+        return digest, value
 
     def tidy(self) -> None:
         """Gives back memory of budgets that are full again."""

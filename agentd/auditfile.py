@@ -2,15 +2,18 @@
 
 import errno
 import os
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from audittrail.chain import ZERO_HASH
-from audittrail.verify import Verification, segments, verify_files
+from audittrail.archive import ArchiveDamaged
+from audittrail.chain import CLASSES, ZERO_HASH, Heads
+from audittrail.verify import Verification, seq_of, verify_files
+from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
 from hwsec.files import fsync_directory
 
 MODE = 0o640
+_DAY = re.compile(rb'"time":"([0-9-]{10})T')
 
 
 class AuditDamaged(Exception):
@@ -23,13 +26,13 @@ class End:
 
     Attributes:
         seq: number of the last record.
-        head: its hash.
+        heads: hash of the last record of each class.
         checked: what the check of the open file and the one before found.
         torn: bytes of an unfinished line that were moved aside.
     """
 
     seq: int
-    head: bytes
+    heads: Heads
     checked: Verification
     torn: int
 
@@ -46,9 +49,10 @@ class AuditFile:
         self._descriptor = -1
         self._size = 0
         self._first_seq = 1
+        self._day = ""
 
     def open(self) -> End:
-        """Opens for appending and checks the newest part of the chain.
+        """Opens for appending and checks the newest part of the log: two files, or more until a checkpoint is among them.
 
         A last line without its line break is what a power cut leaves: it is moved to `audit.log.torn`.
 
@@ -57,13 +61,37 @@ class AuditFile:
             OSError: the file cannot be opened.
         """
         torn = self._set_torn_line_aside()
-        recent = segments(self.path)[-2:]
-        checked = verify_files(path for path in recent if path.exists())
+        checked = self._check_newest()
         if checked.problem is not None:
             raise AuditDamaged(str(checked.problem))
         self._open_for_append()
         self._first_seq = self._first_of_open_file(checked.last_seq)
-        return End(checked.last_seq, checked.head if checked.records else ZERO_HASH, checked, torn)
+        return End(checked.last_seq, self._heads(checked), checked, torn)
+
+    def _check_newest(self) -> Verification:
+        files, count = plain_files(self.path), 2
+        while True:
+            checked = verify_files(files[-count:])
+            if checked.problem is not None or count >= len(files) or (checked.last_checkpoint and self._knows_all(checked)):
+                return checked
+            count *= 2
+
+    def _knows_all(self, checked: Verification) -> bool:
+        return len(checked.chains) == len(CLASSES)
+
+    def _heads(self, checked: Verification) -> Heads:
+        """Where the chains stand; that of a class that has been silent for long may end in an archive, or at an anchor."""
+        chains = dict(checked.chains)
+        if not self._knows_all(checked):
+            try:
+                anchors = read_anchors(self.path)
+                found = entries(self.path, anchors)
+            except (ArchiveDamaged, ValueError) as error:
+                raise AuditDamaged(str(error)) from None
+            older = {kind: removed.head.encode() for kind, removed in anchors.items()}
+            older |= {entry.header.kind: entry.header.head.encode() for entry in found}
+            chains = older | chains
+        return tuple(chains.get(kind, ZERO_HASH) for kind in CLASSES)
 
     def _open_for_append(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -73,8 +101,15 @@ class AuditFile:
 
     def _first_of_open_file(self, last_seq: int) -> int:
         with self.path.open("rb") as file:
-            line = file.readline(64)
-        return int(line[7 : line.index(b",")]) if line else last_seq + 1
+            found = _DAY.search(file.readline(128))
+        self._day = found.group(1).decode() if found else ""
+        return first_seq_of(self.path) or last_seq + 1
+
+    def is_of_another_day(self, today: str) -> bool:
+        """Whether the open file begins with a record of another day than `today` (YYYY-MM-DD, UTC)."""
+        if not self._day and self._size:
+            self._first_of_open_file(0)
+        return bool(self._day) and self._day != today
 
     def _set_torn_line_aside(self) -> int:
         if not self.path.exists():
@@ -139,7 +174,7 @@ class AuditFile:
             self._descriptor, self._size = old, old_size
             raise
         os.close(old)
-        self._first_seq = next_seq
+        self._first_seq, self._day = next_seq, ""
         fsync_directory(self.path.parent)
         return segment
 
@@ -150,18 +185,17 @@ class AuditFile:
             self._descriptor = -1
 
 
-def tail_lines(path: Path, after_seq: int, limit: int, room: int, seq_of: Callable[[bytes], int]) -> list[bytes]:
-    """The newest lines of a log with numbers above `after_seq`, oldest first.
+def tail_lines(path: Path, after_seq: int, limit: int, room: int) -> list[bytes]:
+    """The newest lines of a log with numbers above `after_seq`, oldest first; archived ones are not among them.
 
     Args:
         path: `audit.log`.
         after_seq: only later records; negative for any.
         limit: at most so many lines.
         room: at most so many bytes.
-        seq_of: number of a record's line.
     """
     found: list[bytes] = []
-    for file in reversed([path for path in segments(path) if path.exists()]):
+    for file in reversed(plain_files(path)):
         lines = file.read_bytes().splitlines(keepends=True)
         for line in reversed(lines):
             if seq_of(line) <= after_seq or len(found) >= limit or room < len(line):

@@ -1,13 +1,20 @@
-"""The time that verdicts use: the wall clock, but never before a time that has certainly passed.
+"""The time that verdicts use: the wall clock, held between what has certainly passed and what can have passed.
 
-The floor is the latest time that the server has signed for this agent. A clock behind it beyond the tolerance is
-suspect; expiry is then judged by the floor, and nothing valid is refused for it.
+The floor is the last server-signed time and what the machine has counted since (`timebase`), and never before this release was
+made. A wall clock behind it is not believed: expiry is judged by the floor, and nothing valid is refused for it. As long as the
+machine has been running since a time that was fresh when it came, a wall clock that is ahead is not believed either. Beyond the
+tolerance both raise the flag `suspect`.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 
-TOLERANCE_S = 300
+from . import RELEASED
+from .timebase import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
+
+NEVER = float("inf")
+_boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Clock:
@@ -15,25 +22,65 @@ class Clock:
 
     Args:
         wall: seconds since 1970 UTC.
-        monotonic: seconds that never go back.
+        monotonic: seconds that never go back, and go on while the machine sleeps.
 
     Attributes:
-        floor: the latest server-signed time; `raise_floor` sets it.
+        anchor: the last server-signed time; None before the first.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = _boottime) -> None:
         self.wall = wall
         self.monotonic = monotonic
-        self.floor = 0
+        self.anchor: TimeAnchor | None = None
+        # The floor is this plus the monotonic time; the ceiling is that far above it.
+        self._offset = RELEASED - monotonic()
+        self._bounded_since: float | None = None
 
-    def raise_floor(self, signed_time: int) -> None:
-        """Takes over a server-signed time; an earlier one changes nothing."""
-        self.floor = max(self.floor, signed_time)
+    def set_anchor(self, anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
+        """Goes by a server-signed time from now on, even if the floor is lowered by it.
+
+        Args:
+            anchor: the time.
+            boot: CLOCK_BOOTTIME now.
+            tpm: the TPM's clock now, if it answers.
+        """
+        self.anchor = anchor
+        mono = self.monotonic()
+        passed: Since = since(anchor, boot, tpm)
+        floor = anchor.signed + passed.least_ms / 1000
+        bounded = anchor.fresh and passed.running and floor >= RELEASED
+        self._offset = max(floor, RELEASED) - mono
+        self._bounded_since = mono - passed.least_ms / 1000 if bounded else None
+
+    @property
+    def floor(self) -> int:
+        """A time that has certainly passed, whole seconds."""
+        return int(self._offset + self.monotonic())
+
+    def look(self, mono: float, wall: float) -> tuple[int, bool]:
+        """Whole seconds for verdicts, and whether the wall clock is suspect.
+
+        Args:
+            mono: from `monotonic`.
+            wall: from `wall`.
+        """
+        floor = self._offset + mono
+        if wall < floor:
+            return int(floor), wall + TOLERANCE_S < floor
+        if self._bounded_since is not None and wall > floor + TOLERANCE_S:
+            ceiling = floor + tolerance(mono - self._bounded_since)
+            if wall > ceiling:
+                return int(ceiling), True
+        return int(wall), False
 
     def now(self) -> int:
         """Whole seconds for verdicts."""
-        return max(int(self.wall()), self.floor)
+        return self.look(self.monotonic(), self.wall())[0]
 
     def suspect(self) -> bool:
-        """Whether the wall clock stands behind the floor by more than the tolerance."""
-        return self.wall() + TOLERANCE_S < self.floor
+        """Whether the wall clock stands behind the floor, or ahead of what can have passed, by more than the tolerance."""
+        return self.look(self.monotonic(), self.wall())[1]
+
+    def certain(self) -> int:
+        """Whole seconds that have certainly passed. For what cannot be undone."""
+        return self.floor

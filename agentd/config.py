@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from audittrail.chain import APPLICATION, OTA, SECURITY
 from contracts.claims import AGENT_ID
 from hwsec.tpm import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, NONCES_PER_UID
@@ -93,6 +94,15 @@ class AuditConfig:
     daily_bytes: int = 64 * 1024 * 1024
     records_per_s: int = 50
     burst: int = 1000
+    application_days: int = 30
+    security_days: int = 90
+    ota_days: int = 366
+    archive_bytes: int = 512 * 1024 * 1024
+    archive_key: Path | None = None
+
+    def retention_days(self) -> dict[str, int]:
+        """How long each retention class is kept."""
+        return {APPLICATION: self.application_days, SECURITY: self.security_days, OTA: self.ota_days}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +274,11 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, dict[str, Call
                 "daily_bytes": _integer(65_536, 2**36),
                 "records_per_s": _integer(1, 10_000),
                 "burst": _integer(1, 1_000_000),
+                "application_days": _integer(1, 3660),
+                "security_days": _integer(1, 3660),
+                "ota_days": _integer(1, 3660),
+                "archive_bytes": _integer(1_048_576, 2**40),
+                "archive_key": _absolute,
             },
         ),
         "paths": (

@@ -4,13 +4,16 @@ import asyncio
 import logging
 from typing import Any
 
-from audittrail.verify import Verification, segments, verify_files
+from audittrail.chain import heads_fields
 from hwsec.errors import HwsecError
 from hwsec.files import write_atomic
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import (
+    AuditExport,
     AuditTail,
     AuditVerify,
+    ClockChallenge,
+    ClockReset,
     LicenseCheck,
     LicenseImport,
     MetricsText,
@@ -40,6 +43,7 @@ CHECKPOINT_EVERY_S = 3600
 VIEWS_EVERY_S = 15
 REPEATS_EVERY_S = 60
 STATUS_EVERY_S = 30
+ARCHIVE_EVERY_S = 600
 
 _RESTART_ONLY = ("paths", "tpm")
 
@@ -137,8 +141,10 @@ class Daemon:
             await self.write_views()
         if self._due("status", STATUS_EVERY_S, now):
             await self._watch_hardware()
-        if self._due("checkpoint", CHECKPOINT_EVERY_S, now):
+        if self._due("checkpoint", CHECKPOINT_EVERY_S, now) or self._parts.audit.checkpoint_due:
             await self._checkpoint()
+        if self._due("archive", ARCHIVE_EVERY_S, now):
+            await self._parts.keeper.work(self._checkpoint_seq)
 
     def _due(self, name: str, every: float, now: float) -> bool:
         due = self._next.setdefault(name, now + every)
@@ -149,6 +155,7 @@ class Daemon:
 
     def _every_minute(self) -> None:
         self._parts.audit.emit_repeats()
+        self._parts.audit.begin_segment_of_the_day()
         self._parts.audit.tidy()
         self.pos.tidy()
         self._parts.engine.book.forget_old(self._parts.clock.now())
@@ -200,7 +207,7 @@ class Daemon:
         if suspect != self._clock_was_suspect:
             self._clock_was_suspect = suspect
             if suspect:
-                log.critical("ALERT the clock stands behind a time that has certainly passed")
+                log.critical("ALERT the clock stands behind a time that has certainly passed, or ahead of what can have passed")
             parts.audit.record("alert.clock_suspect", "raised" if suspect else "cleared", floor=parts.clock.floor)
 
     async def write_views(self) -> None:
@@ -254,6 +261,7 @@ class Daemon:
         self.admin.reconfigure(config.management)
         self._hub.recheck()
         self._parts.audit.reconfigure(config.audit)
+        self._parts.keeper.limits = config.audit
         self._parts.audit.record("config.reloaded", "ok", needs_restart=later)
         return later
 
@@ -272,7 +280,10 @@ class Daemon:
             LicenseCheck: self._license_check,
             LicenseImport: self._license_import,
             AuditTail: self._audit_tail,
+            AuditExport: self._audit_export,
             AuditVerify: self._audit_verify,
+            ClockChallenge: self._clock_challenge,
+            ClockReset: self._clock_reset,
             MetricsText: self._metrics_text,
         }
 
@@ -356,18 +367,21 @@ class Daemon:
 
     async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
         self._parts.audit.flush()
-        lines = await asyncio.to_thread(
-            tail_lines, self._parts.config.audit_log, request.after_seq, request.limit, REPLY_ROOM, _seq_of
-        )
+        lines = await asyncio.to_thread(tail_lines, self._parts.config.audit_log, request.after_seq, request.limit, REPLY_ROOM)
+        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
+
+    async def _audit_export(self, request: AuditExport, _peer: Peer) -> dict[str, Any]:
+        self._parts.audit.flush()
+        lines = await asyncio.to_thread(self._parts.keeper.read, request.after_seq, request.limit, REPLY_ROOM)
         return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
 
     async def _audit_verify(self, _request: AuditVerify, _peer: Peer) -> dict[str, Any]:
         audit = self._parts.audit
         audit.flush()
-        seq, head = audit.seq, audit.head
-        found = await asyncio.to_thread(_verify_log, self._parts.config)
+        seq, heads = audit.seq, audit.heads
+        found = await asyncio.to_thread(self._parts.keeper.verify)
         problem = None if found.problem is None else str(found.problem)
-        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.head != head)):
+        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.heads != heads)):
             problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
         if problem is None and found.values:
             sealed = await self.ops.sealed_audit_value()
@@ -379,21 +393,19 @@ class Daemon:
             "records": found.records,
             "first_seq": found.first_seq,
             "last_seq": found.last_seq,
-            "head": found.head.decode("ascii"),
+            "heads": heads_fields(found.heads),
             "last_checkpoint": found.last_checkpoint,
             "resealed": found.resealed,
+            "certified": found.certified,
         }
+
+    async def _clock_challenge(self, _request: ClockChallenge, _peer: Peer) -> dict[str, Any]:
+        return {"agent_id": self._parts.engine.agent_id, "challenge": self.ops.challenge()}
+
+    async def _clock_reset(self, request: ClockReset, peer: Peer) -> dict[str, Any]:
+        signed = await self.ops.reset_clock(request.statement, actor(peer))
+        await self._after_change()
+        return {"signed": signed, "time": self._parts.clock.now(), "clock_suspect": self._parts.clock.suspect()}
 
     async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
         return {"text": self._metrics.render().decode("utf-8")}
-
-
-def _seq_of(line: bytes) -> int:
-    try:
-        return int(line[7 : line.index(b",")])
-    except ValueError:
-        return 0
-
-
-def _verify_log(config: Config) -> Verification:
-    return verify_files(path for path in segments(config.audit_log) if path.exists())

@@ -247,6 +247,10 @@ class Engine:
 
     # Changes
 
+    def contents(self, sections: dict[str, bytes]) -> Contents:
+        """The versions as they are, with other sections."""
+        return Contents(self.versions, sections)
+
     def with_new_secret(self, stored: StoredVersion, sections: dict[str, bytes]) -> Contents:
         """The contents after a new version has come; the one before it goes to GRACE.
 

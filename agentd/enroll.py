@@ -16,7 +16,7 @@ from hwsec.vault import Vault
 
 from .assembly import StartError, make_backend, make_store
 from .config import Config
-from .secretops import SECTION_TIME, SECTION_TRUST
+from .secretops import SECTION_TRUST
 
 
 def leave_root(config: Config) -> None:
@@ -46,7 +46,7 @@ def leave_root(config: Config) -> None:
     forbid_dumps()
 
 
-def initialize(config: Config, trust: bytes, now: int) -> dict[str, object]:
+def initialize(config: Config, trust: bytes) -> dict[str, object]:
     """Makes the backend's keys and the first, empty store; returns the enrolment request.
 
     An initialization that was cut is taken up where it stopped.
@@ -54,7 +54,6 @@ def initialize(config: Config, trust: bytes, now: int) -> dict[str, object]:
     Args:
         config: of the agent.
         trust: content of the server's trust file.
-        now: seconds since 1970 UTC.
 
     Raises:
         AlreadyEnrolled: the agent has been initialized.
@@ -79,7 +78,7 @@ def initialize(config: Config, trust: bytes, now: int) -> dict[str, object]:
                 raise
         else:
             raise AlreadyEnrolled(f"{config.store_file} exists already: this agent has been initialized")
-        store.commit(Contents((), {SECTION_TRUST: trust, SECTION_TIME: str(now).encode()}))
+        store.commit(Contents((), {SECTION_TRUST: trust}))
         request: dict[str, object] = {
             "agent_id": config.agent.id,
             "agreement_key": jwk_from_point(backend.agreement_public()),

@@ -237,7 +237,7 @@ def _init(options: argparse.Namespace) -> int:
     out: Path | None = options.request_out
     leave_root(config)
     os.umask(0o077)
-    text = write_request(initialize(config, trust, int(time.time())), out)
+    text = write_request(initialize(config, trust), out)
     if out is None:
         sys.stdout.write(text)
     sys.stderr.write("license-agent: initialized; give the request to 'license-server enroll'\n")

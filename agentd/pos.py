@@ -23,7 +23,7 @@ from ipc.peer import OVERFLOW_ID, Peer
 from . import VERSION
 from .audit import AuditLog
 from .buckets import Buckets
-from .clock import TOLERANCE_S, Clock
+from .clock import Clock
 from .config import PosConfig
 from .connection import Connection
 from .engine import Engine, Known
@@ -144,8 +144,8 @@ class PosService:
         if outcome is not _FRESH:
             return self._refuse_nonce(request, peer, outcome)
         engine, clock = self._engine, self._clock
-        wall, floor = clock.wall(), clock.floor
-        now = max(int(wall), floor)
+        wall = clock.wall()
+        now, suspect = clock.look(mono, wall)
         known = engine.known(request.token, now)
         if known is not None and self._audit.count_known(peer.uid, known.serial << 32 | peer.uid, mono, wall):
             verdict = known.ruling.verdict
@@ -157,7 +157,7 @@ class PosService:
         self._counters.validations += 1
         if not verdict.valid:
             self._counters.validations_failed += 1
-        flags = (now >= engine.degraded_from, wall + TOLERANCE_S < floor)
+        flags = (now >= engine.degraded_from, suspect)
         if known is not None and known.reply is not None and known.reply[0] == flags:
             return encode_verdict(request.id, request.nonce, known.reply[1])
         reply = _reply_of(verdict, flags)

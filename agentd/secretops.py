@@ -4,28 +4,40 @@ Each change is logged durably before its effect, and committed on the hardware's
 """
 
 import asyncio
+import base64
 import logging
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from audittrail.chain import CERTIFIED
 from contracts.delivery import Delivery, decrypt_secret, verify_delivery
+from contracts.servertime import verify_server_time
 from hwsec.backend import Backend, BackendStatus
+from hwsec.bootclock import read_boot_clock
+from hwsec.errors import HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import SecretBuffer
 from hwsec.store import Contents, SealedStore, StoredVersion
 from hwsec.storeformat import VersionMeta
 from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
+from . import timebase
 from .audit import AuditLog
 from .clock import Clock
-from .engine import Engine
+from .engine import Engine, EngineRefused
 from .lifecycle import State
 from .metrics import Counters
+from .timebase import Reading, TimeAnchor
 
 log = logging.getLogger(__name__)
 
 COMMIT_DEADLINE_S = 20.0
+CHALLENGE_S = 24 * 3600
+"""A challenge may be carried to the server and its answer back by hand."""
+FRESH_S = 60.0
+"""An answer within this time tells what time it is, and not only what time it has been."""
 STATUS_DEADLINE_S = 5.0
 
 SEAL_MISMATCH = (
@@ -80,6 +92,7 @@ class SecretOps:
         self._sections = dict(sections)
         self._sealed = sealed
         self._lock = asyncio.Lock()
+        self._challenge: tuple[str, float] | None = None
         self.generation = generation
         self.status = BackendStatus(hardware.backend.name, True, "", hardware.backend.name == "tpm")
 
@@ -113,7 +126,12 @@ class SecretOps:
             grace_until=delivery.grace_until,
             installed_at=self._clock.now(),
         )
-        sections = {**self._sections, SECTION_TIME: str(max(delivery.issued_at, self._clock.floor)).encode()}
+        anchor, sections = self._clock.anchor, dict(self._sections)
+        if delivery.issued_at > self._clock.floor or anchor is None:
+            # It may have been carried here for days: then it is a lower bound of the time, no more.
+            agreed = abs(self._clock.wall() - delivery.issued_at) <= timebase.TOLERANCE_S
+            anchor = await self._anchor_at(delivery.issued_at, fresh=agreed)
+            sections[SECTION_TIME] = timebase.encode(anchor)
         # Refused before the hardware is asked, if it will be refused.
         engine.with_new_secret(StoredVersion(meta, None), sections)
         hardware = self._hardware
@@ -121,7 +139,7 @@ class SecretOps:
         contents = engine.with_new_secret(StoredVersion(meta, wrapped), sections)
         await self._audit.record_durably("secret.install", "begun", actor=actor, secret_version=meta.version, **dates(meta))
         await self._commit(contents)
-        self._clock.raise_floor(delivery.issued_at)
+        self._clock.set_anchor(anchor, *await self._readings())
         self._audit.record("secret.installed", "ok", actor=actor, secret_version=meta.version, generation=self.generation)
         return meta
 
@@ -133,6 +151,49 @@ class SecretOps:
             await self._commit(contents)
             self._audit.record("secret.state_changed", "ok", actor=actor, secret_version=version, state=State.INVALIDATED.value)
 
+    # Time
+
+    async def _readings(self) -> tuple[Reading, Reading | None]:
+        """CLOCK_BOOTTIME and the TPM's clock; None where there is no TPM, or it does not answer."""
+        return await self._hardware.owner.run(lambda: read_counters(self._hardware.backend), COMMIT_DEADLINE_S)
+
+    async def _anchor_at(self, signed: int, *, fresh: bool) -> TimeAnchor:
+        boot, tpm = await self._readings()
+        return TimeAnchor(signed, fresh, boot, tpm)
+
+    def challenge(self) -> str:
+        """A new challenge for the server's time; an earlier one is no longer answered."""
+        challenge = os.urandom(16).hex()
+        self._challenge = (challenge, self._clock.monotonic())
+        return challenge
+
+    async def reset_clock(self, statement: str, actor: dict[str, Any]) -> int:
+        """Takes over the server's time in answer to the last challenge, even if it is before the floor; returns it.
+
+        Raises:
+            EngineRefused: there was no challenge, or it is too old.
+            MalformedToken, BadSignature, WrongAudience: the statement is not acceptable.
+            HwsecError, AuditUnavailable: as `install`.
+        """
+        async with self._lock:
+            if self._challenge is None:
+                raise EngineRefused("no challenge is waiting for an answer: 'license-agent-cli clock challenge' makes one")
+            challenge, made = self._challenge
+            age = self._clock.monotonic() - made
+            if age > CHALLENGE_S:
+                raise EngineRefused(f"the challenge is more than {CHALLENGE_S // 3600} hours old: make a new one")
+            signed = verify_server_time(statement, self._engine.agent_id, challenge, self._engine.trust)
+            anchor = await self._anchor_at(signed, fresh=age <= FRESH_S)
+            await self._audit.record_durably(
+                "clock.reset", "begun", actor=actor, signed=signed, floor=self._clock.floor, wall=int(self._clock.wall())
+            )
+            self._challenge = None
+            contents = self._engine.contents({**self._sections, SECTION_TIME: timebase.encode(anchor)})
+            await self._commit(contents)
+            self._clock.set_anchor(anchor, *await self._readings())
+            self._audit.record("clock.reset", "ok", actor=actor, signed=signed)
+            return signed
+
     async def _commit(self, contents: Contents) -> None:
         hardware = self._hardware
         self.generation = await hardware.owner.run(lambda: hardware.store.commit(contents), COMMIT_DEADLINE_S)
@@ -140,7 +201,7 @@ class SecretOps:
         self._engine.take_over(contents)
 
     async def checkpoint(self) -> None:
-        """Seals the audit log's head.
+        """Seals the heads of the audit log's chains.
 
         Raises:
             AuditUnavailable: the log cannot be written.
@@ -153,12 +214,21 @@ class SecretOps:
             if reseal:
                 log.critical("ALERT %s", SEAL_MISMATCH)
                 self._audit.record("alert.audit_seal", "mismatch", text=SEAL_MISMATCH, found=before.hex())
-            head, value = await self._audit.checkpoint(before, reseal=reseal)
+            digest, value = await self._audit.checkpoint(before, reseal=reseal)
             self._sealed = (before, value)
-            found = await hardware.owner.run(lambda: hardware.backend.extend_audit(head), COMMIT_DEADLINE_S)
+            found = await hardware.owner.run(lambda: hardware.backend.extend_audit(digest), COMMIT_DEADLINE_S)
             if found != value:
                 # The next checkpoint finds, alerts and reseals it.
                 log.critical("ALERT the sealed audit value is not what this agent made it: somebody else extends it")
+                return
+            certified = await hardware.owner.run(lambda: hardware.backend.certify_audit(digest), COMMIT_DEADLINE_S)
+            self._audit.record(
+                CERTIFIED,
+                "ok",
+                attested=base64.b64encode(certified.attested).decode("ascii"),
+                signature=base64.b64encode(certified.signature).decode("ascii"),
+            )
+            self._audit.flush()
 
     async def sealed_audit_value(self) -> bytes:
         """The sealed audit value."""
@@ -184,6 +254,20 @@ def unwrap(hardware: Hardware, delivery: Delivery) -> WrappedSecret:
     ):
         decrypt_secret(encrypted, shared.view, key.view, secret.view)
         return hardware.vault.wrap(secret)
+
+
+def read_counters(backend: Backend) -> tuple[Reading, Reading | None]:
+    """CLOCK_BOOTTIME, and the TPM's clock where there is a TPM that answers."""
+    boot = read_boot_clock()
+    tpm = None
+    if backend.name == "tpm":
+        try:
+            clock = backend.clock()
+        except HwsecError as error:
+            log.warning("the TPM's clock cannot be read: %s", error)
+        else:
+            tpm = Reading(clock.milliseconds, clock.reset_count)
+    return Reading(boot.milliseconds, boot.reset_count), tpm
 
 
 def dates(meta: VersionMeta) -> dict[str, int]:

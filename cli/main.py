@@ -14,14 +14,17 @@ from typing import Any
 
 import click
 
-from audittrail.verify import Verification, segments, verify_files
+from audittrail.archive import ArchiveDamaged, lines
+from audittrail.chain import CLASSES, ZERO_HASH, heads_fields
+from audittrail.verify import Verification
+from audittrail.whole import verify_log
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
 
-from . import render
+from . import keys, render
 
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
 FOLLOW_EVERY_S = 0.5
@@ -53,6 +56,7 @@ class Agent:
         click.echo(json.dumps(reply, indent=2) if self.as_json else text)
 
 
+_readable = click.Path(exists=True, dir_okay=False, path_type=Path)
 _pass_agent = click.make_pass_decorator(Agent)
 
 
@@ -172,29 +176,95 @@ def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Check this log (and its segments) without the agent. The end of the log is then not held against the agent's head.",
 )
+@click.option("--archive-key", type=_readable, help="With --file: the operator's private key (PEM), to check the archives too.")
+@click.option("--identity-key", type=_readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
+@click.option(
+    "--attestation-key", type=_readable, help="With --file: its attestation key (PEM), to check the checkpoints' certificates."
+)
 @_pass_agent
-def audit_verify(agent: Agent, file: Path | None) -> None:
-    """Check the log's chain; exit status 1 if a record was changed, removed, inserted or moved."""
+def audit_verify(
+    agent: Agent, file: Path | None, archive_key: Path | None, identity_key: Path | None, attestation_key: Path | None
+) -> None:
+    """Check the log's chains; exit status 1 if a record was changed, removed, inserted or moved."""
     if file is None:
+        if archive_key or identity_key or attestation_key:
+            raise click.UsageError("keys are for a log that is checked without the agent (--file); the agent knows its own")
         reply, where = agent.ask("audit_verify"), "the agent's log"
     else:
-        reply, where = _offline(verify_files(path for path in segments(file) if path.exists())), str(file)
+        unseal = None if archive_key is None else keys.operator_unseal(archive_key)
+        identity = None if identity_key is None else keys.public_point(identity_key)
+        attestation = None if attestation_key is None else keys.public_point(attestation_key)
+        found = verify_log(file, unseal, identity, attestation)
+        reply, where = _offline(found, archived=unseal is not None), str(file)
     agent.show(reply, render.verification_text(reply, where))
     if not reply["ok"]:
         sys.exit(EXIT_NEGATIVE)
 
 
-def _offline(found: Verification) -> dict[str, Any]:
+def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
     return {
         "ok": found.ok,
         "problem": None if found.problem is None else str(found.problem),
         "records": found.records,
         "first_seq": found.first_seq,
         "last_seq": found.last_seq,
-        "head": found.head.decode("ascii"),
+        "heads": heads_fields(found.heads),
         "last_checkpoint": found.last_checkpoint,
         "resealed": found.resealed,
+        "certified": found.certified,
+        "unchecked_before": {} if archived else {kind: seq for kind, (seq, prev) in found.begins.items() if prev != ZERO_HASH},
     }
+
+
+@audit.command("export")
+@click.option("--class", "kind", type=click.Choice(CLASSES), help="Only the records of this retention class.")
+@click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only records after this number.")
+@_pass_agent
+def audit_export(agent: Agent, kind: str | None, after: int) -> None:
+    """Print all records that there are, oldest first, also from archives: one JSON line each."""
+    end = agent.ask("status")["audit"]["seq"]
+    after -= 1 if after == 0 else 0
+    while after < end:
+        records = agent.ask("audit_export", after_seq=after, limit=1000)["records"]
+        for line in records:
+            record = json.loads(line)
+            after = max(after, record["seq"])
+            if after <= end and kind in (None, record["class"]):
+                click.echo(line)
+        if not records:
+            return
+
+
+@audit.command("open")
+@click.argument("archive", type=_readable)
+@click.option("--archive-key", type=_readable, required=True, help="The operator's private key (PEM).")
+def audit_open(archive: Path, archive_key: Path) -> None:
+    """Print the records of one ARCHIVE, without the agent that wrote it."""
+    _, compressed = keys.operator_unseal(archive_key)(archive.read_bytes())
+    for line in lines(compressed):
+        sys.stdout.buffer.write(line)
+
+
+@main.group()
+def clock() -> None:
+    """Set the agent's idea of the time right, by the server's word."""
+
+
+@clock.command("challenge")
+@_pass_agent
+def clock_challenge(agent: Agent) -> None:
+    """Print a challenge for 'license-server sign-time'. It is good for one answer, within 24 hours."""
+    reply = agent.ask("clock_challenge")
+    agent.show(reply, reply["challenge"])
+
+
+@clock.command("reset")
+@click.argument("file", type=click.File("r"))
+@_pass_agent
+def clock_reset(agent: Agent, file: Any) -> None:
+    """Take over the server's time from FILE ('-' for standard input), even if the agent believed in a later one."""
+    reply = agent.ask("clock_reset", statement=file.read().strip())
+    agent.show(reply, f"the server's time is {render.utc(reply['signed'])}; the agent goes by {render.utc(reply['time'])} now")
 
 
 @main.command()
@@ -239,6 +309,8 @@ def entry() -> None:
         _fail(str(error), EXIT_UNAVAILABLE)
     except AgentRefused as error:
         _fail(str(error), EXIT_REFUSED)
+    except (ArchiveDamaged, keys.BadKey) as error:
+        _fail(str(error), EXIT_NEGATIVE)
     except UnicodeError:
         _fail("a license token is ASCII text", EXIT_USAGE)
     except OSError as error:

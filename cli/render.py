@@ -100,7 +100,7 @@ def record_text(record: dict[str, Any]) -> str:
     """One audit record as a line."""
     actor = record.get("actor") or {}
     who = f"uid={actor['uid']} pid={actor['pid']}" if {"uid", "pid"} <= actor.keys() else ""
-    known = {"seq", "time", "mono", "event", "outcome", "actor", "prev", "hash"}
+    known = {"seq", "class", "heads", "time", "mono", "event", "outcome", "actor", "prev", "hash"}
     rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in known and value is not None)
     outcome = str(record.get("outcome"))
     color = {"ok": "green", "begun": None}.get(outcome, "yellow")
@@ -122,8 +122,11 @@ def verification_text(reply: dict[str, Any], where: str) -> str:
     """The result of a check of the audit log."""
     if reply["ok"]:
         sealed = f", last sealed checkpoint at record {reply['last_checkpoint']}" if reply["last_checkpoint"] else ""
+        sealed += f", certified at record {reply['certified']}" if reply["certified"] else ""
         return click.style("intact", fg="green") + (
-            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}" + _resealed(reply["resealed"])
+            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}"
+            + _resealed(reply["resealed"])
+            + _unchecked(reply.get("unchecked_before") or {})
         )
     return click.style("TAMPERED", fg="red", bold=True) + f": {reply['problem']}"
 
@@ -133,3 +136,10 @@ def _resealed(numbers: list[int]) -> str:
         return ""
     places = ", ".join(map(str, numbers))
     return click.style(f"\nNOTE: the seal was begun anew at record {places}; see the alert.audit_seal before it", fg="yellow")
+
+
+def _unchecked(begins: dict[str, int]) -> str:
+    if not begins:
+        return ""
+    places = ", ".join(f"{kind} before record {seq}" for kind, seq in begins.items())
+    return click.style(f"\nNOTE: older records are archived or removed and were not checked: {places}", fg="yellow")

@@ -88,8 +88,25 @@ class AuditTail(Request, tag="audit_tail", frozen=True):
     limit: Annotated[int, Meta(ge=1, le=1000)]
 
 
+class AuditExport(Request, tag="audit_export", frozen=True):
+    """The records after `after_seq`, the oldest `limit` of them, also from archives; -1 means from the oldest there is."""
+
+    after_seq: Annotated[int, Meta(ge=-1, le=MAX_ID)]
+    limit: Annotated[int, Meta(ge=1, le=1000)]
+
+
 class AuditVerify(Request, tag="audit_verify", frozen=True):
     """Check the whole audit log against its chain, the daemon's own head and the sealed checkpoint."""
+
+
+class ClockChallenge(Request, tag="clock_challenge", frozen=True):
+    """A challenge for the server's time."""
+
+
+class ClockReset(Request, tag="clock_reset", frozen=True):
+    """Take over the server's time, in answer to the challenge, even if it lowers the floor."""
+
+    statement: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
 class MetricsText(Request, tag="metrics", frozen=True):
@@ -105,7 +122,10 @@ AdminRequest = (
     | LicenseCheck
     | LicenseImport
     | AuditTail
+    | AuditExport
     | AuditVerify
+    | ClockChallenge
+    | ClockReset
     | MetricsText
     | Ping
 )

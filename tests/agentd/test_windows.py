@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agentd.books import MAX_LICENSES, MAX_TOKENS, LicenseBook
 from agentd.buckets import Buckets
-from agentd.clock import TOLERANCE_S, Clock
 from agentd.nonces import NonceOutcome, NonceWindow
 
 DAY = 86_400
@@ -89,19 +88,6 @@ def test_full_buckets_cost_no_memory() -> None:
     assert len(buckets.levels) == 1
     buckets.forget_full(1.0)
     assert len(buckets.levels) == 0
-
-
-def test_verdicts_never_use_a_time_before_the_floor() -> None:
-    wall = [1000.9]
-    clock = Clock(lambda: wall[0], lambda: 0.0)
-    assert (clock.now(), clock.floor, clock.suspect()) == (1000, 0, False)
-    clock.raise_floor(2000)
-    clock.raise_floor(1500)
-    assert (clock.now(), clock.floor, clock.suspect()) == (2000, 2000, True)
-    wall[0] = 2000.0 - TOLERANCE_S
-    assert not clock.suspect()
-    wall[0] = 2500.5
-    assert (clock.now(), clock.suspect()) == (2500, False)
 
 
 def test_only_a_newer_token_is_kept() -> None:

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audittrail.chain import CHECKPOINT, ZERO_HASH, Chain, fold_checkpoint, utc_text
+from audittrail.chain import (
+    CHECKPOINT,
+    CLASSES,
+    SEGMENT_CLOSED,
+    ZERO_HASH,
+    Chain,
+    fold_checkpoint,
+    heads_digest,
+    heads_fields,
+    retention_class,
+    utc_text,
+)
 from audittrail.verify import Verification, segments, verify_files, verify_lines
 
 
@@ -17,11 +28,12 @@ def make(count: int = 12, checkpoints: tuple[int, ...] = (4, 9)) -> list[bytes]:
     chain, value, lines = Chain(), bytes(32), []
     for number in range(1, count + 1):
         if number in checkpoints:
-            before, value = value, fold_checkpoint(value, chain.head)
-            fields = {"before": before.hex(), "value": value.hex()}
+            before, value = value, fold_checkpoint(value, heads_digest(chain.heads))
+            fields = {"heads": heads_fields(chain.heads), "before": before.hex(), "value": value.hex()}
             lines.append(chain.append(number, number, CHECKPOINT, "ok", fields))
         else:
-            lines.append(chain.append(1.8e9 + number, number / 3, "license.validated", "ok", {"n": number, "name": 'é\n"x'}))
+            event = ("license.validated", "ota.started", "license.validated", "admin.request")[number % 4]
+            lines.append(chain.append(1.8e9 + number, number / 3, event, "ok", {"n": number, "name": 'é\n"x'}))
     return lines
 
 
@@ -37,28 +49,81 @@ def test_a_line_is_what_the_format_says() -> None:
     chain = Chain()
     line = chain.append(1_800_000_000.25, 12.3456789, "agent.started", "ok", {"version": "1"})
     record = json.loads(line)
-    assert list(record) == ["seq", "time", "mono", "event", "outcome", "version", "prev", "hash"]
+    assert list(record) == ["seq", "class", "time", "mono", "event", "outcome", "version", "prev", "hash"]
     assert record["time"] == "2027-01-15T08:00:00.250000Z" == utc_text(1_800_000_000.25)
     assert (record["seq"], record["mono"], record["prev"]) == (1, 12.345679, ZERO_HASH.decode())
-    assert record["hash"] == hashlib.sha256(line[: line.index(b',"hash":')]).hexdigest() == chain.head.decode()
+    digest = hashlib.sha256(line[: line.index(b',"hash":')]).hexdigest().encode()
+    assert record["class"] == "security"
+    assert (record["hash"].encode(), chain.heads) == (digest, (ZERO_HASH, digest, ZERO_HASH))
 
 
 def test_a_chain_verifies() -> None:
     result = verify_lines(LINES)
     assert result.ok
     assert (result.records, result.first_seq, result.last_seq) == (12, 1, 12)
-    assert result.head == json.loads(LINES[-1])["hash"].encode()
+    last = {record["class"]: record["hash"].encode() for record in map(json.loads, LINES)}
+    assert result.heads == tuple(last[kind] for kind in CLASSES)
+    assert result.begins == {}
     assert result.last_checkpoint == 9
     assert verify_lines([]) == Verification()
 
 
+def test_each_class_is_a_chain_of_its_own() -> None:
+    for kind in CLASSES:
+        records = [record for record in map(json.loads, LINES) if record["class"] == kind]
+        assert [record["prev"] for record in records] == [ZERO_HASH.decode(), *(record["hash"] for record in records[:-1])]
+        assert len(records) > 1
+
+
+def test_a_class_that_was_removed_leaves_the_others_intact() -> None:
+    """As retention does it: application records up to 7 are gone, checkpoints that saw them are still there."""
+    lines = [line for line in LINES if (record := json.loads(line))["class"] != "application" or record["seq"] > 7]
+    last_removed = next(json.loads(line)["hash"] for line in LINES[:7][::-1] if json.loads(line)["class"] == "application")
+    result = verify_lines(lines, whole=False)
+    assert (result.problem, result.records) == (None, len(lines))
+    assert result.begins["application"][1] == last_removed.encode()
+    assert result.heads == verify_lines(LINES).heads
+
+
+def test_a_class_that_was_removed_entirely_ends_where_the_last_statement_says() -> None:
+    lines = [line for line in LINES if json.loads(line)["class"] == "security"]
+    result = verify_lines(lines, whole=False)
+    assert result.ok
+    before = verify_lines(LINES[:8]).heads
+    assert result.begins == {"application": (9, before[0]), "security": (3, ZERO_HASH), "ota": (9, before[2])}
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome", "kind"),
+    [
+        ("license.validated", "ok", "application"),
+        ("license.validated", "expired", "application"),
+        ("license.validated", "bad_signature", "security"),
+        ("license.validated", "wrong_audience", "security"),
+        ("license.refreshed", "ok", "application"),
+        ("license.replayed", "refused", "security"),
+        ("request.refused", "rate_limited", "application"),
+        ("access.denied", "refused", "security"),
+        ("alert.clock_suspect", "raised", "security"),
+        ("ota.started", "ok", "ota"),
+        ("what.is.new", "ok", "security"),
+    ],
+)
+def test_the_class_of_a_record(event: str, outcome: str, kind: str) -> None:
+    assert retention_class(event, outcome) == kind
+
+
 def test_the_values_of_the_last_two_checkpoints_are_told() -> None:
-    result = verify_lines(make(15, (3, 6, 9)))
-    heads = [json.loads(line)["prev"] for line in make(15, (3, 6, 9))]
-    values, value = [], bytes(32)
-    for number in (3, 6, 9):
-        value = hashlib.sha256(value + bytes.fromhex(heads[number - 1])).digest()
-        values.append(value)
+    lines = make(15, (3, 6, 9))
+    result = verify_lines(lines)
+    values, value, heads = [], bytes(32), dict.fromkeys(CLASSES, ZERO_HASH.decode())
+    for line in lines[:9]:
+        record = json.loads(line)
+        if record["event"] == CHECKPOINT:
+            digest = hashlib.sha256(b"".join(bytes.fromhex(head) for head in heads.values())).digest()
+            value = hashlib.sha256(value + digest).digest()
+            values.append(value)
+        heads[record["class"]] = record["hash"]
     assert result.values == values[1:]
 
 
@@ -109,16 +174,25 @@ def test_a_truncated_last_line_is_found(data: st.DataObject) -> None:
 
 def test_a_record_that_was_replaced_with_all_that_follow_fails_its_checkpoint() -> None:
     lines = make()
-    chain = Chain(1, json.loads(lines[1])["prev"].encode())
+    chain = Chain(1, verify_lines(lines[:1]).heads)
     forged = [lines[0], chain.append(5, 5, "license.validated", "ok", {"n": "forged"})]
     for line in lines[2:]:
         record = json.loads(line)
-        fields = {name: value for name, value in record.items() if name in ("before", "value", "n", "name")}
+        fields = {name: value for name, value in record.items() if name in ("heads", "before", "value", "n", "name")}
         forged.append(chain.append(5, record["mono"], record["event"], "ok", fields))
     result = verify_lines(forged)
     assert result.problem is not None
     assert result.problem.line == 4
-    assert "checkpoint" in result.problem.text
+    assert result.problem.text == "the last 'application' record before it was removed, replaced or moved"
+
+
+def test_a_checkpoint_with_new_heads_but_the_old_value_does_not_fit() -> None:
+    chain = Chain()
+    first = chain.append(1, 1, "admin.request", "ok", {})
+    fields = {"heads": heads_fields(chain.heads), "before": "00" * 32, "value": "11" * 32}
+    problem = verify_lines([first, chain.append(2, 2, CHECKPOINT, "ok", fields)]).problem
+    assert problem is not None
+    assert problem.text == "the checkpoint's value does not fit the chain"
 
 
 @pytest.mark.parametrize("start", [1, 4, 7, 11])
@@ -126,6 +200,21 @@ def test_a_log_that_begins_later_verifies(start: int) -> None:
     result = verify_lines(LINES[start:])
     assert result.ok
     assert (result.records, result.first_seq, result.last_seq) == (12 - start, start + 1, 12)
+    before = verify_lines(LINES[:start]).heads
+    told = {kind: head for kind, (_, head) in result.begins.items()}
+    assert told == {kind: head for kind, head in zip(CLASSES, before, strict=True) if kind in told}
+
+
+def test_the_first_record_of_a_segment_tells_the_chains_of_silent_classes() -> None:
+    chain = Chain()
+    chain.append(1, 1, "ota.started", "ok", {})
+    heads = chain.heads
+    opened = chain.append(2, 2, SEGMENT_CLOSED, "ok", {"heads": heads_fields(heads)})
+    result = verify_lines([opened])
+    assert result.begins == {"application": (2, ZERO_HASH), "security": (2, ZERO_HASH), "ota": (2, heads[2])}
+    assert result.heads == chain.heads
+    other = Chain(2, (ZERO_HASH, chain.heads[1], b"1" * 64))
+    assert verify_lines([opened, other.append(3, 3, "ota.done", "ok", {})]).problem is not None
 
 
 @given(st.lists(st.integers(0, 12), max_size=4))
@@ -161,21 +250,31 @@ def rehash(body: bytes, prev: bytes = ZERO_HASH) -> bytes:
     return whole + b'","hash":"' + hashlib.sha256(whole + b'"').hexdigest().encode() + b'"}\n'
 
 
+START = b'{"seq":1,"class":"security"'
 MARK = b',"event":"audit.checkpoint"'
+HEADS = b',"heads":' + json.dumps(heads_fields(Chain().heads)).encode()
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        [rehash(b'{"seq":1' + MARK)],
-        [rehash(b'{"seq":1' + MARK + b',"value":"zz","before":"zz"')],
-        [rehash(b'{"seq":1' + MARK + b',"value":5,"before":[]')],
-        [rehash(b'{"seq":1' + MARK + b',"value":"\xff","before":"00"')],
-        [rehash(b'{"seq":1' + MARK + b',"value":"00","before":"00"', b"z" * 64)],
-        [rehash(b'{"seq":1' + MARK + b',"value":"00","before":"\\ud800"')],
-        [rehash(b'{"seq":2' + MARK + b',"value":"00","before":"00"', b"\xff" * 64)],
-        [rehash(b'{"seq":1,"deep":' + b"[" * 3000 + b"]" * 3000 + MARK + b',"value":"00","before":"00"')],
-        [rehash(b'{"seq":1,"a":{' + MARK[1:])],
+        [rehash(START + MARK)],
+        [rehash(START + MARK + HEADS)],
+        [rehash(START + MARK + HEADS + b',"value":"zz","before":"zz"')],
+        [rehash(START + MARK + HEADS + b',"value":5,"before":[]')],
+        [rehash(START + MARK + HEADS + b',"value":"\xff","before":"00"')],
+        [rehash(START + MARK + HEADS + b',"value":"00","before":"00"', b"z" * 64)],
+        [rehash(START + MARK + HEADS + b',"value":"00","before":"\\ud800"')],
+        [rehash(START + MARK + b',"heads":{"security":"00"},"value":"00","before":"00"')],
+        [rehash(START + MARK + b',"heads":{"application":1,"security":2,"ota":3},"value":"00","before":"00"')],
+        [rehash(START + MARK + b',"heads":{"application":"","security":"","ota":""},"value":"00","before":"00"')],
+        [rehash(b'{"seq":2,"class":"security"' + MARK + b',"value":"00","before":"00"', b"\xff" * 64)],
+        [rehash(START + b',"deep":' + b"[" * 3000 + b"]" * 3000 + MARK + b',"value":"00","before":"00"')],
+        [rehash(START + b',"a":{' + MARK[1:])],
+        [rehash(b'{"seq":1,"event":"x"')],
+        [rehash(b'{"seq":1,"class":"other","event":"x"')],
+        [rehash(b'{"seq":1,"class":"ota')],
+        [rehash(b'{"seq":01,"class":"ota","event":"x"')],
         [b'{"seq":' + b"9" * 5000 + b",\n"],
         [b""],
         [b"\n"],
@@ -183,14 +282,14 @@ MARK = b',"event":"audit.checkpoint"'
         [b'{"seq":-5,\n'],
         [b'{"seq":1_0,\n'],
     ],
-    ids=range(15),
+    ids=range(23),
 )
 def test_crafted_lines_are_a_problem_and_nothing_else(lines: list[bytes]) -> None:
     assert verify_lines(lines).problem is not None
 
 
 def test_a_crafted_number_beyond_all_bounds_is_a_problem_and_nothing_else() -> None:
-    first = rehash(b'{"seq":' + b"9" * 4300 + b',"event":"x"')
+    first = rehash(b'{"seq":' + b"9" * 4300 + b',"class":"ota","event":"x"')
     assert verify_lines([first, first]).problem is not None
 
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import msgpack
 
-from audittrail.chain import CHECKPOINT, Chain, fold_checkpoint
+from audittrail.chain import CHECKPOINT, Chain, fold_checkpoint, heads_digest, heads_fields
 from contracts.jose import b64encode
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -63,15 +63,17 @@ def audit() -> dict[str, bytes]:
     """A short log with a checkpoint, and contents of records."""
     chain = Chain()
     lines = [chain.append(1.8e9, 1.0, "agent.started", "ok", {"version": "1"})]
-    value = fold_checkpoint(bytes(32), chain.head)
-    lines.append(chain.append(1.8e9, 2.0, CHECKPOINT, "ok", {"before": bytes(32).hex(), "value": value.hex()}))
+    value = fold_checkpoint(bytes(32), heads_digest(chain.heads))
+    heads = heads_fields(chain.heads)
+    lines.append(chain.append(1.8e9, 2.0, CHECKPOINT, "ok", {"heads": heads, "before": bytes(32).hex(), "value": value.hex()}))
     lines.append(chain.append(1.8e9, 3.0, "license.validated", "expired", {"actor": {"uid": 1}}))
     return {
         "log": b"".join(lines),
         "later": b"".join(lines[1:]),
         "cut": b"".join(lines)[:-20],
-        "content": b'"event":"audit.checkpoint","value":"00","before":"00"',
-        "deep": b'"event":"audit.checkpoint","x":[[[[]]]]',
+        "content": b'"security","event":"audit.checkpoint","value":"00","before":"00"',
+        "certified": b'"security","event":"audit.certified","attested":"TEFTVwA=","signature":"AA=="',
+        "deep": b'"security","event":"audit.checkpoint","x":[[[[]]]]',
     }
 
 

@@ -47,7 +47,7 @@ def test_it_makes_its_sockets_validates_and_stops_cleanly(bench: Bench) -> None:
             assert running.process.wait(20) == 0
         assert not (bench.run_dir / "pos.sock").exists()
     events = [record["event"] for record in bench.records()]
-    assert events[0] == "agent.started" and "agent.stopped" in events and events[-1] == "audit.checkpoint"
+    assert events[0] == "agent.started" and "agent.stopped" in events and events[-2:] == ["audit.checkpoint", "audit.certified"]
     # All is there again after the next start.
     with bench.running(), _client(bench) as client:
         assert client.validate(token).valid

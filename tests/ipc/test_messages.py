@@ -27,7 +27,10 @@ ADMIN: dict[str, dict[str, Any]] = {
     "license_check": {"token": "t"},
     "license_import": {"token": "t"},
     "audit_tail": {"after_seq": -1, "limit": 1},
+    "audit_export": {"after_seq": -1, "limit": 1},
     "audit_verify": {},
+    "clock_challenge": {},
+    "clock_reset": {"statement": "s"},
     "metrics": {},
     "ping": {},
 }
@@ -132,7 +135,9 @@ BOUNDS = [
     ("admin", "secret_install", "delivery", ["d", "d" * MAX_TOKEN_CHARS], ["", "d" * (MAX_TOKEN_CHARS + 1)]),
     ("admin", "secret_invalidate", "version", [1, 2**32 - 1], [0, -1, 2**32]),
     ("admin", "audit_tail", "after_seq", [-1, 0, MAX_ID], [-2, MAX_ID + 1]),
+    ("admin", "audit_export", "after_seq", [-1, 0, MAX_ID], [-2, MAX_ID + 1]),
     ("admin", "audit_tail", "limit", [1, 1000], [0, 1001]),
+    ("admin", "audit_export", "limit", [1, 1000], [0, 1001]),
     ("admin", "license_check", "token", ["t"], [""]),
     ("admin", "license_import", "token", ["t"], [""]),
 ]

@@ -1,0 +1,212 @@
+"""Turns closed segments of the audit log into archives, and removes archives whose time is over. Runs in a worker thread.
+
+The order of writes is such that a cut at any point loses no record: archives before the segment goes, the anchor before the
+archives go. What was cut is done again; who reads the log knows both cases (`audittrail.whole`).
+"""
+
+import re
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from audittrail import anchor, archive
+from audittrail.anchor import Removed
+from audittrail.archive import Header
+from audittrail.chain import APPLICATION, CLASSES, TAIL_BYTES
+from audittrail.verify import seq_of
+from audittrail.whole import Entry, anchors_path, entries, first_seq_of, plain_files, read_anchors
+from hwsec.files import fsync_directory, write_atomic
+
+MODE = 0o640
+DAY_S = 86_400
+_CHUNK_BYTES = 128 * 1024
+_LINE = {kind: re.compile(rb'^\{"seq":\d+,"class":"' + kind.encode() + rb'",.*\n', re.MULTILINE) for kind in CLASSES}
+
+RETENTION, SPACE = "retention", "space"
+
+
+class SegmentDamaged(Exception):
+    """A closed segment holds lines that are no records; it is left as it is."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One class's share of a segment."""
+
+    engine: "zlib._Compress" = field(default_factory=lambda: zlib.compressobj(6))
+    pieces: list[bytes] = field(default_factory=list)
+    records: int = 0
+    first: bytes = b""
+    last: bytes = b""
+
+    def add(self, lines: list[bytes]) -> None:
+        self.records += len(lines)
+        self.first = self.first or lines[0]
+        self.last = lines[-1]
+        self.pieces.append(self.engine.compress(b"".join(lines)))
+
+
+def archive_segment(
+    segment: Path,
+    stem: str,
+    now: int,
+    machine_key: memoryview,
+    operator_key: ec.EllipticCurvePublicKey | None,
+    pause: Callable[[], None] = lambda: time.sleep(0.002),
+) -> list[Path]:
+    """Writes a closed segment's archives, one for each class that is in it, and removes the segment.
+
+    Args:
+        segment: the closed segment.
+        stem: of the log's name.
+        now: seconds since 1970 UTC.
+        machine_key: 32 bytes.
+        operator_key: who else may read the archives.
+        pause: called between pieces of the work, so that other threads get the interpreter.
+
+    Raises:
+        SegmentDamaged: it holds what is no record.
+        OSError: it cannot be read, or an archive not be written; the segment stays.
+    """
+    parts = {kind: _Part() for kind in CLASSES}
+    with segment.open("rb") as file:
+        for number, chunk in enumerate(iter(lambda: _whole_lines(file), b""), start=1):
+            found = 0
+            for kind, pattern in _LINE.items():
+                lines = pattern.findall(chunk)
+                found += sum(map(len, lines))
+                if lines:
+                    parts[kind].add(lines)
+            if found != len(chunk):
+                raise SegmentDamaged(f"{segment} holds lines that are no records (piece {number} of {_CHUNK_BYTES} bytes)")
+            pause()
+    written = []
+    for kind, part in parts.items():
+        if part.records:
+            header = Header(
+                kind=kind,
+                first_seq=seq_of(part.first),
+                last_seq=seq_of(part.last),
+                records=part.records,
+                prev=part.first[-TAIL_BYTES + 9 : -TAIL_BYTES + 73].decode("ascii"),
+                head=part.last[-64 - 3 : -3].decode("ascii"),
+                last_time=now,
+            )
+            data = archive.seal(header, b"".join(part.pieces) + part.engine.flush(), machine_key, operator_key)
+            path = segment.with_name(archive.archive_name(stem, header))
+            write_atomic(path, data, MODE)
+            written.append(path)
+    segment.unlink()
+    fsync_directory(segment.parent)
+    return written
+
+
+def _whole_lines(file: IO[bytes]) -> bytes:
+    chunk = file.read(_CHUNK_BYTES)
+    return chunk + file.readline() if chunk and not chunk.endswith(b"\n") else chunk
+
+
+def archivable(log: Path, last_checkpoint: int) -> list[Path]:
+    """The closed segments whose turn it is, oldest first.
+
+    The newest stays plain for who looks at yesterday's records; so does what comes after the last checkpoint, which the
+    next start must find without a key.
+    """
+    closed = plain_files(log)[:-1]
+    return [segment for segment, after in pairwise(closed) if 0 < first_seq_of(after) <= last_checkpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What retention is about to remove of one class.
+
+    Attributes:
+        anchor: what will stand in its place, not yet signed.
+        paths: the archives.
+    """
+
+    anchor: Removed
+    paths: tuple[Path, ...]
+
+
+def plan_removal(
+    found: list[Entry], anchors: Mapping[str, Removed], days: Mapping[str, int], budget: int, now: int
+) -> list[Removal]:
+    """What is to be removed, oldest first within each class. Performs no IO.
+
+    Args:
+        found: all archives, by number.
+        anchors: of what has been removed before.
+        days: how long each class is kept.
+        budget: bytes that all archives may take; beyond it the oldest `application` records go early.
+        now: a time that has certainly been reached, seconds since 1970 UTC: a clock that runs ahead must not remove anything.
+    """
+    room = budget - sum(entry.size for entry in found)
+    plans = []
+    for kind in CLASSES:
+        doomed: list[Entry] = []
+        reason = RETENTION
+        for entry in (entry for entry in found if entry.header.kind == kind):
+            if entry.header.last_time + days[kind] * DAY_S > now:
+                if kind != APPLICATION or room >= 0:
+                    break
+                reason = SPACE
+            room += entry.size
+            doomed.append(entry)
+        if doomed:
+            before = anchors[kind].records if kind in anchors else 0
+            newest = doomed[-1].header
+            removed = Removed(
+                kind, newest.last_seq, newest.head, before + sum(entry.header.records for entry in doomed), now, reason
+            )
+            plans.append(Removal(removed, tuple(entry.path for entry in doomed)))
+    return plans
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What lies in the log's directory.
+
+    Attributes:
+        anchors: by class.
+        plans: what is to be removed.
+        size: bytes of all archives.
+    """
+
+    anchors: dict[str, Removed]
+    plans: list[Removal]
+    size: int
+
+
+def take_stock(log: Path, days: Mapping[str, int], budget: int, now: int) -> Stock:
+    """Looks at anchors and archives, and deletes archives that an anchor has replaced already.
+
+    Raises:
+        ArchiveDamaged, OSError, ValueError: as `audittrail.whole.entries` and `read_anchors`.
+    """
+    anchors = read_anchors(log)
+    for path in archive.archives(log):
+        with path.open("rb") as file:
+            header, _ = archive.read_header(file.read(archive.MAX_HEADER_BYTES + 64))
+        if header.kind in anchors and header.last_seq <= anchors[header.kind].last_seq:
+            path.unlink()
+    found = entries(log, anchors)
+    return Stock(anchors, plan_removal(found, anchors, days, budget, now), sum(entry.size for entry in found))
+
+
+def write_anchors(log: Path, anchors: Mapping[str, Removed]) -> None:
+    """Makes the anchors durable; only then may `remove` follow."""
+    write_atomic(anchors_path(log), anchor.encode(anchors), MODE)
+
+
+def remove(removal: Removal) -> None:
+    """Deletes the archives of a removal."""
+    for path in removal.paths:
+        path.unlink(missing_ok=True)
+    fsync_directory(removal.paths[0].parent)
