@@ -56,11 +56,20 @@ class Hub:
     Args:
         monotonic: seconds.
         must_wait: whether replies must wait for the audit log (its `flush` comes at the end of the tick).
+        flush: writes the audit log now.
+
+    Attributes:
+        last_activity: when the last request came.
+        last_active: who sent it.
     """
 
-    def __init__(self, monotonic: Callable[[], float], must_wait: Callable[[], bool]) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], must_wait: Callable[[], bool], flush: Callable[[], None] = lambda: None
+    ) -> None:
         self.monotonic = monotonic
         self.must_wait = must_wait
+        self.flush = flush
+        self.last_active: Connection | None = None
         self.connections: set[Connection] = set()
         self.per_uid: dict[tuple[str, int], int] = {}
         self._waiting: list[Connection] = []
@@ -146,6 +155,7 @@ class Connection(asyncio.Protocol):
             return
         hub = self._hub
         now = self._last_request = hub.last_activity = hub.monotonic()
+        alone, hub.last_active = hub.last_active is self, self
         decoder = self._decoder
         try:
             bodies = decoder.receive_data(data)
@@ -169,6 +179,9 @@ class Connection(asyncio.Protocol):
         elif bodies or self._partial_since is None:
             self._partial_since = now
         if self._queued:
+            if alone and hub.must_wait():
+                # Nobody else has asked since this peer's last request: there is nothing to gather for one write.
+                hub.flush()
             if len(self._queued) == 1 and not hub.must_wait() and self._transport is not None:
                 # Nearly always one request came and its reply may go at once.
                 self._transport.write(self._queued.pop())
@@ -227,6 +240,8 @@ class Connection(asyncio.Protocol):
         """Forgets the peer."""
         self._transport = None
         self._queued.clear()
+        if self._hub.last_active is self:
+            self._hub.last_active = None
         if self._counted:
             self._counted = False
             self._hub.connections.discard(self)

@@ -114,7 +114,7 @@ class Runner:
             log.error("%s", error)
             return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
         parts_box.append(parts)
-        hub = Hub(clock.monotonic, lambda: parts.audit.pending)
+        hub = Hub(clock.monotonic, lambda: parts.audit.pending, parts.audit.flush)
         hub_box.append(hub)
         await self._serve(Daemon(parts, hub), hub)
         return EXIT_OK

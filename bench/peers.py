@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ipc.messages import PosRequest, RequestDecoder, VerdictReply, encode_reply
 
@@ -35,6 +38,22 @@ class Echo(asyncio.Protocol):
         self._transport.write(self.reply)  # type: ignore[attr-defined]
 
 
+class Crypto(Echo):
+    """As the echo, after opening and checking as much as a license takes: AES-GCM, ES256."""
+
+    def __init__(self) -> None:
+        self._key, self._nonce, self._data = AESGCM(os.urandom(32)), os.urandom(12), os.urandom(450)
+        private = ec.generate_private_key(ec.SECP256R1())
+        self._algorithm, self._public = ec.ECDSA(hashes.SHA256()), private.public_key()
+        self._signature = private.sign(self._data, self._algorithm)
+        self._sealed = self._key.encrypt(self._nonce, self._data, b"header")
+
+    def data_received(self, _data: bytes) -> None:
+        self._key.decrypt(self._nonce, self._sealed, b"header")
+        self._public.verify(self._signature, self._data, self._algorithm)
+        self._transport.write(self.reply)  # type: ignore[attr-defined]
+
+
 class Codec(asyncio.Protocol):
     """Decodes the request, encodes a verdict; judges and logs nothing."""
 
@@ -52,6 +71,9 @@ class Codec(asyncio.Protocol):
         self._transport.write(encode_reply(reply))  # type: ignore[attr-defined]
 
 
+_PEERS: dict[str, Callable[[], asyncio.Protocol]] = {"echo": Echo, "crypto": Crypto, "codec": Codec}
+
+
 @contextlib.contextmanager
 def peer(directory: Path, name: str, reply: bytes = b"") -> Iterator[str]:
     """A peer as a process of its own; gives its socket's path."""
@@ -59,7 +81,7 @@ def peer(directory: Path, name: str, reply: bytes = b"") -> Iterator[str]:
     Echo.reply = reply
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    process = context.Process(target=_serve, args=(path, Echo if name == "echo" else Codec, ready), daemon=True)
+    process = context.Process(target=_serve, args=(path, _PEERS[name], ready), daemon=True)
     process.start()
     try:
         if not ready.wait(10):
