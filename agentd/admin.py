@@ -36,7 +36,7 @@ from .config import ManagementConfig
 from .connection import Connection
 from .engine import EngineRefused, NoSuchVersion
 from .metrics import Counters
-from .pos import actor, report_refused_peer
+from .strangers import Strangers, actor
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,25 @@ class AdminService:
         config: who may ask besides root.
         audit: logs.
         counters: of this run.
+        monotonic: seconds.
         handlers: what each request does, by its type; `audit_verify` and the like are the daemon's.
     """
 
     name = "admin"
 
-    def __init__(self, config: ManagementConfig, audit: AuditLog, counters: Counters, handlers: dict[type, Handler]) -> None:
+    def __init__(
+        self,
+        config: ManagementConfig,
+        audit: AuditLog,
+        counters: Counters,
+        monotonic: Callable[[], float],
+        handlers: dict[type, Handler],
+    ) -> None:
         self._config = config
         self._audit = audit
         self._counters = counters
         self._handlers = handlers
+        self._strangers = Strangers("admin", audit, counters, monotonic)
         self._decode = RequestDecoder[AdminRequest](AdminRequest).decode
         self._queues: dict[Connection, list[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,9 +84,13 @@ class AdminService:
         """Root, or a configured UID; the number that stands for nobody never is."""
         return peer.uid != OVERFLOW_ID and (peer.uid == 0 or peer.uid in self._config.allowed_uids)
 
-    def refused(self, peer: Peer) -> None:
-        """Counts, logs and alerts."""
-        report_refused_peer("admin", peer, self._audit, self._counters)
+    def refused(self, peer: Peer) -> bool:
+        """Counts, logs and alerts; returns whether to answer."""
+        return self._strangers.refused(peer)
+
+    def tidy(self) -> None:
+        """Gives back memory that is no longer needed; called every minute."""
+        self._strangers.tidy()
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""

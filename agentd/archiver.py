@@ -25,7 +25,7 @@ from hwsec.files import fsync_directory, write_atomic
 
 MODE = 0o640
 DAY_S = 86_400
-_CHUNK_BYTES = 128 * 1024
+_CHUNK_BYTES = 32 * 1024
 _LINE = {kind: re.compile(rb'^\{"seq":\d+,"class":"' + kind.encode() + rb'",.*\n', re.MULTILINE) for kind in CLASSES}
 
 RETENTION, SPACE = "retention", "space"
@@ -58,7 +58,7 @@ def archive_segment(
     now: int,
     machine_key: memoryview,
     operator_key: ec.EllipticCurvePublicKey | None,
-    pause: Callable[[], None] = lambda: time.sleep(0.002),
+    pause: Callable[[], None] = lambda: time.sleep(0.001),
 ) -> list[Path]:
     """Writes a closed segment's archives, one for each class that is in it, and removes the segment.
 

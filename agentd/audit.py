@@ -141,11 +141,12 @@ class AuditLog:
         """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`."""
         self.counted += 1
         now = self._clock.wall()
-        known = self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()})
-        if not known:
-            self._emit(self._repeats.drain())
-            if not self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
-                self._append(event, outcome, describe())
+        if self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
+            return
+        # More kinds than the table holds in one minute, or one that is too long for it: what is lost is who it was.
+        other = ("other", event, outcome)
+        if not self._repeats.count(other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True):
+            self._append(event, outcome, describe())
 
     def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:
         """The short way for what has been counted before in this minute; False if it must go the long way.
@@ -235,6 +236,19 @@ class AuditLog:
         fields = {"segment": segment.name, "last_seq": self._chain.seq, "heads": heads_fields(self._chain.heads)}
         self._append(SEGMENT_CLOSED, "ok", fields)
         self.checkpoint_due = True
+
+    def look_after_file(self) -> None:
+        """Alerts if somebody has removed, replaced, cut or lengthened the open file; called every second."""
+        if self._lost:
+            return
+        self.flush()
+        try:
+            found = self._file.look()
+        except OSError as error:
+            found = f"the audit log's file is gone and cannot be made anew: {error.strerror}"
+        if found is not None:
+            log.critical("ALERT %s", found)
+            self._append("alert.audit_file", "raised", {"text": found})
 
     def begin_segment_of_the_day(self) -> None:
         """Closes the open file if it is of another day, so that retention can be judged by the day."""

@@ -133,6 +133,28 @@ class AuditFile:
         """Bytes in the open file."""
         return self._size
 
+    def look(self) -> str | None:
+        """What has happened to the open file behind our back; None if nothing has. Goes on with the file that is there now.
+
+        Raises:
+            OSError: there is none, and none can be made.
+        """
+        ours = os.fstat(self._descriptor)
+        try:
+            found = self.path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev):
+            os.close(self._descriptor)
+            self._open_for_append()
+            return f"{self.path} was removed, or another file put in its place"
+        if ours.st_size != self._size:
+            lost, self._size = self._size - ours.st_size, ours.st_size
+            if lost > 0:
+                return f"{self.path} was cut short by {lost} bytes"
+            return f"{-lost} bytes were added to {self.path} by somebody else"
+        return None
+
     def write(self, data: bytes) -> None:
         """Appends whole lines in one write.
 

@@ -111,6 +111,18 @@ class AuditKeeper:
             found.append(line)
         return found
 
+    async def check_all(self) -> None:
+        """Verifies the whole log, and alerts if it does not hold."""
+        try:
+            found = await asyncio.to_thread(self.verify)
+        except OSError as error:
+            text = f"the audit log cannot be checked: {error.filename}: {error.strerror}"
+        else:
+            if found.problem is None:
+                return
+            text = f"the audit log does not hold: {found.problem}"
+        self._alert_once(text, text, "alert.audit_damaged")
+
     async def work(self, last_checkpoint: int) -> None:
         """Archives what is closed and removes what is over. Logs what it cannot do; never raises for it.
 
@@ -164,8 +176,8 @@ class AuditKeeper:
         if signed.reason == archiver.SPACE:
             self._alert_once("space", "audit archives were removed before their time: they take more than archive_bytes")
 
-    def _alert_once(self, what: str, text: str) -> None:
+    def _alert_once(self, what: str, text: str, event: str = "alert.audit_archive") -> None:
         if what not in self._alerted:
             self._alerted.add(what)
             log.critical("ALERT %s", text)
-            self._audit.record("alert.audit_archive", "raised", text=text[:500])
+            self._audit.record(event, "raised", text=text[:500])

@@ -52,7 +52,7 @@ class LicenseBook:
             self._page = msgspec.json.decode(path.read_bytes(), type=_Page)
         except FileNotFoundError:
             return True
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return False
         return True
 
@@ -68,8 +68,10 @@ class LicenseBook:
         digest, day = token_digest(token), now // 86_400
         known = self._page.seen.get(digest)
         if known is None or known.day != day:
-            if known is None and len(self._page.seen) >= MAX_TOKENS:
-                del self._page.seen[min(self._page.seen, key=lambda key: self._page.seen[key].day)]
+            # The one that was seen longest ago stands first.
+            self._page.seen.pop(digest, None)
+            if len(self._page.seen) >= MAX_TOKENS:
+                del self._page.seen[next(iter(self._page.seen))]
             self._page.seen[digest] = _Seen(jti, day)
             self.dirty = True
 

@@ -23,6 +23,9 @@ from ipc.peer import Peer
 
 log = logging.getLogger(__name__)
 
+FRAMES_PER_TURN = 16
+"""A peer who sends many requests at once gets as many answers before it is the others' turn."""
+
 
 class Service(Protocol):
     """What answers on a socket."""
@@ -33,8 +36,8 @@ class Service(Protocol):
         """Whether the peer is on the allow-list. A refusal is logged by `refused`."""
         ...
 
-    def refused(self, peer: Peer) -> None:
-        """Told of a peer who is not allowed."""
+    def refused(self, peer: Peer) -> bool:
+        """Told of a peer who is not allowed; returns whether to answer it."""
         ...
 
     def connection_limit(self) -> int:
@@ -119,6 +122,9 @@ class Connection(asyncio.Protocol):
         self._last_request = hub.monotonic()
         self._partial_since: float | None = None
         self._stuck_since: float | None = None
+        self._held: list[bytes] = []
+        self._pause = 0.0
+        self._continuing = False
         self._closing = False
         self._closing_since = 0.0
         self.peer = peer
@@ -136,7 +142,9 @@ class Connection(asyncio.Protocol):
             return
         key = (self._service.name, self.peer.uid)
         count = self._hub.per_uid.get(key, 0)
-        if count >= self._service.connection_limit() or len(self._hub.connections) >= MAX_CONNECTIONS:
+        # However many tills there are, an administrator gets in.
+        full = self._service.name != "admin" and len(self._hub.connections) >= MAX_CONNECTIONS
+        if count >= self._service.connection_limit() or full:
             self._service.rejected(self.peer, ErrorCode.RATE_LIMITED)
             self._reject(ErrorCode.RATE_LIMITED, "too many connections; use fewer, or close idle ones")
             return
@@ -150,20 +158,27 @@ class Connection(asyncio.Protocol):
         self._queue(encode_error(code, text, None))
 
     def data_received(self, data: bytes) -> None:
-        """Answers what has arrived."""
+        """Answers what has arrived, or as much of it as is this peer's turn."""
         if self._closing:
             return
+        if self._continuing:
+            # It was read before reading was paused.
+            self._decoder.hold(data)
+            return
+        self._take_turn(data, [])
+
+    def _take_turn(self, data: bytes, held: list[bytes]) -> None:
         hub = self._hub
         now = self._last_request = hub.last_activity = hub.monotonic()
         alone, hub.last_active = hub.last_active is self, self
         decoder = self._decoder
         try:
-            bodies = decoder.receive_data(data)
+            bodies = held or decoder.receive_data(data, FRAMES_PER_TURN)
         except RemoteProtocolError as error:
             self._break(error)
             return
         handle = self._service.handle
-        for body in bodies:
+        for number, body in enumerate(bodies, start=1):
             try:
                 reply = handle(body, self)
             except RemoteProtocolError as error:
@@ -171,10 +186,15 @@ class Connection(asyncio.Protocol):
                 return
             if reply is not None:
                 self._queued.append(reply)
-        if decoder.error is not None:
+            if self._pause:
+                self._held = bodies[number:]
+                break
+        if self._pause or decoder.more:
+            self._go_on_later()
+        elif decoder.error is not None:
             self._break(decoder.error)
             return
-        if not decoder.partial:
+        if not decoder.partial or self._continuing:
             self._partial_since = None
         elif bodies or self._partial_since is None:
             self._partial_since = now
@@ -187,6 +207,38 @@ class Connection(asyncio.Protocol):
                 self._transport.write(self._queued.pop())
             else:
                 self._send_or_wait()
+
+    def throttle(self, seconds: float) -> None:
+        """Leaves what else this peer has sent, or will send, for later; called by the service while it handles a request."""
+        self._pause = seconds
+
+    def _go_on_later(self) -> None:
+        pause, self._pause = self._pause, 0.0
+        self._continuing = True
+        self._update_reading()
+        loop = asyncio.get_running_loop()
+        if pause:
+            loop.call_later(pause, self._continue)
+        else:
+            loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._continuing = False
+        if self._closing or self._transport is None:
+            return
+        held, self._held = self._held, []
+        self._take_turn(b"", held)
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        """Reads from the peer only if it takes replies and it is its turn."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._continuing or self._stuck_since is not None:
+            transport.pause_reading()
+        elif not self._closing:
+            transport.resume_reading()
 
     def _break(self, error: RemoteProtocolError) -> None:
         """Ends a stream in which no next frame can be found."""
@@ -227,14 +279,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer takes no more replies: stop reading its requests."""
         self._stuck_since = self._hub.monotonic()
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._update_reading()
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
         self._stuck_since = None
-        if self._transport is not None and not self._closing:
-            self._transport.resume_reading()
+        self._update_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the peer."""

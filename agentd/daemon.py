@@ -1,7 +1,10 @@
 """The running daemon: its handlers for administrators, its housekeeping, its end."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from audittrail.chain import heads_fields
@@ -32,9 +35,10 @@ from .auditfile import tail_lines
 from .config import Config
 from .connection import Hub
 from .metrics import Gauges, Metrics
-from .pos import PosService, actor, told
+from .pos import PosService, told
 from .secretops import SecretOps
 from .statefile import Kept, StateFile
+from .strangers import actor
 from .view import count_states, rotation_view, secrets_view, state_view
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,8 @@ VIEWS_EVERY_S = 15
 REPEATS_EVERY_S = 60
 STATUS_EVERY_S = 30
 ARCHIVE_EVERY_S = 600
+CHECK_EVERY_S, CHECK_FIRST_S = 86_400, 30
+"""The whole audit log is verified soon after the start, and daily."""
 
 _RESTART_ONLY = ("paths", "tpm")
 
@@ -79,7 +85,7 @@ class Daemon:
             sealable(parts.audit_end),
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
-        self.admin = AdminService(parts.config.management, parts.audit, parts.counters, self._handlers())
+        self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, self._handlers())
         self._metrics = Metrics(parts.counters, self._gauges)
         self._state_file = StateFile(parts.config.state_file)
 
@@ -133,6 +139,7 @@ class Daemon:
     async def tick(self) -> None:
         """What is due; called every second."""
         self._hub.sweep()
+        self._parts.audit.look_after_file()
         self._note_states()
         now = self._parts.clock.monotonic()
         if self._due("repeats", REPEATS_EVERY_S, now):
@@ -145,9 +152,11 @@ class Daemon:
             await self._checkpoint()
         if self._due("archive", ARCHIVE_EVERY_S, now):
             await self._parts.keeper.work(self._checkpoint_seq)
+        if self._due("check", CHECK_EVERY_S, now, first=CHECK_FIRST_S):
+            await self._parts.keeper.check_all()
 
-    def _due(self, name: str, every: float, now: float) -> bool:
-        due = self._next.setdefault(name, now + every)
+    def _due(self, name: str, every: float, now: float, first: float | None = None) -> bool:
+        due = self._next.setdefault(name, now + (every if first is None else first))
         if now < due:
             return False
         self._next[name] = now + every
@@ -158,6 +167,7 @@ class Daemon:
         self._parts.audit.begin_segment_of_the_day()
         self._parts.audit.tidy()
         self.pos.tidy()
+        self.admin.tidy()
         self._parts.engine.book.forget_old(self._parts.clock.now())
 
     async def _watch_hardware(self) -> None:
@@ -215,19 +225,26 @@ class Daemon:
         parts, now = self._parts, self._parts.clock.now()
         metrics = self._metrics.render()
         state = state_view(parts.engine, self.ops.status, self.ops.generation, self._kept, now)
-        book = parts.engine.book.take_unsaved()
-        try:
-            async with self._views:
-                await asyncio.to_thread(self._write_files, metrics, state, book)
-        except OSError as error:
-            log.error("%s cannot be written: %s", error.filename, error.strerror)
+        path = parts.config.metrics_file
+        async with self._views:
+            await asyncio.to_thread(_try_to_write, path, lambda: write_atomic(path, metrics, 0o644, durable=False))
+            await asyncio.to_thread(_try_to_write, self._state_file.path, lambda: self._state_file.write(state))
+        with contextlib.suppress(OSError):
+            await self._write_book()
 
-    def _write_files(self, metrics: bytes, state: dict[str, Any], book: bytes | None) -> None:
-        config = self._parts.config
-        write_atomic(config.metrics_file, metrics, 0o644, durable=False)
-        self._state_file.write(state)
-        if book is not None:
-            write_atomic(book_path(config), book)
+    async def _write_book(self) -> None:
+        """Writes the license book if it has changed; raises OSError if the disk does not take it, and tries again later."""
+        path, book = book_path(self._parts.config), self._parts.engine.book
+        async with self._views:
+            data = book.take_unsaved()
+            if data is None:
+                return
+            try:
+                await asyncio.to_thread(write_atomic, path, data)
+            except OSError as error:
+                book.dirty = True
+                log.error("%s cannot be written: %s", path, error.strerror)
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
     def _gauges(self) -> Gauges:
         parts, now = self._parts, self._parts.clock.now()
@@ -360,9 +377,11 @@ class Daemon:
         }
 
     async def _license_import(self, request: LicenseImport, peer: Peer) -> dict[str, Any]:
-        verdict = self._parts.engine.import_token(request.token, self._parts.clock.now())
+        engine, now = self._parts.engine, self._parts.clock.now()
+        verdict = engine.judge_import(request.token, now)
         await self._parts.audit.record_durably("license.imported", "ok", actor=actor(peer), **told(verdict))
-        await self.write_views()
+        engine.import_token(request.token, now)
+        await self._write_book()
         return {"license": verdict.jti, "secret_version": verdict.secret_version}
 
     async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
@@ -409,3 +428,10 @@ class Daemon:
 
     async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
         return {"text": self._metrics.render().decode("utf-8")}
+
+
+def _try_to_write(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        log.error("%s cannot be written: %s", path, error.strerror)

@@ -231,8 +231,8 @@ class Engine:
         newest = None if jti is None else self.book.newest(jti)
         return None if newest == token else newest
 
-    def import_token(self, token: str, now: int) -> Verdict:
-        """Keeps a re-issued token for the POS applications.
+    def judge_import(self, token: str, now: int) -> Verdict:
+        """The verdict on a re-issued token that is to be kept for the POS applications; nothing is kept yet.
 
         Raises:
             EngineRefused: it is not valid here (one that begins later is taken).
@@ -240,10 +240,14 @@ class Engine:
         verdict = self.validate(token, now)
         if verdict.reason not in (Reason.OK, Reason.NOT_YET_VALID):
             raise EngineRefused(f"the token is not taken over: {verdict.reason.value}")
+        return verdict
+
+    def import_token(self, token: str, now: int) -> None:
+        """Keeps a re-issued token for the POS applications. Raises as `judge_import`."""
+        self.judge_import(token, now)
         entry = self._cache[token]
         if self.book.keep(entry.claims.jti, entry.claims.iat, token, entry.version):
             self._new_epoch()
-        return verdict
 
     # Changes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 _FIRST_FD = 3
 POS, ADMIN = "pos", "admin"
 _MODES = {POS: 0o666, ADMIN: 0o600}
-BACKLOG = 256
+BACKLOG = 4096
 
 
 class ListenError(Exception):

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import sdnotify
 import uvloop
 
 from hwsec.errors import HwsecError
@@ -22,7 +21,7 @@ from ipc.clienttrust import AGENT_USER
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
-from .acceptor import accept_on, stop_accepting
+from .acceptor import Acceptor
 from .assembly import Parts, StartError, assemble
 from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
@@ -31,6 +30,7 @@ from .daemon import Daemon
 from .enroll import initialize, leave_root, write_request
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
 from .minimal import MinimalService
+from .notices import Notices
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,9 @@ class Runner:
         self._path = path
         self._listeners = inherited
         self._inherited = inherited is not None
-        self._notifier = sdnotify.SystemdNotifier()
+        self._notices = Notices()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
-
-    def _notify(self, *lines: str) -> None:
-        self._notifier.notify("\n".join(lines))
 
     async def run(self) -> int:
         """The exit status."""
@@ -84,6 +81,7 @@ class Runner:
             return EXIT_OK
         finally:
             watchdog.cancel()
+            self._notices.close()
 
     async def _run_once(self) -> int | None:
         """One start: runs to the end, or serves refusals until it is worth trying again (None)."""
@@ -124,14 +122,15 @@ class Runner:
         if not self._inherited or self._listeners is None:
             return status
         text = f"the agent is running but cannot work: {why}; an administrator finds the reason in its journal"
-        self._notify("READY=1", f"STATUS={why}; retrying every {RETRY_S:g} s")
+        self._notices.send("READY=1", f"STATUS={why}; retrying every {RETRY_S:g} s")
         hub = Hub(time.monotonic, lambda: False)
         service = MinimalService(code, text)
-        acceptors = [accept_on(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
+        acceptors = [Acceptor(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
         try:
             await self._wait_for(RETRY_S)
         finally:
-            await stop_accepting(acceptors)
+            for acceptor in acceptors:
+                await acceptor.stop()
             hub.close_all()
         return None
 
@@ -150,15 +149,16 @@ class Runner:
         # What is there now stays to the end; the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        acceptors = [accept_on(listeners.pos, hub, daemon.pos), accept_on(listeners.admin, hub, daemon.admin)]
-        self._notify("READY=1", f"STATUS=validating licenses for {daemon.agent_id}")
+        acceptors = [Acceptor(listeners.pos, hub, daemon.pos), Acceptor(listeners.admin, hub, daemon.admin)]
+        self._notices.send("READY=1", f"STATUS=validating licenses for {daemon.agent_id}")
         log.info("license-agent %s is ready as %s", VERSION, daemon.agent_id)
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(_tick(daemon.tick))
         reloader = loop.create_task(self._reload_on_request(daemon))
         await self._stop.wait()
-        self._notify("STOPPING=1")
-        await stop_accepting(acceptors)
+        self._notices.send("STOPPING=1")
+        for acceptor in acceptors:
+            await acceptor.stop()
         await _drain(hub)
         for task in (ticker, reloader):
             task.cancel()
@@ -171,7 +171,7 @@ class Runner:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 later = daemon.reload(load_config(self._path, _daemon_uid()))
             except ConfigError as error:
@@ -181,14 +181,14 @@ class Runner:
                 daemon.reload_failed(error.problems)
             else:
                 log.info("the configuration was reloaded%s", f"; needs a restart: {', '.join(later)}" if later else "")
-            self._notify("READY=1")
+            self._notices.send("READY=1")
 
     async def _feed_watchdog(self) -> None:
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
             return
         while True:
-            self._notify("WATCHDOG=1")
+            self._notices.alive()
             await asyncio.sleep(int(microseconds) / 1e6 / 3)
 
 
@@ -218,6 +218,8 @@ def _run(options: argparse.Namespace) -> int:
     journal.set_up()
     forbid_dumps()
     os.umask(0o077)
+    # What works in another thread (archives, checks of the log) gives the interpreter back to verdicts ten times as soon.
+    sys.setswitchinterval(0.0005)
     try:
         inherited = inherited_sockets()
     except ListenError as error:

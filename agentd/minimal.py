@@ -29,8 +29,9 @@ class MinimalService:
         """Everyone: without a configuration there is no allow-list, and nothing to protect."""
         return True
 
-    def refused(self, _peer: Peer) -> None:
+    def refused(self, _peer: Peer) -> bool:
         """Nobody is refused."""
+        return True
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Hashable
 from typing import Any
 
-from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION
+from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
     AgentInfo,
@@ -29,6 +29,7 @@ from .connection import Connection
 from .engine import Engine, Known
 from .metrics import Counters
 from .nonces import NonceOutcome, NonceWindow
+from .strangers import Strangers, actor
 from .verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class PosService:
         self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
         self._rates = Buckets(config.rate_per_s, config.rate_per_s)
         self._config = config
+        self._strangers = Strangers("pos", audit, counters, clock.monotonic)
 
     def reconfigure(self, config: PosConfig) -> None:
         """Takes over a new configuration; nonces stay used."""
@@ -71,6 +73,7 @@ class PosService:
         now = self._clock.monotonic()
         self._nonces.forget_idle(now)
         self._rates.forget_full(now)
+        self._strangers.tidy()
 
     # Admission
 
@@ -80,9 +83,9 @@ class PosService:
             return False
         return peer.uid in self._config.allowed_uids or peer.gid in self._config.allowed_gids
 
-    def refused(self, peer: Peer) -> None:
-        """Counts, logs and alerts."""
-        report_refused_peer("pos", peer, self._audit, self._counters)
+    def refused(self, peer: Peer) -> bool:
+        """Counts, logs and alerts; returns whether to answer."""
+        return self._strangers.refused(peer)
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
@@ -118,11 +121,11 @@ class PosService:
             if error.code not in _KEPT_OPEN:
                 raise
             if not self._rates.take(peer.uid, self._clock.monotonic()):
-                return self._too_many(peer, error.request_id)
+                return self._too_many(connection, error.request_id)
             return self._error(peer, error.code, error.text, error.request_id)
         mono = self._clock.monotonic()
         if not self._rates.take(peer.uid, mono):
-            return self._too_many(peer, request.id)
+            return self._too_many(connection, request.id)
         try:
             if type(request) is ValidateLicense:
                 return self._validate(request, peer, mono)
@@ -135,7 +138,10 @@ class PosService:
         self._note_error(peer, code)
         return encode_error(code, text, request_id)
 
-    def _too_many(self, peer: Peer, request_id: int | None) -> bytes:
+    def _too_many(self, connection: Connection, request_id: int | None) -> bytes:
+        # What else it sends is not even looked at for a while: a flood must cost others nothing.
+        connection.throttle(THROTTLE_S)
+        peer = connection.peer
         text = f"more than {self._config.rate_per_s} requests a second"
         return self._error(peer, ErrorCode.RATE_LIMITED, text, request_id)
 
@@ -183,10 +189,9 @@ class PosService:
         return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
 
     def _log_verdict(self, peer: Peer, verdict: Verdict, known: Known | None, *, important: bool) -> None:
-        # A user and a ruling in one number: quicker to look up than a pair.
-        key: Hashable = (
-            (peer.uid, verdict.secret_version, verdict.reason.value) if known is None else known.serial << 32 | peer.uid
-        )
+        # A user and a ruling in one number: quicker to look up than a pair. What an unopened token says of itself tells
+        # nothing, and must not make it another kind.
+        key: Hashable = (peer.uid, verdict.reason.value) if known is None else known.serial << 32 | peer.uid
         self._audit.record_within_budget(
             peer.uid,
             key,
@@ -243,11 +248,6 @@ def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:
     )
 
 
-def actor(peer: Peer) -> dict[str, int]:
-    """The peer, as the audit log names it."""
-    return {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
-
-
 def told(verdict: Verdict) -> dict[str, Any]:
     """What the audit log says of a verdict; never the token."""
     return {
@@ -256,21 +256,3 @@ def told(verdict: Verdict) -> dict[str, Any]:
         "secret_state": verdict.secret_state,
         "expires_at": verdict.expires_at,
     }
-
-
-def report_refused_peer(socket: str, peer: Peer, audit: AuditLog, counters: Counters) -> None:
-    """Counts a connection by a user who is not allowed, logs it, and alerts the journal."""
-    counters.unauthorized += 1
-    before = audit.counted
-    audit.record_within_budget(
-        -1,
-        ("unauthorized", socket, peer.uid),
-        "access.denied",
-        "unauthorized",
-        lambda: {"socket": socket, "actor": actor(peer)},
-        important=False,
-    )
-    if audit.counted == before:
-        log.critical(
-            "ALERT unauthorized access: uid %d gid %d pid %d tried the %s socket", peer.uid, peer.gid, peer.pid, socket
-        )

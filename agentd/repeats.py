@@ -15,6 +15,7 @@ import msgspec
 
 SLOTS = 512
 SLOT_BYTES = 512
+SPARE_SLOTS = 64
 _HEAD = struct.Struct("<BxHxxxxQdd")  # used, key length, count, first, last
 _COUNT = struct.Struct("<Q")
 _LAST = struct.Struct("<d")
@@ -61,17 +62,18 @@ class Repeats:
         self._clear()
         return found
 
-    def count(self, key: Any, now: float, describe: Callable[[], dict[str, Any]]) -> bool:
+    def count(self, key: Any, now: float, describe: Callable[[], dict[str, Any]], *, spare: bool = False) -> bool:
         """Counts one more; False if the table is full and the key not in it.
 
         Args:
             key: what it is; hashable.
             now: seconds since 1970 UTC.
             describe: gives the fields to log, when the key is new.
+            spare: may use the slots that are kept for when all others are taken.
         """
         if self.count_known(key, now):
             return True
-        if not self._free:
+        if len(self._free) <= (0 if spare else SPARE_SLOTS):
             return False
         data = msgspec.json.encode(describe())
         if len(data) > _KEY_ROOM:

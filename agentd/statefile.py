@@ -64,16 +64,19 @@ class StateFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._backup = path.with_name(path.name + ".bak")
 
     def read(self) -> tuple[Kept, Origin, bool]:
         """What is kept, where it was found, and whether `state.json` was there but corrupt."""
         corrupt = False
-        for path, origin in ((self._path, Origin.MAIN), (self._backup, Origin.BACKUP)):
+        for path, origin in ((self.path, Origin.MAIN), (self._backup, Origin.BACKUP)):
             try:
                 content = decode_state(path.read_bytes())
             except FileNotFoundError:
+                continue
+            except OSError:
+                corrupt = True
                 continue
             if content is not None:
                 return Kept(_time(content, "last_server_contact"), _time(content, "degraded_since")), origin, corrupt
@@ -83,7 +86,7 @@ class StateFile:
     def write(self, content: dict[str, Any]) -> None:
         """Replaces the file, then its backup."""
         data = encode_state(content)
-        write_atomic(self._path, data)
+        write_atomic(self.path, data)
         write_atomic(self._backup, data)
 
 

@@ -28,6 +28,8 @@ from . import keys, render
 
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
 FOLLOW_EVERY_S = 0.5
+_ROOM = 65_536
+"""What is read of an input: more than any token or delivery may have, so that one that is too long is refused as such."""
 ADMIN_DEADLINE_S = 60.0
 
 
@@ -100,7 +102,7 @@ def secrets(ctx: click.Context) -> None:
 @_pass_agent
 def secrets_install(agent: Agent, file: Any) -> None:
     """Take over a secret from a delivery FILE of the license server ('-' for standard input)."""
-    reply = agent.ask("secret_install", delivery=file.read().strip())
+    reply = agent.ask("secret_install", delivery=file.read(_ROOM).strip())
     agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE (store generation {reply['generation']})")
 
 
@@ -123,8 +125,13 @@ def license_() -> None:
 
 def _token(text: str) -> str:
     if text == "-":
-        return sys.stdin.read().strip()
-    return Path(text[1:]).read_text("ascii").strip() if text.startswith("@") else text
+        text = sys.stdin.read(_ROOM).strip()
+    elif text.startswith("@"):
+        with open(text[1:], encoding="ascii") as file:
+            text = file.read(_ROOM).strip()
+    if not text:
+        raise click.UsageError("there is no token: it is empty")
+    return text
 
 
 @license_.command("check")
@@ -263,7 +270,7 @@ def clock_challenge(agent: Agent) -> None:
 @_pass_agent
 def clock_reset(agent: Agent, file: Any) -> None:
     """Take over the server's time from FILE ('-' for standard input), even if the agent believed in a later one."""
-    reply = agent.ask("clock_reset", statement=file.read().strip())
+    reply = agent.ask("clock_reset", statement=file.read(_ROOM).strip())
     agent.show(reply, f"the server's time is {render.utc(reply['signed'])}; the agent goes by {render.utc(reply['time'])} now")
 
 

@@ -22,6 +22,8 @@ NONCES_PER_UID = 32_768
 
 DEFAULT_RATE_PER_S = 200
 """Requests a second that one UID may send, sustained; the burst is as large as one second's worth."""
+THROTTLE_S = 0.1
+"""A connection whose user is over the rate is answered once, and then not read from for so long."""
 DEFAULT_CONNECTIONS_PER_UID = 64
 MAX_CONNECTIONS = 1024
 IDLE_TIMEOUT_S = 300

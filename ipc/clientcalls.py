@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .bounds import NONCE_BYTES
+from .bounds import MAX_TOKEN_CHARS, NONCE_BYTES
 from .clientwire import (
     AgentInfo,
     Verdict,
@@ -83,6 +83,10 @@ def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Gene
     return verdict
 
 
+TOKEN_READ_CHARS = MAX_TOKEN_CHARS + 256
+"""What is read of a file that should hold a token: enough to see that it is too long."""
+
+
 class TokenFile:
     """A license token kept in a file: read for a validation, replaced as a whole when a newer one comes."""
 
@@ -97,7 +101,7 @@ class TokenFile:
             UnicodeDecodeError: it holds something else than ASCII.
         """
         with open(self._path, encoding="ascii") as file:
-            return file.read().strip()
+            return file.read(TOKEN_READ_CHARS).strip()
 
     def replace(self, _old: str, new: str) -> None:
         """Puts `new` in the file's place at once and durably, with the file's mode. Usable as a `RefreshCallback`.

@@ -3,6 +3,8 @@
 The same bytes give the same frames however they are cut.
 """
 
+import sys
+
 from .bounds import HEADER_BYTES, MAX_FRAME_BYTES
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
@@ -25,22 +27,29 @@ class FrameDecoder:
 
     Attributes:
         error: the error that ended the stream, if one did.
+        more: the last call stopped at its limit; whole frames may be waiting.
     """
 
-    __slots__ = ("_buffer", "_ceiling", "error")
+    __slots__ = ("_buffer", "_ceiling", "error", "more")
 
     def __init__(self, ceiling: int = MAX_FRAME_BYTES) -> None:
         self._ceiling = ceiling
         self._buffer = bytearray()
         self.error: RemoteProtocolError | None = None
+        self.more = False
 
     @property
     def partial(self) -> bool:
         """Whether a frame has begun and is not complete."""
         return bool(self._buffer)
 
-    def receive_data(self, data: bytes) -> list[bytes]:
-        """The bodies that `data` completes, in order.
+    def hold(self, data: bytes) -> None:
+        """Keeps bytes for the next call of `receive_data`."""
+        self._buffer += data
+        self.more = True
+
+    def receive_data(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
+        """The bodies that `data` completes, in order; at most `most` of them, the next call goes on.
 
         A list that comes before an oversized header is still returned; the error is raised by the next call, or at
         once if the list would be empty.
@@ -55,12 +64,16 @@ class FrameDecoder:
             if int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - HEADER_BYTES <= self._ceiling:
                 return [data[HEADER_BYTES:]]
         self._buffer += data
-        return self._cut()
+        return self._cut(most)
 
-    def _cut(self) -> list[bytes]:
+    def _cut(self, most: int) -> list[bytes]:
         bodies: list[bytes] = []
         buffer, start = self._buffer, 0
+        self.more = False
         while len(buffer) - start >= HEADER_BYTES:
+            if len(bodies) >= most:
+                self.more = True
+                break
             length = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
             if not 0 < length <= self._ceiling:
                 self.error = RemoteProtocolError(

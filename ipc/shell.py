@@ -10,8 +10,9 @@ from dataclasses import asdict
 
 from .bounds import DEFAULT_DEADLINE_S
 from .client import LicenseClient
+from .clientcalls import TOKEN_READ_CHARS
 from .clientpolicy import AgentRefused, AgentUnavailable
-from .errors import LocalProtocolError
+from .errors import ErrorCode, LocalProtocolError
 from .peer import UntrustedDaemon
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
@@ -48,10 +49,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _token(argument: str) -> str:
     if argument == "-":
-        return sys.stdin.read().strip()
-    if argument.startswith("@"):
+        argument = sys.stdin.read(TOKEN_READ_CHARS).strip()
+    elif argument.startswith("@"):
         with open(argument[1:], encoding="ascii", errors="replace") as file:
-            return file.read().strip()
+            argument = file.read(TOKEN_READ_CHARS).strip()
+    if not argument:
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "there is no token: it is empty")
     return argument
 
 

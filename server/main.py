@@ -24,7 +24,24 @@ _directory = click.option(
     help="The server's directory (or LICENSE_SERVER_DIR).",
 )
 _agent = click.option("--agent", "agent_id", required=True, metavar="ID", help="The agent's id.")
-_out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of standard output.")
+
+
+def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
+    """Opens the output before anything is done: a secret that was made and not written would be lost."""
+    if out is not None:
+        try:
+            out.open("a").close()
+        except OSError as error:
+            raise click.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
+_out = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_writable,
+    help="Write here instead of standard output.",
+)
 
 
 class _Time(click.ParamType[int]):

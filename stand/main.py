@@ -88,6 +88,9 @@ class Stand:
                 self._watch()
         except _Stopped:
             pass
+        except BaseException:
+            self._keep = True  # whoever looks for the cause needs the files
+            raise
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -153,6 +156,7 @@ class Stand:
             self._restart = False
             agent.stop()
         elif agent.running:
+            agent.drain_notices()
             return
         else:
             now = time.monotonic()
@@ -191,6 +195,8 @@ def _info(directory: Path) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        if Layout(directory.absolute()).config.exists():
+            raise StandError(f"the stand in {directory} is still starting, or was left by one that failed") from None
         raise StandError(f"no stand is running in {directory} ({path} is not there)") from None
     return info
 

@@ -151,7 +151,7 @@ class Agent:
             StandError: it ended, or was not ready in time.
         """
         numbers = [sock.fileno() for sock in self._sockets]
-        self._drain_notices()
+        self.drain_notices()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -180,7 +180,8 @@ class Agent:
                 raise StandError(f"the agent ended at its start; the end of {self._log}:\n{self.log_tail()}")
         raise StandError(f"the agent was not ready within {patience:g} s; the end of {self._log}:\n{self.log_tail()}")
 
-    def _drain_notices(self) -> None:
+    def drain_notices(self) -> None:
+        """Takes the notices that have come since; a socket that nobody reads fills up."""
         self._notify.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -210,5 +211,5 @@ def _listen(path: Path, mode: int) -> socket.socket:
         sock.close()
         raise StandError(f"{path} cannot be made: {error.strerror or error}; choose a shorter --dir") from None
     path.chmod(mode)
-    sock.listen(256)
+    sock.listen(4096)
     return sock

@@ -14,7 +14,7 @@ from agentd.audit import AuditLog, AuditUnavailable
 from agentd.auditfile import AuditDamaged, AuditFile, tail_lines
 from agentd.clock import Clock
 from agentd.config import AuditConfig
-from agentd.repeats import Repeats
+from agentd.repeats import SLOTS, Repeats
 from audittrail.chain import Chain, fold_checkpoint
 from audittrail.verify import segments, verify_files, verify_lines
 
@@ -303,3 +303,56 @@ def test_after_a_rotation_that_failed_the_file_still_takes_records(tmp_path: Pat
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
+
+
+def test_what_others_do_to_the_open_file_is_alerted_and_the_log_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, _file = real(tmp_path)
+    log = tmp_path / "audit.log"
+
+    def go_on() -> list[str]:
+        bench.log.record("a.b")
+        bench.log.look_after_file()
+        bench.log.flush()
+        return [json.loads(line)["event"] for line in log.read_bytes().splitlines()]
+
+    assert go_on() == ["a.b"]
+    log.write_bytes(b"")
+    assert go_on() == ["a.b", "alert.audit_file"]
+    log.unlink()
+    assert go_on() == ["alert.audit_file"]
+    log.rename(tmp_path / "aside")
+    log.write_bytes(b"")
+    assert go_on() == ["alert.audit_file"]
+    assert go_on() == ["alert.audit_file", "a.b"]
+    with log.open("ab") as other:
+        other.write(b"{}\n")
+    bench.log.look_after_file()
+    bench.log.flush()
+    alerts = [record.message for record in caplog.records if record.levelno == logging.CRITICAL]
+    parts = ("was cut short by", "was removed, or another file", "was removed, or another file", "3 bytes were added to")
+    assert len(alerts) == len(parts)
+    assert all(part in text for part, text in zip(parts, alerts, strict=True))
+    bench.log.look_after_file()
+    assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 4
+    bench.log.close()
+
+
+def test_more_kinds_than_the_table_holds_cost_one_record_each_minute(tmp_path: Path) -> None:
+    """One user with ever new requests does not get past the day's budget (threat-model T16)."""
+    bench = Bench(tmp_path, AuditConfig(daily_bytes=65_536, records_per_s=1, burst=1))
+    for number in range(5000):
+        bench.wall += 0.01
+        bench.seen(key=("new", number), important=True)
+        if number % 100 == 99:
+            bench.log.flush()
+    bench.log.emit_repeats()
+    bench.log.flush()
+    assert bench.file.size < 65_536 + SLOTS * 400
+    events = bench.events()
+    others = [event for event in events if event.get("others")]
+    assert len(others) == 1
+    counted = sum(int(event.get("count", 1)) for event in events if event["event"] == "license.validated")
+    assert counted == 5000
+    bench.repeats.close()

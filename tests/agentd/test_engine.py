@@ -201,7 +201,9 @@ def test_an_imported_token_is_handed_over_for_the_old_one(make_world: Make) -> N
     old, new, other = token(1), token(2, iat=NOW), token(2, jti="license-2")
     assert world.engine.refreshed_token(old, NOW) is None
     assert not world.engine.validate(old, NOW).refreshed
-    assert world.engine.import_token(new, NOW).valid
+    assert world.engine.judge_import(new, NOW).valid
+    assert world.book.newest("license-1") is None
+    world.engine.import_token(new, NOW)
     assert world.engine.validate(old, NOW).refreshed
     assert world.engine.refreshed_token(old, NOW) == new
     assert world.engine.refreshed_token(new, NOW) is None
@@ -225,7 +227,7 @@ def test_only_valid_tokens_are_imported(make_world: Make) -> None:
     for text in ("x", token(exp=NOW), token(2), token()[:-4] + "AAAA"):
         with pytest.raises(EngineRefused, match="not taken over"):
             world.engine.import_token(text, NOW)
-    assert world.engine.import_token(token(nbf=NOW + 5), NOW).reason is Reason.NOT_YET_VALID
+    assert world.engine.judge_import(token(nbf=NOW + 5), NOW).reason is Reason.NOT_YET_VALID
 
 
 def test_an_older_token_does_not_replace_a_newer_one(make_world: Make) -> None:

@@ -13,6 +13,7 @@ from agentd.metrics import Counters
 from agentd.pos import PosService
 from agentd.repeats import Repeats
 from audittrail.chain import Chain
+from ipc.bounds import THROTTLE_S
 from ipc.clientwire import decode_reply
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.peer import Peer
@@ -20,6 +21,12 @@ from ipc.peer import Peer
 
 class Caller:
     peer = Peer(5, 5, 1)
+
+    def __init__(self) -> None:
+        self.throttled = 0.0
+
+    def throttle(self, seconds: float) -> None:
+        self.throttled = seconds
 
 
 def test_a_flood_of_bad_requests_is_limited(tmp_path: Path) -> None:
@@ -29,12 +36,13 @@ def test_a_flood_of_bad_requests_is_limited(tmp_path: Path) -> None:
     audit = AuditLog(file, Chain(), Repeats(tmp_path / "repeats"), clock, AuditConfig(), lambda: None)
     config = PosConfig(frozenset({5}), rate_per_s=3)
     service = PosService(config, None, audit, clock, Counters())  # type: ignore[arg-type]
-    codes = []
+    caller, codes = Caller(), []
     for _ in range(5):
-        reply = service.handle(msgpack.packb({"v": 1, "id": 1, "op": "nonsense"}), Caller())  # type: ignore[arg-type]
+        reply = service.handle(msgpack.packb({"v": 1, "id": 1, "op": "nonsense"}), caller)  # type: ignore[arg-type]
         assert reply is not None
         with pytest.raises(RemoteProtocolError) as caught:
             decode_reply(reply[4:], 1)
         codes.append(caught.value.code)
     assert codes == [ErrorCode.UNKNOWN_OP] * 3 + [ErrorCode.RATE_LIMITED] * 2
+    assert caller.throttled == THROTTLE_S
     audit.close()

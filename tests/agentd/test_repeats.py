@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.repeats import SLOT_BYTES, SLOTS, Repeat, Repeats
+from agentd.repeats import SLOT_BYTES, SLOTS, SPARE_SLOTS, Repeat, Repeats
 
 
 def test_counts_survive_a_process_that_is_killed(tmp_path: Path) -> None:
@@ -36,8 +36,10 @@ def test_what_is_drained_is_counted_anew(tmp_path: Path) -> None:
 
 def test_a_full_table_says_so_and_still_counts_what_it_knows(tmp_path: Path) -> None:
     table = Repeats(tmp_path / "r")
-    assert all(table.count(number, 1.0, dict) for number in range(SLOTS))
+    assert all(table.count(number, 1.0, dict) for number in range(SLOTS - SPARE_SLOTS))
     assert not table.count("one more", 1.0, dict)
+    assert all(table.count(("spare", number), 1.0, dict, spare=True) for number in range(SPARE_SLOTS))
+    assert not table.count("one more", 1.0, dict, spare=True)
     assert table.count(0, 2.0, dict)
     assert len(table.drain()) == SLOTS
     assert table.count("one more", 1.0, dict)
