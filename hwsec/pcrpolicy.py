@@ -188,6 +188,15 @@ def policy_key_name(point: bytes) -> bytes:
     return _name(policy_key_public(point))
 
 
+def tpmt_signature(signature: bytes) -> bytes:
+    """A marshalled TPMT_SIGNATURE (Part 2, 11.3.4): ECDSA with SHA-256.
+
+    Args:
+        signature: r || s, 32 bytes each.
+    """
+    return struct.pack(">HHH32sH32s", _ALG_ECDSA, _ALG_SHA256, 32, signature[:32], 32, signature[32:])
+
+
 def policy_counter_name(nv_base: int = NV_BASE) -> bytes:
     """Name of the policy counter, once it has been incremented. It is the same on every machine: its auth value has no part."""
     attributes = POLICY_COUNTER_ATTRIBUTES | _NV_WRITTEN

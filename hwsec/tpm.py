@@ -256,8 +256,8 @@ class TpmBackend:
                     raise
             # PCRs or policy counter have moved since they were read: whether a policy fits is asked anew.
         raise PcrMismatch(
-            f"the PCRs were extended each time while the key was being unsealed ({_UNSEAL_ATTEMPTS} attempts); try again when "
-            "the machine has finished starting"
+            f"PCRs or policy counter moved each time while the key was being unsealed ({_UNSEAL_ATTEMPTS} attempts); try again "
+            "when the machine has finished starting"
         )
 
     def _assertions(self, binding: Binding, keys_auth: bytes) -> Callable[[Any], None]:

@@ -4,7 +4,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..pcrpolicy import EO_UNSIGNED_LE, POLICY_REF, SignedPolicy, pcr_digest, pcr_selection, policy_key_name, policy_key_public
+from ..pcrpolicy import (
+    EO_UNSIGNED_LE,
+    POLICY_REF,
+    SignedPolicy,
+    pcr_digest,
+    pcr_selection,
+    policy_key_name,
+    policy_key_public,
+    tpmt_signature,
+)
 from .transport import Transport
 
 _READ_AT_ONCE = 8  # digests in one answer (Part 2, 10.9.4: TPML_DIGEST)
@@ -17,14 +26,21 @@ def _selection(tpm: Transport, indices: Iterable[int]) -> Any:
 def read_pcrs(tpm: Transport, indices: Iterable[int]) -> dict[int, bytes]:
     """Values of the SHA-256 bank (TPM2_PCR_Read: Part 3, 22.4). What the TPM does not have is left out.
 
-    Read in our session, so that nobody on the bus can make up an answer.
+    Read in a salted session, so that nobody on the bus can make up an answer: the vendor may be about to sign it.
     """
     wanted = sorted(set(indices))
+    if not wanted:
+        return {}
+    with tpm.fresh_session(tpm.t.TPM2_SE.HMAC, encrypts=False, audits=True) as session:
+        return _read(tpm, wanted, session)
+
+
+def _read(tpm: Transport, wanted: list[int], session: Any) -> dict[int, bytes]:
     values: dict[int, bytes] = {}
     for start in range(0, len(wanted), _READ_AT_ONCE):
         part = wanted[start : start + _READ_AT_ONCE]
         selection = _selection(tpm, part)
-        _counter, read, digests = tpm.run(lambda e, selection=selection: e.pcr_read(selection, session1=tpm.session))  # type: ignore[misc]
+        _counter, read, digests = tpm.run(lambda e, selection=selection: e.pcr_read(selection, session1=session))  # type: ignore[misc]
         marshalled = bytes(read.marshal())
         # One bank was asked for; its three bytes of bits come last, where it is there at all.
         bits = int.from_bytes(marshalled[-3:], "little") if len(marshalled) >= 10 else 0
@@ -69,10 +85,7 @@ def _ticket(tpm: Transport, signed: SignedPolicy, policy_key: bytes) -> Any:
     key = tpm.run(lambda e: e.load_external(public, hierarchy=t.ESYS_TR.OWNER))
     try:
         digest = hashlib.sha256(signed.approved + POLICY_REF).digest()
-        ecdsa = t.TPMS_SIGNATURE_ECDSA(
-            hash=t.TPM2_ALG.SHA256, signatureR=signed.signature[:32], signatureS=signed.signature[32:]
-        )
-        signature = t.TPMT_SIGNATURE(sigAlg=t.TPM2_ALG.ECDSA, signature=t.TPMU_SIGNATURE(ecdsa=ecdsa))
+        signature = t.TPMT_SIGNATURE.unmarshal(tpmt_signature(signed.signature))[0]
         return tpm.run(lambda e: e.verify_signature(key, digest, signature))
     finally:
         tpm.flush_quietly(key)

@@ -217,12 +217,13 @@ class Transport:
 
     # Sessions
 
-    def start_session(self, kind: Any, *, encrypts: bool = True) -> Any:
+    def start_session(self, kind: Any, *, encrypts: bool = True, audits: bool = False) -> Any:
         """A salted session (Part 3, 11.1) that encrypts the first parameter in both directions.
 
         Args:
             kind: HMAC or policy.
             encrypts: False for one beside another that does: a command takes only one (Part 1, 19.4).
+            audits: True for one that authorizes nothing, and is there so that an answer carries an HMAC (Part 1, 17.1).
         """
         t = self._t
         symmetric = t.TPMT_SYM_DEF(
@@ -234,13 +235,15 @@ class Transport:
         attributes = t.TPMA_SESSION.CONTINUESESSION
         if encrypts:
             attributes |= t.TPMA_SESSION.ENCRYPT | t.TPMA_SESSION.DECRYPT
+        if audits:
+            attributes |= t.TPMA_SESSION.AUDIT
         self.run(lambda e: e.trsess_set_attributes(session, attributes))
         return session
 
     @contextmanager
-    def fresh_session(self, kind: Any, *, encrypts: bool = True) -> Iterator[Any]:
+    def fresh_session(self, kind: Any, *, encrypts: bool = True, audits: bool = False) -> Iterator[Any]:
         """A salted session for the length of the block."""
-        session = self.start_session(kind, encrypts=encrypts)
+        session = self.start_session(kind, encrypts=encrypts, audits=audits)
         try:
             yield session
         finally:
