@@ -511,6 +511,7 @@ class TpmBackend:
         """Raises what the next use of the KEK would raise, as far as that can be known without unsealing it."""
         if about.in_lockout and self._tpm.srk_is_da_protected():
             raise LockedOut(f"the TPM is locked out after {about.lockout_counter} wrong auth values; it recovers with time")
+        facts.check_room(self._tpm)
         objects = self._objects
         if objects is None:
             if self._wanted.policy_key is not None:

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend import HardwareClock
-from ..errors import BackendUnavailable
+from ..errors import BackendUnavailable, OutOfSessions
 from .templates import EK_ECC, EK_RSA
 from .transport import Transport
 
-# Part 2, 6.13: TPM2_PT_PERMANENT and TPM2_PT_LOCKOUT_COUNTER
+# Part 2, 6.13
 _PT_PERMANENT = 0x200
+_PT_HR_LOADED_AVAIL = 0x204
+_PT_HR_TRANSIENT_AVAIL = 0x207
 _PT_LOCKOUT_COUNTER = 0x20E
+# A resource manager makes room by swapping, so that what the TPM says of itself is no limit.
+_MANAGED = ("device:/dev/tpmrm", "tabrmd")
 # Part 2, 8.6: TPMA_PERMANENT
 _AUTH_SET = {"owner": 1 << 0, "endorsement": 1 << 1, "lockout": 1 << 2}
 _IN_LOCKOUT = 1 << 9
@@ -55,6 +59,22 @@ def read_permanent(tpm: Transport) -> Permanent:
         bool(bits & _IN_LOCKOUT),
         _property(tpm, _PT_LOCKOUT_COUNTER),
     )
+
+
+def check_room(tpm: Transport) -> None:
+    """Whether the TPM has room for what an unsealing takes beside what is loaded: a session, and an object.
+
+    Raises:
+        OutOfSessions: it has not.
+    """
+    if tpm.tcti.startswith(_MANAGED):
+        return
+    sessions, objects = _property(tpm, _PT_HR_LOADED_AVAIL), _property(tpm, _PT_HR_TRANSIENT_AVAIL)
+    if sessions < 1 or objects < 1:
+        raise OutOfSessions(
+            f"the TPM has room for {sessions} more sessions and {objects} more objects: other programs hold them; end them, or "
+            "use the kernel's resource manager (/dev/tpmrm0)"
+        )
 
 
 def hardware_id(tpm: Transport) -> str | None:

@@ -49,7 +49,13 @@ class Transport:
 
     @property
     def session(self) -> Any:
-        """The HMAC session of this connection: salted, encrypting in both directions."""
+        """The HMAC session of this connection: salted, encrypting in both directions. To be asked for at each command.
+
+        The library takes away the attributes that a command has no use for, and gives them back only if the TPM did not refuse
+        (seen with tpm2-tss 3.2.1): after a refusal, what we send next would cross the bus in the clear.
+        """
+        if self._esys is not None and self._session is not None:
+            self._set_attributes(self._session, encrypts=True, audits=False)
         return self._session
 
     @property
@@ -232,13 +238,17 @@ class Transport:
             mode=t.TPMU_SYM_MODE(sym=t.TPM2_ALG.CFB),
         )
         session = self.run(lambda e: e.start_auth_session(self._srk, t.ESYS_TR.NONE, kind, symmetric, t.TPM2_ALG.SHA256))
-        attributes = t.TPMA_SESSION.CONTINUESESSION
-        if encrypts:
-            attributes |= t.TPMA_SESSION.ENCRYPT | t.TPMA_SESSION.DECRYPT
-        if audits:
-            attributes |= t.TPMA_SESSION.AUDIT
-        self.run(lambda e: e.trsess_set_attributes(session, attributes))
+        self._set_attributes(session, encrypts=encrypts, audits=audits)
         return session
+
+    def _set_attributes(self, session: Any, *, encrypts: bool, audits: bool) -> None:
+        bits = self._t.TPMA_SESSION
+        attributes = bits.CONTINUESESSION
+        if encrypts:
+            attributes |= bits.ENCRYPT | bits.DECRYPT
+        if audits:
+            attributes |= bits.AUDIT
+        self.run(lambda e: e.trsess_set_attributes(session, attributes))
 
     @contextmanager
     def fresh_session(self, kind: Any, *, encrypts: bool = True, audits: bool = False) -> Iterator[Any]:
