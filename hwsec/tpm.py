@@ -518,6 +518,9 @@ class TpmBackend:
                 check_initialized(self._wanted, self.read_pcrs(self._wanted.pcrs))
             return
         if missing := self._nv.missing():
+            # Another TPM has none of them either, and that is the worse news: looked at over a new connection.
+            self._tpm.disconnect()
+            self._connect()
             names = ", ".join(f"0x{index:08x}" for index in missing)
             raise NvGone(f"NV index {names} is gone: the TPM was cleared, or the index deleted")
         if objects.kek.binding.policy_key is not None:
