@@ -10,14 +10,13 @@ the file, because they must be usable while the KEK is not (docs/adr/0009).
 """
 
 import hashlib
-import hmac
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -34,26 +33,22 @@ from .backend import (
 )
 from .errors import (
     AuditEmpty,
-    BackendUnavailable,
     ForeignHardware,
     HwsecError,
     LockedOut,
     NotEnrolled,
     NvGone,
-    PcrMismatch,
 )
 from .nvbudget import NvBudget
 from .nvlayout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTER
-from .objectfile import Blob, ObjectFile, SealedKek, SealedObjects
-from .pcrpolicy import NO_BINDING, Binding, SignedPolicy, check_initialized, choose_policy, kek_policy
-from .policyfiles import read_policies
+from .objectfile import Blob, ObjectFile, SealedObjects
+from .pcrpolicy import NO_BINDING, Binding, check_initialized
 from .secretmem import SecretBuffer
 from .tpm2 import facts, keys
-from .tpm2.codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_PCR_CHANGED, RC_POLICY, RC_POLICY_FAIL, RC_VALUE, TpmRefusal
+from .tpm2.guard import KekGuard
 from .tpm2.library import preload_library
 from .tpm2.nv import NvIndices
-from .tpm2.objects import create_key, loaded, public_point, seal, unseal
-from .tpm2.policy import assert_auth_value, assert_signed, read_pcrs
+from .tpm2.objects import create_key, loaded, public_point
 from .tpm2.templates import AGREEMENT, ATTESTATION, IDENTITY
 from .tpm2.transport import SRK_HANDLE, Transport
 from .vault import SECRET_BYTES
@@ -61,7 +56,7 @@ from .vault import SECRET_BYTES
 __all__ = ["NV_BASE", "SRK_HANDLE", "TpmBackend", "preload_library"]
 
 _HKDF_MAX = 255 * 32  # RFC 5869, 2.3
-_UNSEAL_ATTEMPTS = 3  # any extension of a PCR between the assertions and the unsealing costs one (Part 1, 19.7.7.4)
+_COUNTER = "policy counter"
 REVOCATION_STEP_MAX = 1000
 """Increments of the policy counter in one call: each is a write of NV memory."""
 _KEK_INDICES = (NV_ANCHOR, NV_COUNTER, NV_AUDIT)
@@ -95,11 +90,12 @@ class TpmBackend:
         self._file = ObjectFile(objects)
         self._nv_base = nv_base
         self._nv = NvIndices(self._tpm, nv_base)
+        self._guard = KekGuard(self._tpm, self._nv, nv_base, policies)
         self._wanted = binding
         self._policies = policies
         self._monotonic = monotonic
         self._objects: SealedObjects | None = None
-        self._hardware_id: str | None = None
+        self._hardware_id: tuple[int, str | None] | None = None
         self._writes = 0
         self._budget = NvBudget(monotonic())
 
@@ -160,15 +156,16 @@ class TpmBackend:
 
     def _create(self) -> None:
         keys_auth = self._fresh_auth()
+        counter_auth = _derived(keys_auth, _COUNTER)
         # First, before an old commit counter is deleted: a counter starts where the highest deleted one ended (Part 3, 31.8),
         # and this one is compared with numbers that the vendor chooses.
-        self._nv.define(NV_POLICY_COUNTER, _derived(keys_auth, "policy counter"))
-        self._policy_counter(keys_auth)
+        self._nv.define(NV_POLICY_COUNTER, counter_auth)
+        self._nv.authorize(NV_POLICY_COUNTER, counter_auth)
         self._nv.increment(NV_POLICY_COUNTER)
         self._wrote()
         with SecretBuffer(SECRET_BYTES) as kek:
             self._random_into(kek.view)
-            sealed = self._seal(kek, self._wanted, keys_auth)
+            sealed = self._guard.seal(kek, self._fresh_auth(), self._wanted, counter_auth)
             tpm = self._tpm
             objects = SealedObjects(
                 srk_name=tpm.salt_key_name(tpm.srk),
@@ -187,20 +184,6 @@ class TpmBackend:
         # A counter can be read only after its first increment (Part 3, 31.3).
         self.increment()
         self._file.write(objects)
-
-    def _seal(self, kek: SecretBuffer, binding: Binding, keys_auth: bytes) -> SealedKek:
-        """Seals the KEK, and shows that it can be unsealed in the present state of the machine.
-
-        Raises:
-            PcrMismatch, PcrUninitialized: it could not; nothing has been changed.
-        """
-        auth = self._fresh_auth()
-        sealed = SealedKek(seal(self._tpm, kek, auth, kek_policy(binding)), auth, binding)
-        with SecretBuffer(SECRET_BYTES) as probe:
-            self._unseal(sealed, keys_auth, probe)
-            if not hmac.compare_digest(probe.view, kek.view):
-                raise BackendUnavailable("the TPM does not give back what it was given to seal")
-        return sealed
 
     def _fresh_auth(self) -> bytes:
         auth = bytearray(32)
@@ -233,46 +216,8 @@ class TpmBackend:
         objects = self._require_objects()
         self._connect()
         with SecretBuffer(SECRET_BYTES) as buffer:
-            self._unseal(objects.kek, objects.keys_auth, buffer)
+            self._guard.unseal(objects.kek, _derived(objects.keys_auth, _COUNTER), buffer)
             yield buffer
-
-    def _unseal(self, sealed: SealedKek, keys_auth: bytes, into: SecretBuffer) -> None:
-        for _attempt in range(_UNSEAL_ATTEMPTS):
-            satisfy = self._assertions(sealed.binding, keys_auth)
-            try:
-                return unseal(self._tpm, sealed.blob, sealed.auth, satisfy, into)
-            except TpmRefusal as reason:
-                if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
-                    raise ForeignHardware(
-                        f"the TPM refuses the auth value in {self._file.path}: the file has been changed, or the policy "
-                        "counter was made anew"
-                    ) from None
-                if reason.code == RC_POLICY_FAIL:
-                    raise PcrMismatch(
-                        f"the sealed key has another policy than {self._file.path} says: its binding there, or the "
-                        "vendor's key, has been changed"
-                    ) from None
-                if sealed.binding.policy_key is None or reason.code not in (RC_PCR_CHANGED, RC_VALUE, RC_POLICY):
-                    raise
-            # PCRs or policy counter have moved since they were read: whether a policy fits is asked anew.
-        raise PcrMismatch(
-            f"PCRs or policy counter moved each time while the key was being unsealed ({_UNSEAL_ATTEMPTS} attempts); try again "
-            "when the machine has finished starting"
-        )
-
-    def _assertions(self, binding: Binding, keys_auth: bytes) -> Callable[[Any], None]:
-        """What makes a policy session fit the sealed KEK's policy now."""
-        tpm, policy_key = self._tpm, binding.policy_key
-        if policy_key is None:
-            return lambda session: assert_auth_value(tpm, session)
-        signed = self._fitting(binding, keys_auth)
-        counter = self._policy_counter(keys_auth)
-
-        def satisfy(session: Any) -> None:
-            assert_signed(tpm, session, signed, policy_key, counter)
-            assert_auth_value(tpm, session)
-
-        return satisfy
 
     def _random_into(self, view: memoryview) -> None:
         session, none = self._tpm.session, self._tpm.t.ESYS_TR.NONE
@@ -294,34 +239,13 @@ class TpmBackend:
     def read_pcrs(self, indices: Iterable[int]) -> dict[int, bytes]:
         """Values of the SHA-256 bank by index; what the TPM does not have is left out. Works before the enrolment."""
         self._connect()
-        return read_pcrs(self._tpm, indices)
-
-    def _policy_counter(self, keys_auth: bytes) -> Any:
-        if not self._nv.knows(NV_POLICY_COUNTER):
-            self._nv.authorize(NV_POLICY_COUNTER, _derived(keys_auth, "policy counter"))
-        return self._nv.handle(NV_POLICY_COUNTER)
-
-    def _policy_number(self, keys_auth: bytes) -> int:
-        self._policy_counter(keys_auth)
-        return self._nv.read_counter(NV_POLICY_COUNTER)
-
-    def _fitting(self, binding: Binding, keys_auth: bytes, lowest: int = 0) -> SignedPolicy:
-        """The signed policy for the present state, with a number from `lowest` on."""
-        found = read_policies(self._policies)
-        values = self.read_pcrs(binding.pcrs)
-        counter = max(self._policy_number(keys_auth), lowest)
-        try:
-            return choose_policy(found.policies, binding, values, counter, self._nv_base)
-        except PcrMismatch as error:
-            if not found.passed_over:
-                raise
-            raise PcrMismatch(f"{error} (passed over: {'; '.join(found.passed_over)})") from None
+        return self._guard.read_pcrs(indices)
 
     def policy_number(self) -> int:
         """The policy counter: signed policies with a lower number are refused."""
         objects = self._require_objects()
         self._connect()
-        return self._policy_number(objects.keys_auth)
+        return self._guard.policy_number(_derived(objects.keys_auth, _COUNTER))
 
     def revoke_policies(self, number: int) -> None:
         """Raises the policy counter to `number`, so that signed policies with a lower one are refused from now on, for ever.
@@ -333,11 +257,12 @@ class TpmBackend:
         """
         objects = self._require_objects()
         self._connect()
-        counter = self._policy_number(objects.keys_auth)
+        counter_auth = _derived(objects.keys_auth, _COUNTER)
+        counter = self._guard.policy_number(counter_auth)
         if number - counter > REVOCATION_STEP_MAX:
             raise ValueError(f"the policy counter stands at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
         if number > counter and objects.kek.binding.policy_key is not None:
-            self._fitting(objects.kek.binding, objects.keys_auth, number)
+            self._guard.fitting(objects.kek.binding, counter_auth, number)
         for _step in range(counter, number):
             self._nv.increment(NV_POLICY_COUNTER)
             self._wrote()
@@ -353,16 +278,8 @@ class TpmBackend:
         """
         objects = self._require_objects()
         with self.kek() as kek:
-            sealed = self._seal(kek, binding, objects.keys_auth)
-        changed = SealedObjects(
-            srk_name=objects.srk_name,
-            kek=sealed,
-            keys_auth=objects.keys_auth,
-            attestation=objects.attestation,
-            identity=objects.identity,
-            agreement=objects.agreement,
-            hardware_id=objects.hardware_id,
-        )
+            sealed = self._guard.seal(kek, self._fresh_auth(), binding, _derived(objects.keys_auth, _COUNTER))
+        changed = msgspec.structs.replace(objects, kek=sealed)
         self._file.write(changed)
         self._objects = changed
 
@@ -474,9 +391,10 @@ class TpmBackend:
     def _ask_hardware_id(self) -> str | None:
         if self._objects is not None:
             return self._objects.hardware_id
-        if self._hardware_id is None:
-            self._hardware_id = facts.hardware_id(self._tpm)
-        return self._hardware_id
+        # Made anew for each connection only: an RSA endorsement key takes a TPM seconds.
+        if self._hardware_id is None or self._hardware_id[0] != self._tpm.generation:
+            self._hardware_id = self._tpm.generation, facts.hardware_id(self._tpm)
+        return self._hardware_id[1]
 
     def status(self) -> BackendStatus:
         """Asks the TPM for its clock and properties, and whether what is ours is there and could be used. Unseals nothing."""
@@ -524,7 +442,7 @@ class TpmBackend:
             names = ", ".join(f"0x{index:08x}" for index in missing)
             raise NvGone(f"NV index {names} is gone: the TPM was cleared, or the index deleted")
         if objects.kek.binding.policy_key is not None:
-            self._fitting(objects.kek.binding, objects.keys_auth)
+            self._guard.fitting(objects.kek.binding, _derived(objects.keys_auth, _COUNTER))
 
 
 def _derived(key: bytes | memoryview, purpose: str) -> bytes:

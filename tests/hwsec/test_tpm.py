@@ -481,13 +481,23 @@ stop()
 with backend.agree(backend.agreement_public()) as shared:
     os.write(1, shared.view)
 stop()
+backend.rebind(backend.binding)
+stop()
+backend.extend_audit(b"head")
+backend.certify_audit(b"nonce")
+backend.sign(b"message")
+backend.status()
+stop()
+backend.close()
+stop()
 """
 
 
 def test_no_copy_of_a_secret_stays_in_the_process(tpm: TpmMachine) -> None:
     """Neither our objects nor the buffers of the TPM library keep one, as soon as the call is over."""
-    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [0, 32, 32], tpm.swtpm.tcti, tpm.objects)
-    _none, kek, shared = scan.told
-    for step, memory in zip(("create", "kek", "agree"), scan.memories, strict=True):
+    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [0, 32, 32, 0, 0, 0], tpm.swtpm.tcti, tpm.objects)
+    _none, kek, shared, *_more = scan.told
+    steps = ("create", "kek", "agree", "rebind", "certify and sign", "close")
+    for step, memory in zip(steps, scan.memories, strict=True):
         assert b"license-agent tpm auth" in memory, "the scan sees nothing"
         assert lingering(memory, {"KEK": kek, "shared value": shared}) == [], step

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.objectfile
 import hwsec.tpm
+import hwsec.tpm2.guard
 from hwsec.backend import Anchor, BackendState
 from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NvGone, PcrMismatch, PcrUninitialized
 from hwsec.files import write_atomic
@@ -33,6 +34,7 @@ from hwsec.pcrpolicy import (
     sign_pcr_policy,
 )
 from hwsec.tpm import NV_BASE, TpmBackend
+from hwsec.tpm2.policy import assert_auth_value, assert_signed
 from tests.hwsec.conftest import TpmMachine
 
 tpm2_pytss = pytest.importorskip("tpm2_pytss")
@@ -137,7 +139,7 @@ def test_the_tpm_computes_the_digests_that_we_compute(bound: Bound) -> None:
     backend = bound.enroll()
     values = backend.read_pcrs((7, 11))
     t, tpm = tpm2_pytss, backend._tpm
-    counter = backend._policy_counter(backend._require_objects().keys_auth)
+    counter = backend._guard.policy_counter(hwsec.tpm._derived(backend._require_objects().keys_auth, "policy counter"))
     signed = sign_pcr_policy(VENDOR, values, 3)
 
     def digest(session: Any) -> bytes:
@@ -154,8 +156,8 @@ def test_the_tpm_computes_the_digests_that_we_compute(bound: Bound) -> None:
         tpm.run(lambda e: e.policy_auth_value(session))
         assert digest(session) == policy_auth_value(signed.approved)
     with tpm.fresh_session(t.TPM2_SE.POLICY) as session:
-        hwsec.tpm.assert_signed(tpm, session, signed, KEY, counter)
-        hwsec.tpm.assert_auth_value(tpm, session)
+        assert_signed(tpm, session, signed, KEY, counter)
+        assert_auth_value(tpm, session)
         assert digest(session) == kek_policy(BOTH)
 
 
@@ -259,7 +261,7 @@ def test_without_its_policies_the_kek_is_closed(bound: Bound) -> None:
 
 
 def without_our_checks(monkeypatch: pytest.MonkeyPatch, policy: SignedPolicy) -> None:
-    monkeypatch.setattr(hwsec.tpm, "choose_policy", lambda *_arguments: policy)
+    monkeypatch.setattr(hwsec.tpm2.guard, "choose_policy", lambda *_arguments: policy)
 
 
 def test_the_tpm_refuses_a_strangers_signature(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
