@@ -10,6 +10,7 @@ from contracts.jose import MalformedToken
 from contracts.trust import Trust, parse_trust
 from hwsec.backend import Backend
 from hwsec.errors import StoreCorrupt
+from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.software import SoftwareBackend
 from hwsec.store import Loaded, SealedStore
@@ -24,10 +25,11 @@ from .books import LicenseBook
 from .clock import Clock
 from .config import Config
 from .engine import Engine
+from .hardware import Hardware
 from .lifecycle import STATE_NUMBERS, Limits, State
 from .metrics import Counters
 from .repeats import Repeats
-from .secretops import SECTION_TIME, SECTION_TRUST, Hardware, read_counters
+from .secretops import SECTION_TIME, SECTION_TRUST, read_counters
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +71,13 @@ def make_backend(config: Config, vault: Vault) -> Backend:
     return SoftwareBackend(config.paths.key_dir, machine_id(), vault)
 
 
-def make_store(config: Config, backend: Backend, vault: Vault) -> SealedStore:
+def make_store(config: Config, backend: Backend, vault: Vault, trace: Callable[[str], None] = no_trace) -> SealedStore:
     """The sealed store of that backend."""
-    return SealedStore(config.store_file, backend, vault, config.agent.id, lambda state: STATE_NUMBERS[State(state)])
+    return SealedStore(config.store_file, backend, vault, config.agent.id, lambda state: STATE_NUMBERS[State(state)], trace)
+
+
+def _renewed(backend: Backend) -> Backend:
+    return backend.replace() if isinstance(backend, TpmBackend) else backend
 
 
 def limits_of(config: Config) -> Limits:
@@ -84,8 +90,8 @@ def book_path(config: Config) -> Path:
     return config.paths.state_dir / "licenses.json"
 
 
-def assemble(config: Config, clock: Clock, schedule: Callable[[], None]) -> Parts:
-    """Opens everything.
+def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: HardwareOwner) -> Parts:
+    """Opens everything; to be called on the owner's thread, since the hardware may hang.
 
     Raises:
         HwsecError: the hardware or the store cannot be used.
@@ -103,7 +109,7 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None]) -> Part
     engine = Engine(config.agent.id, trust, vault, book, limits_of(config))
     engine.take_over(loaded.contents)
     audit, end = _open_audit(config, clock, schedule)
-    hardware = Hardware(backend, make_store(config, backend, vault), vault, HardwareOwner())
+    hardware = Hardware(backend, lambda made, trace: make_store(config, made, vault, trace), _renewed, vault, owner)
     key = derive_archive_key(backend, vault)
     identity, attestation = backend.identity_public(), backend.attestation_public()
     keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)

@@ -23,7 +23,8 @@ from .archiver import Removal, SegmentDamaged, Stock
 from .audit import AuditLog, AuditUnavailable
 from .clock import Clock
 from .config import AuditConfig
-from .secretops import COMMIT_DEADLINE_S, Hardware
+from .hardware import Hardware
+from .secretops import COMMIT_DEADLINE_S
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +159,7 @@ class AuditKeeper:
         return archiver.take_stock(self._path, limits.retention_days(), limits.archive_bytes, self._clock.certain())
 
     async def _remove(self, stock: Stock, plan: Removal) -> None:
-        hardware = self._hardware
-        signed = await hardware.owner.run(lambda: anchor.sign(plan.anchor, hardware.backend.sign), COMMIT_DEADLINE_S)
+        signed = await self._hardware.run(lambda line: anchor.sign(plan.anchor, line.backend.sign), COMMIT_DEADLINE_S)
         await self._audit.record_durably(
             "audit.removed",
             "ok",

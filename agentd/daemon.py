@@ -48,6 +48,8 @@ VIEWS_EVERY_S = 15
 REPEATS_EVERY_S = 60
 STATUS_EVERY_S = 30
 ARCHIVE_EVERY_S = 600
+LAST_CHECKPOINT_S = 5.0
+"""How long a stop waits for the hardware."""
 CHECK_EVERY_S, CHECK_FIRST_S = 86_400, 30
 """The whole audit log is verified soon after the start, and daily."""
 
@@ -126,7 +128,11 @@ class Daemon:
         await self.admin.finish(5.0)
         self._parts.audit.emit_repeats()
         self._parts.audit.record("agent.stopped", "ok")
-        await self._checkpoint()
+        try:
+            async with asyncio.timeout(LAST_CHECKPOINT_S):
+                await self._checkpoint()
+        except TimeoutError:
+            log.error("the audit log's last records are not sealed: the hardware does not answer")
         await self.write_views()
         self._parts.audit.flush()
         self._hub.release()
@@ -171,17 +177,16 @@ class Daemon:
         self._parts.engine.book.forget_old(self._parts.clock.now())
 
     async def _watch_hardware(self) -> None:
-        was = self.ops.status.available
-        try:
-            status = await self.ops.refresh_status()
-            available, detail = status.available, status.detail
-        except HwsecError as error:
-            available, detail = False, str(error)
-        if was and not available:
-            log.critical("ALERT the %s does not answer: %s", self.ops.status.name, detail)
-            self._parts.audit.record("alert.tpm_unavailable", "raised", text=detail)
-        elif available and not was:
-            self._parts.audit.record("alert.tpm_unavailable", "cleared")
+        was = self.ops.status.state
+        status = await self.ops.refresh_status()
+        if status.state is was:
+            return
+        if status.available:
+            log.warning("the %s can be used again", status.name)
+            self._parts.audit.record("alert.tpm_unavailable", "cleared", was=was.value)
+        else:
+            log.critical("ALERT the %s cannot be used (%s): %s", status.name, status.state.value, status.detail)
+            self._parts.audit.record("alert.tpm_unavailable", "raised", state=status.state.value, text=status.detail[:500])
 
     async def _checkpoint(self) -> None:
         # A checkpoint is a record itself; with nothing else since, there is nothing to seal.
@@ -262,6 +267,10 @@ class Daemon:
             audit_counted=parts.audit.counted,
             audit_failing=parts.audit.failing,
             nv_writes=status.nv_writes,
+            tpm_state=status.state.value if status.name == "tpm" else None,
+            hierarchies_open=len(status.hierarchies_open),
+            lockout_counter=status.lockout_counter,
+            nv_budget_left=status.nv_budget_left,
         )
 
     # Configuration
@@ -306,11 +315,7 @@ class Daemon:
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
         parts, clock = self._parts, self._parts.clock
-        try:
-            status = await self.ops.refresh_status()
-        except HwsecError as error:
-            status = self.ops.status
-            log.warning("the hardware did not answer: %s", error)
+        status = await self.ops.refresh_status()
         now = clock.now()
         active, grace = count_states(parts.engine, now)
         return {
@@ -322,9 +327,14 @@ class Daemon:
                 "available": status.available,
                 "detail": status.detail,
                 "protects_stolen_disk": status.protects_stolen_disk,
-                "binding": "none",
+                "state": status.state.value,
+                "binding": status.binding,
                 "secret_memory": secret_memory_kind(),
                 "nv_writes": status.nv_writes,
+                "nv_budget_left": status.nv_budget_left,
+                "hierarchies_open": list(status.hierarchies_open),
+                "lockout_counter": status.lockout_counter,
+                "hardware_id": status.hardware_id,
             },
             "secrets": {"active": active, "grace": grace, "total": len(parts.engine.versions)},
             "rotation": rotation_view(parts.engine),

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 
 from hwsec.errors import HwsecError
+from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
 from ipc.clienttrust import AGENT_USER
 from ipc.errors import ErrorCode
@@ -38,6 +39,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 7
 RETRY_S = 5.0
 DRAIN_S = 0.05
 TICK_S = 1.0
+START_DEADLINE_S = 60.0
+"""For a TPM that is slow to answer at the start; one that hangs is tried again."""
 
 
 def _daemon_uid() -> int:
@@ -63,6 +66,7 @@ class Runner:
         self._listeners = inherited
         self._inherited = inherited is not None
         self._notices = Notices()
+        self._owner = HardwareOwner()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -103,7 +107,7 @@ class Runner:
             leave_root(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
-            parts = assemble(config, clock, schedule)
+            parts = await self._owner.run(lambda: assemble(config, clock, schedule, self._owner), START_DEADLINE_S)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)

@@ -1,11 +1,13 @@
 """The metrics, in Prometheus' text format. Names exactly as the requirements have them. Writing is left to the caller."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from hwsec.errors import BackendState
 
 
 @dataclass(slots=True)
@@ -35,6 +37,10 @@ class Gauges:
     audit_counted: int
     audit_failing: bool
     nv_writes: int
+    tpm_state: str | None = None
+    hierarchies_open: int = 0
+    lockout_counter: int | None = None
+    nv_budget_left: int | None = None
 
 
 class _AgentCollector(Collector):
@@ -68,6 +74,26 @@ class _AgentCollector(Collector):
             full = f"license_agent_{name}"
             metric = Metric(full.removesuffix("_total") if kind == "counter" else full, text, kind)
             metric.add_sample(full, {}, float(value))
+            yield metric
+        yield from _tpm_metrics(g)
+
+
+def _tpm_metrics(g: Gauges) -> Iterator[Metric]:
+    """What is known of the TPM; nothing where there is none."""
+    if g.tpm_state is None:
+        return
+    states = Metric("license_agent_tpm_state", "1 for the state that the TPM is in", "gauge")
+    for state in BackendState:
+        states.add_sample(states.name, {"state": state.value}, float(state.value == g.tpm_state))
+    yield states
+    for name, text, value in (
+        ("tpm_hierarchies_open", "Hierarchies of the TPM whose auth value is empty", g.hierarchies_open),
+        ("tpm_lockout_counter", "Failed authorizations that the TPM counts at present", g.lockout_counter),
+        ("tpm_nv_budget_left", "NV writes that may be made now within the budget", g.nv_budget_left),
+    ):
+        if value is not None:
+            metric = Metric(f"license_agent_{name}", text, "gauge")
+            metric.add_sample(metric.name, {}, float(value))
             yield metric
 
 

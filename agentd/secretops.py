@@ -8,7 +8,7 @@ import base64
 import logging
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from audittrail.chain import CERTIFIED
@@ -17,9 +17,8 @@ from contracts.servertime import verify_server_time
 from hwsec.backend import Backend, BackendStatus
 from hwsec.bootclock import read_boot_clock
 from hwsec.errors import HwsecError
-from hwsec.owner import HardwareOwner
 from hwsec.secretmem import SecretBuffer
-from hwsec.store import Contents, SealedStore, StoredVersion
+from hwsec.store import Contents, Loaded, StoredVersion
 from hwsec.storeformat import VersionMeta
 from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
@@ -27,6 +26,7 @@ from . import timebase
 from .audit import AuditLog
 from .clock import Clock
 from .engine import Engine, EngineRefused
+from .hardware import Hardware
 from .lifecycle import State
 from .metrics import Counters
 from .timebase import Reading, TimeAnchor
@@ -47,16 +47,6 @@ SEAL_MISMATCH = (
 
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
-
-
-@dataclass(slots=True)
-class Hardware:
-    """What touches the hardware, and its own thread."""
-
-    backend: Backend
-    store: SealedStore
-    vault: Vault
-    owner: HardwareOwner
 
 
 class SecretOps:
@@ -94,7 +84,8 @@ class SecretOps:
         self._lock = asyncio.Lock()
         self._challenge: tuple[str, float] | None = None
         self.generation = generation
-        self.status = BackendStatus(hardware.backend.name, True, "", hardware.backend.name == "tpm")
+        self.status = BackendStatus(hardware.name, True, "", hardware.name == "tpm")
+        hardware.on_reload = self._reloaded
 
     async def install(self, delivery_text: str, actor: dict[str, Any]) -> VersionMeta:
         """Takes over a delivered secret version as the new ACTIVE one.
@@ -134,8 +125,8 @@ class SecretOps:
             sections[SECTION_TIME] = timebase.encode(anchor)
         # Refused before the hardware is asked, if it will be refused.
         engine.with_new_secret(StoredVersion(meta, None), sections)
-        hardware = self._hardware
-        wrapped = await hardware.owner.run(lambda: unwrap(hardware, delivery), COMMIT_DEADLINE_S)
+        vault = self._hardware.vault
+        wrapped = await self._hardware.run(lambda line: unwrap(line.backend, vault, delivery), COMMIT_DEADLINE_S)
         contents = engine.with_new_secret(StoredVersion(meta, wrapped), sections)
         await self._audit.record_durably("secret.install", "begun", actor=actor, secret_version=meta.version, **dates(meta))
         await self._commit(contents)
@@ -146,6 +137,7 @@ class SecretOps:
     async def invalidate(self, version: int, actor: dict[str, Any]) -> None:
         """Gives up a version for good; its secret is destroyed. Raises as `install`; NoSuchVersion too."""
         async with self._lock:
+            await self._hardware.ready(COMMIT_DEADLINE_S)
             contents = self._engine.with_invalidated(version, self._clock.now(), self._sections)
             await self._audit.record_durably("secret.invalidate", "begun", actor=actor, secret_version=version)
             await self._commit(contents)
@@ -155,7 +147,7 @@ class SecretOps:
 
     async def _readings(self) -> tuple[Reading, Reading | None]:
         """CLOCK_BOOTTIME and the TPM's clock; None where there is no TPM, or it does not answer."""
-        return await self._hardware.owner.run(lambda: read_counters(self._hardware.backend), COMMIT_DEADLINE_S)
+        return await self._hardware.run(lambda line: read_counters(line.backend), COMMIT_DEADLINE_S)
 
     async def _anchor_at(self, signed: int, *, fresh: bool) -> TimeAnchor:
         boot, tpm = await self._readings()
@@ -195,8 +187,7 @@ class SecretOps:
             return signed
 
     async def _commit(self, contents: Contents) -> None:
-        hardware = self._hardware
-        self.generation = await hardware.owner.run(lambda: hardware.store.commit(contents), COMMIT_DEADLINE_S)
+        self.generation = await self._hardware.run(lambda line: line.store.commit(contents), COMMIT_DEADLINE_S)
         self._sections = dict(contents.sections)
         self._engine.take_over(contents)
 
@@ -209,19 +200,19 @@ class SecretOps:
         """
         async with self._lock:
             hardware = self._hardware
-            before = await hardware.owner.run(hardware.backend.read_audit, COMMIT_DEADLINE_S)
+            before = await hardware.run(lambda line: line.backend.read_audit(), COMMIT_DEADLINE_S)
             reseal = before not in self._sealed
             if reseal:
                 log.critical("ALERT %s", SEAL_MISMATCH)
                 self._audit.record("alert.audit_seal", "mismatch", text=SEAL_MISMATCH, found=before.hex())
             digest, value = await self._audit.checkpoint(before, reseal=reseal)
             self._sealed = (before, value)
-            found = await hardware.owner.run(lambda: hardware.backend.extend_audit(digest), COMMIT_DEADLINE_S)
+            found = await hardware.run(lambda line: line.backend.extend_audit(digest), COMMIT_DEADLINE_S)
             if found != value:
                 # The next checkpoint finds, alerts and reseals it.
                 log.critical("ALERT the sealed audit value is not what this agent made it: somebody else extends it")
                 return
-            certified = await hardware.owner.run(lambda: hardware.backend.certify_audit(digest), COMMIT_DEADLINE_S)
+            certified = await hardware.run(lambda line: line.backend.certify_audit(digest), COMMIT_DEADLINE_S)
             self._audit.record(
                 CERTIFIED,
                 "ok",
@@ -232,28 +223,43 @@ class SecretOps:
 
     async def sealed_audit_value(self) -> bytes:
         """The sealed audit value."""
-        hardware = self._hardware
         async with self._lock:
-            return await hardware.owner.run(hardware.backend.read_audit, COMMIT_DEADLINE_S)
+            return await self._hardware.run(lambda line: line.backend.read_audit(), COMMIT_DEADLINE_S)
 
     async def refresh_status(self) -> BackendStatus:
-        """Asks the hardware how it is."""
-        hardware = self._hardware
+        """Asks the hardware how it is. Never raises: what hangs is a state too."""
         async with self._lock:
-            self.status = await hardware.owner.run(hardware.backend.status, STATUS_DEADLINE_S)
-        return self.status
+            try:
+                status = await self._hardware.ask(lambda line: line.backend.status(), STATUS_DEADLINE_S)
+                if status.available:
+                    await self._hardware.ready(COMMIT_DEADLINE_S)
+            except HwsecError as error:
+                status = replace(self.status, available=False, state=error.state, detail=str(error))
+            self.status = status
+        return status
+
+    def _reloaded(self, loaded: Loaded) -> None:
+        """Takes over the store as a new connection has found it: an abandoned commit may have been done after all."""
+        for repair in loaded.repairs:
+            log.warning("%s", repair)
+            self._audit.record("store.repaired", "ok", text=repair)
+        if loaded.generation != self.generation:
+            self._audit.record("store.reloaded", "ok", generation=loaded.generation, expected=self.generation)
+            self.generation = loaded.generation
+            self._sections = dict(loaded.contents.sections)
+            self._engine.take_over(loaded.contents)
 
 
-def unwrap(hardware: Hardware, delivery: Delivery) -> WrappedSecret:
+def unwrap(backend: Backend, vault: Vault, delivery: Delivery) -> WrappedSecret:
     """Decrypts a delivered secret into the vault; it is in clear only in secret memory."""
     encrypted = delivery.encrypted
     with (
-        hardware.backend.agree(encrypted.peer_point) as shared,
+        backend.agree(encrypted.peer_point) as shared,
         SecretBuffer(SECRET_BYTES) as key,
         SecretBuffer(SECRET_BYTES) as secret,
     ):
         decrypt_secret(encrypted, shared.view, key.view, secret.view)
-        return hardware.vault.wrap(secret)
+        return vault.wrap(secret)
 
 
 def read_counters(backend: Backend) -> tuple[Reading, Reading | None]:

@@ -1,9 +1,9 @@
 """One thread owns the hardware; others ask it and wait no longer than their deadline.
 
 A call into a TPM library cannot be cancelled. So the thread is a daemon thread: past its deadline it is abandoned, with its
-connection, and replaced, `REPLACEMENTS` times at the most; a stop of the process never joins it. Calls that waited behind the
-one that hangs go to the replacement. The abandoned call still holds the objects it was made with: whoever gets BackendHung
-makes new ones.
+connection, and replaced; at most `REPLACEMENTS` may hang beside the one that serves; a stop of the process never joins them.
+Calls that waited behind the one that hangs go to the replacement. The abandoned call still holds the objects it was made with,
+so `on_abandon` must see to new ones before anything else runs. A call that comes back after all gives its place back.
 """
 
 import asyncio
@@ -33,18 +33,24 @@ class _Job:
 
 
 class HardwareOwner:
-    """Runs calls one after another on a thread of their own."""
+    """Runs calls one after another on a thread of their own.
+
+    Attributes:
+        on_abandon: called on the event loop when a call is abandoned, before another thread takes over.
+    """
 
     def __init__(self, name: str = "hardware") -> None:
         self._name = name
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards the jobs' states and the two numbers below
-        self._replaced = 0
+        self._current = 0
+        self._abandoned = 0
         self._hung = False
+        self.on_abandon: Callable[[], None] = lambda: None
         self._start()
 
     def _start(self) -> None:
-        threading.Thread(target=self._serve, args=(self._replaced,), name=self._name, daemon=True).start()
+        threading.Thread(target=self._serve, args=(self._current,), name=self._name, daemon=True).start()
 
     async def run(self, call: Callable[[], T], deadline: float) -> T:
         """Runs `call` on the owner thread and returns what it returns. Once begun, it is not stopped by a cancellation.
@@ -59,7 +65,7 @@ class HardwareOwner:
             Exception: what `call` raised.
         """
         if self._hung:
-            raise BackendHung("the hardware has stopped answering; restart the agent, and the machine if that does not help")
+            raise BackendHung("the hardware has stopped answering; it is asked again when an earlier call comes back")
         job = _Job(call)
         self._jobs.put(job)
         timer = asyncio.get_running_loop().call_later(deadline, self._expire, job, deadline)
@@ -90,15 +96,19 @@ class HardwareOwner:
             self._replace()
 
     def _replace(self) -> None:
-        if self._replaced >= REPLACEMENTS:
+        if self._hung:
+            return
+        self.on_abandon()
+        if self._abandoned >= REPLACEMENTS:
             self._hung = True
             return
-        self._replaced += 1
+        self._abandoned += 1
+        self._current += 1
         self._start()
 
     @property
     def hung(self) -> bool:
-        """Whether all replacements are used up."""
+        """Whether as many calls hang as there may be, and none has come back."""
         return self._hung
 
     def _serve(self, number: int) -> None:
@@ -120,6 +130,12 @@ class HardwareOwner:
                         job.future.set_result(result)
                     else:
                         job.future.set_exception(error)
-                if number != self._replaced:
-                    return  # abandoned: a thread is replaced only while it runs a call, so this is where it finds out
+                if number != self._current:
+                    # A thread is replaced only while it runs a call, so this is where it finds out.
+                    if not self._hung:
+                        self._abandoned -= 1
+                        return
+                    # The newest hangs too: this one takes its place.
+                    self._current = number
+                self._hung = False
             del job, result, error

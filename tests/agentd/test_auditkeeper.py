@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,13 @@ from agentd.auditfile import AuditDamaged, AuditFile
 from agentd.auditkeeper import AuditKeeper, derive_archive_key, read_operator_key
 from agentd.clock import Clock
 from agentd.config import AuditConfig
+from agentd.hardware import Hardware
 from agentd.repeats import Repeats
-from agentd.secretops import Hardware
 from agentd.timebase import Reading, TimeAnchor
 from audittrail import anchor, archive
 from audittrail.chain import Chain
 from audittrail.whole import anchors_path, plain_files, read_anchors
+from hwsec.backend import Backend
 from hwsec.owner import HardwareOwner
 from hwsec.store import SealedStore
 from hwsec.vault import Vault
@@ -27,6 +28,10 @@ from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 T0 = 1_800_000_000
 DAY = 86_400
+
+
+def make_store(backend: Backend, trace: Callable[[str], None]) -> SealedStore:
+    return SealedStore(Path("/nonexistent/store"), backend, Vault(), "pos-1", lambda _state: 0, trace)
 
 
 class Kept:
@@ -43,11 +48,10 @@ class Kept:
         self.file.open()
         self.repeats = Repeats(directory / "repeats")
         self.audit = AuditLog(self.file, Chain(), self.repeats, self.clock, limits, lambda: None)
-        store = SealedStore(directory / "store", self.backend, self.vault, "pos-1", lambda _state: 0)
         self.keeper = AuditKeeper(
             self.path,
             self.audit,
-            Hardware(self.backend, store, self.vault, HardwareOwner()),
+            Hardware(self.backend, make_store, None, self.vault, HardwareOwner()),
             derive_archive_key(self.backend, self.vault),
             self.backend.identity_public(),
             self.backend.attestation_public(),

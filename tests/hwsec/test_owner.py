@@ -129,12 +129,58 @@ def test_threads_are_replaced_twice_and_then_the_hardware_is_hung(stuck: threadi
         called: list[int] = []
         begin = time.monotonic()
         for _time in range(2):
-            with pytest.raises(BackendHung, match="restart"):
+            with pytest.raises(BackendHung, match="has stopped answering"):
                 await owner.run(lambda: called.append(1), LONG)
         assert time.monotonic() - begin < LONG / 2
         assert called == []
 
     assert REPLACEMENTS == 2
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("first", range(REPLACEMENTS + 1))
+def test_when_a_call_comes_back_the_hardware_is_asked_again(first: int) -> None:
+    """Whichever of the hanging calls it is; then all places are free again."""
+
+    async def scenario() -> None:
+        owner = await started()
+        abandoned: list[int] = []
+        owner.on_abandon = lambda: abandoned.append(1)
+        events = [threading.Event() for _ in range(REPLACEMENTS + 1)]
+        for event in events:
+            await hang(owner, event)
+        assert owner.hung
+        assert len(abandoned) == REPLACEMENTS + 1
+        events[first].set()
+        while owner.hung:
+            await asyncio.sleep(0.001)
+        assert await owner.run(lambda: "served", LONG) == "served"
+        threads = {await owner.run(threading.current_thread, LONG) for _time in range(20)}
+        assert len(threads) == 1
+        for event in events:
+            event.set()
+        await asyncio.sleep(0.05)
+        again = threading.Event()
+        for _time in range(REPLACEMENTS):
+            await hang(owner, again)
+            assert not owner.hung
+        again.set()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_abandoned_is_told_before_anything_else_runs(stuck: threading.Event) -> None:
+    async def scenario() -> None:
+        owner = await started()
+        order: list[str] = []
+        owner.on_abandon = lambda: order.append("abandoned")
+        first, second = await asyncio.gather(
+            owner.run(stuck.wait, SOON), owner.run(lambda: order.append("next"), LONG), return_exceptions=True
+        )
+        assert isinstance(first, BackendHung)
+        assert second is None
+        assert order == ["abandoned", "next"]
+
     asyncio.run(scenario())
 
 
