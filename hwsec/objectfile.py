@@ -3,10 +3,10 @@
     "LATPMOB2" | SHA-256 of the rest | MessagePack body
 
 The checksum tells a broken copy from its whole twin; against an attacker the TPM itself checks what it loads. Besides the blobs
-there are two random values in it, `kek_auth` and `keys_auth`, from which auth values derive. They defend against another user
-who may open the TPM but not this file: he can unseal nothing, and use none of the keys, not even while they are loaded. They do
-not defend against who reads this file and uses this very TPM, root first of all; a stolen disk alone is worth nothing, since
-the blobs load in no other TPM.
+there are two random values in it: the KEK's auth value, and `keys_auth`, from which those of the keys derive. They defend
+against another user who may open the TPM but not this file: he can unseal nothing, and use none of the keys, not even while
+they are loaded. They do not defend against who reads this file and uses this very TPM, root first of all; a stolen disk alone
+is worth nothing, since the blobs load in no other TPM.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class SealedKek(msgspec.Struct, frozen=True):
 
     Attributes:
         blob: the sealed object.
-        auth: random, from which its auth value derives.
+        auth: its auth value, 32 random bytes.
         binding: what its policy binds it to. Changed by hand, it only makes the TPM refuse.
     """
 

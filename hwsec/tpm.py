@@ -9,6 +9,7 @@ value: to touch them, one must have unsealed. Those of the keys and of the polic
 the file, because they must be usable while the KEK is not (docs/adr/0009).
 """
 
+import copy
 import hashlib
 import os
 import time
@@ -102,8 +103,7 @@ class TpmBackend:
     def replace(self) -> "TpmBackend":
         """A new backend with the same settings, not open, for the time after BackendHung.
 
-        It shares nothing with this one, whose abandoned call may still hold its connection. This one is not closed: that
-        could wait for the same call.
+        It shares nothing with this one, whose abandoned call still holds its connection. This one is not to be used again.
         """
         fresh = TpmBackend(
             self._tpm.tcti,
@@ -113,9 +113,8 @@ class TpmBackend:
             policies=self._policies,
             monotonic=self._monotonic,
         )
-        now = self._monotonic()
         fresh._writes = self._writes
-        fresh._budget.spend(now, fresh._budget.left(now) - self._budget.left(now))
+        fresh._budget = copy.copy(self._budget)  # figures only
         return fresh
 
     @property
@@ -129,7 +128,7 @@ class TpmBackend:
         self._tpm.connect(None if self._objects is None else self._objects.srk_name)
 
     def close(self) -> None:
-        """Flushes the session and closes the connection."""
+        """Flushes the session and closes the connection; that of a call which hangs in another thread is left to it."""
         self._nv.forget()
         self._tpm.disconnect()
         self._objects = None

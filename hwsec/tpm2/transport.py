@@ -5,6 +5,7 @@ directions (Part 1, 19.6.8 and 21), so that a tapped bus shows neither; the sess
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ class Transport:
         self._esys: Any = None
         self._srk: Any = None
         self._session: Any = None
+        self._runner: int | None = None  # the thread that is in the middle of a command
 
     @property
     def t(self) -> Any:
@@ -109,6 +111,7 @@ class Transport:
         """
         if self._esys is None:
             raise BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken")
+        before, self._runner = self._runner, threading.get_ident()
         try:
             return command(self._esys)
         except self._t.TSS2_Exception as error:
@@ -123,6 +126,8 @@ class Transport:
             raise BackendUnavailable(
                 f"the TPM at {self.tcti} does not answer, or somebody changed what it answered: {error}"
             ) from None
+        finally:
+            self._runner = before
 
     def flush(self, handle: Any) -> None:
         """TPM2_FlushContext (Part 3, 28.4)."""
@@ -137,7 +142,14 @@ class Transport:
                 esys.close()
 
     def disconnect(self) -> None:
-        """Gives back what is loaded, and closes. May be called twice."""
+        """Gives back what is loaded, and closes. May be called twice.
+
+        While another thread is in the middle of a command, that one hangs, and nothing may touch what it works with: the
+        library would be freed under it. The connection is then only forgotten.
+        """
+        if self._runner not in (None, threading.get_ident()):
+            self._esys = self._srk = self._session = None
+            return
         for handle in (self._session, self._srk):
             if handle is not None:
                 with contextlib.suppress(HwsecError):  # a persistent SRK is refused, and stays

@@ -42,7 +42,6 @@ class Relay:
     Attributes:
         log: what was exchanged, with the responses as the TPM gave them.
         answer: makes the response that the agent gets.
-        holding: while it is set, no response is passed on.
     """
 
     def __init__(self, port: int) -> None:
@@ -50,8 +49,9 @@ class Relay:
         self.port = 0
         self.log: list[Exchange] = []
         self.answer: Callable[[Exchange], bytes] = _passed_on
-        self.free = threading.Event()
-        self.free.set()
+        self._gate = threading.Event()
+        self._gate.set()
+        self._held: list[threading.Event] = []
         self._ended = False
         self._sockets: list[socket.socket] = []
 
@@ -62,6 +62,16 @@ class Relay:
     def of(self, code: int) -> list[Exchange]:
         """The exchanges of one command, as far as they succeeded."""
         return [exchange for exchange in self.log if exchange.code == code and exchange.succeeded]
+
+    def hold(self) -> None:
+        """From now on no response is passed on: the agent waits."""
+        self._gate = threading.Event()
+
+    def pass_what_comes(self) -> None:
+        """New exchanges are passed on; those that are held stay so until the relay ends, and then break off."""
+        self._held.append(self._gate)
+        self._gate = threading.Event()
+        self._gate.set()
 
     def __enter__(self) -> Self:
         while not self._sockets:
@@ -78,7 +88,8 @@ class Relay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended = True
-        self.free.set()
+        for gate in (self._gate, *self._held):
+            gate.set()
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -103,7 +114,11 @@ class Relay:
             server.sendall(command)
             exchange = Exchange(command, _packet(server))
             self.log.append(exchange)
-            self.free.wait()
+            gate = self._gate
+            if not gate.is_set():
+                server.close()  # a swtpm serves one connection at a time
+                gate.wait()
+                return
             client.sendall(self.answer(exchange))
 
     @staticmethod

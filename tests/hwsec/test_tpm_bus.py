@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from hwsec.backend import Anchor
-from hwsec.errors import BackendHung, BackendUnavailable, HwsecError
+from hwsec.errors import BackendHung, BackendUnavailable, HwsecError, NotEnrolled
+from hwsec.nvbudget import BURST
 from hwsec.owner import HardwareOwner
 from hwsec.tpm import TpmBackend, _derived
 from tests.hwsec.conftest import TpmMachine
@@ -49,13 +51,13 @@ def tapped(tpm: TpmMachine) -> Iterator[Tapped]:
     """An enrolled agent that reaches its TPM through a relay."""
     tpm.enroll().close()
     with Relay(tpm.swtpm.port) as relay:
-        backend = TpmBackend(relay.tcti, tpm.objects)
-        backend.open()
+        made = Tapped(tpm, relay, TpmBackend(relay.tcti, tpm.objects))
+        made.backend.open()
         try:
-            yield Tapped(tpm, relay, backend)
+            yield made
         finally:
             relay.answer = lambda exchange: exchange.response
-            backend.close()
+            made.backend.close()  # not one that a test has replaced: its call still uses it
 
 
 def response_sessions(exchange: Exchange) -> list[int]:
@@ -252,29 +254,55 @@ def test_a_repeated_response_is_noticed(tapped: Tapped, code: int) -> None:
 
 def test_a_backend_that_hangs_can_be_replaced(tapped: Tapped) -> None:
     """The abandoned call keeps its connection; the new backend has one of its own, and the same settings."""
-    expected = kek_of(tapped.backend)
-    tapped.backend.increment()
+    hanging = tapped.backend
+    expected = kek_of(hanging)
+    hanging.increment()
     owner = HardwareOwner()
 
-    async def scenario() -> tuple[bytes, TpmBackend]:
-        tapped.relay.free.clear()
+    async def scenario() -> bytes:
+        tapped.relay.hold()
         with pytest.raises(BackendHung):
-            await owner.run(lambda: kek_of(tapped.backend), 0.2)
-        fresh = tapped.backend.replace()
-        tapped.relay.free.set()
-        assert fresh._tpm is not tapped.backend._tpm
+            await owner.run(lambda: kek_of(hanging), 0.2)
+        # What is held stays held: the old call must not wake up and flush what is no longer its own.
+        tapped.relay.pass_what_comes()
+        fresh = tapped.backend = hanging.replace()
+        assert fresh._tpm is not hanging._tpm
 
         def use() -> bytes:
             fresh.open()
             return kek_of(fresh)
 
-        return await owner.run(use, 20.0), fresh
+        return await owner.run(use, 20.0)
 
-    kek, fresh = asyncio.run(scenario())
-    assert kek == expected
-    assert fresh.status().nv_writes == tapped.backend._writes == 1
-    assert fresh.status().nv_budget_left == tapped.backend._budget.left(tapped.backend._monotonic())
-    fresh.close()
+    assert asyncio.run(scenario()) == expected
+    status = tapped.backend.status()
+    assert status.nv_writes == 1
+    assert status.nv_budget_left == BURST - 1
+
+
+def test_closing_a_backend_that_hangs_touches_nothing_it_works_with(tapped: Tapped) -> None:
+    """Freed under a running call, the TPM library would take the whole process with it."""
+    ended: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            kek_of(tapped.backend)
+        except HwsecError as error:
+            ended.append(error)
+
+    arrived = len(tapped.relay.log)
+    tapped.relay.hold()
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    while len(tapped.relay.log) == arrived:
+        thread.join(0.001)
+    tapped.backend.close()
+    tapped.backend.close()
+    with pytest.raises(NotEnrolled):
+        kek_of(tapped.backend)
+    tapped.relay.__exit__(None, None, None)
+    thread.join(20)
+    assert len(ended) == 1
 
 
 def test_a_relay_that_ends_is_a_typed_state(tapped: Tapped) -> None:

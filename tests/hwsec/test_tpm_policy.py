@@ -22,6 +22,7 @@ from hwsec.objectfile import MAGIC
 from hwsec.pcrpolicy import (
     EO_UNSIGNED_LE,
     NO_BINDING,
+    POLICY_REF,
     Binding,
     SignedPolicy,
     encode_policy,
@@ -36,6 +37,7 @@ from hwsec.pcrpolicy import (
 from hwsec.tpm import NV_BASE, TpmBackend
 from hwsec.tpm2.policy import assert_auth_value, assert_signed
 from tests.hwsec.conftest import TpmMachine
+from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 
 tpm2_pytss = pytest.importorskip("tpm2_pytss")
 
@@ -358,6 +360,37 @@ def test_pcrs_that_never_rest_end_in_a_mismatch_and_leak_nothing(bound: Bound, m
             with pytest.raises(PcrMismatch, match="moved"):
                 kek_of(backend)
     assert kek_of(backend)
+
+
+# Memory
+
+_STOPS = """
+import os, sys
+from pathlib import Path
+from hwsec.pcrpolicy import NO_BINDING
+from hwsec.tpm import TpmBackend
+
+backend = TpmBackend(sys.argv[1], Path(sys.argv[2]), policies=Path(sys.argv[3]))
+backend.open()
+with backend.kek() as kek:
+    os.write(1, kek.view)
+stop()
+backend.read_anchor()
+stop()
+bound = backend.binding
+backend.rebind(NO_BINDING)
+backend.rebind(bound)
+stop()
+"""
+
+
+def test_no_copy_of_a_bound_kek_stays_in_the_process(bound: Bound) -> None:
+    bound.enroll().close()
+    arguments = bound.machine.swtpm.tcti, bound.machine.objects, bound.policies
+    scan = scan_after_each_stop(_STOPS, [32, 0, 0], *arguments)
+    for step, memory in zip(("kek", "anchor", "rebind"), scan.memories, strict=True):
+        assert POLICY_REF in memory, "the scan sees nothing"
+        assert lingering(memory, {"KEK": scan.told[0]}) == [], step
 
 
 # Revocation
