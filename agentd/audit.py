@@ -21,6 +21,9 @@ from .repeats import Repeat, Repeats
 log = logging.getLogger(__name__)
 
 _DAY_S = 86_400
+COUNTED = frozenset({"access.denied", "license.refreshed", "license.replayed", "license.validated", "request.refused"})
+"""The events that may be counted. The table of counts is a file that anyone who has the agent's user can write: a record of any
+other kind, a checkpoint before all, does not come into the chain by it."""
 
 
 class AuditUnavailable(Exception):
@@ -267,7 +270,11 @@ class AuditLog:
     def _emit(self, repeats: list[Repeat]) -> None:
         for repeat in repeats:
             fields = dict(repeat.fields)
-            event, outcome = str(fields.pop("event", "unknown")), str(fields.pop("outcome", "unknown"))
+            event, outcome = fields.pop("event", None), str(fields.pop("outcome", "unknown"))
+            if event not in COUNTED:
+                log.warning("a count in audit.repeats is of no event that is counted; it was left out")
+                self._append("audit.count_refused", "damaged", {"count": repeat.count})
+                continue
             # The table is a file; what is in it must not take the place of what the chain writes itself.
             for name in ("seq", "class", "time", "mono", "prev", "hash"):
                 fields.pop(name, None)

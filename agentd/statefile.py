@@ -14,6 +14,7 @@ from typing import Any
 from hwsec.files import write_atomic
 
 FORMAT = 1
+MAX_TIME_S = 253_402_300_800  # the year 10000
 
 
 class Origin(Enum):
@@ -92,4 +93,5 @@ class StateFile:
 
 def _time(content: dict[str, Any], name: str) -> int | None:
     value = content.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    # The checksum is no protection against who writes the file with care: what is no time would fail later, in a reply.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TIME_S else None
