@@ -136,14 +136,26 @@ class Running:
                 sock.listen(64)
                 self._sockets.append(sock)
             command = [sys.executable, "-m", "stand.launch", *(str(sock.fileno()) for sock in self._sockets), *command]
-        with self.stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command,
-                env=env,
+        self._command, self._env = command, env
+        self.stderr.write_bytes(b"")
+        self.process = self._launch()
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        with self.stderr.open("ab") as stderr:
+            return subprocess.Popen(
+                self._command,
+                env=self._env,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[sock.fileno() for sock in self._sockets],
             )
+
+    def kill_and_restart(self) -> None:
+        """Kills it without warning and starts it again, on the same sockets if it inherited them."""
+        self.process.kill()
+        self.process.wait()
+        self.process = self._launch()
+        self.wait_ready()
 
     def notice(self, wanted: str) -> str:
         """Waits for a notice that has this line."""

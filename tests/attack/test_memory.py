@@ -1,0 +1,143 @@
+"""All memory of the running daemon, live and as a core dump, searched for keys one second after each operation.
+
+Whoever runs these tests is root, so neither PR_SET_DUMPABLE nor the daemon's user keeps them out: what is not there cannot be
+found. Keys that are in secret memory (memfd_secret) cannot be read by anybody; on a kernel without it, the process key and what
+is open at the moment would be seen in /proc/PID/mem, but not in a core dump.
+"""
+
+import contextlib
+import os
+import resource
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from license_agent_client import LicenseClient
+
+from hwsec.secretmem import secret_memory_kind
+from tests.support.machine import furnished_machine
+from tests.support.memory import Search, core_of, forms, memory_of
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the daemon's memory"),
+    pytest.mark.skipif(shutil.which("gcore") is None, reason="gdb's gcore is not installed"),
+    pytest.mark.slow,
+]
+
+SETTLED_S = 1.0
+"""After this time nothing may be left of an operation; not a time that anything is waited for."""
+
+_KEPT = {"key material", "auth value nv1", "auth value nv2", "auth value nv3"}
+
+_HOLDS_WHAT_IT_IS_GIVEN = """
+import sys
+kept = [bytes.fromhex(line) for line in sys.stdin.readline().split()]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_search_finds_every_form_in_live_memory_and_in_a_core_dump() -> None:
+    """What the tests below do not find is not there."""
+    values = {name: secrets.token_bytes(32) for name in ("KEK", "secret 1")}
+    everything = {f"{name}: {form}": text for name, value in values.items() for form, text in forms(value).items()}
+    command = [sys.executable, "-c", _HOLDS_WHAT_IT_IS_GIVEN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        # One text in another, as the encoding of something larger would have it. The values themselves are not told.
+        holder.stdin.write(" ".join((b"<" + text + b">").hex() for text in everything.values()).encode() + b"\n")
+        assert holder.stdout.readline() == b"ready\n"
+        assert set(Search(values).lingering(memory_of(holder.pid))) == set(everything)
+        assert set(Search(values).lingering(core_of(holder.pid))) == set(everything)
+        others = Search({"another": secrets.token_bytes(32)})
+        assert others.lingering(memory_of(holder.pid)) == []
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("backend", ["software", "tpm"])
+def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
+    found: dict[str, list[str]] = {}
+    with furnished_machine(backend) as machine:
+        with machine.running():
+            machine.give_secret()
+            machine.give_secret()
+        old, delivery = machine.issue(), machine.root / "delivery"
+        machine.tool("license-server", "rotate", "--agent", "pos-009", "--out", str(delivery))
+        new = machine.issue()
+        values = machine.keys_in_use([delivery.read_text()])
+        values |= {f"secret {version}": secret for version, secret in machine.secrets().items()}
+        # Not yet: the key file's material is kept, and the TPM library keeps the auth values of NV indices.
+        values = {name: value for name, value in values.items() if name not in _KEPT}
+        search = Search(values)
+        # The sockets come from outside, as in production and on a stand.
+        with machine.running(inherited=True) as running:
+            pid = running.process.pid
+
+            def look(after: str, core: bool = False) -> None:
+                time.sleep(SETTLED_S)
+                areas = memory_of(pid)
+                assert b"license-agent store" in b"".join(areas), "the search sees nothing"
+                if found_now := search.lingering([*areas, *(core_of(pid) if core else ())]):
+                    found[after] = found_now
+
+            look("the start")
+            with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+                assert client.validate(old).valid
+                look("a new license")
+                assert client.validate(old).valid
+                look("a repeated validation")
+                machine.tool("license-agent-cli", "secrets", "install", str(delivery))
+                look("a rotation")
+                assert client.validate(new).secret_state == "ACTIVE"
+                look("a license under the new secret")
+                machine.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes")
+                machine.tool("license-agent-cli", "status")
+                machine.tool("license-agent-cli", "audit", "verify")
+                look("an invalidation", core=True)
+    assert found == {}, found
+
+
+def test_secret_memory_is_out_of_reach_even_for_root() -> None:
+    """Says on which machines the tests above prove more than that nothing lingers."""
+    if secret_memory_kind() != "memfd_secret":
+        pytest.skip("this kernel has no memfd_secret: the process key lies in locked memory that root can read")
+    with furnished_machine("software") as machine, machine.running() as running:
+        maps = Path(f"/proc/{running.process.pid}/maps").read_text().splitlines()
+        spans = [line.split()[0] for line in maps if "/secretmem" in line]
+        assert spans
+        for span in spans:
+            first, _, end = span.partition("-")
+            with (
+                open(f"/proc/{running.process.pid}/mem", "rb", buffering=0) as memory,
+                pytest.raises(OSError, match="Input/output error"),
+            ):
+                os.pread(memory.fileno(), int(end, 16) - int(first, 16), int(first, 16))
+
+
+def _dumps_core(process: "subprocess.Popen[bytes]") -> bool:
+    """Kills a child by a signal that dumps core, limits lifted as far as allowed, and returns whether the kernel dumped one."""
+    with contextlib.suppress(
+        PermissionError
+    ):  # in a container root may lack CAP_SYS_RESOURCE; the daemon's own limit then stays
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    process.send_signal(signal.SIGABRT)
+    _pid, status = os.waitpid(process.pid, 0)
+    process.returncode = -os.WTERMSIG(status)
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    return os.WCOREDUMP(status)
+
+
+def test_the_kernel_dumps_no_core_of_the_daemon(tmp_path: Path) -> None:
+    code = "import sys; sys.stdout.write('.'); sys.stdout.flush(); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with other:
+        assert other.stdout is not None and other.stdout.read(1) == b"."
+        if not _dumps_core(other):
+            pytest.skip("this machine's kernel dumps no cores at all (core_pattern)")
+    with furnished_machine("software") as machine, machine.running() as running:
+        assert not _dumps_core(running.process)
