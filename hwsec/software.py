@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -56,6 +57,11 @@ PBKDF2_CEILING = 10_000_000
 """Likewise one that names more: the start would take minutes."""
 
 
+_KEY_FILE_MAX = 64 * 1024
+_BLANK = bytes(SECRET_BYTES)
+_MATERIAL_MARK = msgspec.msgpack.encode("material") + b"\xc4\x20"  # the name, and the head of 32 bytes (MessagePack bin 8)
+
+
 class _SealedKey(msgspec.Struct, frozen=True):
     """A P-256 key: its scalar under a key derived from the KEK, and its public point."""
 
@@ -69,7 +75,7 @@ class _KeyFile(msgspec.Struct, frozen=True):
 
     iterations: int
     salt: bytes
-    material: bytes
+    material: memoryview
     check: bytes
     attestation: _SealedKey
     identity: _SealedKey
@@ -135,7 +141,7 @@ class SoftwareBackend:
             key = _KeyFile(
                 iterations=self._iterations,
                 salt=salt,
-                material=material,
+                material=memoryview(material),
                 check=b"",
                 attestation=_new_key(kek, "attestation"),
                 identity=_new_key(kek, "identity"),
@@ -150,12 +156,35 @@ class SoftwareBackend:
         except BaseException:
             self._wrapped = None
             raise
-        self._key = key
+        self._key = _without_material(key)
 
     def open(self) -> None:
         """Derives the KEK, which takes about 0.2 s, and holds the key file against its check value."""
         self.close()
-        key = self._read_key()
+        try:
+            buffer = _read_secret(self._key_path)
+        except FileNotFoundError:
+            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
+        with buffer:
+            key = self._parse_key(buffer)
+            self._wrapped = self._open_key(key)
+        self._key = _without_material(key)
+
+    def _parse_key(self, buffer: SecretBuffer) -> _KeyFile:
+        """The key file; its material is a view of `buffer`, the rest, which is no secret, is copied."""
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.msgpack.decode(buffer.view, type=_KeyFile)
+        with contextlib.suppress(msgspec.MsgspecError):
+            msgspec.msgpack.decode(buffer.view, type=_OldKeyFile)
+            raise OldFormat(
+                f"{self._key_path} was written by an earlier version: move it away and initialize this agent anew, which "
+                "needs new secrets from the server"
+            )
+        raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew")
+
+    def _open_key(self, key: _KeyFile) -> WrappedSecret:
+        if len(key.material) != SECRET_BYTES:
+            raise ForeignHardware(f"{self._key_path} is damaged or was changed: its key material has another size")
         if not PBKDF2_FLOOR <= key.iterations <= PBKDF2_CEILING:
             raise ForeignHardware(
                 f"{self._key_path} names {key.iterations} iterations, not between {PBKDF2_FLOOR} and {PBKDF2_CEILING}: "
@@ -167,26 +196,13 @@ class SoftwareBackend:
                 raise ForeignHardware(
                     f"{self._key_path} belongs to another machine (or is damaged): the derived key does not fit"
                 )
-            self._wrapped = self._vault.wrap(kek)
-        self._key = key
+            return self._vault.wrap(kek)
 
-    def _read_key(self) -> _KeyFile:
-        try:
-            data = _read(self._key_path)
-        except FileNotFoundError:
-            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
-        with contextlib.suppress(msgspec.MsgspecError):
-            return msgspec.msgpack.decode(data, type=_KeyFile)
-        with contextlib.suppress(msgspec.MsgspecError):
-            msgspec.msgpack.decode(data, type=_OldKeyFile)
-            raise OldFormat(
-                f"{self._key_path} was written by an earlier version: move it away and initialize this agent anew, which "
-                "needs new secrets from the server"
-            )
-        raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew")
-
-    def _derive(self, salt: bytes, material: bytes, iterations: int, into: SecretBuffer) -> None:
-        PBKDF2HMAC(hashes.SHA256(), SECRET_BYTES, salt, iterations).derive_into(material + self._machine_id, into.view)
+    def _derive(self, salt: bytes, material: bytes | memoryview, iterations: int, into: SecretBuffer) -> None:
+        with SecretBuffer(len(material) + len(self._machine_id)) as password:
+            password.view[: len(material)] = material
+            password.view[len(material) :] = self._machine_id
+            PBKDF2HMAC(hashes.SHA256(), SECRET_BYTES, salt, iterations).derive_into(password.view, into.view)
 
     def kek(self) -> AbstractContextManager[SecretBuffer]:
         """The derived key, from the vault."""
@@ -198,10 +214,8 @@ class SoftwareBackend:
         return self._wrapped
 
     def _tag(self, counter: int, audit: bytes, anchor: bytes | None) -> bytes:
-        with self.kek() as kek:
-            mac = hmac.new(_subkey(kek, "state"), digestmod="sha256")
-        mac.update(msgspec.msgpack.encode((counter, audit, anchor)))
-        return mac.digest()
+        with self.kek() as kek, _subkey(kek, "state") as key:
+            return _hmac(key, msgspec.msgpack.encode((counter, audit, anchor)))
 
     def _read_state(self) -> _StateFile:
         self._require_wrapped()
@@ -282,7 +296,8 @@ class SoftwareBackend:
     def _private(self, purpose: str, key: _SealedKey) -> ec.EllipticCurvePrivateKey:
         with self.kek() as kek, SecretBuffer(32) as scalar:
             try:
-                AESGCM(_subkey(kek, purpose)).decrypt_into(key.nonce, key.sealed, purpose.encode(), scalar.view)
+                with _subkey(kek, purpose) as sealing:
+                    AESGCM(sealing).decrypt_into(key.nonce, key.sealed, purpose.encode(), scalar.view)
             except InvalidTag:
                 raise ForeignHardware(f"the {purpose} key in {self._key_path} is damaged") from None
             return ec.derive_private_key(int.from_bytes(scalar.view, "big"), ec.SECP256R1())
@@ -350,17 +365,58 @@ def _new_key(kek: SecretBuffer, purpose: str) -> _SealedKey:
     private = ec.generate_private_key(ec.SECP256R1())
     scalar = private.private_numbers().private_value.to_bytes(32, "big")
     nonce = os.urandom(12)
+    with _subkey(kek, purpose) as sealing:
+        sealed = AESGCM(sealing).encrypt(nonce, scalar, purpose.encode())
     return _SealedKey(
         nonce=nonce,
-        sealed=AESGCM(_subkey(kek, purpose)).encrypt(nonce, scalar, purpose.encode()),
+        sealed=sealed,
         public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
     )
 
 
+def _read_secret(path: Path) -> SecretBuffer:
+    """The file's content in secret memory; the caller closes it."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            buffer = SecretBuffer(min(max(size, 1), _KEY_FILE_MAX))
+            try:
+                filled = 0
+                while filled < len(buffer) and (more := file.readinto(buffer.view[filled:])):
+                    filled += more
+            except BaseException:
+                buffer.close()
+                raise
+            return buffer
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _without_material(key: _KeyFile) -> _KeyFile:
+    """What is kept while the backend is open."""
+    return msgspec.structs.replace(key, material=memoryview(b""))
+
+
 def _check_value(kek: SecretBuffer, key: _KeyFile) -> bytes:
-    rest = msgspec.msgpack.encode(msgspec.structs.replace(key, check=b""))
-    return hmac.digest(_subkey(kek, "check"), rest, "sha256")
+    """HMAC over the encoded file without its check value; the material is never in a copy of the encoding."""
+    encoded = msgspec.msgpack.encode(msgspec.structs.replace(key, check=b"", material=memoryview(_BLANK)))
+    mark = _MATERIAL_MARK + _BLANK
+    place = encoded.index(mark) + len(_MATERIAL_MARK)
+    with _subkey(kek, "check") as secret:
+        return _hmac(secret, encoded[:place], key.material, encoded[place + len(_BLANK) :])
 
 
-def _subkey(kek: SecretBuffer, purpose: str) -> bytes:
-    return HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent software {purpose}".encode()).derive(kek.view)
+def _hmac(key: memoryview, *parts: bytes | memoryview) -> bytes:
+    mac = HMAC(key, hashes.SHA256())
+    for part in parts:
+        mac.update(part)
+    return mac.finalize()
+
+
+@contextmanager
+def _subkey(kek: SecretBuffer, purpose: str) -> Iterator[memoryview]:
+    with SecretBuffer(32) as key:
+        HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent software {purpose}".encode()).derive_into(kek.view, key.view)
+        yield key.view

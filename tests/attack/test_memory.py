@@ -32,7 +32,7 @@ pytestmark = [
 SETTLED_S = 1.0
 """After this time nothing may be left of an operation; not a time that anything is waited for."""
 
-_KEPT = {"key material", "auth value nv1", "auth value nv2", "auth value nv3"}
+_KEPT = {"auth value nv1", "auth value nv2", "auth value nv3"}
 
 _HOLDS_WHAT_IT_IS_GIVEN = """
 import sys
