@@ -21,6 +21,7 @@ from ipc.messages import (
     LicenseCheck,
     LicenseImport,
     MetricsText,
+    PolicyShow,
     RequestDecoder,
     SecretInstall,
     SecretInvalidate,
@@ -166,7 +167,7 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     return ErrorCode.INTERNAL, "the agent failed; its journal says more"
 
 
-ADMIN_READS = (Status, SecretList, AuditTail, AuditExport, AuditVerify, LicenseCheck, MetricsText)
+ADMIN_READS = (Status, SecretList, AuditTail, AuditExport, AuditVerify, LicenseCheck, MetricsText, PolicyShow)
 """Requests that change nothing."""
 ADMIN_CHANGES = (SecretInstall, SecretInvalidate, LicenseImport)
 """Requests that change something."""

@@ -27,6 +27,7 @@ from .config import Config
 from .engine import Engine
 from .hardware import Hardware
 from .lifecycle import STATE_NUMBERS, Limits, State
+from .lock import StateInUse, StateLock
 from .metrics import Counters
 from .repeats import Repeats
 from .secretops import SECTION_TIME, SECTION_TRUST, read_counters
@@ -54,6 +55,7 @@ class Parts:
     counters: Counters
     audit_end: End
     book_whole: bool
+    lock: StateLock
 
 
 def machine_id() -> bytes:
@@ -67,7 +69,9 @@ def machine_id() -> bytes:
 def make_backend(config: Config, vault: Vault) -> Backend:
     """The backend that the configuration asks for, not yet open."""
     if config.tpm.enabled:
-        return TpmBackend(config.tpm.tcti, config.paths.state_dir / "tpm.objects", config.tpm.nv_base)
+        return TpmBackend(
+            config.tpm.tcti, config.paths.state_dir / "tpm.objects", config.tpm.nv_base, policies=policies_path(config)
+        )
     return SoftwareBackend(config.paths.key_dir, machine_id(), vault)
 
 
@@ -85,6 +89,11 @@ def limits_of(config: Config) -> Limits:
     return Limits(config.agent.rotation_interval, config.agent.grace_period)
 
 
+def policies_path(config: Config) -> Path:
+    """The directory of the signed policies."""
+    return config.paths.state_dir / "policies"
+
+
 def book_path(config: Config) -> Path:
     """The file of the license book."""
     return config.paths.state_dir / "licenses.json"
@@ -98,6 +107,24 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
         StartError: the audit log, or a directory, cannot be used.
     """
     _check_directories(config)
+    lock = _lock(config)
+    try:
+        return _assemble(config, clock, schedule, owner, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _lock(config: Config) -> StateLock:
+    try:
+        return StateLock(config.paths.state_dir)
+    except StateInUse as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        raise StartError(f"{config.paths.state_dir} cannot be used: {error.strerror}") from None
+
+
+def _assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: HardwareOwner, lock: StateLock) -> Parts:
     vault = Vault()
     backend = make_backend(config, vault)
     backend.open()
@@ -113,7 +140,7 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
     key = derive_archive_key(backend, vault)
     identity, attestation = backend.identity_public(), backend.attestation_public()
     keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)
-    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole)
+    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole, lock)
 
 
 def _set_clock(clock: Clock, loaded: Loaded, backend: Backend) -> None:

@@ -64,6 +64,7 @@ class TpmConfig:
 
     enabled: bool = True
     fallback_encrypted_storage: Path = Path("/var/lib/license-agent/secret.enc")
+    fallback: str = "forbidden"
     tcti: str = "device:/dev/tpmrm0"
     nv_base: int = NV_BASE
 
@@ -179,6 +180,15 @@ def _boolean(value: Any) -> bool:
     return value
 
 
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in allowed:
+            raise _Bad(f"must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return convert
+
+
 def _absolute(value: Any) -> Path:
     path = Path(_text(value))
     if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
@@ -252,8 +262,9 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, dict[str, Call
             {
                 "enabled": _boolean,
                 "fallback_encrypted_storage": _absolute,
+                "fallback": _one_of("forbidden", "enroll"),
                 "tcti": _tcti,
-                "nv_base": _integer(0x01800000, 0x01BFFFFC),
+                "nv_base": _integer(0x01800000, 0x01BFFFFB),
             },
         ),
         "pos": (

@@ -20,6 +20,10 @@ from ipc.messages import (
     LicenseCheck,
     LicenseImport,
     MetricsText,
+    PolicyBind,
+    PolicyInstall,
+    PolicyRevoke,
+    PolicyShow,
     SecretInstall,
     SecretInvalidate,
     SecretList,
@@ -29,12 +33,13 @@ from ipc.peer import Peer
 
 from . import VERSION
 from .admin import REPLY_ROOM, AdminService, Handler
-from .assembly import Parts, book_path, limits_of, sealable
+from .assembly import Parts, book_path, limits_of, policies_path, sealable
 from .audit import AuditUnavailable
 from .auditfile import tail_lines
 from .config import Config
 from .connection import Hub
 from .metrics import Gauges, Metrics
+from .policyops import PolicyOps
 from .pos import PosService, told
 from .secretops import SecretOps
 from .statefile import Kept, StateFile
@@ -88,6 +93,7 @@ class Daemon:
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
         self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, self._handlers())
+        self._policies = PolicyOps(parts.hardware, parts.audit, policies_path(parts.config))
         self._metrics = Metrics(parts.counters, self._gauges)
         self._state_file = StateFile(parts.config.state_file)
 
@@ -139,6 +145,7 @@ class Daemon:
         self._hub.close_all()
         self._parts.audit.close()
         self._parts.hardware.vault.close()
+        self._parts.lock.close()
 
     # Housekeeping
 
@@ -308,6 +315,10 @@ class Daemon:
             AuditTail: self._audit_tail,
             AuditExport: self._audit_export,
             AuditVerify: self._audit_verify,
+            PolicyShow: self._policy_show,
+            PolicyInstall: self._policy_install,
+            PolicyBind: self._policy_bind,
+            PolicyRevoke: self._policy_revoke,
             ClockChallenge: self._clock_challenge,
             ClockReset: self._clock_reset,
             MetricsText: self._metrics_text,
@@ -427,6 +438,21 @@ class Daemon:
             "resealed": found.resealed,
             "certified": found.certified,
         }
+
+    async def _policy_show(self, request: PolicyShow, _peer: Peer) -> dict[str, Any]:
+        return await self._policies.show(request.pcrs)
+
+    async def _policy_install(self, request: PolicyInstall, peer: Peer) -> dict[str, Any]:
+        return {"file": await self._policies.install(request.policy, actor(peer))}
+
+    async def _policy_bind(self, request: PolicyBind, peer: Peer) -> dict[str, Any]:
+        await self._policies.bind(request.kind, request.pcrs, request.key, actor(peer))
+        await self.ops.refresh_status()
+        return {"binding": request.kind}
+
+    async def _policy_revoke(self, request: PolicyRevoke, peer: Peer) -> dict[str, Any]:
+        await self._policies.revoke(request.number, actor(peer))
+        return {"policy_number": request.number}
 
     async def _clock_challenge(self, _request: ClockChallenge, _peer: Peer) -> dict[str, Any]:
         return {"agent_id": self._parts.engine.agent_id, "challenge": self.ops.challenge()}

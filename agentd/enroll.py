@@ -13,10 +13,21 @@ from hwsec.secretmem import forbid_dumps
 from hwsec.store import Contents
 from hwsec.tpm import preload_library
 from hwsec.vault import Vault
+from ipc.clienttrust import AGENT_USER
 
 from .assembly import StartError, make_backend, make_store
 from .config import Config
 from .secretops import SECTION_TRUST
+
+
+def agent_uid() -> int:
+    """Whose file the configuration may be, besides root's."""
+    if os.geteuid() != 0:
+        return os.geteuid()
+    try:
+        return pwd.getpwnam(AGENT_USER).pw_uid
+    except KeyError:
+        return 0
 
 
 def leave_root(config: Config) -> None:
@@ -82,7 +93,10 @@ def initialize(config: Config, trust: bytes) -> dict[str, object]:
         request: dict[str, object] = {
             "agent_id": config.agent.id,
             "agreement_key": jwk_from_point(backend.agreement_public()),
+            "identity_key": jwk_from_point(backend.identity_public()),
+            "attestation_key": jwk_from_point(backend.attestation_public()),
             "backend": backend.name,
+            "hardware_id": backend.status().hardware_id,
         }
     vault.close()
     return request

@@ -3,10 +3,8 @@
 import argparse
 import asyncio
 import gc
-import json
 import logging
 import os
-import pwd
 import signal
 import sys
 import time
@@ -18,39 +16,28 @@ import uvloop
 from hwsec.errors import HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
-from ipc.clienttrust import AGENT_USER
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
 from .acceptor import Acceptor
 from .assembly import Parts, StartError, assemble
 from .clock import Clock
-from .config import DEFAULT_PATH, Config, ConfigError, load_config
+from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
+from .config import ConfigError, load_config
 from .connection import Hub
 from .daemon import Daemon
-from .enroll import initialize, leave_root, write_request
+from .enroll import agent_uid, leave_root
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
 from .minimal import MinimalService
 from .notices import Notices
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 78
 RETRY_S = 5.0
 DRAIN_S = 0.05
 TICK_S = 1.0
 START_DEADLINE_S = 60.0
 """For a TPM that is slow to answer at the start; one that hangs is tried again."""
-
-
-def _daemon_uid() -> int:
-    """Whose file the configuration may be, besides root's."""
-    if os.geteuid() != 0:
-        return os.geteuid()
-    try:
-        return pwd.getpwnam(AGENT_USER).pw_uid
-    except KeyError:
-        return 0
 
 
 class Runner:
@@ -103,7 +90,7 @@ class Runner:
 
         clock = Clock()
         try:
-            config = load_config(self._path, _daemon_uid())
+            config = load_config(self._path, agent_uid())
             leave_root(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
@@ -177,7 +164,7 @@ class Runner:
             self._reload.clear()
             self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                later = daemon.reload(load_config(self._path, _daemon_uid()))
+                later = daemon.reload(load_config(self._path, agent_uid()))
             except ConfigError as error:
                 for problem in error.problems:
                     log.error("%s", problem)
@@ -236,68 +223,12 @@ def _run(options: argparse.Namespace) -> int:
     return uvloop.run(main())
 
 
-def _init(options: argparse.Namespace) -> int:
-    forbid_dumps()
-    config = _load(options)
-    trust = options.trust.read_bytes()
-    out: Path | None = options.request_out
-    leave_root(config)
-    os.umask(0o077)
-    text = write_request(initialize(config, trust), out)
-    if out is None:
-        sys.stdout.write(text)
-    sys.stderr.write("license-agent: initialized; give the request to 'license-server enroll'\n")
-    return EXIT_OK
-
-
-def _check_config(options: argparse.Namespace) -> int:
-    try:
-        config = _load(options)
-    except ConfigError as error:
-        if options.json:
-            sys.stdout.write(json.dumps({"ok": False, "file": str(options.config), "problems": error.problems}) + "\n")
-        else:
-            sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
-        return EXIT_CONFIG
-    if options.json:
-        sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")
-    else:
-        backend = "TPM" if config.tpm.enabled else "software backend"
-        sys.stdout.write(f"{options.config}: no problems found (agent {config.agent.id}, {backend})\n")
-    return EXIT_OK
-
-
-def _load(options: argparse.Namespace) -> Config:
-    return load_config(options.config, _daemon_uid())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="license-agent", description="Holds this machine's license secrets and validates licenses for POS applications."
-    )
-    parser.add_argument("--version", action="version", version=f"license-agent {VERSION}")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path(os.environ.get("LICENSE_AGENT_CONFIG", DEFAULT_PATH)),
-        help="the configuration file (or LICENSE_AGENT_CONFIG; default: %(default)s)",
-    )
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("run", help="run the daemon (the default)")
-    init = commands.add_parser("init", help="make this agent's keys and its enrolment request")
-    init.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
-    init.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
-    check = commands.add_parser("check-config", help="check the configuration file")
-    check.add_argument("--json", action="store_true", help="print the result as JSON")
-    return parser
-
-
 def entry() -> None:
     """The console script."""
-    options = _parser().parse_args()
-    command = {None: _run, "run": _run, "init": _init, "check-config": _check_config}[options.command]
+    options = parser().parse_args()
+    run = COMMANDS.get(options.command, _run)
     try:
-        status = command(options)
+        status = run(options)
     except ConfigError as error:
         sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
         status = EXIT_CONFIG

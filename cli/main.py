@@ -253,6 +253,53 @@ def audit_open(archive: Path, archive_key: Path) -> None:
 
 
 @main.group()
+def policy() -> None:
+    """Bind the agent's secrets to the measured state of the machine (PCRs of the TPM)."""
+
+
+@policy.command("show")
+@click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="Show this PCR's value too; may be repeated.")
+@_pass_agent
+def policy_show(agent: Agent, pcrs: tuple[int, ...]) -> None:
+    """Show the binding, PCR values and the installed policies."""
+    reply = agent.ask("policy_show", pcrs=list(pcrs))
+    agent.show(reply, render.policy_text(reply))
+
+
+@policy.command("install")
+@click.argument("file", type=click.File("r"))
+@_pass_agent
+def policy_install(agent: Agent, file: Any) -> None:
+    """Keep a signed policy from FILE ('license-agent sign-policy' makes one, away from the machine)."""
+    reply = agent.ask("policy_install", policy=file.read(_ROOM))
+    agent.show(reply, f"installed as {reply['file']}")
+
+
+@policy.command("bind")
+@click.argument("kind", type=click.Choice(["none", "secure-boot", "custom"]))
+@click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="A PCR of the binding custom; may be repeated.")
+@click.option("--key", type=click.File("r"), help="The vendor's policy key (public, PEM).")
+@_pass_agent
+def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> None:
+    """Bind the secrets: to nothing, to Secure Boot, or to PCRs. A fitting signed policy must be installed before."""
+    text = key.read(4096) if key is not None else ""
+    reply = agent.ask("policy_bind", kind=kind, pcrs=sorted(set(pcrs)), key=text)
+    agent.show(reply, f"the secrets are bound to: {reply['binding']}")
+
+
+@policy.command("revoke")
+@click.argument("number", type=click.IntRange(1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_pass_agent
+def policy_revoke(agent: Agent, number: int, yes: bool) -> None:
+    """Refuse signed policies with a lower NUMBER, for ever."""
+    if not yes:
+        click.confirm(f"Policies with a number below {number} can never be used on this machine again. Go on?", abort=True)
+    reply = agent.ask("policy_revoke", number=number)
+    agent.show(reply, f"policies below number {reply['policy_number']} are refused from now on")
+
+
+@main.group()
 def clock() -> None:
     """Set the agent's idea of the time right, by the server's word."""
 

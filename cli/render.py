@@ -143,3 +143,26 @@ def _unchecked(begins: dict[str, int]) -> str:
         return ""
     places = ", ".join(f"{kind} before record {seq}" for kind, seq in begins.items())
     return click.style(f"\nNOTE: older records are archived or removed and were not checked: {places}", fg="yellow")
+
+
+def policy_text(reply: dict[str, Any]) -> str:
+    """Binding, PCRs and policies."""
+    head = [
+        ("binding", reply["binding"] + (f" (PCR {', '.join(map(str, reply['bound_pcrs']))})" if reply["bound_pcrs"] else "")),
+        ("policy counter", f"{reply['policy_number']}: signed policies with a lower number are refused"),
+        *((f"PCR {index}", value) for index, value in reply["pcrs"].items()),
+    ]
+    rows = [
+        (
+            policy["number"],
+            ", ".join(policy["pcrs"]),
+            yes_no(policy["fits"], bad=False),
+            yes_no(policy["signed_by_our_key"], bad=False),
+            yes_no(policy["revoked"], bad=True),
+        )
+        for policy in reply["policies"]
+    ]
+    text = tabulate(head, tablefmt="plain", disable_numparse=True)
+    if rows:
+        text += "\n\n" + tabulate(rows, headers=["number", "PCRs", "fits now", "signed by our key", "revoked"])
+    return "\n".join([text, *(click.style(f"NOTE: {line}", fg="yellow") for line in reply["passed_over"])])

@@ -99,6 +99,35 @@ class AuditVerify(Request, tag="audit_verify", frozen=True):
     """Check the whole audit log against its chain, the daemon's own head and the sealed checkpoint."""
 
 
+Pcrs = Annotated[tuple[Annotated[int, Meta(ge=0, le=23)], ...], Meta(max_length=24)]
+
+
+class PolicyShow(Request, tag="policy_show", frozen=True):
+    """What the KEK is bound to, the signed policies, and PCR values: those of the binding and those named."""
+
+    pcrs: Pcrs
+
+
+class PolicyInstall(Request, tag="policy_install", frozen=True):
+    """Keep a signed policy."""
+
+    policy: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
+
+
+class PolicyBind(Request, tag="policy_bind", frozen=True):
+    """Bind the KEK: to nothing (`none`), to Secure Boot (`secure-boot`) or to PCRs (`custom`), with the vendor's key in PEM."""
+
+    kind: Literal["none", "secure-boot", "custom"]
+    pcrs: Pcrs
+    key: Annotated[str, Meta(max_length=4096)]
+
+
+class PolicyRevoke(Request, tag="policy_revoke", frozen=True):
+    """Refuse signed policies with a lower number, for ever."""
+
+    number: Annotated[int, Meta(ge=1, le=MAX_ID)]
+
+
 class ClockChallenge(Request, tag="clock_challenge", frozen=True):
     """A challenge for the server's time."""
 
@@ -124,6 +153,10 @@ AdminRequest = (
     | AuditTail
     | AuditExport
     | AuditVerify
+    | PolicyShow
+    | PolicyInstall
+    | PolicyBind
+    | PolicyRevoke
     | ClockChallenge
     | ClockReset
     | MetricsText

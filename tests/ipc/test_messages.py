@@ -29,6 +29,10 @@ ADMIN: dict[str, dict[str, Any]] = {
     "audit_tail": {"after_seq": -1, "limit": 1},
     "audit_export": {"after_seq": -1, "limit": 1},
     "audit_verify": {},
+    "policy_show": {"pcrs": ()},
+    "policy_install": {"policy": "p"},
+    "policy_bind": {"kind": "none", "pcrs": (), "key": ""},
+    "policy_revoke": {"number": 1},
     "clock_challenge": {},
     "clock_reset": {"statement": "s"},
     "metrics": {},
@@ -116,7 +120,8 @@ def test_a_longer_map_header_than_needed_changes_nothing(socket: str, op: str, f
 @pytest.mark.parametrize("value", [None, True, 1.5, "x", b"x" * 16, [], {}, -5, 2**60], ids=repr)
 def test_a_wrong_type_is_refused(socket: str, op: str, fields: dict[str, Any], value: Any) -> None:
     for name, right in message(op, fields).items():
-        if type(value) is type(right) and name != "v":
+        same = type(value) is type(right) or (isinstance(value, list) and isinstance(right, tuple))
+        if same and name != "v":
             continue
         error = refused(socket, msgpack.packb(message(op, fields, **{name: value})))
         expected = {ErrorCode.BAD_REQUEST}

@@ -1,0 +1,161 @@
+"""The commands of `license-agent` besides running the daemon: initialize, check, recover, sign policies."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from hwsec.nvlayout import NV_BASE
+from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
+from hwsec.secretmem import forbid_dumps
+
+from . import VERSION
+from .config import DEFAULT_PATH, Config, ConfigError, load_config
+from .enroll import agent_uid, initialize, leave_root, write_request
+from .policyops import parse_pcr_values
+from .recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 78
+
+
+def init(options: argparse.Namespace) -> int:
+    """`license-agent init`: makes this agent's keys, and prints its enrolment request."""
+    forbid_dumps()
+    config = _load(options)
+    trust = options.trust.read_bytes()
+    out: Path | None = options.request_out
+    leave_root(config)
+    os.umask(0o077)
+    text = write_request(_first_init(config, trust), out)
+    if out is None:
+        sys.stdout.write(text)
+    sys.stderr.write("license-agent: initialized; give the request to 'license-server enroll'\n")
+    return EXIT_OK
+
+
+def _first_init(config: Config, trust: bytes) -> dict[str, object]:
+    check_fallback(config)
+    return initialize(config, trust)
+
+
+def recover(options: argparse.Namespace) -> int:
+    """`license-agent recover`."""
+    forbid_dumps()
+    config = _load(options)
+    trust = options.trust.read_bytes() if options.action == "reinitialize" else b""
+    policy = options.file.read_bytes() if options.action == "policy" else b""
+    leave_root(config)
+    os.umask(0o077)
+    if options.action == "show":
+        found = diagnose(config)
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n" if options.json else f"{found.state}: {found.text}\n")
+        sys.stderr.write(f"license-agent: {found.advice}\n")
+        return EXIT_OK if found.state == "ok" else EXIT_UNAVAILABLE
+    if options.action == "repair":
+        done = repair(config)
+        sys.stdout.write("".join(f"{text}\n" for text in done) or "nothing to repair\n")
+    elif options.action == "policy":
+        sys.stdout.write(f"installed as {install_policy(config, policy)}\n")
+    elif options.action == "restore":
+        restore(config, options.copy)
+    else:
+        text = write_request(reinitialize(config, trust, time.time()), options.request_out)
+        if options.request_out is None:
+            sys.stdout.write(text)
+        sys.stderr.write("license-agent: initialized anew; give the request to 'license-server enroll', then a new secret\n")
+    return EXIT_OK
+
+
+def sign_policy(options: argparse.Namespace) -> int:
+    """`license-agent sign-policy`: needs neither TPM nor configuration."""
+    try:
+        values = parse_pcr_values(options.pcrs.read_bytes())
+        key = load_pem_private_key(options.key.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("it is no elliptic-curve key")
+        text = encode_policy(sign_pcr_policy(key, values, options.number, options.nv_base)).decode()
+    except (ValueError, TypeError) as error:
+        sys.stderr.write(f"license-agent: the policy cannot be signed: {error}\n")
+        return EXIT_FAILED
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        options.out.write_text(text, encoding="utf-8")
+    return EXIT_OK
+
+
+def check_config(options: argparse.Namespace) -> int:
+    """`license-agent check-config`."""
+    try:
+        config = _load(options)
+    except ConfigError as error:
+        if options.json:
+            sys.stdout.write(json.dumps({"ok": False, "file": str(options.config), "problems": error.problems}) + "\n")
+        else:
+            sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
+        return EXIT_CONFIG
+    if options.json:
+        sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")
+    else:
+        backend = "TPM" if config.tpm.enabled else "software backend"
+        sys.stdout.write(f"{options.config}: no problems found (agent {config.agent.id}, {backend})\n")
+    return EXIT_OK
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return load_config(options.config, agent_uid())
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "init": init,
+    "check-config": check_config,
+    "recover": recover,
+    "sign-policy": sign_policy,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="license-agent", description="Holds this machine's license secrets and validates licenses for POS applications."
+    )
+    parser.add_argument("--version", action="version", version=f"license-agent {VERSION}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(os.environ.get("LICENSE_AGENT_CONFIG", DEFAULT_PATH)),
+        help="the configuration file (or LICENSE_AGENT_CONFIG; default: %(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("run", help="run the daemon (the default)")
+    init = commands.add_parser("init", help="make this agent's keys and its enrolment request")
+    init.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
+    init.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
+    recover = commands.add_parser("recover", help="look at, mend or replace what a failed disk or TPM has left")
+    actions = recover.add_subparsers(dest="action", required=True)
+    show = actions.add_parser("show", help="say what stands in the way of a start, and what to do")
+    show.add_argument("--json", action="store_true", help="print the result as JSON")
+    actions.add_parser("repair", help="restore damaged copies of the store from the whole one")
+    anew = actions.add_parser("reinitialize", help="give up keys and secrets, and make new ones (lost TPM, fallback, return)")
+    anew.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
+    anew.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
+    signed = actions.add_parser("policy", help="install a signed policy while the agent cannot start for want of one")
+    signed.add_argument("file", type=Path, help="the policy, from 'license-agent sign-policy'")
+    older = actions.add_parser("restore", help="look at an older copy of the store")
+    older.add_argument("copy", type=Path, help="the copy")
+    sign = commands.add_parser("sign-policy", help="sign PCR values, where the vendor keeps the policy key (no TPM needed)")
+    sign.add_argument("--key", type=Path, required=True, help="the policy key: a P-256 private key in PEM")
+    sign.add_argument("--pcrs", type=Path, required=True, help="the values: 'license-agent-cli --json policy show --pcr N'")
+    sign.add_argument("--number", type=int, required=True, help="the policy's number; machines refuse lower ones once revoked")
+    sign.add_argument("--nv-base", type=lambda text: int(text, 0), default=NV_BASE, help="[tpm] nv_base of the machines")
+    sign.add_argument("--out", type=Path, help="write here instead of standard output")
+    check = commands.add_parser("check-config", help="check the configuration file")
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
