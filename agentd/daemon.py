@@ -52,6 +52,8 @@ CHECKPOINT_EVERY_S = 3600
 VIEWS_EVERY_S = 15
 REPEATS_EVERY_S = 60
 STATUS_EVERY_S = 30
+NV_RESERVE = 6
+"""NV writes that regular checkpoints leave for others; a commit takes two."""
 ARCHIVE_EVERY_S = 600
 LAST_CHECKPOINT_S = 5.0
 """How long a stop waits for the hardware."""
@@ -123,6 +125,11 @@ class Daemon:
         if corrupt:
             log.warning("state.json was corrupt; restored from %s and the sealed store", origin.value)
             audit.record("state.restored", "ok", origin=origin.name.lower())
+        if status.hierarchies_open:
+            log.warning(
+                "NOTICE hierarchies of the TPM have an empty auth value (%s): who may open the TPM can clear it, not read it",
+                ", ".join(status.hierarchies_open),
+            )
         if status.name != "tpm":
             log.warning("NOTICE the backend is '%s': %s", status.name, status.detail)
         await self._checkpoint()
@@ -162,7 +169,10 @@ class Daemon:
         if self._due("status", STATUS_EVERY_S, now):
             await self._watch_hardware()
         if self._due("checkpoint", CHECKPOINT_EVERY_S, now) or self._parts.audit.checkpoint_due:
-            await self._checkpoint()
+            # The last writes of the TPM's budget are for administrators and rotations.
+            left = self.ops.status.nv_budget_left
+            if left is None or left > NV_RESERVE:
+                await self._checkpoint()
         if self._due("archive", ARCHIVE_EVERY_S, now):
             await self._parts.keeper.work(self._checkpoint_seq)
         if self._due("check", CHECK_EVERY_S, now, first=CHECK_FIRST_S):
