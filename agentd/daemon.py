@@ -5,46 +5,22 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from audittrail.chain import heads_fields
 from hwsec.errors import HwsecError
 from hwsec.files import write_atomic
-from hwsec.secretmem import secret_memory_kind
-from ipc.messages import (
-    AuditExport,
-    AuditTail,
-    AuditVerify,
-    ClockChallenge,
-    ClockReset,
-    LicenseCheck,
-    LicenseImport,
-    MetricsText,
-    PolicyBind,
-    PolicyInstall,
-    PolicyRevoke,
-    PolicyShow,
-    SecretInstall,
-    SecretInvalidate,
-    SecretList,
-    Status,
-)
-from ipc.peer import Peer
 
 from . import VERSION
-from .admin import REPLY_ROOM, AdminService, Handler
-from .assembly import Parts, book_path, limits_of, policies_path, sealable
+from .admin import AdminService
+from .assembly import Parts, book_path, limits_of, sealable
 from .audit import AuditUnavailable
-from .auditfile import tail_lines
 from .config import Config
 from .connection import Hub
+from .handlers import Handlers
 from .metrics import Gauges, Metrics
-from .policyops import PolicyOps
-from .pos import PosService, told
+from .pos import PosService
 from .secretops import SecretOps
 from .statefile import Kept, StateFile
-from .strangers import actor
-from .view import count_states, rotation_view, secrets_view, state_view
+from .view import count_states, rotation_view, state_view
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +51,12 @@ class Daemon:
         self._parts = parts
         self._hub = hub
         self._config = parts.config
-        self._kept = Kept()
+        self.kept = Kept()
         self._states: dict[int, str] = {}
         self._degraded = False
         self._clock_was_suspect = False
         self._checkpoint_seq = 0
-        self._started = parts.clock.wall()
+        self.started = parts.clock.wall()
         self._next: dict[str, float] = {}
         self._views = asyncio.Lock()
         self.ops = SecretOps(
@@ -94,8 +70,8 @@ class Daemon:
             sealable(parts.audit_end),
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
-        self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, self._handlers())
-        self._policies = PolicyOps(parts.hardware, parts.audit, policies_path(parts.config))
+        handlers = Handlers(parts, self.ops, self).table()
+        self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, handlers)
         self._metrics = Metrics(parts.counters, self._gauges)
         self._state_file = StateFile(parts.config.state_file)
 
@@ -121,7 +97,7 @@ class Daemon:
         if not parts.book_whole:
             log.warning("licenses.json could not be read; it starts empty")
             audit.record("licenses.corrupt", "reset")
-        self._kept, origin, corrupt = self._state_file.read()
+        self.kept, origin, corrupt = self._state_file.read()
         if corrupt:
             log.warning("state.json was corrupt; restored from %s and the sealed store", origin.value)
             audit.record("state.restored", "ok", origin=origin.name.lower())
@@ -229,9 +205,9 @@ class Daemon:
         if degraded != self._degraded:
             self._degraded = degraded
             since = now if degraded else None
-            spent = None if degraded or self._kept.degraded_since is None else now - self._kept.degraded_since
-            if not (degraded and self._kept.degraded_since is not None):
-                self._kept = Kept(self._kept.last_server_contact, since)
+            spent = None if degraded or self.kept.degraded_since is None else now - self.kept.degraded_since
+            if not (degraded and self.kept.degraded_since is not None):
+                self.kept = Kept(self.kept.last_server_contact, since)
             event = "degraded.entered" if degraded else "degraded.left"
             log.warning("degraded mode %s", "entered: a new secret is overdue" if degraded else "left")
             parts.audit.record(event, "ok", seconds=spent)
@@ -246,15 +222,15 @@ class Daemon:
         """Writes metrics, state and license book. A full disk is logged, and stops nothing."""
         parts, now = self._parts, self._parts.clock.now()
         metrics = self._metrics.render()
-        state = state_view(parts.engine, self.ops.status, self.ops.generation, self._kept, now)
+        state = state_view(parts.engine, self.ops.status, self.ops.generation, self.kept, now)
         path = parts.config.metrics_file
         async with self._views:
             await asyncio.to_thread(_try_to_write, path, lambda: write_atomic(path, metrics, 0o644, durable=False))
             await asyncio.to_thread(_try_to_write, self._state_file.path, lambda: self._state_file.write(state))
         with contextlib.suppress(OSError):
-            await self._write_book()
+            await self.write_book()
 
-    async def _write_book(self) -> None:
+    async def write_book(self) -> None:
         """Writes the license book if it has changed; raises OSError if the disk does not take it, and tries again later."""
         path, book = book_path(self._parts.config), self._parts.engine.book
         async with self._views:
@@ -312,168 +288,26 @@ class Daemon:
         """Logs a configuration that was refused; the old one stays."""
         self._parts.audit.record("config.reloaded", "refused", problems=[problem[:300] for problem in problems[:10]])
 
-    # Administrators
+    # What the handlers ask of the daemon
 
-    def _handlers(self) -> dict[type, Handler]:
-        return {
-            Status: self._status,
-            SecretList: self._secrets,
-            SecretInstall: self._install,
-            SecretInvalidate: self._invalidate,
-            LicenseCheck: self._license_check,
-            LicenseImport: self._license_import,
-            AuditTail: self._audit_tail,
-            AuditExport: self._audit_export,
-            AuditVerify: self._audit_verify,
-            PolicyShow: self._policy_show,
-            PolicyInstall: self._policy_install,
-            PolicyBind: self._policy_bind,
-            PolicyRevoke: self._policy_revoke,
-            ClockChallenge: self._clock_challenge,
-            ClockReset: self._clock_reset,
-            MetricsText: self._metrics_text,
-        }
+    @property
+    def connections(self) -> int:
+        """Open connections on both sockets."""
+        return len(self._hub.connections)
 
-    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
-        parts, clock = self._parts, self._parts.clock
-        status = await self.ops.refresh_status()
-        now = clock.now()
-        active, grace = count_states(parts.engine, now)
-        return {
-            "agent_id": parts.engine.agent_id,
-            "agent_version": VERSION,
-            "uptime_s": int(clock.wall() - self._started),
-            "backend": {
-                "name": status.name,
-                "available": status.available,
-                "detail": status.detail,
-                "protects_stolen_disk": status.protects_stolen_disk,
-                "state": status.state.value,
-                "binding": status.binding,
-                "secret_memory": secret_memory_kind(),
-                "nv_writes": status.nv_writes,
-                "nv_budget_left": status.nv_budget_left,
-                "hierarchies_open": list(status.hierarchies_open),
-                "lockout_counter": status.lockout_counter,
-                "hardware_id": status.hardware_id,
-            },
-            "secrets": {"active": active, "grace": grace, "total": len(parts.engine.versions)},
-            "rotation": rotation_view(parts.engine),
-            "degraded": parts.engine.degraded(now),
-            "degraded_since": self._kept.degraded_since,
-            "clock_suspect": clock.suspect(),
-            "time": now,
-            "validations": parts.counters.validations,
-            "validations_failed": parts.counters.validations_failed,
-            "unauthorized": parts.counters.unauthorized,
-            "connections": len(self._hub.connections),
-            "audit": {"seq": parts.audit.seq, "failing": parts.audit.failing},
-            "store_generation": self.ops.generation,
-        }
+    def heard_from_server(self) -> None:
+        """The server's word has reached this machine."""
+        self.kept = Kept(self._parts.clock.now(), self.kept.degraded_since)
 
-    async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
-        return {"secrets": secrets_view(self._parts.engine, self._parts.clock.now())}
+    def render_metrics(self) -> bytes:
+        """The metrics file's text."""
+        return self._metrics.render()
 
-    async def _install(self, request: SecretInstall, peer: Peer) -> dict[str, Any]:
-        meta = await self.ops.install(request.delivery, actor(peer))
-        self._kept = Kept(self._parts.clock.now(), self._kept.degraded_since)
-        await self._after_change()
-        return {"secret_version": meta.version, "generation": self.ops.generation}
-
-    async def _invalidate(self, request: SecretInvalidate, peer: Peer) -> dict[str, Any]:
-        await self.ops.invalidate(request.version, actor(peer))
-        await self._after_change()
-        return {"secret_version": request.version, "generation": self.ops.generation}
-
-    async def _after_change(self) -> None:
+    async def after_change(self) -> None:
+        """Seals the audit log and writes the views, after an administrator's change."""
         self._note_states()
         await self._checkpoint()
         await self.write_views()
-
-    async def _license_check(self, request: LicenseCheck, _peer: Peer) -> dict[str, Any]:
-        clock = self._parts.clock
-        now = clock.now()
-        verdict = self._parts.engine.validate(request.token, now)
-        return {
-            "valid": verdict.valid,
-            "reason": verdict.reason.value,
-            "features": list(verdict.features),
-            "metadata": verdict.metadata or {},
-            "reissue_due": verdict.reissue_due,
-            "refresh_by": verdict.refresh_by,
-            "refreshed": verdict.refreshed,
-            "degraded": self._parts.engine.degraded(now),
-            "clock_suspect": clock.suspect(),
-            **told(verdict),
-        }
-
-    async def _license_import(self, request: LicenseImport, peer: Peer) -> dict[str, Any]:
-        engine, now = self._parts.engine, self._parts.clock.now()
-        verdict = engine.judge_import(request.token, now)
-        await self._parts.audit.record_durably("license.imported", "ok", actor=actor(peer), **told(verdict))
-        engine.import_token(request.token, now)
-        await self._write_book()
-        return {"license": verdict.jti, "secret_version": verdict.secret_version}
-
-    async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
-        self._parts.audit.flush()
-        lines = await asyncio.to_thread(tail_lines, self._parts.config.audit_log, request.after_seq, request.limit, REPLY_ROOM)
-        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
-
-    async def _audit_export(self, request: AuditExport, _peer: Peer) -> dict[str, Any]:
-        self._parts.audit.flush()
-        lines = await asyncio.to_thread(self._parts.keeper.read, request.after_seq, request.limit, REPLY_ROOM)
-        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
-
-    async def _audit_verify(self, _request: AuditVerify, _peer: Peer) -> dict[str, Any]:
-        audit = self._parts.audit
-        audit.flush()
-        seq, heads = audit.seq, audit.heads
-        found = await asyncio.to_thread(self._parts.keeper.verify)
-        problem = None if found.problem is None else str(found.problem)
-        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.heads != heads)):
-            problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
-        if problem is None and found.values:
-            sealed = await self.ops.sealed_audit_value()
-            if sealed not in found.values:
-                problem = "the log does not fit the value that is sealed: a checkpoint is missing or was replaced"
-        return {
-            "ok": problem is None,
-            "problem": problem,
-            "records": found.records,
-            "first_seq": found.first_seq,
-            "last_seq": found.last_seq,
-            "heads": heads_fields(found.heads),
-            "last_checkpoint": found.last_checkpoint,
-            "resealed": found.resealed,
-            "certified": found.certified,
-        }
-
-    async def _policy_show(self, request: PolicyShow, _peer: Peer) -> dict[str, Any]:
-        return await self._policies.show(request.pcrs)
-
-    async def _policy_install(self, request: PolicyInstall, peer: Peer) -> dict[str, Any]:
-        return {"file": await self._policies.install(request.policy, actor(peer))}
-
-    async def _policy_bind(self, request: PolicyBind, peer: Peer) -> dict[str, Any]:
-        await self._policies.bind(request.kind, request.pcrs, request.key, actor(peer))
-        await self.ops.refresh_status()
-        return {"binding": request.kind}
-
-    async def _policy_revoke(self, request: PolicyRevoke, peer: Peer) -> dict[str, Any]:
-        await self._policies.revoke(request.number, actor(peer))
-        return {"policy_number": request.number}
-
-    async def _clock_challenge(self, _request: ClockChallenge, _peer: Peer) -> dict[str, Any]:
-        return {"agent_id": self._parts.engine.agent_id, "challenge": self.ops.challenge()}
-
-    async def _clock_reset(self, request: ClockReset, peer: Peer) -> dict[str, Any]:
-        signed = await self.ops.reset_clock(request.statement, actor(peer))
-        await self._after_change()
-        return {"signed": signed, "time": self._parts.clock.now(), "clock_suspect": self._parts.clock.suspect()}
-
-    async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
-        return {"text": self._metrics.render().decode("utf-8")}
 
 
 def _try_to_write(path: Path, write: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hwsec.backend import Backend
-from hwsec.errors import BackendUnavailable
+from hwsec.errors import BackendUnavailable, HardwareReset
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded, SealedStore
 from hwsec.vault import Vault
@@ -117,8 +117,18 @@ class Hardware:
             HwsecError: it cannot be opened, or what `work` raised.
         """
         await self.ready(deadline)
-        # The line is looked up when the work begins: one that was abandoned meanwhile must not be used.
-        return await self._owner.run(lambda: self._line.call(work), deadline)
+
+        def call() -> T:
+            # The line is looked up when the work begins: one that was abandoned meanwhile must not be used.
+            line = self._line
+            try:
+                return line.call(work)
+            except HardwareReset:
+                # What was refused was not done, and all work here may be begun again: a commit finds out how far it came.
+                log.warning("the %s has been reset; asking again over a new connection", self.name)
+                return line.call(work)
+
+        return await self._owner.run(call, deadline)
 
     async def ask(self, work: Callable[[Line], T], deadline: float) -> T:
         """As `run`, for work that needs no open backend."""

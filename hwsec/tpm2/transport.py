@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..errors import BackendUnavailable, ForeignHardware, HwsecError
+from ..errors import BackendUnavailable, ForeignHardware, HardwareReset, HwsecError
 from .codes import RC_HANDLE, TpmRefusal, TpmReset, is_from_tpm, refusal
 from .library import library
 from .templates import SRK
@@ -120,7 +120,7 @@ class Transport:
                 reason = refusal(code, str(error))
                 if isinstance(reason, TpmReset):
                     self.abandon()
-                    raise BackendUnavailable(f"the TPM at {self.tcti} has been reset: {error}") from None
+                    raise HardwareReset(f"the TPM at {self.tcti} has been reset: {error}") from None
                 raise reason from None
             self.abandon()
             raise BackendUnavailable(

@@ -9,6 +9,7 @@ from hwsec.errors import HwsecError
 STATES = {
     "BackendUnavailable": BackendState.ABSENT,
     "BackendHung": BackendState.HUNG,
+    "HardwareReset": BackendState.ABSENT,
     "LockedOut": BackendState.LOCKED_OUT,
     "OutOfSessions": BackendState.OUT_OF_SESSIONS,
     "ForeignHardware": BackendState.FOREIGN,

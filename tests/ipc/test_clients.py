@@ -134,7 +134,7 @@ def test_without_an_answer_the_deadline_ends_the_call(path: Path, drive: Driver,
 
 def test_no_socket_at_all_is_unavailable(path: Path, drive: Driver) -> None:
     with pytest.raises(AgentUnavailable) as caught:
-        drive(str(path), ("ping",), deadline=0.05)
+        drive(str(path), ("ping",), deadline=0.5)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 

@@ -1,0 +1,244 @@
+"""What administrators ask of the daemon, a method for each request."""
+
+import asyncio
+from typing import Any, Protocol
+
+from audittrail.chain import heads_fields
+from hwsec.secretmem import secret_memory_kind
+from ipc.messages import (
+    AuditExport,
+    AuditTail,
+    AuditVerify,
+    ClockChallenge,
+    ClockReset,
+    LicenseCheck,
+    LicenseImport,
+    MetricsText,
+    PolicyBind,
+    PolicyInstall,
+    PolicyRevoke,
+    PolicyShow,
+    SecretInstall,
+    SecretInvalidate,
+    SecretList,
+    Status,
+)
+from ipc.peer import Peer
+
+from . import VERSION
+from .admin import REPLY_ROOM, Handler
+from .assembly import Parts, policies_path
+from .auditfile import tail_lines
+from .policyops import PolicyOps
+from .pos import told
+from .secretops import SecretOps
+from .statefile import Kept
+from .strangers import actor
+from .view import count_states, rotation_view, secrets_view
+
+
+class Host(Protocol):
+    """The daemon, as its handlers see it.
+
+    Attributes:
+        kept: what only the state file knows.
+        started: seconds since 1970 UTC.
+        connections: open ones.
+    """
+
+    kept: Kept
+    started: float
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        ...
+
+    async def after_change(self) -> None:
+        """Seals the log and writes the views."""
+        ...
+
+    async def write_book(self) -> None:
+        """Writes the license book; raises OSError."""
+        ...
+
+    def heard_from_server(self) -> None:
+        """The server's word has reached this machine."""
+        ...
+
+    def render_metrics(self) -> bytes:
+        """The metrics file's text."""
+        ...
+
+
+class Handlers:
+    """Answers administrators.
+
+    Args:
+        parts: of the daemon.
+        ops: changes secrets.
+        host: the daemon.
+    """
+
+    def __init__(self, parts: Parts, ops: SecretOps, host: Host) -> None:
+        self._parts = parts
+        self._ops = ops
+        self._host = host
+        self._policies = PolicyOps(parts.hardware, parts.audit, policies_path(parts.config))
+
+    def table(self) -> dict[type, Handler]:
+        """What answers each request."""
+        return {
+            Status: self._status,
+            SecretList: self._secrets,
+            SecretInstall: self._install,
+            SecretInvalidate: self._invalidate,
+            LicenseCheck: self._license_check,
+            LicenseImport: self._license_import,
+            AuditTail: self._audit_tail,
+            AuditExport: self._audit_export,
+            AuditVerify: self._audit_verify,
+            PolicyShow: self._policy_show,
+            PolicyInstall: self._policy_install,
+            PolicyBind: self._policy_bind,
+            PolicyRevoke: self._policy_revoke,
+            ClockChallenge: self._clock_challenge,
+            ClockReset: self._clock_reset,
+            MetricsText: self._metrics_text,
+        }
+
+    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        parts, clock = self._parts, self._parts.clock
+        status = await self._ops.refresh_status()
+        now = clock.now()
+        active, grace = count_states(parts.engine, now)
+        return {
+            "agent_id": parts.engine.agent_id,
+            "agent_version": VERSION,
+            "uptime_s": int(clock.wall() - self._host.started),
+            "backend": {
+                "name": status.name,
+                "available": status.available,
+                "detail": status.detail,
+                "protects_stolen_disk": status.protects_stolen_disk,
+                "state": status.state.value,
+                "binding": status.binding,
+                "secret_memory": secret_memory_kind(),
+                "nv_writes": status.nv_writes,
+                "nv_budget_left": status.nv_budget_left,
+                "hierarchies_open": list(status.hierarchies_open),
+                "lockout_counter": status.lockout_counter,
+                "hardware_id": status.hardware_id,
+            },
+            "secrets": {"active": active, "grace": grace, "total": len(parts.engine.versions)},
+            "rotation": rotation_view(parts.engine),
+            "degraded": parts.engine.degraded(now),
+            "degraded_since": self._host.kept.degraded_since,
+            "clock_suspect": clock.suspect(),
+            "time": now,
+            "validations": parts.counters.validations,
+            "validations_failed": parts.counters.validations_failed,
+            "unauthorized": parts.counters.unauthorized,
+            "connections": self._host.connections,
+            "audit": {"seq": parts.audit.seq, "failing": parts.audit.failing},
+            "store_generation": self._ops.generation,
+        }
+
+    async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
+        return {"secrets": secrets_view(self._parts.engine, self._parts.clock.now())}
+
+    async def _install(self, request: SecretInstall, peer: Peer) -> dict[str, Any]:
+        meta = await self._ops.install(request.delivery, actor(peer))
+        self._host.heard_from_server()
+        await self._host.after_change()
+        return {"secret_version": meta.version, "generation": self._ops.generation}
+
+    async def _invalidate(self, request: SecretInvalidate, peer: Peer) -> dict[str, Any]:
+        await self._ops.invalidate(request.version, actor(peer))
+        await self._host.after_change()
+        return {"secret_version": request.version, "generation": self._ops.generation}
+
+    async def _license_check(self, request: LicenseCheck, _peer: Peer) -> dict[str, Any]:
+        clock = self._parts.clock
+        now = clock.now()
+        verdict = self._parts.engine.validate(request.token, now)
+        return {
+            "valid": verdict.valid,
+            "reason": verdict.reason.value,
+            "features": list(verdict.features),
+            "metadata": verdict.metadata or {},
+            "reissue_due": verdict.reissue_due,
+            "refresh_by": verdict.refresh_by,
+            "refreshed": verdict.refreshed,
+            "degraded": self._parts.engine.degraded(now),
+            "clock_suspect": clock.suspect(),
+            **told(verdict),
+        }
+
+    async def _license_import(self, request: LicenseImport, peer: Peer) -> dict[str, Any]:
+        engine, now = self._parts.engine, self._parts.clock.now()
+        verdict = engine.judge_import(request.token, now)
+        await self._parts.audit.record_durably("license.imported", "ok", actor=actor(peer), **told(verdict))
+        engine.import_token(request.token, now)
+        await self._host.write_book()
+        return {"license": verdict.jti, "secret_version": verdict.secret_version}
+
+    async def _audit_tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
+        self._parts.audit.flush()
+        lines = await asyncio.to_thread(tail_lines, self._parts.config.audit_log, request.after_seq, request.limit, REPLY_ROOM)
+        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
+
+    async def _audit_export(self, request: AuditExport, _peer: Peer) -> dict[str, Any]:
+        self._parts.audit.flush()
+        lines = await asyncio.to_thread(self._parts.keeper.read, request.after_seq, request.limit, REPLY_ROOM)
+        return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
+
+    async def _audit_verify(self, _request: AuditVerify, _peer: Peer) -> dict[str, Any]:
+        audit = self._parts.audit
+        audit.flush()
+        seq, heads = audit.seq, audit.heads
+        found = await asyncio.to_thread(self._parts.keeper.verify)
+        problem = None if found.problem is None else str(found.problem)
+        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.heads != heads)):
+            problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
+        if problem is None and found.values:
+            sealed = await self._ops.sealed_audit_value()
+            if sealed not in found.values:
+                problem = "the log does not fit the value that is sealed: a checkpoint is missing or was replaced"
+        return {
+            "ok": problem is None,
+            "problem": problem,
+            "records": found.records,
+            "first_seq": found.first_seq,
+            "last_seq": found.last_seq,
+            "heads": heads_fields(found.heads),
+            "last_checkpoint": found.last_checkpoint,
+            "resealed": found.resealed,
+            "certified": found.certified,
+        }
+
+    async def _policy_show(self, request: PolicyShow, _peer: Peer) -> dict[str, Any]:
+        return await self._policies.show(request.pcrs)
+
+    async def _policy_install(self, request: PolicyInstall, peer: Peer) -> dict[str, Any]:
+        return {"file": await self._policies.install(request.policy, actor(peer))}
+
+    async def _policy_bind(self, request: PolicyBind, peer: Peer) -> dict[str, Any]:
+        await self._policies.bind(request.kind, request.pcrs, request.key, actor(peer))
+        await self._ops.refresh_status()
+        return {"binding": request.kind}
+
+    async def _policy_revoke(self, request: PolicyRevoke, peer: Peer) -> dict[str, Any]:
+        await self._policies.revoke(request.number, actor(peer))
+        return {"policy_number": request.number}
+
+    async def _clock_challenge(self, _request: ClockChallenge, _peer: Peer) -> dict[str, Any]:
+        return {"agent_id": self._parts.engine.agent_id, "challenge": self._ops.challenge()}
+
+    async def _clock_reset(self, request: ClockReset, peer: Peer) -> dict[str, Any]:
+        signed = await self._ops.reset_clock(request.statement, actor(peer))
+        await self._host.after_change()
+        return {"signed": signed, "time": self._parts.clock.now(), "clock_suspect": self._parts.clock.suspect()}
+
+    async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
+        return {"text": self._host.render_metrics().decode("utf-8")}
