@@ -192,7 +192,7 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
 def _absolute(value: Any) -> Path:
     path = Path(_text(value))
     if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
-        raise _Bad("must be an absolute path without '..'")
+        raise _Bad("must be an absolute path without '..' (and without a NUL character)")
     return path
 
 

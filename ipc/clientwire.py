@@ -125,7 +125,8 @@ def decode_map(body: bytes) -> dict[str, Any]:
             max_ext_len=MAX_FRAME_BYTES,
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {error}") from None
+        why = str(error) or type(error).__name__
+        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {why}") from None
     if _holds_timestamp(message):
         raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, "not one MessagePack map: extension types are not used here")
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
