@@ -50,6 +50,18 @@ class BackendHung(BackendUnavailable):
     state = BackendState.HUNG
 
 
+class HardwareReset(BackendUnavailable):
+    """The TPM has forgotten our sessions and objects: it was reset while the machine slept, or somebody flushed them.
+
+    The call has changed nothing: the TPM looks at handles and sessions before it executes a command, and a call that has
+    already had its effect raises another BackendUnavailable. The connection has been given up, and the next call makes a new
+    one; so the call may be repeated once at once. A second HardwareReset in a row says that somebody goes on flushing. (Only
+    answers to executed commands carry an HMAC: somebody on the bus can pretend a reset. Repeating is then an effect more.)
+    """
+
+    state = BackendState.ABSENT
+
+
 class LockedOut(BackendUnavailable):
     """The TPM refuses for too many wrong auth values (Part 1, 19.8). It recovers with time, or by its lockout auth."""
 

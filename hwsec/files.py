@@ -14,15 +14,19 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_temporary(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
-    """Writes a new file at `path`, in the place of a left-over of an earlier attempt, or of whatever else lies there."""
+def write_temporary(path: Path, data: bytes | memoryview, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Writes a new file at `path`, in the place of a left-over of an earlier attempt, or of whatever else lies there.
+
+    What is written may be secret memory: no copy of it is made.
+    """
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "wb", buffering=0) as file, memoryview(data) as rest:
         os.fchmod(file.fileno(), mode)
-        file.write(data)
+        written = 0
+        while written < len(rest):
+            written += file.write(rest[written:]) or 0
         if durable:
-            file.flush()
             os.fsync(file.fileno())
 
 
@@ -32,7 +36,7 @@ def no_trace(_step: str) -> None:
 
 def write_atomic(
     path: Path,
-    data: bytes,
+    data: bytes | memoryview,
     mode: int = 0o600,
     *,
     durable: bool = True,

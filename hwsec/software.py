@@ -46,6 +46,7 @@ from .errors import (
     OldFormat,
 )
 from .files import write_atomic
+from .secretfile import read_secret_file
 from .secretmem import SecretBuffer
 from .vault import SECRET_BYTES, Vault, WrappedSecret
 
@@ -162,9 +163,11 @@ class SoftwareBackend:
         """Derives the KEK, which takes about 0.2 s, and holds the key file against its check value."""
         self.close()
         try:
-            buffer = _read_secret(self._key_path)
+            buffer = read_secret_file(self._key_path, _KEY_FILE_MAX)
         except FileNotFoundError:
             raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
+        except OSError as error:
+            raise BackendUnavailable(f"{self._key_path} cannot be read: {error.strerror}") from error
         with buffer:
             key = self._parse_key(buffer)
             self._wrapped = self._open_key(key)
@@ -372,26 +375,6 @@ def _new_key(kek: SecretBuffer, purpose: str) -> _SealedKey:
         sealed=sealed,
         public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
     )
-
-
-def _read_secret(path: Path) -> SecretBuffer:
-    """The file's content in secret memory; the caller closes it."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            buffer = SecretBuffer(min(max(size, 1), _KEY_FILE_MAX))
-            try:
-                filled = 0
-                while filled < len(buffer) and (more := file.readinto(buffer.view[filled:])):
-                    filled += more
-            except BaseException:
-                buffer.close()
-                raise
-            return buffer
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _without_material(key: _KeyFile) -> _KeyFile:

@@ -11,7 +11,6 @@ the file, because they must be usable while the KEK is not (docs/adr/0009).
 
 import copy
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +33,9 @@ from .backend import (
 )
 from .errors import (
     AuditEmpty,
+    BackendUnavailable,
     ForeignHardware,
+    HardwareReset,
     HwsecError,
     LockedOut,
     NotEnrolled,
@@ -52,7 +53,7 @@ from .tpm2.nv import NvIndices
 from .tpm2.objects import create_key, loaded, public_point
 from .tpm2.templates import AGREEMENT, ATTESTATION, IDENTITY
 from .tpm2.transport import SRK_HANDLE, Transport
-from .vault import SECRET_BYTES
+from .vault import SECRET_BYTES, Vault, os_random_into
 
 __all__ = ["NV_BASE", "SRK_HANDLE", "TpmBackend", "preload_library"]
 
@@ -87,11 +88,13 @@ class TpmBackend:
         policies: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        # Of its own, as all that `replace` makes anew: an abandoned call may have it open.
+        self._vault = Vault()
         self._tpm = Transport(tcti)
-        self._file = ObjectFile(objects)
+        self._file = ObjectFile(objects, self._vault)
         self._nv_base = nv_base
-        self._nv = NvIndices(self._tpm, nv_base)
-        self._guard = KekGuard(self._tpm, self._nv, nv_base, policies)
+        self._nv = NvIndices(self._tpm, nv_base, self._vault)
+        self._guard = KekGuard(self._tpm, self._nv, nv_base, policies, self._vault)
         self._wanted = binding
         self._policies = policies
         self._monotonic = monotonic
@@ -154,41 +157,50 @@ class TpmBackend:
             raise
 
     def _create(self) -> None:
-        keys_auth = self._fresh_auth()
-        counter_auth = _derived(keys_auth, _COUNTER)
-        # First, before an old commit counter is deleted: a counter starts where the highest deleted one ended (Part 3, 31.8),
-        # and this one is compared with numbers that the vendor chooses.
-        self._nv.define(NV_POLICY_COUNTER, counter_auth)
-        self._nv.authorize(NV_POLICY_COUNTER, counter_auth)
-        self._nv.increment(NV_POLICY_COUNTER)
-        self._wrote()
-        with SecretBuffer(SECRET_BYTES) as kek:
-            self._random_into(kek.view)
-            sealed = self._guard.seal(kek, self._fresh_auth(), self._wanted, counter_auth)
-            tpm = self._tpm
+        with self._fresh_auth() as keys_auth, SecretBuffer(SECRET_BYTES) as kek:
+            with _derived(keys_auth, _COUNTER) as counter_auth:
+                # First, before an old commit counter is deleted: a counter starts where the highest deleted one ended
+                # (Part 3, 31.8), and this one is compared with numbers that the vendor chooses.
+                self._nv.define(NV_POLICY_COUNTER, counter_auth)
+                self._nv.authorize(NV_POLICY_COUNTER, counter_auth)
+                self._nv.increment(NV_POLICY_COUNTER)
+                self._wrote()
+                self._random_into(kek.view)
+                with self._fresh_auth() as kek_auth:
+                    sealed = self._guard.seal(kek, kek_auth, self._wanted, counter_auth)
             objects = SealedObjects(
-                srk_name=tpm.salt_key_name(tpm.srk),
+                srk_name=self._tpm.salt_key_name(self._tpm.srk),
                 kek=sealed,
-                keys_auth=keys_auth,
-                attestation=create_key(tpm, ATTESTATION, _derived(keys_auth, "attestation")),
-                identity=create_key(tpm, IDENTITY, _derived(keys_auth, "identity")),
-                agreement=create_key(tpm, AGREEMENT, _derived(keys_auth, "agreement")),
+                keys_auth=self._vault.wrap(keys_auth),
+                attestation=self._create_key(ATTESTATION, keys_auth, "attestation"),
+                identity=self._create_key(IDENTITY, keys_auth, "identity"),
+                agreement=self._create_key(AGREEMENT, keys_auth, "agreement"),
                 hardware_id=self._ask_hardware_id(),
             )
             for number in _KEK_INDICES:
-                auth = _derived(kek.view, f"nv{number}")
-                self._nv.define(number, auth)
-                self._nv.authorize(number, auth)
+                with _derived(kek, f"nv{number}") as auth:
+                    self._nv.define(number, auth)
+                    self._nv.authorize(number, auth)
         self._objects = objects
         # A counter can be read only after its first increment (Part 3, 31.3).
         self.increment()
         self._file.write(objects)
 
-    def _fresh_auth(self) -> bytes:
-        auth = bytearray(32)
-        with memoryview(auth) as view:
-            self._random_into(view)
-        return bytes(auth)
+    def _create_key(self, template: bytes, keys_auth: SecretBuffer, purpose: str) -> Blob:
+        with _derived(keys_auth, purpose) as auth:
+            return create_key(self._tpm, template, auth)
+
+    @contextmanager
+    def _fresh_auth(self) -> Iterator[SecretBuffer]:
+        with SecretBuffer(SECRET_BYTES) as auth:
+            self._random_into(auth.view)
+            yield auth
+
+    @contextmanager
+    def _key_auth(self, objects: SealedObjects, purpose: str) -> Iterator[SecretBuffer]:
+        """Auth value of a key or of the policy counter."""
+        with self._vault.open(objects.keys_auth) as keys_auth, _derived(keys_auth, purpose) as auth:
+            yield auth
 
     def open(self) -> None:
         """Reads the sealed objects and holds the SRK against the one they were made under. Unseals nothing yet."""
@@ -215,14 +227,17 @@ class TpmBackend:
         objects = self._require_objects()
         self._connect()
         with SecretBuffer(SECRET_BYTES) as buffer:
-            self._guard.unseal(objects.kek, _derived(objects.keys_auth, _COUNTER), buffer)
+            with self._key_auth(objects, _COUNTER) as counter_auth:
+                self._guard.unseal(objects.kek, counter_auth, buffer)
             yield buffer
 
     def _random_into(self, view: memoryview) -> None:
         session, none = self._tpm.session, self._tpm.t.ESYS_TR.NONE
         hardware = bytes(self._tpm.run(lambda e: e.get_random(32, session1=session, session2=none)))
-        mixer = HKDF(hashes.SHA256(), len(view), salt=os.urandom(32), info=b"license-agent random")
-        mixer.derive_into(hardware + os.urandom(32), view)
+        with SecretBuffer(len(hardware) + 64) as drawn:
+            drawn.view[: len(hardware)] = hardware
+            os_random_into(drawn.view[len(hardware) :])  # of which no copy is anywhere
+            HKDF(hashes.SHA256(), len(view), salt=None, info=b"license-agent random").derive_into(drawn.view, view)
 
     def random(self, size: int) -> bytes:
         """TPM and kernel randomness, mixed by HKDF: as good as the better of the two."""
@@ -244,7 +259,8 @@ class TpmBackend:
         """The policy counter: signed policies with a lower number are refused."""
         objects = self._require_objects()
         self._connect()
-        return self._guard.policy_number(_derived(objects.keys_auth, _COUNTER))
+        with self._key_auth(objects, _COUNTER) as counter_auth:
+            return self._guard.policy_number(counter_auth)
 
     def revoke_policies(self, number: int) -> None:
         """Raises the policy counter to `number`, so that signed policies with a lower one are refused from now on, for ever.
@@ -256,15 +272,16 @@ class TpmBackend:
         """
         objects = self._require_objects()
         self._connect()
-        counter_auth = _derived(objects.keys_auth, _COUNTER)
-        counter = self._guard.policy_number(counter_auth)
-        if number - counter > REVOCATION_STEP_MAX:
-            raise ValueError(f"the policy counter stands at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
-        if number > counter and objects.kek.binding.policy_key is not None:
-            self._guard.fitting(objects.kek.binding, counter_auth, number)
-        for _step in range(counter, number):
-            self._nv.increment(NV_POLICY_COUNTER)
-            self._wrote()
+        with self._key_auth(objects, _COUNTER) as counter_auth:
+            counter = self._guard.policy_number(counter_auth)
+            if number - counter > REVOCATION_STEP_MAX:
+                raise ValueError(f"the policy counter stands at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
+            if number > counter and objects.kek.binding.policy_key is not None:
+                self._guard.fitting(objects.kek.binding, counter_auth, number)
+        with self._nv.together(), _after_the_effect():
+            for _step in range(counter, number):
+                self._nv.increment(NV_POLICY_COUNTER)
+                self._wrote()
 
     def rebind(self, binding: Binding) -> None:
         """Binds the KEK to something else: unseals it by the present policy, seals it anew, replaces file and twin.
@@ -276,8 +293,8 @@ class TpmBackend:
             BackendUnavailable: the disk does not take the file; the old binding or the new one is in force, and both open now.
         """
         objects = self._require_objects()
-        with self.kek() as kek:
-            sealed = self._guard.seal(kek, self._fresh_auth(), binding, _derived(objects.keys_auth, _COUNTER))
+        with self.kek() as kek, self._fresh_auth() as auth, self._key_auth(objects, _COUNTER) as counter_auth:
+            sealed = self._guard.seal(kek, auth, binding, counter_auth)
         changed = msgspec.structs.replace(objects, kek=sealed)
         self._file.write(changed)
         self._objects = changed
@@ -291,20 +308,21 @@ class TpmBackend:
         if self._nv.knows(number):
             return
         with self.kek() as kek:
-            auths = {each: _derived(kek.view, f"nv{each}") for each in _KEK_INDICES}
-        for each, auth in auths.items():
-            try:
-                self._nv.authorize(each, auth)
-            except NvGone:
-                if each == number:
-                    raise
+            for each in _KEK_INDICES:
+                try:
+                    with _derived(kek, f"nv{each}") as auth:
+                        self._nv.authorize(each, auth)
+                except NvGone:
+                    if each == number:
+                        raise
 
     def read_anchor(self) -> tuple[Anchor | None, int]:
         """Reads anchor and counter."""
         self._prepare_nv(NV_COUNTER)
         self._prepare_nv(NV_ANCHOR)
-        count = self._nv.read_counter(NV_COUNTER)
-        data = self._nv.read(NV_ANCHOR, ANCHOR_BYTES)
+        with self._nv.together():
+            count = self._nv.read_counter(NV_COUNTER)
+            data = self._nv.read(NV_ANCHOR, ANCHOR_BYTES)
         if data is None:
             return None, count
         try:
@@ -321,9 +339,11 @@ class TpmBackend:
     def increment(self) -> int:
         """Increments the counter's NV index."""
         self._prepare_nv(NV_COUNTER)
-        self._nv.increment(NV_COUNTER)
-        self._wrote()
-        return self._nv.read_counter(NV_COUNTER)
+        with self._nv.together():
+            self._nv.increment(NV_COUNTER)
+            self._wrote()
+            with _after_the_effect():
+                return self._nv.read_counter(NV_COUNTER)
 
     def read_audit(self) -> bytes:
         """Reads the extend index; zeros before its first extension."""
@@ -332,8 +352,10 @@ class TpmBackend:
 
     def extend_audit(self, head: bytes) -> bytes:
         """Extends the extend index."""
-        before = self.read_audit()
-        self._nv.extend(NV_AUDIT, head)
+        self._prepare_nv(NV_AUDIT)
+        with self._nv.together():
+            before = self.read_audit()
+            self._nv.extend(NV_AUDIT, head)
         self._wrote()
         return hashlib.sha256(before + head).digest()
 
@@ -345,7 +367,7 @@ class TpmBackend:
         self._prepare_nv(NV_AUDIT)
         if self._nv.read(NV_AUDIT, DIGEST_BYTES) is None:
             raise AuditEmpty("nothing has been extended into the audit index yet")
-        with loaded(self._tpm, objects.attestation, _derived(objects.keys_auth, "attestation")) as key:
+        with self._key_auth(objects, "attestation") as auth, loaded(self._tpm, objects.attestation, auth) as key:
             attested, signature = self._nv.certify(NV_AUDIT, DIGEST_BYTES, key, nonce)
         return Certification(bytes(attested), keys.es256(signature))
 
@@ -370,7 +392,8 @@ class TpmBackend:
         """TPM2_Sign by the identity key."""
         objects = self._require_objects()
         self._connect()
-        return keys.sign(self._tpm, objects.identity, _derived(objects.keys_auth, "identity"), message)
+        with self._key_auth(objects, "identity") as auth:
+            return keys.sign(self._tpm, objects.identity, auth, message)
 
     def agree(self, peer_point: bytes) -> SecretBuffer:
         """TPM2_ECDH_ZGen by the key-agreement key."""
@@ -378,7 +401,8 @@ class TpmBackend:
         if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
             raise ValueError("not an uncompressed P-256 point")
         self._connect()
-        return keys.agree(self._tpm, objects.agreement, _derived(objects.keys_auth, "agreement"), peer_point)
+        with self._key_auth(objects, "agreement") as auth:
+            return keys.agree(self._tpm, objects.agreement, auth, peer_point)
 
     # Status
 
@@ -441,9 +465,23 @@ class TpmBackend:
             names = ", ".join(f"0x{index:08x}" for index in missing)
             raise NvGone(f"NV index {names} is gone: the TPM was cleared, or the index deleted")
         if objects.kek.binding.policy_key is not None:
-            self._guard.fitting(objects.kek.binding, _derived(objects.keys_auth, _COUNTER))
+            with self._key_auth(objects, _COUNTER) as counter_auth:
+                self._guard.fitting(objects.kek.binding, counter_auth)
 
 
-def _derived(key: bytes | memoryview, purpose: str) -> bytes:
+@contextmanager
+def _derived(key: SecretBuffer, purpose: str) -> Iterator[SecretBuffer]:
     """Auth value of one of our objects: 32 bytes."""
-    return HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent tpm auth {purpose}".encode()).derive(key)
+    info = f"license-agent tpm auth {purpose}".encode()
+    with SecretBuffer(SECRET_BYTES) as auth:
+        HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=info).derive_into(key.view, auth.view)
+        yield auth
+
+
+@contextmanager
+def _after_the_effect() -> Iterator[None]:
+    """A reset that is found now is no HardwareReset, after which the call could be repeated."""
+    try:
+        yield
+    except HardwareReset as error:
+        raise BackendUnavailable(str(error)) from None

@@ -1,6 +1,6 @@
 """Response codes (Part 2, 6.6.3) and what they mean to us. Pure."""
 
-from ..errors import BackendUnavailable, LockedOut, OutOfSessions
+from ..errors import BackendUnavailable, HardwareReset, LockedOut, OutOfSessions
 
 _LAYER_MASK = 0xFF0000
 _TPM_LAYERS = (0x000000, 0x0B0000, 0x0C0000)  # tss2_common.h: the TPM, and the resource managers of kernel and user space
@@ -48,10 +48,6 @@ class TpmRefusal(BackendUnavailable):
         self.code = code
 
 
-class TpmReset(BackendUnavailable):
-    """The TPM no longer knows our sessions and objects: it has been reset, or somebody flushed them."""
-
-
 def is_from_tpm(code: int) -> bool:
     """Whether a code of the library was said by the TPM, and not by the way to it."""
     return code & _LAYER_MASK in _TPM_LAYERS
@@ -67,10 +63,10 @@ def refusal(code: int, text: str) -> BackendUnavailable:
     code &= 0xFFF
     if code & _FMT1:
         if code & _FMT1_SESSION and not code & _FMT1_PARAMETER and code & _FMT1_MASK == RC_HANDLE:
-            return TpmReset(text)
+            return HardwareReset(text)
         return TpmRefusal(code & _FMT1_MASK, f"the TPM refused a command: {text}")
     if code in _RC_REFERENCES:
-        return TpmReset(text)
+        return HardwareReset(text)
     if code == _RC_LOCKOUT:
         return LockedOut(
             f"the TPM is locked out after too many wrong auth values ({text}); it recovers with time, or by its lockout auth "

@@ -5,6 +5,7 @@ Whether a signed policy fits is decided before the TPM is asked, for the sake of
 
 import hmac
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..objectfile import SealedKek
 from ..pcrpolicy import Binding, SignedPolicy, choose_policy, kek_policy
 from ..policyfiles import read_policies
 from ..secretmem import SecretBuffer
+from ..vault import Vault
 from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_PCR_CHANGED, RC_POLICY, RC_POLICY_FAIL, RC_VALUE, TpmRefusal
 from .nv import NvIndices
 from .objects import seal, unseal
@@ -31,15 +33,17 @@ class KekGuard:
         nv: our indices, with the policy counter.
         nv_base: the indices follow this number.
         policies: directory of signed policies.
+        vault: holds the KEK's auth value.
     """
 
-    def __init__(self, tpm: Transport, nv: NvIndices, nv_base: int, policies: Path | None) -> None:
+    def __init__(self, tpm: Transport, nv: NvIndices, nv_base: int, policies: Path | None, vault: Vault) -> None:
         self._tpm = tpm
         self._nv = nv
         self._nv_base = nv_base
         self._policies = policies
+        self._vault = vault
 
-    def seal(self, kek: SecretBuffer, auth: bytes, binding: Binding, counter_auth: bytes) -> SealedKek:
+    def seal(self, kek: SecretBuffer, auth: SecretBuffer, binding: Binding, counter_auth: SecretBuffer) -> SealedKek:
         """Seals the KEK, and shows that it can be unsealed in the present state of the machine.
 
         Args:
@@ -51,14 +55,14 @@ class KekGuard:
         Raises:
             PcrMismatch, PcrUninitialized: it could not be unsealed.
         """
-        sealed = SealedKek(seal(self._tpm, kek, auth, kek_policy(binding)), auth, binding)
+        sealed = SealedKek(seal(self._tpm, kek, auth, kek_policy(binding)), self._vault.wrap(auth), binding)
         with SecretBuffer(len(kek)) as probe:
             self.unseal(sealed, counter_auth, probe)
             if not hmac.compare_digest(probe.view, kek.view):
                 raise BackendUnavailable("the TPM does not give back what it was given to seal")
         return sealed
 
-    def unseal(self, sealed: SealedKek, counter_auth: bytes, into: SecretBuffer) -> None:
+    def unseal(self, sealed: SealedKek, counter_auth: SecretBuffer, into: SecretBuffer) -> None:
         """Unseals the KEK, in a salted policy session made for this once.
 
         Raises:
@@ -68,7 +72,8 @@ class KekGuard:
         for _attempt in range(_ATTEMPTS):
             satisfy = self._assertions(sealed.binding, counter_auth)
             try:
-                return unseal(self._tpm, sealed.blob, sealed.auth, satisfy, into)
+                with self._vault.open(sealed.auth) as auth:
+                    return unseal(self._tpm, sealed.blob, auth, satisfy, into)
             except TpmRefusal as reason:
                 if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
                     raise ForeignHardware(
@@ -88,16 +93,15 @@ class KekGuard:
             "the machine has finished starting"
         )
 
-    def _assertions(self, binding: Binding, counter_auth: bytes) -> Callable[[Any], None]:
+    def _assertions(self, binding: Binding, counter_auth: SecretBuffer) -> Callable[[Any], None]:
         """What makes a policy session fit the sealed KEK's policy now."""
         tpm, policy_key = self._tpm, binding.policy_key
         if policy_key is None:
             return lambda session: assert_auth_value(tpm, session)
         signed = self.fitting(binding, counter_auth)
-        counter = self.policy_counter(counter_auth)
 
         def satisfy(session: Any) -> None:
-            assert_signed(tpm, session, signed, policy_key, counter)
+            assert_signed(tpm, session, signed, policy_key, self.policy_counter(counter_auth))
             assert_auth_value(tpm, session)
 
         return satisfy
@@ -106,7 +110,7 @@ class KekGuard:
         """Values of the SHA-256 bank by index; what the TPM does not have is left out."""
         return read_pcrs(self._tpm, indices)
 
-    def fitting(self, binding: Binding, counter_auth: bytes, lowest: int = 0) -> SignedPolicy:
+    def fitting(self, binding: Binding, counter_auth: SecretBuffer, lowest: int = 0) -> SignedPolicy:
         """The signed policy for the present state, with a number from `lowest` on.
 
         Raises:
@@ -122,13 +126,16 @@ class KekGuard:
                 raise
             raise PcrMismatch(f"{error} (passed over: {'; '.join(found.passed_over)})") from None
 
-    def policy_counter(self, counter_auth: bytes) -> Any:
-        """Handle of the policy counter, its auth value set."""
+    def policy_counter(self, counter_auth: SecretBuffer) -> AbstractContextManager[Any]:
+        """Gives the handle of the policy counter, its auth value set for the length of the block."""
+        self._know_counter(counter_auth)
+        return self._nv.lent(NV_POLICY_COUNTER)
+
+    def _know_counter(self, counter_auth: SecretBuffer) -> None:
         if not self._nv.knows(NV_POLICY_COUNTER):
             self._nv.authorize(NV_POLICY_COUNTER, counter_auth)
-        return self._nv.handle(NV_POLICY_COUNTER)
 
-    def policy_number(self, counter_auth: bytes) -> int:
+    def policy_number(self, counter_auth: SecretBuffer) -> int:
         """The policy counter: signed policies with a lower number are refused."""
-        self.policy_counter(counter_auth)
+        self._know_counter(counter_auth)
         return self._nv.read_counter(NV_POLICY_COUNTER)

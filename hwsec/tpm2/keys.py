@@ -18,7 +18,7 @@ def es256(signature: Any) -> bytes:
     return bytes(ecdsa.signatureR).rjust(half, b"\0") + bytes(ecdsa.signatureS).rjust(half, b"\0")
 
 
-def sign(tpm: Transport, blob: Blob, auth: bytes, message: bytes) -> bytes:
+def sign(tpm: Transport, blob: Blob, auth: SecretBuffer, message: bytes) -> bytes:
     """TPM2_Sign (Part 3, 20.2) over SHA-256 of the message."""
     t = tpm.t
     scheme = t.TPMT_SIG_SCHEME(scheme=t.TPM2_ALG.NULL)  # the key's own
@@ -28,7 +28,7 @@ def sign(tpm: Transport, blob: Blob, auth: bytes, message: bytes) -> bytes:
         return es256(signature)
 
 
-def agree(tpm: Transport, blob: Blob, auth: bytes, peer_point: bytes) -> SecretBuffer:
+def agree(tpm: Transport, blob: Blob, auth: SecretBuffer, peer_point: bytes) -> SecretBuffer:
     """TPM2_ECDH_ZGen (Part 3, 14.5); the TPM checks that the point is on the curve.
 
     Raises:

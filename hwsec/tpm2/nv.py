@@ -1,16 +1,21 @@
 """Our NV indices: anchor (ordinary), commit counter and policy counter (counter), audit value (extend).
 
-All are written and read by an auth value of their own, never by the owner, and count no failures (NO_DA).
+All are written and read by an auth value of their own, never by the owner, and count no failures (NO_DA). The TPM library has
+an auth value only while a command runs; else it rests in the vault.
 """
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..backend import ANCHOR_BYTES, DIGEST_BYTES
 from ..errors import ForeignHardware, NvGone
 from ..nvlayout import NV_ANCHOR, NV_AUDIT, NV_COUNTER, NV_POLICY_COUNTER
+from ..secretmem import SecretBuffer
+from ..vault import Vault, WrappedSecret
 from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_UNINITIALIZED, TpmRefusal
-from .transport import Transport
+from .transport import AUTH_COVER, Transport
 
 _COUNTER_BYTES = 8
 NUMBERS = (NV_ANCHOR, NV_COUNTER, NV_AUDIT, NV_POLICY_COUNTER)
@@ -22,17 +27,22 @@ class NvIndices:
     Args:
         tpm: the connection.
         base: the indices follow this number.
+        vault: holds their auth values.
     """
 
-    def __init__(self, tpm: Transport, base: int) -> None:
+    def __init__(self, tpm: Transport, base: int, vault: Vault) -> None:
         self._tpm = tpm
         self._base = base
-        self._handles: dict[int, Any] = {}
+        self._vault = vault
+        self._handles: dict[int, tuple[Any, WrappedSecret]] = {}
         self._generation = -1
+        self._depth = 0
+        self._used: Any = None  # the last one used in the connection's session, which has its auth value
 
-    def _known(self) -> dict[int, Any]:
+    def _known(self) -> dict[int, tuple[Any, WrappedSecret]]:
         if self._generation != self._tpm.generation or not self._tpm.connected:
             self._handles.clear()
+            self._used = None
             self._generation = self._tpm.generation
         return self._handles
 
@@ -45,7 +55,7 @@ class NvIndices:
         there = self._tpm.handles_from(self._base)
         return [self._base + number for number in NUMBERS if self._base + number not in there]
 
-    def define(self, number: int, auth: bytes) -> None:
+    def define(self, number: int, auth: SecretBuffer) -> None:
         """Makes an index anew (TPM2_NV_DefineSpace: Part 3, 31.3) in the place of what is there.
 
         An enrolment that was cut leaves an index behind whose auth nobody knows.
@@ -66,18 +76,24 @@ class NvIndices:
         with contextlib.suppress(TpmRefusal):
             old = tpm.run(lambda e: e.tr_from_tpmpublic(index))
             tpm.run(lambda e: e.nv_undefine_space(old, session1=tpm.session))
-        tpm.run(lambda e: e.nv_define_space(auth, public, session1=tpm.session))
+        value = t.TPM2B_AUTH(bytes(len(auth)))
+        try:
+            tpm.fill(value, auth.view)
+            handle = tpm.run(lambda e: e.nv_define_space(value, public, session1=tpm.session))
+        finally:
+            tpm.wipe(value)
+        # The library keeps the auth value with the new handle, and in the arguments of its last TPM2_NV_DefineSpace. One more,
+        # which the TPM refuses because the index is there, overwrites these.
+        tpm.run(lambda e: e.tr_set_auth(handle, None))
+        with contextlib.suppress(TpmRefusal):
+            tpm.run(lambda e: e.nv_define_space(AUTH_COVER, public, session1=tpm.session))
 
     def knows(self, number: int) -> bool:
-        """Whether the auth value of the index has been set over this connection."""
+        """Whether the index has been authorized over this connection."""
         return number in self._known()
 
-    def handle(self, number: int) -> Any:
-        """The handle of an index that has been authorized."""
-        return self._known()[number]
-
-    def authorize(self, number: int, auth: bytes) -> None:
-        """Sets the auth value of an index. Once for a connection: the library keeps each handle that it is asked for.
+    def authorize(self, number: int, auth: SecretBuffer) -> None:
+        """Takes over the auth value of an index. Once for a connection: the library keeps each handle that it is asked for.
 
         Raises:
             NvGone: it is not there.
@@ -89,26 +105,56 @@ class NvIndices:
             if reason.code == RC_HANDLE:
                 raise self._gone(number) from None
             raise
-        self._tpm.run(lambda e: e.tr_set_auth(handle, auth))
-        self._known()[number] = handle
+        self._known()[number] = handle, self._vault.wrap(auth)
 
     def _gone(self, number: int) -> NvGone:
         self._known().pop(number, None)
         return NvGone(f"NV index 0x{self._base + number:08x} is gone: the TPM was cleared, or the index deleted")
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commands of the block are covered once, at its end, instead of one by one."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            self._known()
+            if not self._depth and self._used is not None:
+                used, self._used = self._used, None
+                self._cover(used)
+
+    def _cover(self, handle: Any, session: Any = None) -> None:
+        tpm = self._tpm
+        tpm.cover(handle, lambda e: e.nv_read(handle, 8, 0, handle, session1=tpm.session if session is None else session))
+
+    @contextmanager
+    def lent(self, number: int) -> Iterator[Any]:
+        """The handle of an index that has been authorized; the TPM library has its auth value for the length of the block.
+
+        Raises:
+            NvGone, ForeignHardware: a command of the block has shown that it is not there, or not ours.
+        """
+        with self.together():
+            handle, wrapped = self._known()[number]
+            self._used = handle
+            with self._vault.open(wrapped) as auth, self._tpm.lend(handle, auth.view):
+                auth.wipe()  # the library has it now
+                try:
+                    yield handle
+                except TpmRefusal as reason:
+                    if reason.code == RC_HANDLE:
+                        raise self._gone(number) from None
+                    if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
+                        raise ForeignHardware(
+                            f"NV index 0x{self._base + number:08x} has another auth value than ours: somebody has made it anew"
+                        ) from None
+                    raise
+
     def _run(self, number: int, command: Any) -> Any:
         """Runs a command on an index that has been authorized."""
-        handle = self.handle(number)
-        try:
+        with self.lent(number) as handle:
             return self._tpm.run(lambda e: command(e, handle))
-        except TpmRefusal as reason:
-            if reason.code == RC_HANDLE:
-                raise self._gone(number) from None
-            if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
-                raise ForeignHardware(
-                    f"NV index 0x{self._base + number:08x} has another auth value than ours: somebody has made it anew"
-                ) from None
-            raise
 
     def read(self, number: int, size: int) -> bytes | None:
         """TPM2_NV_Read (Part 3, 31.13); None if it has never been written."""
@@ -146,11 +192,11 @@ class NvIndices:
         """TPM2_NV_Certify (Part 3, 31.16) by a loaded signing key; two handles want two sessions."""
         tpm, t = self._tpm, self._tpm.t
         scheme = t.TPMT_SIG_SCHEME(scheme=t.TPM2_ALG.NULL)  # the key's own
-        with tpm.fresh_session(t.TPM2_SE.HMAC, encrypts=False) as second:
-            answer: tuple[Any, Any] = self._run(
-                number,
-                lambda e, handle: e.nv_certify(
-                    key, handle, nonce, scheme, size, 0, handle, session1=tpm.session, session2=second
-                ),
-            )
+        with tpm.fresh_session(t.TPM2_SE.HMAC, encrypts=False) as second, self.lent(number) as handle:
+            try:
+                answer: tuple[Any, Any] = tpm.run(
+                    lambda e: e.nv_certify(key, handle, nonce, scheme, size, 0, handle, session1=tpm.session, session2=second)
+                )
+            finally:
+                self._cover(handle, second)
         return answer

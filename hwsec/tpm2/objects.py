@@ -1,5 +1,6 @@
 """Sealed objects and keys below the SRK: made, loaded for the time of one use, unsealed."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,21 +13,37 @@ from .templates import SRK, sealed
 from .transport import Transport
 
 
-def seal(tpm: Transport, secret: SecretBuffer, auth: bytes, policy: bytes) -> Blob:
+def seal(tpm: Transport, secret: SecretBuffer, auth: SecretBuffer, policy: bytes) -> Blob:
     """A sealed object (TPM2_Create: Part 3, 12.1) that opens by `policy`, whose PolicyAuthValue asks for `auth`."""
-    t = tpm.t
-    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=auth, data=bytes(len(secret))))
-    t.types.ffi.memmove(sensitive.sensitive.data._cdata.buffer, secret.view, len(secret))
-    template = tpm.public_template(sealed(policy))
+    return _create(tpm, sealed(policy), auth, secret)
+
+
+def create_key(tpm: Transport, template: bytes, auth: SecretBuffer) -> Blob:
+    """A key that the TPM draws (TPM2_Create: Part 3, 12.1) and that is used by `auth`."""
+    return _create(tpm, template, auth, None)
+
+
+def _create(tpm: Transport, template: bytes, auth: SecretBuffer, secret: SecretBuffer | None) -> Blob:
+    area = tpm.public_template(template)
+    sensitive = _blank_sensitive(tpm, len(auth), 0 if secret is None else len(secret))
     try:
-        private, public, *_ = tpm.run(lambda e: e.create(tpm.srk, sensitive, template, session1=tpm.session))
+        tpm.fill(sensitive.sensitive.userAuth, auth.view)
+        if secret is not None:
+            tpm.fill(sensitive.sensitive.data, secret.view)
+        private, public, *_ = tpm.run(lambda e: e.create(tpm.srk, sensitive, area, session1=tpm.session))
     finally:
+        tpm.wipe(sensitive.sensitive.userAuth)
         tpm.wipe(sensitive.sensitive.data)
-        _overwrite_request(tpm, len(secret))
+        _overwrite_request(tpm, sensitive)
     return Blob(private.marshal(), public.marshal())
 
 
-def _overwrite_request(tpm: Transport, size: int) -> None:
+def _blank_sensitive(tpm: Transport, auth: int, data: int) -> Any:
+    t = tpm.t
+    return t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=bytes(auth), data=bytes(data)))
+
+
+def _overwrite_request(tpm: Transport, wiped: Any) -> None:
     """The library keeps the arguments of the last TPM2_Create. One more, which the TPM refuses, overwrites them.
 
     It asks for an object with a sensitive part of our choice that is also made by the TPM: a contradiction, found before
@@ -34,33 +51,17 @@ def _overwrite_request(tpm: Transport, size: int) -> None:
     """
     if not tpm.connected:
         return
-    t = tpm.t
-    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=bytes(32), data=bytes(size)))
+    if not len(wiped.sensitive.data):
+        wiped = _blank_sensitive(tpm, len(wiped.sensitive.userAuth), 32)
     template = tpm.public_template(SRK)
-    try:
-        tpm.run(lambda e: e.create(tpm.srk, sensitive, template, session1=tpm.session))
-    except TpmRefusal:
-        return
-
-
-def create_key(tpm: Transport, template: bytes, auth: bytes) -> Blob:
-    """A key that the TPM draws (TPM2_Create: Part 3, 12.1) and that is used by `auth`."""
-    t = tpm.t
-    sensitive = t.TPM2B_SENSITIVE_CREATE(t.TPMS_SENSITIVE_CREATE(userAuth=auth))
-    area = tpm.public_template(template)
-    private, public, *_ = tpm.run(lambda e: e.create(tpm.srk, sensitive, area, session1=tpm.session))
-    return Blob(private.marshal(), public.marshal())
+    with contextlib.suppress(TpmRefusal):
+        tpm.run(lambda e: e.create(tpm.srk, wiped, template, session1=tpm.session))
 
 
 @contextmanager
-def loaded(tpm: Transport, blob: Blob, auth: bytes) -> Iterator[Any]:
-    """The handle of an object that is loaded (Part 3, 12.2) for the length of the block.
-
-    Raises:
-        ForeignHardware: this TPM has not made it.
-    """
-    private, _ = tpm.unmarshal(tpm.t.TPM2B_PRIVATE, blob.private)
-    public, _ = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
+def _loaded(tpm: Transport, blob: Blob) -> Iterator[Any]:
+    private = tpm.unmarshal(tpm.t.TPM2B_PRIVATE, blob.private)
+    public = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
     try:
         handle = tpm.run(lambda e: e.load(tpm.srk, private, public, session1=tpm.session))
     except TpmRefusal as reason:
@@ -68,13 +69,34 @@ def loaded(tpm: Transport, blob: Blob, auth: bytes) -> Iterator[Any]:
             raise ForeignHardware("this TPM cannot load the sealed objects: they are damaged or not its own") from None
         raise
     try:
-        tpm.run(lambda e: e.tr_set_auth(handle, auth))
         yield handle
     finally:
         tpm.flush_quietly(handle)
 
 
-def unseal(tpm: Transport, blob: Blob, auth: bytes, satisfy: Callable[[Any], None], into: SecretBuffer) -> None:
+@contextmanager
+def _authorized(tpm: Transport, handle: Any, auth: SecretBuffer, session: Callable[[], Any]) -> Iterator[None]:
+    """The object has its auth value for the length of the block, which uses it in that session."""
+    try:
+        with tpm.lend(handle, auth.view):
+            yield
+    finally:
+        # Refused whatever the object is: by then, the library has worked with another auth value.
+        tpm.cover(handle, lambda e: e.unseal(handle, session1=session()))
+
+
+@contextmanager
+def loaded(tpm: Transport, blob: Blob, auth: SecretBuffer) -> Iterator[Any]:
+    """The handle of an object that is loaded (Part 3, 12.2) for the length of the block, for the connection's session.
+
+    Raises:
+        ForeignHardware: this TPM has not made it.
+    """
+    with _loaded(tpm, blob) as handle, _authorized(tpm, handle, auth, lambda: tpm.session):
+        yield handle
+
+
+def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[Any], None], into: SecretBuffer) -> None:
     """TPM2_Unseal (Part 3, 12.7) in a salted policy session of its own, which encrypts the answer.
 
     Args:
@@ -89,7 +111,11 @@ def unseal(tpm: Transport, blob: Blob, auth: bytes, satisfy: Callable[[Any], Non
         ForeignHardware: what is sealed has another length.
     """
     t = tpm.t
-    with loaded(tpm, blob, auth) as handle, tpm.fresh_session(t.TPM2_SE.POLICY) as session:
+    with (
+        _loaded(tpm, blob) as handle,
+        tpm.fresh_session(t.TPM2_SE.POLICY) as session,
+        _authorized(tpm, handle, auth, lambda: session),
+    ):
         satisfy(session)
         answer = tpm.run(lambda e: e.unseal(handle, session1=session))
         try:
@@ -103,6 +129,6 @@ def unseal(tpm: Transport, blob: Blob, auth: bytes, satisfy: Callable[[Any], Non
 
 def public_point(tpm: Transport, blob: Blob) -> bytes:
     """The public point of a key on P-256: 65 bytes, uncompressed."""
-    public, _ = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
+    public = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)
     point = public.publicArea.unique.ecc
     return b"\x04" + bytes(point.x).rjust(32, b"\0") + bytes(point.y).rjust(32, b"\0")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..pcrpolicy import (
@@ -54,7 +55,9 @@ def assert_auth_value(tpm: Transport, session: Any) -> None:
     tpm.run(lambda e: e.policy_auth_value(session))
 
 
-def assert_signed(tpm: Transport, session: Any, signed: SignedPolicy, policy_key: bytes, counter: Any) -> None:
+def assert_signed(
+    tpm: Transport, session: Any, signed: SignedPolicy, policy_key: bytes, counter: AbstractContextManager[Any]
+) -> None:
     """PolicyPCR, PolicyNV and PolicyAuthorize (Part 3, 23.7, 23.9, 23.16).
 
     Args:
@@ -62,7 +65,7 @@ def assert_signed(tpm: Transport, session: Any, signed: SignedPolicy, policy_key
         session: a new policy session.
         signed: what the vendor has approved.
         policy_key: the vendor's public point.
-        counter: handle of the policy counter, its auth value set.
+        counter: gives the handle of the policy counter, its auth value set.
 
     Raises:
         TpmRefusal: the PCRs have other values, the counter has passed the number, or the signature does not hold.
@@ -71,7 +74,8 @@ def assert_signed(tpm: Transport, session: Any, signed: SignedPolicy, policy_key
     selection = _selection(tpm, values)
     tpm.run(lambda e: e.policy_pcr(session, pcr_digest(values), selection))
     operand = signed.number.to_bytes(8, "big")
-    tpm.run(lambda e: e.policy_nv(counter, counter, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
+    with counter as handle:
+        tpm.run(lambda e: e.policy_nv(handle, handle, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
     ticket = _ticket(tpm, signed, policy_key)
     name = policy_key_name(policy_key)
     tpm.run(lambda e: e.policy_authorize(session, signed.approved, name, ticket, POLICY_REF))

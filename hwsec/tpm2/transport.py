@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..errors import BackendUnavailable, ForeignHardware, HardwareReset, HwsecError
-from .codes import RC_HANDLE, TpmRefusal, TpmReset, is_from_tpm, refusal
+from .codes import RC_HANDLE, TpmRefusal, is_from_tpm, refusal
 from .library import library
 from .templates import SRK
 
 T = TypeVar("T")
 
 SRK_HANDLE = 0x81000001  # TCG TPM v2.0 Provisioning Guidance, 7.8
+AUTH_COVER = b"\x01" * 32
+"""An auth value that is nobody's, as long as ours."""
 
 
 class Transport:
@@ -38,6 +40,7 @@ class Transport:
         self._srk: Any = None
         self._session: Any = None
         self._runner: int | None = None  # the thread that is in the middle of a command
+        self._lent: list[Any] = []  # handles whose auth values the library has now
 
     @property
     def t(self) -> Any:
@@ -107,6 +110,7 @@ class Transport:
 
         Raises:
             TpmRefusal, LockedOut, OutOfSessions: the TPM refuses; the connection stays.
+            HardwareReset: it was not executed; the connection is given up.
             BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is given up.
         """
         if self._esys is None:
@@ -118,7 +122,7 @@ class Transport:
             code = int(error.rc)
             if is_from_tpm(code):
                 reason = refusal(code, str(error))
-                if isinstance(reason, TpmReset):
+                if isinstance(reason, HardwareReset):
                     self.abandon()
                     raise HardwareReset(f"the TPM at {self.tcti} has been reset: {error}") from None
                 raise reason from None
@@ -136,8 +140,12 @@ class Transport:
     def abandon(self) -> None:
         """Forgets a broken connection; the next `connect` makes a new one."""
         esys, self._esys = self._esys, None
+        lent, self._lent = self._lent, []
         self._srk = self._session = None
         if esys is not None:
+            with contextlib.suppress(Exception):
+                for handle in lent:  # freed as it is: the library wipes nothing
+                    esys.tr_set_auth(handle, None)
             with contextlib.suppress(Exception):
                 esys.close()
 
@@ -149,6 +157,7 @@ class Transport:
         """
         if self._runner not in (None, threading.get_ident()):
             self._esys = self._srk = self._session = None
+            self._lent = []
             return
         for handle in (self._session, self._srk):
             if handle is not None:
@@ -174,17 +183,18 @@ class Transport:
         """A TPM2B_PUBLIC of a marshalled TPMT_PUBLIC of our own."""
         return self._t.TPM2B_PUBLIC(publicArea=self._t.TPMT_PUBLIC.unmarshal(area)[0])
 
-    def unmarshal(self, kind: Any, data: bytes) -> tuple[Any, int]:
-        """A value of the library's type `kind` from bytes of a file, and how many of them it took.
+    def unmarshal(self, kind: Any, data: bytes) -> Any:
+        """A value of the library's type `kind` from bytes of a file.
 
         Raises:
-            ForeignHardware: no TPM has made these bytes.
+            ForeignHardware: no TPM has made these bytes. That is so too where the library takes them, but would refuse to send
+                the value, or would send something else.
         """
-        try:
+        with contextlib.suppress(self._t.TSS2_Exception):
             value, used = kind.unmarshal(data)
-        except self._t.TSS2_Exception:
-            raise ForeignHardware("the file of sealed objects holds what no TPM has made") from None
-        return value, int(used)
+            if used == len(data) and bytes(value.marshal()) == data:
+                return value
+        raise ForeignHardware("the file of sealed objects holds what no TPM has made: it is damaged")
 
     # Storage root key
 
@@ -228,10 +238,11 @@ class Transport:
         data = bytes(self.run(lambda e: e.tr_serialize(key)))
         # Serialized are the handle (4), the name (2 + n), the kind of resource (4) and the public area.
         start = 10 + int.from_bytes(data[4:6], "big")
-        public, used = self.unmarshal(self._t.TPM2B_PUBLIC, data[start:])
-        if start + used != len(data):
-            raise BackendUnavailable("this version of the TPM library keeps its keys in a form that is not known here")
-        return public
+        with contextlib.suppress(self._t.TSS2_Exception):
+            public, used = self._t.TPM2B_PUBLIC.unmarshal(data[start:])
+            if start + used == len(data):
+                return public
+        raise BackendUnavailable("this version of the TPM library keeps its keys in a form that is not known here")
 
     # Sessions
 
@@ -278,6 +289,45 @@ class Transport:
                 self.flush(handle)
 
     # Memory of the library
+
+    @contextmanager
+    def lend(self, handle: Any, auth: memoryview) -> Iterator[None]:
+        """The library has the auth value of an object for the length of the block.
+
+        A session in which the object is used meanwhile keeps a copy: that is to be covered (`AUTH_COVER`) by a use with
+        another value.
+        """
+        value, lent = self._t.TPM2B_AUTH(bytes(len(auth))), self._lent
+        try:
+            self.fill(value, auth)
+            lent.append(handle)
+            self.run(lambda e: e.tr_set_auth(handle, value))
+        finally:
+            self.wipe(value)
+        try:
+            yield
+        finally:
+            if lent is self._lent:  # else the connection has gone, and the value with it
+                lent.remove(handle)
+                self.run(lambda e: e.tr_set_auth(handle, None))
+
+    def cover(self, handle: Any, command: Callable[[Any], object]) -> None:
+        """Overwrites the auth value that the library keeps with a session, beside the session key, until the next one.
+
+        Another value of the same size does it. The TPM refuses it, and does not count that: our objects are NODA, our indices
+        NO_DA.
+
+        Args:
+            handle: of ours.
+            command: uses it in the session.
+        """
+        if self._esys is not None:
+            with contextlib.suppress(BackendUnavailable), self.lend(handle, memoryview(AUTH_COVER)):
+                self.run(command)
+
+    def fill(self, sized: Any, value: memoryview) -> None:
+        """Writes into a TPM2B that has this size."""
+        self._t.types.ffi.memmove(sized._cdata.buffer, value, len(value))
 
     def wipe(self, sized: Any) -> None:
         """Overwrites the buffer of a TPM2B."""

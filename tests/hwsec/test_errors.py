@@ -8,6 +8,7 @@ from hwsec.errors import HwsecError
 
 STATES = {
     "BackendUnavailable": BackendState.ABSENT,
+    "HardwareReset": BackendState.ABSENT,
     "BackendHung": BackendState.HUNG,
     "HardwareReset": BackendState.ABSENT,
     "LockedOut": BackendState.LOCKED_OUT,

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 import hwsec.objectfile
-import hwsec.tpm
 from hwsec.backend import Anchor
-from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled
+from hwsec.errors import BackendState, BackendUnavailable, ForeignHardware, HardwareReset, HwsecError, NotEnrolled
 from hwsec.files import write_atomic
 from hwsec.objectfile import MAGIC
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend, preload_library
+from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 from tests.support.swtpm import Swtpm
@@ -235,8 +235,9 @@ def test_a_tpm_reset_behind_our_back_costs_one_call(enrolled: TpmBackend) -> Non
     flush = bytes.fromhex("8001 0000000e 00000165 02000000")  # TPM2_FlushContext of the first session
     enrolled._tpm._esys.tcti.transmit(flush)
     assert enrolled._tpm._esys.tcti.receive()[6:] == bytes(4)
-    with pytest.raises(BackendUnavailable, match="reset"):
+    with pytest.raises(HardwareReset, match="reset") as told:
         enrolled.read_anchor()
+    assert told.value.state is BackendState.ABSENT
     assert enrolled.read_anchor() == before
 
 
@@ -298,6 +299,7 @@ _DIES_TEN_TIMES = """
 import os, signal, sys
 from pathlib import Path
 import tpm2_pytss
+from hwsec.secretmem import SecretBuffer
 from hwsec.tpm import TpmBackend
 from hwsec.tpm2.objects import loaded
 
@@ -306,7 +308,8 @@ for _time in range(10):
     if child == 0:
         backend = TpmBackend(sys.argv[1], Path(sys.argv[2]))
         backend.open()
-        with loaded(backend._tpm, backend._objects.agreement, b""), backend._tpm.fresh_session(tpm2_pytss.TPM2_SE.POLICY):
+        tpm, blob = backend._tpm, backend._objects.agreement
+        with loaded(tpm, blob, SecretBuffer(32)), tpm.fresh_session(tpm2_pytss.TPM2_SE.POLICY):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it did not come as far as being killed"
 """
@@ -446,14 +449,8 @@ def test_no_secret_crosses_the_bus(tpm: TpmMachine, tmp_path: Path, monkeypatch:
     if "tcti" in (reason := backend.status().detail) and not backend.status().available:
         pytest.skip(f"the capturing TCTI is not installed: {reason}")
     backend.create()
-    with backend.kek() as kek:
-        secrets = [bytes(kek.view), *(hwsec.tpm._derived(kek.view, purpose) for purpose in ("nv1", "nv2", "nv3"))]
-    objects = backend._objects
-    assert objects is not None
-    secrets += [objects.kek.auth, objects.keys_auth]
-    secrets += [
-        hwsec.tpm._derived(objects.keys_auth, purpose) for purpose in ("attestation", "identity", "agreement", "policy counter")
-    ]
+    kek = kek_of(backend)
+    secrets = [kek, *auth_values(tpm.objects, kek).values()]
     backend.read_anchor()
     backend.write_anchor(ANCHOR)
     point = backend.agreement_public()
@@ -470,6 +467,8 @@ def test_no_secret_crosses_the_bus(tpm: TpmMachine, tmp_path: Path, monkeypatch:
 _STOPS_AFTER_EACH_STEP = """
 import os, sys
 from pathlib import Path
+from hwsec.backend import Anchor
+from hwsec.errors import BackendUnavailable
 from hwsec.tpm import TpmBackend
 
 backend = TpmBackend(sys.argv[1], Path(sys.argv[2]))
@@ -481,12 +480,25 @@ stop()
 with backend.agree(backend.agreement_public()) as shared:
     os.write(1, shared.view)
 stop()
-backend.rebind(backend.binding)
-stop()
+backend.write_anchor(Anchor(2, bytes(32)))
+backend.increment()
+backend.read_anchor()
 backend.extend_audit(b"head")
-backend.certify_audit(b"nonce")
+stop()
 backend.sign(b"message")
+stop()
+backend.certify_audit(b"nonce")
+stop()
 backend.status()
+stop()
+backend._tpm._esys.tcti.transmit(bytes.fromhex("8001 0000000e 00000165 02000000"))  # TPM2_FlushContext of the session
+backend._tpm._esys.tcti.receive()
+try:
+    backend.sign(b"message")
+except BackendUnavailable:
+    backend.sign(b"message")
+stop()
+backend.rebind(backend.binding)
 stop()
 backend.close()
 stop()
@@ -494,10 +506,12 @@ stop()
 
 
 def test_no_copy_of_a_secret_stays_in_the_process(tpm: TpmMachine) -> None:
-    """Neither our objects nor the buffers of the TPM library keep one, as soon as the call is over."""
-    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [0, 32, 32, 0, 0, 0], tpm.swtpm.tcti, tpm.objects)
+    """Neither our objects nor the buffers of the TPM library keep one, as soon as the call is over: no auth value either."""
+    sizes = [0, 32, 32, 0, 0, 0, 0, 0, 0, 0]
+    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, sizes, tpm.swtpm.tcti, tpm.objects)
     _none, kek, shared, *_more = scan.told
-    steps = ("create", "kek", "agree", "rebind", "certify and sign", "close")
+    steps = ("create", "kek", "agree", "anchor", "sign", "certify", "status", "a lost connection", "rebind", "close")
+    values = {"KEK": kek, "shared value": shared, **auth_values(tpm.objects, kek)}
     for step, memory in zip(steps, scan.memories, strict=True):
         assert b"license-agent tpm auth" in memory, "the scan sees nothing"
-        assert lingering(memory, {"KEK": kek, "shared value": shared}) == [], step
+        assert lingering(memory, values) == [], step

@@ -13,7 +13,8 @@ from hwsec.backend import Anchor
 from hwsec.errors import BackendHung, BackendUnavailable, HwsecError, NotEnrolled
 from hwsec.nvbudget import BURST
 from hwsec.owner import HardwareOwner
-from hwsec.tpm import TpmBackend, _derived
+from hwsec.tpm import TpmBackend
+from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.relay import Exchange, Relay
 
@@ -90,13 +91,9 @@ def test_neither_kek_nor_any_auth_value_is_to_be_read(tpm: TpmMachine) -> None:
         with backend.agree(backend.agreement_public()) as shared:
             secrets = [bytes(shared.view)]
         backend.rebind(backend.binding)
-        objects = backend._require_objects()
         point = backend.agreement_public()
         kek = kek_of(backend)
-        secrets += [kek, objects.kek.auth, objects.keys_auth]
-        secrets += [_derived(kek, f"nv{number}") for number in (1, 2, 3)]
-        purposes = ("attestation", "identity", "agreement", "policy counter")
-        secrets += [_derived(objects.keys_auth, purpose) for purpose in purposes]
+        secrets += [kek, *auth_values(tpm.objects, kek).values()]
         backend.status()
         backend.close()
     seen = b"|".join(part for exchange in relay.log for part in exchange)

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.objectfile
-import hwsec.tpm
 import hwsec.tpm2.guard
 from hwsec.backend import Anchor, BackendState
 from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NvGone, PcrMismatch, PcrUninitialized
 from hwsec.files import write_atomic
+from hwsec.nvlayout import NV_POLICY_COUNTER
 from hwsec.objectfile import MAGIC
 from hwsec.pcrpolicy import (
     EO_UNSIGNED_LE,
@@ -36,6 +36,7 @@ from hwsec.pcrpolicy import (
 )
 from hwsec.tpm import NV_BASE, TpmBackend
 from hwsec.tpm2.policy import assert_auth_value, assert_signed
+from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 
@@ -141,7 +142,8 @@ def test_the_tpm_computes_the_digests_that_we_compute(bound: Bound) -> None:
     backend = bound.enroll()
     values = backend.read_pcrs((7, 11))
     t, tpm = tpm2_pytss, backend._tpm
-    counter = backend._guard.policy_counter(hwsec.tpm._derived(backend._require_objects().keys_auth, "policy counter"))
+    with backend._key_auth(backend._require_objects(), "policy counter") as auth:
+        backend._guard.policy_number(auth)  # from now on it is known
     signed = sign_pcr_policy(VENDOR, values, 3)
 
     def digest(session: Any) -> bytes:
@@ -152,13 +154,14 @@ def test_the_tpm_computes_the_digests_that_we_compute(bound: Bound) -> None:
         tpm.run(lambda e: e.policy_pcr(session, pcr_digest(values), selection))
         assert digest(session) == policy_pcr(bytes(32), values)
         operand = (3).to_bytes(8, "big")
-        tpm.run(lambda e: e.policy_nv(counter, counter, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
-        name = bytes(tpm.run(lambda e: e.tr_get_name(counter)))
+        with backend._nv.lent(NV_POLICY_COUNTER) as counter:
+            tpm.run(lambda e: e.policy_nv(counter, counter, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
+            name = bytes(tpm.run(lambda e: e.tr_get_name(counter)))
         assert digest(session) == policy_nv(policy_pcr(bytes(32), values), operand, 0, EO_UNSIGNED_LE, name) == signed.approved
         tpm.run(lambda e: e.policy_auth_value(session))
         assert digest(session) == policy_auth_value(signed.approved)
     with tpm.fresh_session(t.TPM2_SE.POLICY) as session:
-        assert_signed(tpm, session, signed, KEY, counter)
+        assert_signed(tpm, session, signed, KEY, backend._nv.lent(NV_POLICY_COUNTER))
         assert_auth_value(tpm, session)
         assert digest(session) == kek_policy(BOTH)
 
@@ -390,7 +393,8 @@ def test_no_copy_of_a_bound_kek_stays_in_the_process(bound: Bound) -> None:
     scan = scan_after_each_stop(_STOPS, [32, 0, 0], *arguments)
     for step, memory in zip(("kek", "anchor", "rebind"), scan.memories, strict=True):
         assert POLICY_REF in memory, "the scan sees nothing"
-        assert lingering(memory, {"KEK": scan.told[0]}) == [], step
+        values = {"KEK": scan.told[0], **auth_values(bound.machine.objects, scan.told[0])}
+        assert lingering(memory, values) == [], step
 
 
 # Revocation

@@ -11,12 +11,22 @@ import pytest
 
 from hwsec import tpm as backend_module
 from hwsec.backend import Anchor, BackendState
-from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, LockedOut, NvGone, OldFormat, OutOfSessions
+from hwsec.errors import (
+    BackendUnavailable,
+    ForeignHardware,
+    HardwareReset,
+    HwsecError,
+    LockedOut,
+    NvGone,
+    OldFormat,
+    OutOfSessions,
+)
 from hwsec.nvbudget import BURST
 from hwsec.objectfile import MAGIC, Blob
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend
 from hwsec.tpm2 import codes
 from hwsec.tpm2.templates import SRK
+from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.support.swtpm import Swtpm
 
@@ -403,13 +413,13 @@ def test_somebody_else_cannot_unseal(enrolled: TpmBackend, other: Any, auth: byt
     assert kek_of(enrolled)
 
 
-def test_the_right_auth_value_alone_unseals_nothing(enrolled: TpmBackend, other: Any) -> None:
+def test_the_right_auth_value_alone_unseals_nothing(tpm: TpmMachine, enrolled: TpmBackend, other: Any) -> None:
     """There is no userWithAuth: only the policy opens it."""
     template = t.TPM2B_PUBLIC(publicArea=t.TPMT_PUBLIC.unmarshal(SRK)[0])
     parent = other.create_primary(None, template)[0]
     handle = load(other, parent, blobs(enrolled)["kek"])
     other.flush_context(parent)
-    other.tr_set_auth(handle, enrolled._require_objects().kek.auth)
+    other.tr_set_auth(handle, auth_values(tpm.objects, bytes(32))["KEK's auth value"])
     assert refused(lambda: other.unseal(handle))
     other.flush_context(handle)
 
@@ -441,7 +451,7 @@ def test_somebody_else_cannot_use_what_the_agent_has_loaded(
     monkeypatch.setattr(t.ESAPI, "unseal", spied_unseal)
     assert len(enrolled.sign(b"message")) == 64
     assert kek_of(enrolled)
-    assert outcomes == [True] * 4
+    assert outcomes == [True] * 8  # two handles each, at the use and at the command that covers its auth value
 
 
 def test_somebody_else_cannot_touch_the_policy_counter(enrolled: TpmBackend, other: Any) -> None:
@@ -498,10 +508,10 @@ def test_a_file_with_a_binding_that_contradicts_itself_is_damaged(tpm: TpmMachin
         (0x906, OutOfSessions),
         (0xB0921, LockedOut),
         (0xC0903, OutOfSessions),
-        (0x910, codes.TpmReset),
-        (0x918, codes.TpmReset),
-        (0x98B, codes.TpmReset),
-        (0xA8B, codes.TpmReset),
+        (0x910, HardwareReset),
+        (0x918, HardwareReset),
+        (0x98B, HardwareReset),
+        (0xA8B, HardwareReset),
         (0x18B, codes.TpmRefusal),
         (0x1CB, codes.TpmRefusal),
         (0x99D, codes.TpmRefusal),
