@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import sys
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -72,6 +73,16 @@ class SecretBuffer:
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a secret cannot be pickled or copied")
+
+
+def wipe_bytes(value: bytes) -> None:
+    """Overwrites an immutable object that somebody else's interface has returned. Nobody else may hold it.
+
+    It works where `id` is an address (CPython), and on objects that Python does not share: longer than one byte.
+    """
+    if sys.implementation.name == "cpython" and len(value) > 1:
+        start = bytes.__basicsize__ - 1  # the last of the head's bytes is the zero behind the content
+        ctypes.memset(id(value) + start, 0, len(value))
 
 
 def _secret_map(size: int) -> mmap.mmap:

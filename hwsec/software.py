@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from .backend import (
     DIGEST_BYTES,
@@ -47,8 +48,8 @@ from .errors import (
 )
 from .files import write_atomic
 from .secretfile import read_secret_file
-from .secretmem import SecretBuffer
-from .vault import SECRET_BYTES, Vault, WrappedSecret
+from .secretmem import SecretBuffer, wipe_bytes
+from .vault import SECRET_BYTES, Vault, WrappedSecret, os_random_into
 
 PBKDF2_ITERATIONS = 600_000
 """OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256."""
@@ -61,6 +62,13 @@ PBKDF2_CEILING = 10_000_000
 _KEY_FILE_MAX = 64 * 1024
 _BLANK = bytes(SECRET_BYTES)
 _MATERIAL_MARK = msgspec.msgpack.encode("material") + b"\xc4\x20"  # the name, and the head of 32 bytes (MessagePack bin 8)
+
+
+# RFC 5915: ECPrivateKey of 32 bytes on P-256, without its public point.
+_DER_HEAD = bytes.fromhex("30310201010420")
+_DER_TAIL = bytes.fromhex("a00a06082a8648ce3d030107")
+_ZERO = (0,) * 32
+_ORDER = tuple(bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551"))
 
 
 class _SealedKey(msgspec.Struct, frozen=True):
@@ -136,28 +144,37 @@ class SoftwareBackend:
         """Makes key material, the keys and an empty anchor."""
         if self._key_path.exists():
             raise AlreadyEnrolled(f"{self._key_path} exists already: this agent has been initialized")
-        salt, material = os.urandom(32), os.urandom(32)
-        with SecretBuffer(SECRET_BYTES) as kek:
-            self._derive(salt, material, self._iterations, kek)
+        with SecretBuffer(SECRET_BYTES) as kek, SecretBuffer(SECRET_BYTES) as material:
+            os_random_into(material.view)
+            salt = os.urandom(32)
+            self._derive(salt, material.view, self._iterations, kek)
             key = _KeyFile(
                 iterations=self._iterations,
                 salt=salt,
-                material=memoryview(material),
+                material=material.view,
                 check=b"",
                 attestation=_new_key(kek, "attestation"),
                 identity=_new_key(kek, "identity"),
                 agreement=_new_key(kek, "agreement"),
             )
             key = msgspec.structs.replace(key, check=_check_value(kek, key))
+            _cover("agreement")  # the last
             self._wrapped = self._vault.wrap(kek)
-        try:
-            # The key file comes last: until it is there, an enrolment that was cut can be repeated.
-            self._write_state(1, bytes(DIGEST_BYTES), None)
-            _write(self._key_path, msgspec.msgpack.encode(key))
-        except BaseException:
-            self._wrapped = None
-            raise
-        self._key = _without_material(key)
+            try:
+                # The key file comes last: until it is there, an enrolment that was cut can be repeated.
+                self._write_state(1, bytes(DIGEST_BYTES), None)
+                self._write_key(key)
+            except BaseException:
+                self._wrapped = None
+                raise
+            self._key = _without_material(key)
+
+    def _write_key(self, key: _KeyFile) -> None:
+        encoded, place = _encoded_without_material(key)
+        with SecretBuffer(len(encoded)) as data:
+            data.view[:] = encoded
+            data.view[place : place + SECRET_BYTES] = key.material
+            _write(self._key_path, data.view)
 
     def open(self) -> None:
         """Derives the KEK, which takes about 0.2 s, and holds the key file against its check value."""
@@ -293,17 +310,25 @@ class SoftwareBackend:
         return self._sign("identity", self._require_key().identity, message)
 
     def _sign(self, purpose: str, key: _SealedKey, message: bytes) -> bytes:
-        r, s = decode_dss_signature(self._private(purpose, key).sign(message, ec.ECDSA(hashes.SHA256())))
+        with self._private(purpose, key) as private:
+            r, s = decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
-    def _private(self, purpose: str, key: _SealedKey) -> ec.EllipticCurvePrivateKey:
+    @contextmanager
+    def _private(self, purpose: str, key: _SealedKey) -> Iterator[ec.EllipticCurvePrivateKey]:
+        try:
+            yield self._opened(purpose, key)
+        finally:
+            _cover(purpose)
+
+    def _opened(self, purpose: str, key: _SealedKey) -> ec.EllipticCurvePrivateKey:
         with self.kek() as kek, SecretBuffer(32) as scalar:
             try:
                 with _subkey(kek, purpose) as sealing:
                     AESGCM(sealing).decrypt_into(key.nonce, key.sealed, purpose.encode(), scalar.view)
             except InvalidTag:
                 raise ForeignHardware(f"the {purpose} key in {self._key_path} is damaged") from None
-            return ec.derive_private_key(int.from_bytes(scalar.view, "big"), ec.SECP256R1())
+            return _private_key(scalar)
 
     def agree(self, peer_point: bytes) -> SecretBuffer:
         """ECDH on P-256 (SP 800-56A, 5.7.1.2)."""
@@ -311,9 +336,12 @@ class SoftwareBackend:
         if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
             raise ValueError("not an uncompressed P-256 point")
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
-        private = self._private("agreement", key)
+        with self._private("agreement", key) as private:
+            shared = private.exchange(ec.ECDH(), peer)
+        del private
         buffer = SecretBuffer(32)
-        buffer.view[:] = private.exchange(ec.ECDH(), peer)
+        buffer.view[:] = shared
+        wipe_bytes(shared)
         return buffer
 
     def clock(self) -> HardwareClock:
@@ -357,7 +385,7 @@ def _read(path: Path) -> bytes:
         raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | memoryview) -> None:
     try:
         write_atomic(path, data)
     except OSError as error:
@@ -365,16 +393,36 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _new_key(kek: SecretBuffer, purpose: str) -> _SealedKey:
-    private = ec.generate_private_key(ec.SECP256R1())
-    scalar = private.private_numbers().private_value.to_bytes(32, "big")
     nonce = os.urandom(12)
-    with _subkey(kek, purpose) as sealing:
-        sealed = AESGCM(sealing).encrypt(nonce, scalar, purpose.encode())
-    return _SealedKey(
-        nonce=nonce,
-        sealed=sealed,
-        public=private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
-    )
+    with SecretBuffer(32) as scalar, _subkey(kek, purpose) as sealing:
+        # FIPS 186-5, A.2.2. In secret memory from the beginning, which a key that the library draws is not.
+        while not _ZERO < tuple(scalar.view) < _ORDER:
+            os_random_into(scalar.view)
+        return _SealedKey(
+            nonce=nonce,
+            sealed=AESGCM(sealing).encrypt(nonce, scalar.view, purpose.encode()),
+            public=_private_key(scalar).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+        )
+
+
+def _cover(purpose: str) -> None:
+    """Uses a key and a scalar of nobody's in the same way: what the library has freed without wiping it is overwritten."""
+    with SecretBuffer(32) as nothing:
+        nothing.view[:] = b"\x01" * 32
+        for _time in range(2):
+            with _subkey(nothing, purpose) as sealing:
+                sealed = AESGCM(sealing).encrypt(bytes(12), nothing.view, purpose.encode())
+                AESGCM(sealing).decrypt_into(bytes(12), sealed, purpose.encode(), nothing.view)
+            _private_key(nothing)
+
+
+def _private_key(scalar: SecretBuffer) -> ec.EllipticCurvePrivateKey:
+    """The key of a scalar, handed over as a file's content would be: a number of Python's could not be wiped."""
+    with SecretBuffer(len(_DER_HEAD) + 32 + len(_DER_TAIL)) as der:
+        der.view[: len(_DER_HEAD)] = _DER_HEAD
+        der.view[len(_DER_HEAD) : -len(_DER_TAIL)] = scalar.view
+        der.view[-len(_DER_TAIL) :] = _DER_TAIL
+        return cast(ec.EllipticCurvePrivateKey, load_der_private_key(der.view, None))
 
 
 def _without_material(key: _KeyFile) -> _KeyFile:
@@ -382,11 +430,15 @@ def _without_material(key: _KeyFile) -> _KeyFile:
     return msgspec.structs.replace(key, material=memoryview(b""))
 
 
+def _encoded_without_material(key: _KeyFile) -> tuple[bytes, int]:
+    """The encoding with zeros in the place of the material, and that place."""
+    encoded = msgspec.msgpack.encode(msgspec.structs.replace(key, material=memoryview(_BLANK)))
+    return encoded, encoded.index(_MATERIAL_MARK + _BLANK) + len(_MATERIAL_MARK)
+
+
 def _check_value(kek: SecretBuffer, key: _KeyFile) -> bytes:
     """HMAC over the encoded file without its check value; the material is never in a copy of the encoding."""
-    encoded = msgspec.msgpack.encode(msgspec.structs.replace(key, check=b"", material=memoryview(_BLANK)))
-    mark = _MATERIAL_MARK + _BLANK
-    place = encoded.index(mark) + len(_MATERIAL_MARK)
+    encoded, place = _encoded_without_material(msgspec.structs.replace(key, check=b""))
     with _subkey(kek, "check") as secret:
         return _hmac(secret, encoded[:place], key.material, encoded[place + len(_BLANK) :])
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.bootclock
@@ -19,6 +22,7 @@ from hwsec.files import write_atomic
 from hwsec.software import PBKDF2_CEILING, PBKDF2_FLOOR, PBKDF2_ITERATIONS, SoftwareBackend
 from hwsec.vault import Vault
 from tests.hwsec.conftest import SoftwareMachine
+from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 
 ANCHOR = Anchor(2, bytes(range(32)), version=1)
 
@@ -326,3 +330,44 @@ def test_the_hardware_id_depends_on_machine_and_identity(tmp_path: Path, vault: 
         return backend.status().hardware_id
 
     assert len({identifier("a", b"1"), identifier("b", b"1"), identifier("c", b"2")}) == 3
+
+
+_STOPS_AFTER_EACH_STEP = """
+import os, sys
+from pathlib import Path
+from hwsec.software import PBKDF2_FLOOR, SoftwareBackend
+from hwsec.vault import Vault
+
+backend = SoftwareBackend(Path(sys.argv[1]), b"machine-1", Vault(), PBKDF2_FLOOR)
+backend.create()
+with backend.kek() as kek:
+    os.write(1, kek.view)
+stop()
+backend.open()
+stop()
+backend.sign(b"message")
+stop()
+backend.extend_audit(b"head")
+backend.certify_audit(b"nonce")
+stop()
+with backend.agree(backend.agreement_public()) as shared:
+    os.write(1, shared.view)
+stop()
+"""
+
+
+def test_no_scalar_and_no_shared_value_stays_in_the_process(tmp_path: Path) -> None:
+    """Whole or by halves, also reversed, as the library below keeps numbers."""
+    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [32, 0, 0, 0, 32], tmp_path)
+    kek, shared = scan.told[0], scan.told[-1]
+    content = msgspec.msgpack.decode((tmp_path / "software.key").read_bytes())
+    values = {"KEK": kek, "key material": content["material"], "shared value": shared}
+    for purpose in ("attestation", "identity", "agreement"):
+        subkey = HKDF(hashes.SHA256(), 32, salt=None, info=f"license-agent software {purpose}".encode()).derive(kek)
+        sealed = content[purpose]
+        scalar = AESGCM(subkey).decrypt(sealed["nonce"], sealed["sealed"], purpose.encode())
+        values[f"scalar of {purpose}"] = scalar
+        values[f"reversed scalar of {purpose}"] = scalar[::-1]
+    for step, memory in zip(("create", "open", "sign", "certify", "agree"), scan.memories, strict=True):
+        assert b"license-agent software" in memory, "the scan sees nothing"
+        assert lingering(memory, values) == [], step
