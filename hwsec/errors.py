@@ -37,13 +37,6 @@ class BackendUnavailable(HwsecError):
     state = BackendState.ABSENT
 
 
-class HardwareReset(BackendUnavailable):
-    """The TPM has lost what was loaded: it was reset, or somebody else flushed it.
-
-    The command that met it was not executed; the next call makes a new connection.
-    """
-
-
 class BackendHung(BackendUnavailable):
     """The TPM has not answered within its deadline, more often than threads are replaced."""
 

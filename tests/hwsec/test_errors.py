@@ -8,7 +8,6 @@ from hwsec.errors import HwsecError
 
 STATES = {
     "BackendUnavailable": BackendState.ABSENT,
-    "HardwareReset": BackendState.ABSENT,
     "BackendHung": BackendState.HUNG,
     "HardwareReset": BackendState.ABSENT,
     "LockedOut": BackendState.LOCKED_OUT,
