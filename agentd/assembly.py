@@ -9,7 +9,7 @@ from audittrail.chain import Chain
 from contracts.jose import MalformedToken
 from contracts.trust import Trust, parse_trust
 from hwsec.backend import Backend
-from hwsec.errors import StoreCorrupt
+from hwsec.errors import ForeignHardware, StoreCorrupt
 from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.software import SoftwareBackend
@@ -30,7 +30,7 @@ from .lifecycle import STATE_NUMBERS, Limits, State
 from .lock import StateInUse, StateLock
 from .metrics import Counters
 from .repeats import Repeats
-from .secretops import SECTION_TIME, SECTION_TRUST, read_counters
+from .secretops import SECTION_HARDWARE, SECTION_TIME, SECTION_TRUST, read_counters
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ def _assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner:
     backend.open()
     loaded = make_store(config, backend, vault).load()
     trust = _trust(loaded)
+    _check_hardware(loaded, backend)
     _set_clock(clock, loaded, backend)
     book = LicenseBook()
     book_whole = book.load(book_path(config))
@@ -141,6 +142,21 @@ def _assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner:
     identity, attestation = backend.identity_public(), backend.attestation_public()
     keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)
     return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole, lock)
+
+
+def _check_hardware(loaded: Loaded, backend: Backend) -> None:
+    """Holds the hardware against the one that this agent was enrolled on (PV-04).
+
+    Raises:
+        ForeignHardware: it is another one.
+    """
+    bound = loaded.contents.sections.get(SECTION_HARDWARE)
+    found = backend.measure_hardware_id()
+    if bound is not None and found is not None and found.encode("ascii") != bound:
+        raise ForeignHardware(
+            f"the hardware id is {found}, this agent was enrolled on {bound.decode('ascii', 'replace')}: it is another machine, "
+            "or the TPM's endorsement seed was changed; run 'license-agent recover reinitialize'"
+        )
 
 
 def _set_clock(clock: Clock, loaded: Loaded, backend: Backend) -> None:

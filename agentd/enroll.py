@@ -17,7 +17,7 @@ from ipc.clienttrust import AGENT_USER
 
 from .assembly import StartError, make_backend, make_store
 from .config import Config
-from .secretops import SECTION_TRUST
+from .secretops import SECTION_HARDWARE, SECTION_TRUST
 
 
 def agent_uid() -> int:
@@ -89,14 +89,18 @@ def initialize(config: Config, trust: bytes) -> dict[str, object]:
                 raise
         else:
             raise AlreadyEnrolled(f"{config.store_file} exists already: this agent has been initialized")
-        store.commit(Contents((), {SECTION_TRUST: trust}))
+        hardware_id = backend.measure_hardware_id()
+        sections = {SECTION_TRUST: trust}
+        if hardware_id is not None:
+            sections[SECTION_HARDWARE] = hardware_id.encode("ascii")
+        store.commit(Contents((), sections))
         request: dict[str, object] = {
             "agent_id": config.agent.id,
             "agreement_key": jwk_from_point(backend.agreement_public()),
             "identity_key": jwk_from_point(backend.identity_public()),
             "attestation_key": jwk_from_point(backend.attestation_public()),
             "backend": backend.name,
-            "hardware_id": backend.status().hardware_id,
+            "hardware_id": hardware_id,
         }
     vault.close()
     return request

@@ -47,6 +47,7 @@ SEAL_MISMATCH = (
 
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
+SECTION_HARDWARE = "hardware_id"
 
 
 class SecretOps:

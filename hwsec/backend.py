@@ -275,6 +275,10 @@ class Backend(Protocol):
         """Random bytes in which the hardware's generator has a part."""
         ...
 
+    def measure_hardware_id(self) -> str | None:
+        """The hardware id, asked of the hardware now and of no file (PV-01); None where it cannot be had."""
+        ...
+
     def status(self) -> BackendStatus:
         """Never raises; what cannot be asked or used is reported as not available, with its state."""
         ...

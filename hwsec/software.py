@@ -363,6 +363,10 @@ class SoftwareBackend:
         available = state is BackendState.AVAILABLE
         return BackendStatus("software", available, detail, False, state=state, hardware_id=self._hardware_id())
 
+    def measure_hardware_id(self) -> str | None:
+        """SHA-256 over machine id and identity key: no hardware speaks for it."""
+        return self._hardware_id()
+
     def _hardware_id(self) -> str | None:
         if self._key is None:
             return None

@@ -411,6 +411,11 @@ class TpmBackend:
         self._connect()
         return facts.read_clock(self._tpm)
 
+    def measure_hardware_id(self) -> str | None:
+        """SHA-256 of the endorsement key's public area, made anew from the endorsement seed."""
+        self._connect()
+        return facts.hardware_id(self._tpm)
+
     def _ask_hardware_id(self) -> str | None:
         if self._objects is not None:
             return self._objects.hardware_id

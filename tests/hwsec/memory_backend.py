@@ -140,6 +140,10 @@ class MemoryBackend:
         self._ask()
         return os.urandom(size)
 
+    def measure_hardware_id(self) -> str | None:
+        """As `status` tells it."""
+        return self.status().hardware_id
+
     def status(self) -> BackendStatus:
         identifier = None
         if self._device.answers and self._opened:

@@ -349,7 +349,9 @@ def test_a_machine_has_one_hardware_id(machine: Machine, backend: Backend, tmp_p
     first = backend.status().hardware_id
     assert first is not None
     assert len(bytes.fromhex(first)) == 32
-    assert reopened(machine).status().hardware_id == first
+    again = reopened(machine)
+    assert again.status().hardware_id == first
+    assert again.measure_hardware_id() == first
     other_machine = MACHINES[machine.name](tmp_path / "other")
     try:
         other = other_machine.backend()

@@ -99,6 +99,20 @@ def test_a_tpm_that_was_cleared_is_enrolled_anew(tpm_machine: Machine) -> None:
     works(tpm_machine)
 
 
+def test_an_agent_on_hardware_with_another_id_does_not_start(tpm_machine: Machine) -> None:
+    """The same storage keys, another endorsement key (PV-04)."""
+    import tpm2_pytss as tss
+
+    assert tpm_machine.tpm is not None
+    with tss.ESAPI(tpm_machine.tpm.tcti) as esys:
+        esys.change_eps(tss.ESYS_TR.RH_PLATFORM)
+    code, text = tpm_machine.run_to_the_end()
+    assert code == 69
+    assert "the hardware id is" in text
+    enroll_again(tpm_machine)
+    works(tpm_machine)
+
+
 def test_fallback_needs_the_policy_and_brings_no_old_secret_along(tpm_machine: Machine) -> None:
     machine = tpm_machine
     assert machine.tpm is not None
