@@ -16,7 +16,7 @@ import hwsec.objectfile
 from hwsec.backend import Anchor
 from hwsec.errors import BackendState, BackendUnavailable, ForeignHardware, HardwareReset, HwsecError, NotEnrolled
 from hwsec.files import write_atomic
-from hwsec.objectfile import MAGIC
+from hwsec.objectfile import MAGIC, Blob
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend, preload_library
 from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
@@ -407,6 +407,22 @@ def test_objects_changed_with_care_are_refused(tpm: TpmMachine, enrolled: TpmBac
             backend.agree(peer)
             backend.sign(b"message")
             backend.certify_audit(b"nonce")
+
+
+def test_a_key_that_the_library_would_not_send_is_foreign_and_costs_no_connection(enrolled: TpmBackend) -> None:
+    objects, peer = enrolled._require_objects(), enrolled.agreement_public()
+    before = enrolled._tpm.generation
+    unsendable = 0
+    for place in range(24):
+        public = flip(place)(objects.agreement.public)
+        enrolled._objects = msgspec.structs.replace(objects, agreement=Blob(objects.agreement.private, public))
+        with pytest.raises(HwsecError) as told:
+            enrolled.agree(peer)
+        unsendable += isinstance(told.value, ForeignHardware) and "no TPM has made" in str(told.value)
+        assert enrolled._tpm.connected and enrolled._tpm.generation == before, f"{place}: {told.value}"
+    assert unsendable
+    enrolled._objects = objects
+    enrolled.agree(peer).close()
 
 
 # Enrolment that was cut
