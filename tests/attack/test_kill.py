@@ -17,7 +17,7 @@ from tests.support.machine import AGENT_ID, Machine, furnished_machine
 
 pytestmark = pytest.mark.slow
 
-KILLS = 8
+KILLS = 5
 """On each backend."""
 LONGEST_COMMIT_S = 0.08
 

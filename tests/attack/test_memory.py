@@ -32,8 +32,6 @@ pytestmark = [
 SETTLED_S = 1.0
 """After this time nothing may be left of an operation; not a time that anything is waited for."""
 
-_KEPT = {"auth value nv1", "auth value nv2", "auth value nv3"}
-
 _HOLDS_WHAT_IT_IS_GIVEN = """
 import sys
 kept = [bytes.fromhex(line) for line in sys.stdin.readline().split()]
@@ -71,8 +69,6 @@ def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
         new = machine.issue()
         values = machine.keys_in_use([delivery.read_text()])
         values |= {f"secret {version}": secret for version, secret in machine.secrets().items()}
-        # Not yet: the key file's material is kept, and the TPM library keeps the auth values of NV indices.
-        values = {name: value for name, value in values.items() if name not in _KEPT}
         search = Search(values)
         # The sockets come from outside, as in production and on a stand.
         with machine.running(inherited=True) as running:

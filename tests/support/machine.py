@@ -15,14 +15,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentd.assembly import machine_id
 from hwsec.tpm import NV_BASE, TpmBackend
+from hwsec.tpm2.templates import SRK
+from tests.hwsec.auth_values import INDICES, auth_values
 from tests.support.daemon import Bench
 from tests.support.stand import short_directory
 from tests.support.swtpm import Swtpm
 
 AGENT_ID = "pos-009"
+_KEYS = ("attestation", "identity", "agreement")
 _OTHER_INFO = b"\0\0\0\x07A256GCM" + bytes(8) + (256).to_bytes(4, "big")  # RFC 7518, 4.6.2
 
 
@@ -90,45 +94,64 @@ class Machine(Bench):
         material = content["material"] + machine_id()
         kek = hashlib.pbkdf2_hmac("sha256", material, content["salt"], content["iterations"])
         keys = {"KEK": kek, "key material": content["material"]}
-        for purpose in ("agreement", "check", "state"):
+        for purpose in ("check", "state", *_KEYS):
             keys[f"software {purpose} key"] = _hkdf(kek, f"license-agent software {purpose}")
         state = msgspec.msgpack.decode((self.keys / "software.anchor").read_bytes())
         tagged = msgspec.msgpack.encode((state["counter"], state["audit"], state["anchor"]))
         assert hmac.digest(keys["software state key"], tagged, "sha256") == state["tag"]
-        scalar = AESGCM(keys["software agreement key"]).decrypt(
-            content["agreement_nonce"], content["agreement_sealed"], b"agreement"
-        )
-        keys["agreement key"] = scalar
-        private = ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1())
+        for purpose in _KEYS:
+            sealed = content[purpose]
+            scalar = AESGCM(keys[f"software {purpose} key"]).decrypt(sealed["nonce"], sealed["sealed"], purpose.encode())
+            private = keys[f"private scalar of {purpose}"] = scalar
+            public = _private(private).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            assert public == sealed["public"]
         for number, point in enumerate(points):
-            public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-            keys[f"shared value {number}"] = private.exchange(ec.ECDH(), public)
+            peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+            keys[f"shared value {number}"] = _private(keys["private scalar of agreement"]).exchange(ec.ECDH(), peer)
         return keys
 
     def _tpm_keys(self, points: list[bytes]) -> dict[str, bytes]:
         assert self.tpm is not None
-        backend = TpmBackend(self.tpm.tcti, self.state / "tpm.objects")
+        objects = self.state / "tpm.objects"
+        backend = TpmBackend(self.tpm.tcti, objects)
         backend.open()
-        keys = {}
         with backend.kek() as kek:
-            keys["KEK"] = bytes(kek.view)
-        for purpose in ("nv1", "nv2", "nv3", "agreement"):
-            keys[f"auth value {purpose}"] = _hkdf(keys["KEK"], f"license-agent tpm auth {purpose}")
+            keys = {"KEK": bytes(kek.view)}
+        keys |= auth_values(objects, keys["KEK"])
         for number, point in enumerate(points):
             with backend.agree(point) as shared:
                 keys[f"shared value {number}"] = bytes(shared.view)
         backend.close()
-        self._prove_auth_value(keys["auth value nv1"])
+        self._prove_auth_values(objects, keys)
         return keys
 
-    def _prove_auth_value(self, auth: bytes) -> None:
-        import tpm2_pytss
+    def _prove_auth_values(self, objects: Path, keys: dict[str, bytes]) -> None:
+        """The TPM takes them all; the KEK's own and `keys_auth` have shown themselves by what was done with them."""
+        import tpm2_pytss as t
 
         assert self.tpm is not None
-        with tpm2_pytss.ESAPI(self.tpm.tcti) as esys:
-            index = esys.tr_from_tpmpublic(NV_BASE + 1)
-            esys.tr_set_auth(index, auth)
-            esys.nv_read(index, 4, 0, index)
+        content = msgspec.msgpack.decode(objects.read_bytes()[40:])
+        with t.ESAPI(self.tpm.tcti) as esys:
+            for number, purpose in enumerate((*INDICES, "policy counter"), 1):
+                index = esys.tr_from_tpmpublic(NV_BASE + number)
+                esys.tr_set_auth(index, keys[f"auth value {purpose}"])
+                esys.nv_read(index, 4, 0, index)
+            parent = esys.create_primary(None, t.TPM2B_PUBLIC(publicArea=t.TPMT_PUBLIC.unmarshal(SRK)[0]))[0]
+            for purpose in _KEYS:
+                private = t.TPM2B_PRIVATE.unmarshal(content[purpose]["private"])[0]
+                public = t.TPM2B_PUBLIC.unmarshal(content[purpose]["public"])[0]
+                handle = esys.load(parent, private, public)
+                esys.tr_set_auth(handle, keys[f"auth value {purpose}"])
+                if purpose == "agreement":
+                    esys.ecdh_zgen(handle, t.TPM2B_ECC_POINT(public.publicArea.unique.ecc))
+                else:
+                    esys.get_time(handle, b"", t.TPMT_SIG_SCHEME(scheme=t.TPM2_ALG.NULL))
+                esys.flush_context(handle)
+            esys.flush_context(parent)
+
+
+def _private(scalar: bytes) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1())
 
 
 def _hkdf(key: bytes, info: str) -> bytes:

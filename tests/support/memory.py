@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = 4096
+_LETTERS = re.compile(rb"[A-Za-z0-9+/_-]{20,}")
 _OVERLAP = 128  # more than the longest form that is looked for: one that spans two pages is found
 
 
@@ -58,7 +60,14 @@ class Search:
     def lingering(self, areas: Iterable[bytes]) -> list[str]:
         """Names and forms of the values that are there and were not there before."""
         new = b"\0".join(self._new(areas))
-        return [f"{name}: {form}" for name, value in self.values.items() for form, text in forms(value).items() if text in new]
+        # What is written with letters is looked for only where there are enough of them in a row, which is little.
+        letters = b"\0".join(_LETTERS.findall(new))
+        return [
+            f"{name}: {form}"
+            for name, value in self.values.items()
+            for form, text in forms(value).items()
+            if text in (letters if _LETTERS.fullmatch(text) else new)
+        ]
 
     def _new(self, areas: Iterable[bytes]) -> Iterator[bytes]:
         for area in areas:
