@@ -154,8 +154,8 @@ def _check_hardware(loaded: Loaded, backend: Backend) -> None:
     found = backend.measure_hardware_id()
     if bound is not None and found is not None and found.encode("ascii") != bound:
         raise ForeignHardware(
-            f"the hardware id is {found}, this agent was enrolled on {bound.decode('ascii', 'replace')}: it is another machine, "
-            "or the TPM's endorsement seed was changed; run 'license-agent recover reinitialize'"
+            f"the hardware id is {found}, this agent was enrolled on {bound.decode('ascii', 'replace')}: another machine, or "
+            "the TPM's endorsement seed was changed; run 'license-agent recover reinitialize'"
         )
 
 
