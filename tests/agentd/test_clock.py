@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from agentd import RELEASED
 from agentd.clock import Clock
 from agentd.timebase import TOLERANCE_S, Reading, Since, TimeAnchor, decode, encode, since, tolerance
+from ipc.clientwire import Reason
+from tests.agentd.world import World, meta, token
 
 SIGNED = 1_800_000_000
 DAY = 86_400
@@ -175,3 +177,31 @@ def test_any_counters_give_a_bound(anchor: TimeAnchor, boot: Reading, tpm: Readi
 def test_what_is_no_anchor_is_told(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a time anchor"):
         decode(data)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("wrong", [IN_2099, 0])
+def test_a_clock_that_jumps_and_comes_back_costs_no_license_and_revives_none(wrong: int, restart: bool) -> None:
+    machine, world = Machine(), World(meta(start=SIGNED))
+    machine.signed(SIGNED)
+    machine.runs(3600)
+    valid, expired = token(nbf=SIGNED, exp=SIGNED + DAY), token(nbf=SIGNED - DAY, exp=SIGNED + 1800, jti="old")
+    before = world.engine.versions
+
+    def verdicts() -> tuple[bool, Reason]:
+        now = machine.clock.now()
+        return world.engine.validate(valid, now).valid, world.engine.validate(expired, now).reason
+
+    assert verdicts() == (True, Reason.EXPIRED)
+    machine.wall_off = wrong - machine.true
+    if restart:
+        machine.agent_restarts()
+    assert verdicts() == (True, Reason.EXPIRED)
+    machine.runs(60)
+    assert verdicts() == (True, Reason.EXPIRED)
+    machine.wall_off = 0
+    if restart:
+        machine.agent_restarts()
+    assert verdicts() == (True, Reason.EXPIRED)
+    assert world.engine.versions == before
+    world.vault.close()

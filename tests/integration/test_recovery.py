@@ -189,3 +189,36 @@ def test_nothing_is_recovered_under_a_running_daemon() -> None:
         code, text = machine.run_to_the_end()
         assert code == 69
         assert "stop it first" in text or "another agent is serving" in text
+
+
+def test_the_servers_word_sets_the_time_right() -> None:
+    with furnished_machine("software") as machine, machine.running():
+        machine.give_secret()
+        reset = ("license-agent-cli", "clock", "reset", str(machine.root / "time"))
+
+        def sign(challenge: str) -> None:
+            machine.tool(
+                "license-server",
+                "sign-time",
+                "--agent",
+                "pos-009",
+                "--challenge",
+                challenge,
+                "--out",
+                str(machine.root / "time"),
+            )
+
+        sign("ab" * 16)
+        assert "no challenge is waiting" in machine.tool(*reset, fine=(4,))
+        first = machine.tool("license-agent-cli", "clock", "challenge").strip()
+        assert "another challenge" in machine.tool(*reset, fine=(4,))
+        sign(first)
+        assert "the agent goes by" in machine.tool(*reset)
+        # It is good once.
+        assert "no challenge is waiting" in machine.tool(*reset, fine=(4,))
+        machine.tool("license-agent-cli", "clock", "challenge")
+        assert "another challenge" in machine.tool(*reset, fine=(4,))
+        (machine.root / "time").write_text("junk")
+        assert "REFUSED" in machine.tool(*reset, fine=(4,))
+        events = [(record["event"], record["outcome"]) for record in machine.records()]
+        assert events.count(("clock.reset", "begun")) == events.count(("clock.reset", "ok")) == 1

@@ -1,5 +1,6 @@
 """The TPM stops answering, for a while or for good: known licenses go on, the agent recovers by itself, a stop ends in time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from license_agent_client import LicenseClient
 
+from tests.support.machine import Machine, furnished_machine
 from tests.support.stand import Stand, running_stand
 
 
@@ -71,3 +73,34 @@ def test_a_stop_does_not_wait_for_a_tpm_that_hangs(stand: Stand) -> None:
         assert "are not sealed: the hardware does not answer" in agent_log(stand)
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def state_of(machine: Machine) -> str:
+    found: str = json.loads(machine.tool("license-agent-cli", "--json", "status"))["backend"]["state"]
+    return found
+
+
+def test_a_tpm_that_is_killed_and_comes_back_empty() -> None:
+    """Known and new licenses are validated through all of it; only changes need the TPM."""
+    with furnished_machine("tpm") as machine:
+        assert machine.tpm is not None
+        with machine.running() as running:
+            machine.give_secret()
+            known, new = machine.issue(), machine.issue()
+            with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+                assert client.validate(known).valid
+                machine.tpm.stop()
+                assert state_of(machine) == "absent"
+                assert client.validate(known).valid and client.validate(new).valid
+                machine.tpm.clear()
+                machine.tpm.restart()
+                assert state_of(machine) in ("foreign", "nv_gone")
+                assert client.validate(known).valid
+                machine.tool("license-server", "rotate", "--agent", "pos-009", "--out", str(machine.root / "d"))
+                refused = machine.tool("license-agent-cli", "secrets", "install", str(machine.root / "d"), fine=(4,))
+                assert "UNAVAILABLE" in refused
+                assert client.validate(known).valid
+            began = time.monotonic()
+            running.process.terminate()
+            assert running.process.wait(15) == 0
+            assert time.monotonic() - began < 15
