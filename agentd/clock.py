@@ -13,7 +13,6 @@ from functools import partial
 from . import RELEASED
 from .timebase import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
 
-NEVER = float("inf")
 _boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
@@ -22,15 +21,23 @@ class Clock:
 
     Args:
         wall: seconds since 1970 UTC.
-        monotonic: seconds that never go back, and go on while the machine sleeps.
+        monotonic: seconds that never go back.
+        boottime: seconds that never go back, and go on while the machine sleeps.
 
     Attributes:
         anchor: the last server-signed time; None before the first.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = _boottime) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        boottime: Callable[[], float] | None = None,
+    ) -> None:
         self.wall = wall
         self.monotonic = monotonic
+        self._boottime = boottime or (_boottime if monotonic is time.monotonic else monotonic)
+        self._asleep = self._boottime() - monotonic()
         self.anchor: TimeAnchor | None = None
         # The floor is this plus the monotonic time; the ceiling is that far above it.
         self._offset = RELEASED - monotonic()
@@ -51,6 +58,17 @@ class Clock:
         bounded = anchor.fresh and passed.running and floor >= RELEASED
         self._offset = max(floor, RELEASED) - mono
         self._bounded_since = mono - passed.least_ms / 1000 if bounded else None
+
+    def notice_sleep(self) -> None:
+        """Adds the time for which the machine has slept since the last call; called every second.
+
+        The monotonic clock, which is read for every request since it is the cheaper one, has stood still meanwhile.
+        """
+        asleep = self._boottime() - self.monotonic()
+        slept = asleep - self._asleep
+        if slept > 1.0:
+            self._asleep = asleep
+            self._offset += slept
 
     @property
     def floor(self) -> int:

@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, hub: Hub, service: Service, peer: Peer) -> None:
         self._hub = hub
         self._service = service
+        self._handle = service.handle
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
         self._queued: list[bytes] = []
@@ -165,22 +166,39 @@ class Connection(asyncio.Protocol):
             # It was read before reading was paused.
             self._decoder.hold(data)
             return
-        self._take_turn(data, [])
-
-    def _take_turn(self, data: bytes, held: list[bytes]) -> None:
-        hub = self._hub
+        hub, decoder = self._hub, self._decoder
         now = self._last_request = hub.last_activity = hub.monotonic()
-        alone, hub.last_active = hub.last_active is self, self
-        decoder = self._decoder
+        alone = hub.last_active is self
+        hub.last_active = self
         try:
-            bodies = held or decoder.receive_data(data, FRAMES_PER_TURN)
+            bodies = decoder.receive_data(data, FRAMES_PER_TURN)
+            if len(bodies) != 1 or decoder.partial or decoder.error is not None or self._queued:
+                self._take_turn(bodies, now)
+                return
+            # Nearly always one request came: the short way.
+            reply = self._handle(bodies[0], self)
         except RemoteProtocolError as error:
             self._break(error)
             return
-        handle = self._service.handle
+        self._partial_since = None
+        if self._pause:
+            self._go_on_later()
+        if reply is None or self._transport is None:
+            return
+        if hub.must_wait():
+            if not alone:
+                self._queued.append(reply)
+                hub.wait(self)
+                return
+            # Nobody else has asked since this peer's last request: there is nothing to gather for one write.
+            hub.flush()
+        self._transport.write(reply)
+
+    def _take_turn(self, bodies: list[bytes], now: float) -> None:
+        decoder = self._decoder
         for number, body in enumerate(bodies, start=1):
             try:
-                reply = handle(body, self)
+                reply = self._handle(body, self)
             except RemoteProtocolError as error:
                 self._break(error)
                 return
@@ -198,15 +216,7 @@ class Connection(asyncio.Protocol):
             self._partial_since = None
         elif bodies or self._partial_since is None:
             self._partial_since = now
-        if self._queued:
-            if alone and hub.must_wait():
-                # Nobody else has asked since this peer's last request: there is nothing to gather for one write.
-                hub.flush()
-            if len(self._queued) == 1 and not hub.must_wait() and self._transport is not None:
-                # Nearly always one request came and its reply may go at once.
-                self._transport.write(self._queued.pop())
-            else:
-                self._send_or_wait()
+        self._send_or_wait()
 
     def throttle(self, seconds: float) -> None:
         """Leaves what else this peer has sent, or will send, for later; called by the service while it handles a request."""
@@ -226,8 +236,14 @@ class Connection(asyncio.Protocol):
         self._continuing = False
         if self._closing or self._transport is None:
             return
+        now = self._last_request = self._hub.last_activity = self._hub.monotonic()
         held, self._held = self._held, []
-        self._take_turn(b"", held)
+        try:
+            bodies = held or self._decoder.receive_data(b"", FRAMES_PER_TURN)
+        except RemoteProtocolError as error:
+            self._break(error)
+            return
+        self._take_turn(bodies, now)
         self._update_reading()
 
     def _update_reading(self) -> None:

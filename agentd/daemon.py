@@ -135,6 +135,7 @@ class Daemon:
     async def tick(self) -> None:
         """What is due; called every second."""
         self._hub.sweep()
+        self._parts.clock.notice_sleep()
         self._parts.audit.look_after_file()
         self._note_states()
         now = self._parts.clock.monotonic()

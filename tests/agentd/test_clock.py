@@ -151,6 +151,19 @@ def test_a_small_difference_is_not_suspect(machine: Machine) -> None:
     assert machine.clock.now() == SIGNED
 
 
+def test_the_time_for_which_the_machine_slept_counts() -> None:
+    times = {"wall": float(SIGNED), "mono": 100.0, "boot": 500.0}
+    clock = Clock(lambda: times["wall"], lambda: times["mono"], lambda: times["boot"])
+    anchor = TimeAnchor(SIGNED, True, Reading(500_000, 1))
+    clock.set_anchor(anchor, anchor.boot, None)
+    times["boot"] += 8 * 3600
+    times["wall"] += 8 * 3600
+    assert clock.floor == SIGNED
+    clock.notice_sleep()
+    clock.notice_sleep()
+    assert (clock.floor, clock.now(), clock.suspect()) == (SIGNED + 8 * 3600, SIGNED + 8 * 3600, False)
+
+
 def test_counters_may_drift_for_a_month(machine: Machine) -> None:
     machine.runs(30 * DAY)
     machine.wall_off = 30 * DAY * 400 / 1e6
