@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from audittrail import anchor, archive
 from audittrail.anchor import Removed
-from audittrail.archive import Header
-from audittrail.chain import APPLICATION, CLASSES, TAIL_BYTES
-from audittrail.verify import seq_of
-from audittrail.whole import Entry, anchors_path, entries, first_seq_of, plain_files, read_anchors
+from audittrail.archive import ArchiveDamaged, Header
+from audittrail.chain import APPLICATION, CLASSES, TAIL_BYTES, ZERO_HASH
+from audittrail.verify import open_regular, seq_of
+from audittrail.whole import Entry, Unseal, anchors_path, entries, first_seq_of, plain_files, read_anchors, read_archive
 from hwsec.files import fsync_directory, write_atomic
 
 MODE = 0o640
@@ -75,7 +75,7 @@ def archive_segment(
         OSError: it cannot be read, or an archive not be written; the segment stays.
     """
     parts = {kind: _Part() for kind in CLASSES}
-    with segment.open("rb") as file:
+    with open_regular(segment) as file:
         for number, chunk in enumerate(iter(lambda: _whole_lines(file), b""), start=1):
             found = 0
             for kind, pattern in _LINE.items():
@@ -184,15 +184,45 @@ class Stock:
     size: int
 
 
-def take_stock(log: Path, days: Mapping[str, int], budget: int, now: int) -> Stock:
+def check_removal(removal: Removal, before: Removed | None, unseal: Unseal) -> None:
+    """Holds the archives that are to be removed against the anchor that will stand in their place.
+
+    What a header says is authentic only once the archive has been unsealed; without this, a forged one would have the agent
+    sign for the removal of records that somebody else took away.
+
+    Raises:
+        ArchiveDamaged: one was not written by this machine, or does not follow the one before it.
+        OSError: one cannot be read.
+    """
+    head = before.head if before is not None else ZERO_HASH.decode("ascii")
+    last_seq, records = 0, before.records if before is not None else 0
+    for path in removal.paths:
+        header, _ = unseal(read_archive(path))
+        if header.kind != removal.anchor.kind or header.prev != head:
+            raise ArchiveDamaged(f"{path} does not follow what was removed before it: an archive is missing")
+        head, last_seq, records = header.head, header.last_seq, records + header.records
+    if (head, last_seq, records) != (removal.anchor.head, removal.anchor.last_seq, removal.anchor.records):
+        raise ArchiveDamaged("the archives have changed while they were looked at")
+
+
+def take_stock(log: Path, days: Mapping[str, int], budget: int, now: int, identity: bytes | None = None) -> Stock:
     """Looks at anchors and archives, and deletes archives that an anchor has replaced already.
+
+    Args:
+        log: the open file.
+        days: as for `plan_removal`.
+        budget: likewise.
+        now: likewise.
+        identity: public point of the key that must have signed the anchors; None leaves that out.
 
     Raises:
         ArchiveDamaged, OSError, ValueError: as `audittrail.whole.entries` and `read_anchors`.
     """
     anchors = read_anchors(log)
+    if identity is not None and not all(anchor.is_signed_by(removed, identity) for removed in anchors.values()):
+        raise ValueError(f"{anchors_path(log)} was not signed by this machine; nothing is removed")
     for path in archive.archives(log):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header, _ = archive.read_header(file.read(archive.MAX_HEADER_BYTES + 64))
         if header.kind in anchors and header.last_seq <= anchors[header.kind].last_seq:
             path.unlink()

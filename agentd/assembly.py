@@ -55,7 +55,26 @@ class Parts:
     counters: Counters
     audit_end: End
     book_whole: bool
-    lock: StateLock
+
+    def discard(self) -> None:
+        """Gives everything back unused."""
+        self.hardware.discard()
+        self.audit.discard()
+
+
+def lock_state(config: Config) -> StateLock:
+    """Keeps other processes off the state directory, for as long as this one lives.
+
+    Raises:
+        StartError: another one works on it, or it cannot be used.
+    """
+    _check_directories(config)
+    try:
+        return StateLock(config.paths.state_dir)
+    except StateInUse as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        raise StartError(f"{config.paths.state_dir} cannot be used: {error.strerror}") from None
 
 
 def machine_id() -> bytes:
@@ -107,24 +126,6 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
         StartError: the audit log, or a directory, cannot be used.
     """
     _check_directories(config)
-    lock = _lock(config)
-    try:
-        return _assemble(config, clock, schedule, owner, lock)
-    except BaseException:
-        lock.close()
-        raise
-
-
-def _lock(config: Config) -> StateLock:
-    try:
-        return StateLock(config.paths.state_dir)
-    except StateInUse as error:
-        raise StartError(str(error)) from None
-    except OSError as error:
-        raise StartError(f"{config.paths.state_dir} cannot be used: {error.strerror}") from None
-
-
-def _assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: HardwareOwner, lock: StateLock) -> Parts:
     vault = Vault()
     backend = make_backend(config, vault)
     backend.open()
@@ -141,7 +142,7 @@ def _assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner:
     key = derive_archive_key(backend, vault)
     identity, attestation = backend.identity_public(), backend.attestation_public()
     keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)
-    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole, lock)
+    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole)
 
 
 def _check_hardware(loaded: Loaded, backend: Backend) -> None:

@@ -3,12 +3,13 @@
 import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from audittrail.archive import ArchiveDamaged
-from audittrail.chain import CLASSES, ZERO_HASH, Heads
-from audittrail.verify import Verification, seq_of, verify_files
+from audittrail.chain import CLASSES, MAX_LINE_BYTES, ZERO_HASH, Heads
+from audittrail.verify import Verification, open_regular, seq_of, verify_files
 from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
 from hwsec.files import fsync_directory
 
@@ -94,13 +95,20 @@ class AuditFile:
         return tuple(chains.get(kind, ZERO_HASH) for kind in CLASSES)
 
     def _open_for_append(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(self.path, flags, MODE)
-        os.fchmod(self._descriptor, MODE)
-        self._size = os.fstat(self._descriptor).st_size
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self.path, flags, MODE)
+        try:
+            info = os.fstat(descriptor)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(self.path))
+            os.fchmod(descriptor, MODE)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor, self._size = descriptor, info.st_size
 
     def _first_of_open_file(self, last_seq: int) -> int:
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             found = _DAY.search(file.readline(128))
         self._day = found.group(1).decode() if found else ""
         return first_seq_of(self.path) or last_seq + 1
@@ -114,6 +122,7 @@ class AuditFile:
     def _set_torn_line_aside(self) -> int:
         if not self.path.exists():
             return 0
+        open_regular(self.path).close()
         with self.path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             window = min(size, 64 * 1024)
@@ -145,8 +154,10 @@ class AuditFile:
         except FileNotFoundError:
             found = None
         if found is None or (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev):
-            os.close(self._descriptor)
+            # The old file is closed last: a number that is closed may be somebody else's connection the next moment.
+            old = self._descriptor
             self._open_for_append()
+            os.close(old)
             return f"{self.path} was removed, or another file put in its place"
         if ours.st_size != self._size:
             lost, self._size = self._size - ours.st_size, ours.st_size
@@ -217,9 +228,14 @@ def tail_lines(path: Path, after_seq: int, limit: int, room: int) -> list[bytes]
         room: at most so many bytes.
     """
     found: list[bytes] = []
-    for file in reversed(plain_files(path)):
-        lines = file.read_bytes().splitlines(keepends=True)
-        for line in reversed(lines):
+    for name in reversed(plain_files(path)):
+        with open_regular(name) as file:
+            # From the end, and no more than can be wanted.
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - room - MAX_LINE_BYTES)
+            file.seek(start)
+            lines = file.read(size - start).splitlines(keepends=True)
+        for line in reversed(lines[1:] if start else lines):
             if seq_of(line) <= after_seq or len(found) >= limit or room < len(line):
                 return found[::-1]
             found.append(line)

@@ -156,9 +156,11 @@ class AuditKeeper:
 
     def _take_stock(self) -> Stock:
         limits = self.limits
-        return archiver.take_stock(self._path, limits.retention_days(), limits.archive_bytes, self._clock.certain())
+        days, now = limits.retention_days(), self._clock.certain()
+        return archiver.take_stock(self._path, days, limits.archive_bytes, now, self._identity)
 
     async def _remove(self, stock: Stock, plan: Removal) -> None:
+        await asyncio.to_thread(archiver.check_removal, plan, stock.anchors.get(plan.anchor.kind), self.unseal)
         signed = await self._hardware.run(lambda line: anchor.sign(plan.anchor, line.backend.sign), COMMIT_DEADLINE_S)
         await self._audit.record_durably(
             "audit.removed",

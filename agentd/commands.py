@@ -1,6 +1,7 @@
 """The commands of `license-agent` besides running the daemon: initialize, check, recover, sign policies."""
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -8,11 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hwsec.nvlayout import NV_BASE
+from hwsec.owner import HardwareOwner
 from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
 from hwsec.secretmem import forbid_dumps
 
@@ -21,6 +24,9 @@ from .config import DEFAULT_PATH, Config, ConfigError, load_config
 from .enroll import agent_uid, initialize, leave_root, write_request
 from .policyops import parse_pcr_values
 from .recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
+
+T = TypeVar("T")
+HARDWARE_DEADLINE_S = 120.0
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 78
 
@@ -45,6 +51,15 @@ def _first_init(config: Config, trust: bytes) -> dict[str, object]:
     return initialize(config, trust)
 
 
+def _in_time(work: Callable[[], T]) -> T:
+    """Runs what asks the hardware on a thread of its own; BackendHung if that does not answer."""
+
+    async def run() -> T:
+        return await HardwareOwner().run(work, HARDWARE_DEADLINE_S)
+
+    return asyncio.run(run())
+
+
 def recover(options: argparse.Namespace) -> int:
     """`license-agent recover`."""
     forbid_dumps()
@@ -54,19 +69,19 @@ def recover(options: argparse.Namespace) -> int:
     leave_root(config)
     os.umask(0o077)
     if options.action == "show":
-        found = diagnose(config)
+        found = _in_time(lambda: diagnose(config))
         sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n" if options.json else f"{found.state}: {found.text}\n")
         sys.stderr.write(f"license-agent: {found.advice}\n")
         return EXIT_OK if found.state == "ok" else EXIT_UNAVAILABLE
     if options.action == "repair":
-        done = repair(config)
+        done = _in_time(lambda: repair(config))
         sys.stdout.write("".join(f"{text}\n" for text in done) or "nothing to repair\n")
     elif options.action == "policy":
         sys.stdout.write(f"installed as {install_policy(config, policy)}\n")
     elif options.action == "restore":
-        restore(config, options.copy)
+        _in_time(lambda: restore(config, options.copy))
     else:
-        text = write_request(reinitialize(config, trust, time.time()), options.request_out)
+        text = write_request(_in_time(lambda: reinitialize(config, trust, time.time())), options.request_out)
         if options.request_out is None:
             sys.stdout.write(text)
         sys.stderr.write("license-agent: initialized anew; give the request to 'license-server enroll', then a new secret\n")

@@ -128,7 +128,6 @@ class Daemon:
         self._hub.close_all()
         self._parts.audit.close()
         self._parts.hardware.vault.close()
-        self._parts.lock.close()
 
     # Housekeeping
 

@@ -5,6 +5,7 @@ abandoned as a whole (`Line`); whoever comes next opens a new one, and reads the
 done its work after all. An abandoned call that comes back stops at its next step, and closes what it held.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -83,13 +84,18 @@ class Hardware:
         self._renew = renew
         self._line = Line(backend, make_store, opened=True)
         self._owner = owner
+        self._opening = asyncio.Lock()
         self.vault = vault
         self.name = backend.name
         self.on_reload: Callable[[Loaded], None] = lambda _loaded: None
-        owner.on_abandon = self._abandon
 
-    def _abandon(self) -> None:
-        """Called by the owner before another thread takes over."""
+    def discard(self) -> None:
+        """Closes the line of a start that came too late; on the hardware's thread."""
+        self._line.backend.close()
+        self.vault.close()
+
+    def abandon(self) -> None:
+        """Gives up the present line; to be called by the owner (`on_abandon`) before another thread takes over."""
         if self._renew is None:
             return
         old, self._line = self._line, Line(self._renew(self._line.backend), self._make_store, opened=False)
@@ -98,6 +104,12 @@ class Hardware:
 
     async def ready(self, deadline: float) -> None:
         """Returns when the line is open; after a hang this opens a new one. Raises as `run`."""
+        if self._line.opened:
+            return
+        async with self._opening:
+            await self._open_line(deadline)
+
+    async def _open_line(self, deadline: float) -> None:
         if self._line.opened:
             return
         line, loaded = await self._owner.run(lambda: self._line.call(_open), deadline)
@@ -124,6 +136,8 @@ class Hardware:
             try:
                 return line.call(work)
             except HardwareReset:
+                if line.abandoned:
+                    raise
                 # What was refused was not done, and all work here may be begun again: a commit finds out how far it came.
                 log.warning("the %s has been reset; asking again over a new connection", self.name)
                 return line.call(work)

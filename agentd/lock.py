@@ -21,6 +21,7 @@ class StateLock:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         path = directory / "lock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

@@ -7,27 +7,29 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 
-from hwsec.errors import HwsecError
+from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
 from .acceptor import Acceptor
-from .assembly import Parts, StartError, assemble
+from .assembly import Parts, StartError, assemble, lock_state
 from .clock import Clock
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
-from .config import ConfigError, load_config
+from .config import Config, ConfigError, load_config
 from .connection import Hub
 from .daemon import Daemon
 from .enroll import agent_uid, leave_root
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
+from .lock import StateLock
 from .minimal import MinimalService
 from .notices import Notices
 
@@ -54,6 +56,7 @@ class Runner:
         self._inherited = inherited is not None
         self._notices = Notices()
         self._owner = HardwareOwner()
+        self._lock: StateLock | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -94,7 +97,10 @@ class Runner:
             leave_root(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
-            parts = await self._owner.run(lambda: assemble(config, clock, schedule, self._owner), START_DEADLINE_S)
+            if self._lock is None or self._lock.directory != config.paths.state_dir:
+                self._lock = lock_state(config)
+            parts = await self._assemble(config, clock, schedule)
+            self._owner.on_abandon = parts.hardware.abandon
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
@@ -107,6 +113,22 @@ class Runner:
         hub_box.append(hub)
         await self._serve(Daemon(parts, hub), hub)
         return EXIT_OK
+
+    async def _assemble(self, config: Config, clock: Clock, schedule: Callable[[], None]) -> Parts:
+        """Opens everything on the hardware's thread; what comes too late is closed again."""
+        given_up = threading.Event()
+
+        def work() -> Parts:
+            parts = assemble(config, clock, schedule, self._owner)
+            if given_up.is_set():
+                parts.discard()
+            return parts
+
+        try:
+            return await self._owner.run(work, START_DEADLINE_S)
+        except BackendHung:
+            given_up.set()
+            raise
 
     async def _cannot_start(self, code: ErrorCode, why: str, status: int) -> int | None:
         """With the service manager's sockets, answers every request with an error and tries again; else gives up."""

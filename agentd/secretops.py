@@ -118,8 +118,8 @@ class SecretOps:
             grace_until=delivery.grace_until,
             installed_at=self._clock.now(),
         )
-        anchor, sections = self._clock.anchor, dict(self._sections)
-        if delivery.issued_at > self._clock.floor or anchor is None:
+        anchor, sections = None, dict(self._sections)
+        if delivery.issued_at > self._clock.floor or self._clock.anchor is None:
             # It may have been carried here for days: then it is a lower bound of the time, no more.
             agreed = abs(self._clock.wall() - delivery.issued_at) <= timebase.TOLERANCE_S
             anchor = await self._anchor_at(delivery.issued_at, fresh=agreed)
@@ -131,7 +131,8 @@ class SecretOps:
         contents = engine.with_new_secret(StoredVersion(meta, wrapped), sections)
         await self._audit.record_durably("secret.install", "begun", actor=actor, secret_version=meta.version, **dates(meta))
         await self._commit(contents)
-        self._clock.set_anchor(anchor, *await self._readings())
+        if anchor is not None:
+            self._clock.set_anchor(anchor, *await self._readings())
         self._audit.record("secret.installed", "ok", actor=actor, secret_version=meta.version, generation=self.generation)
         return meta
 

@@ -51,6 +51,11 @@ def sign(anchor: Removed, signer: Callable[[bytes], bytes]) -> Removed:
     return msgspec.structs.replace(anchor, signature=signer(_signed(anchor)))
 
 
+def is_signed_by(anchor: Removed, identity: bytes) -> bool:
+    """Whether the key with this public point has signed the anchor."""
+    return verify_signature(_signed(anchor), anchor.signature, identity)
+
+
 def encode(anchors: Mapping[str, Removed]) -> bytes:
     """The file's content."""
     return msgspec.json.format(msgspec.json.encode(list(anchors.values())), indent=1) + b"\n"
@@ -88,6 +93,6 @@ def check(result: Verification, anchors: Mapping[str, Removed], identity: bytes 
             return f"the '{kind}' records before record {seq} are missing, and no anchor says that retention removed them"
         if anchor.head.encode() != prev:
             return f"the '{kind}' records between record {anchor.last_seq}, where retention stopped, and {seq} are missing"
-        if identity is not None and not verify_signature(_signed(anchor), anchor.signature, identity):
+        if identity is not None and not is_signed_by(anchor, identity):
             return f"the anchor of the '{kind}' records was not signed by this machine"
     return None

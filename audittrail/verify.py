@@ -1,11 +1,14 @@
 """Checks chains of audit records. `verify_lines` performs no IO; `verify_files` reads."""
 
 import base64
+import errno
 import hashlib
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -264,6 +267,25 @@ def segments(log: Path) -> list[Path]:
     return [*closed, log]
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading; anything else, a pipe that would be waited for before all, is refused.
+
+    Raises:
+        OSError: it is no regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; one that is longer than any record comes in pieces, of which none ends as a record does."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
 def verify_files(files: Iterable[Path], so_far: Verification | None = None) -> Verification:
     """Checks the plain files of a log, oldest first, as one log.
 
@@ -272,8 +294,8 @@ def verify_files(files: Iterable[Path], so_far: Verification | None = None) -> V
     """
     result = so_far or Verification()
     for path in files:
-        with path.open("rb") as file:
-            result = verify_lines(file, result)
+        with open_regular(path) as file:
+            result = verify_lines(bounded_lines(file), result)
         if result.problem is not None:
             found = result.problem
             result.problem = Problem(found.line, found.seq, found.text, str(path))

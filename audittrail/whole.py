@@ -11,7 +11,7 @@ from . import anchor, archive
 from .anchor import Removed
 from .archive import ArchiveDamaged, Header
 from .chain import CLASSES
-from .verify import Problem, Verification, segments, seq_of, verify_files, verify_lines
+from .verify import Problem, Verification, bounded_lines, open_regular, segments, seq_of, verify_files, verify_lines
 
 Unseal = Callable[[bytes], tuple[Header, bytes]]
 """Header and zlib stream of an archive's bytes; raises ArchiveDamaged."""
@@ -58,7 +58,7 @@ def plain_files(log: Path) -> list[Path]:
 
 def first_seq_of(path: Path) -> int:
     """Number of the first record in a plain file; 0 if it has none."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return seq_of(file.readline(64))
 
 
@@ -76,7 +76,7 @@ def entries(log: Path, anchors: Mapping[str, Removed]) -> list[Entry]:
     end = first_seq_of(plain[0]) if plain else 0
     found = []
     for path in archive.archives(log):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             front = file.read(archive.MAX_HEADER_BYTES + 64)
         try:
             header, _ = archive.read_header(front)
@@ -88,10 +88,24 @@ def entries(log: Path, anchors: Mapping[str, Removed]) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.header.first_seq)
 
 
+def read_archive(path: Path) -> bytes:
+    """An archive's bytes.
+
+    Raises:
+        ArchiveDamaged: it is larger than any archive.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        data = file.read(archive.MAX_ARCHIVE_BYTES + 1)
+    if len(data) > archive.MAX_ARCHIVE_BYTES:
+        raise ArchiveDamaged("the archive is larger than any that was written")
+    return data
+
+
 def _class_lines(found: list[Entry], unseal: Unseal) -> Iterator[tuple[int, Path, int, bytes]]:
     for entry in found:
         try:
-            header, compressed = unseal(entry.path.read_bytes())
+            header, compressed = unseal(read_archive(entry.path))
             if header != entry.header:
                 raise ArchiveDamaged("the archive changed while it was read")
             for number, line in enumerate(archive.lines(compressed), start=1):
@@ -125,8 +139,8 @@ def lines_after(log: Path, after_seq: int, unseal: Unseal) -> Iterator[bytes]:
     for path, following in zip(files, [*files[1:], None], strict=True):
         if following is not None and 0 < first_seq_of(following) <= after_seq + 1:
             continue
-        with path.open("rb") as file:
-            for line in file:
+        with open_regular(path) as file:
+            for line in bounded_lines(file):
                 if seq_of(line) > after_seq:
                     yield line
 
@@ -183,10 +197,11 @@ def _verify_plain(log: Path, result: Verification) -> Verification:
     if result.records == 0 or not files:
         return verify_files(files, result)
     # Of the archived records some classes may have been removed: there the numbers may jump, the chains may not.
-    with files[0].open("rb") as file:
-        result = verify_lines(islice(file, 1), result, whole=False)
+    with open_regular(files[0]) as file:
+        lines = bounded_lines(file)
+        result = verify_lines(islice(lines, 1), result, whole=False)
         if result.problem is None:
-            result = verify_lines(file, result)
+            result = verify_lines(lines, result)
             if result.problem is not None:
                 found = result.problem
                 result.problem = Problem(found.line + 1, found.seq, found.text)

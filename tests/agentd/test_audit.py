@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -356,3 +358,58 @@ def test_more_kinds_than_the_table_holds_cost_one_record_each_minute(tmp_path: P
     counted = sum(int(event.get("count", 1)) for event in events if event["event"] == "license.validated")
     assert counted == 5000
     bench.repeats.close()
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No number of a closed file is ever written to: it may be somebody's connection by then."""
+    bench, _file = real(tmp_path)
+    log = tmp_path / "audit.log"
+    bench.log.record("a.b")
+    bench.log.flush()
+    log.rename(tmp_path / "kept")
+    log.symlink_to("/nonexistent/x")
+    with contextlib.ExitStack() as others:
+        for number in range(4):
+            bench.log.look_after_file()
+            other = others.enter_context((tmp_path / f"other{number}").open("w+b"))
+            bench.log.record("a.b", n=number)
+            bench.log.flush()
+            other.seek(0)
+            assert other.read() == b""
+    assert "cannot be made anew" in caplog.text
+    lines = (tmp_path / "kept").read_bytes().splitlines(keepends=True)
+    assert verify_lines(lines).ok
+    assert [json.loads(line)["event"] for line in lines].count("a.b") == 5
+    log.unlink()
+    bench.log.look_after_file()
+    bench.log.record("a.b")
+    bench.log.flush()
+    assert log.read_bytes().count(b"\n") == 2
+    bench.log.close()
+
+
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    os.mkfifo(log)
+    with pytest.raises(OSError, match="not a regular file"):
+        AuditFile(log).open()
+    log.unlink()
+    os.mkfifo(tmp_path / "audit-000000000001.log")
+    with pytest.raises(OSError, match="not a regular file"):
+        AuditFile(log).open()
+
+
+def test_a_hole_of_half_a_gigabyte_takes_no_memory(tmp_path: Path) -> None:
+    bench, _file = real(tmp_path)
+    for number in range(50):
+        bench.log.record("a.b", n=number)
+    bench.log.close()
+    log = tmp_path / "audit.log"
+    os.truncate(log, 500_000_000)
+    tracemalloc.start()
+    try:
+        assert not verify_files([log]).ok
+        tail_lines(log, -1, 100, 60_000)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()

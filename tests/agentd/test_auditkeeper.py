@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -216,6 +217,53 @@ def test_anchors_are_signed_by_the_identity_key(kept: Kept) -> None:
     problem = anchor.check(result, anchors, other.identity_public())
     assert problem is not None
     assert "not signed by this machine" in problem
+
+
+def test_the_agent_signs_for_no_archive_that_it_did_not_write(kept: Kept) -> None:
+    """Somebody takes all archives of a class away but one, and puts a header in its place that makes retention remove it."""
+
+    async def days() -> None:
+        for _ in range(8):
+            await kept.day()
+        found = [path for path in archive.archives(kept.path) if "security" in path.name]
+        header, _ = archive.read_header(found[-1].read_bytes())
+        for path in found:
+            path.unlink()
+        text = msgspec.json.encode(msgspec.structs.replace(header, last_time=1, machine=None, operator=None))
+        found[-1].write_bytes(archive.MAGIC + len(text).to_bytes(4, "big") + text)
+        for _ in range(4):
+            await kept.day()
+
+    asyncio.run(days())
+    assert "security" not in read_anchors(kept.path)
+    assert not kept.keeper.verify().ok
+
+
+def test_an_archive_that_is_missing_before_the_ones_to_be_removed_stops_the_removal(kept: Kept) -> None:
+    async def days() -> None:
+        for _ in range(8):
+            await kept.day()
+        next(path for path in archive.archives(kept.path) if "security" in path.name).unlink()
+        for _ in range(8):
+            await kept.day()
+
+    asyncio.run(days())
+    assert "security" not in read_anchors(kept.path)
+    assert not kept.keeper.verify().ok
+
+
+def test_a_forged_anchor_removes_nothing(kept: Kept) -> None:
+    async def days() -> None:
+        for _ in range(8):
+            await kept.day()
+        before = archive.archives(kept.path)
+        forged = anchor.Removed("security", 10_000, "0" * 64, 1, T0, "retention", bytes(64))
+        anchors_path(kept.path).write_bytes(anchor.encode({"security": forged}))
+        await kept.day()
+        assert set(before) <= set(archive.archives(kept.path))
+
+    asyncio.run(days())
+    assert not kept.keeper.verify().ok
 
 
 def test_operator_keys(tmp_path: Path) -> None:
