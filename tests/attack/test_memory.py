@@ -81,14 +81,14 @@ def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
                 if found_now := search.lingering([*areas, *(core_of(pid) if core else ())]):
                     found[after] = found_now
 
-            look("the start")
+            look("the start", core=True)
             with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
                 assert client.validate(old).valid
-                look("a new license")
+                look("a new license", core=True)
                 assert client.validate(old).valid
                 look("a repeated validation")
                 machine.tool("license-agent-cli", "secrets", "install", str(delivery))
-                look("a rotation")
+                look("a rotation", core=True)
                 assert client.validate(new).secret_state == "ACTIVE"
                 look("a license under the new secret")
                 machine.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes")

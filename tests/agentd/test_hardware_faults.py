@@ -1,0 +1,141 @@
+"""Whatever state the hardware gets into while the daemon runs: licenses are validated, the state is told, a stop ends soon."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from agentd import assembly, enroll
+from agentd.clock import Clock
+from agentd.config import parse_config
+from agentd.connection import Hub
+from agentd.daemon import Daemon
+from contracts.jose import jwk_from_point
+from hwsec.backend import BackendStatus
+from hwsec.errors import (
+    BackendUnavailable,
+    ForeignHardware,
+    HwsecError,
+    LockedOut,
+    NvGone,
+    OutOfSessions,
+    PcrMismatch,
+    PcrUninitialized,
+)
+from hwsec.owner import HardwareOwner
+from ipc.peer import Peer
+from server.licensing import Licensing, Order, new_server_settings
+from server.registry import Registry
+from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
+
+ME = Peer(5, 5, 1)
+ACTOR = {"uid": 0, "gid": 0, "pid": 1}
+
+
+class FailingBackend(MemoryBackend):
+    """Fails as it is told, in everything."""
+
+    failure: type[HwsecError] | None = None
+
+    def __getattribute__(self, name: str) -> Any:
+        failure = object.__getattribute__(self, "failure")
+        if failure is not None and not name.startswith("_") and name not in ("name", "failure", "close", "status"):
+            raise failure("as the test wants it")
+        return object.__getattribute__(self, name)
+
+    def status(self) -> BackendStatus:
+        failure = object.__getattribute__(self, "failure")
+        if failure is None:
+            return super().status()
+        return BackendStatus("memory", False, "as the test wants it", True, state=failure.state)
+
+
+class Caller:
+    peer = ME
+
+    def throttle(self, _seconds: float) -> None:
+        raise AssertionError("nobody is too fast here")
+
+
+@pytest.mark.parametrize(
+    "failure", [BackendUnavailable, LockedOut, OutOfSessions, PcrMismatch, PcrUninitialized, NvGone, ForeignHardware]
+)
+def test_licenses_are_validated_through_every_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[HwsecError]
+) -> None:
+    for name in ("state", "log", "keys"):
+        (tmp_path / name).mkdir()
+    paths = "".join(f'{key} = "{tmp_path}/{name}"\n' for key, name in (("state_dir", "state"), ("log_dir", "log")))
+    text = f'[agent]\nid = "pos-1"\n[tpm]\nenabled = false\nfallback_encrypted_storage = "{tmp_path}/state/secret.enc"\n'
+    config = parse_config(text + f"[pos]\nallowed_uids = [5]\n[paths]\n{paths}", "test")
+    device = MemoryDevice()
+    made: list[FailingBackend] = []
+
+    def make_backend(_config: Any, _vault: Any) -> FailingBackend:
+        made.append(FailingBackend(device))
+        return made[-1]
+
+    for module in (assembly, enroll):
+        monkeypatch.setattr(module, "make_backend", make_backend)
+    Registry.create(tmp_path / "server", new_server_settings("server"))
+    server = Licensing(Registry(tmp_path / "server"), lambda size: b"s" * size)
+    enroll.initialize(config, server.trust())
+    server.enroll(
+        {"agent_id": "pos-1", "agreement_key": jwk_from_point(_opened(device).agreement_public()), "backend": "tpm"}, 1
+    )
+    now = int(time.time())
+    delivery, orders = server.rotate("pos-1", now), [Order(f"l-{n}", "s", ("f",), {}, now, now + 999) for n in range(4)]
+    tokens = [server.issue("pos-1", order, now) for order in orders]
+
+    async def main() -> None:
+        owner, hub_of = HardwareOwner(), Hub
+        parts = await owner.run(lambda: assembly.assemble(config, Clock(), lambda: None, owner), 30)
+        daemon = Daemon(parts, hub_of(parts.clock.monotonic, lambda: parts.audit.pending))
+        await daemon.start()
+        await daemon.ops.install(delivery, ACTOR)
+        validate = _validator(daemon)
+        assert validate(tokens[0])
+        made[-1].failure = failure
+        assert (await daemon.ops.refresh_status()).state is failure.state
+        assert validate(tokens[0]) and validate(tokens[1])
+        for _ in range(3):
+            await daemon.tick()
+        with pytest.raises(HwsecError):
+            await daemon.ops.install(server.rotate("pos-1", now), ACTOR)
+        with pytest.raises(HwsecError):
+            await daemon.ops.invalidate(1, ACTOR)
+        assert validate(tokens[0]) and validate(tokens[2])
+        made[-1].failure = None
+        assert (await daemon.ops.refresh_status()).available
+        await daemon.ops.install(server.rotate("pos-1", now), ACTOR)
+        assert validate(tokens[0])
+        made[-1].failure = failure
+        began = time.monotonic()
+        await daemon.finish()
+        assert time.monotonic() - began < 10
+
+    asyncio.run(main())
+
+
+def _opened(device: MemoryDevice) -> MemoryBackend:
+    backend = MemoryBackend(device)
+    backend.open()
+    return backend
+
+
+def _validator(daemon: Daemon) -> Callable[[str], bool]:
+    counter = iter(range(1000))
+
+    def validate(token: str) -> bool:
+        number = next(counter)
+        request = {"v": 1, "id": 1, "op": "validate_license", "token": token, "nonce": number.to_bytes(16, "big")}
+        reply = daemon.pos.handle(msgpack.packb(request), Caller())  # type: ignore[arg-type]
+        assert reply is not None
+        valid: bool = msgpack.unpackb(reply[4:])["valid"]
+        return valid
+
+    return validate
