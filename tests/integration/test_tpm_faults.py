@@ -1,9 +1,9 @@
 """The TPM stops answering, for a while or for good: known licenses go on, the agent recovers by itself, a stop ends in time."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +23,12 @@ def stand() -> Iterator[Stand]:
 
 def swtpm_of(stand: Stand) -> int:
     """The process of this stand's TPM."""
-    found = subprocess.run(["pgrep", "-f", f"swtpm.*{stand.root}"], capture_output=True, text=True, check=True)
-    return int(found.stdout.split()[0])
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = command.read_bytes().split(b"\0")
+            if words[0].endswith(b"swtpm") and any(str(stand.root).encode() in word for word in words):
+                return int(command.parent.name)
+    raise AssertionError("the stand's swtpm does not run")
 
 
 def backend_of(stand: Stand) -> str:
