@@ -30,7 +30,8 @@ REPEATS_EVERY_S = 60
 STATUS_EVERY_S = 30
 NV_RESERVE = 6
 """NV writes that regular checkpoints leave for others; a commit takes two."""
-ARCHIVE_EVERY_S = 600
+ARCHIVE_EVERY_S, ARCHIVE_FIRST_S = 600, 60
+"""Soon after the start too: a till that is switched off every few minutes has archives to make as well."""
 LAST_CHECKPOINT_S = 5.0
 """How long a stop waits for the hardware."""
 CHECK_EVERY_S, CHECK_FIRST_S = 86_400, 30
@@ -149,7 +150,7 @@ class Daemon:
             left = self.ops.status.nv_budget_left
             if left is None or left > NV_RESERVE:
                 await self._checkpoint()
-        if self._due("archive", ARCHIVE_EVERY_S, now):
+        if self._due("archive", ARCHIVE_EVERY_S, now, first=ARCHIVE_FIRST_S):
             await self._parts.keeper.work(self._checkpoint_seq)
         if self._due("check", CHECK_EVERY_S, now, first=CHECK_FIRST_S):
             await self._parts.keeper.check_all()
