@@ -5,7 +5,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
 from hwsec.secretmem import forbid_dumps
 
 from . import VERSION
+from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
 from .enroll import agent_uid, initialize, leave_root, write_request
 from .policyops import parse_pcr_values
@@ -74,14 +74,14 @@ def recover(options: argparse.Namespace) -> int:
         sys.stderr.write(f"license-agent: {found.advice}\n")
         return EXIT_OK if found.state == "ok" else EXIT_UNAVAILABLE
     if options.action == "repair":
-        done = _in_time(lambda: repair(config))
+        done = _in_time(lambda: repair(config, Clock()))
         sys.stdout.write("".join(f"{text}\n" for text in done) or "nothing to repair\n")
     elif options.action == "policy":
-        sys.stdout.write(f"installed as {install_policy(config, policy)}\n")
+        sys.stdout.write(f"installed as {install_policy(config, policy, Clock())}\n")
     elif options.action == "restore":
         _in_time(lambda: restore(config, options.copy))
     else:
-        text = write_request(_in_time(lambda: reinitialize(config, trust, time.time())), options.request_out)
+        text = write_request(_in_time(lambda: reinitialize(config, trust, Clock())), options.request_out)
         if options.request_out is None:
             sys.stdout.write(text)
         sys.stderr.write("license-agent: initialized anew; give the request to 'license-server enroll', then a new secret\n")

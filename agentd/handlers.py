@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any, Protocol
 
-from audittrail.chain import heads_fields
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import (
     AuditExport,
@@ -205,17 +204,7 @@ class Handlers:
             sealed = await self._ops.sealed_audit_value()
             if sealed not in found.values:
                 problem = "the log does not fit the value that is sealed: a checkpoint is missing or was replaced"
-        return {
-            "ok": problem is None,
-            "problem": problem,
-            "records": found.records,
-            "first_seq": found.first_seq,
-            "last_seq": found.last_seq,
-            "heads": heads_fields(found.heads),
-            "last_checkpoint": found.last_checkpoint,
-            "resealed": found.resealed,
-            "certified": found.certified,
-        }
+        return {**found.told(), "ok": problem is None, "problem": problem}
 
     async def _policy_show(self, request: PolicyShow, _peer: Peer) -> dict[str, Any]:
         return await self._policies.show(request.pcrs)

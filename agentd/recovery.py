@@ -21,6 +21,7 @@ from hwsec.vault import Vault
 
 from .assembly import StartError, make_backend, make_store, policies_path
 from .auditfile import AuditDamaged, AuditFile
+from .clock import Clock
 from .config import Config
 from .enroll import initialize
 from .lock import StateInUse, StateLock
@@ -123,7 +124,7 @@ _ADVICE = {
 }
 
 
-def repair(config: Config) -> list[str]:
+def repair(config: Config, clock: Clock) -> list[str]:
     """Brings all copies of the store up to the newest commit, as a start would; returns what was done, a sentence each.
 
     Raises:
@@ -136,11 +137,11 @@ def repair(config: Config) -> list[str]:
             backend.open()
             loaded = make_store(config, backend, vault).load()
         for text in loaded.repairs:
-            _note(config, "store.repaired", text=text)
+            _note(config, clock, "store.repaired", text=text)
         return list(loaded.repairs)
 
 
-def reinitialize(config: Config, trust: bytes, now: float) -> dict[str, object]:
+def reinitialize(config: Config, trust: bytes, clock: Clock) -> dict[str, object]:
     """Gives up the keys and secrets of an earlier enrollment and makes new ones; returns the enrollment request.
 
     Sealed files of the TPM and the stores are moved aside; key material of the software backend is deleted.
@@ -154,12 +155,12 @@ def reinitialize(config: Config, trust: bytes, now: float) -> dict[str, object]:
         was = enrolled(config)
         kind = "tpm" if config.tpm.enabled else "software"
         # Logged before it is done: a log that cannot be written must not hide that the secrets went.
-        heads = _note(config, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
-        name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(now))
+        heads = _note(config, clock, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
+        name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(clock.wall()))
         _set_aside(config, name)
         _set_log_aside(config, name)
         request = initialize(config, trust)
-        _note(config, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
+        _note(config, clock, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
         return request
 
 
@@ -187,7 +188,7 @@ def _set_aside(config: Config, name: str) -> None:
     fsync_directory(state)
 
 
-def install_policy(config: Config, data: bytes) -> str:
+def install_policy(config: Config, data: bytes, clock: Clock) -> str:
     """Keeps a signed policy while the daemon cannot start for want of one; returns its file's name.
 
     Raises:
@@ -199,7 +200,7 @@ def install_policy(config: Config, data: bytes) -> str:
     except ValueError as error:
         raise StartError(str(error)) from None
     with _locked(config):
-        _note(config, "tpm.policy_installed", file=name)
+        _note(config, clock, "tpm.policy_installed", file=name)
         keep_policy(policies_path(config), name, data)
     return name
 
@@ -244,15 +245,13 @@ def _locked(config: Config) -> Iterator[None]:
         lock.close()
 
 
-def _note(config: Config, event: str, outcome: str = "ok", **fields: object) -> Heads:
+def _note(config: Config, clock: Clock, event: str, outcome: str = "ok", **fields: object) -> Heads:
     """Logs a record durably; the daemon does not run, so this process may write its log. Returns where the chains stand."""
     file = AuditFile(config.audit_log)
     try:
         end = file.open()
         chain = Chain(end.seq, end.heads)
-        line = chain.append(
-            time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), event, outcome, {"actor": {"uid": os.getuid()}, **fields}
-        )
+        line = chain.append(clock.wall(), clock.monotonic(), event, outcome, {"actor": {"uid": os.getuid()}, **fields})
         file.write(line)
         file.sync()
         return chain.heads

@@ -29,6 +29,7 @@ from .chain import (
     Heads,
     fold_checkpoint,
     heads_digest,
+    heads_fields,
 )
 from .signature import verify_signature
 
@@ -97,6 +98,20 @@ class Verification:
     def ok(self) -> bool:
         """Whether all records hold."""
         return self.problem is None
+
+    def told(self) -> dict[str, Any]:
+        """What the check found, for people and programs: plain values by name."""
+        return {
+            "ok": self.ok,
+            "problem": None if self.problem is None else str(self.problem),
+            "records": self.records,
+            "first_seq": self.first_seq,
+            "last_seq": self.last_seq,
+            "heads": heads_fields(self.heads),
+            "last_checkpoint": self.last_checkpoint,
+            "resealed": self.resealed,
+            "certified": self.certified,
+        }
 
     @property
     def heads(self) -> Heads:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from audittrail.archive import ArchiveDamaged, lines
-from audittrail.chain import CLASSES, ZERO_HASH, heads_fields
+from audittrail.chain import CLASSES, ZERO_HASH
 from audittrail.verify import Verification
 from audittrail.whole import verify_log
 from ipc.adminclient import AdminClient
@@ -210,15 +210,7 @@ def audit_verify(
 
 def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
     return {
-        "ok": found.ok,
-        "problem": None if found.problem is None else str(found.problem),
-        "records": found.records,
-        "first_seq": found.first_seq,
-        "last_seq": found.last_seq,
-        "heads": heads_fields(found.heads),
-        "last_checkpoint": found.last_checkpoint,
-        "resealed": found.resealed,
-        "certified": found.certified,
+        **found.told(),
         "unchecked_before": {} if archived else {kind: seq for kind, (seq, prev) in found.begins.items() if prev != ZERO_HASH},
     }
 
