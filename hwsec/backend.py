@@ -19,8 +19,14 @@ __all__ = [
     "BackendState",
     "BackendStatus",
     "Certification",
+    "CertifiedKey",
+    "Endorsement",
+    "Evidence",
     "HardwareClock",
+    "SoftwareEvidence",
+    "TpmEvidence",
     "software_attestation",
+    "software_evidence",
 ]
 
 DIGEST_BYTES = 32
@@ -120,9 +126,95 @@ def software_attestation(nonce: bytes, audit: bytes) -> bytes:
     Raises:
         ValueError: the nonce is longer than `NONCE_MAX` bytes.
     """
+    return b"LASW" + _sized(nonce) + audit
+
+
+def _sized(nonce: bytes) -> bytes:
+    check_nonce(nonce)
+    return bytes([len(nonce)]) + nonce
+
+
+def check_nonce(nonce: bytes) -> None:
+    """Raises ValueError: the nonce is longer than `NONCE_MAX` bytes."""
     if len(nonce) > NONCE_MAX:
         raise ValueError(f"a nonce has at most {NONCE_MAX} bytes, not {len(nonce)}")
-    return b"LASW" + bytes([len(nonce)]) + nonce + audit
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The key that tells this TPM from all others; it comes from the TPM's own seed and outlives a clear by the owner.
+
+    Attributes:
+        public: marshalled TPMT_PUBLIC (Part 2, 12.2.4), from template L-2 (ECC P-256) of the TCG EK Credential Profile; where
+            the TPM has no such curve, L-1 (RSA 2048). Coordinates have their full length. The hardware id is SHA-256 over this.
+        certificate: the manufacturer's, in DER, from the TPM's NV memory; None where the TPM has none for this key.
+    """
+
+    public: bytes
+    certificate: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """What the attestation key says of another key of the same TPM (TPM2_Certify: Part 3, 18.2).
+
+    Attributes:
+        public: the other key's marshalled TPMT_PUBLIC (Part 2, 12.2.4).
+        attest: a marshalled TPMS_ATTEST (Part 2, 10.12.12) with the nonce as its extraData and the key's Name.
+        signature: ES256 over SHA-256(attest), `SIGNATURE_BYTES` bytes.
+    """
+
+    public: bytes
+    attest: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TpmEvidence:
+    """That identity and key-agreement key are in the TPM in which the attestation key is.
+
+    Attributes:
+        attestation: the attestation key's marshalled TPMT_PUBLIC.
+        identity: the identity key.
+        agreement: the key-agreement key.
+    """
+
+    attestation: bytes
+    identity: CertifiedKey
+    agreement: CertifiedKey
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareEvidence:
+    """That who has the attestation key names these other two. It says nothing about where they are.
+
+    Attributes:
+        attestation: the attestation key's public point, `POINT_BYTES` bytes, as the next two.
+        identity: of the identity key.
+        agreement: of the key-agreement key.
+        signature: ES256 by the attestation key over `software_evidence`.
+    """
+
+    attestation: bytes
+    identity: bytes
+    agreement: bytes
+    signature: bytes
+
+
+Evidence = TpmEvidence | SoftwareEvidence
+
+
+def software_evidence(nonce: bytes, identity: bytes, agreement: bytes) -> bytes:
+    """What a backend without a TPM signs for its keys: `LASE`, the nonce with its length in one byte, both points.
+
+    It cannot be taken for what else an attestation key signs: that begins with `LASW`, or in a TPM with TPM_GENERATED.
+
+    Raises:
+        ValueError: the nonce is longer than `NONCE_MAX` bytes, or a point has another length than `POINT_BYTES`.
+    """
+    if len(identity) != POINT_BYTES or len(agreement) != POINT_BYTES:
+        raise ValueError(f"a point has {POINT_BYTES} bytes")
+    return b"LASE" + _sized(nonce) + identity + agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +265,7 @@ class Backend(Protocol):
 
     No method is called from two threads at once. All raise BackendUnavailable when the hardware does not answer. After
     `create` a backend is open. One that is not open, or was closed, raises NotEnrolled for all but `create`, `open`,
-    `clock`, `random`, `status` and `close`.
+    `clock`, `random`, `measure_hardware_id`, `endorsement`, `status` and `close`.
 
     Where the KEK is bound to the machine's state and that is another one, what needs the KEK raises PcrMismatch: `kek`, and
     anchor, counter and audit value, whose auth values derive from it. The keys go on working.
@@ -277,6 +369,37 @@ class Backend(Protocol):
 
     def measure_hardware_id(self) -> str | None:
         """The hardware id, asked of the hardware now and of no file (PV-01); None where it cannot be had."""
+        ...
+
+    def endorsement(self) -> Endorsement | None:
+        """The endorsement key, asked of the hardware now; None where there is none, or its hierarchy has an auth value."""
+        ...
+
+    def evidence(self, nonce: bytes) -> Evidence:
+        """Has the attestation key say which identity and key-agreement key go with it.
+
+        Args:
+            nonce: of the verifier, at most `NONCE_MAX` bytes; it stands in what is signed.
+
+        Raises:
+            ValueError: the nonce is too long.
+        """
+        ...
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
+        """Opens what was encrypted to the hardware that has both the endorsement key and the attestation key.
+
+        Args:
+            credential_blob: content of a TPM2B_ID_OBJECT (Part 2, 12.4.3).
+            encrypted_secret: content of a TPM2B_ENCRYPTED_SECRET (Part 2, 11.4.33).
+
+        Returns:
+            The credential, which is a secret.
+
+        Raises:
+            NoEndorsementKey: there is no endorsement key that could be used.
+            ActivationRefused: it was made for another one, or for another attestation key, or has been changed.
+        """
         ...
 
     def status(self) -> BackendStatus:

@@ -83,6 +83,18 @@ class AuditEmpty(HwsecError):
     """Nothing has been extended into the audit value yet, so there is nothing to certify."""
 
 
+class NoEndorsementKey(HwsecError):
+    """There is no endorsement key: the machine has no TPM, or that key's hierarchy has an auth value."""
+
+
+class ActivationRefused(HwsecError):
+    """The TPM does not open a credential: it is for another TPM or another attestation key, or was changed on its way."""
+
+
+class BlobCorrupt(HwsecError):
+    """A sealed blob does not authenticate: it was changed, has another name, or another key sealed it."""
+
+
 class ForeignHardware(HwsecError):
     """The sealed objects belong to another TPM, or to this one before it was cleared."""
 

@@ -33,7 +33,9 @@ from .backend import (
     BackendStatus,
     Certification,
     HardwareClock,
+    SoftwareEvidence,
     software_attestation,
+    software_evidence,
 )
 from .bootclock import read_boot_clock
 from .errors import (
@@ -42,6 +44,7 @@ from .errors import (
     BackendUnavailable,
     ForeignHardware,
     HwsecError,
+    NoEndorsementKey,
     NotEnrolled,
     NvGone,
     OldFormat,
@@ -366,6 +369,23 @@ class SoftwareBackend:
     def measure_hardware_id(self) -> str | None:
         """SHA-256 over machine id and identity key: no hardware speaks for it."""
         return self._hardware_id()
+
+    def endorsement(self) -> None:
+        """None: there is no hardware that could have such a key."""
+
+    def evidence(self, nonce: bytes) -> SoftwareEvidence:
+        """`software_evidence`, signed."""
+        key = self._require_key()
+        attested = software_evidence(nonce, key.identity.public, key.agreement.public)
+        signature = self._sign("attestation", key.attestation, attested)
+        return SoftwareEvidence(key.attestation.public, key.identity.public, key.agreement.public, signature)
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
+        """Raises NoEndorsementKey, always."""
+        self._require_key()
+        raise NoEndorsementKey(
+            "the software backend has no endorsement key: a software device is enrolled without a credential"
+        )
 
     def _hardware_id(self) -> str | None:
         if self._key is None:

@@ -23,13 +23,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from .backend import (
     ANCHOR_BYTES,
     DIGEST_BYTES,
-    NONCE_MAX,
     POINT_BYTES,
     Anchor,
     BackendState,
     BackendStatus,
     Certification,
+    CertifiedKey,
+    Endorsement,
     HardwareClock,
+    TpmEvidence,
+    check_nonce,
 )
 from .errors import (
     AuditEmpty,
@@ -46,11 +49,11 @@ from .nvlayout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTE
 from .objectfile import Blob, ObjectFile, SealedObjects
 from .pcrpolicy import NO_BINDING, Binding, check_initialized
 from .secretmem import SecretBuffer
-from .tpm2 import facts, keys
+from .tpm2 import endorsement, facts, keys
 from .tpm2.guard import KekGuard
 from .tpm2.library import preload_library
 from .tpm2.nv import NvIndices
-from .tpm2.objects import create_key, loaded, public_point
+from .tpm2.objects import area, create_key, loaded, public_point
 from .tpm2.templates import AGREEMENT, ATTESTATION, IDENTITY
 from .tpm2.transport import SRK_HANDLE, Transport
 from .vault import SECRET_BYTES, Vault, os_random_into
@@ -362,8 +365,7 @@ class TpmBackend:
     def certify_audit(self, nonce: bytes) -> Certification:
         """TPM2_NV_Certify of the audit index by the attestation key."""
         objects = self._require_objects()
-        if len(nonce) > NONCE_MAX:
-            raise ValueError(f"a nonce has at most {NONCE_MAX} bytes, not {len(nonce)}")
+        check_nonce(nonce)
         self._prepare_nv(NV_AUDIT)
         if self._nv.read(NV_AUDIT, DIGEST_BYTES) is None:
             raise AuditEmpty("nothing has been extended into the audit index yet")
@@ -404,6 +406,36 @@ class TpmBackend:
         with self._key_auth(objects, "agreement") as auth:
             return keys.agree(self._tpm, objects.agreement, auth, peer_point)
 
+    # Enrollment with a server
+
+    def endorsement(self) -> Endorsement | None:
+        """The endorsement key, made anew from its seed, with its certificate from NV."""
+        self._connect()
+        return endorsement.read_endorsement(self._tpm)
+
+    def evidence(self, nonce: bytes) -> TpmEvidence:
+        """TPM2_Certify of identity and key-agreement key by the attestation key."""
+        objects = self._require_objects()
+        check_nonce(nonce)
+        self._connect()
+
+        def certified(purpose: str, blob: Blob) -> CertifiedKey:
+            with self._key_auth(objects, purpose) as auth, self._key_auth(objects, "attestation") as signer_auth:
+                return keys.certify(self._tpm, blob, auth, objects.attestation, signer_auth, nonce)
+
+        return TpmEvidence(
+            attestation=area(objects.attestation),
+            identity=certified("identity", objects.identity),
+            agreement=certified("agreement", objects.agreement),
+        )
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
+        """TPM2_ActivateCredential with the endorsement key and the attestation key."""
+        objects = self._require_objects()
+        self._connect()
+        with self._key_auth(objects, "attestation") as auth:
+            return endorsement.activate(self._tpm, objects.attestation, auth, credential_blob, encrypted_secret)
+
     # Status
 
     def clock(self) -> HardwareClock:
@@ -414,14 +446,14 @@ class TpmBackend:
     def measure_hardware_id(self) -> str | None:
         """SHA-256 of the endorsement key's public area, made anew from the endorsement seed."""
         self._connect()
-        return facts.hardware_id(self._tpm)
+        return endorsement.hardware_id(self._tpm)
 
     def _ask_hardware_id(self) -> str | None:
         if self._objects is not None:
             return self._objects.hardware_id
         # Made anew for each connection only: an RSA endorsement key takes a TPM seconds.
         if self._hardware_id is None or self._hardware_id[0] != self._tpm.generation:
-            self._hardware_id = self._tpm.generation, facts.hardware_id(self._tpm)
+            self._hardware_id = self._tpm.generation, endorsement.hardware_id(self._tpm)
         return self._hardware_id[1]
 
     def status(self) -> BackendStatus:

@@ -1,12 +1,10 @@
-"""What a TPM tells about itself: clock, hierarchies, lockout, and who it is. None of it needs an auth value of ours."""
+"""What a TPM tells about itself: clock, hierarchies, lockout, room. None of it needs an auth value of ours."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 from ..backend import HardwareClock
 from ..errors import BackendUnavailable, OutOfSessions
-from .templates import EK_ECC, EK_RSA
 from .transport import Transport
 
 # Part 2, 6.13
@@ -43,7 +41,12 @@ def read_clock(tpm: Transport) -> HardwareClock:
     return HardwareClock(int(clock.clock), int(clock.resetCount), int(clock.restartCount), bool(clock.safe))
 
 
-def _property(tpm: Transport, number: int) -> int:
+def read_property(tpm: Transport, number: int) -> int:
+    """One of the TPM's properties (TPM2_GetCapability: Part 3, 30.2), by its number (Part 2, 6.13).
+
+    Raises:
+        BackendUnavailable: this TPM does not tell it.
+    """
     found: Any = tpm.run(lambda e: e.get_capability(tpm.t.TPM2_CAP.TPM_PROPERTIES, number, 1))[1]
     properties = found.data.tpmProperties  # lies in found's memory
     if len(properties) != 1 or int(properties[0].property) != number:
@@ -53,11 +56,11 @@ def _property(tpm: Transport, number: int) -> int:
 
 def read_permanent(tpm: Transport) -> Permanent:
     """TPM2_GetCapability (Part 3, 30.2) of hierarchies and lockout."""
-    bits = _property(tpm, _PT_PERMANENT)
+    bits = read_property(tpm, _PT_PERMANENT)
     return Permanent(
         tuple(name for name, bit in _AUTH_SET.items() if not bits & bit),
         bool(bits & _IN_LOCKOUT),
-        _property(tpm, _PT_LOCKOUT_COUNTER),
+        read_property(tpm, _PT_LOCKOUT_COUNTER),
     )
 
 
@@ -69,29 +72,9 @@ def check_room(tpm: Transport) -> None:
     """
     if tpm.tcti.startswith(_MANAGED):
         return
-    sessions, objects = _property(tpm, _PT_HR_LOADED_AVAIL), _property(tpm, _PT_HR_TRANSIENT_AVAIL)
+    sessions, objects = read_property(tpm, _PT_HR_LOADED_AVAIL), read_property(tpm, _PT_HR_TRANSIENT_AVAIL)
     if sessions < 1 or objects < 1:
         raise OutOfSessions(
             f"the TPM has room for {sessions} more sessions and {objects} more objects: other programs hold them; end them, or "
             "use the kernel's resource manager (/dev/tpmrm0)"
         )
-
-
-def hardware_id(tpm: Transport) -> str | None:
-    """Hex SHA-256 over the public area of the endorsement key: the ECC P-256 one, where the TPM has none the RSA one.
-
-    None where the endorsement hierarchy has an auth value, which we do not know.
-    """
-    for template in (EK_ECC, EK_RSA):
-        area = tpm.public_template(template)
-        try:
-            handle, public, *_ = tpm.run(
-                lambda e, area=area: e.create_primary(None, area, primary_handle=tpm.t.ESYS_TR.ENDORSEMENT)  # type: ignore[misc]
-            )
-        except BackendUnavailable:
-            if not tpm.connected:
-                raise
-            continue
-        tpm.flush_quietly(handle)
-        return hashlib.sha256(bytes(public.publicArea.marshal())).hexdigest()
-    return None

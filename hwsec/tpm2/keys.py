@@ -3,11 +3,11 @@
 import hashlib
 from typing import Any
 
-from ..backend import SIGNATURE_BYTES
+from ..backend import SIGNATURE_BYTES, CertifiedKey
 from ..objectfile import Blob
 from ..secretmem import SecretBuffer
 from .codes import RC_ECC_POINT, RC_SIZE, RC_VALUE, TpmRefusal
-from .objects import loaded
+from .objects import area, loaded
 from .transport import Transport
 
 
@@ -26,6 +26,30 @@ def sign(tpm: Transport, blob: Blob, auth: SecretBuffer, message: bytes) -> byte
     with loaded(tpm, blob, auth) as handle:
         signature = tpm.run(lambda e: e.sign(handle, digest, scheme, session1=tpm.session))
         return es256(signature)
+
+
+def certify(
+    tpm: Transport, subject: Blob, subject_auth: SecretBuffer, signer: Blob, signer_auth: SecretBuffer, nonce: bytes
+) -> CertifiedKey:
+    """TPM2_Certify (Part 3, 18.2): the signer says that the subject is in the same TPM, and what it is.
+
+    The subject takes the ADMIN role. As it has no adminWithPolicy, its auth value is enough (Part 1, 19.2).
+    """
+    t = tpm.t
+    scheme = t.TPMT_SIG_SCHEME(scheme=t.TPM2_ALG.NULL)  # the key's own
+    with (
+        loaded(tpm, signer, signer_auth) as signing,
+        loaded(tpm, subject, subject_auth) as certified,
+        tpm.fresh_session(t.TPM2_SE.HMAC, encrypts=False) as second,
+    ):
+        try:
+            attest, signature = tpm.run(
+                lambda e: e.certify(certified, signing, nonce, scheme, session1=tpm.session, session2=second)
+            )
+        finally:
+            # Two handles want two sessions, and each keeps an auth value. The signer has none for the library from here on.
+            tpm.cover(signing, lambda e: e.unseal(signing, session1=second))
+    return CertifiedKey(area(subject), bytes(attest), es256(signature))
 
 
 def agree(tpm: Transport, blob: Blob, auth: SecretBuffer, peer_point: bytes) -> SecretBuffer:

@@ -127,6 +127,11 @@ def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[An
             tpm.overwrite_response()
 
 
+def area(blob: Blob) -> bytes:
+    """The marshalled TPMT_PUBLIC: what stands in a TPM2B_PUBLIC behind its length (Part 2, 12.2.5)."""
+    return blob.public[2:]
+
+
 def public_point(tpm: Transport, blob: Blob) -> bytes:
     """The public point of a key on P-256: 65 bytes, uncompressed."""
     public = tpm.unmarshal(tpm.t.TPM2B_PUBLIC, blob.public)

@@ -17,10 +17,14 @@ from hwsec.backend import (
     Anchor,
     BackendStatus,
     Certification,
+    Endorsement,
+    Evidence,
     HardwareClock,
+    SoftwareEvidence,
     software_attestation,
+    software_evidence,
 )
-from hwsec.errors import AlreadyEnrolled, AuditEmpty, BackendUnavailable, NotEnrolled
+from hwsec.errors import AlreadyEnrolled, AuditEmpty, BackendUnavailable, NoEndorsementKey, NotEnrolled
 from hwsec.secretmem import SecretBuffer
 
 
@@ -143,6 +147,19 @@ class MemoryBackend:
     def measure_hardware_id(self) -> str | None:
         """As `status` tells it."""
         return self.status().hardware_id
+
+    def endorsement(self) -> Endorsement | None:
+        return None
+
+    def evidence(self, nonce: bytes) -> Evidence:
+        device = self._ask_open()
+        identity, agreement = _point(device.identity), _point(device.agreement)
+        signature = _sign(device.attestation, software_evidence(nonce, identity, agreement))
+        return SoftwareEvidence(_point(device.attestation), identity, agreement, signature)
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
+        self._ask_open()
+        raise NoEndorsementKey("the memory device has no endorsement key")
 
     def status(self) -> BackendStatus:
         identifier = None

@@ -11,8 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsec.backend import NONCE_MAX, Anchor, Backend, BackendState, BackendStatus
-from hwsec.errors import AlreadyEnrolled, AuditEmpty, BackendUnavailable, NotEnrolled
+from hwsec.backend import (
+    NONCE_MAX,
+    Anchor,
+    Backend,
+    BackendState,
+    BackendStatus,
+    CertifiedKey,
+    SoftwareEvidence,
+    TpmEvidence,
+)
+from hwsec.errors import ActivationRefused, AlreadyEnrolled, AuditEmpty, BackendUnavailable, NoEndorsementKey, NotEnrolled
 from tests.hwsec.conftest import MACHINES, Machine
 
 CURVE = ec.SECP256R1()
@@ -30,6 +39,8 @@ NEEDS_ENROLMENT: dict[str, Callable[[Backend], object]] = {
     "identity_public": lambda b: b.identity_public(),
     "sign": lambda b: b.sign(b"message"),
     "agreement_public": lambda b: b.agreement_public(),
+    "evidence": lambda b: b.evidence(b"nonce"),
+    "activate": lambda b: b.activate(b"blob", b"secret"),
     "agree": lambda b: b.agree(point_of(ec.generate_private_key(CURVE))),
 }
 
@@ -260,6 +271,80 @@ def test_a_nonce_that_is_too_long_is_a_value_error(backend: Backend) -> None:
 def test_the_form_without_a_tpm(backend: Backend) -> None:
     audit = backend.extend_audit(b"head")
     assert backend.certify_audit(b"abc").attested == b"LASW\x03abc" + audit
+
+
+# Enrollment with a server
+
+
+def test_only_a_tpm_has_an_endorsement_key(machine: Machine, tmp_path: Path) -> None:
+    backend = machine.backend()
+    before = backend.endorsement()
+    backend.create()
+    after = reopened(machine).endorsement()
+    assert before == after
+    if machine.name != "tpm":
+        assert after is None
+        return
+    assert after is not None
+    assert hashlib.sha256(after.public).hexdigest() == machine.backend().measure_hardware_id()
+    assert after.certificate is None, "this TPM was not made by a manufacturer"
+
+
+@pytest.mark.parametrize("nonce", [b"", b"n", bytes(range(NONCE_MAX))], ids=len)
+def test_evidence_names_keys_and_nonce(machine: Machine, backend: Backend, nonce: bytes) -> None:
+    for start in range(2):
+        agent = reopened(machine) if start else backend
+        evidence = agent.evidence(nonce)
+        attester, points = agent.attestation_public(), (agent.identity_public(), agent.agreement_public())
+        if isinstance(evidence, SoftwareEvidence):
+            assert machine.name != "tpm"
+            assert (evidence.attestation, evidence.identity, evidence.agreement) == (attester, *points)
+            signed = b"LASE" + bytes([len(nonce)]) + nonce + points[0] + points[1]
+            assert verified(attester, evidence.signature, signed)
+            continue
+        assert machine.name == "tpm"
+        assert coordinates(attester) in evidence.attestation
+        for certified, point in zip((evidence.identity, evidence.agreement), points, strict=True):
+            assert coordinates(point) in certified.public
+            assert verified(attester, certified.signature, certified.attest)
+            assert name(certified) in certified.attest
+            assert nonce in certified.attest
+
+
+def coordinates(point: bytes) -> bytes:
+    return b"\x00\x20" + point[1:33] + b"\x00\x20" + point[33:]
+
+
+def name(key: CertifiedKey) -> bytes:
+    return b"\x00\x0b" + hashlib.sha256(key.public).digest()
+
+
+def test_evidence_differs_with_the_nonce_and_names_the_same_keys(backend: Backend) -> None:
+    first, second = backend.evidence(b"first"), backend.evidence(b"second")
+    assert first.attestation == second.attestation
+    if isinstance(first, SoftwareEvidence):
+        assert isinstance(second, SoftwareEvidence)
+        assert first.signature != second.signature
+    else:
+        assert isinstance(second, TpmEvidence)
+        assert first.identity.public == second.identity.public
+        assert first.identity.attest != second.identity.attest
+
+
+def test_evidence_with_a_nonce_that_is_too_long_is_a_value_error(backend: Backend) -> None:
+    with pytest.raises(ValueError, match="nonce"):
+        backend.evidence(bytes(NONCE_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    ("blob", "secret"),
+    [(b"", b""), (b"blob", b"secret"), (bytes(68), bytes(68)), (bytes(128), bytes(512)), (bytes(129), b""), (b"", bytes(513))],
+)
+def test_what_is_no_credential_is_refused_and_harms_nothing(backend: Backend, blob: bytes, secret: bytes) -> None:
+    with pytest.raises(ActivationRefused if backend.name == "tpm" else NoEndorsementKey):
+        backend.activate(blob, secret)
+    assert backend.status().available
+    assert len(kek_of(backend)) == 32
 
 
 # Key agreement
