@@ -32,7 +32,6 @@ from .backend import (
     Endorsement,
     HardwareClock,
     TpmEvidence,
-    check_nonce,
 )
 from .errors import (
     AuditEmpty,
@@ -49,6 +48,7 @@ from .nvlayout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTE
 from .objectfile import Blob, ObjectFile, SealedObjects
 from .pcrpolicy import NO_BINDING, Binding, check_initialized
 from .secretmem import SecretBuffer
+from .statements import check_nonce
 from .tpm2 import endorsement, facts, keys
 from .tpm2.guard import KekGuard
 from .tpm2.library import preload_library

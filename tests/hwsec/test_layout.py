@@ -9,7 +9,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "contracts", "hwsec", "ipc", "server", "stand")
-PURE = ("hwsec.pcrpolicy", "hwsec.policyfiles", "hwsec.nvbudget", "hwsec.nvlayout", "hwsec.errors", "hwsec.tpm2.codes")
+PURE = (
+    "hwsec.pcrpolicy",
+    "hwsec.policyfiles",
+    "hwsec.nvbudget",
+    "hwsec.nvlayout",
+    "hwsec.errors",
+    "hwsec.statements",
+    "hwsec.sealedblob",
+    "hwsec.tpm2.codes",
+)
 
 
 def imports(path: Path) -> set[str]:

@@ -14,8 +14,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.objectfile
 import hwsec.tpm2.guard
-from hwsec.backend import Anchor, BackendState
-from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NvGone, PcrMismatch, PcrUninitialized
+from hwsec.backend import Anchor, BackendState, TpmEvidence
+from hwsec.errors import (
+    ActivationRefused,
+    BackendUnavailable,
+    ForeignHardware,
+    HwsecError,
+    NvGone,
+    PcrMismatch,
+    PcrUninitialized,
+)
 from hwsec.files import write_atomic
 from hwsec.nvlayout import NV_POLICY_COUNTER
 from hwsec.objectfile import MAGIC
@@ -210,6 +218,10 @@ def test_in_another_state_the_kek_is_closed_and_the_keys_work(bound: Bound) -> N
     assert "PCR 11" in status.detail
     assert (backend.identity_public(), backend.agreement_public()) == points
     assert len(backend.sign(b"request")) == 64
+    assert backend.endorsement() is not None
+    assert isinstance(backend.evidence(b"nonce"), TpmEvidence)
+    with pytest.raises(ActivationRefused):
+        backend.activate(bytes(68), bytes(68))
     peer = ec.generate_private_key(ec.SECP256R1())
     with backend.agree(peer.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)) as shared:
         agent = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), points[1])
