@@ -289,7 +289,7 @@ class Backend(Protocol):
             encrypted_secret: content of a TPM2B_ENCRYPTED_SECRET (Part 2, 11.4.33).
 
         Returns:
-            The credential, which is a secret.
+            The credential, a secret of which no other copy is left: the caller wipes it (`secretmem.wipe_bytes`).
 
         Raises:
             NoEndorsementKey: there is no endorsement key that could be used.

@@ -145,8 +145,7 @@ def _bytes(text: str, what: str) -> bytes:
 
 def _key_of(point: bytes, what: str) -> ec.EllipticCurvePublicKey:
     try:
-        if point[0] != 4:
-            raise ValueError("not uncompressed")
+        # Of 65 bytes, the library takes the uncompressed form only.
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
         raise AttestationError(f"the {what} is not an uncompressed point of P-256") from None

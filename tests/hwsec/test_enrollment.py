@@ -396,10 +396,11 @@ _STOPS_AFTER_EACH_STEP = """
 import os, sys
 from pathlib import Path
 from hwsec.errors import ActivationRefused
+from hwsec.secretmem import wipe_bytes
 from hwsec.tpm import TpmBackend
 
 backend = TpmBackend(sys.argv[1], Path(sys.argv[2]))
-backend.create()
+backend.open()
 with backend.kek() as kek:
     os.write(1, kek.view)
 stop()
@@ -409,15 +410,22 @@ try:
     backend.activate(bytes(68), bytes(68))
 except ActivationRefused:
     stop()
+wipe_bytes(backend.activate(bytes.fromhex(sys.argv[3]), bytes.fromhex(sys.argv[4])))
+stop()
 backend.endorsement()
 stop()
 """
 
 
-def test_no_auth_value_stays_in_the_process(tpm: TpmMachine) -> None:
-    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [32, 0, 0, 0], tpm.swtpm.tcti, tpm.objects)
-    kek = scan.told[0]
-    values = {"KEK": kek, **auth_values(tpm.objects, kek)}
-    for step, memory in zip(("create", "evidence", "activation", "endorsement"), scan.memories, strict=True):
+def test_no_copy_of_a_secret_stays_in_the_process(tpm: TpmMachine) -> None:
+    backend = tpm.enroll()
+    assert isinstance(backend, TpmBackend)
+    secret = os.urandom(32)
+    blob, encrypted = credential_for(backend, secret)
+    backend.close()
+    arguments = (tpm.swtpm.tcti, tpm.objects, blob.hex(), encrypted.hex())
+    scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [32, 0, 0, 0, 0], *arguments)
+    values = {"KEK": scan.told[0], "credential": secret, **auth_values(tpm.objects, scan.told[0])}
+    for step, memory in zip(("open", "evidence", "refusal", "activation", "endorsement"), scan.memories, strict=True):
         assert b"license-agent tpm auth" in memory, "the scan sees nothing"
         assert lingering(memory, values) == [], step

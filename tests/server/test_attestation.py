@@ -248,6 +248,17 @@ def test_software_evidence_is_good_for_its_nonce_and_order_only() -> None:
     refuse(TPM.software_evidence(shifted), "not signed", "software")
 
 
+@pytest.mark.parametrize("form", [0, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("which", ["attestation", "identity", "agreement"])
+def test_a_point_has_one_form(which: str, form: int) -> None:
+    """Signed as it stands there, so that nothing but the form is wrong."""
+    points = {each: point(getattr(TPM, each)) for each in ("attestation", "identity", "agreement")}
+    points[which] = bytes([form]) + points[which][1:]
+    signature = sign(TPM.attestation, b"LASE" + bytes([32]) + NONCE + points["identity"] + points["agreement"])
+    evidence = {each: b64encode(value) for each, value in points.items()} | {"signature": b64encode(signature)}
+    refuse(evidence, f"the {which} key is not an uncompressed point", "software")
+
+
 def test_other_things_that_a_key_has_signed_are_no_evidence() -> None:
     """The audit value's certification begins with other letters."""
     identity, agreement = point(TPM.identity), point(TPM.agreement)
@@ -300,6 +311,11 @@ def endorsement_errors(rsa_key: rsa.RSAPrivateKey) -> Iterator[tuple[str, bytes]
     for head in (AK, IDENTITY, AGREEMENT):
         yield "another key of the TPM", area(head, new_key())
     yield "the high range's template", area(flipped(EK_ECC, 7, 0x40), new_key())
+
+
+def test_an_area_has_a_bound() -> None:
+    with pytest.raises(AttestationError, match=r"has 1025 bytes, more than 1024$"):
+        check_endorsement(EK_ECC + bytes(AREA_MAX + 1 - len(EK_ECC)))
 
 
 def test_all_else_is_no_endorsement_key(rsa_key: rsa.RSAPrivateKey) -> None:
