@@ -1,0 +1,115 @@
+"""`license-agent-link`: the only place where its parts are wired together, and where clock and process are touched."""
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from .config import DEFAULT_PATH, ConfigError, LinkConfig, load_config
+from .listener import DEFAULT_SOCKET, ListenError, inherited_socket, own_socket
+from .service import Service
+from .upstreams import load_libraries
+
+log = logging.getLogger("link")
+
+EXIT_OK, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 69, 78
+DEFAULT_IDLE_S = 30.0
+_PREFIXES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+
+
+class _Formatter(logging.Formatter):
+    """One line for each message, with its level as systemd reads it (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PREFIXES.get(record.levelno, 6)}>{super().format(record)}".replace("\n", " | ")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86_400:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # what argparse calls it in its error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="license-agent-link",
+        description="Fetch over mutual TLS for the license agent, which has no network.",
+        epilog="Exit status: 0 fine, 2 wrong usage, 69 the socket cannot be used, 78 configuration refused.",
+    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="PATH", help="default: %(default)s")
+    parser.add_argument(
+        "--socket", type=Path, default=DEFAULT_SOCKET, metavar="PATH", help="if systemd passes none; default: %(default)s"
+    )
+    parser.add_argument(
+        "--idle",
+        type=_seconds,
+        default=DEFAULT_IDLE_S,
+        metavar="SECONDS",
+        help="leave after so long without a connection, if systemd passed the socket; default: %(default)g",
+    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and leave")
+    return parser
+
+
+def _close_up() -> None:
+    """No core dump, no ptrace by the same user (prctl(2) PR_SET_DUMPABLE), no file for anyone else.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    pr_set_dumpable = 4
+    if libc.prctl(pr_set_dumpable, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
+
+
+async def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None) -> None:
+    await load_libraries()
+    await Service(listener, config, time.monotonic, idle_s).serve()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the link and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    # There is nothing to save: a signal ends the process where it stands.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log.setLevel(logging.INFO)
+    _close_up()
+    try:
+        config = load_config(options.config)
+        if options.check:
+            return EXIT_OK
+        inherited = inherited_socket()
+        listener = inherited or own_socket(options.socket)
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("%s", problem)
+        return EXIT_CONFIG
+    except ListenError as error:
+        log.error("%s", error)
+        return EXIT_UNAVAILABLE
+    with listener:
+        asyncio.run(_serve(listener, config, options.idle if inherited else None))
+    return EXIT_OK
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

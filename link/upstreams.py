@@ -1,0 +1,213 @@
+"""Fetches over HTTP/1.1 inside judged TLS. A server's answer leaves here as messages; every failure has its code.
+
+httpx is used by its transport: it knows no cookies, redirects, authentication, environment or decoding.
+"""
+
+import asyncio
+import contextlib
+import encodings.idna  # noqa: F401
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio
+import certifi  # noqa: F401
+import httpcore  # noqa: F401
+import httpx
+
+from ipc.linkmessages import ANSWER_HEADERS, CHUNK_BYTES, MAX_ANSWER_HEADER_CHARS, Chunk, End, FailCode, Fetch, Head
+from ipc.messages import Request
+
+from .config import UpstreamConfig
+from .pins import PeerRefused, judge
+from .tls import JudgingContext
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S = 10.0, 30.0, 30.0
+"""For one step each; the fetch's own deadline holds besides."""
+_TIMEOUT = httpx.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
+_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30)
+_BODILESS = frozenset({204, 304})
+
+try:
+    _AGENT = f"license-agent-link/{version('license-agent')}"
+except PackageNotFoundError:
+    _AGENT = "license-agent-link"
+
+Give = Callable[[Request], Awaitable[None]]
+"""Takes a message for the core; returns when the kernel has taken it, which is what holds a fast server back."""
+
+
+class CoreGone(Exception):
+    """The core has closed its connection, or takes nothing."""
+
+
+class FetchError(Exception):
+    """A fetch failed.
+
+    Attributes:
+        code: what is told to the core.
+        text: the same for people; what a server put into it is printable ASCII.
+    """
+
+    def __init__(self, code: FailCode, text: str) -> None:
+        self.text = _printable(text)
+        super().__init__(self.text)
+        self.code = code
+
+
+async def load_libraries() -> None:
+    """Imports what the libraries import at their first use, when an upgrade may have replaced their files already."""
+    await anyio.sleep(0)
+
+
+class UpstreamClient:
+    """Speaks to one upstream for the length of a session, over one connection at a time.
+
+    Args:
+        config: the destination.
+        now: trusted time in seconds since 1970 UTC.
+
+    Attributes:
+        context: every connection's TLS; takes the client certificate.
+    """
+
+    def __init__(self, config: UpstreamConfig, now: Callable[[], int]) -> None:
+        self._config = config
+        self._base = httpx.URL(config.url)
+        self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, now()))
+        self._transport = self._connectionless()
+
+    def _connectionless(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self.context, trust_env=False, http1=True, http2=False, limits=_LIMITS, proxy=self._config.proxy
+        )
+
+    async def fetch(self, fetch: Fetch, give: Give) -> int:
+        """Performs a fetch and hands on head, chunks and end.
+
+        Returns:
+            The status.
+
+        Raises:
+            FetchError: there is no whole answer.
+            CoreGone: raised by `give`.
+        """
+        before = self.context.accepted
+        try:
+            async with asyncio.timeout(fetch.timeout_ms / 1000):
+                return await self._exchange(fetch, give)
+        except (FetchError, CoreGone):
+            raise
+        except TimeoutError:
+            raise FetchError(FailCode.TIMEOUT, f"no whole answer within {fetch.timeout_ms} ms") from None
+        except Exception as error:  # noqa: BLE001 - sorted below; what has no code goes on as it is
+            # A tunnel that was never made is the proxy's doing.
+            tunnel = self._config.proxy is not None and before == self.context.accepted
+            raise explain(error, proxied=tunnel) from None
+
+    async def reset(self) -> None:
+        """Closes the connection, which may be in the middle of an answer; the next fetch makes another."""
+        await self.aclose()
+        self._transport = self._connectionless()
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        with contextlib.suppress(Exception):
+            await self._transport.aclose()
+
+    async def _exchange(self, fetch: Fetch, give: Give) -> int:
+        path = self._base.raw_path.decode("ascii").rstrip("/") + fetch.path
+        request = httpx.Request(
+            fetch.method,
+            self._base.copy_with(raw_path=path.encode("ascii")),
+            headers=[("user-agent", _AGENT), ("accept-encoding", "identity"), *fetch.headers],
+            content=fetch.body if fetch.method == "POST" else None,
+            extensions={"timeout": _TIMEOUT.as_dict()},
+        )
+        response = await self._transport.handle_async_request(request)
+        try:
+            reply = partial(_with_id, v=fetch.v, id=fetch.id)
+            await give(reply(Head, status=check_head(response, fetch), headers=_handed_on(response.headers)))
+            size = 0
+            async for data in response.aiter_raw():
+                size += len(data)
+                if size > fetch.max_body:
+                    raise FetchError(FailCode.TOO_LARGE, f"the answer has more than {fetch.max_body} bytes")
+                for start in range(0, len(data), CHUNK_BYTES):
+                    await give(reply(Chunk, data=data[start : start + CHUNK_BYTES]))
+            await give(reply(End, size=size))
+            return response.status_code
+        finally:
+            await response.aclose()
+
+
+def _with_id(kind: Callable[..., Request], **fields: object) -> Request:
+    return kind(**fields)
+
+
+def check_head(response: httpx.Response, fetch: Fetch) -> int:
+    """The status of an answer that may be handed on.
+
+    An answer must say where its body ends (RFC 9112 section 6.3): one that ends with the connection could be cut short by
+    anyone on the way.
+
+    Raises:
+        FetchError: REDIRECT, TOO_LARGE or BAD_RESPONSE.
+    """
+    status, headers = response.status_code, response.headers
+    if 300 <= status < 400 and status != 304:
+        raise FetchError(FailCode.REDIRECT, f"the server answered {status}, a redirect; these are not followed")
+    if not 200 <= status <= 599:
+        raise FetchError(FailCode.BAD_RESPONSE, f"the server answered {status}")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise FetchError(FailCode.BAD_RESPONSE, "the server compressed its answer, which was not asked for")
+    length = headers.get("content-length")
+    if length is None and "transfer-encoding" not in headers and status not in _BODILESS:
+        raise FetchError(FailCode.BAD_RESPONSE, "the answer does not say where it ends")
+    if length is not None and status not in _BODILESS and int(length) > fetch.max_body:
+        raise FetchError(FailCode.TOO_LARGE, f"the answer has {int(length)} bytes; at most {fetch.max_body} are taken")
+    return status
+
+
+def _handed_on(headers: httpx.Headers) -> tuple[tuple[str, str], ...]:
+    found = tuple((name, headers[name]) for name in sorted(ANSWER_HEADERS) if name in headers)
+    if any(len(value) > MAX_ANSWER_HEADER_CHARS or not (value.isascii() and value.isprintable()) for _, value in found):
+        raise FetchError(FailCode.BAD_RESPONSE, "a header of the answer is too long or not printable")
+    return found
+
+
+def explain(error: Exception, *, proxied: bool) -> FetchError:
+    """The code of what went wrong.
+
+    Args:
+        error: from httpx, `ssl` or our judge.
+        proxied: the way leads through a proxy, and no handshake with the server was finished.
+    """
+    if isinstance(error, PeerRefused):
+        return FetchError(error.code, error.text)
+    if isinstance(error, httpx.TimeoutException):
+        return FetchError(FailCode.TIMEOUT, "connecting, reading or writing took too long")
+    if isinstance(error, httpx.ProxyError):
+        return FetchError(FailCode.PROXY, f"the proxy refused the tunnel: {_name(error)}")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return FetchError(FailCode.TLS, f"TLS failed: {cause.reason or 'handshake broken off'}")
+        # httpcore re-raises "from None", which leaves only the context.
+        cause = cause.__cause__ or cause.__context__
+    if proxied and isinstance(error, httpx.TransportError):
+        return FetchError(FailCode.PROXY, f"the proxy cannot be used: {_name(error)}")
+    if isinstance(error, httpx.NetworkError | OSError):
+        return FetchError(FailCode.UNREACHABLE, f"the server cannot be reached: {_name(error)}")
+    if isinstance(error, httpx.ProtocolError | ValueError):
+        return FetchError(FailCode.BAD_RESPONSE, f"the answer is not HTTP/1.1: {_name(error)}")
+    raise error
+
+
+def _name(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isascii() and character.isprintable() else "?" for character in text)[:400]

@@ -1,0 +1,181 @@
+"""link.toml: what it may say, and clear words for what it may not."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from link.config import ConfigError, LinkConfig, load_config, parse_config, parse_url
+
+PIN = "sha256:" + "ab" * 32
+OTHER = "sha256:" + "zc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc0="
+USERS = {"license-agent": 900, "nobody": 65534}
+CORE = '[core]\nuser = "license-agent"\n'
+
+
+def parse(text: str) -> LinkConfig:
+    return parse_config(text, "link.toml", USERS.__getitem__)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert all(problem.startswith("link.toml: ") for problem in caught.value.problems)
+    return [problem.removeprefix("link.toml: ") for problem in caught.value.problems]
+
+
+def test_the_smallest_file() -> None:
+    config = parse(CORE)
+    assert (config.core_uid, dict(config.upstreams), config.provisioning) == (900, {}, True)
+
+
+def test_a_whole_file() -> None:
+    config = parse(
+        '[core]\nuser = 12\n[provisioning]\nallowed = false\nproxy = "http://10.0.0.1:3128"\n'
+        f'[upstream.server]\nurl = "https://license.example:8443/base/"\npins = ["{PIN}", "{OTHER}"]\nproxy = "http://p.example:8"\n'
+        f'[upstream.ota]\nurl = "https://[::1]"\npins = "{PIN}"\n'
+    )
+    assert (config.core_uid, config.provisioning, config.provisioning_proxy) == (12, False, "http://10.0.0.1:3128")
+    server, ota = config.upstreams["server"], config.upstreams["ota"]
+    assert (server.url, server.host) == ("https://license.example:8443/base", "license.example")
+    assert server.pins == {b"\xab" * 32, b"\xcd" * 32} and server.proxy == "http://p.example:8"
+    assert (ota.url, ota.host, ota.pins, ota.proxy) == ("https://[::1]", "::1", {b"\xab" * 32}, None)
+
+
+UP = f'{CORE}[upstream.server]\nurl = "https://a"\npins = "{PIN}"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the key 'user' is missing in [core]; add it"),
+        ("[core", "not TOML: "),
+        ('[core]\nuser = "till"', "'user' in [core] names the user 'till', who does not exist on this machine"),
+        ('[core]\nuser = "nobody"', "'user' in [core] must not be 65534"),
+        ("[core]\nuser = -1", "'user' in [core] must be the name or the number"),
+        ("[core]\nuser = true", "'user' in [core] must be the name or the number"),
+        ('[core]\nuser = ""', "'user' in [core] must be the name or the number"),
+        ("core = 1", "'core' must be a section, [core]"),
+        (f"{CORE}usr = 1", "unknown key in [core]: 'usr'; did you mean 'user'?"),
+        (f"{CORE}[upstreams]", "unknown section 'upstreams'; did you mean 'upstream'?"),
+        (f"{CORE}[upstream.servr]", "unknown upstream 'servr'; did you mean 'server'?"),
+        (f"{CORE}[upstream.x]", "unknown upstream 'x'; known are server, enrollment, ota, webhook"),
+        (f"{CORE}[upstream]\nserver = 1", "'upstream.server' must be a section, [upstream.server]"),
+        (f"{CORE}upstream = 1", "unknown key in [core]: 'upstream'"),
+        (f'{CORE}[upstream.server]\nurl = "https://a"', "the key 'pins' is missing in [upstream.server]; add it"),
+        (f'{CORE}[upstream.server]\npins = "{PIN}"', "the key 'url' is missing in [upstream.server]; add it"),
+        (f"{UP}verify = false", "unknown key in [upstream.server]: 'verify'"),
+        (f'{CORE}[provisioning]\nallowed = "no"', "'allowed' in [provisioning] must be true or false, without quotes"),
+    ],
+)
+def test_each_problem_is_named(text: str, said: str) -> None:
+    assert any(problem.startswith(said) for problem in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a",
+        "https://",
+        "https://a b",
+        "https://a:0",
+        "https://a:65536",
+        "https://user@a",
+        "https://user:pass@a",
+        "https://a/?q",
+        "https://a/#f",
+        "https://a/../b",
+        "https://a//b",
+        "https://-a",
+        "https://a..b",
+        "https://[::g]",
+        "https://1.2.3.4\n",
+        "https://é",
+        "HTTPS://a",
+        1,
+        None,
+    ],
+)
+def test_what_is_no_address_of_an_upstream(url: object) -> None:
+    with pytest.raises(ValueError, match="must be an https:// address"):
+        parse_url(url)
+    if isinstance(url, str) and url.isprintable():
+        assert "'url' in [upstream.server] must be an https:// address" in problems(UP.replace("https://a", url))[0]
+
+
+@pytest.mark.parametrize("value", ["[]", '""', '"md5:00"', '"sha256:00"', f'["{PIN}", "x"]', "1", f'"{PIN[7:]}"', "[1]"])
+def test_what_is_no_pin(value: str) -> None:
+    (problem,) = problems(UP.replace(f'"{PIN}"', value))
+    assert problem.startswith("'pins' in [upstream.server] must be \"sha256:\" and the SHA-256 of the public key")
+
+
+def test_too_many_pins() -> None:
+    (problem,) = problems(UP.replace(f'"{PIN}"', str([PIN] * 9)))
+    assert "a list of 1 to 8 such" in problem
+
+
+@pytest.mark.parametrize("value", ["https://p:1", "http://user:pass@p:1", "http://p:1/path", "socks5://p:1", "p:1", ""])
+def test_what_is_no_proxy(value: str) -> None:
+    (problem,) = problems(f'{UP}proxy = "{value}"')
+    assert problem.startswith("'proxy' in [upstream.server] must be http://HOST:PORT") and "no secret stays here" in problem
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = problems('[core]\nuser = "x"\n[upstream.server]\nurl = 1\npins = 2\n[upstream.y]\n[z]\n')
+    assert len(found) == 5
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_configuration_or_problems(text: str) -> None:
+    for whole in (text, f"{UP}{text}", f'{CORE}[upstream.server]\nurl = "{text}"'):
+        try:
+            parse(whole)
+        except ConfigError as error:
+            assert error.problems
+
+
+def _write(path: Path, data: bytes = CORE.replace('"license-agent"', "0").encode(), mode: int = 0o644) -> Path:
+    path.write_bytes(data)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600, 0o444, 0o640])
+def test_a_file_that_others_cannot_change_is_read(tmp_path: Path, mode: int) -> None:
+    assert load_config(_write(tmp_path / "link.toml", mode=mode)).core_uid == 0
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_file_that_others_may_change_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(ConfigError, match=rf"has mode {mode:04o}, so that others may change where the link goes"):
+        load_config(_write(tmp_path / "link.toml", mode=mode))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "link.toml")
+    os.chown(path, 54321, 0)
+    with pytest.raises(ConfigError, match="belongs to uid 54321"):
+        load_config(path)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    (tmp_path / "directory").mkdir()
+    for name, said in (
+        ("fifo", "not a regular file"),
+        ("directory", "cannot be read: Is a directory"),
+        ("absent", "does not exist; create it"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(tmp_path / name)
+
+
+def test_a_file_that_is_too_long_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than 65536 bytes"):
+        load_config(_write(tmp_path / "long", b"#" * 65537))
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load_config(_write(tmp_path / "bytes", b"\xff"))
