@@ -1,0 +1,277 @@
+"""A TLS server and an HTTP proxy on loopback that behave as a test says, and keep a record of what reached them."""
+
+import contextlib
+import hashlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.pki import Entity
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class Record:
+    """What one connection showed.
+
+    Attributes:
+        handshake: whether it was finished on the server's side; `error` says why not.
+        received: plain bytes of requests.
+        client: SHA-256 of the client certificate in hex, None if none came.
+        sent: bytes of answers that the kernel took.
+    """
+
+    handshake: bool = False
+    error: str = ""
+    received: bytes = b""
+    client: str | None = None
+    sent: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Exchange:
+    """A connection after its handshake, as a behavior sees it."""
+
+    def __init__(self, connection: ssl.SSLSocket, record: Record, stopping: threading.Event) -> None:
+        self.connection = connection
+        self.record = record
+        self.stopping = stopping
+
+    def request(self) -> bytes:
+        """The next request, head and body; empty at the end."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            if not (piece := self.connection.recv(65536)):
+                return b""
+            data += piece
+            self.record.received += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                while len(body) < int(line.partition(b":")[2]):
+                    piece = self.connection.recv(65536)
+                    body += piece
+                    self.record.received += piece
+        return head + b"\r\n\r\n" + body
+
+    def send(self, data: bytes) -> None:
+        self.connection.sendall(data)
+        self.record.sent += len(data)
+
+    def pause(self, seconds: float) -> bool:
+        """Waits; False once the server is being stopped."""
+        return not self.stopping.wait(seconds)
+
+
+Behavior = Callable[[Exchange], None]
+
+
+def answer(body: bytes = b"hello", status: str = "200 OK", headers: str = "") -> Behavior:
+    """Answers every request of the connection alike."""
+
+    def behave(exchange: Exchange) -> None:
+        while exchange.request():
+            exchange.send(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
+
+    return behave
+
+
+def raw(data: bytes) -> Behavior:
+    """Answers the first request with these bytes and closes."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.request()
+        exchange.send(data)
+
+    return behave
+
+
+class TlsPeer:
+    """A server on a free port of 127.0.0.1, for the length of a `with` block.
+
+    Args:
+        directory: for its key and certificate.
+        entity: who it is; may be changed between connections.
+        behavior: what it does after the handshake.
+        client_ca: whose client certificates it demands.
+        version: the only version of TLS that it speaks.
+
+    Attributes:
+        records: one for each connection, in the order of their coming.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        entity: Entity,
+        behavior: Behavior | None = None,
+        client_ca: Entity | None = None,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    ) -> None:
+        self._directory = directory
+        self.entity = entity
+        self.behavior = behavior or answer()
+        self._client_ca = client_ca
+        self._version = version
+        self.records: list[Record] = []
+        self._files = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.05)
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> "TlsPeer":
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def wait_for_a_connection(self) -> None:
+        """Returns when the first connection has come."""
+        ends = time.monotonic() + PATIENCE_S
+        while not self.records:
+            assert time.monotonic() < ends, "no connection has come"
+            time.sleep(0.01)
+
+    def last(self) -> Record:
+        """The last connection's record, once that connection has ended."""
+        record = self.records[-1]
+        assert record.done.wait(PATIENCE_S), "the connection has not ended"
+        return record
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _context(self) -> ssl.SSLContext:
+        chain, key = self._directory / "peer.pem", self._directory / "peer.key"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = context.maximum_version = self._version
+        with self._files:  # each connection has a thread
+            chain.write_text(self.entity.chain_pem)
+            key.write_bytes(self.entity.key_pem)
+            context.load_cert_chain(chain, key)
+        if self._client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+            # The certificates of these tests live around another time than today.
+            context.verify_flags |= 0x200000  # X509_V_FLAG_NO_CHECK_TIME
+            context.load_verify_locations(cadata=self._client_ca.chain_pem)
+        return context
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._listener.accept()
+                record = Record()
+                self.records.append(record)
+                self._start(self._serve, connection, record)
+
+    def _serve(self, connection: socket.socket, record: Record) -> None:
+        connection.settimeout(PATIENCE_S)
+        try:
+            with connection, self._context().wrap_socket(connection, server_side=True) as secured:
+                record.handshake = True
+                if certificate := secured.getpeercert(binary_form=True):
+                    record.client = _fingerprint(certificate)
+                self.behavior(Exchange(secured, record, self._stopping))
+        except OSError as error:
+            record.error = str(error)
+        finally:
+            record.done.set()
+
+
+def _fingerprint(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
+
+
+class Proxy:
+    """An HTTP proxy that makes tunnels to loopback, or refuses to.
+
+    Args:
+        status: what it answers to CONNECT instead of making a tunnel; None to make it.
+
+    Attributes:
+        asked: first lines of the requests.
+        carried: bytes that went through the tunnels from the client.
+    """
+
+    def __init__(self, status: bytes | None = None) -> None:
+        self._status = status
+        self.asked: list[bytes] = []
+        self.carried = b""
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.05)
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> "Proxy":
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._listener.accept()
+                self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE_S)
+        with connection, contextlib.suppress(OSError):
+            data = b""
+            while b"\r\n\r\n" not in data:
+                if not (piece := connection.recv(4096)):
+                    return
+                data += piece
+            line = data.split(b"\r\n", 1)[0]
+            self.asked.append(line)
+            if self._status is not None:
+                connection.sendall(self._status)
+                return
+            port = int(line.split(b" ")[1].rpartition(b":")[2])
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as onward:
+                connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                back = threading.Thread(target=_pump, args=(onward, connection, lambda _: None), daemon=True)
+                back.start()
+                _pump(connection, onward, self._carry)
+                back.join(PATIENCE_S)
+
+    def _carry(self, data: bytes) -> None:
+        self.carried += data
+
+
+def _pump(source: socket.socket, sink: socket.socket, note: Callable[[bytes], None]) -> None:
+    with contextlib.suppress(OSError):
+        for data in _reads(source):
+            note(data)
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _reads(source: socket.socket) -> Iterator[bytes]:
+    while data := source.recv(65536):
+        yield data
