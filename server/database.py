@@ -1,0 +1,163 @@
+"""The registry's database: one SQLite file, or PostgreSQL. Transactions that write take their locks at once."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from .errors import RegistryError
+from .models import Counter
+
+BUSY_S = 10
+POOL_SIZE = 16
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+class Database:
+    """The registry's database.
+
+    Args:
+        url: of SQLAlchemy; `sqlite:///PATH` or `postgresql+psycopg://…`.
+
+    Raises:
+        RegistryError: it is no such URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = make_url(url)
+        except ArgumentError:
+            raise RegistryError(f"{url!r} is no database URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME") from None
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
+            raise RegistryError("the database must be SQLite or PostgreSQL")
+        self.engine = _engine(self.url, self.is_sqlite)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session in a transaction: all of it is done, or nothing."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads; it waits for no writer."""
+        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def revision(self) -> str | None:
+        """The revision of the schema; None for an empty database."""
+        with self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def ready(self) -> None:
+        """Returns if the database answers and has the schema of this program.
+
+        Raises:
+            RegistryError: it has not, or does not answer; the text says what to do.
+        """
+        try:
+            found = self.revision()
+        except SQLAlchemyError as error:
+            raise RegistryError(f"the database does not answer: {_brief(error)}") from None
+        wanted = newest_revision()
+        if found != wanted:
+            raise RegistryError(
+                f"the database has revision {found or 'none'}, this program needs {wanted}: run 'license-server migrate'"
+            )
+
+    def migrate(self) -> None:
+        """Brings the schema to this program's revision.
+
+        Raises:
+            RegistryError: it cannot be done.
+        """
+        if self.is_sqlite and self.url.database:
+            path = Path(self.url.database)
+            # Made before SQLite would make it with the mode of the umask.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            with self.engine.connect() as connection:
+                config = _alembic()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except SQLAlchemyError as error:
+            raise RegistryError(f"the database could not be migrated: {_brief(error)}") from None
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.engine.dispose()
+
+
+def _brief(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+
+
+def _engine(url: Any, is_sqlite: bool) -> Engine:
+    if not is_sqlite:
+        return create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, pool_timeout=BUSY_S)
+    engine = create_engine(url, connect_args={"timeout": BUSY_S}, pool_size=POOL_SIZE, max_overflow=POOL_SIZE)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # pysqlite begins transactions late and by its own rules; here they are begun by the next listener.
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    return config
+
+
+def newest_revision() -> str:
+    """The revision of the schema that this program works with."""
+    head = ScriptDirectory.from_config(_alembic()).get_current_head()
+    if head is None:
+        raise RuntimeError("this program has no migrations")
+    return head
+
+
+def next_number(session: Session, name: str) -> int:
+    """The next value of a counter; its row stays locked until the transaction ends, so that no number is left out."""
+    row = session.get(Counter, name, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise RuntimeError(f"the counter {name} is missing")
+    row.value += 1
+    session.flush()
+    return row.value
+
+
+def present_number(session: Session, name: str) -> int:
+    """The value of a counter."""
+    row = session.get(Counter, name)
+    return 0 if row is None else row.value
+
+
+def ping(database: Database) -> None:
+    """Raises SQLAlchemyError if the database does not answer."""
+    with database.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))

@@ -1,0 +1,162 @@
+"""The tables of the registry. What is secret stands sealed in columns named `sealed`; times are seconds since 1970 UTC."""
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class Setting(Base):
+    """What there is one of: the issuer's name, the wrapped data key."""
+
+    __tablename__ = "setting"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Counter(Base):
+    """Numbers that only grow: serials, key sets, revocations, audit records. Whoever changes one holds its row."""
+
+    __tablename__ = "counter"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
+
+
+class ServerKey(Base):
+    """A key of the server. `kind`: license, rotation, enrollment, issuing-ca, tls, root; `state`: active, retired."""
+
+    __tablename__ = "server_key"
+    kid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    public: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    certificate: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class KeySetRow(Base):
+    """A key set that the root has signed."""
+
+    __tablename__ = "key_set"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    text: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Agent(Base):
+    """A device that was made an agent. `serial` is missing where that was done by hand."""
+
+    __tablename__ = "agent"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    serial: Mapped[int | None] = mapped_column(BigInteger, unique=True)
+    hw_id: Mapped[str | None] = mapped_column(String(64), unique=True)
+    status: Mapped[str] = mapped_column(String(16))
+    attestation: Mapped[str] = mapped_column(String(16))
+    backend: Mapped[str] = mapped_column(String(16))
+    identity_key: Mapped[str | None] = mapped_column(Text)
+    agreement_key: Mapped[str] = mapped_column(Text)
+    attestation_key: Mapped[str | None] = mapped_column(Text)
+    urgent: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[int] = mapped_column(BigInteger)
+    last_seen: Mapped[int | None] = mapped_column(BigInteger)
+    audit_seq: Mapped[int | None] = mapped_column(BigInteger)
+    audit_head: Mapped[str | None] = mapped_column(String(64))
+
+
+class Certificate(Base):
+    """A client certificate, by the SHA-256 of its DER. `state`: active, revoked."""
+
+    __tablename__ = "certificate"
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), index=True)
+    number: Mapped[str] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(16))
+    issued_at: Mapped[int] = mapped_column(BigInteger)
+    not_after: Mapped[int] = mapped_column(BigInteger)
+    used_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Claim(Base):
+    """A claim, by the SHA-256 of its text. `state`: open, used, revoked."""
+
+    __tablename__ = "claim"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    hw_id: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    factory_only: Mapped[bool] = mapped_column(default=False)
+    agent_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ProvisionSession(Base):
+    """An attempt to be provisioned, between its two steps."""
+
+    __tablename__ = "provision_session"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    claim_id: Mapped[int] = mapped_column(ForeignKey("claim.id"))
+    begin: Mapped[bytes] = mapped_column(LargeBinary)
+    nonce: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class Secret(Base):
+    """A secret version of an agent; `state` as in `secretstates`."""
+
+    __tablename__ = "secret"
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    key_check: Mapped[str] = mapped_column(String(32))
+    valid_from: Mapped[int] = mapped_column(BigInteger)
+    valid_until: Mapped[int] = mapped_column(BigInteger)
+    grace_until: Mapped[int] = mapped_column(BigInteger)
+    made_at: Mapped[int] = mapped_column(BigInteger)
+    confirmed_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class License(Base):
+    """A license, with the claims of its newest token."""
+
+    __tablename__ = "license"
+    jti: Mapped[str] = mapped_column(String(128), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), index=True)
+    claims: Mapped[str] = mapped_column(Text)
+    secret_version: Mapped[int] = mapped_column(BigInteger)
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class KeptAnswer(Base):
+    """A reply that was given, for a request that may come again."""
+
+    __tablename__ = "kept_answer"
+    agent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    reply: Mapped[str] = mapped_column(Text)
+    kept_until: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class AuditRecord(Base):
+    """What was done, by whom; each record carries the hash of the one before it."""
+
+    __tablename__ = "audit"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(String(128))
+    event: Mapped[str] = mapped_column(String(64))
+    outcome: Mapped[str] = mapped_column(String(64))
+    fields: Mapped[str] = mapped_column(Text)
+    prev: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+Index("license_of_agent", License.agent_id, License.revoked_at)

@@ -1,0 +1,222 @@
+"""The whole server in one directory: made anew, or opened. Wires the parts; acts are theirs.
+
+DIRECTORY/settings.toml    where the database and the master key are
+DIRECTORY/server.db        the registry, where it is SQLite
+DIRECTORY/master.key       the master key, where it is a file
+"""
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from . import masterkey
+from .agents import Agents
+from .audit import COUNTER as AUDIT_COUNTER
+from .audit import Audit
+from .cipher import KEY_BYTES, Cipher
+from .claims import Claims
+from .database import Database, sqlite_url
+from .errors import RegistryError
+from .keys import LIFETIMES, SIGNING, Keys, certificate_key
+from .licenses import REVOCATIONS, Licenses
+from .masterkey import MasterKey
+from .models import Counter, Setting
+from .pki import make_issuing_ca, make_root, make_server_certificate
+from .rootkey import write_root_key
+from .secretversions import Secrets
+
+SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
+DATA_KEY = "data_key"
+_COUNTERS = ("serial", "key_set", "keys", REVOCATIONS, AUDIT_COUNTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server's things are.
+
+    Attributes:
+        directory: of the server.
+        url: of the database.
+        master_file: the master key's file; a systemd credential goes before it.
+    """
+
+    directory: Path
+    url: str
+    master_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a new server is to be.
+
+    Attributes:
+        issuer: what licenses carry as `iss`.
+        names: DNS names and IP addresses of its TLS certificate.
+        root_key: where the root's private key goes.
+        passphrase: of that file; None leaves it unencrypted.
+        interval: seconds between rotations; None for the default.
+        grace: seconds after that; None for the default.
+    """
+
+    issuer: str
+    names: tuple[str, ...]
+    root_key: Path
+    passphrase: bytes | None
+    interval: int | None = None
+    grace: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """An open server."""
+
+    place: Place
+    database: Database
+    master: MasterKey
+    cipher: Cipher
+    audit: Audit
+    keys: Keys
+    agents: Agents
+    claims: Claims
+    secrets: Secrets
+    licenses: Licenses
+
+    def close(self) -> None:
+        """Closes the database."""
+        self.database.close()
+
+
+def place_of(directory: Path) -> Place:
+    """Where the things of the server in a directory are.
+
+    Raises:
+        RegistryError: there is no server, or its settings cannot be used.
+    """
+    path = directory / SETTINGS
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RegistryError(f"{path} does not exist: run 'license-server init --dir {directory}' first") from None
+    except (OSError, ValueError) as error:
+        raise RegistryError(f"{path} cannot be used: {error}") from None
+    url, master = content.get("database"), content.get("master_key")
+    if not isinstance(url, str) or not isinstance(master, str) or len(content) != 2:
+        raise RegistryError(f"{path} must have the keys 'database' and 'master_key', and no others")
+    return Place(directory, url, Path(master))
+
+
+def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Office:
+    """Opens the server in a directory.
+
+    Raises:
+        RegistryError: it cannot be used; the text says what to do.
+    """
+    place = place_of(directory)
+    database = Database(place.url)
+    database.ready()
+    master = masterkey.from_credential() or masterkey.from_file(place.master_file)
+    return _wired(place, database, master, random)
+
+
+def _wired(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Office:
+    with database.reading() as session:
+        row = session.get(Setting, DATA_KEY)
+        if row is None:
+            raise RegistryError("the registry has no data key: run 'license-server init'")
+        cipher = Cipher(master.unwrap(row.value))
+    audit = Audit(database)
+    keys = Keys(database, cipher, audit)
+    secrets = Secrets(database, keys, cipher, audit, random)
+    return Office(
+        place,
+        database,
+        master,
+        cipher,
+        audit,
+        keys,
+        Agents(database, keys, audit),
+        Claims(database, cipher, audit),
+        secrets,
+        Licenses(database, keys, secrets, audit),
+    )
+
+
+def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, master_file: Path | None = None) -> None:
+    """Makes a new server.
+
+    Args:
+        directory: its own.
+        plan: what it is to be.
+        now: when.
+        url: of its database; None for a SQLite file in the directory.
+        master_file: where the master key's file is to be; None for one in the directory.
+
+    Raises:
+        RegistryError: there is one already, or a part of it cannot be made.
+    """
+    settings = directory / SETTINGS
+    if settings.exists():
+        raise RegistryError(f"{settings} exists already; it is not overwritten")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / DATABASE
+    if url is None and path.exists():
+        raise RegistryError(f"{path} exists already; it is not overwritten")
+    place = Place(directory, url or sqlite_url(path.absolute()), (master_file or directory / MASTER_KEY).absolute())
+    master = masterkey.from_credential()
+    if master is None:
+        if not place.master_file.exists():
+            masterkey.make_file(place.master_file)
+        master = masterkey.from_file(place.master_file)
+    database = Database(place.url)
+    try:
+        database.migrate()
+        _fill(database, master, plan, now)
+        _write_settings(settings, place)
+    finally:
+        database.close()
+
+
+def _write_settings(path: Path, place: Place) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        for name, value in (("database", place.url), ("master_key", str(place.master_file))):
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            file.write(f'{name} = "{escaped}"\n')
+
+
+def _fill(database: Database, master: MasterKey, plan: Plan, now: int) -> None:
+    data_key = os.urandom(KEY_BYTES)
+    audit = Audit(database)
+    keys = Keys(database, Cipher(data_key), audit)
+    with database.transaction() as session:
+        if session.get(Setting, DATA_KEY) is not None:
+            raise RegistryError("the database holds a server already; it is not overwritten")
+        session.add(Setting(name=DATA_KEY, value=master.wrap(data_key)))
+        session.add(Setting(name="issuer", value=plan.issuer))
+        for name, value in (("interval", plan.interval), ("grace", plan.grace)):
+            if value is not None:
+                session.add(Setting(name=name, value=str(value)))
+        session.add_all(Counter(name=name, value=0) for name in _COUNTERS)
+        session.flush()
+        _make_keys(session, keys, plan, now)
+        audit.record("admin", "server.founded", "ok", now, session=session, issuer=plan.issuer)
+
+
+def _make_keys(session: Session, keys: Keys, plan: Plan, now: int) -> None:
+    root_jwk, root_key = certificate_key("root")
+    root = make_root(root_key, plan.issuer, now, now + LIFETIMES["root"])
+    keys.add(session, "root", root_jwk, now, certificate=root, kept=False)
+    ca_jwk, ca_key = certificate_key("issuing-ca")
+    ca = make_issuing_ca(ca_key.public_key(), root, root_key, plan.issuer, now, now + LIFETIMES["issuing-ca"])
+    keys.add(session, "issuing-ca", ca_jwk, now, certificate=ca)
+    tls_jwk, tls_key = certificate_key("tls")
+    tls = make_server_certificate(tls_key.public_key(), ca, ca_key, plan.names, now, now + LIFETIMES["tls"])
+    keys.add(session, "tls", tls_jwk, now, certificate=tls)
+    for kind in SIGNING:
+        keys.add(session, kind, certificate_key(kind)[0], now)
+    keys.sign_key_set(session, root_key, now)
+    write_root_key(plan.root_key, root_key, plan.passphrase)
