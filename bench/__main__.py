@@ -23,8 +23,8 @@ from tabulate import tabulate
 
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
-from server.licensing import Licensing, Order
-from server.registry import Registry
+from server.licenses import Order
+from server.office import open_office
 
 from .load import frames, percentile, round_trips, throughput
 from .peers import peer
@@ -104,12 +104,12 @@ def one_reply(info: dict[str, Any], token: str) -> bytes:
 
 def new_license(info: dict[str, Any], directory: Path, count: int) -> Row:
     """Round trip of a license that the agent has never seen."""
-    licensing = Licensing(Registry(Path(info["env"]["LICENSE_SERVER_DIR"])), os.urandom)
+    office = open_office(Path(info["env"]["LICENSE_SERVER_DIR"]))
     now = int(time.time())
     orders = [
         Order(f"bench-{os.urandom(8).hex()}", "Bench", ("sales", "fuel"), {"shop": "7"}, now, now + 9999) for _ in range(count)
     ]
-    requests = [frames(licensing.issue(info["agent_id"], order, now), 1)[0] for order in orders]
+    requests = [frames(office.licenses.issue(info["agent_id"], order, now), 1)[0] for order in orders]
     ours, floors = [], []
     with peer(directory, "crypto", one_reply(info, info["tokens"]["valid"])) as crypto:
         # Turn by turn, so that both meet the same machine.

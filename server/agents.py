@@ -24,6 +24,7 @@ from .keys import Keys
 from .models import Agent, Certificate, KeptAnswer
 from .pki import key_of_csr
 
+HandKeys = dict[str, dict[str, str] | None]
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
 ANSWERS_KEPT_S = 48 * 3600
 _SWEEP_EVERY = 200
@@ -148,9 +149,7 @@ class Agents:
 
     # How they come and go
 
-    def enroll_by_hand(
-        self, agent_id: str, hw_id: str | None, backend: str, keys: dict[str, dict[str, str] | None], now: int
-    ) -> None:
+    def enroll_by_hand(self, agent_id: str, hw_id: str | None, backend: str, keys: HandKeys, now: int) -> None:
         """Registers an agent whose request an administrator has brought, or gives a known one the keys of its new one.
 
         Args:

@@ -118,6 +118,8 @@ class Licenses:
     def reissue_all(self, agent_id: str, now: int) -> list[str]:
         """New tokens for all of an agent's licenses that have not ended, under its newest secret."""
         with self._database.reading() as session:
+            if session.get(Agent, agent_id) is None:
+                raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
             query = select(License.jti).where(License.agent_id == agent_id).order_by(License.jti)
             ids = list(session.scalars(query))
         return list(self._reissue(agent_id, ids, None, now)[0])

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from contracts.jose import b64encode
+from contracts.servertime import CHALLENGE
 
 from .audit import Audit
 from .cipher import Cipher
@@ -23,7 +24,7 @@ from .database import Database
 from .declined import Declined
 from .errors import RegistryError
 from .keys import Keys
-from .minting import mint_delivery
+from .minting import mint_delivery, mint_server_time
 from .models import Agent, Secret, Setting
 from .secretstates import MINTING, Event, State, step
 
@@ -178,6 +179,19 @@ class Secrets:
             row.state, row.sealed = step(State(row.state), Event.INVALIDATED), None
             agent.urgent = True
             self._audit.record("admin", "secret.invalidated", "ok", now, session=session, agent=agent_id, version=version)
+
+    def sign_time(self, agent_id: str, challenge: str, now: int) -> str:
+        """The server's time, in answer to an agent's challenge that was carried here by hand.
+
+        Raises:
+            RegistryError: no such agent, or that is no challenge.
+        """
+        if not CHALLENGE.fullmatch(challenge):
+            raise RegistryError("a challenge has 32 characters 0-9 and a-f, as 'license-agent-cli clock challenge' prints it")
+        with self._database.transaction() as session:
+            self._known(session, agent_id)
+            self._audit.record("admin", "time.signed", "ok", now, session=session, agent=agent_id)
+        return mint_server_time(agent_id, challenge, now, self._keys.rotation_key())
 
     def listed(self, agent_id: str) -> list[SecretRow]:
         """The agent's versions, oldest first; never a secret."""

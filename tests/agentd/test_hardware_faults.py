@@ -28,8 +28,9 @@ from hwsec.errors import (
 )
 from hwsec.owner import HardwareOwner
 from ipc.peer import Peer
-from server.licensing import Licensing, Order, new_server_settings
-from server.registry import Registry
+from server.enrollhand import read_request
+from server.licenses import Order
+from server.office import Plan, found_office, open_office
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 ME = Peer(5, 5, 1)
@@ -81,15 +82,16 @@ def test_licenses_are_validated_through_every_state(
 
     for module in (assembly, enroll):
         monkeypatch.setattr(module, "make_backend", make_backend)
-    Registry.create(tmp_path / "server", new_server_settings("server"))
-    server = Licensing(Registry(tmp_path / "server"), lambda size: b"s" * size)
-    enroll.initialize(config, server.trust())
-    server.enroll(
-        {"agent_id": "pos-1", "agreement_key": jwk_from_point(_opened(device).agreement_public()), "backend": "tpm"}, 1
-    )
+    found_office(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
+    server = open_office(tmp_path / "server", lambda size: b"s" * size)
+    enroll.initialize(config, server.keys.trust())
+    agreement = jwk_from_point(_opened(device).agreement_public())
+    asked = read_request({"agent_id": "pos-1", "agreement_key": agreement, "backend": "tpm"})
+    server.agents.enroll_by_hand("pos-1", None, "tpm", asked.keys, 1)
     now = int(time.time())
-    delivery, orders = server.rotate("pos-1", now), [Order(f"l-{n}", "s", ("f",), {}, now, now + 999) for n in range(4)]
-    tokens = [server.issue("pos-1", order, now) for order in orders]
+    delivery = server.secrets.rotate_by_hand("pos-1", now)
+    orders = [Order(f"l-{n}", "s", ("f",), {}, now, now + 999) for n in range(4)]
+    tokens = [server.licenses.issue("pos-1", order, now) for order in orders]
 
     async def main() -> None:
         owner, hub_of = HardwareOwner(), Hub
@@ -105,13 +107,13 @@ def test_licenses_are_validated_through_every_state(
         for _ in range(3):
             await daemon.tick()
         with pytest.raises(HwsecError):
-            await daemon.ops.install(server.rotate("pos-1", now), ACTOR)
+            await daemon.ops.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         with pytest.raises(HwsecError):
             await daemon.ops.invalidate(1, ACTOR)
         assert validate(tokens[0]) and validate(tokens[2])
         made[-1].failure = None
         assert (await daemon.ops.refresh_status()).available
-        await daemon.ops.install(server.rotate("pos-1", now), ACTOR)
+        await daemon.ops.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         assert validate(tokens[0])
         made[-1].failure = failure
         began = time.monotonic()

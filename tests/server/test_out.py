@@ -1,25 +1,28 @@
 """No secret is made that cannot be written down."""
 
+import json
 from pathlib import Path
 
 from click.testing import CliRunner
 
-from server.licensing import Licensing, new_server_settings
 from server.main import main
 from server.minting import new_signing_key
-from server.registry import Registry
+from server.office import open_office
 
 
 def test_a_rotation_whose_output_cannot_be_written_makes_no_version(tmp_path: Path) -> None:
-    Registry.create(tmp_path, new_server_settings("server"))
-    registry = Registry(tmp_path)
+    where = ["--dir", str(tmp_path / "server")]
+    assert CliRunner().invoke(main, ["init", *where]).exit_code == 0
     key = {name: value for name, value in new_signing_key().items() if name != "d"}
-    Licensing(registry, bytes).enroll({"agent_id": "a", "agreement_key": key, "backend": "tpm"}, 1)
-    command = ["rotate", "--dir", str(tmp_path), "--agent", "a", "--out"]
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"agent_id": "a", "agreement_key": key, "backend": "tpm"}))
+    assert CliRunner().invoke(main, ["enroll", *where, "--request", str(request)]).exit_code == 0
+    office = open_office(tmp_path / "server")
+    command = ["rotate", *where, "--agent", "a", "--out"]
     done = CliRunner().invoke(main, [*command, "/nonexistent/x"])
     assert done.exit_code == 2
     assert "cannot be written" in done.output
-    assert registry.secrets("a") == []
+    assert office.secrets.listed("a") == []
     assert CliRunner().invoke(main, [*command, str(tmp_path / "out")]).exit_code == 0
-    assert len(registry.secrets("a")) == 1
-    registry.close()
+    assert len(office.secrets.listed("a")) == 1
+    office.close()
