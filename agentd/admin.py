@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
 from hwsec.errors import HwsecError
@@ -36,6 +37,7 @@ from .audit import AuditLog, AuditUnavailable
 from .config import ManagementConfig
 from .connection import Connection
 from .engine import EngineRefused, NoSuchVersion
+from .exchange import NoContact
 from .metrics import Counters
 from .strangers import Strangers, actor
 
@@ -159,7 +161,9 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
         return ErrorCode.NOT_FOUND, str(error)
     if isinstance(error, EngineRefused | MalformedToken | BadSignature | WrongAudience):
         return ErrorCode.REFUSED, str(error)
-    if isinstance(error, HwsecError | AuditUnavailable):
+    if isinstance(error, Refused):
+        return ErrorCode.REFUSED, str(error)
+    if isinstance(error, NoContact | HwsecError | AuditUnavailable):
         return ErrorCode.UNAVAILABLE, str(error)
     if isinstance(error, OSError):
         return ErrorCode.UNAVAILABLE, f"{error.filename or 'the disk'}: {error.strerror}"

@@ -9,7 +9,7 @@ from audittrail.chain import Chain
 from contracts.jose import MalformedToken
 from contracts.trust import Trust, parse_trust
 from hwsec.backend import Backend
-from hwsec.errors import ForeignHardware, StoreCorrupt
+from hwsec.errors import ForeignHardware, NotEnrolled, StoreCorrupt, StoreMissing
 from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.software import SoftwareBackend
@@ -17,11 +17,14 @@ from hwsec.store import Loaded, SealedStore
 from hwsec.tpm import TpmBackend
 from hwsec.vault import Vault
 
-from . import timebase
+from . import revocations, timebase, tlskey
 from .audit import AuditLog
 from .auditfile import AuditDamaged, AuditFile, End
 from .auditkeeper import AuditKeeper, derive_archive_key
+from .binding import Binding
+from .binding import decode as decode_binding
 from .books import LicenseBook
+from .certificates import LoadedKeys, unseal_key
 from .clock import Clock
 from .config import Config
 from .engine import Engine
@@ -30,7 +33,15 @@ from .lifecycle import STATE_NUMBERS, Limits, State
 from .lock import StateInUse, StateLock
 from .metrics import Counters
 from .repeats import Repeats
-from .secretops import SECTION_HARDWARE, SECTION_TIME, SECTION_TRUST, read_counters
+from .secretops import (
+    SECTION_BINDING,
+    SECTION_HARDWARE,
+    SECTION_REVOCATIONS,
+    SECTION_TIME,
+    SECTION_TLS,
+    SECTION_TRUST,
+    read_counters,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +66,8 @@ class Parts:
     counters: Counters
     audit_end: End
     book_whole: bool
+    binding: Binding | None = None
+    tls: LoadedKeys | None = None
 
     def discard(self) -> None:
         """Gives everything back unused."""
@@ -129,7 +142,7 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
     vault = Vault()
     backend = make_backend(config, vault)
     backend.open()
-    loaded = make_store(config, backend, vault).load()
+    loaded = _load(config, backend, vault)
     trust = _trust(loaded)
     _check_hardware(loaded, backend)
     _set_clock(clock, loaded, backend)
@@ -137,12 +150,43 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
     book_whole = book.load(book_path(config))
     engine = Engine(config.agent.id, trust, vault, book, limits_of(config))
     engine.take_over(loaded.contents)
-    audit, end = _open_audit(config, clock, schedule)
+    audit, end = open_audit(config, clock, schedule)
     hardware = Hardware(backend, lambda made, trace: make_store(config, made, vault, trace), _renewed, vault, owner)
     key = derive_archive_key(backend, vault)
     identity, attestation = backend.identity_public(), backend.attestation_public()
     keeper = AuditKeeper(config.audit_log, audit, hardware, key, identity, attestation, clock, config.audit)
-    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole)
+    binding, tls = _server(loaded, backend, vault, engine)
+    engine.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
+    return Parts(config, clock, hardware, loaded, engine, audit, keeper, Counters(), end, book_whole, binding, tls)
+
+
+def _server(loaded: Loaded, backend: Backend, vault: Vault, engine: Engine) -> tuple[Binding | None, LoadedKeys | None]:
+    """What the store holds of the server; nothing for an agent whose secrets are carried by hand."""
+    sections = loaded.contents.sections
+    try:
+        if SECTION_REVOCATIONS in sections:
+            engine.revocations = revocations.decode(sections[SECTION_REVOCATIONS])
+        if SECTION_BINDING not in sections:
+            return None, None
+        binding = decode_binding(sections[SECTION_BINDING])
+        stored = tlskey.decode(sections[SECTION_TLS])
+    except (KeyError, ValueError) as error:
+        raise StoreCorrupt(f"the store holds no usable word of the server ({error}); provision this agent anew") from None
+    with backend.kek() as kek:
+        current = unseal_key(kek, vault, stored.current)
+        following = None if stored.following is None else unseal_key(kek, vault, stored.following)
+    return binding, LoadedKeys(stored, current, following)
+
+
+def _load(config: Config, backend: Backend, vault: Vault) -> Loaded:
+    if not config.agent.id:
+        raise NotEnrolled("this device has keys and no agent id: its provisioning was not finished")
+    try:
+        return make_store(config, backend, vault).load()
+    except StoreMissing:
+        if backend.read_anchor()[0] is not None:
+            raise
+        raise NotEnrolled("this device has keys and no store yet: its provisioning was not finished") from None
 
 
 def _check_hardware(loaded: Loaded, backend: Backend) -> None:
@@ -183,7 +227,12 @@ def _check_directories(config: Config) -> None:
             raise StartError(f"the directory {directory} does not exist; create it (owner license-agent) or mend [paths]")
 
 
-def _open_audit(config: Config, clock: Clock, schedule: Callable[[], None]) -> tuple[AuditLog, End]:
+def open_audit(config: Config, clock: Clock, schedule: Callable[[], None]) -> tuple[AuditLog, End]:
+    """The audit log, and how it was found.
+
+    Raises:
+        StartError: it cannot be used.
+    """
     file = AuditFile(config.audit_log)
     try:
         end = file.open()

@@ -101,6 +101,10 @@ class LicenseBook:
         known = self._page.newest.get(jti)
         return None if known is None else known.token
 
+    def licenses(self) -> list[str]:
+        """The licenses that this machine uses: those of which a token was validated, in order of their ids."""
+        return sorted({seen.jti for seen in self._page.seen.values()})
+
     def forget_old(self, now: int) -> None:
         """Drops tokens that nobody has validated for 90 days."""
         before = (now - KEPT_S) // 86_400

@@ -22,6 +22,7 @@ from . import VERSION
 from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
 from .enroll import agent_uid, initialize, leave_root, write_request
+from .identity import identified
 from .policyops import parse_pcr_values
 from .recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
 
@@ -125,7 +126,7 @@ def check_config(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Config:
-    return load_config(options.config, agent_uid())
+    return identified(load_config(options.config, agent_uid()))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from contracts.claims import AGENT_ID
 from hwsec.tpm import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, NONCES_PER_UID
 from ipc.peer import OVERFLOW_ID
+
+from .degraded import CONTACTS_FAILED
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
 MAX_CONFIG_BYTES = 256 * 1024
@@ -51,11 +53,17 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """`[agent]`: who this is; the two periods, in seconds, may only shorten the server's dates."""
+    """`[agent]`: who this is; the two periods, in seconds, may only shorten the server's dates.
 
-    id: str
+    An empty id leaves it to the server, which gives one when the agent is provisioned.
+    """
+
+    id: str = ""
     rotation_interval: int | None = None
     grace_period: int | None = None
+    degraded_switch: str = "forbidden"
+    degraded_after: int = CONTACTS_FAILED
+    stale_revocations: str = "accept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +128,27 @@ class PathsConfig:
 class Config:
     """The whole file."""
 
-    agent: AgentConfig
+    agent: AgentConfig = field(default_factory=AgentConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     tpm: TpmConfig = field(default_factory=TpmConfig)
     pos: PosConfig = field(default_factory=PosConfig)
     management: ManagementConfig = field(default_factory=ManagementConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def with_agent_id(self, agent_id: str) -> "Config":
+        """The same with this agent id."""
+        return replace(self, agent=replace(self.agent, id=agent_id))
+
+    @property
+    def link_socket(self) -> Path:
+        """Where the link listens."""
+        return self.paths.run_dir / "link.sock"
+
+    @property
+    def rotation_journal(self) -> Path:
+        """Where a rotation stands."""
+        return self.paths.state_dir / "rotation.json"
 
     @property
     def audit_log(self) -> Path:
@@ -256,7 +278,17 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, dict[str, Call
     period = _integer(60, 10 * 366 * 86_400)
     return {
         "server": (ServerConfig, {"url": _https, "cert_pin": _pins, "client_cert": _absolute, "client_key": _absolute}),
-        "agent": (AgentConfig, {"id": _agent_id, "rotation_interval": period, "grace_period": period}),
+        "agent": (
+            AgentConfig,
+            {
+                "id": _agent_id,
+                "rotation_interval": period,
+                "grace_period": period,
+                "degraded_switch": _one_of("forbidden", "allowed"),
+                "degraded_after": _integer(1, 1000),
+                "stale_revocations": _one_of("accept", "refuse"),
+            },
+        ),
         "tpm": (
             TpmConfig,
             {
@@ -339,8 +371,6 @@ def parse_config(text: str, source: str, user: Lookup = _user, group: Lookup = _
         else:
             kind, keys = schema[name]
             sections[name] = _section(name, kind, keys, value, source, problems)
-    if "agent" not in content:
-        problems.append(f"{source}: the section [agent] with the key 'id' is missing; add it")
     if isinstance(content.get("server"), dict):
         missing = [key for key in ("url", "cert_pin") if key not in content["server"]]
         problems.extend(f"{source}: the key '{key}' is missing in [server]; add it or remove the section" for key in missing)
@@ -362,8 +392,6 @@ def _section(
             converted[key] = keys[key](value)
         except _Bad as bad:
             problems.append(f"{source}: '{key}' in [{name}] {bad}")
-    if name == "agent" and "id" not in values:
-        problems.append(f"{source}: the key 'id' is missing in [agent]; add the id that the license server knows this agent by")
     return None if len(problems) > before else kind(**converted)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hwsec.errors import HwsecError
@@ -11,15 +12,18 @@ from hwsec.files import write_atomic
 
 from . import VERSION
 from .admin import AdminService
+from .alerts import Alerts
 from .assembly import Parts, book_path, limits_of, sealable
 from .audit import AuditUnavailable
 from .config import Config
 from .connection import Hub
+from .degraded import Degraded, Mode, Outlook, moved
 from .handlers import Handlers
 from .metrics import Gauges, Metrics
 from .pos import PosService
 from .secretops import SecretOps
 from .statefile import Kept, StateFile
+from .uplink import make_contacts
 from .view import count_states, rotation_view, state_view
 
 log = logging.getLogger(__name__)
@@ -37,7 +41,10 @@ LAST_CHECKPOINT_S = 5.0
 CHECK_EVERY_S, CHECK_FIRST_S = 86_400, 30
 """The whole audit log is verified soon after the start, and daily."""
 
-_RESTART_ONLY = ("paths", "tpm")
+ALERT_FAILURES = 3
+ALERT_DEGRADED_S = 86_400
+
+_RESTART_ONLY = ("paths", "tpm", "server")
 
 
 class Daemon:
@@ -54,7 +61,9 @@ class Daemon:
         self._config = parts.config
         self.kept = Kept()
         self._states: dict[int, str] = {}
-        self._degraded = False
+        self._mode = Degraded()
+        self._alerts = Alerts(parts.audit)
+        self._ticked = parts.clock.monotonic()
         self._clock_was_suspect = False
         self._checkpoint_seq = 0
         self.started = parts.clock.wall()
@@ -71,6 +80,7 @@ class Daemon:
             sealable(parts.audit_end),
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
+        self.contacts = make_contacts(parts, self.ops, self.heard_from_server)
         handlers = Handlers(parts, self.ops, self).table()
         self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, handlers)
         self._metrics = Metrics(parts.counters, self._gauges)
@@ -99,6 +109,9 @@ class Daemon:
             log.warning("licenses.json could not be read; it starts empty")
             audit.record("licenses.corrupt", "reset")
         self.kept, origin, corrupt = self._state_file.read()
+        self._mode = Degraded(since=None, held=self.kept.degraded_held)
+        if self.contacts is not None:
+            self.contacts.held = self.kept.degraded_held
         if corrupt:
             log.warning("state.json was corrupt; restored from %s and the sealed store", origin.value)
             audit.record("state.restored", "ok", origin=origin.name.lower())
@@ -155,6 +168,11 @@ class Daemon:
         if self._due("check", CHECK_EVERY_S, now, first=CHECK_FIRST_S):
             await self._parts.keeper.check_all()
 
+    async def keep_in_touch(self) -> None:
+        """Contacts the server if it is time; called every second, and apart from `tick`: it may take long."""
+        if self.contacts is not None:
+            await self.contacts.tick()
+
     def _due(self, name: str, every: float, now: float, first: float | None = None) -> bool:
         due = self._next.setdefault(name, now + (every if first is None else first))
         if now < due:
@@ -202,22 +220,73 @@ class Daemon:
             self._states[stored.meta.version] = state
             if before is not None and before != state:
                 parts.audit.record("secret.state_changed", "ok", secret_version=stored.meta.version, was=before, state=state)
-        degraded = parts.engine.degraded(now)
-        if degraded != self._degraded:
-            self._degraded = degraded
-            since = now if degraded else None
-            spent = None if degraded or self.kept.degraded_since is None else now - self.kept.degraded_since
-            if not (degraded and self.kept.degraded_since is not None):
-                self.kept = Kept(self.kept.last_server_contact, since)
-            event = "degraded.entered" if degraded else "degraded.left"
-            log.warning("degraded mode %s", "entered: a new secret is overdue" if degraded else "left")
-            parts.audit.record(event, "ok", seconds=spent)
+        self._note_mode(now)
         suspect = parts.clock.suspect()
         if suspect != self._clock_was_suspect:
             self._clock_was_suspect = suspect
             if suspect:
                 log.critical("ALERT the clock stands behind a time that has certainly passed, or ahead of what can have passed")
             parts.audit.record("alert.clock_suspect", "raised" if suspect else "cleared", floor=parts.clock.floor)
+
+    def _note_mode(self, now: int) -> None:
+        parts, contacts = self._parts, self.contacts
+        was, mono = self._mode, parts.clock.monotonic()
+        if was.mode is not Mode.ONLINE:
+            parts.counters.degraded_s += mono - self._ticked
+        self._ticked = mono
+        outlook = Outlook(
+            has_server=contacts is not None,
+            failures=0 if contacts is None else contacts.record.failures,
+            due=parts.engine.overdue(now),
+            ended=parts.engine.ended(now),
+            held=contacts is not None and contacts.held,
+        )
+        if was.mode is Mode.ONLINE and self.kept.degraded_since is not None:
+            # It was degraded when it was stopped: if it is again, it has been so since then.
+            was = replace(was, since=self.kept.degraded_since)
+        mode = moved(was, outlook, now, parts.config.agent.degraded_after)
+        parts.engine.degraded = mode.mode is not Mode.ONLINE
+        if mode.mode is not self._mode.mode:
+            self._log_mode(self._mode, mode, now)
+        first = self._mode.mode is Mode.ONLINE and mode.mode is Mode.ONLINE
+        self._mode = mode
+        since = self.kept.degraded_since if first and not self._settled(outlook) else mode.since
+        self.kept = replace(self.kept, degraded_since=since, degraded_held=mode.held)
+        self._alert(mode, now)
+
+    def _settled(self, outlook: Outlook) -> bool:
+        """Whether it is known how the server is: before the first contact after a start it is not."""
+        return self.contacts is None or not outlook.due or self.contacts.record.last is not None
+
+    def _log_mode(self, was: Degraded, mode: Degraded, now: int) -> None:
+        name, since = mode.mode, mode.since or was.since
+        spent = None if since is None or name is Mode.DEGRADED else now - since
+        event = {Mode.ONLINE: "degraded.left", Mode.DEGRADED: "degraded.entered", Mode.EXPIRED: "degraded.expired"}[name]
+        text = {
+            Mode.ONLINE: "left",
+            Mode.DEGRADED: "entered: a new secret is overdue, or an administrator wants it so",
+            Mode.EXPIRED: "has come to its end: grace is over, licenses are refused",
+        }[name]
+        log.warning("degraded mode %s", text)
+        self._parts.audit.record(event, "ok", seconds=spent, held=mode.held)
+
+    def _alert(self, mode: Degraded, now: int) -> None:
+        record = None if self.contacts is None else self.contacts.record
+        failing = record is not None and record.failures > ALERT_FAILURES and self._parts.engine.overdue(now)
+        self._alerts.set(
+            "rotation_failing",
+            failing,
+            f"more than {ALERT_FAILURES} attempts to get a new secret have failed: {record.problem if record else ''}",
+        )
+        long = mode.since is not None and now - mode.since > ALERT_DEGRADED_S
+        self._alerts.set("degraded_long", long, "the agent has been in degraded mode for more than 24 hours")
+        expired = mode.mode is Mode.EXPIRED
+        self._alerts.set("secret_expired", expired, "grace of the newest secret has ended and no successor has come")
+        stale = self._parts.engine.revocations.stale(now)
+        self._alerts.set("revocations_stale", stale, "the revocation list is older than it should be")
+        refused = record is not None and record.refused is not None
+        words = record.refused if record else ""
+        self._alerts.set("server_refuses", refused, f"the license server refuses this agent: {words}")
 
     async def write_views(self) -> None:
         """Writes metrics, state and license book. A full disk is logged, and stops nothing."""
@@ -252,7 +321,10 @@ class Daemon:
         return Gauges(
             secrets_active=active,
             secrets_grace=grace,
-            degraded=parts.engine.degraded(now),
+            degraded=parts.engine.degraded,
+            last_contact=self.kept.last_server_contact or 0,
+            revocations_stale=parts.engine.revocations.stale(now),
+            certificate_ends=0 if self.contacts is None else self.contacts.certificate_ends,
             tpm_available=status.name == "tpm" and status.available,
             last_rotation=rotation_view(parts.engine)["last"] or 0,
             clock_suspect=parts.clock.suspect(),
@@ -277,6 +349,8 @@ class Daemon:
             later.append("agent.id")
         self._config = config
         self._parts.engine.limits = limits_of(config)
+        self._parts.engine.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
+        self._parts.config = config
         self.pos.reconfigure(config.pos)
         self.admin.reconfigure(config.management)
         self._hub.recheck()
@@ -296,9 +370,21 @@ class Daemon:
         """Open connections on both sockets."""
         return len(self._hub.connections)
 
-    def heard_from_server(self) -> None:
+    async def heard_from_server(self) -> None:
         """The server's word has reached this machine."""
-        self.kept = Kept(self._parts.clock.now(), self.kept.degraded_since)
+        self.kept = replace(self.kept, last_server_contact=self._parts.clock.now())
+        await self.after_change()
+
+    def hold(self, on: bool) -> None:
+        """Leaves the server alone from now on, or not any more."""
+        if self.contacts is not None:
+            self.contacts.held = on
+        self._note_mode(self._parts.clock.now())
+
+    @property
+    def mode(self) -> Degraded:
+        """Whether the agent works without its server."""
+        return self._mode
 
     def render_metrics(self) -> bytes:
         """The metrics file's text."""

@@ -4,7 +4,6 @@ What it decides to change is handed out as `Contents` for the store; it takes th
 """
 
 from collections import OrderedDict
-from collections.abc import Set
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -21,6 +20,7 @@ from ipc.clientwire import Reason
 
 from .books import LicenseBook
 from .lifecycle import MAX_VERSIONS, Event, Limits, State, state_at, step, valid_until
+from .revocations import NONE, Revocations
 from .verdict import FOREVER, Ruling, Verdict, judge, refusal, secret_reason
 
 CACHED_TOKENS = 4096
@@ -66,25 +66,54 @@ class Engine:
         limits: what the configuration shortens.
 
     Attributes:
-        degraded_from: when a successor of the newest secret is overdue.
+        overdue_from: when a successor of the newest secret is overdue.
+        degraded: the agent works without its server, and a successor is overdue; verdicts are told so.
     """
 
     def __init__(self, agent_id: str, trust: Trust, vault: Vault, book: LicenseBook, limits: Limits) -> None:
         self.agent_id = agent_id
-        self.trust = trust
+        self._trust = trust
         self.book = book
         self._vault = vault
         self._limits = limits
         self._versions: dict[int, StoredVersion] = {}
         self._newest = 0
-        self._revoked: Set[str] = frozenset()
+        self._revocations = NONE
+        self._refuse_stale = False
         self._cache: OrderedDict[str, Known] = OrderedDict()
         # Any change of secrets, limits or newest tokens starts an epoch; rulings of an older one are made anew.
         self._epoch = 0
         self._serial = 0
-        self.degraded_from = FOREVER
+        self.overdue_from = FOREVER
+        self.degraded = False
 
     # State
+
+    @property
+    def trust(self) -> Trust:
+        """Whose signatures count."""
+        return self._trust
+
+    @trust.setter
+    def trust(self, trust: Trust) -> None:
+        self._trust = trust
+        # What a key opened that does not count any more is not to be remembered.
+        self._cache.clear()
+
+    @property
+    def revocations(self) -> Revocations:
+        """Which licenses are revoked."""
+        return self._revocations
+
+    @revocations.setter
+    def revocations(self, revocations: Revocations) -> None:
+        self._revocations = revocations
+        self._new_epoch()
+
+    def refuse_stale_revocations(self, refuse: bool) -> None:
+        """Whether licenses are refused while the revocation list is stale."""
+        self._refuse_stale = refuse
+        self._new_epoch()
 
     @property
     def limits(self) -> Limits:
@@ -100,7 +129,7 @@ class Engine:
         self._epoch += 1
         newest = self.newest
         overdue = newest is not None and State(newest.meta.state) is State.ACTIVE
-        self.degraded_from = valid_until(newest.meta, self._limits) if newest is not None and overdue else FOREVER
+        self.overdue_from = valid_until(newest.meta, self._limits) if newest is not None and overdue else FOREVER
 
     @property
     def versions(self) -> tuple[StoredVersion, ...]:
@@ -129,9 +158,16 @@ class Engine:
         stored = self._versions.get(version)
         return stored is not None and stored.secret is not None
 
-    def degraded(self, now: int) -> bool:
+    def overdue(self, now: int) -> bool:
         """Whether a successor of the newest secret is overdue."""
-        return now >= self.degraded_from
+        return now >= self.overdue_from
+
+    def ended(self, now: int) -> bool:
+        """Whether grace of the newest secret has ended, and no administrator ended it."""
+        newest = self.newest
+        if newest is None or State(newest.meta.state) is not State.ACTIVE:
+            return False
+        return self.state_of(newest, now) is State.INVALIDATED
 
     # Verdicts
 
@@ -207,7 +243,7 @@ class Engine:
     def _open_with(self, sealed: SealedToken, secret: WrappedSecret) -> Claims:
         try:
             with self._vault.open(secret) as key:
-                return open_token(sealed, key.view, self.trust)
+                return open_token(sealed, key.view, self._trust)
         except InvalidTag:
             raise RuntimeError("the process key does not open a secret that it wrapped") from None
 
@@ -219,7 +255,9 @@ class Engine:
     def _rule(self, claims: Claims, version: int, now: int) -> Ruling:
         newer = self.book.newer(claims.jti, claims.iat, version)
         meta = self._versions[version].meta
-        ruling = judge(claims, meta, version == self._newest, now, self._limits, self._revoked, newer)
+        lists = self._revocations
+        fresh_until = lists.next_update if self._refuse_stale and lists.next_update is not None else FOREVER
+        ruling = judge(claims, meta, version == self._newest, now, self._limits, lists.revoked, newer, fresh_until)
         # Once a day the book is told that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
         return ruling if ruling.until <= tomorrow else Ruling(ruling.verdict, ruling.since, tomorrow)

@@ -3,13 +3,17 @@
 import asyncio
 from typing import Any, Protocol
 
+from contracts.exchange import Cause
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import (
     AuditExport,
     AuditTail,
     AuditVerify,
+    CertificateRenew,
     ClockChallenge,
     ClockReset,
+    Contact,
+    DegradedSwitch,
     LicenseCheck,
     LicenseImport,
     MetricsText,
@@ -17,6 +21,8 @@ from ipc.messages import (
     PolicyInstall,
     PolicyRevoke,
     PolicyShow,
+    Provision,
+    Rotate,
     SecretInstall,
     SecretInvalidate,
     SecretList,
@@ -28,12 +34,15 @@ from . import VERSION
 from .admin import REPLY_ROOM, Handler
 from .assembly import Parts, policies_path
 from .auditfile import tail_lines
+from .contacts import Contacts
+from .degraded import Degraded
+from .engine import EngineRefused
 from .policyops import PolicyOps
 from .pos import told
 from .secretops import SecretOps
 from .statefile import Kept
 from .strangers import actor
-from .view import count_states, rotation_view, secrets_view
+from .view import count_states, rotation_view, secrets_view, server_view
 
 
 class Host(Protocol):
@@ -61,8 +70,22 @@ class Host(Protocol):
         """Writes the license book; raises OSError."""
         ...
 
-    def heard_from_server(self) -> None:
-        """The server's word has reached this machine."""
+    async def heard_from_server(self) -> None:
+        """The server's word has reached this machine; seals the log and writes the views."""
+        ...
+
+    @property
+    def contacts(self) -> Contacts | None:
+        """What keeps in touch with the server; None where secrets are carried by hand."""
+        ...
+
+    @property
+    def mode(self) -> Degraded:
+        """Whether the agent works without its server."""
+        ...
+
+    def hold(self, on: bool) -> None:
+        """Leaves the server alone from now on, or not any more."""
         ...
 
     def render_metrics(self) -> bytes:
@@ -103,6 +126,11 @@ class Handlers:
             PolicyRevoke: self._policy_revoke,
             ClockChallenge: self._clock_challenge,
             ClockReset: self._clock_reset,
+            Provision: self._provision,
+            Rotate: self._rotate,
+            Contact: self._contact,
+            CertificateRenew: self._renew,
+            DegradedSwitch: self._switch,
             MetricsText: self._metrics_text,
         }
 
@@ -131,8 +159,10 @@ class Handlers:
             },
             "secrets": {"active": active, "grace": grace, "total": len(parts.engine.versions)},
             "rotation": rotation_view(parts.engine),
-            "degraded": parts.engine.degraded(now),
+            "degraded": parts.engine.degraded,
             "degraded_since": self._host.kept.degraded_since,
+            "mode": self._host.mode.mode.value,
+            "server": None if self._host.contacts is None else server_view(self._host.contacts, now),
             "clock_suspect": clock.suspect(),
             "time": now,
             "validations": parts.counters.validations,
@@ -148,8 +178,7 @@ class Handlers:
 
     async def _install(self, request: SecretInstall, peer: Peer) -> dict[str, Any]:
         meta = await self._ops.install(request.delivery, actor(peer))
-        self._host.heard_from_server()
-        await self._host.after_change()
+        await self._host.heard_from_server()
         return {"secret_version": meta.version, "generation": self._ops.generation}
 
     async def _invalidate(self, request: SecretInvalidate, peer: Peer) -> dict[str, Any]:
@@ -169,7 +198,7 @@ class Handlers:
             "reissue_due": verdict.reissue_due,
             "refresh_by": verdict.refresh_by,
             "refreshed": verdict.refreshed,
-            "degraded": self._parts.engine.degraded(now),
+            "degraded": self._parts.engine.degraded,
             "clock_suspect": clock.suspect(),
             **told(verdict),
         }
@@ -228,6 +257,46 @@ class Handlers:
         signed = await self._ops.reset_clock(request.statement, actor(peer))
         await self._host.after_change()
         return {"signed": signed, "time": self._parts.clock.now(), "clock_suspect": self._parts.clock.suspect()}
+
+    # The server
+
+    def _contacts(self) -> Contacts:
+        contacts = self._host.contacts
+        if contacts is None:
+            raise EngineRefused("this agent has no server: it was not provisioned; secrets are carried to it by hand")
+        return contacts
+
+    async def _provision(self, _request: Provision, _peer: Peer) -> dict[str, Any]:
+        raise EngineRefused("this device is an agent already; 'license-agent recover reinitialize' gives that up")
+
+    async def _rotate(self, _request: Rotate, peer: Peer) -> dict[str, Any]:
+        contacts = self._contacts()
+        before = contacts.newest
+        await self._parts.audit.record_durably("rotation.forced", "begun", actor=actor(peer), secret_version=before)
+        await contacts.contact(Cause.FORCED)
+        return {"secret_version": contacts.newest, "before": before, "generation": self._ops.generation}
+
+    async def _contact(self, _request: Contact, peer: Peer) -> dict[str, Any]:
+        contacts = self._contacts()
+        await self._parts.audit.record_durably("server.contact", "begun", actor=actor(peer))
+        await contacts.contact()
+        return server_view(contacts, self._parts.clock.now())
+
+    async def _renew(self, _request: CertificateRenew, peer: Peer) -> dict[str, Any]:
+        contacts = self._contacts()
+        await self._parts.audit.record_durably("tls.renewal", "wanted", actor=actor(peer))
+        await contacts.contact(renew=True)
+        await contacts.contact()
+        return {"certificate_ends": int(contacts.certificate_ends)}
+
+    async def _switch(self, request: DegradedSwitch, peer: Peer) -> dict[str, Any]:
+        self._contacts()
+        if request.on and self._parts.config.agent.degraded_switch != "allowed":
+            raise EngineRefused('the configuration forbids it: it needs degraded_switch = "allowed" in [agent]')
+        await self._parts.audit.record_durably("degraded.switched", "on" if request.on else "off", actor=actor(peer))
+        self._host.hold(request.on)
+        await self._host.after_change()
+        return {"mode": self._host.mode.mode.value, "held": self._host.mode.held}
 
     async def _metrics_text(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
         return {"text": self._host.render_metrics().decode("utf-8")}

@@ -14,24 +14,27 @@ from pathlib import Path
 
 import uvloop
 
-from hwsec.errors import BackendHung, HwsecError
+from hwsec.errors import BackendHung, HwsecError, NotEnrolled, OldFormat
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
 from .acceptor import Acceptor
-from .assembly import Parts, StartError, assemble, lock_state
+from .assembly import Parts, StartError, assemble, lock_state, open_audit
+from .audit import AuditLog
 from .clock import Clock
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
 from .config import Config, ConfigError, load_config
 from .connection import Hub
 from .daemon import Daemon
 from .enroll import agent_uid, leave_root
+from .identity import identified
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
 from .lock import StateLock
 from .minimal import MinimalService
 from .notices import Notices
+from .unprovisioned import Unprovisioned
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Runner:
 
         clock = Clock()
         try:
-            config = load_config(self._path, agent_uid())
+            config = identified(load_config(self._path, agent_uid()))
             leave_root(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
@@ -101,6 +104,13 @@ class Runner:
                 self._lock = lock_state(config)
             parts = await self._assemble(config, clock, schedule)
             self._owner.on_abandon = parts.hardware.abandon
+        except OldFormat as error:
+            log.error("%s", error)
+            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
+        except NotEnrolled as error:
+            log.warning("%s", error)
+            log.warning("NOTICE this device is no agent yet; 'license-agent-cli provision' makes it one")
+            return await self._await_provisioning(config, clock)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
@@ -130,6 +140,48 @@ class Runner:
             given_up.set()
             raise
 
+    async def _await_provisioning(self, config: Config, clock: Clock) -> int | None:
+        """Answers administrators, who may have the device provisioned; POS applications are refused. Then starts again."""
+        listeners = self._listeners
+        if listeners is None:
+            raise RuntimeError("no sockets to serve")
+        loop = asyncio.get_running_loop()
+        audit_box: list[AuditLog] = []
+        hub_box: list[Hub] = []
+
+        def end_of_tick() -> None:
+            audit_box[0].flush()
+            hub_box[0].release()
+
+        def schedule() -> None:
+            loop.call_soon(end_of_tick)
+
+        try:
+            audit, _end = open_audit(config, clock, schedule)
+        except StartError as error:
+            log.error("%s", error)
+            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its log", EXIT_UNAVAILABLE)
+        audit_box.append(audit)
+        hub = Hub(clock.monotonic, lambda: audit.pending, audit.flush)
+        hub_box.append(hub)
+        waiting = Unprovisioned(config, self._owner, audit, clock)
+        refusal = MinimalService(
+            ErrorCode.UNAVAILABLE, "this device is no license agent yet; an administrator can provision it"
+        )
+        acceptors = [Acceptor(listeners.pos, hub, refusal), Acceptor(listeners.admin, hub, waiting.admin)]
+        self._notices.send("READY=1", "STATUS=waiting to be provisioned")
+        try:
+            await self._wait_for(None, waiting.done)
+            await waiting.admin.finish(5.0)
+            await _drain(hub)
+        finally:
+            for acceptor in acceptors:
+                await acceptor.stop()
+            audit.close()
+            hub.release()
+            hub.close_all()
+        return EXIT_OK if self._stop.is_set() else None
+
     async def _cannot_start(self, code: ErrorCode, why: str, status: int) -> int | None:
         """With the service manager's sockets, answers every request with an error and tries again; else gives up."""
         if not self._inherited or self._listeners is None:
@@ -147,8 +199,8 @@ class Runner:
             hub.close_all()
         return None
 
-    async def _wait_for(self, seconds: float) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._reload)]
+    async def _wait_for(self, seconds: float | None, *others: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._reload, *others)]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
@@ -167,14 +219,16 @@ class Runner:
         log.info("license-agent %s is ready as %s", VERSION, daemon.agent_id)
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(_tick(daemon.tick))
+        courier = loop.create_task(_tick(daemon.keep_in_touch))
         reloader = loop.create_task(self._reload_on_request(daemon))
         await self._stop.wait()
         self._notices.send("STOPPING=1")
         for acceptor in acceptors:
             await acceptor.stop()
         await _drain(hub)
-        for task in (ticker, reloader):
+        for task in (ticker, courier, reloader):
             task.cancel()
+        await asyncio.gather(courier, return_exceptions=True)
         await daemon.finish()
         await asyncio.sleep(0)
         listeners.close()
@@ -186,7 +240,7 @@ class Runner:
             self._reload.clear()
             self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                later = daemon.reload(load_config(self._path, agent_uid()))
+                later = daemon.reload(identified(load_config(self._path, agent_uid())))
             except ConfigError as error:
                 for problem in error.problems:
                     log.error("%s", problem)

@@ -20,6 +20,9 @@ class Counters:
     validations_failed: int = 0
     unauthorized: int = 0
     refused_requests: int = 0
+    contacts: int = 0
+    contacts_failed: int = 0
+    degraded_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class Gauges:
     audit_counted: int
     audit_failing: bool
     nv_writes: int
+    last_contact: float = 0.0
+    revocations_stale: bool = False
+    certificate_ends: float = 0.0
     tpm_state: str | None = None
     hierarchies_open: int = 0
     lockout_counter: int | None = None
@@ -59,7 +65,7 @@ class _AgentCollector(Collector):
             ("rotations_failed", "unknown", "Rotations failed since the start", c.rotations_failed),
             ("validations_total", "counter", "License validations since the start", c.validations),
             ("validations_failed", "unknown", "Validations that ended in a refusal since the start", c.validations_failed),
-            ("degraded_mode", "gauge", "1 while a successor of the secret is overdue", g.degraded),
+            ("degraded_mode", "gauge", "1 while the agent works without its server, and a new secret is overdue", g.degraded),
             ("tpm_available", "gauge", "1 while the TPM answers", g.tpm_available),
             ("last_rotation", "gauge", "Time of the last rotation, seconds since 1970; 0 if there was none", g.last_rotation),
             ("unauthorized_total", "counter", "Connections by users who are not allowed", c.unauthorized),
@@ -69,6 +75,27 @@ class _AgentCollector(Collector):
             ("audit_records_total", "counter", "Audit records written since the start", g.audit_records),
             ("audit_counted_total", "counter", "Events counted instead of logged in full since the start", g.audit_counted),
             ("audit_failing", "gauge", "1 while the audit log cannot be written", g.audit_failing),
+            ("degraded_seconds_total", "counter", "Seconds spent in degraded mode since the start", c.degraded_s),
+            ("contacts_total", "counter", "Contacts with the license server since the start", c.contacts),
+            (
+                "contacts_failed_total",
+                "counter",
+                "Contacts that failed since the start",
+                c.contacts_failed,
+            ),
+            (
+                "last_contact",
+                "gauge",
+                "Time of the last contact with the server, seconds since 1970; 0 if none",
+                g.last_contact,
+            ),
+            ("revocations_stale", "gauge", "1 while the revocation list is older than it should be", g.revocations_stale),
+            (
+                "certificate_ends",
+                "gauge",
+                "End of the TLS certificate, seconds since 1970; 0 if there is none",
+                g.certificate_ends,
+            ),
             ("tpm_nv_writes_total", "counter", "Writes to the TPM's non-volatile memory since the start", g.nv_writes),
         ):
             full = f"license_agent_{name}"

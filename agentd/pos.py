@@ -163,7 +163,7 @@ class PosService:
         self._counters.validations += 1
         if not verdict.valid:
             self._counters.validations_failed += 1
-        flags = (now >= engine.degraded_from, suspect)
+        flags = (engine.degraded, suspect)
         if known is not None and known.reply is not None and known.reply[0] == flags:
             return encode_verdict(request.id, request.nonce, known.reply[1])
         reply = _reply_of(verdict, flags)
@@ -222,7 +222,7 @@ class PosService:
                     "agent_id": self._engine.agent_id,
                     "agent_version": VERSION,
                     "protocol_versions": [PROTOCOL_VERSION],
-                    "degraded": self._engine.degraded(now),
+                    "degraded": self._engine.degraded,
                     "time": now,
                 }
             )

@@ -7,9 +7,9 @@ import asyncio
 import base64
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from audittrail.chain import CERTIFIED
 from contracts.delivery import Delivery, decrypt_secret, verify_delivery
@@ -26,12 +26,14 @@ from . import timebase
 from .audit import AuditLog
 from .clock import Clock
 from .engine import Engine, EngineRefused
-from .hardware import Hardware
+from .hardware import Hardware, Line
 from .lifecycle import State
 from .metrics import Counters
 from .timebase import Reading, TimeAnchor
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COMMIT_DEADLINE_S = 20.0
 CHALLENGE_S = 24 * 3600
@@ -48,6 +50,9 @@ SEAL_MISMATCH = (
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
 SECTION_HARDWARE = "hardware_id"
+SECTION_BINDING = "server"
+SECTION_REVOCATIONS = "revocations"
+SECTION_TLS = "tls"
 
 
 class SecretOps:
@@ -62,6 +67,9 @@ class SecretOps:
         sections: of the store as it was loaded.
         generation: of the store as it was loaded.
         sealed: what may be sealed of the audit log: the values around its last checkpoint.
+
+    Attributes:
+        sealed_head: number of the last checkpoint of this run, and what it sealed, hex: the server is told.
     """
 
     def __init__(
@@ -84,12 +92,19 @@ class SecretOps:
         self._sealed = sealed
         self._lock = asyncio.Lock()
         self._challenge: tuple[str, float] | None = None
+        self.sealed_head: tuple[int, str] | None = None
         self.generation = generation
         self.status = BackendStatus(hardware.name, True, "", hardware.name == "tpm")
         hardware.on_reload = self._reloaded
 
-    async def install(self, delivery_text: str, actor: dict[str, Any]) -> VersionMeta:
+    async def install(self, delivery_text: str, actor: dict[str, Any], *, answered: int | None = None) -> VersionMeta:
         """Takes over a delivered secret version as the new ACTIVE one.
+
+        Args:
+            delivery_text: as in `contracts.delivery`.
+            actor: who brings it.
+            answered: when the server signed the reply that brought it, if it is the reply to a request of just now: then it
+                also tells what time it is.
 
         Raises:
             MalformedToken, BadSignature, WrongAudience: the delivery is not acceptable.
@@ -99,7 +114,7 @@ class SecretOps:
         """
         async with self._lock:
             try:
-                meta = await self._install(delivery_text, actor)
+                meta = await self._install(delivery_text, actor, answered)
             except BaseException as error:
                 self._counters.rotations_failed += 1
                 self._audit.record("secret.install", "failed", actor=actor, error=type(error).__name__, text=str(error)[:300])
@@ -107,7 +122,7 @@ class SecretOps:
             self._counters.rotations += 1
             return meta
 
-    async def _install(self, delivery_text: str, actor: dict[str, Any]) -> VersionMeta:
+    async def _install(self, delivery_text: str, actor: dict[str, Any], answered: int | None) -> VersionMeta:
         engine = self._engine
         delivery = verify_delivery(delivery_text, engine.agent_id, engine.trust)
         meta = VersionMeta(
@@ -119,10 +134,11 @@ class SecretOps:
             installed_at=self._clock.now(),
         )
         anchor, sections = None, dict(self._sections)
-        if delivery.issued_at > self._clock.floor or self._clock.anchor is None:
-            # It may have been carried here for days: then it is a lower bound of the time, no more.
-            agreed = abs(self._clock.wall() - delivery.issued_at) <= timebase.TOLERANCE_S
-            anchor = await self._anchor_at(delivery.issued_at, fresh=agreed)
+        signed = delivery.issued_at if answered is None else max(answered, delivery.issued_at)
+        if signed > self._clock.floor or self._clock.anchor is None:
+            # By hand it may have been carried here for days: then it is a lower bound of the time, no more.
+            agreed = abs(self._clock.wall() - signed) <= timebase.TOLERANCE_S
+            anchor = await self._anchor_at(signed, fresh=agreed or answered is not None)
             sections[SECTION_TIME] = timebase.encode(anchor)
         # Refused before the hardware is asked, if it will be refused.
         engine.with_new_secret(StoredVersion(meta, None), sections)
@@ -188,6 +204,37 @@ class SecretOps:
             self._audit.record("clock.reset", "ok", actor=actor, signed=signed)
             return signed
 
+    async def hear_time(self, signed: int, *, fresh: bool) -> None:
+        """Goes by a time that the server has signed just now; it is committed with whatever is committed next.
+
+        Raises:
+            HwsecError: the hardware does not tell its clock.
+        """
+        async with self._lock:
+            anchor = await self._anchor_at(signed, fresh=fresh)
+            self._sections[SECTION_TIME] = timebase.encode(anchor)
+            self._clock.set_anchor(anchor, *await self._readings())
+
+    async def keep(self, changes: Mapping[str, bytes], event: str, **fields: Any) -> None:
+        """Commits sections of the store: what the server has said.
+
+        Args:
+            changes: sections by name.
+            event: what is logged, before and after.
+            fields: what is logged of it.
+
+        Raises:
+            HwsecError, AuditUnavailable: as `install`; nothing has changed.
+        """
+        async with self._lock:
+            await self._audit.record_durably(event, "begun", **fields)
+            await self._commit(self._engine.contents({**self._sections, **changes}))
+            self._audit.record(event, "ok", generation=self.generation)
+
+    def section(self, name: str) -> bytes | None:
+        """A section of the store, as it was last committed."""
+        return self._sections.get(name)
+
     async def _commit(self, contents: Contents) -> None:
         self.generation = await self._hardware.run(lambda line: line.store.commit(contents), COMMIT_DEADLINE_S)
         self._sections = dict(contents.sections)
@@ -214,6 +261,7 @@ class SecretOps:
                 # The next checkpoint finds, alerts and reseals it.
                 log.critical("ALERT the sealed audit value is not what this agent made it: somebody else extends it")
                 return
+            self.sealed_head = (self._audit.seq, digest.hex())
             certified = await hardware.run(lambda line: line.backend.certify_audit(digest), COMMIT_DEADLINE_S)
             self._audit.record(
                 CERTIFIED,
@@ -222,6 +270,11 @@ class SecretOps:
                 signature=base64.b64encode(certified.signature).decode("ascii"),
             )
             self._audit.flush()
+
+    async def on_hardware(self, work: Callable[[Line], T]) -> T:
+        """Runs `work` on the hardware's thread, apart from any commit. Raises as `Hardware.run`."""
+        async with self._lock:
+            return await self._hardware.run(work, COMMIT_DEADLINE_S)
 
     async def sealed_audit_value(self) -> bytes:
         """The sealed audit value."""

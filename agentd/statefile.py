@@ -1,7 +1,8 @@
 """`state.json`: the state without secrets, for people and tools. A rendered view: no verdict depends on it.
 
-It carries a checksum and has a backup, so that a corrupt one is noticed and restored. Two things stand only here and are read
-again at the next start: the last contact with the server, and since when the agent has been degraded.
+It carries a checksum and has a backup, so that a corrupt one is noticed and restored. What stands only here is read
+again at the next start: the last contact with the server, and since when the agent has been degraded, and whether an
+administrator wanted it so.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ class Kept:
 
     last_server_contact: int | None = None
     degraded_since: int | None = None
+    degraded_held: bool = False
 
 
 def encode_state(content: dict[str, Any]) -> bytes:
@@ -80,7 +82,9 @@ class StateFile:
                 corrupt = True
                 continue
             if content is not None:
-                return Kept(_time(content, "last_server_contact"), _time(content, "degraded_since")), origin, corrupt
+                held = content.get("degraded_held") is True
+                kept = Kept(_time(content, "last_server_contact"), _time(content, "degraded_since"), held)
+                return kept, origin, corrupt
             corrupt = True
         return Kept(), Origin.NOTHING, corrupt
 

@@ -72,6 +72,7 @@ def judge(
     limits: Limits,
     revoked: Set[str],
     newer_token: bool,
+    fresh_until: int = FOREVER,
 ) -> Ruling:
     """The verdict on an opened license.
 
@@ -85,6 +86,7 @@ def judge(
         limits: what the configuration shortens.
         revoked: ids of revoked licenses.
         newer_token: the agent holds a newer token of this license.
+        fresh_until: from then on the revocation list is too old to be gone by.
     """
     state = state_at(meta, now, limits)
     reason = secret_reason(meta, newest, state)
@@ -95,6 +97,8 @@ def judge(
             reason = Reason.NOT_YET_VALID
         elif now >= claims.exp:
             reason = Reason.EXPIRED
+        elif now >= fresh_until:
+            reason = Reason.REVOCATIONS_STALE
     valid = reason is Reason.OK
     superseded = not newest or state is State.INVALIDATED
     verdict = Verdict(
@@ -110,5 +114,6 @@ def judge(
         jti=claims.jti,
         secret_version=meta.version,
     )
-    changes = [time for time in (claims.nbf, claims.exp, next_change(meta, now, limits)) if time is not None and time > now]
+    times = (claims.nbf, claims.exp, fresh_until, next_change(meta, now, limits))
+    changes = [time for time in times if time is not None and time > now]
     return Ruling(verdict, now, min(changes, default=FOREVER))

@@ -4,6 +4,7 @@ from typing import Any
 
 from hwsec.backend import BackendStatus
 
+from .contacts import Contacts
 from .engine import Engine
 from .lifecycle import State, grace_until, valid_until
 from .statefile import Kept
@@ -39,6 +40,29 @@ def rotation_view(engine: Engine) -> dict[str, Any]:
     return {"last": newest.meta.installed_at, "next_due": valid_until(newest.meta, engine.limits)}
 
 
+def server_view(contacts: Contacts, now: int) -> dict[str, Any]:
+    """What there is to say of the server, and of the contacts with it."""
+    binding, record, lists = contacts.binding, contacts.record, contacts.revocations
+    return {
+        "url": binding.url,
+        "serial": binding.serial,
+        "attestation": binding.attestation,
+        "key_set": binding.key_set,
+        "key_set_expires": binding.key_set_expires,
+        "last_contact": record.last,
+        "failures": record.failures,
+        "problem": record.problem,
+        "next_contact_s": max(int(contacts.wait_s()), 0),
+        "rotation": contacts.rotation.step.value,
+        "revocations": lists.number,
+        "revoked": len(lists.revoked),
+        "revocations_until": lists.next_update,
+        "revocations_stale": lists.stale(now),
+        "certificate_ends": contacts.certificate_ends,
+        "held": contacts.held,
+    }
+
+
 def state_view(engine: Engine, status: BackendStatus, generation: int, kept: Kept, now: int) -> dict[str, Any]:
     """The content of `state.json`."""
     return {
@@ -48,7 +72,8 @@ def state_view(engine: Engine, status: BackendStatus, generation: int, kept: Kep
         "generation": generation,
         "secrets": secrets_view(engine, now),
         "rotation": rotation_view(engine),
-        "degraded": engine.degraded(now),
+        "degraded": engine.degraded,
         "degraded_since": kept.degraded_since,
+        "degraded_held": kept.degraded_held,
         "last_server_contact": kept.last_server_contact,
     }

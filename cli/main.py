@@ -5,7 +5,6 @@ Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered 
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,48 +17,16 @@ from audittrail.archive import ArchiveDamaged, lines
 from audittrail.chain import CLASSES, ZERO_HASH
 from audittrail.verify import Verification
 from audittrail.whole import verify_log
-from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
 
-from . import keys, render
+from . import keys, render, server
+from .agent import ROOM, Agent, pass_agent, readable
 
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
 FOLLOW_EVERY_S = 0.5
-_ROOM = 65_536
-"""What is read of an input: more than any token or delivery may have, so that one that is too long is refused as such."""
-ADMIN_DEADLINE_S = 60.0
-
-
-class Agent:
-    """The agent's admin socket, as the commands use it."""
-
-    def __init__(self, path: str, as_json: bool, agent_uid: int | None) -> None:
-        self.as_json = as_json
-        self._client = AdminClient(path, deadline=ADMIN_DEADLINE_S, agent_uid=agent_uid)
-        self._path = path
-
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        """One request; a socket that is not there is told at once, not after the deadline."""
-        if not os.path.exists(self._path):
-            raise AgentUnavailable(
-                f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
-            )
-        if not os.access(self._path, os.W_OK):
-            raise AgentUnavailable(
-                f"{self._path} may not be used by uid {os.geteuid()}: run this as root or as an administrator's user"
-            )
-        return self._client.call(op, **fields)
-
-    def show(self, reply: dict[str, Any], text: str) -> None:
-        """Prints JSON or text, as asked."""
-        click.echo(json.dumps(reply, indent=2) if self.as_json else text)
-
-
-_readable = click.Path(exists=True, dir_okay=False, path_type=Path)
-_pass_agent = click.make_pass_decorator(Agent)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +47,7 @@ def main(ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None) 
 
 
 @main.command()
-@_pass_agent
+@pass_agent
 def status(agent: Agent) -> None:
     """Show the state of the agent, its TPM and its secrets."""
     reply = agent.ask("status")
@@ -99,17 +66,17 @@ def secrets(ctx: click.Context) -> None:
 
 @secrets.command("install")
 @click.argument("file", type=click.File("r"))
-@_pass_agent
+@pass_agent
 def secrets_install(agent: Agent, file: Any) -> None:
     """Take over a secret from a delivery FILE of the license server ('-' for standard input)."""
-    reply = agent.ask("secret_install", delivery=file.read(_ROOM).strip())
+    reply = agent.ask("secret_install", delivery=file.read(ROOM).strip())
     agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE (store generation {reply['generation']})")
 
 
 @secrets.command("invalidate")
 @click.argument("version", type=click.IntRange(1))
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_pass_agent
+@pass_agent
 def secrets_invalidate(agent: Agent, version: int, yes: bool) -> None:
     """Give up secret VERSION for good: licenses made with it are refused from now on."""
     if not yes:
@@ -125,10 +92,10 @@ def license_() -> None:
 
 def _token(text: str) -> str:
     if text == "-":
-        text = sys.stdin.read(_ROOM).strip()
+        text = sys.stdin.read(ROOM).strip()
     elif text.startswith("@"):
         with open(text[1:], encoding="ascii") as file:
-            text = file.read(_ROOM).strip()
+            text = file.read(ROOM).strip()
     if not text:
         raise click.UsageError("there is no token: it is empty")
     return text
@@ -136,7 +103,7 @@ def _token(text: str) -> str:
 
 @license_.command("check")
 @click.argument("token")
-@_pass_agent
+@pass_agent
 def license_check(agent: Agent, token: str) -> None:
     """Show what a POS application would be told about TOKEN ('-' reads it from standard input, @FILE from a file)."""
     reply = agent.ask("license_check", token=_token(token))
@@ -147,7 +114,7 @@ def license_check(agent: Agent, token: str) -> None:
 
 @license_.command("import")
 @click.argument("token")
-@_pass_agent
+@pass_agent
 def license_import(agent: Agent, token: str) -> None:
     """Keep the re-issued TOKEN for the POS applications to fetch ('-' or @FILE as for check)."""
     reply = agent.ask("license_import", token=_token(token))
@@ -162,7 +129,7 @@ def audit() -> None:
 @audit.command("tail")
 @click.option("-n", "--lines", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@_pass_agent
+@pass_agent
 def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
     """Show the newest records (with --json: one record a line)."""
     after = -1
@@ -183,12 +150,12 @@ def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Check this log (and its segments) without the agent. The end of the log is then not held against the agent's head.",
 )
-@click.option("--archive-key", type=_readable, help="With --file: the operator's private key (PEM), to check the archives too.")
-@click.option("--identity-key", type=_readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
+@click.option("--archive-key", type=readable, help="With --file: the operator's private key (PEM), to check the archives too.")
+@click.option("--identity-key", type=readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
 @click.option(
-    "--attestation-key", type=_readable, help="With --file: its attestation key (PEM), to check the checkpoints' certificates."
+    "--attestation-key", type=readable, help="With --file: its attestation key (PEM), to check the checkpoints' certificates."
 )
-@_pass_agent
+@pass_agent
 def audit_verify(
     agent: Agent, file: Path | None, archive_key: Path | None, identity_key: Path | None, attestation_key: Path | None
 ) -> None:
@@ -218,7 +185,7 @@ def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
 @audit.command("export")
 @click.option("--class", "kind", type=click.Choice(CLASSES), help="Only the records of this retention class.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only records after this number.")
-@_pass_agent
+@pass_agent
 def audit_export(agent: Agent, kind: str | None, after: int) -> None:
     """Print all records that there are, oldest first, also from archives: one JSON line each."""
     end = agent.ask("status")["audit"]["seq"]
@@ -235,8 +202,8 @@ def audit_export(agent: Agent, kind: str | None, after: int) -> None:
 
 
 @audit.command("open")
-@click.argument("archive", type=_readable)
-@click.option("--archive-key", type=_readable, required=True, help="The operator's private key (PEM).")
+@click.argument("archive", type=readable)
+@click.option("--archive-key", type=readable, required=True, help="The operator's private key (PEM).")
 def audit_open(archive: Path, archive_key: Path) -> None:
     """Print the records of one ARCHIVE, without the agent that wrote it."""
     _, compressed = keys.operator_unseal(archive_key)(archive.read_bytes())
@@ -251,7 +218,7 @@ def policy() -> None:
 
 @policy.command("show")
 @click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="Show this PCR's value too; may be repeated.")
-@_pass_agent
+@pass_agent
 def policy_show(agent: Agent, pcrs: tuple[int, ...]) -> None:
     """Show the binding, PCR values and the installed policies."""
     reply = agent.ask("policy_show", pcrs=list(pcrs))
@@ -260,10 +227,10 @@ def policy_show(agent: Agent, pcrs: tuple[int, ...]) -> None:
 
 @policy.command("install")
 @click.argument("file", type=click.File("r"))
-@_pass_agent
+@pass_agent
 def policy_install(agent: Agent, file: Any) -> None:
     """Keep a signed policy from FILE ('license-agent sign-policy' makes one, away from the machine)."""
-    reply = agent.ask("policy_install", policy=file.read(_ROOM))
+    reply = agent.ask("policy_install", policy=file.read(ROOM))
     agent.show(reply, f"installed as {reply['file']}")
 
 
@@ -271,7 +238,7 @@ def policy_install(agent: Agent, file: Any) -> None:
 @click.argument("kind", type=click.Choice(["none", "secure-boot", "custom"]))
 @click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="A PCR of the binding custom; may be repeated.")
 @click.option("--key", type=click.File("r"), help="The vendor's policy key (public, PEM).")
-@_pass_agent
+@pass_agent
 def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> None:
     """Bind the secrets: to nothing, to Secure Boot, or to PCRs. A fitting signed policy must be installed before."""
     text = key.read(4096) if key is not None else ""
@@ -282,7 +249,7 @@ def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> Non
 @policy.command("revoke")
 @click.argument("number", type=click.IntRange(1))
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_pass_agent
+@pass_agent
 def policy_revoke(agent: Agent, number: int, yes: bool) -> None:
     """Refuse signed policies with a lower NUMBER, for ever."""
     if not yes:
@@ -297,7 +264,7 @@ def clock() -> None:
 
 
 @clock.command("challenge")
-@_pass_agent
+@pass_agent
 def clock_challenge(agent: Agent) -> None:
     """Print a challenge for 'license-server sign-time'. It is good for one answer, within 24 hours."""
     reply = agent.ask("clock_challenge")
@@ -306,15 +273,15 @@ def clock_challenge(agent: Agent) -> None:
 
 @clock.command("reset")
 @click.argument("file", type=click.File("r"))
-@_pass_agent
+@pass_agent
 def clock_reset(agent: Agent, file: Any) -> None:
     """Take over the server's time from FILE ('-' for standard input), even if the agent believed in a later one."""
-    reply = agent.ask("clock_reset", statement=file.read(_ROOM).strip())
+    reply = agent.ask("clock_reset", statement=file.read(ROOM).strip())
     agent.show(reply, f"the server's time is {render.utc(reply['signed'])}; the agent goes by {render.utc(reply['time'])} now")
 
 
 @main.command()
-@_pass_agent
+@pass_agent
 def metrics(agent: Agent) -> None:
     """Print the metrics, as Prometheus reads them."""
     reply = agent.ask("metrics")
@@ -328,7 +295,7 @@ def config() -> None:
 
 @config.command("check")
 @click.option("--file", envvar="LICENSE_AGENT_CONFIG", metavar="PATH", help="The file (default: the agent's).")
-@_pass_agent
+@pass_agent
 def config_check(agent: Agent, file: str | None) -> None:
     """Check the configuration file as the agent does at its start; the agent need not run."""
     program = Path(sys.argv[0]).resolve().with_name("license-agent")
@@ -343,6 +310,10 @@ def config_check(agent: Agent, file: str | None) -> None:
     agent.show(reply, "\n".join(reply["problems"]) or f"{reply['file']}: no problems found")
     if not reply["ok"]:
         sys.exit(EXIT_NEGATIVE)
+
+
+for _command in server.COMMANDS:
+    main.add_command(_command)
 
 
 def entry() -> None:

@@ -35,8 +35,32 @@ def state(word: str) -> str:
     return click.style(word, fg=_STATE_COLORS.get(word))
 
 
+def server_text(server: dict[str, Any]) -> str:
+    """What is known of the license server."""
+    rows = [
+        ("server", f"{server['url']}, serial {server['serial']} ({server['attestation']})"),
+        ("last contact", utc(server["last_contact"])),
+        ("contacts failed in a row", str(server["failures"]) + (f": {server['problem']}" if server["problem"] else "")),
+        ("next contact in", "held back" if server["held"] else in_words(server["next_contact_s"])),
+        ("rotation", server["rotation"]),
+        ("revocation list", _revocations(server)),
+        ("key set", f"number {server['key_set']}, until {utc(server['key_set_expires'])}"),
+        ("TLS certificate until", utc(server["certificate_ends"])),
+    ]
+    return tabulate(rows, tablefmt="plain")
+
+
+def _revocations(server: dict[str, Any]) -> str:
+    if server["revocations_until"] is None:
+        return "none yet"
+    stale = click.style(", STALE", fg="red") if server["revocations_stale"] else ""
+    return f"number {server['revocations']}, {server['revoked']} revoked, until {utc(server['revocations_until'])}{stale}"
+
+
 def status_text(reply: dict[str, Any]) -> str:
     """The reply to `status`."""
+    if reply["mode"] == "unprovisioned":
+        return "this device is no license agent yet: 'license-agent-cli provision' makes it one"
     backend, secrets, rotation = reply["backend"], reply["secrets"], reply["rotation"]
     due = rotation["next_due"]
     next_due = "-" if due is None else f"{utc(due)} ({_relative(due, reply['time'])})"
@@ -49,13 +73,14 @@ def status_text(reply: dict[str, Any]) -> str:
         ("secrets", f"{secrets['active']} active, {secrets['grace']} in grace, {secrets['total']} in all"),
         ("last rotation", utc(rotation["last"])),
         ("next rotation due", next_due),
-        ("degraded", yes_no(reply["degraded"], bad=True)),
+        ("degraded", reply["mode"] if reply["mode"] == "online" else click.style(reply["mode"], fg="red")),
         ("clock suspect", yes_no(reply["clock_suspect"], bad=True)),
         ("validations", f"{reply['validations']}, of which {reply['validations_failed']} refused"),
         ("unauthorized callers", str(reply["unauthorized"])),
         ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
     ]
-    return tabulate(rows, tablefmt="plain")
+    text: str = tabulate(rows, tablefmt="plain")
+    return text if reply["server"] is None else f"{text}\n\n{server_text(reply['server'])}"
 
 
 def _relative(then: int, now: int) -> str:

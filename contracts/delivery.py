@@ -32,7 +32,7 @@ _MEMBERS = frozenset(
     {"agent_id", "secret_version", "valid_from", "valid_until", "grace_until", "issued_at", "new_secret_encrypted"}
 )
 # RFC 7518, 4.6.2: AlgorithmID, empty PartyUInfo and PartyVInfo, SuppPubInfo (256 bits).
-_OTHER_INFO = b"\0\0\0\x07A256GCM" + bytes(4) + bytes(4) + (256).to_bytes(4, "big")
+OTHER_INFO = b"\0\0\0\x07A256GCM" + bytes(4) + bytes(4) + (256).to_bytes(4, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def decrypt_secret(encrypted: EncryptedSecret, shared: Key, key: bytearray | mem
     Raises:
         BadSignature: it was not encrypted to this agent's key, or was changed.
     """
-    ConcatKDFHash(hashes.SHA256(), 32, _OTHER_INFO).derive_into(shared, key)
+    ConcatKDFHash(hashes.SHA256(), 32, OTHER_INFO).derive_into(shared, key)
     try:
         AESGCM(key).decrypt_into(encrypted.nonce, encrypted.ciphertext, encrypted.protected, into)
     except InvalidTag:

@@ -343,13 +343,13 @@ def with_signature(signed: bytes, signature: bytes) -> str:
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-def verify_reply(text: str, kind: type[R], agent_id: str, request_id: str, trust: Trust) -> R:
+def verify_reply(text: str, kind: type[R], agent_id: str | None, request_id: str, trust: Trust) -> R:
     """The server's reply to a request, once signature, addressee and form have been checked.
 
     Args:
         text: JWS in compact serialization.
         kind: what must be in it.
-        agent_id: who asked.
+        agent_id: who asked; None leaves it to the caller to look whom the reply is for.
         request_id: of the request.
         trust: whose signatures count.
 
@@ -360,7 +360,7 @@ def verify_reply(text: str, kind: type[R], agent_id: str, request_id: str, trust
         Refused: the server says no.
     """
     content = _verified(text, trust)
-    if content.get("agent_id") != agent_id:
+    if agent_id is not None and content.get("agent_id") != agent_id:
         raise WrongAudience("the server's reply is for another agent")
     if content.get("request_id") != request_id:
         raise MalformedToken("the server's reply answers another request")

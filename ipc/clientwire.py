@@ -29,6 +29,7 @@ class Reason(StrEnum):
     WRONG_AUDIENCE = "wrong_audience"
     REVOKED = "revoked"
     DEGRADED_EXPIRED = "degraded_expired"
+    REVOCATIONS_STALE = "revocations_stale"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,32 @@ class ClockReset(Request, tag="clock_reset", frozen=True):
     statement: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
+class Provision(Request, tag="provision", frozen=True):
+    """Make this device an agent of the server at `url`, which is known by the pin of its offline root."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    root: Annotated[str, Meta(min_length=1, max_length=100)]
+    claim: Annotated[str, Meta(min_length=16, max_length=256)]
+
+
+class Rotate(Request, tag="rotate", frozen=True):
+    """Contact the server now and get a new secret."""
+
+
+class Contact(Request, tag="contact", frozen=True):
+    """Contact the server now."""
+
+
+class CertificateRenew(Request, tag="certificate_renew", frozen=True):
+    """Get a new TLS client certificate now."""
+
+
+class DegradedSwitch(Request, tag="degraded_switch", frozen=True):
+    """Leave the server alone from now on, or not any more; where the configuration allows it."""
+
+    on: bool
+
+
 class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
@@ -159,6 +185,11 @@ AdminRequest = (
     | PolicyRevoke
     | ClockChallenge
     | ClockReset
+    | Provision
+    | Rotate
+    | Contact
+    | CertificateRenew
+    | DegradedSwitch
     | MetricsText
     | Ping
 )

@@ -197,7 +197,8 @@ static bool has_integer(const msgpack_object *map, const char *name, uint64_t va
 static bool complete(const msgpack_object *reply, const msgpack_object *reason)
 {
     static const char *const reasons[] = {"ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
-                                          "bad_signature", "wrong_audience", "revoked", "degraded_expired"};
+                                          "bad_signature", "wrong_audience", "revoked", "degraded_expired",
+                                          "revocations_stale"};
     static const char *const flags[] = {"degraded", "clock_suspect", "reissue_due", "refreshed"};
     bool known = false;
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)

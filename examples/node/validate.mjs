@@ -23,6 +23,7 @@ const RETRIED_CODES = new Set([8, 11, 12, 15]); // RATE_LIMITED, SHUTTING_DOWN, 
 const REASONS = [
   "ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
   "bad_signature", "wrong_audience", "revoked", "degraded_expired",
+  "revocations_stale",
 ];
 const FLAGS = ["degraded", "clock_suspect", "reissue_due", "refreshed"];
 const EXIT = { valid: 0, invalid: 1, usage: 2, noAnswer: 3, refused: 4 };

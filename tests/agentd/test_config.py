@@ -68,8 +68,6 @@ def test_names_are_looked_up() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["[agent]", "'id'", "missing", "add it"]),
-        ("[agent]\n", ["'id'", "[agent]", "missing"]),
         (AGENT + "[poss]\n", ["unknown section [poss]", "did you mean 'pos'?"]),
         (AGENT + "[zzzzzz]\n", ["unknown section [zzzzzz]", "known are"]),
         (AGENT + "rotation_intervall = 5\n", ["'rotation_intervall'", "[agent]", "did you mean 'rotation_interval'?"]),

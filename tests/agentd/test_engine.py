@@ -107,18 +107,18 @@ def test_a_token_under_a_superseded_secret_passes_until_grace_ends(make_world: M
 def test_without_a_successor_the_agent_is_degraded_and_in_the_end_refuses(make_world: Make) -> None:
     world = make_world()
     engine = world.engine
-    assert [engine.degraded(T0 + seconds) for seconds in (0, DAY - 1, DAY, 9 * DAY)] == [False, False, True, True]
+    assert [engine.overdue(T0 + seconds) for seconds in (0, DAY - 1, DAY, 9 * DAY)] == [False, False, True, True]
     assert reason(world, token(), T0 + 8 * DAY - 1) is Reason.OK
     assert reason(world, token(), T0 + 8 * DAY) is Reason.DEGRADED_EXPIRED
     world.rotate(meta(2, start=T0 + DAY))
-    assert not engine.degraded(T0 + DAY)
+    assert not engine.overdue(T0 + DAY)
 
 
 def test_an_empty_agent_knows_no_secret_and_is_not_degraded(make_world: Make) -> None:
     world = make_world()
     world.engine.take_over(Contents())
     assert reason(world, token()) is Reason.UNKNOWN_SECRET
-    assert not world.engine.degraded(NOW)
+    assert not world.engine.overdue(NOW)
     assert world.engine.newest is None
 
 

@@ -18,9 +18,13 @@ REQUIRED = [
 ]
 GAUGES = Gauges(
     secrets_active=1, secrets_grace=2, degraded=True, tpm_available=False, last_rotation=1.8e9, clock_suspect=True,
-    connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6,
+    connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6, last_contact=1.7e9,
+    revocations_stale=True, certificate_ends=1.9e9,
 )  # fmt: skip
-COUNTERS = Counters(rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12)
+COUNTERS = Counters(
+    rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12, contacts=13,
+    contacts_failed=14, degraded_s=15.5,
+)  # fmt: skip
 
 
 def samples(text: bytes) -> dict[str, float]:
@@ -41,6 +45,8 @@ def test_every_name_is_there_with_its_value() -> None:
             "validations_failed": 10, "degraded_mode": 1, "tpm_available": 0, "last_rotation": 1.8e9,
             "unauthorized_total": 11, "refused_requests_total": 12, "clock_suspect": 1, "connections": 3,
             "audit_records_total": 4, "audit_counted_total": 5, "audit_failing": 0, "tpm_nv_writes_total": 6,
+            "contacts_total": 13, "contacts_failed_total": 14, "degraded_seconds_total": 15.5, "last_contact": 1.7e9,
+            "revocations_stale": 1, "certificate_ends": 1.9e9,
         }.items()
     }  # fmt: skip
 

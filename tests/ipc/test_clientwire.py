@@ -133,6 +133,7 @@ def test_the_list_of_reasons_is_closed() -> None:
         "wrong_audience",
         "revoked",
         "degraded_expired",
+        "revocations_stale",
     }
 
 

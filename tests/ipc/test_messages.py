@@ -35,6 +35,11 @@ ADMIN: dict[str, dict[str, Any]] = {
     "policy_revoke": {"number": 1},
     "clock_challenge": {},
     "clock_reset": {"statement": "s"},
+    "provision": {"url": "https://server", "root": "sha256:0", "claim": "c" * 16},
+    "rotate": {},
+    "contact": {},
+    "certificate_renew": {},
+    "degraded_switch": {"on": True},
     "metrics": {},
     "ping": {},
 }

@@ -1,0 +1,102 @@
+"""Takes over what the server has signed besides secrets: its time, its key set, the revocation list.
+
+What must not be rolled back is committed to the sealed store; a date that only moves on is committed once a day at most.
+"""
+
+import logging
+
+import msgspec
+
+from contracts.exchange import RevocationReply
+from contracts.keyset import SignedKeySet
+
+from . import binding as bindings
+from . import revocations as lists
+from .audit import AuditLog
+from .binding import Binding
+from .clock import Clock
+from .engine import Engine
+from .exchange import NotTheServer
+from .revocations import Revocations
+from .secretops import FRESH_S, SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
+
+log = logging.getLogger(__name__)
+
+COMMIT_DATE_AFTER_S = 86_400
+
+
+class ServerWord:
+    """What the server says counts from the moment it is committed.
+
+    Args:
+        ops: commits.
+        engine: judges by it.
+        clock: goes by the server's time.
+        audit: logs.
+        binding: to the server.
+    """
+
+    def __init__(self, ops: SecretOps, engine: Engine, clock: Clock, audit: AuditLog, binding: Binding) -> None:
+        self._ops = ops
+        self._engine = engine
+        self._clock = clock
+        self._audit = audit
+        self._sealed_until = engine.revocations.next_update or 0
+        self.binding = binding
+
+    async def hear_time(self, signed: int, took_s: float) -> None:
+        """Takes in the time at which the server signed a reply.
+
+        Args:
+            signed: seconds since 1970 UTC.
+            took_s: seconds from question to reply; a reply that was held back is a lower bound only.
+        """
+        if signed > self._clock.floor or self._clock.anchor is None:
+            await self._ops.hear_time(signed, fresh=took_s <= FRESH_S)
+
+    async def take_key_set(self, found: SignedKeySet) -> None:
+        """Goes by a new key set from now on. Raises as `SecretOps.keep`."""
+        content = found.content
+        binding = msgspec.structs.replace(
+            self.binding, roots=content.roots, key_set=content.number, key_set_expires=content.expires
+        )
+        await self._ops.keep(
+            {SECTION_TRUST: content.trust_file(), SECTION_BINDING: bindings.encode(binding)},
+            "server.key_set",
+            number=content.number,
+            license_keys=[key.kid for key in content.license_keys],
+            rotation_keys=[key.kid for key in content.rotation_keys],
+            roots=list(content.roots),
+        )
+        self._engine.trust = content.trust()
+        self.binding = binding
+
+    async def take_revocations(self, reply: RevocationReply) -> None:
+        """Goes by a new revocation list from now on.
+
+        Raises:
+            NotTheServer: it is older than the one that is here; an old one was signed for this request, so the server has
+                lost what it knew.
+            HwsecError, AuditUnavailable: as `SecretOps.keep`.
+        """
+        found = Revocations(
+            number=reply.number, issued_at=reply.issued_at, next_update=reply.next_update, revoked=frozenset(reply.revoked)
+        )
+        present = self._engine.revocations
+        if not found.replaces(present):
+            if found.number < present.number:
+                raise NotTheServer(
+                    f"the server's revocation list has number {found.number}, this agent has {present.number}: was the server "
+                    "restored from an old backup? A revocation that is made again there raises the number"
+                )
+            return
+        if found.number > present.number or reply.next_update - self._sealed_until > COMMIT_DATE_AFTER_S:
+            await self._ops.keep(
+                {SECTION_REVOCATIONS: lists.encode(found)},
+                "server.revocations",
+                number=found.number,
+                revoked=sorted(found.revoked)[:50],
+                count=len(found.revoked),
+            )
+            self._sealed_until = reply.next_update
+        self._engine.revocations = found

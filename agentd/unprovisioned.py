@@ -1,0 +1,73 @@
+"""What runs on a device that is no agent yet: it answers administrators, and is provisioned when one of them asks for it."""
+
+import asyncio
+import logging
+from typing import Any
+
+from hwsec.owner import HardwareOwner
+from ipc.messages import Provision, Status
+from ipc.peer import Peer
+
+from . import VERSION
+from .admin import AdminService, Handler
+from .audit import AuditLog
+from .clock import Clock
+from .config import Config
+from .linkclient import LinkClient
+from .metrics import Counters
+from .provisioning import Provisioner, Wish
+from .strangers import actor
+
+log = logging.getLogger(__name__)
+
+
+class Unprovisioned:
+    """Waits to be provisioned.
+
+    Args:
+        config: of the agent.
+        owner: the hardware's thread.
+        audit: logs.
+        clock: of the daemon.
+
+    Attributes:
+        admin: answers on the admin socket.
+        done: set once the device is an agent.
+    """
+
+    def __init__(self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock) -> None:
+        self._config = config
+        self._audit = audit
+        self._lock = asyncio.Lock()
+        self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
+        handlers: dict[type, Handler] = {Status: self._status, Provision: self._provision}
+        self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers)
+        self.done = asyncio.Event()
+
+    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        return {"agent_id": self._config.agent.id or None, "agent_version": VERSION, "mode": "unprovisioned"}
+
+    async def _provision(self, request: Provision, peer: Peer) -> dict[str, Any]:
+        async with self._lock:
+            await self._audit.record_durably("agent.provision", "begun", actor=actor(peer), url=request.url, root=request.root)
+            try:
+                binding = await self._provisioner.provision(Wish(request.url, request.root, request.claim))
+            except Exception as error:
+                self._audit.record("agent.provision", "failed", actor=actor(peer), text=str(error)[:300])
+                raise
+            self._audit.record(
+                "agent.provisioned",
+                "ok",
+                actor=actor(peer),
+                agent_id=binding.agent_id,
+                serial=binding.serial,
+                attestation=binding.attestation,
+            )
+            log.info("provisioned as %s, serial %d", binding.agent_id, binding.serial)
+            self.done.set()
+            return {
+                "agent_id": binding.agent_id,
+                "serial": binding.serial,
+                "url": binding.url,
+                "attestation": binding.attestation,
+            }

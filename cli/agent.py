@@ -1,0 +1,52 @@
+"""The agent's admin socket, as the commands use it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ipc.adminclient import AdminClient
+from ipc.clientpolicy import AgentUnavailable
+
+ADMIN_DEADLINE_S = 60.0
+SERVER_DEADLINE_S = 180.0
+"""For what the agent asks its server before it answers."""
+ROOM = 65_536
+"""What is read of an input: more than any token or delivery may have, so that one that is too long is refused as such."""
+
+
+class Agent:
+    """Asks the agent and shows what it says.
+
+    Args:
+        path: its admin socket.
+        as_json: whether replies are shown as JSON.
+        agent_uid: the agent's UID where its user is not named `license-agent`.
+    """
+
+    def __init__(self, path: str, as_json: bool, agent_uid: int | None) -> None:
+        self.as_json = as_json
+        self._path = path
+        self._agent_uid = agent_uid
+
+    def ask(self, op: str, *, deadline: float = ADMIN_DEADLINE_S, **fields: Any) -> dict[str, Any]:
+        """One request; a socket that is not there is told at once, not after the deadline."""
+        if not os.path.exists(self._path):
+            raise AgentUnavailable(
+                f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
+            )
+        if not os.access(self._path, os.W_OK):
+            raise AgentUnavailable(
+                f"{self._path} may not be used by uid {os.geteuid()}: run this as root or as an administrator's user"
+            )
+        return AdminClient(self._path, deadline=deadline, agent_uid=self._agent_uid).call(op, **fields)
+
+    def show(self, reply: dict[str, Any], text: str) -> None:
+        """Prints JSON or text, as asked."""
+        click.echo(json.dumps(reply, indent=2) if self.as_json else text)
+
+
+readable = click.Path(exists=True, dir_okay=False, path_type=Path)
+pass_agent = click.make_pass_decorator(Agent)

@@ -1,0 +1,101 @@
+"""Commands that have to do with the license server: provisioning, contacts, rotations, degraded mode."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from . import render
+from .agent import ROOM, SERVER_DEADLINE_S, Agent, pass_agent
+
+
+def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """The claim itself, or where it is read from: it need not stand in the list of processes."""
+    if value == "-":
+        return sys.stdin.read(ROOM).strip()
+    if value.startswith("@"):
+        try:
+            return Path(value[1:]).read_text("ascii").strip()
+        except OSError as error:
+            raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
+    return value
+
+
+@click.command()
+@click.option("--server", "url", required=True, metavar="URL", help="Where the license server is: https://HOST[:PORT].")
+@click.option("--root", required=True, metavar="PIN", help="Pin of its offline root, from 'license-server root-pin'.")
+@click.option(
+    "--claim",
+    required=True,
+    metavar="TOKEN",
+    callback=_claim,
+    help="From 'license-server claim make'; '-' reads it from standard input, '@FILE' from a file.",
+)
+@pass_agent
+def provision(agent: Agent, url: str, root: str, claim: str) -> None:
+    """Make this device an agent of a license server. May be repeated if it was cut off."""
+    reply = agent.ask("provision", deadline=SERVER_DEADLINE_S, url=url, root=root, claim=claim)
+    agent.show(reply, f"this device is agent {reply['agent_id']}, serial {reply['serial']} ({reply['attestation']})")
+
+
+@click.command()
+@pass_agent
+def rotate(agent: Agent) -> None:
+    """Get a new secret from the license server now."""
+    reply = agent.ask("rotate", deadline=SERVER_DEADLINE_S)
+    agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE on both sides (before: {reply['before']})")
+
+
+@click.command()
+@pass_agent
+def contact(agent: Agent) -> None:
+    """Contact the license server now, and do what it asks for."""
+    reply = agent.ask("contact", deadline=SERVER_DEADLINE_S)
+    agent.show(reply, render.server_text(reply))
+
+
+@click.group()
+def certificate() -> None:
+    """Look after the TLS client certificate."""
+
+
+@certificate.command("renew")
+@pass_agent
+def certificate_renew(agent: Agent) -> None:
+    """Get a certificate for a new key, and use it from now on."""
+    reply = agent.ask("certificate_renew", deadline=SERVER_DEADLINE_S)
+    agent.show(reply, f"the certificate in use ends at {render.utc(reply['certificate_ends'])}")
+
+
+@click.group()
+def degraded() -> None:
+    """Degraded mode: the agent works without its server. Needs degraded_switch = "allowed" to be switched on."""
+
+
+@degraded.command("show")
+@pass_agent
+def degraded_show(agent: Agent) -> None:
+    """Show the mode, and since when."""
+    status = agent.ask("status")
+    reply = {"mode": status["mode"], "since": status["degraded_since"], "held": bool((status["server"] or {}).get("held"))}
+    since = "" if reply["since"] is None else f" since {render.utc(reply['since'])}"
+    agent.show(reply, f"{reply['mode']}{since}" + (", switched on by an administrator" if reply["held"] else ""))
+
+
+@degraded.command("on")
+@pass_agent
+def degraded_on(agent: Agent) -> None:
+    """Leave the server alone from now on. No license lives longer for it."""
+    reply = agent.ask("degraded_switch", on=True)
+    agent.show(reply, f"the agent is {reply['mode']}; 'license-agent-cli degraded off' ends it")
+
+
+@degraded.command("off")
+@pass_agent
+def degraded_off(agent: Agent) -> None:
+    """Contact the server again."""
+    reply = agent.ask("degraded_switch", on=False)
+    agent.show(reply, f"the agent is {reply['mode']}")
+
+
+COMMANDS = (provision, rotate, contact, certificate, degraded)
