@@ -1,0 +1,45 @@
+"""Challenges: the server's word for when a request was made, bound to one client certificate. Nothing here performs IO.
+
+A challenge is not remembered; the HMAC over its time and the certificate's fingerprint tells that it is ours.
+"""
+
+import hashlib
+import hmac
+
+from contracts.jose import MalformedToken, b64decode, b64encode
+
+CHALLENGE_LIFETIME_S = 300
+CLOCK_TOLERANCE_S = 60
+"""So far the clocks of two servers behind one address may differ."""
+_CONTEXT = b"license-server/challenge/1\0"
+_RANDOM_BYTES = 16
+_BODY_BYTES = 8 + _RANDOM_BYTES
+
+
+def new_challenge(key: bytes, fingerprint: str, now: int, random: bytes) -> str:
+    """A challenge for the holder of a client certificate.
+
+    Args:
+        key: 32 bytes that only the servers know.
+        fingerprint: SHA-256 of the certificate, hex.
+        now: seconds since 1970 UTC.
+        random: 16 bytes.
+    """
+    body = now.to_bytes(8, "big") + random
+    return b64encode(body + _tag(key, fingerprint, body))
+
+
+def is_fresh(challenge: str, key: bytes, fingerprint: str, now: int) -> bool:
+    """Whether it is a challenge of ours for that certificate, not older than `CHALLENGE_LIFETIME_S`."""
+    try:
+        data = b64decode(challenge)
+    except MalformedToken:
+        return False
+    body, tag = data[:_BODY_BYTES], data[_BODY_BYTES:]
+    if len(body) != _BODY_BYTES or not hmac.compare_digest(tag, _tag(key, fingerprint, body)):
+        return False
+    return -CLOCK_TOLERANCE_S <= now - int.from_bytes(body[:8], "big") < CHALLENGE_LIFETIME_S
+
+
+def _tag(key: bytes, fingerprint: str, body: bytes) -> bytes:
+    return hmac.digest(key, _CONTEXT + fingerprint.encode() + b"\0" + body, hashlib.sha256)

@@ -1,0 +1,108 @@
+"""What the server counts, as Prometheus reads it, in a registry of its own. Nothing here performs IO: `Facts` are handed in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+"""2 s and 5 s are the targets of P95 and P99 (OP-08)."""
+STATUSES = ("active", "factory_only", "revoked")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true at the moment of a scrape. Times are seconds since 1970 UTC.
+
+    Attributes:
+        agents: number of agents by status.
+        ends: end of each key or certificate, by its name.
+    """
+
+    agents: dict[str, int]
+    ends: dict[str, int]
+
+
+class Metrics:
+    """The server's metrics.
+
+    Args:
+        facts: gives the facts of the moment; raises what the database raises.
+        wall: seconds since 1970 UTC.
+    """
+
+    def __init__(self, facts: Callable[[], Facts], wall: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "license_server_requests_total",
+            "Requests answered, by endpoint and outcome.",
+            ["endpoint", "outcome"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "license_server_request_seconds",
+            "Time from a request's head to its answer.",
+            ["endpoint"],
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._refusals = Counter(
+            "license_server_refusals_total", "Requests refused, by code.", ["code"], registry=self._registry
+        )
+        self._rotations = Counter("license_server_rotations_total", "Secrets handed out to agents.", registry=self._registry)
+        self._provisioned = Counter(
+            "license_server_provisioned_total", "Devices provisioned, repeated ones too.", registry=self._registry
+        )
+        self._registry.register(_FactsCollector(facts, wall))
+
+    def count(self, endpoint: str, status: int, code: str | None, seconds: float) -> None:
+        """Takes note of an answer.
+
+        Args:
+            endpoint: a path's last part; one of a closed list.
+            status: HTTP status.
+            code: of a refusal; None for a success.
+            seconds: how long it took.
+        """
+        self._requests.labels(endpoint, _outcome(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+        if code is not None:
+            self._refusals.labels(code).inc()
+        elif status == 200 and endpoint == "rotate-secret":
+            self._rotations.inc()
+        elif status == 200 and endpoint == "provision/complete":
+            self._provisioned.inc()
+
+    def text(self) -> bytes:
+        """The text format."""
+        return generate_latest(self._registry)
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "ok"
+    return "refused" if status < 500 else "failed"
+
+
+class _FactsCollector(Collector):
+    def __init__(self, facts: Callable[[], Facts], wall: Callable[[], float]) -> None:
+        self._facts = facts
+        self._wall = wall
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering does not ask the database
+
+    def collect(self) -> Iterator[Metric]:
+        facts, now = self._facts(), self._wall()
+        agents = GaugeMetricFamily("license_server_agents", "Agents by status.", labels=["status"])
+        for status in STATUSES:
+            agents.add_metric([status], facts.agents.get(status, 0))
+        yield agents
+        days = GaugeMetricFamily(
+            "license_server_days_remaining", "Days until a key or certificate of the server ends.", labels=["name"]
+        )
+        for name, end in sorted(facts.ends.items()):
+            days.add_metric([name], (end - now) / 86_400)
+        yield days
