@@ -1,0 +1,90 @@
+"""What the exchange with agents and devices needs of the server's storage and keys. Forms only.
+
+Times are seconds since 1970 UTC. What is not to be done raises `Declined`; a database that is away, `SQLAlchemyError`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from contracts.exchange import Reply
+
+
+class Agent(Protocol):
+    """An agent as it is registered."""
+
+    @property
+    def agent_id(self) -> str:
+        """Its id."""
+
+    @property
+    def status(self) -> str:
+        """`active`, `revoked` or `factory_only`."""
+
+    @property
+    def identity_key(self) -> dict[str, str]:
+        """Public JWK that signs its requests."""
+
+
+class Signer(Protocol):
+    """The server's keys, as the exchange uses them."""
+
+    def sign_reply(self, reply: Reply) -> str:
+        """The JWS of a reply."""
+
+    def challenge_key(self) -> bytes:
+        """32 bytes that authenticate challenges."""
+
+    def key_set_number(self) -> int:
+        """Number of the newest key set."""
+
+
+class AgentStore(Protocol):
+    """Who is who, and what was answered."""
+
+    def by_certificate(self, fingerprint: str) -> Agent | None:
+        """The agent that a client certificate belongs to; None if it counts no more."""
+
+    def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
+        """Digest of the request and the reply that was kept."""
+
+    def keep_answer(self, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
+        """Keeps a reply."""
+
+    def saw(self, agent_id: str, now: int, fingerprint: str, audit_seq: int | None, audit_head: str | None) -> int | None:
+        """Takes note of a contact; returns the acknowledged `audit_seq`."""
+
+    def renew_certificate(self, agent_id: str, csr_pem: str, now: int) -> Sequence[str]:
+        """A new client certificate and those above it, in PEM."""
+
+
+class SecretStore(Protocol):
+    """Secret versions."""
+
+    def rotate(self, agent_id: str, current: int, key_check: str | None, highest: int, now: int) -> str:
+        """The delivery of the version that is pending."""
+
+    def confirm(self, agent_id: str, version: int, key_check: str, now: int) -> None:
+        """The agent has sealed it."""
+
+    def status(self, agent_id: str, current: int, key_check: str | None, highest: int, now: int) -> tuple[int, bool]:
+        """The newest confirmed version, and whether to rotate at once."""
+
+
+class LicenseStore(Protocol):
+    """Licenses."""
+
+    def reissue(self, agent_id: str, license_ids: Sequence[str], version: int, now: int) -> tuple[Sequence[str], Sequence[str]]:
+        """New tokens, and the ids for which there is none."""
+
+    def revocations(self, agent_id: str, now: int) -> tuple[int, int, Sequence[str]]:
+        """Number, next update and revoked ids."""
+
+    def validate(self, agent_id: str, token: str, now: int) -> tuple[bool, str, str | None, int | None]:
+        """Whether the server stands by a token, the reason, the license and its end."""
+
+
+class AuditLog(Protocol):
+    """Where every operation is recorded."""
+
+    def record(self, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
+        """Appends a record."""
