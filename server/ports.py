@@ -83,6 +83,85 @@ class LicenseStore(Protocol):
         """Whether the server stands by a token, the reason, the license and its end."""
 
 
+class EnrollmentKeys(Protocol):
+    """The server's keys, as provisioning uses them."""
+
+    def sign_reply(self, reply: Reply) -> str:
+        """The JWS of a reply."""
+
+    def open_claim(self, jwe: str) -> bytes:
+        """What is encrypted in a claim."""
+
+    def key_set(self) -> str:
+        """The key set that the root has signed."""
+
+
+class Session(Protocol):
+    """An attempt to be provisioned, between its two steps."""
+
+    @property
+    def claim_id(self) -> int:
+        """The claim that was used."""
+
+    @property
+    def begin(self) -> bytes:
+        """The first step's request, JSON."""
+
+    @property
+    def nonce(self) -> bytes:
+        """The nonce that the keys must be certified with."""
+
+    @property
+    def credential(self) -> bytes | None:
+        """The secret that only that TPM opens; None for software."""
+
+
+class Activated(Protocol):
+    """A device that is an agent now."""
+
+    @property
+    def agent_id(self) -> str:
+        """Its id."""
+
+    @property
+    def serial(self) -> int:
+        """Its number."""
+
+    @property
+    def certificates(self) -> Sequence[str]:
+        """Its client certificate and those above it, in PEM."""
+
+
+class ClaimStore(Protocol):
+    """Claims, attempts and agents, as provisioning uses them."""
+
+    def use_claim(self, text: str, hw_id: str, now: int) -> int:
+        """The id of a claim that this device may use."""
+
+    def start_session(
+        self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
+    ) -> None:
+        """Keeps an attempt."""
+
+    def session(self, session_id: str, now: int) -> Session:
+        """An attempt that is under way."""
+
+    def activate(
+        self,
+        claim_id: int,
+        hw_id: str,
+        backend: str,
+        attestation_level: str,
+        identity_key: dict[str, str],
+        agreement_key: dict[str, str],
+        attestation_key: dict[str, str],
+        csr_pem: str,
+        wanted_agent_id: str | None,
+        now: int,
+    ) -> Activated:
+        """Makes the device an agent."""
+
+
 class AuditLog(Protocol):
     """Where every operation is recorded."""
 
