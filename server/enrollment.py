@@ -27,7 +27,7 @@ from .declined import Declined
 from .endorsement import hardware_id, verify_ek_certificate
 from .exchange import DATABASE_RETRY_S
 from .limits import FAILED_CLAIM_RATE, Buckets, address_key
-from .ports import AuditLog, ClaimStore, EnrollmentKeys, Session
+from .ports import ActivationStore, AuditLog, ClaimStore, EnrollmentKeys, Session
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
 Level = Literal["attested", "tpm-unattested", "software"]
@@ -55,8 +55,9 @@ class Enrollment:
 
     Args:
         keys: opens claims, signs replies.
-        store: claims, sessions, agents.
-        audit: where refusals are recorded; what is granted, the store records.
+        claims: claims and attempts.
+        agents: makes agents, and records it.
+        audit: where refusals are recorded.
         policy: which devices are accepted.
         random: gives that many random bytes.
         steady: seconds of a clock that never goes back; for the limit of refused claims.
@@ -65,14 +66,16 @@ class Enrollment:
     def __init__(
         self,
         keys: EnrollmentKeys,
-        store: ClaimStore,
+        claims: ClaimStore,
+        agents: ActivationStore,
         audit: AuditLog,
         policy: Policy,
         random: Callable[[int], bytes],
         steady: Callable[[], float],
     ) -> None:
         self._keys = keys
-        self._store = store
+        self._claims = claims
+        self._agents = agents
         self._audit = audit
         self._policy = policy
         self._random = random
@@ -145,8 +148,8 @@ class Enrollment:
         if begin.backend == "tpm":
             credential = self._random(CREDENTIAL_BYTES)
             blob, secret = _make_credential(begin, attestation, credential, self._random)
-        claim_id = self._store.use_claim(claim, begin.hw_id, now)
-        self._store.start_session(session, claim_id, msgspec.json.encode(begin), nonce, credential, now)
+        claim_id = self._claims.use_claim(claim, begin.hw_id, now)
+        self._claims.start_session(session, claim_id, msgspec.json.encode(begin), nonce, credential, now)
         return Begun(
             agent_id=NOBODY,
             request_id=begin.request_id,
@@ -159,13 +162,13 @@ class Enrollment:
 
     def _complete(self, content: dict[str, Any], now: int) -> Reply:
         complete: Complete = _converted(content, Complete, "request")
-        session = self._store.session(complete.session, now)
+        session = self._claims.session(complete.session, now)
         begin = msgspec.json.decode(session.begin, type=Begin)
         level = self._check_level(begin, now)
         _check_proof(complete, begin, session)
         attestation_key = _check_keys(complete, begin, session.nonce)
         check_csr(complete.csr)
-        activated = self._store.activate(
+        activated = self._agents.activate(
             session.claim_id,
             begin.hw_id,
             begin.backend,

@@ -205,8 +205,6 @@ class Exchange:
 def _check_standing(agent: Agent) -> None:
     if agent.status == "revoked":
         raise Declined(RefusalCode.AGENT_REVOKED, "this agent is revoked")
-    if agent.status != "active":
-        raise Declined(RefusalCode.UNKNOWN_AGENT, f"this agent is not active: it is {agent.status}")
 
 
 def _refusal(context: _Context, declined: Declined) -> forms.Refusal:

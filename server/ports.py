@@ -133,7 +133,7 @@ class Activated(Protocol):
 
 
 class ClaimStore(Protocol):
-    """Claims, attempts and agents, as provisioning uses them."""
+    """Claims, and attempts that are under way."""
 
     def use_claim(self, text: str, hw_id: str, now: int) -> int:
         """The id of a claim that this device may use."""
@@ -145,6 +145,10 @@ class ClaimStore(Protocol):
 
     def session(self, session_id: str, now: int) -> Session:
         """An attempt that is under way."""
+
+
+class ActivationStore(Protocol):
+    """Where devices become agents."""
 
     def activate(
         self,

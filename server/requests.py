@@ -25,7 +25,7 @@ def open_signed(text: str, kind: str, kid: str, key: dict[str, str]) -> dict[str
         text: JWS in compact serialization.
         kind: its `typ`.
         kid: its key id.
-        key: public JWK that must have signed it.
+        key: public JWK that must have signed it; empty if none is registered.
 
     Raises:
         NotReadable: it is not of our form.
@@ -38,7 +38,7 @@ def open_signed(text: str, kind: str, kid: str, key: dict[str, str]) -> dict[str
         raise NotAuthentic("it names another signer than the one that sent it")
     try:
         jws.deserialize_compact(text, ECKey.import_key({**public_part(key)}), algorithms=["ES256"])
-    except (JoseError, ValueError):
+    except (JoseError, ValueError, KeyError):
         raise NotAuthentic("its signature does not fit the key that is registered") from None
     return content
 

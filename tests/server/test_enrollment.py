@@ -170,7 +170,13 @@ class World:
         public = public_jwk(self.store.key)
         self.trust = parse_trust(encode_trust("issuer", [public], [public]))
         self.enrollment = Enrollment(
-            self.store, self.store, self.store, policy or Policy(frozenset(LEVELS)), os.urandom, lambda: self.clock[0]
+            self.store,
+            self.store,
+            self.store,
+            self.store,
+            policy or Policy(frozenset(LEVELS)),
+            os.urandom,
+            lambda: self.clock[0],
         )
 
     def begin(self, body: dict[str, Any] | None = None, address: str = "192.0.2.1") -> Answer:

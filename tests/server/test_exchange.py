@@ -233,14 +233,17 @@ def test_without_a_known_certificate_nobody_is_an_agent(world: World, fingerprin
     assert not world.stores.calls
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [("revoked", RefusalCode.AGENT_REVOKED), ("factory_only", RefusalCode.UNKNOWN_AGENT)]
-)
-def test_an_agent_that_is_not_active_is_told_so(world: World, status: str, code: RefusalCode) -> None:
-    world.stores.rows[PRINT].status = status
+def test_a_revoked_agent_is_told_so(world: World) -> None:
+    world.stores.rows[PRINT].status = "revoked"
     request = world.request()
-    world.refused(world.ask(request), request.request_id, code)
+    world.refused(world.ask(request), request.request_id, RefusalCode.AGENT_REVOKED)
     assert not world.stores.calls
+
+
+def test_an_agent_without_a_registered_identity_key_signs_nothing(world: World) -> None:
+    world.stores.rows[PRINT].identity_key = {}
+    text = world.agent.sign(world.request())
+    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
 
 
 def test_a_revoked_agent_gets_no_kept_answer_either(world: World) -> None:
