@@ -5,7 +5,7 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import commands_agents, commands_keys, commands_licenses
+from . import commands_agents, commands_keys, commands_licenses, commands_serve
 from .declined import Declined
 from .errors import RegistryError
 
@@ -15,7 +15,12 @@ def main() -> None:
     """Issue licenses and secrets to agents."""
 
 
-for _command in (*commands_keys.COMMANDS, *commands_agents.COMMANDS, *commands_licenses.COMMANDS):
+for _command in (
+    *commands_keys.COMMANDS,
+    *commands_agents.COMMANDS,
+    *commands_licenses.COMMANDS,
+    *commands_serve.COMMANDS,
+):
     main.add_command(_command)
 
 

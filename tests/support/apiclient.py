@@ -133,23 +133,24 @@ class Device:
             self.fetch_key_set(client, pins)
             begin = self.begin(claim)
             response = client.post(f"{PREFIX}/provision", json=msgspec.to_builtins(begin))
-            begun = self.read(response, Begun, begin.request_id)
+            begun = self.read(response, Begun, begin.request_id, NOBODY)
             complete = self.complete(begun, agent_id)
             text = sign(complete, COMPLETE_TYPE, thumbprint(_jwk(self.identity)), self.identity)
             response = client.post(f"{PREFIX}/provision/complete", json={"request": text})
-            assert response.status_code == 200, response.text
-            given = json.loads(b64decode(response.json()["reply"].split(".")[1]))
-            self.agent_id = given["agent_id"]
-            completed: Completed = self.read(response, Completed, complete.request_id)
+            # What the reply says of its addressee is what the device is to be called; a refusal is for nobody.
+            given = str(json.loads(b64decode(response.json()["reply"].split(".")[1]))["agent_id"])
+            completed: Completed = self.read(response, Completed, complete.request_id, given)
+        self.agent_id = given
         self.certificates = completed.certificates
         return completed
 
-    def read(self, response: httpx.Response, kind: Any, request_id: str) -> Any:
+    def read(self, response: httpx.Response, kind: Any, request_id: str, agent_id: str | None = None) -> Any:
+        """The reply, verified as agents verify it."""
         assert self.key_set is not None
         body = response.json()
         assert "reply" in body, body
-        agent_id = self.agent_id if kind is not Begun else NOBODY
-        return verify_reply(body["reply"], kind, agent_id, request_id, self.key_set.trust())
+        addressee = self.agent_id if agent_id is None else agent_id
+        return verify_reply(body["reply"], kind, addressee, request_id, self.key_set.trust())
 
     # As an agent
 
