@@ -219,7 +219,12 @@ class Contacts:
         await self._heard()
 
     async def _talk(self, cause: Cause | None, renew: bool) -> None:
-        reply = await self._ask_status()
+        try:
+            reply = await self._ask_status()
+        except NotTheServer:
+            # It may be the server after all, with a key that is newer than the agent's key set: the root's word decides.
+            await self._fetch_key_set()
+            reply = await self._ask_status()
         if reply.key_set > self._word.binding.key_set:
             await self._fetch_key_set()
         if reply.revocations != self._engine.revocations.number or self._revocations_are_old():
