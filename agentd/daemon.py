@@ -80,7 +80,7 @@ class Daemon:
             sealable(parts.audit_end),
         )
         self.pos = PosService(parts.config.pos, parts.engine, parts.audit, parts.clock, parts.counters)
-        self.contacts = make_contacts(parts, self.ops, self.heard_from_server)
+        self.contacts = make_contacts(parts, self.ops, self.heard_from_server, self.write_book)
         handlers = Handlers(parts, self.ops, self).table()
         self.admin = AdminService(parts.config.management, parts.audit, parts.counters, parts.clock.monotonic, handlers)
         self._metrics = Metrics(parts.counters, self._gauges)

@@ -50,6 +50,7 @@ class Rotor:
         audit: logs.
         clock: for the journal.
         serial: the agent's serial number.
+        keep_book: makes durable what the license book has learned; raises OSError.
         trace: told each step that is done; a test stops it there.
     """
 
@@ -63,6 +64,7 @@ class Rotor:
         audit: AuditLog,
         clock: Clock,
         serial: int,
+        keep_book: Callable[[], Awaitable[None]],
         trace: Callable[[str], None] = no_trace,
     ) -> None:
         self._path = journal
@@ -73,6 +75,7 @@ class Rotor:
         self._audit = audit
         self._clock = clock
         self._serial = serial
+        self._keep_book = keep_book
         self._trace = trace
         self.rotation = taken_up(self._read(), self.newest)
 
@@ -189,6 +192,8 @@ class Rotor:
                 ReissueReply, ReissueLicenses, licenses=tuple(part), secret_version=self.rotation.version
             )
             self._take_over(reply)
+            # Before the journal says that they are here: nobody would ask for them again.
+            await self._keep_book()
             self._trace("reissued")
         return advance(self.rotation, Event.REISSUED)
 

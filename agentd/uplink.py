@@ -13,13 +13,16 @@ from .secretops import SecretOps
 from .serverword import ServerWord
 
 
-def make_contacts(parts: Parts, ops: SecretOps, heard: Callable[[], Awaitable[None]]) -> Contacts | None:
+def make_contacts(
+    parts: Parts, ops: SecretOps, heard: Callable[[], Awaitable[None]], keep_book: Callable[[], Awaitable[None]]
+) -> Contacts | None:
     """What keeps in touch with the server; None for an agent whose secrets are carried by hand.
 
     Args:
         parts: of the daemon.
         ops: commits.
         heard: called after each contact that succeeded.
+        keep_book: makes durable what the license book has learned.
     """
     binding, tls = parts.binding, parts.tls
     if binding is None or tls is None:
@@ -31,7 +34,7 @@ def make_contacts(parts: Parts, ops: SecretOps, heard: Callable[[], Awaitable[No
     certificates = TlsKeys(
         engine.agent_id, tls.stored, tls.current, tls.following, carrier, ops, vault, parts.audit, parts.clock
     )
-    rotor = Rotor(config.rotation_journal, ops, engine, vault, exchange, parts.audit, parts.clock, binding.serial)
+    rotor = Rotor(config.rotation_journal, ops, engine, vault, exchange, parts.audit, parts.clock, binding.serial, keep_book)
     word = ServerWord(ops, engine, parts.clock, parts.audit, binding)
     return Contacts(
         engine.agent_id,

@@ -119,10 +119,15 @@ def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
     database = Database(place.url)
     database.ready()
     master = masterkey.from_credential() or masterkey.from_file(place.master_file)
-    return _wired(place, database, master, random)
+    return wired(place, database, master, random)
 
 
-def _wired(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Office:
+def wired(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Office:
+    """The parts of a server over its open database.
+
+    Raises:
+        RegistryError: the master key is not the one of this registry.
+    """
     with database.reading() as session:
         row = session.get(Setting, DATA_KEY)
         if row is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
@@ -96,7 +96,7 @@ class Secrets:
         """
         with self._database.transaction() as session:
             agent = self._agent(session, agent_id)
-            rows = self._rows(session, agent_id)
+            rows = self._rows(session, agent_id, now, current)
             self._take_note(session, agent, rows, current, check, now)
             row = self._pending(rows, max(highest, current), now)
             if row is None:
@@ -112,7 +112,7 @@ class Secrets:
         failed: Declined | None = None
         with self._database.transaction() as session:
             agent = self._agent(session, agent_id)
-            rows = self._rows(session, agent_id)
+            rows = self._rows(session, agent_id, now, version)
             row = rows.get(version)
             if row is None:
                 failed = Declined(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version}: ask for another one")
@@ -126,12 +126,12 @@ class Secrets:
         """The version that licenses are made with (0 if none), and whether the agent is to rotate at once."""
         with self._database.reading() as session:
             agent = self._agent(session, agent_id, lock=False)
-            rows = self._rows(session, agent_id, lock=False)
+            rows = self._rows(session, agent_id, now, current, lock=False)
             active = _active(rows)
             row = rows.get(current)
             lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
             due = active is None or now >= active.valid_until
-            ahead = highest > max(rows, default=0)
+            ahead = highest > self._newest(session, agent_id)
             return (0 if active is None else active.version), agent.urgent or lost or due or ahead
 
     # What administrators ask for
@@ -144,7 +144,7 @@ class Secrets:
         """
         with self._database.transaction() as session:
             agent = self._known(session, agent_id)
-            rows = self._rows(session, agent_id)
+            rows = self._rows(session, agent_id, now)
             try:
                 row = self._make(session, agent, rows, 0, now, interval, grace)
             except Declined as declined:
@@ -173,7 +173,7 @@ class Secrets:
         """
         with self._database.transaction() as session:
             agent = self._known(session, agent_id)
-            row = self._rows(session, agent_id).get(version)
+            row = self._rows(session, agent_id, now, version).get(version)
             if row is None:
                 raise RegistryError(f"agent {agent_id!r} has no secret version {version}")
             row.state, row.sealed = step(State(row.state), Event.INVALIDATED), None
@@ -197,16 +197,19 @@ class Secrets:
         """The agent's versions, oldest first; never a secret."""
         with self._database.reading() as session:
             self._known(session, agent_id, lock=False)
-            rows = self._rows(session, agent_id, lock=False)
+            rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version)).all()
         return [
             SecretRow(row.version, row.state, row.key_check, row.valid_from, row.valid_until, row.grace_until, row.confirmed_at)
-            for _, row in sorted(rows.items())
+            for row in rows
         ]
 
     def open(self, session: Session, agent_id: str, version: int | None) -> tuple[int, bytes] | None:
         """A version to make licenses with, and its secret: that one, or the newest that is confirmed; None if there is none."""
-        rows = self._rows(session, agent_id, lock=False)
-        row = _active(rows) if version is None else rows.get(version)
+        if version is None:
+            query = select(Secret).where(Secret.agent_id == agent_id, Secret.state.in_(MINTING))
+            row = session.scalars(query.order_by(Secret.version.desc()).limit(1)).first()
+        else:
+            row = session.get(Secret, (agent_id, version))
         if row is None or row.sealed is None or State(row.state) in (State.DIVERGED, State.INVALIDATED):
             return None
         return row.version, self._cipher.open("secret", f"{agent_id}/{row.version}", "sealed", row.sealed)
@@ -225,9 +228,14 @@ class Secrets:
             raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
         return agent
 
-    def _rows(self, session: Session, agent_id: str, *, lock: bool = True) -> dict[int, Secret]:
-        query = select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version)
+    def _rows(self, session: Session, agent_id: str, now: int, *also: int, lock: bool = True) -> dict[int, Secret]:
+        """The versions that still matter: those whose grace has not ended, those in use, and those named."""
+        matters = or_(Secret.grace_until > now, Secret.state.in_((State.PENDING, State.ACTIVE)), Secret.version.in_(also))
+        query = select(Secret).where(Secret.agent_id == agent_id, matters).order_by(Secret.version)
         return {row.version: row for row in session.scalars(query.with_for_update() if lock else query)}
+
+    def _newest(self, session: Session, agent_id: str) -> int:
+        return session.scalar(select(func.max(Secret.version)).where(Secret.agent_id == agent_id)) or 0
 
     def _take_note(
         self, session: Session, agent: Agent, rows: dict[int, Secret], current: int, check: str | None, now: int
@@ -287,7 +295,7 @@ class Secrets:
             )
         interval = self._period(session, "interval", DEFAULT_INTERVAL_S) if interval is None else interval
         grace = self._period(session, "grace", DEFAULT_GRACE_S) if grace is None else grace
-        version = max([above, *rows]) + 1
+        version = max(above, self._newest(session, agent.id)) + 1
         secret = self._random(SECRET_BYTES)
         row = Secret(
             agent_id=agent.id,
@@ -301,6 +309,9 @@ class Secrets:
             made_at=now,
         )
         session.add(row)
+        # What nobody can use any more is not kept.
+        ended = (Secret.agent_id == agent.id, Secret.grace_until <= now, Secret.state != State.ACTIVE)
+        session.execute(update(Secret).where(*ended).values(sealed=None))
         self._audit.record(f"agent {agent.id}", "secret.made", "ok", now, session=session, version=version)
         return row
 
