@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
@@ -167,7 +165,6 @@ class Enrollment:
         level = self._check_level(begin, now)
         _check_proof(complete, begin, session)
         attestation_key = _check_keys(complete, begin, session.nonce)
-        check_csr(complete.csr)
         activated = self._agents.activate(
             session.claim_id,
             begin.hw_id,
@@ -300,18 +297,3 @@ def _check_keys(complete: Complete, begin: Begin, nonce: bytes) -> dict[str, str
     if complete.identity_key != jwk_from_point(keys.identity) or complete.agreement_key != jwk_from_point(keys.agreement):
         raise Declined(RefusalCode.ATTESTATION_FAILED, "the keys are not those that the attestation key has certified")
     return jwk_from_point(keys.attestation)
-
-
-def check_csr(pem: str) -> None:
-    """Whether it is a PKCS #10 request for a P-256 key, signed by that key (RFC 2986).
-
-    Raises:
-        Declined: it is not.
-    """
-    try:
-        request = x509.load_pem_x509_csr(pem.encode())
-        key, signed = request.public_key(), request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
-        raise Declined(RefusalCode.BAD_REQUEST, "csr must be a PKCS #10 request in PEM") from None
-    if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise Declined(RefusalCode.BAD_REQUEST, "csr must be for a P-256 key, and signed by it")

@@ -28,6 +28,7 @@ from server.declined import Declined
 from server.enrollment import LEVELS, Enrollment, Policy
 from server.limits import FAILED_CLAIM_RATE
 from server.minting import new_signing_key, public_jwk
+from server.pki import key_of_csr
 from tests.server.attestationworld import EK_ECC, PaperTpm, area, new_key, point
 
 NOW = 1_800_000_000
@@ -93,6 +94,7 @@ class Store:
         return self.sessions[session_id]
 
     def activate(self, *fields: Any) -> NewAgent:
+        key_of_csr(fields[7])
         self.activated.append(fields)
         return NewAgent(fields[8] or "pos-000001", 1, ("leaf", "ca"))
 
