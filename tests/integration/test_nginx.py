@@ -1,0 +1,181 @@
+"""The license server behind nginx, with the site that we ship: the same main path, and headers that clients make up."""
+
+import os
+import pwd
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from contracts.exchange import (
+    Cause,
+    ConfirmReply,
+    ConfirmRotation,
+    RefusalCode,
+    Refused,
+    RotateReply,
+    RotateSecret,
+    SecretStatus,
+)
+from tests.support.apiclient import PREFIX, Device
+from tests.support.apiserver import ApiServer, open_delivery
+from tests.support.clientpki import authority, leaf
+
+NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
+SITE = Path(__file__).parents[2] / "packaging" / "server" / "nginx.conf"
+STATUS: dict[str, Any] = {"current_secret_version": 0, "key_check": None, "highest_version": 0, "serial": 1}
+MAIN = """
+daemon off;
+{user}
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    include {dir}/site.conf;
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    directory = tmp_path_factory.mktemp("nginx")
+    path = directory / "api.sock"
+    with ApiServer.made(directory / "server", unix=path) as made:
+        made.start()
+        tls, port = directory / "tls", free_port()
+        made.run("tls-files", "--out", str(tls))
+        site = SITE.read_text()
+        for old, new in (
+            ("/etc/license-server/tls", str(tls)),
+            ("/run/license-server/api.sock", str(path)),
+            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        ):
+            assert old in site
+            site = site.replace(old, new)
+        (directory / "site.conf").write_text(site)
+        # The directories of tests are for one user; as root, nginx would drop to another one.
+        user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
+        (directory / "nginx.conf").write_text(MAIN.format(dir=directory, user=user))
+        process = subprocess.Popen([NGINX, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")])
+        try:
+            wait_for(port, process)
+            made.base = f"https://127.0.0.1:{port}"
+            yield made
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert process.poll() is None and time.monotonic() < ends, "nginx does not listen"
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def device(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Device:
+    device = Device(server.base, server.root, tmp_path_factory.mktemp("device"))
+    device.provision(server.claim(), server.pins)
+    return device
+
+
+def test_the_main_path_goes_through_nginx(device: Device) -> None:
+    with device.client() as client:
+        asked = device.request(RotateSecret, device.challenge(client), **STATUS, cause=Cause.DUE)
+        delivery = device.read(device.post(client, asked), RotateReply, asked.request_id).delivery
+        version, check = open_delivery(device, delivery)
+        confirm = device.request(ConfirmRotation, device.challenge(client), secret_version=version, key_check=check)
+        assert device.read(device.post(client, confirm), ConfirmReply, confirm.request_id).secret_version == version
+        status = device.request(SecretStatus, device.challenge(client), **STATUS)
+        response = client.get(f"{PREFIX}/secret-status", headers={"Agent-Request": device.sign(status)})
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("name", ["Client-Certificate", "client-certificate", "CLIENT-CERTIFICATE", "Client_Certificate"])
+def test_a_certificate_that_a_client_writes_into_the_header_is_nobodys(device: Device, name: str) -> None:
+    with device.client(with_certificate=False) as client:
+        forged = [(name, quote(device.certificates[0])), (name, quote(device.certificates[0]))]
+        for headers in (forged[:1], forged):
+            response = client.post(f"{PREFIX}/challenge", json={}, headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "unknown_agent")
+
+
+def test_the_header_does_not_change_who_one_is(server: ApiServer, device: Device, tmp_path: Path) -> None:
+    other = Device(server.base, server.root, tmp_path)
+    other.provision(server.claim(), server.pins)
+    with other.client(headers={"Client-Certificate": quote(device.certificates[0])}) as client:
+        asked = other.request(SecretStatus, other.challenge(client), **STATUS)
+        assert other.post(client, asked).status_code == 200
+        as_device = device.request(SecretStatus, device.challenge(client), **STATUS)
+        assert device.post(client, as_device).status_code == 403
+
+
+def test_a_certificate_of_another_ca_is_refused_by_nginx(device: Device, tmp_path: Path) -> None:
+    context = device.context(with_certificate=False)
+    context.load_cert_chain(*leaf(authority("Issuing CA"), "pos-1").files(tmp_path, "other"))
+    with httpx.Client(base_url=device.base, verify=context, trust_env=False) as client:
+        assert client.post(f"{PREFIX}/challenge", json={}).status_code == 400
+
+
+def test_nothing_below_tls_1_3(device: Device) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=device.root)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    url = httpx.URL(device.base)
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as raw, pytest.raises(ssl.SSLError):
+        context.wrap_socket(raw, server_hostname=url.host)
+
+
+def test_revoking_counts_on_a_connection_that_is_open(server: ApiServer, tmp_path: Path) -> None:
+    device = Device(server.base, server.root, tmp_path)
+    device.provision(server.claim(), server.pins)
+    with device.client() as client:
+        challenge = device.challenge(client)
+        assert device.post(client, device.request(SecretStatus, challenge, **STATUS)).status_code == 200
+        server.revoke(device.agent_id)
+        asked = device.request(SecretStatus, challenge, **STATUS)
+        with pytest.raises(Refused) as caught:
+            device.read(device.post(client, asked), RotateReply, asked.request_id)
+        assert caught.value.refusal.code is RefusalCode.AGENT_REVOKED
+
+
+def test_a_request_that_is_too_large_ends_at_nginx(device: Device) -> None:
+    with device.client() as client:
+        response = client.post(f"{PREFIX}/challenge", content=b" " * 70_000, headers={"Content-Type": "application/json"})
+        assert response.status_code == 413
+
+
+def test_the_site_overwrites_exactly_the_headers_that_are_believed() -> None:
+    from server.guard import ADDRESS_HEADER, CERTIFICATE_HEADER
+
+    written = dict(re.findall(r"proxy_set_header (Client-\S+) (\S+);", SITE.read_text()))
+    assert {name.lower().encode() for name in written} == {ADDRESS_HEADER, CERTIFICATE_HEADER}
+    assert written["Client-Certificate"] == "$ssl_client_escaped_cert"
