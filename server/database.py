@@ -46,6 +46,7 @@ class Database:
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
             raise RegistryError("the database must be SQLite or PostgreSQL")
         self.engine = _engine(self.url, self.is_sqlite)
+        self._reader = self.engine.execution_options(reading=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -56,7 +57,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that only reads; it waits for no writer."""
-        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session, session.begin():
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     def revision(self) -> str | None:
