@@ -28,6 +28,7 @@ from server.office import open_office
 
 from .load import frames, percentile, round_trips, throughput
 from .peers import peer
+from .server_load import measure
 
 BIN = Path(sys.executable).parent
 
@@ -248,11 +249,28 @@ def audit_verify(directory: Path, records: int) -> Row:
     return Row("audit verify", f"{size / ours:.0f} MB/s", f"sha256sum {size / floor:.0f} MB/s", ratio, "≥ 0.3", ratio >= 0.3)
 
 
+def license_server(directory: Path, name: str, url: str | None, agents: int, requests: int) -> list[Row]:
+    """Check-ins of many agents at the license server."""
+    ours, floor = measure(directory / f"server-{name}", url, agents, requests)
+    ratio = ours.rate / floor.rate
+    what = f"license server, {name}, {agents} agents"
+    return [
+        Row(f"{what}, check-ins", f"{ours.rate:.0f}/s", f"static answer {floor.rate:.0f}/s", ratio, "(reported)", True),
+        Row(f"{what}, P95", us(ours.p95), f"static {us(floor.p95)}", ours.p95 / floor.p95, "< 2 s", ours.p95 < 2),
+        Row(f"{what}, P99", us(ours.p99), f"static {us(floor.p99)}", ours.p99 / floor.p99, "< 5 s", ours.p99 < 5),
+        Row(
+            f"{what}, memory of an open connection", f"{ours.connection / 1024:.0f} KiB",
+            f"static {floor.connection / 1024:.0f} KiB", ours.connection / max(floor.connection, 1), "(reported)", True,
+        ),
+    ]  # fmt: skip
+
+
 def main() -> int:
     """Runs all rows."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter rests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--postgresql", metavar="URL", help="an empty database for the license server: postgresql+psycopg://…")
     options = parser.parse_args()
     rounds, size = (3, 3000) if options.quick else (9, 10_000)
     directory = Path(tempfile.mkdtemp(prefix="license-bench-", dir="/tmp"))
@@ -269,6 +287,10 @@ def main() -> int:
         with stand(directory, "tpm") as info:
             rows.append(memory(info, "tpm", 5 if options.quick else 60))
         rows.append(audit_verify(directory, 50_000 if options.quick else 200_000))
+        agents = 100 if options.quick else 400
+        rows += license_server(directory, "SQLite", None, agents, 20)
+        if options.postgresql is not None:
+            rows += license_server(directory, "PostgreSQL", options.postgresql, agents, 20)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     table = [(row.what, row.measured, row.floor, f"{row.ratio:.2f}", row.target, "yes" if row.holds else "NO") for row in rows]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +26,8 @@ GRACEFUL_S = 10
 SHUTDOWN_DEADLINE_S = 5
 """For the peer's part in closing TLS."""
 BACKLOG = 1024
+WORKERS = 4
+"""Threads that work on requests."""
 
 
 class Listener(uvicorn.Server):
@@ -59,6 +62,8 @@ class Listener(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens. uvicorn itself would leave the handshake a whole minute."""
+        # Threads share one interpreter and, with SQLite, one writer: more of them than this only wait for each other.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = WORKERS
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
         server = await loop.create_server(

@@ -1,0 +1,210 @@
+"""The license server under check-ins of many agents: mutual TLS, connections kept, every request signed and fresh.
+
+The floor is the same uvicorn, protocol and TLS with a static answer. Agents stay within their rate limit, as real ones do.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+from joserfc import jws
+from joserfc.jwk import ECKey
+
+from contracts.exchange import REQUEST_TYPE, SecretStatus
+from contracts.jose import jwk_from_point
+from server.challenges import new_challenge
+from server.limits import AGENT_RATE
+from server.listeners import Listener, run, tcp_socket
+from server.office import Office, open_office
+from server.tlscontext import server_context
+from server.transport import ApiProtocol
+
+from .load import percentile
+
+STATIC = b'{"reply":"' + b"x" * 500 + b'"}'
+
+
+@dataclass
+class Load:
+    """What was measured. Times in seconds, memory in bytes."""
+
+    rate: float
+    p95: float
+    p99: float
+    connection: float
+
+
+@dataclass
+class Agent:
+    """One simulated agent: its TLS, and requests that are signed already."""
+
+    context: ssl.SSLContext
+    requests: list[bytes]
+
+
+def make_agents(office: Office, count: int, requests: int, directory: Path) -> list[Agent]:
+    """Agents of a server, activated in its database without the network."""
+    assert requests <= AGENT_RATE.burst
+    root = office.keys.client_ca_pem()
+    now, agents = int(time.time()), []
+    for number in range(count):
+        identity, agreement, tls = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
+        csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls, hashes.SHA256())
+        hw_id = os.urandom(32).hex()
+        claim = office.claims.use_claim(office.claims.new_claim(None, False, 3600, now), hw_id, now)
+        pem = csr.public_bytes(Encoding.PEM).decode()
+        keys = [_jwk(identity), _jwk(agreement), _jwk(identity)]
+        made = office.agents.activate(claim, hw_id, "software", "software", *keys, pem, None, now)
+        files = directory / f"{number}.pem", directory / f"{number}.key"
+        files[0].write_text("".join(made.certificates))
+        files[1].write_bytes(tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=root)
+        context.load_cert_chain(*files)
+        own = x509.load_pem_x509_certificate(made.certificates[0].encode())
+        challenge = new_challenge(office.keys.challenge_key(), own.fingerprint(hashes.SHA256()).hex(), now, os.urandom(16))
+        agents.append(Agent(context, [_post(made.agent_id, challenge, identity) for _ in range(requests)]))
+    return agents
+
+
+def _jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    return jwk_from_point(key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
+def _post(agent_id: str, challenge: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+    content = SecretStatus(
+        agent_id=agent_id,
+        request_id=os.urandom(16).hex(),
+        challenge=challenge,
+        timestamp=0,
+        current_secret_version=0,
+        key_check=None,
+        highest_version=0,
+        serial=1,
+    )
+    header = {"alg": "ES256", "typ": REQUEST_TYPE, "kid": agent_id}
+    text = jws.serialize_compact(header, msgspec.json.encode(content), ECKey.import_key(key), algorithms=["ES256"])
+    body = b'{"request":"' + text.encode() + b'"}'
+    lines = ["POST /api/v1/secret-status HTTP/1.1", "Host: bench", "Content-Type: application/json"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> float:
+    began = time.perf_counter()
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(f"bench: the server answered {head[:40]!r}")
+    size = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    await reader.readexactly(size)
+    return time.perf_counter() - began
+
+
+async def _load(port: int, agents: list[Agent], pid: int) -> Load:
+    before = _rss(pid)
+    opened = [await asyncio.open_connection("127.0.0.1", port, ssl=agent.context) for agent in agents]
+    # The first request of each is not counted; it makes what a connection needs.
+    for connection, agent in zip(opened, agents, strict=True):
+        await _one(*connection, agent.requests[0])
+    memory = (_rss(pid) - before) / len(agents)
+
+    async def talk(connection: Any, agent: Agent) -> list[float]:
+        return [await _one(*connection, request) for request in agent.requests[1:]]
+
+    began = time.perf_counter()
+    times = await asyncio.gather(*(talk(*each) for each in zip(opened, agents, strict=True)))
+    seconds = time.perf_counter() - began
+    for _reader, writer in opened:
+        writer.transport.abort()
+    flat = [value for each in times for value in each]
+    return Load(len(flat) / seconds, percentile(flat, 0.95), percentile(flat, 0.99), memory)
+
+
+def _rss(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def _running(command: list[str], directory: Path) -> Iterator[tuple[int, int]]:
+    """A server on a port of loopback: port and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (directory / "bench.log").open("ab") as log:
+        process = subprocess.Popen([*command, "--bind", f"127.0.0.1:{port}"], stderr=log)
+    try:
+        ends = time.monotonic() + 30
+        while True:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > ends:
+                raise SystemExit(f"bench: the server did not come up; see {directory / 'bench.log'}")
+            time.sleep(0.05)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def measure(directory: Path, url: str | None, count: int, requests: int) -> tuple[Load, Load]:
+    """The server and the floor.
+
+    Args:
+        directory: for the server and the agents' files; made anew.
+        url: of its database; None for SQLite.
+        count: agents, each with a connection.
+        requests: of each agent.
+    """
+    command = str(Path(sys.executable).with_name("license-server"))
+    where = [] if url is None else ["--database", url]
+    home = directory / "server"
+    directory.mkdir(parents=True)
+    made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), *where]
+    subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    office = open_office(home)
+    agents = make_agents(office, count, requests, directory)
+    office.close()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with _running([sys.executable, "-m", "bench.server_load", "--dir", str(home)], directory) as (port, pid):
+            floor = runner.run(_load(port, agents, pid))
+        with _running([command, "serve", "--dir", str(home)], directory) as (port, pid):
+            ours = runner.run(_load(port, agents, pid))
+    return ours, floor
+
+
+async def _static(_scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(STATIC)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": STATIC})
+
+
+def serve_floor(directory: Path, port: int) -> None:
+    """The floor: a static answer over the same mutual TLS."""
+    office = open_office(directory)
+    context = server_context(*office.keys.tls_material(), office.keys.client_ca_pem())
+    office.close()
+    run([Listener(_static, tcp_socket("127.0.0.1", port, "--bind"), ApiProtocol, context)], lambda: None, lambda: None)
+
+
+if __name__ == "__main__":
+    serve_floor(Path(sys.argv[2]), int(sys.argv[4].rpartition(":")[2]))
