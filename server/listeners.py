@@ -26,7 +26,7 @@ GRACEFUL_S = 10
 SHUTDOWN_DEADLINE_S = 5
 """For the peer's part in closing TLS."""
 BACKLOG = 1024
-WORKERS = 4
+WORKERS = 8
 """Threads that work on requests."""
 
 
