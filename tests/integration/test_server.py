@@ -31,7 +31,7 @@ from contracts.exchange import (
 from server.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
-from tests.support.pki import authority, leaf
+from tests.support.clientpki import authority, leaf
 
 STATUS: dict[str, Any] = {"current_secret_version": 0, "key_check": None, "highest_version": 0, "serial": 1}
 ROTATE: dict[str, Any] = {**STATUS, "cause": Cause.DUE}
