@@ -37,9 +37,8 @@ from .rootkey import read_root_key, write_root_key
 @click.option("--database", "url", metavar="URL", help="postgresql+psycopg://USER@HOST/NAME instead of a file of SQLite.")
 @click.option(
     "--master-key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Where the master key's file is to be; a systemd credential goes before it.",
+    metavar="WHERE",
+    help="A file, or a PKCS #11 URI of a key in a token; made if missing. A systemd credential goes before it.",
 )
 @click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.  [default: 86400]")
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.  [default: 604800]")
@@ -50,7 +49,7 @@ def init(
     issuer: str,
     names: tuple[str, ...],
     url: str | None,
-    master_key: Path | None,
+    master_key: str | None,
     interval: int | None,
     grace: int | None,
     root_key: Path | None,

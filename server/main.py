@@ -5,7 +5,7 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import commands_agents, commands_keys, commands_licenses, commands_serve
+from . import commands_agents, commands_keys, commands_licenses, commands_masterkey, commands_serve
 from .declined import Declined
 from .errors import RegistryError
 
@@ -17,6 +17,7 @@ def main() -> None:
 
 for _command in (
     *commands_keys.COMMANDS,
+    *commands_masterkey.COMMANDS,
     *commands_agents.COMMANDS,
     *commands_licenses.COMMANDS,
     *commands_serve.COMMANDS,

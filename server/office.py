@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli_w
 from sqlalchemy.orm import Session
 
-from . import masterkey
+from . import datakey, masterkey, privatefile
 from .agents import Agents
 from .audit import COUNTER as AUDIT_COUNTER
 from .audit import Audit
@@ -30,7 +31,6 @@ from .rootkey import write_root_key
 from .secretversions import Secrets
 
 SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
-DATA_KEY = "data_key"
 _COUNTERS = ("serial", "key_set", "keys", REVOCATIONS, AUDIT_COUNTER)
 
 
@@ -41,12 +41,12 @@ class Place:
     Attributes:
         directory: of the server.
         url: of the database.
-        master_file: the master key's file; a systemd credential goes before it.
+        master: path of the master key's file, or a PKCS #11 URI; a systemd credential goes before it.
     """
 
     directory: Path
     url: str
-    master_file: Path
+    master: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def place_of(directory: Path) -> Place:
     url, master = content.get("database"), content.get("master_key")
     if not isinstance(url, str) or not isinstance(master, str) or len(content) != 2:
         raise RegistryError(f"{path} must have the keys 'database' and 'master_key', and no others")
-    return Place(directory, url, Path(master))
+    return Place(directory, url, master)
 
 
 def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Office:
@@ -118,7 +118,7 @@ def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
     place = place_of(directory)
     database = Database(place.url)
     database.ready()
-    master = masterkey.from_credential() or masterkey.from_file(place.master_file)
+    master = masterkey.in_use(place.master)
     return wired(place, database, master, random)
 
 
@@ -129,10 +129,7 @@ def wired(place: Place, database: Database, master: MasterKey, random: Callable[
         RegistryError: the master key is not the one of this registry.
     """
     with database.reading() as session:
-        row = session.get(Setting, DATA_KEY)
-        if row is None:
-            raise RegistryError("the registry has no data key: run 'license-server init'")
-        cipher = Cipher(master.unwrap(row.value))
+        cipher = Cipher(datakey.opened(session, master))
     audit = Audit(database)
     keys = Keys(database, cipher, audit)
     secrets = Secrets(database, keys, cipher, audit, random)
@@ -150,7 +147,7 @@ def wired(place: Place, database: Database, master: MasterKey, random: Callable[
     )
 
 
-def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, master_file: Path | None = None) -> None:
+def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> None:
     """Makes a new server.
 
     Args:
@@ -158,7 +155,7 @@ def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, 
         plan: what it is to be.
         now: when.
         url: of its database; None for a SQLite file in the directory.
-        master_file: where the master key's file is to be; None for one in the directory.
+        master_at: where the master key is to be, as in `Place`; None for a file in the directory.
 
     Raises:
         RegistryError: there is one already, or a part of it cannot be made.
@@ -170,27 +167,24 @@ def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, 
     path = directory / DATABASE
     if url is None and path.exists():
         raise RegistryError(f"{path} exists already; it is not overwritten")
-    place = Place(directory, url or sqlite_url(path.absolute()), (master_file or directory / MASTER_KEY).absolute())
+    place = Place(directory, url or sqlite_url(path.absolute()), masterkey.place_of(master_at or str(directory / MASTER_KEY)))
     master = masterkey.from_credential()
     if master is None:
-        if not place.master_file.exists():
-            masterkey.make_file(place.master_file)
-        master = masterkey.from_file(place.master_file)
+        if not masterkey.exists(place.master):
+            masterkey.make(place.master)
+        master = masterkey.of(place.master)
     database = Database(place.url)
     try:
         database.migrate()
         _fill(database, master, plan, now)
-        _write_settings(settings, place)
+        privatefile.create(settings, settings_of(place))
     finally:
         database.close()
 
 
-def _write_settings(path: Path, place: Place) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        for name, value in (("database", place.url), ("master_key", str(place.master_file))):
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            file.write(f'{name} = "{escaped}"\n')
+def settings_of(place: Place) -> bytes:
+    """The content of the settings' file."""
+    return tomli_w.dumps({"database": place.url, "master_key": place.master}).encode()
 
 
 def _fill(database: Database, master: MasterKey, plan: Plan, now: int) -> None:
@@ -198,9 +192,7 @@ def _fill(database: Database, master: MasterKey, plan: Plan, now: int) -> None:
     audit = Audit(database)
     keys = Keys(database, Cipher(data_key), audit)
     with database.transaction() as session:
-        if session.get(Setting, DATA_KEY) is not None:
-            raise RegistryError("the database holds a server already; it is not overwritten")
-        session.add(Setting(name=DATA_KEY, value=master.wrap(data_key)))
+        datakey.found(session, data_key, master, now)
         session.add(Setting(name="issuer", value=plan.issuer))
         for name, value in (("interval", plan.interval), ("grace", plan.grace)):
             if value is not None:

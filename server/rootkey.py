@@ -1,6 +1,5 @@
 """The offline root's private key: a PEM file that the administrator keeps away from the server. It is never in the registry."""
 
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from . import privatefile
 from .errors import RegistryError
 
 
@@ -25,14 +25,7 @@ def write_root_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: byte
     """
     protection: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise RegistryError(f"{path} exists already; it is not overwritten") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        os.fsync(file.fileno())
+    privatefile.create(path, pem)
 
 
 def read_root_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
