@@ -330,6 +330,8 @@ class Agents:
     def keep_answer(self, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
         """Keeps a reply, for a request that may come again."""
         with self._database.transaction() as session:
+            # The same request may be answered twice at once.
+            session.get(Agent, agent_id, with_for_update=True)
             row = KeptAnswer(
                 agent_id=agent_id, request_id=request_id, digest=digest, reply=reply, kept_until=now + ANSWERS_KEPT_S
             )

@@ -5,11 +5,10 @@ A record is written in the transaction of what it tells of: neither is there wit
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ScalarResult, select
 from sqlalchemy.orm import Session
 
 from .database import Database, next_number
@@ -65,6 +64,8 @@ class Audit:
             self._write(session, actor, event, outcome, now, fields)
 
     def _write(self, session: Session, actor: str, event: str, outcome: str, now: int, fields: dict[str, Any]) -> None:
+        # What waits for other locks comes first, so that nobody waits for whoever waits for this counter.
+        session.flush()
         # The counter's row is held until the transaction ends: records stand in the order of their hashes.
         seq = next_number(session, COUNTER)
         before = session.get(AuditRecord, seq - 1)
@@ -93,8 +94,9 @@ class Audit:
     def verify(self) -> tuple[int, str | None]:
         """How many records hold, and what is wrong with the next one; None if nothing is."""
         prev, held = START, 0
-        with self._database.reading() as session:
-            for row in _all(session):
+        # Closed on every way out: PostgreSQL keeps a cursor for it.
+        with self._database.reading() as session, _all(session) as rows:
+            for row in rows:
                 expected = record_hash(prev, row.seq, row.at, row.actor, row.event, row.outcome, row.fields)
                 if row.seq != held + 1:
                     return held, f"record {held + 1} is missing"
@@ -104,8 +106,8 @@ class Audit:
         return held, None
 
 
-def _all(session: Session) -> Iterator[AuditRecord]:
-    yield from session.scalars(select(AuditRecord).order_by(AuditRecord.seq).execution_options(yield_per=500))
+def _all(session: Session) -> ScalarResult[AuditRecord]:
+    return session.scalars(select(AuditRecord).order_by(AuditRecord.seq).execution_options(yield_per=500))
 
 
 def _record(row: AuditRecord) -> Record:

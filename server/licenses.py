@@ -86,7 +86,8 @@ class Licenses:
         except MalformedToken as error:
             raise RegistryError(f"such a license would be refused: {error}") from None
         with self._database.transaction() as session:
-            agent = session.get(Agent, agent_id)
+            # Locked: the same license may be issued twice at once.
+            agent = session.get(Agent, agent_id, with_for_update=True)
             if agent is None:
                 raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
             if agent.status != "active":
@@ -151,8 +152,11 @@ class Licenses:
                     raise RegistryError(f"agent {agent_id!r} has no secret yet: run 'license-server rotate --agent {agent_id}'")
                 raise Declined(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version} to make licenses with")
             agent = session.get(Agent, agent_id)
+            # Locked in an order, so that two who do this wait for each other in one direction only.
+            locked = select(License).where(License.jti.in_(license_ids)).order_by(License.jti).with_for_update()
+            rows = {row.jti: row for row in session.scalars(locked)}
             for jti in dict.fromkeys(license_ids):
-                row = session.get(License, jti, with_for_update=True)
+                row = rows.get(jti)
                 gone = row is None or row.agent_id != agent_id or row.revoked_at is not None
                 if row is None or gone or agent is None or agent.status != "active":
                     missing.append(jti)

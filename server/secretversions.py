@@ -157,7 +157,8 @@ class Secrets:
         """Has one agent, or all, rotate at their next contact; returns how many."""
         with self._database.transaction() as session:
             query = select(Agent) if agent_id is None else select(Agent).where(Agent.id == agent_id)
-            agents = list(session.scalars(query.with_for_update()))
+            # In an order, so that two who do this wait for each other in one direction only.
+            agents = list(session.scalars(query.order_by(Agent.id).with_for_update()))
             if agent_id is not None and not agents:
                 raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
             for agent in agents:
