@@ -117,9 +117,12 @@ def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
     """
     place = place_of(directory)
     database = Database(place.url)
-    database.ready()
-    master = masterkey.in_use(place.master)
-    return wired(place, database, master, random)
+    try:
+        database.ready()
+        return wired(place, database, masterkey.in_use(place.master), random)
+    except BaseException:
+        database.close()
+        raise
 
 
 def wired(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Office:

@@ -9,6 +9,7 @@ import pytest
 from server.office import Office, Plan, found_office, open_office
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres, shared_postgres
+from tests.support.softhsm import Token, token
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,10 @@ def office(directory: Path) -> Iterator[Office]:
     made = open_office(directory)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def hsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
+    """A PKCS #11 token, without keys at first."""
+    with token(tmp_path_factory.mktemp("token")) as made:
+        yield made
