@@ -76,6 +76,7 @@ class Database:
         except SQLAlchemyError as error:
             raise RegistryError(f"the database does not answer: {_brief(error)}") from None
         wanted = newest_revision()
+        _check_known(found)
         if found != wanted:
             raise RegistryError(
                 f"the database has revision {found or 'none'}, this program needs {wanted}: run 'license-server migrate'"
@@ -92,8 +93,9 @@ class Database:
             # Made before SQLite would make it with the mode of the umask.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
+            _check_known(self.revision())
             with self.engine.connect() as connection:
-                config = _alembic()
+                config = alembic_config()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except SQLAlchemyError as error:
@@ -128,15 +130,24 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     return engine
 
 
-def _alembic() -> Config:
+def alembic_config() -> Config:
+    """Where the migrations are; whoever runs them adds the attribute `connection`."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     return config
 
 
+def _check_known(revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise RegistryError(
+            f"the database has revision {revision}, which this program does not know: a newer release made it; run that one"
+        )
+
+
 def newest_revision() -> str:
     """The revision of the schema that this program works with."""
-    head = ScriptDirectory.from_config(_alembic()).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     if head is None:
         raise RuntimeError("this program has no migrations")
     return head
