@@ -459,14 +459,18 @@ def _public_of(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
 
 def _try(kind: str, jwk: dict[str, str], certificate: x509.Certificate | None) -> None:
     """Uses a new key once before anything depends on it (OP-05)."""
+    try:
+        works = _works(kind, jwk)
+    except (JoseError, ValueError):
+        works = False
+    if not works or (certificate is not None and pin_of(spki_of(certificate)) != pin_of_jwk(public_jwk(jwk))):
+        raise RegistryError(f"the new {kind} key does not work; nothing was changed")
+
+
+def _works(kind: str, jwk: dict[str, str]) -> bool:
     key, probe = ECKey.import_key({**jwk}), b"license-server"
     if kind == "enrollment":
         sealed = jwe.encrypt_compact({"alg": "ECDH-ES", "enc": "A256GCM"}, probe, key, algorithms=_ECDH)
-        works = jwe.decrypt_compact(sealed, key, algorithms=_ECDH).plaintext == probe
-    else:
-        signed = jws.serialize_compact({"alg": "ES256"}, probe, key, algorithms=_ES256)
-        works = jws.deserialize_compact(signed, key, algorithms=_ES256).payload == probe
-    if certificate is not None:
-        works = works and pin_of(spki_of(certificate)) == pin_of_jwk(public_jwk(jwk))
-    if not works:
-        raise RegistryError(f"the new {kind} key does not work; nothing was changed")
+        return jwe.decrypt_compact(sealed, key, algorithms=_ECDH).plaintext == probe
+    signed = jws.serialize_compact({"alg": "ES256"}, probe, key, algorithms=_ES256)
+    return jws.deserialize_compact(signed, key, algorithms=_ES256).payload == probe
