@@ -6,17 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .errors import RegistryError
-from .models import Counter
+from .models import REVISION, Counter
 
 BUSY_S = 10
 POOL_SIZE = 16
@@ -63,7 +59,10 @@ class Database:
     def revision(self) -> str | None:
         """The revision of the schema; None for an empty database."""
         with self.engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
 
     def ready(self) -> None:
         """Returns if the database answers and has the schema of this program.
@@ -75,11 +74,12 @@ class Database:
             found = self.revision()
         except SQLAlchemyError as error:
             raise RegistryError(f"the database does not answer: {_brief(error)}") from None
-        wanted = newest_revision()
-        _check_known(found)
-        if found != wanted:
+        if found != REVISION:
+            from .migrating import check_known
+
+            check_known(found)
             raise RegistryError(
-                f"the database has revision {found or 'none'}, this program needs {wanted}: run 'license-server migrate'"
+                f"the database has revision {found or 'none'}, this program needs {REVISION}: run 'license-server migrate'"
             )
 
     def migrate(self) -> None:
@@ -88,16 +88,15 @@ class Database:
         Raises:
             RegistryError: it cannot be done.
         """
+        from .migrating import check_known, upgrade
+
         if self.is_sqlite and self.url.database:
             path = Path(self.url.database)
             # Made before SQLite would make it with the mode of the umask.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
-            _check_known(self.revision())
-            with self.engine.connect() as connection:
-                config = alembic_config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            check_known(self.revision())
+            upgrade(self.engine)
         except SQLAlchemyError as error:
             raise RegistryError(f"the database could not be migrated: {_brief(error)}") from None
 
@@ -128,29 +127,6 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
-
-
-def alembic_config() -> Config:
-    """Where the migrations are; whoever runs them adds the attribute `connection`."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    return config
-
-
-def _check_known(revision: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
-    if revision is not None and revision not in known:
-        raise RegistryError(
-            f"the database has revision {revision}, which this program does not know: a newer release made it; run that one"
-        )
-
-
-def newest_revision() -> str:
-    """The revision of the schema that this program works with."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    if head is None:
-        raise RuntimeError("this program has no migrations")
-    return head
 
 
 def next_number(session: Session, name: str) -> int:

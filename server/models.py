@@ -3,6 +3,9 @@
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+REVISION = "0001"
+"""The newest migration: it makes what these tables say."""
+
 
 class Base(DeclarativeBase):
     """All tables."""
