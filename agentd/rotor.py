@@ -115,8 +115,8 @@ class Rotor:
             self._audit.record("rotation.begun", "ok", cause=cause.value, secret_version=self.newest)
 
     def hear(self, server_version: int) -> None:
-        """Takes in which version the server makes licenses with: if it is not the newest here, that one is to be confirmed."""
-        if self.rotation.step is Step.IDLE and self.newest and server_version != self.newest:
+        """Takes in which version the server makes licenses with: if the newest here is newer, it is to be confirmed."""
+        if self.rotation.step is Step.IDLE and server_version < self.newest:
             self._journal(unconfirmed(self.newest, self._clock.now()))
 
     # What goes on with it

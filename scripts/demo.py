@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from license_agent_client.errors import RemoteProtocolError
 from license_agent_client.frames import FrameDecoder
 from tabulate import tabulate
 
-from contracts.jose import thumbprint
+from server.office import open_office
 
 BIN = Path(sys.executable).parent
 STRANGER_UID = 54321
@@ -90,11 +89,14 @@ class Scenario:
 
 
 def forged(scenario: Scenario) -> str:
-    """What a thief makes who has stolen the agent's secret from the server's database, but not the issuer's key."""
-    database = Path(scenario.info["env"]["LICENSE_SERVER_DIR"]) / "server.db"
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        secret = db.execute("SELECT secret FROM secret WHERE agent_id = 'pos-001' AND version = 3").fetchone()[0]
-        (kid_source,) = db.execute("SELECT value FROM setting WHERE name = 'license_key'").fetchone()
+    """What a thief makes who has stolen the agent's secret, but not the issuer's key."""
+    office = open_office(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
+    with office.database.reading() as session:
+        opened = office.secrets.open(session, "pos-001", 3)
+    kid = next(iter(office.keys.license_public_keys()))
+    office.close()
+    if opened is None:
+        raise RuntimeError("there is no secret to steal")
     now = int(time.time())
     claims = {
         "iss": "license-server",
@@ -107,10 +109,10 @@ def forged(scenario: Scenario) -> str:
         "features": ["everything"],
         "metadata": {},
     }
-    header = {"alg": "ES256", "typ": "license+jwt", "kid": thumbprint(json.loads(kid_source))}
+    header = {"alg": "ES256", "typ": "license+jwt", "kid": kid}
     signed = jws.serialize_compact(header, json.dumps(claims), ECKey.generate_key("P-256"), algorithms=["ES256"])
     envelope = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": "pos-001/3"}
-    token: str = jwe.encrypt_compact(envelope, signed.encode(), OctKey.import_key(secret), algorithms=["dir", "A256GCM"])
+    token: str = jwe.encrypt_compact(envelope, signed.encode(), OctKey.import_key(opened[1]), algorithms=["dir", "A256GCM"])
     return token
 
 
@@ -172,38 +174,137 @@ def invalidate(scenario: Scenario) -> str:
     return scenario.verdict(scenario.tokens["grace"])
 
 
-def killed(scenario: Scenario) -> str:
-    """Validates without a pause while the agent is killed and comes back."""
-    stop, outcomes, errors = threading.Event(), [0], []
+class Tills:
+    """POS applications that validate without a pause, each with its token in a file.
 
-    def till() -> None:
-        with LicenseClient(scenario.info["pos_socket"], deadline=20) as client:
-            while not stop.is_set():
+    Args:
+        scenario: the stand.
+        directory: for the files.
+        count: how many.
+    """
+
+    def __init__(self, scenario: Scenario, directory: Path, count: int = 1) -> None:
+        self._files = [directory / f"till-{number}.token" for number in range(count)]
+        for file in self._files:
+            file.write_text(scenario.tokens["valid"] + "\n")
+        self._path = scenario.info["pos_socket"]
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(file,)) for file in self._files]
+        self.asked = 0
+        self.failed: list[str] = []
+
+    def __enter__(self) -> "Tills":
+        for thread in self._threads:
+            thread.start()
+        self.wait_for(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, file: Path) -> None:
+        with LicenseClient(self._path, deadline=20) as client:
+            while not self._stop.is_set():
                 try:
-                    if not client.validate(scenario.tokens["valid"]).valid:
-                        errors.append("refused")
+                    verdict = client.validate_file(file)
+                    if not verdict.valid:
+                        self.failed.append(verdict.reason)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it counts as a failure
-                    errors.append(type(error).__name__)
-                outcomes[0] += 1
-                time.sleep(0.01)
+                    self.failed.append(type(error).__name__)
+                self.asked += 1
+                time.sleep(0.005)
 
-    worker = threading.Thread(target=till)
-    worker.start()
-    time.sleep(0.3)
-    before = outcomes[0]
-    pid = stand_info(scenario)["agent_pid"]
-    os.kill(pid, signal.SIGKILL)
-    ends = time.monotonic() + 20
-    while stand_info(scenario)["agent_pid"] == pid and time.monotonic() < ends:
-        time.sleep(0.05)
-    after = outcomes[0]
-    while outcomes[0] < after + 20 and time.monotonic() < ends:
-        time.sleep(0.05)
-    stop.set()
-    worker.join()
-    if errors or before == 0 or outcomes[0] < after + 20:
-        return f"{outcomes[0]} asked, failed: {errors}"
-    return "every request answered: valid"
+    def wait_for(self, more: int, patience: float = 20.0) -> None:
+        """Returns when so many more have been answered."""
+        wanted, ends = self.asked + more, time.monotonic() + patience
+        while self.asked < wanted and time.monotonic() < ends:
+            time.sleep(0.02)
+
+    def outcome(self) -> str:
+        """What became of all requests."""
+        if self.failed or self.asked < 20:
+            return f"{self.asked} asked, failed: {sorted(set(self.failed))} ({len(self.failed)})"
+        click.echo(f"      {self.asked} requests")
+        return "every request answered: valid"
+
+
+def killed(scenario: Scenario, directory: Path) -> str:
+    """Validates without a pause while the agent is killed and comes back."""
+    with Tills(scenario, directory) as tills:
+        pid = stand_info(scenario)["agent_pid"]
+        os.kill(pid, signal.SIGKILL)
+        ends = time.monotonic() + 20
+        while stand_info(scenario)["agent_pid"] == pid and time.monotonic() < ends:
+            time.sleep(0.05)
+        tills.wait_for(20)
+    return tills.outcome()
+
+
+def rotated_live(scenario: Scenario, directory: Path) -> str:
+    """Three rotations with the server while four tills validate without a pause."""
+    with Tills(scenario, directory, 4) as tills:
+        for _ in range(3):
+            scenario.tool("license-agent-cli", "rotate")
+            tills.wait_for(20)
+    return tills.outcome()
+
+
+def revoked(scenario: Scenario) -> str:
+    """The server revokes a license; the agent learns of it at its next contact."""
+    token = scenario.tool(
+        "license-server", "issue", "--agent", "pos-001", "--feature", "x", "--expires", "+1d", "--license-id", "demo-revoked"
+    ).strip()
+    before = scenario.verdict(token)
+    scenario.tool("license-server", "revoke", "demo-revoked")
+    scenario.tool("license-agent-cli", "contact")
+    return f"{before}, then {scenario.verdict(token)}"
+
+
+def new_certificate(scenario: Scenario) -> str:
+    """A new TLS key and certificate, used at once."""
+    before = json.loads(scenario.tool("license-agent-cli", "--json", "status"))["server"]["certificate_ends"]
+    time.sleep(1.1)
+    after = json.loads(scenario.tool("license-agent-cli", "--json", "certificate", "renew"))["certificate_ends"]
+    return "a later one in use" if after > before else f"{before}, then {after}"
+
+
+def new_server_key(scenario: Scenario) -> str:
+    """The server gets a new rotation key; the agent takes it over, because the offline root has signed for it."""
+    root = Path(scenario.info["env"]["LICENSE_SERVER_DIR"]) / "offline" / "root.key"
+    scenario.tool("license-server", "keys", "rotate", "rotation", "--root-key", str(root))
+    server = json.loads(scenario.tool("license-agent-cli", "--json", "contact"))
+    return f"key set {server['key_set']}, contacts failed: {server['failures']}"
+
+
+def cut_off(scenario: Scenario, token: Path) -> Iterator[str]:
+    """Cuts the server off, lives through degraded mode, and brings the server back; tells the state at each stage."""
+    root = str(Path(scenario.info["state_dir"]).parent)
+    # Seconds instead of a day and a week: the agent's clock is the real one, so the server's dates are shortened.
+    scenario.tool("license-server", "periods", "--interval", "3", "--grace", "20")
+    scenario.tool("license-agent-cli", "rotate")
+    with LicenseClient(scenario.info["pos_socket"]) as client:
+
+        def state() -> str:
+            verdict = client.validate_file(token)
+            mode = json.loads(scenario.tool("license-agent-cli", "--json", "degraded", "show"))["mode"]
+            return f"{mode}, {'valid' if verdict.valid else 'refused'}: {verdict.reason}"
+
+        def until(mode: str, patience: float) -> str:
+            ends = time.monotonic() + patience
+            while time.monotonic() < ends and not (found := state()).startswith(mode):
+                time.sleep(0.5)
+            return found
+
+        yield state()
+        scenario.tool("license-stand", "server", "stop", "--dir", root)
+        yield until("degraded", 30)
+        yield until("expired", 60)
+        scenario.tool("license-server", "periods", "--interval", "86400", "--grace", "604800")
+        scenario.tool("license-stand", "server", "start", "--dir", root)
+        scenario.tool("license-agent-cli", "contact")
+        yield until("online", 30)
 
 
 def stand_info(scenario: Scenario) -> dict[str, Any]:
@@ -266,8 +367,19 @@ def play(scenario: Scenario, directory: Path) -> None:
         click.echo("  --  caller who is not allowed: left out, only root can play another user")
     see("license under an older secret", "valid: ok (secret in GRACE)", lambda: scenario.verdict(tokens["grace"]))
     see("the same, after that secret is invalidated", "refused: secret_invalidated", lambda: invalidate(scenario))
-    see("agent killed under a working client", "every request answered: valid", lambda: killed(scenario))
+    see("agent killed under a working client", "every request answered: valid", lambda: killed(scenario, directory))
     see("rotation, token refreshed", "valid under ACTIVE, new token in the file", lambda: refreshed(scenario, directory))
+    see("rotated live, four tills at work", "every request answered: valid", lambda: rotated_live(scenario, directory))
+    see("license revoked by the server", "valid: ok, then refused: revoked", lambda: revoked(scenario))
+    see("TLS certificate renewed", "a later one in use", lambda: new_certificate(scenario))
+    see("new key of the server", "key set 2, contacts failed: 0", lambda: new_server_key(scenario))
+    click.echo("\nThe server is cut off (its dates are shortened to seconds for this):")
+    stages = cut_off(scenario, directory / "till-0.token")
+    see("with the server", "online, valid: ok", lambda: next(stages))
+    see("server stopped, a new secret due", "degraded, valid: ok", lambda: next(stages))
+    see("grace over", "expired, refused: degraded_expired", lambda: next(stages))
+    see("server back, one contact", "online, valid: ok", lambda: next(stages))
+    click.echo("")
     see("audit log checked", "intact", lambda: audit_intact(scenario))
     see("one byte of the audit log changed", "TAMPERED", lambda: audit_changed(scenario, directory))
 
@@ -280,7 +392,7 @@ def running_stand(root: Path, backend: str) -> Iterator[dict[str, Any]]:
     )
     try:
         info = root / "stand.json"
-        ends = time.monotonic() + 120
+        ends = time.monotonic() + 180
         while not info.exists():
             if process.poll() is not None or time.monotonic() > ends:
                 raise SystemExit("demo: the stand did not come up")
@@ -299,7 +411,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="license-demo-", dir="/tmp"))
     directory.chmod(0o755)
     try:
-        click.echo(f"starting a stand: license server, {options.backend} backend, agent …")
+        click.echo(f"starting a stand: license server, link, {options.backend} backend, and an agent that is provisioned …")
         with running_stand(directory / "stand", options.backend) as info:
             scenario = Scenario(info)
             play(scenario, directory)

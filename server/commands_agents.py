@@ -183,6 +183,19 @@ def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | No
         write(office.secrets.rotate_by_hand(agent_id, now(), interval, grace), out)
 
 
+@click.command()
+@directory_option
+@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
+@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
+def periods(directory: Path, interval: int | None, grace: int | None) -> None:
+    """Show how long secrets are good for, or change it for those that are made from now on."""
+    with opened(directory) as office:
+        if interval is not None or grace is not None:
+            office.secrets.set_periods(interval, grace, now())
+        found = office.secrets.periods()
+    click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
+
+
 @click.command("sign-time")
 @directory_option
 @agent_option
@@ -194,4 +207,4 @@ def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) 
         write(office.secrets.sign_time(agent_id, challenge, now()), out)
 
 
-COMMANDS: tuple[click.Command, ...] = (enroll, claim, agents, secrets, rotate, sign_time)
+COMMANDS: tuple[click.Command, ...] = (enroll, claim, agents, secrets, rotate, periods, sign_time)

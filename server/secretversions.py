@@ -130,7 +130,9 @@ class Secrets:
             active = _active(rows)
             row = rows.get(current)
             lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
-            due = active is None or now >= active.valid_until
+            # A version that was made by hand and has not been carried there yet is not waited for.
+            behind = active is not None and active.version > current
+            due = active is None or now >= active.valid_until or behind
             ahead = highest > self._newest(session, agent_id)
             return (0 if active is None else active.version), agent.urgent or lost or due or ahead
 
@@ -180,6 +182,19 @@ class Secrets:
             row.state, row.sealed = step(State(row.state), Event.INVALIDATED), None
             agent.urgent = True
             self._audit.record("admin", "secret.invalidated", "ok", now, session=session, agent=agent_id, version=version)
+
+    def periods(self) -> tuple[int, int]:
+        """Seconds until a secret's successor is due, and of grace after that, for secrets that are made from now on."""
+        with self._database.reading() as session:
+            return self._period(session, "interval", DEFAULT_INTERVAL_S), self._period(session, "grace", DEFAULT_GRACE_S)
+
+    def set_periods(self, interval: int | None, grace: int | None, now: int) -> None:
+        """Changes what `periods` tells; None leaves a period as it is. Secrets that exist keep their dates."""
+        with self._database.transaction() as session:
+            for name, value in (("interval", interval), ("grace", grace)):
+                if value is not None:
+                    session.merge(Setting(name=name, value=str(value)))
+            self._audit.record("admin", "rotation.periods", "ok", now, session=session, interval=interval, grace=grace)
 
     def sign_time(self, agent_id: str, challenge: str, now: int) -> str:
         """The server's time, in answer to an agent's challenge that was carried here by hand.

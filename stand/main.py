@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from . import setup
-from .programs import Agent, StandError, Swtpm, program
-from .setup import AGENT_ID, ROOT_STANDS_IN_UID, Layout
+from .programs import Agent, Service, StandError, Swtpm, answers, free_ports, program, run
+from .setup import AGENT_ID, LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID, Layout
 
 POLL_S = 0.05
 RESTART_S = 0.1
@@ -45,7 +46,19 @@ def main() -> None:
 )
 @click.option("--keep", is_flag=True, help="Leave the files there at the end.")
 @click.option("--raise-limits", is_flag=True, help="Rate limits high enough for load tests.")
-def up(directory: Path, backend: str, agent_uid: int | None, keep: bool, raise_limits: bool) -> None:
+@click.option("--by-hand", is_flag=True, help="Without a running server: secrets are carried by files.")
+@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
+@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
+def up(
+    directory: Path,
+    backend: str,
+    agent_uid: int | None,
+    keep: bool,
+    raise_limits: bool,
+    by_hand: bool,
+    interval: int | None,
+    grace: int | None,
+) -> None:
     """Start a stand and keep it running until Ctrl-C or SIGTERM."""
     layout = Layout(directory.absolute())
     if layout.root.exists() and any(layout.root.iterdir()):
@@ -56,19 +69,47 @@ def up(directory: Path, backend: str, agent_uid: int | None, keep: bool, raise_l
         raise StandError("only root can run the agent as another user: leave --agent-uid out")
     else:
         uid = None
-    stand = Stand(layout, backend, uid, keep=keep, made_root=not layout.root.exists())
+    plan = Plan(backend, uid, by_hand, interval, grace, keep)
+    stand = Stand(layout, plan, made_root=not layout.root.exists())
     stand.run(_RAISED_LIMITS if raise_limits else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stand is to be.
+
+    Attributes:
+        backend: `tpm` or `software`.
+        uid: whom the agent runs as; None for the caller.
+        by_hand: no server and no link.
+        interval: seconds between rotations; None for the server's default.
+        grace: seconds after that; None for the server's default.
+        keep: leave the files there at the end.
+    """
+
+    backend: str
+    uid: int | None
+    by_hand: bool
+    interval: int | None
+    grace: int | None
+    keep: bool
 
 
 class Stand:
     """A running stand."""
 
-    def __init__(self, layout: Layout, backend: str, uid: int | None, *, keep: bool, made_root: bool) -> None:
+    def __init__(self, layout: Layout, plan: Plan, *, made_root: bool) -> None:
         self._layout = layout
-        self._backend = backend
-        self._uid = uid
-        self._keep = keep
+        self._plan = plan
+        self._uid = plan.uid
+        self._backend = plan.backend
+        self._keep = plan.keep
         self._made_root = made_root
+        self._server: Service | None = None
+        self._link: Service | None = None
+        self._port = 0
+        self._root_pin = ""
+        self._switch = False
         self._tpm: Swtpm | None = None
         self._agent: Agent | None = None
         self._tokens: dict[str, str] = {}
@@ -81,6 +122,7 @@ class Stand:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_restart)
+        signal.signal(signal.SIGUSR2, self._on_switch)
         try:
             self._start(pos)
             while not self._stop:
@@ -103,6 +145,9 @@ class Stand:
     def _on_restart(self, _number: int, _frame: Any) -> None:
         self._restart = True
 
+    def _on_switch(self, _number: int, _frame: Any) -> None:
+        self._switch = True
+
     def _start(self, pos: dict[str, int]) -> None:
         layout = self._layout
         setup.make_directories(layout, self._uid)
@@ -113,15 +158,46 @@ class Stand:
         else:
             click.echo("NOTICE: software backend: keys lie on the disk, a stolen disk is not defended", err=True)
         setup.write_config(layout, self._backend, tcti, self._uid, pos)
-        setup.enroll(layout)
+        setup.found_server(layout, self._plan.interval, self._plan.grace)
+        if self._plan.by_hand:
+            setup.enroll(layout)
+        else:
+            self._start_server()
+            self._start_link()
         self._agent = Agent(layout.config, layout.run, layout.root / "agent.log")
         self._agent.start()
-        self._tokens = setup.furnish(layout)
+        if not self._plan.by_hand:
+            setup.provision(layout, self._url, self._root_pin)
+        self._tokens = setup.furnish(layout, by_hand=self._plan.by_hand)
         self._tell()
         click.echo(
             f"the stand is up in {layout.root} ({self._backend}); {layout.info} says where everything is; Ctrl-C ends it"
         )
         sys.stdout.flush()
+
+    @property
+    def _url(self) -> str:
+        return f"https://127.0.0.1:{self._port}"
+
+    def _start_server(self) -> None:
+        layout = self._layout
+        if self._server is None:
+            self._port = free_ports()
+            bind, ops = f"127.0.0.1:{self._port}", f"127.0.0.1:{self._port + 1}"
+            arguments = ["serve", "--dir", str(layout.server), "--bind", bind, "--ops", ops]
+            self._server = Service("license-server", layout.root / "server.log", arguments)
+            self._root_pin = run("license-server", "root-pin", "--dir", str(layout.server))
+        self._server.start(lambda: answers(self._port))
+
+    def _start_link(self) -> None:
+        layout = self._layout
+        setup.write_link_config(layout, self._uid, self._url, self._root_pin)
+        # It would leave when idle and come back with the next connection; the stand keeps it.
+        arguments = ["--config", str(layout.link_config), "--idle", "86400"]
+        uid = LINK_STANDS_IN_UID if os.geteuid() == 0 else None
+        log = layout.root / "link.log"
+        self._link = Service("license-agent-link", log, arguments, uid, layout.link_socket, self._uid)
+        self._link.start(lambda: True)
 
     def _tell(self) -> None:
         layout, agent = self._layout, self._agent
@@ -140,6 +216,14 @@ class Stand:
                 "audit_log": str(layout.logs / "audit.log"),
                 "metrics": str(layout.state / "metrics.prom"),
                 "agent_log": str(layout.root / "agent.log"),
+                "server_url": None if self._server is None else self._url,
+                "server_ops": None if self._server is None else f"http://127.0.0.1:{self._port + 1}",
+                "server_pid": 0 if self._server is None else self._server.pid,
+                "server_log": str(layout.root / "server.log"),
+                "root_pin": self._root_pin or None,
+                "link_socket": str(layout.link_socket),
+                "link_pid": 0 if self._link is None else self._link.pid,
+                "link_log": str(layout.root / "link.log"),
                 "tpm_tcti": None if self._tpm is None else self._tpm.tcti,
                 "env": layout.env(),
                 "tokens": self._tokens,
@@ -152,6 +236,7 @@ class Stand:
             return
         if self._tpm is not None and not self._tpm.running:
             raise StandError("swtpm has ended; the stand cannot go on")
+        self._watch_services()
         if self._restart:
             self._restart = False
             agent.stop()
@@ -167,9 +252,28 @@ class Stand:
         agent.start()
         self._tell()
 
+    def _watch_services(self) -> None:
+        server, link = self._server, self._link
+        if self._switch and server is not None:
+            self._switch = False
+            if server.wanted:
+                server.stop()
+            else:
+                self._start_server()
+            self._tell()
+        elif server is not None and server.wanted and not server.running:
+            self._start_server()
+            self._tell()
+        if link is not None and not link.running:
+            link.start(lambda: True)
+            self._tell()
+
     def _end(self) -> None:
         if self._agent is not None:
             self._agent.close()
+        for service in (self._link, self._server):
+            if service is not None:
+                service.close()
         if self._tpm is not None:
             self._tpm.stop()
         self._layout.info.unlink(missing_ok=True)
@@ -262,9 +366,28 @@ def issue(directory: Path, arguments: tuple[str, ...]) -> None:
 @main.command()
 @_directory
 def rotate(directory: Path) -> None:
-    """Give the agent a new secret and re-issued tokens, as the server would."""
-    _info(directory)
-    click.echo(f"secret version {setup.rotate(Layout(directory.absolute()))} is ACTIVE")
+    """Have the agent get a new secret and re-issued tokens."""
+    by_hand = _info(directory)["server_url"] is None
+    click.echo(f"secret version {setup.rotate(Layout(directory.absolute()), by_hand=by_hand)} is ACTIVE")
+
+
+@main.command()
+@_directory
+@click.argument("state", type=click.Choice(["stop", "start"]))
+def server(directory: Path, state: str) -> None:
+    """Cut the license server off, or bring it back."""
+    info = _info(directory)
+    if info["server_url"] is None:
+        raise StandError("this stand has no running server: it was started with --by-hand")
+    if (info["server_pid"] != 0) == (state == "start"):
+        raise StandError(f"the server is {'running already' if state == 'start' else 'stopped already'}")
+    os.kill(info["stand_pid"], signal.SIGUSR2)
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        if (_info(directory)["server_pid"] != 0) == (state == "start"):
+            return
+        time.sleep(POLL_S)
+    raise StandError("the server did not follow within 30 s; look at server.log")
 
 
 @main.command()

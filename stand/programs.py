@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -37,7 +38,7 @@ def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
-def _free_ports() -> int:
+def free_ports() -> int:
     """The first of two neighboring free ports on loopback."""
     for _ in range(100):
         with socket.socket() as first, socket.socket() as second:
@@ -61,7 +62,7 @@ class Swtpm:
         swtpm = shutil.which("swtpm")
         if swtpm is None:
             raise StandError("swtpm is not installed: apt-get install swtpm, or use --backend software")
-        port = _free_ports()
+        port = free_ports()
         self.tcti = f"swtpm:host=127.0.0.1,port={port}"
         self._process = subprocess.Popen(
             [
@@ -101,6 +102,99 @@ class Swtpm:
     def stop(self) -> None:
         """Ends it."""
         end(self._process)
+
+
+class Service:
+    """A program of ours that runs as long as the stand does, and can be started again.
+
+    Args:
+        name: the command.
+        log: takes what it writes.
+        arguments: of the command.
+        uid: whom it runs as; None for the caller.
+        listen: path of a socket that it is passed, and that outlives it; only `passed_to` may use it.
+        passed_to: UID; None for the caller.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        arguments: list[str],
+        uid: int | None = None,
+        listen: Path | None = None,
+        passed_to: int | None = None,
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._arguments = arguments
+        self._uid = uid
+        self._socket = None if listen is None else _listen(listen, 0o600)
+        if listen is not None and passed_to is not None:
+            os.chown(listen, passed_to, passed_to)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.wanted = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 if it does not run."""
+        return 0 if self._process is None or not self.running else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, ready: Callable[[], bool], patience: float = 20.0) -> None:
+        """Starts it and returns when `ready` says so.
+
+        Raises:
+            StandError: it ended, or was not ready in time.
+        """
+        self.wanted = True
+        numbers = [] if self._socket is None else [self._socket.fileno()]
+        launch = [sys.executable, "-m", "stand.launch", "link", *map(str, numbers)] if numbers else []
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*launch, program(self.name), *self._arguments],
+                pass_fds=numbers,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self._uid,
+                group=self._uid,
+                extra_groups=None if self._uid is None else [],
+                start_new_session=True,
+                cwd="/",
+            )
+        ends = time.monotonic() + patience
+        while time.monotonic() < ends:
+            if ready():
+                return
+            if not self.running:
+                break
+            time.sleep(0.02)
+        tail = "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-10:])
+        raise StandError(f"{self.name} did not start; the end of {self._log}:\n{tail}")
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.wanted = False
+        if self._process is not None:
+            end(self._process)
+
+    def close(self) -> None:
+        """Ends it and closes its socket."""
+        self.stop()
+        if self._socket is not None:
+            self._socket.close()
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on that port of loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+        return True
+    return False
 
 
 def end(process: "subprocess.Popen[bytes]", patience: float = 10.0) -> None:
@@ -158,6 +252,7 @@ class Agent:
                     sys.executable,
                     "-m",
                     "stand.launch",
+                    "pos:admin",
                     *map(str, numbers),
                     program("license-agent"),
                     "--config",

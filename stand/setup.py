@@ -1,9 +1,12 @@
-"""Furnishes a stand: server, agent, secrets in three states, and one token of each kind."""
+"""Furnishes a stand: server, link, agent, secrets in three states, and one token of each kind."""
 
+import contextlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tomli_w
@@ -14,6 +17,8 @@ AGENT_ID = "pos-001"
 OTHER_AGENT_ID = "pos-002"
 ROOT_STANDS_IN_UID = 64990
 """Whom the agent runs as when the stand is started by root: a number that names no user."""
+LINK_STANDS_IN_UID = 64991
+"""Likewise the link: it is another user than the agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,16 @@ class Layout:
     def server(self) -> Path:
         """The license server's directory."""
         return self.root / "server"
+
+    @property
+    def link_config(self) -> Path:
+        """The link's configuration."""
+        return self.root / "etc" / "link.toml"
+
+    @property
+    def link_socket(self) -> Path:
+        """Where the agent finds the link."""
+        return self.run / "link.sock"
 
     @property
     def info(self) -> Path:
@@ -133,10 +148,59 @@ def start_tpm(layout: Layout, uid: int | None) -> Swtpm:
     return Swtpm(layout.tpm, uid)
 
 
-def enroll(layout: Layout) -> None:
-    """Makes server and agent known to each other."""
+def found_server(layout: Layout, interval: int | None, grace: int | None) -> None:
+    """Makes the license server.
+
+    Args:
+        layout: of the stand.
+        interval: seconds between rotations; None for the server's default.
+        grace: seconds after that; None for the server's default.
+    """
+    periods = []
+    for name, value in (("--interval", interval), ("--grace", grace)):
+        if value is not None:
+            periods += [name, str(value)]
+    run("license-server", "init", "--dir", str(layout.server), *periods)
+
+
+def write_link_config(layout: Layout, uid: int | None, url: str, pin: str) -> None:
+    """Writes the link's configuration: it serves the agent's user, and reaches this server only."""
+    upstream = {"url": url, "pins": [pin]}
+    content = {
+        "core": {"user": os.geteuid() if uid is None else uid},
+        "provisioning": {"allowed": False},
+        "upstream": {"server": upstream, "enrollment": upstream},
+    }
+    layout.link_config.touch(mode=0o644)
+    layout.link_config.write_text(tomli_w.dumps(content), encoding="utf-8")
+
+
+def provision(layout: Layout, url: str, pin: str) -> None:
+    """Makes the device an agent of the server, by a claim, and makes the other agent on the server only."""
     server = ["--dir", str(layout.server)]
-    run("license-server", "init", *server)
+    claim = layout.server / "claim"
+    run("license-server", "claim", "make", *server, "--out", str(claim))
+    run("license-agent-cli", "provision", "--server", url, "--root", pin, "--claim", f"@{claim}", env=layout.env())
+    claim.unlink()
+    request = layout.server / "request.json"
+    # Its licenses are for somebody else; any key will do, since nobody will ever use it.
+    request.write_text(json.dumps({"agent_id": OTHER_AGENT_ID, "agreement_key": _OTHER_KEY, "backend": "software"}))
+    run("license-server", "enroll", *server, "--request", str(request))
+    request.unlink()
+
+
+_OTHER_KEY = {
+    "kty": "EC",
+    "crv": "P-256",
+    # The generator of P-256 (FIPS 186-5): a point like any other.
+    "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY",
+    "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU",
+}
+
+
+def enroll(layout: Layout) -> None:
+    """Makes server and agent known to each other by files, as for a machine without a network."""
+    server = ["--dir", str(layout.server)]
     trust, request = layout.run / "trust.json", layout.run / "request.json"
     run("license-server", "trust", *server, "--out", str(trust))
     printed = run("license-agent", "--config", str(layout.config), "init", "--trust", str(trust))
@@ -148,9 +212,16 @@ def enroll(layout: Layout) -> None:
     trust.unlink()
 
 
-def rotate(layout: Layout) -> int:
-    """One rotation, carried by hand: a new secret into the agent, then re-issued tokens. Returns the new version."""
+def rotate(layout: Layout, *, by_hand: bool) -> int:
+    """One rotation: a new secret in server and agent, then re-issued tokens. Returns the new version.
+
+    Args:
+        layout: of the stand.
+        by_hand: carries it by files; else the agent asks the server.
+    """
     env = layout.env()
+    if not by_hand:
+        return int(json.loads(run("license-agent-cli", "--json", "rotate", env=env))["secret_version"])
     delivery = layout.run / "delivery"
     run("license-server", "rotate", "--agent", AGENT_ID, "--out", str(delivery), env=env)
     try:
@@ -182,32 +253,54 @@ def _for_shop(name: str) -> tuple[str, ...]:
     )
 
 
-def furnish(layout: Layout) -> dict[str, str]:
+def furnish(layout: Layout, *, by_hand: bool) -> dict[str, str]:
     """Brings secret version 1 to INVALIDATED, 2 to GRACE and 3 to ACTIVE; returns a token of each kind."""
-    _install_first(layout)
+    step = partial(rotate_secret_only, layout) if by_hand else partial(rotate, layout, by_hand=False)
+    if by_hand:
+        step()
+    else:
+        wait_for_first(layout)
     invalidated = issue(layout, *_for_shop("demo-invalidated"), "--expires", "+30d", "--secret-version", "1")
-    rotate_secret_only(layout)
+    step()
     grace = issue(layout, *_for_shop("demo-grace"), "--expires", "+30d", "--secret-version", "2")
-    rotate_secret_only(layout)
+    step()
     run("license-agent-cli", "secrets", "invalidate", "1", "--yes", env=layout.env())
     valid = issue(layout, *_for_shop("demo-valid"), "--expires", "+30d")
-    _install_first(layout, OTHER_AGENT_ID)
+    run("license-server", "rotate", "--agent", OTHER_AGENT_ID, "--out", os.devnull, env=layout.env())
+    with ThreadPoolExecutor(3) as pool:
+        expired, future, others = (
+            pool.submit(issue, layout, *_for_shop(name), *dates, agent=agent)
+            for name, dates, agent in (
+                ("demo-expired", ("--not-before", "-2d", "--expires", "-1d"), AGENT_ID),
+                ("demo-future", ("--not-before", "+1d", "--expires", "+30d"), AGENT_ID),
+                ("demo-other", ("--expires", "+30d"), OTHER_AGENT_ID),
+            )
+        )
     return {
         "valid": valid,
-        "expired": issue(layout, *_for_shop("demo-expired"), "--not-before", "-2d", "--expires", "-1d"),
-        "not_yet_valid": issue(layout, *_for_shop("demo-future"), "--not-before", "+1d", "--expires", "+30d"),
+        "expired": expired.result(),
+        "not_yet_valid": future.result(),
         "tampered": tamper(valid),
-        "wrong_audience": issue(layout, *_for_shop("demo-other"), "--expires", "+30d", agent=OTHER_AGENT_ID),
+        "wrong_audience": others.result(),
         "grace": grace,
         "invalidated": invalidated,
     }
 
 
-def _install_first(layout: Layout, agent: str = AGENT_ID) -> None:
-    if agent == AGENT_ID:
-        rotate_secret_only(layout)
-    else:
-        run("license-server", "rotate", "--agent", agent, "--out", os.devnull, env=layout.env())
+def wait_for_first(layout: Layout, patience: float = 30.0) -> None:
+    """Returns when the agent has its first secret: it asks for one by itself.
+
+    Raises:
+        StandError: it has none in time.
+    """
+    ends = time.monotonic() + patience
+    while time.monotonic() < ends:
+        with contextlib.suppress(StandError):
+            status = json.loads(run("license-agent-cli", "--json", "status", env=layout.env()))
+            if status.get("secrets", {}).get("active") and (status.get("server") or {}).get("rotation") == "idle":
+                return
+        time.sleep(0.1)
+    raise StandError(f"the agent got no secret from the server within {patience:g} s; look at agent.log and server.log")
 
 
 def rotate_secret_only(layout: Layout) -> None:
