@@ -1,6 +1,7 @@
 """Commands that have to do with agents, their claims and their secrets."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -98,6 +99,35 @@ def _list_agents(directory: Path, as_json: bool) -> None:
 def agents_list(directory: Path, as_json: bool) -> None:
     """List all agents."""
     _list_agents(directory, as_json)
+
+
+@agents.command("show")
+@directory_option
+@click.argument("agent_id")
+@json_option
+def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
+    """Print all that is known of an agent; never a secret."""
+    with opened(directory) as office:
+        row = office.agents.by_id(agent_id)
+        versions = () if row is None else office.secrets.listed(agent_id)
+    if row is None:
+        raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
+    if as_json:
+        click.echo(json.dumps({**asdict(row), "secrets": [asdict(version) for version in versions]}, indent=2))
+        return
+    shown = {
+        "agent": row.agent_id,
+        "serial": "-" if row.serial is None else row.serial,
+        "status": row.status,
+        "hardware": row.hw_id or "-",
+        "attestation": row.attestation,
+        "backend": row.backend,
+        "enrolled at": utc(row.created_at),
+        "changed at": utc(row.updated_at),
+        "last contact": utc(row.last_seen),
+        "secrets": ", ".join(f"{version.version} {version.state}" for version in versions) or "-",
+    }
+    click.echo("\n".join(f"{name + ':':<14}{value}" for name, value in shown.items()))
 
 
 @agents.command("revoke")
