@@ -114,7 +114,7 @@ class Secrets:
             agent = self._agent(session, agent_id)
             rows = self._rows(session, agent_id, now, version)
             row = rows.get(version)
-            if row is None:
+            if row is None or State(row.state) is State.INVALIDATED:
                 failed = Declined(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version}: ask for another one")
             elif not self._take_note(session, agent, rows, version, check, now):
                 # What was noted is kept; the agent is refused after the transaction.
@@ -261,6 +261,9 @@ class Secrets:
         if row is None:
             return True
         state = State(row.state)
+        if state is State.INVALIDATED:
+            # Nothing that the agent says of it brings it back, or makes it worse.
+            return False
         if row.key_check != check:
             if state is not State.DIVERGED:
                 row.state = step(state, Event.DIVERGED)
