@@ -1,12 +1,15 @@
 """Servers for the tests: the same one on SQLite and on PostgreSQL."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from server.office import Office, Plan, found_office, open_office
+from server import privatefile
+from server.database import sqlite_url
+from server.office import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres, shared_postgres
 from tests.support.softhsm import Token, token
@@ -21,27 +24,52 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request: pytest.FixtureRequest) -> Iterator[Callable[[], str | None]]:
-    """Gives the URL of an empty database; None for the server's own SQLite file."""
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield lambda: None
-        else:
-            server: Postgres = request.getfixturevalue("postgres")
-            yield lambda: stack.enter_context(server.database())
-
-
-@pytest.fixture
-def url(new_url: Callable[[], str | None]) -> str | None:
+def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """The URL of an empty database; None for the server's own SQLite file."""
-    return new_url()
+    if request.param == "sqlite":
+        yield None
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        with server.database() as made:
+            yield made
 
 
-@pytest.fixture
-def directory(tmp_path: Path, url: str | None) -> Path:
-    """The directory of a server that was made, and is not open."""
-    found_office(tmp_path / "server", Plan(ISSUER, ("localhost",), tmp_path / "root.key", None), NOW, url)
-    return tmp_path / "server"
+@pytest.fixture(scope="session")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Path]:
+    """Gives the directory of a server that is copied for each test: to make keys takes time. With SQLite if there is no URL."""
+    made: dict[bool, Path] = {}
+
+    def find(url: str | None) -> Path:
+        if (url is None) not in made:
+            base = tmp_path_factory.mktemp("founded")
+            found_office(base / "server", Plan(ISSUER, ("localhost",), base / "root.key", None), NOW, url)
+            made[url is None] = base
+        return made[url is None]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres, founded: Callable[[str | None], Path]) -> Iterator[tuple[str, Path]]:
+    """A PostgreSQL database with a server in it, to be copied."""
+    with postgres.database() as url:
+        yield url, founded(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path, founded: Callable[[str | None], Path]) -> Iterator[Path]:
+    """The directory of a server that was made, and is not open; the root's key is `root.key` beside it."""
+    with ExitStack() as stack:
+        url, base = None, None
+        if request.param == "postgresql":
+            server: Postgres = request.getfixturevalue("postgres")
+            template, base = request.getfixturevalue("postgres_template")
+            url = stack.enter_context(server.database(template))
+        shutil.copytree(base or founded(None), tmp_path, dirs_exist_ok=True)
+        made = tmp_path / "server"
+        place = Place(made, url or sqlite_url(made / "server.db"), str(made / "master.key"))
+        privatefile.replace(made / SETTINGS, settings_of(place))
+        yield made
 
 
 @pytest.fixture

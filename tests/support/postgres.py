@@ -40,11 +40,15 @@ class Postgres:
         return psycopg.connect(f"host={self.directory} user={USER} dbname=postgres", autocommit=True)
 
     @contextlib.contextmanager
-    def database(self, template: str = "template1") -> Iterator[str]:
-        """A new database; its URL."""
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """A new database; its URL.
+
+        Args:
+            template: URL of the one to copy, which nobody uses meanwhile; an empty one if None.
+        """
         name = f"t{os.getpid()}_{time.monotonic_ns()}"
         with contextlib.closing(self._admin()) as admin:
-            admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE {_name(template) if template else 'template1'}".encode())
         try:
             yield self.url(name)
         finally:
@@ -57,9 +61,12 @@ class Postgres:
 
     def dump(self, url: str) -> bytes:
         """What pg_dump writes of a database."""
-        name = url.rpartition("/")[0] and url.split("@/", 1)[1].split("?", 1)[0]
-        command = [str(BINARIES / "pg_dump"), "-h", str(self.directory), "-U", USER, name]
+        command = [str(BINARIES / "pg_dump"), "-h", str(self.directory), "-U", USER, _name(url)]
         return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+
+
+def _name(url: str) -> str:
+    return url.split("@/", 1)[1].split("?", 1)[0]
 
 
 @contextlib.contextmanager
