@@ -1,0 +1,132 @@
+"""What docs/protocol.md says of agent and server is what their forms and bounds are."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd import exchange as asking
+from agentd import schedule, secretops
+from contracts import enrollment, evidence, exchange, keyset
+from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
+from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
+from contracts.keyset import KEY_SET_TYPE, KeySet
+from server import agents, answers, certificates, challenges, claims, licenses, secretversions
+from server import exchange as answering
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
+PART = PAGE.partition("\n## Agent and server\n")[2].partition("\n## ")[0]
+
+
+def section(title: str) -> str:
+    """The text under a heading of the third level."""
+    found = PART.partition(f"\n### {title}\n")[2]
+    assert found, title
+    return found.partition("\n### ")[0]
+
+
+def tables(text: str) -> list[dict[str, list[str]]]:
+    """Every table, as its rows by their first cell."""
+    found: list[dict[str, list[str]]] = []
+    for block in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE):
+        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines()[2:]]
+        found.append({row[0].strip("| `"): row[1:] for row in rows})
+    return found
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([\w-]+)`", cell)
+
+
+def own_fields(kind: type[Any], common: type[Any]) -> list[str]:
+    return [name for name in kind.__struct_fields__ if name not in common.__struct_fields__]
+
+
+PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
+KINDS = {purpose_of(kind): kind for kind in AnyRequest.__args__}
+SENT = {str(kind.__struct_config__.tag): kind for kind in AnyReply.__args__}
+
+
+def test_what_all_requests_and_replies_carry_is_told() -> None:
+    _, request, reply = tables(section("Signed requests and replies"))
+    assert list(request) == list(Request.__struct_fields__)
+    assert list(reply) == list(Reply.__struct_fields__)
+    assert f"`{exchange.REQUEST_TYPE}`" in PART and f"`{exchange.REPLY_TYPE}`" in PART
+
+
+def test_every_purpose_and_its_members_are_told() -> None:
+    assert set(PURPOSES) == set(KINDS) == set(answering.KINDS)
+    for purpose, (cell, reply) in PURPOSES.items():
+        assert names(cell) == own_fields(KINDS[purpose], Request), purpose
+        assert names(reply)[0] in SENT
+    assert set(MEMBERS) == {name for kind in KINDS.values() for name in own_fields(kind, Request)}
+
+
+def test_every_reply_and_its_members_are_told() -> None:
+    assert set(REPLIES) == set(SENT)
+    for kind, row in REPLIES.items():
+        assert names(row[0]) == own_fields(SENT[kind], Reply), kind
+
+
+def test_every_refusal_code_is_in_the_table_in_its_order() -> None:
+    (codes,) = tables(section("Refusal codes"))
+    assert list(codes) == [code.value for code in RefusalCode]
+    kept = re.search(r"Not kept are the refusals ([^.]*)\.", PART)
+    assert kept is not None
+    assert set(names(kept[1])) == {code.value for code in answers.PASSING} | {"replayed", "agent_revoked"}
+
+
+@pytest.mark.parametrize("form", [Claim, Begin, Begun, Complete, Completed])
+def test_every_form_of_provisioning_is_told(form: type[Any]) -> None:
+    told = tables(section("Provisioning"))[0][form.__name__]
+    wanted = own_fields(form, Reply) if issubclass(form, Reply) else list(form.__struct_fields__)
+    assert names(told[0]) == wanted
+    assert f"`{COMPLETE_TYPE}`" in PART
+
+
+def test_the_evidence_is_told() -> None:
+    text = section("Provisioning").partition("**Evidence.**")[2]
+    for form in (evidence.TpmEvidence, evidence.CertifiedKey, evidence.SoftwareEvidence):
+        assert [name for name in form.__struct_fields__ if f"`{name}`" not in text] == []
+
+
+def test_what_a_credential_authenticates_is_told() -> None:
+    made = enrollment.proof_input("session", b"nonce", "csr").split(b"\0")
+    assert f"`{made[0].decode()}`, `session`, `nonce` and `csr`, joined by zero bytes" in PART and len(made) == 4
+
+
+def test_every_member_of_a_key_set_is_told() -> None:
+    (members,) = tables(section("Key set"))
+    assert list(members) == list(KeySet.__struct_fields__)
+    assert f"`{KEY_SET_TYPE}`" in PART and f"{keyset.MAX_KEY_SET_CHARS:,} characters" in PART
+
+
+def test_every_bound_is_in_the_table_with_its_value() -> None:
+    (bounds,) = tables(section("Bounds of the exchange"))
+    values = {name: value for name, value in vars(exchange).items() if name.isupper() and isinstance(value, int)}
+    del values["MAX_TIME"], values["MAX_VERSION"], values["MAX_ID_CHARS"], values["MAX_HEADER_CHARS"], values["MAX_TOKEN_CHARS"]
+    values |= {
+        "MAX_KEY_SET_CHARS": keyset.MAX_KEY_SET_CHARS,
+        "CHALLENGE_LIFETIME_S": challenges.CHALLENGE_LIFETIME_S,
+        "CLOCK_TOLERANCE_S": challenges.CLOCK_TOLERANCE_S,
+        "CHALLENGE_KEPT_S": int(asking.CHALLENGE_KEPT_S),
+        "FRESH_S": int(secretops.FRESH_S),
+        "ANSWERS_KEPT_S": agents.ANSWERS_KEPT_S,
+        "SESSION_S": claims.SESSION_S,
+        "CERTIFICATE_S": certificates.LIFETIME_S,
+        "REVOCATIONS_LAST_S": licenses.REVOCATIONS_LAST_S,
+        "MAX_LIVE": secretversions.MAX_LIVE,
+    }
+    assert {name: int(row[0]) for name, row in bounds.items()} == values
+
+
+def test_the_times_of_a_contact_are_told() -> None:
+    purposes = section("Purposes")
+    assert answering.CONTACT_S == 3600 and "54 to 66 minutes" in purposes
+    assert f"within {schedule.FIRST_CONTACT_S} s of a start" in purposes
+    assert schedule.CONTACT_SPREAD == 0.2 and "up to a fifth earlier" in purposes
+    early, late = (round(100 * part) for part in schedule.ROTATE_EARLY)
+    assert f"{early} to {late} % of the secret's time" in purposes
+    early, late = (round(100 * part) for part in schedule.RENEW_EARLY)
+    assert f"when {early} to {late} % of its time are left" in purposes
