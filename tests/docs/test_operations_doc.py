@@ -14,6 +14,7 @@ from server.enrollment import LEVELS
 from server.keys import DAY, LIFETIMES, OVERLAP_S
 from server.licenses import REVOCATIONS_LAST_S
 from server.main import main as server
+from server.metrics import Facts, Metrics
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -77,6 +78,15 @@ def test_the_link_toml_of_a_provisioned_machine_is_well_formed() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", part, re.DOTALL)
     config = parse_config(text, "operations.md", {"license-agent": 900}.__getitem__)
     assert set(config.upstreams) == {"server", "enrollment"} and not config.provisioning
+
+
+def test_every_metric_of_the_server_is_told() -> None:
+    metrics = Metrics(lambda: Facts({}, {"tls": 0}), lambda: 0.0)
+    metrics.count("challenge", 200, None, 0.1)
+    names = re.findall(r"^# TYPE (\w+) ", metrics.text().decode(), re.MULTILINE)
+    written = {name for name in names if not name.endswith("_created")}
+    told = first_cells("### Setting it up", "metric of the server | meaning")
+    assert {re.sub(r"[{`].*", "", name) for name in told} == written
 
 
 def known(group: Group, words: list[str]) -> bool:
