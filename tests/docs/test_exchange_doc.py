@@ -17,6 +17,7 @@ from server import exchange as answering
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Agent and server\n")[2].partition("\n## ")[0]
+PROSE = " ".join(PART.split())
 
 
 def section(title: str) -> str:
@@ -52,7 +53,7 @@ def test_what_all_requests_and_replies_carry_is_told() -> None:
     _, request, reply = tables(section("Signed requests and replies"))
     assert list(request) == list(Request.__struct_fields__)
     assert list(reply) == list(Reply.__struct_fields__)
-    assert f"`{exchange.REQUEST_TYPE}`" in PART and f"`{exchange.REPLY_TYPE}`" in PART
+    assert f"`{exchange.REQUEST_TYPE}`" in PROSE and f"`{exchange.REPLY_TYPE}`" in PROSE
 
 
 def test_every_purpose_and_its_members_are_told() -> None:
@@ -72,7 +73,7 @@ def test_every_reply_and_its_members_are_told() -> None:
 def test_every_refusal_code_is_in_the_table_in_its_order() -> None:
     (codes,) = tables(section("Refusal codes"))
     assert list(codes) == [code.value for code in RefusalCode]
-    kept = re.search(r"Not kept are the refusals ([^.]*)\.", PART)
+    kept = re.search(r"Not kept are the refusals ([^.]*)\.", PROSE)
     assert kept is not None
     assert set(names(kept[1])) == {code.value for code in answers.PASSING} | {"replayed", "agent_revoked"}
 
@@ -82,7 +83,7 @@ def test_every_form_of_provisioning_is_told(form: type[Any]) -> None:
     told = tables(section("Provisioning"))[0][form.__name__]
     wanted = own_fields(form, Reply) if issubclass(form, Reply) else list(form.__struct_fields__)
     assert names(told[0]) == wanted
-    assert f"`{COMPLETE_TYPE}`" in PART
+    assert f"`{COMPLETE_TYPE}`" in PROSE
 
 
 def test_the_evidence_is_told() -> None:
@@ -93,13 +94,13 @@ def test_the_evidence_is_told() -> None:
 
 def test_what_a_credential_authenticates_is_told() -> None:
     made = enrollment.proof_input("session", b"nonce", "csr").split(b"\0")
-    assert f"`{made[0].decode()}`, `session`, `nonce` and `csr`, joined by zero bytes" in PART and len(made) == 4
+    assert f"`{made[0].decode()}`, `session`, `nonce` and `csr`, joined by zero bytes" in PROSE and len(made) == 4
 
 
 def test_every_member_of_a_key_set_is_told() -> None:
     (members,) = tables(section("Key set"))
     assert list(members) == list(KeySet.__struct_fields__)
-    assert f"`{KEY_SET_TYPE}`" in PART and f"{keyset.MAX_KEY_SET_CHARS:,} characters" in PART
+    assert f"`{KEY_SET_TYPE}`" in PROSE and f"{keyset.MAX_KEY_SET_CHARS:,} characters" in PROSE
 
 
 def test_every_bound_is_in_the_table_with_its_value() -> None:
@@ -122,7 +123,7 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
 
 
 def test_the_times_of_a_contact_are_told() -> None:
-    purposes = section("Purposes")
+    purposes = " ".join(section("Purposes").split())
     assert answering.CONTACT_S == 3600 and "54 to 66 minutes" in purposes
     assert f"within {schedule.FIRST_CONTACT_S} s of a start" in purposes
     assert schedule.CONTACT_SPREAD == 0.2 and "up to a fifth earlier" in purposes
