@@ -43,7 +43,7 @@ class ApiServer:
         self.base = self.ops = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory.parent / f"{directory.name}.log"
-        with self._office() as office:
+        with self.office() as office:
             certificates = x509.load_pem_x509_certificates(office.keys.tls_material()[0].encode())
         self.root = certificates[-1].public_bytes(Encoding.PEM).decode()
         self.pins = (pin_of(spki_of(certificates[-1])),)
@@ -61,7 +61,8 @@ class ApiServer:
             server.stop()
 
     @contextlib.contextmanager
-    def _office(self) -> Iterator[Office]:
+    def office(self) -> Iterator[Office]:
+        """Its registry, beside the process."""
         office = open_office(self.directory)
         try:
             yield office
@@ -73,6 +74,7 @@ class ApiServer:
     def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
         """Starts serving and waits until it does."""
         where = ("--bind", "127.0.0.1:0") if self.unix is None else ("--unix", str(self.unix))
+        begins = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [COMMAND, "serve", "--dir", str(self.directory), *where, *options],
@@ -80,16 +82,16 @@ class ApiServer:
                 stderr=log,
                 env=os.environ | (environment or {}),
             )
-        line = self.wait_for('"event":"serving"')
+        line = self.wait_for('"event":"serving"', begins)
         names = json.loads(line)["listeners"]
         self.base = f"https://{names[0]}"
         self.ops = next((f"http://{name.removeprefix('operators: ')}" for name in names[1:]), "")
 
-    def wait_for(self, text: str) -> str:
-        """The newest line of the log with that text in it, as soon as there is one."""
+    def wait_for(self, text: str, after: int = 0) -> str:
+        """The newest line of the log, after so many characters, with that text in it, as soon as there is one."""
         ends = time.monotonic() + 30
         while time.monotonic() < ends:
-            for line in reversed(self.log().splitlines()):
+            for line in reversed(self.log()[after:].splitlines()):
                 if text in line:
                     return line
             assert self._process is not None and self._process.poll() is None, self.log()
@@ -121,6 +123,13 @@ class ApiServer:
             process.kill()
             raise
 
+    def kill(self) -> None:
+        """Ends it without warning, if it runs."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.wait()
+
     # Administrators
 
     def run(self, *arguments: str) -> str:
@@ -138,13 +147,13 @@ class ApiServer:
 
     def claim(self) -> str:
         """A claim for one device."""
-        with self._office() as office:
+        with self.office() as office:
             text: str = office.claims.new_claim(None, False, 3600, int(time.time()))
         self.claims.append(text)
         return text
 
     def revoke(self, agent_id: str) -> None:
-        with self._office() as office:
+        with self.office() as office:
             office.agents.set_status(agent_id, "revoked", int(time.time()))
 
     def break_database(self) -> None:

@@ -24,6 +24,7 @@ class Bench:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uid = AGENT_UID if os.geteuid() == 0 else os.geteuid()
+        self.program = [str(BIN / "license-agent")]
         self.config = root / "etc" / "config.toml"
         self.state, self.log, self.run_dir, self.keys = root / "state", root / "log", root / "run", root / "keys"
         self.server = root / "server"
@@ -125,7 +126,7 @@ class Running:
         env = {**bench.env, "NOTIFY_SOCKET": str(path)}
         if watchdog:
             env["WATCHDOG_USEC"] = "300000"
-        command = [str(BIN / "license-agent")]
+        command = bench.program
         if inherited:
             for name, mode in (("pos", 0o666), ("admin", 0o600)):
                 sock = socket.socket(socket.AF_UNIX)
