@@ -179,7 +179,9 @@ def test_a_replaced_ephemeral_key_decrypts_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "epk", [None, 5, {}, {"kty": "EC", "crv": "P-256", "x": "A", "y": "A"}, public_jwk(LICENSE_KEY)], ids=repr
+    "epk",
+    [None, 5, {}, {"kty": "EC", "crv": "P-256", "x": "A", "y": "A"}, public_jwk(LICENSE_KEY)],
+    ids=["nothing", "a number", "empty", "short", "with more members"],
 )
 def test_an_ephemeral_key_of_another_form_is_refused(epk: Any) -> None:
     with pytest.raises(MalformedToken):
