@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from click import Group
+from click import Context, Group
 
 from agentd import degraded, rotationtable
 from cli.main import main as cli
@@ -93,7 +93,7 @@ def test_every_metric_of_the_server_is_told() -> None:
 def known(group: Group, words: list[str]) -> bool:
     """Whether a command with these words exists, as far as they are words of the command line."""
     for word in words:
-        found = group.get_command(click.Context(group), word)
+        found = group.get_command(Context(group), word)
         if found is None:
             return False
         if not isinstance(found, Group):
