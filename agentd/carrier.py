@@ -1,7 +1,7 @@
 """Takes requests to the server through the link. The link is not trusted: it may lose, delay or make up whatever it brings."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 from ipc.linkmessages import Provisioning
@@ -23,14 +23,17 @@ class Carrier:
         link: the link.
         upstream: the name under which the link knows the server.
         url: where it is, and
-        pins: by what it is known, for a link whose own configuration does not name it.
+        pins: tells by what it is known, for a link whose own configuration does not name it.
         clock: certificates are judged by its time.
     """
 
-    def __init__(self, link: LinkClient, upstream: UpstreamName, url: str, pins: tuple[str, ...], clock: Clock) -> None:
+    def __init__(
+        self, link: LinkClient, upstream: UpstreamName, url: str, pins: Callable[[], tuple[str, ...]], clock: Clock
+    ) -> None:
         self._link = link
         self._upstream: UpstreamName = upstream
-        self._provisioning = Provisioning(upstream, url, pins)
+        self._url = url
+        self._pins = pins
         self._clock = clock
         self._session: LinkSession | None = None
 
@@ -45,8 +48,9 @@ class Carrier:
         Raises:
             NoContact: there is no link.
         """
+        provisioning = Provisioning(self._upstream, self._url, self._pins())
         try:
-            async with self._link.session(self._clock.now(), certificates, key, self._provisioning) as session:
+            async with self._link.session(self._clock.now(), certificates, key, provisioning) as session:
                 self._session = session
                 yield
         except LinkUnavailable as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -13,12 +14,15 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from hwsec.errors import NotEnrolled
 from hwsec.nvlayout import NV_BASE
 from hwsec.owner import HardwareOwner
 from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
 from hwsec.secretmem import forbid_dumps
+from hwsec.vault import Vault
 
 from . import VERSION
+from .assembly import make_backend
 from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
 from .enroll import agent_uid, initialize, leave_root, write_request
@@ -61,11 +65,36 @@ def _in_time(work: Callable[[], T]) -> T:
     return asyncio.run(run())
 
 
+def hardware_id(options: argparse.Namespace) -> int:
+    """`license-agent hardware-id`: what a claim may be bound to, asked of the hardware and of no file (PV-01)."""
+    config = _load(options)
+    leave_root(config)
+
+    def ask() -> str | None:
+        vault = Vault()
+        try:
+            with contextlib.closing(make_backend(config, vault)) as backend:
+                backend.open()
+                return backend.measure_hardware_id()
+        except NotEnrolled:
+            with contextlib.closing(make_backend(config, vault)) as backend:
+                return backend.measure_hardware_id() if config.tpm.enabled else None
+        finally:
+            vault.close()
+
+    found = _in_time(ask)
+    if found is None:
+        sys.stderr.write("license-agent: without a TPM there is no hardware id before the device is provisioned\n")
+        return EXIT_UNAVAILABLE
+    sys.stdout.write(f"{found}\n")
+    return EXIT_OK
+
+
 def recover(options: argparse.Namespace) -> int:
     """`license-agent recover`."""
     forbid_dumps()
     config = _load(options)
-    trust = options.trust.read_bytes() if options.action == "reinitialize" else b""
+    trust = options.trust.read_bytes() if options.action == "reinitialize" and options.trust is not None else None
     policy = options.file.read_bytes() if options.action == "policy" else b""
     leave_root(config)
     os.umask(0o077)
@@ -82,7 +111,11 @@ def recover(options: argparse.Namespace) -> int:
     elif options.action == "restore":
         _in_time(lambda: restore(config, options.copy))
     else:
-        text = write_request(_in_time(lambda: reinitialize(config, trust, Clock())), options.request_out)
+        request = _in_time(lambda: reinitialize(config, trust, Clock()))
+        if request is None:
+            sys.stderr.write("license-agent: keys and secrets are given up; next: start it, then license-agent-cli provision\n")
+            return EXIT_OK
+        text = write_request(request, options.request_out)
         if options.request_out is None:
             sys.stdout.write(text)
         sys.stderr.write("license-agent: initialized anew; give the request to 'license-server enroll', then a new secret\n")
@@ -132,6 +165,7 @@ def _load(options: argparse.Namespace) -> Config:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "init": init,
     "check-config": check_config,
+    "hardware-id": hardware_id,
     "recover": recover,
     "sign-policy": sign_policy,
 }
@@ -154,13 +188,16 @@ def parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="make this agent's keys and its enrolment request")
     init.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
     init.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
+    commands.add_parser("hardware-id", help="print the id of this machine's hardware, for 'license-server claim make'")
     recover = commands.add_parser("recover", help="look at, mend or replace what a failed disk or TPM has left")
     actions = recover.add_subparsers(dest="action", required=True)
     show = actions.add_parser("show", help="say what stands in the way of a start, and what to do")
     show.add_argument("--json", action="store_true", help="print the result as JSON")
     actions.add_parser("repair", help="restore damaged copies of the store from the whole one")
     anew = actions.add_parser("reinitialize", help="give up keys and secrets, and make new ones (lost TPM, fallback, return)")
-    anew.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
+    anew.add_argument(
+        "--trust", type=Path, help="by hand: the server's trust file; without it the agent is to be provisioned by its server"
+    )
     anew.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
     signed = actions.add_parser("policy", help="install a signed policy while the agent cannot start for want of one")
     signed.add_argument("file", type=Path, help="the policy, from 'license-agent sign-policy'")

@@ -41,6 +41,10 @@ from .serverword import ServerWord
 log = logging.getLogger(__name__)
 
 
+LONGEST_PAUSE_S = 3600.0
+"""However much later the server would like to be asked again after a refusal."""
+
+
 class Certificates(Protocol):
     """The TLS key of the agent and its certificate, as contacts see them."""
 
@@ -227,7 +231,8 @@ class Contacts:
             reply = await self._ask_status()
         if reply.key_set > self._word.binding.key_set:
             await self._fetch_key_set()
-        if reply.revocations != self._engine.revocations.number or self._revocations_are_old():
+        lists = self._engine.revocations
+        if reply.revocations != lists.number or lists.next_update is None or self._revocations_are_old():
             await self._fetch_revocations()
         self._rotor.hear(reply.secret_version)
         if cause is None and reply.rotate_now:
@@ -258,13 +263,22 @@ class Contacts:
         return reply
 
     async def _fetch_key_set(self) -> None:
-        text = await self._exchange.fetch_key_set()
-        binding = self._word.binding
-        try:
-            found = verify_key_set(text, binding.roots, above=binding.key_set)
-        except (MalformedToken, BadSignature) as error:
-            raise NotTheServer(f"the key set is not the server's: {error}") from None
-        await self._word.take_key_set(found)
+        problem: Exception | None = None
+        # A root that this agent does not know yet may have signed the newest one; one that it knows says so in an older one.
+        for root in (None, *self._word.binding.roots, None):
+            binding = self._word.binding
+            text = await self._exchange.fetch_key_set(root)
+            try:
+                found = verify_key_set(text, binding.roots, above=binding.key_set)
+            except (MalformedToken, BadSignature) as error:
+                problem = problem or error
+                continue
+            await self._word.take_key_set(found)
+            if root is None:
+                return
+            problem = None
+        if problem is not None:
+            raise NotTheServer(f"the key set is not the server's: {problem}")
 
     def _revocations_are_old(self) -> bool:
         until = self._engine.revocations.next_update
@@ -284,7 +298,8 @@ class Contacts:
         retry_after: float | None = None
         if isinstance(error, Refused):
             self.record.refused = str(error)[:300]
-            retry_after = error.refusal.retry_after_s
+            # Signed, but a day without a contact helps nobody: there may be something else to learn.
+            retry_after = min(error.refusal.retry_after_s or 0, LONGEST_PAUSE_S)
             self._breaker.succeeded()
         elif isinstance(error, NoContact):
             retry_after = error.retry_after_s

@@ -152,13 +152,16 @@ class Exchange:
         self._challenge = (challenge, now)
         return challenge
 
-    async def fetch_key_set(self) -> str:
+    async def fetch_key_set(self, root: str | None = None) -> str:
         """The present key set as the server has it; not checked.
+
+        Args:
+            root: the newest one that the root with this pin has signed.
 
         Raises:
             NoContact: it did not come.
         """
-        answer = await self._carry("GET", f"{API}/key-set", b"")
+        answer = await self._carry("GET", f"{API}/key-set" + ("" if root is None else f"?root={root}"), b"")
         if answer.status != 200:
             raise no_contact(answer)
         try:
@@ -173,7 +176,7 @@ def no_contact(answer: Answer) -> NoContact:
     try:
         error = parse_json_object(answer.body, "error").get("error")
         if isinstance(error, dict):
-            text += f": {ascii(str(error.get('text') or error.get('code')))[1:200]}"
+            text += f": {ascii(str(error.get('text') or error.get('code')))[1:-1][:200]}"
     except MalformedToken:
         pass
     return NoContact(text, answer.retry_after_s)

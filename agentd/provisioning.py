@@ -125,7 +125,7 @@ class Provisioner:
         try:
             await self._on_hardware(lambda: self._prepare(backend, vault))
             self._trace("prepared")
-            carrier = Carrier(self._link, "enrollment", wish.url, (wish.root,), self._clock)
+            carrier = Carrier(self._link, "enrollment", wish.url, lambda: (wish.root,), self._clock)
             async with carrier.open():
                 return await self._converse(carrier, backend, vault, wish)
         finally:

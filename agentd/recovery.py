@@ -24,6 +24,7 @@ from .auditfile import AuditDamaged, AuditFile
 from .clock import Clock
 from .config import Config
 from .enroll import initialize
+from .identity import FILE_NAME
 from .lock import StateInUse, StateLock
 from .policyops import keep_policy, policy_name
 
@@ -141,7 +142,7 @@ def repair(config: Config, clock: Clock) -> list[str]:
         return list(loaded.repairs)
 
 
-def reinitialize(config: Config, trust: bytes, clock: Clock) -> dict[str, object]:
+def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str, object] | None:
     """Gives up the keys and secrets of an earlier enrollment and makes new ones; returns the enrollment request.
 
     Sealed files of the TPM and the stores are moved aside; key material of the software backend is deleted.
@@ -159,7 +160,7 @@ def reinitialize(config: Config, trust: bytes, clock: Clock) -> dict[str, object
         name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(clock.wall()))
         _set_aside(config, name)
         _set_log_aside(config, name)
-        request = initialize(config, trust)
+        request = None if trust is None else initialize(config, trust)
         _note(config, clock, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
         return request
 
@@ -181,6 +182,9 @@ def _set_aside(config: Config, name: str) -> None:
     state = config.paths.state_dir
     files = (state / "tpm.objects", state / "secrets.store", config.tpm.fallback_encrypted_storage)
     for path in (copy for file in files for copy in _twins(file)):
+        if path.exists():
+            path.replace(directory / path.name)
+    for path in (config.rotation_journal, state / FILE_NAME):
         if path.exists():
             path.replace(directory / path.name)
     for path in (config.paths.key_dir / "software.key", config.paths.key_dir / "software.anchor"):

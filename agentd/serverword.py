@@ -16,7 +16,6 @@ from .audit import AuditLog
 from .binding import Binding
 from .clock import Clock
 from .engine import Engine
-from .exchange import NotTheServer
 from .revocations import Revocations
 from .secretops import FRESH_S, SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
 
@@ -58,7 +57,12 @@ class ServerWord:
         """Goes by a new key set from now on. Raises as `SecretOps.keep`."""
         content = found.content
         binding = msgspec.structs.replace(
-            self.binding, roots=content.roots, key_set=content.number, key_set_expires=content.expires
+            self.binding,
+            roots=content.roots,
+            # The server shows its root at the end of its chain: the roots are what it is known by.
+            pins=content.roots,
+            key_set=content.number,
+            key_set_expires=content.expires,
         )
         await self._ops.keep(
             {SECTION_TRUST: content.trust_file(), SECTION_BINDING: bindings.encode(binding)},
@@ -74,23 +78,23 @@ class ServerWord:
     async def take_revocations(self, reply: RevocationReply) -> None:
         """Goes by a new revocation list from now on.
 
+        The list was signed for this request. If its number is lower than the one that is here, the server has lost what it
+        knew (a backup): what it has revoked before stays revoked, and what is new on its list is added.
+
         Raises:
-            NotTheServer: it is older than the one that is here; an old one was signed for this request, so the server has
-                lost what it knew.
             HwsecError, AuditUnavailable: as `SecretOps.keep`.
         """
         found = Revocations(
             number=reply.number, issued_at=reply.issued_at, next_update=reply.next_update, revoked=frozenset(reply.revoked)
         )
         present = self._engine.revocations
+        if found.number < present.number:
+            log.warning("the server's revocation list has number %d, this agent has %d", found.number, present.number)
+            found = msgspec.structs.replace(found, number=present.number, revoked=found.revoked | present.revoked)
         if not found.replaces(present):
-            if found.number < present.number:
-                raise NotTheServer(
-                    f"the server's revocation list has number {found.number}, this agent has {present.number}: was the server "
-                    "restored from an old backup? A revocation that is made again there raises the number"
-                )
             return
-        if found.number > present.number or reply.next_update - self._sealed_until > COMMIT_DATE_AFTER_S:
+        # The number counts revocations of all agents; what costs a write is a change for this one, or the date.
+        if found.revoked != present.revoked or reply.next_update - self._sealed_until > COMMIT_DATE_AFTER_S:
             await self._ops.keep(
                 {SECTION_REVOCATIONS: lists.encode(found)},
                 "server.revocations",

@@ -28,14 +28,18 @@ def make_contacts(
     if binding is None or tls is None:
         return None
     config, engine, vault = parts.config, parts.engine, parts.hardware.vault
-    url, pins = (config.server.url, config.server.cert_pin) if config.server.url else (binding.url, binding.pins)
-    carrier = Carrier(LinkClient(config.link_socket, None), "server", url, pins, parts.clock)
+    word = ServerWord(ops, engine, parts.clock, parts.audit, binding)
+    configured = config.server.cert_pin
+
+    def pins() -> tuple[str, ...]:
+        return configured or word.binding.pins
+
+    carrier = Carrier(LinkClient(config.link_socket), "server", config.server.url or binding.url, pins, parts.clock)
     exchange = Exchange(engine.agent_id, lambda: engine.trust, parts.hardware, parts.clock, carrier)
     certificates = TlsKeys(
         engine.agent_id, tls.stored, tls.current, tls.following, carrier, ops, vault, parts.audit, parts.clock
     )
     rotor = Rotor(config.rotation_journal, ops, engine, vault, exchange, parts.audit, parts.clock, binding.serial, keep_book)
-    word = ServerWord(ops, engine, parts.clock, parts.audit, binding)
     return Contacts(
         engine.agent_id,
         exchange,

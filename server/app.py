@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -139,9 +139,12 @@ def create_app(
             **{status: value for status, value in _responses(signed=False).items() if status != 415},
         },
     )
-    def key_set(if_none_match: Annotated[str | None, Header(max_length=256)] = None) -> Response:
-        """The server's keys, signed by its offline root."""
-        text = keys.key_set()
+    def key_set(
+        if_none_match: Annotated[str | None, Header(max_length=256)] = None,
+        root: Annotated[str | None, Query(pattern=r"^sha256:[0-9a-f]{64}$")] = None,
+    ) -> Response:
+        """The server's keys, signed by its offline root; with `root`, the newest set that the root with this pin has signed."""
+        text = keys.key_set() if root is None else keys.key_set_of(root) or keys.key_set()
         etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if if_none_match == etag:
             return Response(status_code=304, headers={"etag": etag})

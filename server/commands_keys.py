@@ -151,4 +151,18 @@ def keys_rotate(
         click.echo("agents learn of the new root at their next contact; then rotate issuing-ca and tls with its key", err=True)
 
 
+@keys.command("end")
+@directory_option
+@click.argument("kid")
+@root_key_option
+@passphrase_option
+def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: Path | None) -> None:
+    """Take the retired key with id KID out of the key set at once, because somebody else may have it. Needs the root key."""
+    if root_key is None:
+        raise RegistryError("a key set must be signed by the root: name its key with --root-key")
+    lent = read_root_key(root_key, passphrase(passphrase_file, new=False))
+    with opened(directory) as office:
+        office.keys.end(kid, now(), lent)
+
+
 COMMANDS: tuple[click.Command, ...] = (init, migrate, trust, root_pin, keys)

@@ -6,6 +6,7 @@ root's private key is never here: what it must sign is signed while the administ
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ LIFETIMES = {
 OVERLAP_S = 90 * DAY
 """How long an old key stays in the key set at the least."""
 WARN_S = 30 * DAY
+LOOK_AGAIN_S = 1.0
 KEY_SET_LIFETIME_S = 365 * DAY
 SIGNING = ("license", "rotation", "enrollment")
 _ES256, _ECDH = ["ES256"], ["ECDH-ES", "A256GCM"]
@@ -74,6 +76,7 @@ class _Loaded:
     enrollment: tuple[Any, ...]
     key_set: str
     key_set_number: int
+    by_root: dict[str, str]
 
 
 def certificate_key(kind: str) -> tuple[dict[str, str], ec.EllipticCurvePrivateKey]:
@@ -92,12 +95,17 @@ class Keys:
         database: of the registry.
         cipher: opens them.
         audit: records what is done with them.
+        monotonic: seconds; what another process has changed is looked for once a second.
     """
 
-    def __init__(self, database: Database, cipher: Cipher, audit: Audit) -> None:
+    def __init__(
+        self, database: Database, cipher: Cipher, audit: Audit, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
         self._cipher = cipher
         self._audit = audit
+        self._monotonic = monotonic
+        self._looked = 0.0
         self._loaded: _Loaded | None = None
         self._lock = threading.Lock()
 
@@ -129,6 +137,10 @@ class Keys:
     def key_set(self) -> str:
         """The newest key set, signed by the root."""
         return self._now().key_set
+
+    def key_set_of(self, root: str) -> str | None:
+        """The newest key set that the root with this pin has signed, for an agent that knows no later root; None if none."""
+        return self._now().by_root.get(root)
 
     def key_set_number(self) -> int:
         """Its number."""
@@ -202,14 +214,16 @@ class Keys:
     # Rows
 
     def _now(self) -> _Loaded:
+        known = self._loaded
+        if known is not None and self._monotonic() - self._looked < LOOK_AGAIN_S:
+            return known
         with self._database.reading() as session:
             number = present_number(session, "keys")
             loaded = self._loaded
-            if loaded is not None and loaded.number == number:
-                return loaded
-            loaded = self._load(session, number)
+            if loaded is None or loaded.number != number:
+                loaded = self._load(session, number)
         with self._lock:
-            self._loaded = loaded
+            self._loaded, self._looked = loaded, self._monotonic()
         return loaded
 
     def _load(self, session: Session, number: int) -> _Loaded:
@@ -228,7 +242,12 @@ class Keys:
             enrollment,
             newest.text,
             newest.number,
+            self._by_root(session),
         )
+
+    def _by_root(self, session: Session) -> dict[str, str]:
+        sets = session.scalars(select(KeySetRow).order_by(KeySetRow.number))
+        return {pin_of_jwk(jws.extract_compact(row.text.encode()).headers()["jwk"]): row.text for row in sets}
 
     def _live(self, session: Session, kind: str) -> list[ServerKey]:
         query = select(ServerKey).where(ServerKey.kind == kind, ServerKey.state != "ended")
@@ -436,6 +455,24 @@ class Keys:
             keep(key)
             self._audit.record("admin", "keys.rotated", "ok", now, session=session, kind="root", pin=pin_of(spki_of(made)))
         return pin_of(spki_of(made))
+
+    def end(self, kid: str, now: int, root_key: ec.EllipticCurvePrivateKey) -> None:
+        """Takes a retired key out of the key set at once: what it has signed is refused from an agent's next contact on.
+
+        Raises:
+            RegistryError: there is no such key, it is still in use, or it is not one of the key set.
+        """
+        with self._database.transaction() as session:
+            row = session.get(ServerKey, kid)
+            if row is None or row.kind not in (*SIGNING, "root"):
+                raise RegistryError(f"the key set has no key {kid!r}: 'license-server keys list' names them")
+            if row.state == "active":
+                raise RegistryError(f"the key {kid} is in use: 'license-server keys rotate {row.kind}' makes another one first")
+            row.state, row.sealed = "ended", None
+            session.flush()
+            self.sign_key_set(session, root_key, now)
+            self._audit.record("admin", "keys.ended", "ok", now, session=session, kind=row.kind, kid=kid)
+        self._check_use()
 
     def _check_use(self) -> None:
         """OP-05: what was rotated is used once, by those who will use it."""

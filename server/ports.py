@@ -95,6 +95,9 @@ class EnrollmentKeys(Protocol):
     def key_set(self) -> str:
         """The key set that the root has signed."""
 
+    def key_set_of(self, root: str) -> str | None:
+        """The newest one that the root with this pin has signed."""
+
 
 class Session(Protocol):
     """An attempt to be provisioned, between its two steps."""

@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agentd import revocations
 from agentd.assembly import book_path, limits_of, make_store, open_audit
 from agentd.binding import Binding
+from agentd.binding import decode as decode_binding
 from agentd.books import LicenseBook
 from agentd.clock import Clock
 from agentd.config import Config, parse_config
@@ -32,7 +34,7 @@ from agentd.hardware import Hardware
 from agentd.metrics import Counters
 from agentd.rotationtable import Step
 from agentd.rotor import Rotor
-from agentd.secretops import SecretOps
+from agentd.secretops import SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
 from agentd.serverword import ServerWord
 from contracts.exchange import Cause
 from contracts.jose import jwk_from_point
@@ -142,8 +144,10 @@ class Wire:
         if self.cut:
             raise NoContact("the server is cut off")
         name = path.removeprefix(f"{API}/")
+        name, _, root = name.partition("?root=")
         if name == "key-set":
-            return Answer(200, self.server.office.keys.key_set().encode())
+            keys = self.server.office.keys
+            return Answer(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
         if name == "challenge":
             return Answer(
                 200, json.dumps({"challenge": self.server.exchange.challenge(self.fingerprint, self.server.now)}).encode()
@@ -266,15 +270,25 @@ class AgentProcess:
             self._keep_book,
             self._trace,
         )
-        binding = Binding(
-            agent_id=AGENT,
-            serial=1,
-            url="https://server",
-            pins=("sha256:" + "0" * 64,),
-            roots=wire.server.office.keys.root_pins(),
-            key_set=wire.server.office.keys.key_set_number(),
-            key_set_expires=START + 365 * DAY,
-            attestation="software",
+        sections = loaded.contents.sections
+        if SECTION_REVOCATIONS in sections:
+            self.engine.revocations = revocations.decode(sections[SECTION_REVOCATIONS])
+        if SECTION_TRUST in sections:
+            self.engine.trust = parse_trust(sections[SECTION_TRUST])
+        kept = sections.get(SECTION_BINDING)
+        binding = (
+            decode_binding(kept)
+            if kept is not None
+            else Binding(
+                agent_id=AGENT,
+                serial=1,
+                url="https://server",
+                pins=("sha256:" + "0" * 64,),
+                roots=wire.server.office.keys.root_pins(),
+                key_set=wire.server.office.keys.key_set_number(),
+                key_set_expires=START + 365 * DAY,
+                attestation="software",
+            )
         )
         self.word = ServerWord(self.ops, self.engine, clock, self.audit, binding)
         self.contacts = Contacts(

@@ -1,0 +1,136 @@
+"""What the server does with its keys and lists, as agents live through it: in process, over a wire in the test's hands."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agentd import revocations as lists
+from agentd.secretops import SECTION_REVOCATIONS
+from contracts.exchange import Cause
+from server.errors import RegistryError
+from server.licenses import Order
+from server.rootkey import read_root_key
+from tests.support.pair import AGENT, DAY, LICENSE, START, Pair, prepare
+
+
+@pytest.fixture(scope="module")
+def copy() -> Iterator[object]:
+    directory = Path(tempfile.mkdtemp(prefix="la-keys-", dir="/tmp"))
+    made = prepare(directory)
+    numbers = iter(range(100))
+    yield lambda: made(directory / f"pair-{next(numbers)}")
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def pair(copy: object) -> Iterator[Pair]:
+    made = copy()  # type: ignore[operator]
+    yield made
+    made.close()
+
+
+def root_of(pair: Pair) -> ec.EllipticCurvePrivateKey:
+    return read_root_key(next(pair.server.directory.parents[1].glob("template/root.key")), None)
+
+
+def test_every_kind_of_key_is_replaced_under_a_working_agent(pair: Pair) -> None:
+    root, keys = root_of(pair), pair.server.office.keys
+    for kind in ("license", "rotation", "enrollment", "issuing-ca", "tls"):
+        pair.clock.seconds += 10
+        keys.rotate(kind, pair.server.now, root)
+        assert pair.contact(Cause.FORCED) is None, kind
+        assert pair.valid(), f"a license of before the new {kind} key"
+    assert pair.agent.word.binding.key_set == keys.key_set_number() == 5
+    renewed = pair.agent.engine.refreshed_token(pair.token, pair.clock.now())
+    assert renewed is not None and pair.valid(renewed)
+
+
+def test_an_agent_that_slept_through_a_new_root_finds_its_way_by_the_old_one(pair: Pair) -> None:
+    keys, old = pair.server.office.keys, root_of(pair)
+    kept: list[ec.EllipticCurvePrivateKey] = []
+    pin = keys.rotate_root(pair.server.now, old, kept.append)
+    # Several sets later, all of them signed by a root that the agent has never heard of.
+    for kind in ("rotation", "license", "rotation"):
+        pair.clock.seconds += 10
+        keys.rotate(kind, pair.server.now, kept[0])
+    assert pin not in pair.agent.word.binding.roots
+    assert pair.contact(Cause.FORCED) is None
+    binding = pair.agent.word.binding
+    assert binding.roots[0] == pin and binding.key_set == keys.key_set_number()
+    assert pin in binding.pins, "TLS goes by the new root, too"
+    pair.restart_agent()
+    assert pair.contact() is None
+
+
+def test_a_key_that_was_ended_signs_nothing_any_more(pair: Pair) -> None:
+    keys, root = pair.server.office.keys, root_of(pair)
+    old = next(row.kid for row in keys.listed() if row.kind == "license")
+    with pytest.raises(RegistryError, match="in use"):
+        keys.end(old, pair.server.now, root)
+    keys.rotate("license", pair.server.now, root)
+    assert pair.contact(Cause.FORCED) is None
+    token = pair.agent.engine.refreshed_token(pair.token, pair.clock.now())
+    assert token is not None and pair.valid(pair.token)
+    keys.end(old, pair.server.now, root)
+    assert pair.contact() is None
+    assert not pair.valid(pair.token), "made with the key that was ended"
+    assert pair.valid(token)
+
+
+def test_the_first_revocation_list_comes_before_the_first_revocation(pair: Pair) -> None:
+    assert pair.agent.engine.revocations.next_update is not None
+    pair.agent.engine.refuse_stale_revocations(True)
+    assert pair.valid()
+    pair.wire.cut = True
+    pair.clock.seconds += 8 * DAY - 10
+    assert not pair.valid() and pair.agent.engine.revocations.stale(pair.clock.now())
+
+
+def test_a_list_that_is_older_than_ours_takes_no_revocation_back(pair: Pair) -> None:
+    office = pair.server.office
+    second = office.licenses.issue(AGENT, Order("license-2", "shop", ("till",), {}, START, START + 99 * DAY), START)
+    office.licenses.revoke(LICENSE, pair.server.now)
+    assert pair.contact() is None and not pair.valid()
+    number = pair.agent.engine.revocations.number
+    # A server that was restored from an old backup: it has forgotten the revocation, and makes another one.
+    older = lists.Revocations(number=number + 5, issued_at=pair.server.now, next_update=pair.server.now + DAY)
+    pair.agent.engine.revocations = lists.Revocations(
+        number=older.number, issued_at=older.issued_at, next_update=older.next_update, revoked=frozenset({LICENSE})
+    )
+    office.licenses.revoke("license-2", pair.server.now)
+    pair.clock.seconds += 2 * DAY
+    assert pair.contact(Cause.FORCED) is None, "a lower number must not stop the rotation"
+    assert pair.agent.engine.revocations.revoked == {LICENSE, "license-2"}
+    assert not pair.valid() and not pair.valid(second)
+
+
+def test_revocations_of_others_cost_this_agent_no_write(pair: Pair) -> None:
+    generation = pair.agent.ops.generation
+    office = pair.server.office
+    for number in range(5):
+        office.licenses.issue(AGENT, Order(f"other-{number}", "shop", (), {}, START, START + 5), START)
+        office.licenses.revoke(f"other-{number}", START + 10)
+    pair.clock.seconds += 20
+    assert pair.contact() is None
+    assert pair.agent.engine.revocations.number >= 5 and pair.agent.ops.generation == generation
+    sealed = pair.agent.ops.section(SECTION_REVOCATIONS)
+    assert sealed is not None and lists.decode(sealed).revoked == frozenset()
+
+
+def test_a_reply_held_back_for_an_hour_is_a_lower_bound_of_the_time_and_no_more(pair: Pair) -> None:
+    carry = pair.agent.exchange._carry
+
+    async def slow(method: str, path: str, body: bytes) -> object:
+        answer = await carry(method, path, body)
+        if path.endswith("secret-status"):
+            pair.clock.seconds += 3600
+        return answer
+
+    pair.agent.exchange._carry = slow  # type: ignore[assignment]
+    assert pair.contact() is None
+    assert not pair.clock.suspect() and pair.valid()
+    assert pair.clock.anchor is not None and not pair.clock.anchor.fresh
