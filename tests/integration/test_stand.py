@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from license_agent_client import AgentRefused, AsyncLicenseClient, ErrorCode, Li
 from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
 
+from tests.support.serversecrets import server_secrets
 from tests.support.stand import Stand, running_stand, short_directory
 
 EXPECTED = {
@@ -199,8 +199,7 @@ def _mode(path: str | Path) -> int:
 
 
 def _secrets(stand: Stand) -> list[bytes]:
-    with sqlite3.connect(f"file:{stand.root}/server/server.db?mode=ro", uri=True) as db:
-        return [row[0] for row in db.execute("SELECT secret FROM secret")]
+    return list(server_secrets(stand.root / "server", "pos-001").values())
 
 
 def test_no_secret_stands_in_any_file_of_the_agent(stand: Stand) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import hmac
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hwsec.tpm import NV_BASE, TpmBackend
 from hwsec.tpm2.templates import SRK
 from tests.hwsec.auth_values import INDICES, auth_values
 from tests.support.daemon import Bench
+from tests.support.serversecrets import server_secrets
 from tests.support.stand import short_directory
 from tests.support.swtpm import Swtpm
 
@@ -58,8 +58,7 @@ class Machine(Bench):
 
     def secrets(self) -> dict[int, bytes]:
         """The agent's secret versions, as the server knows them."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.server}/server.db?mode=ro", uri=True)) as db:
-            return dict(db.execute("SELECT version, secret FROM secret WHERE agent_id = ?", (AGENT_ID,)))
+        return server_secrets(self.server, AGENT_ID)
 
     def keys_in_use(self, deliveries: list[str]) -> dict[str, bytes]:
         """The KEK and all that is derived from it or agreed with its help. The daemon must not run.
