@@ -22,6 +22,7 @@ from ipc.messages import (
     LicenseCheck,
     LicenseImport,
     MetricsText,
+    Ping,
     PolicyShow,
     RequestDecoder,
     SecretInstall,
@@ -135,6 +136,8 @@ class AdminService:
         op = str(type(request).__struct_config__.tag)
         try:
             handler = self._handlers.get(type(request))
+            if handler is None and not isinstance(request, Ping):
+                raise EngineRefused("this device is no license agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
             if isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
                 # Somebody follows the log: a full record of each look would be something new to see at the next.

@@ -34,6 +34,7 @@ from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
 from .lock import StateLock
 from .minimal import MinimalService
 from .notices import Notices
+from .recovery import check_fallback
 from .unprovisioned import Unprovisioned
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,11 @@ class Runner:
             return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
         except NotEnrolled as error:
             log.warning("%s", error)
+            try:
+                check_fallback(config)
+            except StartError as forbidden:
+                log.error("%s", forbidden)
+                return await self._cannot_start(ErrorCode.UNAVAILABLE, "it has no secrets on this backend", EXIT_UNAVAILABLE)
             log.warning("NOTICE this device is no agent yet; 'license-agent-cli provision' makes it one")
             return await self._await_provisioning(config, clock)
         except ConfigError as error:

@@ -53,6 +53,7 @@ from .engine import EngineRefused
 from .exchange import API, NotTheServer, no_contact
 from .identity import write_agent_id
 from .linkclient import LinkClient
+from .recovery import check_fallback
 from .secretops import SECTION_BINDING, SECTION_HARDWARE, SECTION_TLS, SECTION_TRUST
 from .tlskey import BadCertificate, StoredKey, StoredKeys, check_certificate
 
@@ -136,6 +137,8 @@ class Provisioner:
         return await self._owner.run(work, HARDWARE_DEADLINE_S)
 
     def _prepare(self, backend: Backend, vault: Vault) -> None:
+        # threat-model T17: an agent of a TPM becomes one of the software backend only where the policy says so.
+        check_fallback(self._config)
         try:
             backend.create()
         except AlreadyEnrolled:

@@ -130,8 +130,12 @@ def test_with_inherited_sockets_it_says_that_it_is_misconfigured_until_it_is_men
 def test_an_agent_that_was_never_initialized_says_so(bench: Bench) -> None:
     for path in bench.keys.iterdir():
         path.unlink()
-    status, text = bench.run_to_the_end()
-    assert status == 69 and "license-agent init" in text and "Traceback" not in text
+    with bench.running():
+        assert "no license agent yet" in bench.tool("license-agent-cli", "status")
+        with LicenseClient(bench.run_dir / "pos.sock", deadline=0.5, agent_uid=bench.uid) as client:
+            with pytest.raises(AgentUnavailable, match="can provision it"):
+                client.validate("a.b.c.d.e")
+        assert "license-agent-cli provision" in bench.tool("license-agent-cli", "secrets", fine=(4,))
 
 
 def test_initializing_twice_is_refused(bench: Bench) -> None:

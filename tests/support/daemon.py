@@ -136,7 +136,14 @@ class Running:
                 place.chmod(mode)
                 sock.listen(64)
                 self._sockets.append(sock)
-            command = [sys.executable, "-m", "stand.launch", *(str(sock.fileno()) for sock in self._sockets), *command]
+            command = [
+                sys.executable,
+                "-m",
+                "stand.launch",
+                "pos:admin",
+                *(str(sock.fileno()) for sock in self._sockets),
+                *command,
+            ]
         self._command, self._env = command, env
         self.stderr.write_bytes(b"")
         self.process = self._launch()
