@@ -167,7 +167,10 @@ class Stand:
         self._agent = Agent(layout.config, layout.run, layout.root / "agent.log")
         self._agent.start()
         if not self._plan.by_hand:
-            setup.provision(layout, self._url, self._root_pin)
+            try:
+                setup.provision(layout, self._url, self._root_pin)
+            except StandError as error:
+                raise StandError(f"{error}; the agent's last lines:\n{self._agent.log_tail()}") from None
         self._tokens = setup.furnish(layout, by_hand=self._plan.by_hand)
         self._tell()
         click.echo(

@@ -25,7 +25,7 @@ def main() -> int:
         stand = subprocess.Popen([bin_ / "license-stand", "up", "--dir", directory / "s", "--backend", "software"])
         try:
             info = directory / "s" / "stand.json"
-            ends = time.monotonic() + 60
+            ends = time.monotonic() + 120
             while not info.exists():
                 assert stand.poll() is None and time.monotonic() < ends, "the stand did not come up"
                 time.sleep(0.05)

@@ -132,9 +132,9 @@ def test_an_agent_that_was_never_initialized_says_so(bench: Bench) -> None:
         path.unlink()
     with bench.running():
         assert "no license agent yet" in bench.tool("license-agent-cli", "status")
-        with LicenseClient(bench.run_dir / "pos.sock", deadline=0.5, agent_uid=bench.uid) as client:
-            with pytest.raises(AgentUnavailable, match="can provision it"):
-                client.validate("a.b.c.d.e")
+        client = LicenseClient(bench.run_dir / "pos.sock", deadline=0.5, agent_uid=bench.uid)
+        with client, pytest.raises(AgentUnavailable, match="can provision it"):
+            client.validate("a.b.c.d.e")
         assert "license-agent-cli provision" in bench.tool("license-agent-cli", "secrets", fine=(4,))
 
 
