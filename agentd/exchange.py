@@ -147,7 +147,8 @@ class Exchange:
         if self._challenge is not None and now - self._challenge[1] < CHALLENGE_KEPT_S:
             return self._challenge[0]
         challenge = _text_of(await self._carry("POST", f"{API}/challenge", b"{}"), "challenge")
-        if not 16 <= len(challenge) <= MAX_CHALLENGE_CHARS:
+        # JSON can carry what is no text (half a surrogate pair), and could not be sent back.
+        if not 16 <= len(challenge) <= MAX_CHALLENGE_CHARS or not challenge.isascii():
             raise NotTheServer("what came as a challenge is none")
         self._challenge = (challenge, now)
         return challenge

@@ -216,14 +216,15 @@ class Chain:
 
     def settle(self) -> None:
         """Contacts the server until it works and no rotation is under way: both sides agree then."""
-        self.wait_until(lambda: self.asks("contact") == "" and self.admin("status")["server"]["rotation"] == "idle")
+        # Seldom enough for the server's rate limit, which counts these as well.
+        self.wait_until(lambda: self.asks("contact") == "" and self.admin("status")["server"]["rotation"] == "idle", 0.5)
         self.assert_agreed()
 
-    def wait_until(self, true: Callable[[], bool]) -> None:
+    def wait_until(self, true: Callable[[], bool], pause_s: float = 0.05) -> None:
         ends = time.monotonic() + PATIENCE_S
         while not true():
             assert time.monotonic() < ends, self.log()
-            time.sleep(0.05)
+            time.sleep(pause_s)
 
     def newest(self) -> int:
         """Number of the agent's newest secret version."""
