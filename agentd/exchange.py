@@ -83,6 +83,8 @@ class Exchange:
         hardware: signs.
         clock: for timestamps, and the age of a challenge.
         carry: takes requests to the server.
+        latest: end of the client certificate in use. A server whose clock is past it would not have let this agent in; one
+            that signs a later time all the same has a wrong clock, and would take this agent's clock along.
         random: gives that many random bytes.
     """
 
@@ -93,6 +95,7 @@ class Exchange:
         hardware: Hardware,
         clock: Clock,
         carry: Carry,
+        latest: Callable[[], int],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._agent_id = agent_id
@@ -100,6 +103,7 @@ class Exchange:
         self._hardware = hardware
         self._clock = clock
         self._carry = carry
+        self._latest = latest
         self._random = random
         self._challenge: tuple[str, float] | None = None
 
@@ -138,9 +142,14 @@ class Exchange:
         answer = await self._carry("POST", f"{API}/{purpose_of(request)}", body)
         text = _text_of(answer, "reply")
         try:
-            return verify_reply(text, kind, self._agent_id, request.request_id, self._trust())
+            reply = verify_reply(text, kind, self._agent_id, request.request_id, self._trust())
         except (MalformedToken, BadSignature, WrongAudience) as error:
             raise NotTheServer(f"the answer to {purpose_of(request)} is not the server's: {error}") from None
+        if reply.issued_at > self._latest():
+            raise NoContact(
+                f"the server's clock is wrong: it says {reply.issued_at}, and this agent's certificate has ended then"
+            )
+        return reply
 
     async def _fresh_challenge(self) -> str:
         now = self._clock.monotonic()

@@ -166,14 +166,12 @@ class Rotor:
         )
         self._trace("delivered")
         try:
-            meta = await self._ops.install(reply.delivery, ACTOR, answered=self._prompt(began, reply.issued_at))
+            prompt = self._clock.monotonic() - began <= FRESH_S
+            meta = await self._ops.install(reply.delivery, ACTOR, answered=reply.issued_at, prompt=prompt)
         except (MalformedToken, BadSignature, WrongAudience) as error:
             raise NotTheServer(f"the delivered secret is not acceptable: {error}") from None
         self._trace("sealed")
         return advance(self.rotation, Event.DELIVERED, meta.version)
-
-    def _prompt(self, began: float, issued_at: int) -> int | None:
-        return issued_at if self._clock.monotonic() - began <= FRESH_S else None
 
     async def _confirm(self) -> Rotation:
         check = self.newest_check()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from audittrail.chain import CERTIFIED
 from contracts.delivery import Delivery, decrypt_secret, verify_delivery
+from contracts.jose import MalformedToken
 from contracts.servertime import verify_server_time
 from hwsec.backend import Backend, BackendStatus
 from hwsec.bootclock import read_boot_clock
@@ -97,14 +98,16 @@ class SecretOps:
         self.status = BackendStatus(hardware.name, True, "", hardware.name == "tpm")
         hardware.on_reload = self._reloaded
 
-    async def install(self, delivery_text: str, actor: dict[str, Any], *, answered: int | None = None) -> VersionMeta:
+    async def install(
+        self, delivery_text: str, actor: dict[str, Any], *, answered: int | None = None, prompt: bool = False
+    ) -> VersionMeta:
         """Takes over a delivered secret version as the new ACTIVE one.
 
         Args:
             delivery_text: as in `contracts.delivery`.
             actor: who brings it.
-            answered: when the server signed the reply that brought it, if it is the reply to a request of just now: then it
-                also tells what time it is.
+            answered: when the server signed the reply that brought it; None if it was carried here by hand.
+            prompt: that reply is to a request of just now: then it also tells what time it is.
 
         Raises:
             MalformedToken, BadSignature, WrongAudience: the delivery is not acceptable.
@@ -114,7 +117,7 @@ class SecretOps:
         """
         async with self._lock:
             try:
-                meta = await self._install(delivery_text, actor, answered)
+                meta = await self._install(delivery_text, actor, answered, prompt)
             except BaseException as error:
                 self._counters.rotations_failed += 1
                 self._audit.record("secret.install", "failed", actor=actor, error=type(error).__name__, text=str(error)[:300])
@@ -122,9 +125,11 @@ class SecretOps:
             self._counters.rotations += 1
             return meta
 
-    async def _install(self, delivery_text: str, actor: dict[str, Any], answered: int | None) -> VersionMeta:
+    async def _install(self, delivery_text: str, actor: dict[str, Any], answered: int | None, prompt: bool) -> VersionMeta:
         engine = self._engine
         delivery = verify_delivery(delivery_text, engine.agent_id, engine.trust)
+        if answered is not None:
+            _check_dates(delivery, answered)
         meta = VersionMeta(
             version=delivery.version,
             state=State.ACTIVE.value,
@@ -138,7 +143,7 @@ class SecretOps:
         if signed > self._clock.floor or self._clock.anchor is None:
             # By hand it may have been carried here for days: then it is a lower bound of the time, no more.
             agreed = abs(self._clock.wall() - signed) <= timebase.TOLERANCE_S
-            anchor = await self._anchor_at(signed, fresh=agreed or answered is not None)
+            anchor = await self._anchor_at(signed, fresh=agreed or prompt)
             sections[SECTION_TIME] = timebase.encode(anchor)
         # Refused before the hardware is asked, if it will be refused.
         engine.with_new_secret(StoredVersion(meta, None), sections)
@@ -303,6 +308,18 @@ class SecretOps:
             self.generation = loaded.generation
             self._sections = dict(loaded.contents.sections)
             self._engine.take_over(loaded.contents)
+
+
+def _check_dates(delivery: Delivery, answered: int) -> None:
+    """A version that begins later would keep out all its successors until then; one that has ended is of no use.
+
+    Raises:
+        MalformedToken: the delivery does not fit the time of the reply that brought it.
+    """
+    if delivery.issued_at > answered:
+        raise MalformedToken("the delivery was signed later than the reply that brings it")
+    if not delivery.valid_from <= answered < delivery.valid_until:
+        raise MalformedToken("the delivered secret is not valid at the time of the reply that brings it")
 
 
 def unwrap(backend: Backend, vault: Vault, delivery: Delivery) -> WrappedSecret:

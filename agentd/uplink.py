@@ -35,10 +35,10 @@ def make_contacts(
         return configured or word.binding.pins
 
     carrier = Carrier(LinkClient(config.link_socket), "server", config.server.url or binding.url, pins, parts.clock)
-    exchange = Exchange(engine.agent_id, lambda: engine.trust, parts.hardware, parts.clock, carrier)
     certificates = TlsKeys(
         engine.agent_id, tls.stored, tls.current, tls.following, carrier, ops, vault, parts.audit, parts.clock
     )
+    exchange = Exchange(engine.agent_id, lambda: engine.trust, parts.hardware, parts.clock, carrier, lambda: certificates.ends)
     rotor = Rotor(config.rotation_journal, ops, engine, vault, exchange, parts.audit, parts.clock, binding.serial, keep_book)
     return Contacts(
         engine.agent_id,

@@ -4,13 +4,13 @@ A till validates all the time, with the token that it had when the case began an
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.background import in_background
 from tests.support.chain import Chain, Till, running_chain
 from tests.support.hostilelink import Asked, Behavior, Failure, Gate, Reply, Said, once
 from tests.support.relay import Cut, Turn
@@ -67,26 +67,6 @@ def rotated_once(chain: Chain, till: Till, before: int) -> None:
     # What is logged after a step may be lost with the process; what is logged before it is not.
     begun = [record["secret_version"] for record in chain.records("secret.install") if record["outcome"] == "begun"]
     assert begun[-1] == before + 1
-
-
-@contextlib.contextmanager
-def in_background(work: Callable[[], object]) -> Iterator[None]:
-    """Does it beside the block; what fails in it fails the test."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(120)
-    assert not failed, failed
 
 
 @pytest.mark.parametrize("step", STEPS)

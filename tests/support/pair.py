@@ -36,6 +36,7 @@ from agentd.rotationtable import Step
 from agentd.rotor import Rotor
 from agentd.secretops import SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
 from agentd.serverword import ServerWord
+from contracts.claims import MAX_TIME
 from contracts.exchange import Cause
 from contracts.jose import jwk_from_point
 from contracts.trust import parse_trust
@@ -257,7 +258,7 @@ class AgentProcess:
             loaded.generation,
             (bytes(32),),
         )
-        self.exchange = Exchange(AGENT, lambda: self.engine.trust, hardware, clock, wire)
+        self.exchange = Exchange(AGENT, lambda: self.engine.trust, hardware, clock, wire, lambda: MAX_TIME)
         self.rotor = Rotor(
             config.rotation_journal,
             self.ops,
