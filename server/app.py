@@ -112,8 +112,11 @@ def create_app(
         return int(wall())
 
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
-    def challenge(peer: AgentPeer, _body: Nothing) -> Response:
+    def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> Response:
         """A challenge, to be put into requests that are made with the same client certificate."""
+        stranger = exchange.stranger(peer.fingerprint)
+        if stranger is not None:
+            return _respond(request, stranger)
         text = exchange.challenge(peer.fingerprint, now())
         return _json(200, {"challenge": text, "expires_in": CHALLENGE_LIFETIME_S})
 

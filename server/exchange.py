@@ -87,6 +87,17 @@ class Exchange:
         """A challenge for the holder of that client certificate."""
         return new_challenge(self._keys.challenge_key(), fingerprint, now, self._random(16))
 
+    def stranger(self, fingerprint: str) -> Answer | None:
+        """What somebody is told whose client certificate counts no more; None for an agent.
+
+        An agent tries a new certificate by asking for a challenge: one that gets it must be good for all else.
+        """
+        try:
+            known = self._agents.by_certificate(fingerprint) is not None
+        except SQLAlchemyError:
+            return error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
+        return None if known else error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
+
     def answer(self, purpose: str, fingerprint: str | None, request_text: str, now: int) -> tuple[int, str]:
         """HTTP status and body, as `handle` gives them."""
         answer = self.handle(purpose, fingerprint, request_text, now)
