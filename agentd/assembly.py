@@ -9,7 +9,7 @@ from audittrail.chain import Chain
 from contracts.jose import MalformedToken
 from contracts.trust import Trust, parse_trust
 from hwsec.backend import Backend
-from hwsec.errors import ForeignHardware, NotEnrolled, StoreCorrupt, StoreMissing
+from hwsec.errors import ForeignHardware, NotEnrolled, OldFormat, StoreCorrupt, StoreMissing
 from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.software import SoftwareBackend
@@ -29,6 +29,7 @@ from .clock import Clock
 from .config import Config
 from .engine import Engine
 from .hardware import Hardware
+from .identity import FILE_NAME as AGENT_FILE
 from .lifecycle import STATE_NUMBERS, Limits, State
 from .lock import StateInUse, StateLock
 from .metrics import Counters
@@ -141,7 +142,7 @@ def assemble(config: Config, clock: Clock, schedule: Callable[[], None], owner: 
     _check_directories(config)
     vault = Vault()
     backend = make_backend(config, vault)
-    backend.open()
+    _open(config, backend)
     loaded = _load(config, backend, vault)
     trust = _trust(loaded)
     _check_hardware(loaded, backend)
@@ -178,15 +179,40 @@ def _server(loaded: Loaded, backend: Backend, vault: Vault, engine: Engine) -> t
     return binding, LoadedKeys(stored, current, following)
 
 
+class NotProvisioned(NotEnrolled):
+    """The device has never been an agent, or its provisioning was cut off: it waits for one."""
+
+
+def _open(config: Config, backend: Backend) -> None:
+    try:
+        backend.open()
+    except OldFormat:
+        raise
+    except NotEnrolled as error:
+        # What an earlier enrollment has left is a damage to be told, not a new device.
+        if any(path.exists() for path in _traces(config)):
+            raise
+        raise NotProvisioned(str(error)) from None
+
+
+def _traces(config: Config) -> list[Path]:
+    state, keys = config.paths.state_dir, config.paths.key_dir
+    files = (state / "tpm.objects", state / "secrets.store", config.tpm.fallback_encrypted_storage)
+    twins = [path.with_name(path.name + ".twin") for path in files]
+    return [*files, *twins, keys / "software.key", keys / "software.anchor", state / AGENT_FILE]
+
+
 def _load(config: Config, backend: Backend, vault: Vault) -> Loaded:
+    if not config.agent.id and config.store_file.exists():
+        raise StartError("there is a store, and nothing says whose: put the agent's id into [agent] id")
     if not config.agent.id:
-        raise NotEnrolled("this device has keys and no agent id: its provisioning was not finished")
+        raise NotProvisioned("this device has keys and no agent id: its provisioning was not finished")
     try:
         return make_store(config, backend, vault).load()
     except StoreMissing:
         if backend.read_anchor()[0] is not None:
             raise
-        raise NotEnrolled("this device has keys and no store yet: its provisioning was not finished") from None
+        raise NotProvisioned("this device has keys and no store yet: its provisioning was not finished") from None
 
 
 def _check_hardware(loaded: Loaded, backend: Backend) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import uvloop
 
-from hwsec.errors import BackendHung, HwsecError, NotEnrolled, OldFormat
+from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
 from ipc.errors import ErrorCode
 
 from . import VERSION, journal
 from .acceptor import Acceptor
-from .assembly import Parts, StartError, assemble, lock_state, open_audit
+from .assembly import NotProvisioned, Parts, StartError, assemble, lock_state, open_audit
 from .audit import AuditLog
 from .clock import Clock
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
@@ -105,10 +105,7 @@ class Runner:
                 self._lock = lock_state(config)
             parts = await self._assemble(config, clock, schedule)
             self._owner.on_abandon = parts.hardware.abandon
-        except OldFormat as error:
-            log.error("%s", error)
-            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
-        except NotEnrolled as error:
+        except NotProvisioned as error:
             log.warning("%s", error)
             try:
                 check_fallback(config)

@@ -387,7 +387,7 @@ def test_a_spoiled_configuration_is_refused_or_meant(disk: Disk) -> None:
     text = machine.config.read_bytes()
     machine.write_raw_config("")
     status, said = machine.run_to_the_end()
-    assert status == 78 and "agent" in said
+    assert status == 78 and said.strip()
     assert_clear(said)
     for name, spoiled in _damages(text, 6):
         disk.put(machine.config, spoiled)

@@ -127,8 +127,15 @@ def test_with_inherited_sockets_it_says_that_it_is_misconfigured_until_it_is_men
             client.ping()
 
 
-def test_an_agent_that_was_never_initialized_says_so(bench: Bench) -> None:
+def test_an_agent_whose_keys_are_gone_says_so(bench: Bench) -> None:
     for path in bench.keys.iterdir():
+        path.unlink()
+    status, text = bench.run_to_the_end()
+    assert status == 69 and "license-agent init" in text and "Traceback" not in text
+
+
+def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) -> None:
+    for path in (*bench.keys.iterdir(), *bench.state.iterdir()):
         path.unlink()
     with bench.running():
         assert "no license agent yet" in bench.tool("license-agent-cli", "status")
