@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.postgres import Postgres, shared_postgres
+
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -20,3 +22,11 @@ def socket_dir() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="la-"))
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Postgres]:
+    """The PostgreSQL server of this run, which all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    with shared_postgres(base if worker_id == "master" else base.parent) as server:
+        yield server

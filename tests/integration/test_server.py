@@ -32,14 +32,20 @@ from server.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf
+from tests.support.postgres import Postgres
 
 STATUS: dict[str, Any] = {"current_secret_version": 0, "key_check": None, "highest_version": 0, "serial": 1}
 ROTATE: dict[str, Any] = {**STATUS, "cause": Cause.DUE}
 
 
-@pytest.fixture(scope="module", params=["sqlite"])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer.made(tmp_path_factory.mktemp("server") / "s") as made:
+    with contextlib.ExitStack() as stack:
+        url = None
+        if request.param == "postgresql":
+            postgres: Postgres = request.getfixturevalue("postgres")
+            url = stack.enter_context(postgres.database())
+        made = stack.enter_context(ApiServer.made(tmp_path_factory.mktemp("server") / "s", url))
         made.start("--ops", "127.0.0.1:0", "--openapi")
         yield made
 

@@ -11,16 +11,8 @@ from server import privatefile
 from server.database import sqlite_url
 from server.office import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
 from tests.server.devices import ISSUER, NOW
-from tests.support.postgres import Postgres, shared_postgres
+from tests.support.postgres import Postgres
 from tests.support.softhsm import Token, token
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Postgres]:
-    """The PostgreSQL server of this run, which all workers share."""
-    base = tmp_path_factory.getbasetemp()
-    with shared_postgres(base if worker_id == "master" else base.parent) as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -105,7 +105,7 @@ ARGUMENTS = {
     "secrets rotate": ["--all"],
     "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
 }
-OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",)}
+OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end")}
 """They need no server, or more than these arguments: they have tests of their own."""
 
 
@@ -114,6 +114,20 @@ def test_every_command_tells_that_there_is_no_server(run: Run, tmp_path: Path, p
     done = run(*path, "--dir", tmp_path, *ARGUMENTS.get(" ".join(path), []), code=1)
     assert done.out == ""
     assert "run 'license-server init" in done.err
+
+
+def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Path, run: Run) -> None:
+    def licenses() -> dict[object, object]:
+        return {row["kid"]: row["state"] for row in run("keys", "list", "--json").json() if row["kind"] == "license"}
+
+    root = ("--root-key", place / "offline" / "root.key")
+    (old,) = licenses()
+    assert "name its key with --root-key" in run("keys", "end", str(old), code=1).err
+    assert "in use" in run("keys", "end", str(old), *root, code=1).err
+    assert "no key 'x'" in run("keys", "end", "x", *root, code=1).err
+    run("keys", "rotate", "license", *root)
+    run("keys", "end", str(old), *root)
+    assert licenses()[old] == "ended"
 
 
 def test_a_server_is_made_and_tells_what_to_do_with_its_root(place: Path, run: Run, tmp_path: Path) -> None:
