@@ -153,11 +153,11 @@ def keys_rotate(
 
 @keys.command("end")
 @directory_option
-@click.argument("kid")
+@click.option("--id", "kid", required=True, metavar="ID", help="Of the key, from 'keys list'. It may begin with a dash.")
 @root_key_option
 @passphrase_option
 def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: Path | None) -> None:
-    """Take the retired key with id KID out of the key set at once, because somebody else may have it. Needs the root key."""
+    """Take a retired key out of the key set at once, because somebody else may have it. Needs the root key."""
     if root_key is None:
         raise RegistryError("a key set must be signed by the root: name its key with --root-key")
     lent = read_root_key(root_key, passphrase(passphrase_file, new=False))

@@ -122,11 +122,11 @@ def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Pat
 
     root = ("--root-key", place / "offline" / "root.key")
     (old,) = licenses()
-    assert "name its key with --root-key" in run("keys", "end", str(old), code=1).err
-    assert "in use" in run("keys", "end", str(old), *root, code=1).err
-    assert "no key 'x'" in run("keys", "end", "x", *root, code=1).err
+    assert "name its key with --root-key" in run("keys", "end", "--id", str(old), code=1).err
+    assert "in use" in run("keys", "end", "--id", str(old), *root, code=1).err
+    assert "no key 'x'" in run("keys", "end", "--id", "x", *root, code=1).err
     run("keys", "rotate", "license", *root)
-    run("keys", "end", str(old), *root)
+    run("keys", "end", "--id", str(old), *root)
     assert licenses()[old] == "ended"
 
 
