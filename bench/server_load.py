@@ -34,6 +34,7 @@ from server.listeners import Listener, run, tcp_socket
 from server.office import Office, open_office
 from server.tlscontext import server_context
 from server.transport import ApiProtocol
+from stand.programs import free_ports
 
 from .load import percentile
 
@@ -144,9 +145,7 @@ def _rss(pid: int) -> int:
 @contextmanager
 def _running(command: list[str], directory: Path) -> Iterator[tuple[int, int]]:
     """A server on a port of loopback: port and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports()
     with (directory / "bench.log").open("ab") as log:
         process = subprocess.Popen([*command, "--bind", f"127.0.0.1:{port}"], stderr=log)
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -39,14 +40,17 @@ def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
 
 
 def free_ports() -> int:
-    """The first of two neighboring free ports on loopback."""
+    """The first of two neighboring free ports on loopback.
+
+    Below those that the kernel hands out by itself (ip_local_port_range), so that no outgoing connection takes one of
+    them between this look and the program that is to listen there.
+    """
     for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
     raise StandError("no two neighboring free ports on 127.0.0.1")
 
 

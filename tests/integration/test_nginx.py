@@ -29,6 +29,7 @@ from contracts.exchange import (
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf
+from tests.support.swtpm import free_port_pair
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 SITE = Path(__file__).parents[2] / "packaging" / "server" / "nginx.conf"
@@ -52,19 +53,13 @@ http {{
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     directory = tmp_path_factory.mktemp("nginx")
     path = directory / "api.sock"
     with ApiServer.made(directory / "server", unix=path) as made:
         made.start()
-        tls, port = directory / "tls", free_port()
+        tls, port = directory / "tls", free_port_pair()
         made.run("tls-files", "--out", str(tls))
         site = SITE.read_text()
         for old, new in (

@@ -4,6 +4,7 @@ It ends only the process that it started.
 """
 
 import contextlib
+import random
 import shutil
 import socket
 import struct
@@ -16,6 +17,7 @@ from typing import Self
 _HOST = "127.0.0.1"
 _CMD_GET_CAPABILITY = struct.pack(">I", 1)  # swtpm's tpm_ioctl.h
 _READY_SECONDS = 20.0
+_CHOICE = random.SystemRandom()  # not the seeded generator that tests of one process may share with another's
 
 
 def available() -> bool:
@@ -24,14 +26,16 @@ def available() -> bool:
 
 
 def free_port_pair() -> int:
-    """A port N such that N and N + 1 were free just now; the TCTI expects the control channel at N + 1."""
+    """A port N such that N and N + 1 were free just now; the TCTI expects the control channel at N + 1.
+
+    Below the ports that the kernel hands out by itself, so that no outgoing connection takes one before swtpm does.
+    """
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((_HOST, 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind((_HOST, port + 1))
-                return port
+        port = 2 * _CHOICE.randrange(5_000, 16_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind((_HOST, port))
+            second.bind((_HOST, port + 1))
+            return port
 
 
 class Swtpm:
