@@ -5,7 +5,7 @@ and every bound are refused there. All fields are required, so a duplicate key s
 its struct has fields; that costs one comparison.
 """
 
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -221,12 +221,12 @@ class RequestDecoder(Generic[R]):
     """Turns frame bodies into requests of one socket.
 
     Args:
-        union: the requests that this socket takes.
+        union: the requests that this socket takes; a single one is a union too.
     """
 
     def __init__(self, union: Any) -> None:
         self._decode = msgspec.msgpack.Decoder(union).decode
-        members: tuple[type[Request], ...] = union.__args__
+        members: tuple[type[Request], ...] = get_args(union) or (union,)
         # Fields plus `op`; a fixmap header with that many entries is 0x80 | count.
         self._header = {member: 0x80 | (len(member.__struct_fields__) + 1) for member in members}
         self._ops = frozenset(str(member.__struct_config__.tag) for member in members)
@@ -243,8 +243,9 @@ class RequestDecoder(Generic[R]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._explain(body, error)
         if body[0] != self._header[type(request)]:
-            # More entries than fields, or a map header longer than it need be: let the slow path name it.
-            decode_map(body)
+            # More entries than fields, a map header longer than it need be, or (of a single request) no `op`: the slow path.
+            if "op" not in decode_map(body):
+                self._explain(body, ValueError("the field 'op' is missing"))
         return request
 
     def _explain(self, body: bytes, error: Exception) -> NoReturn:

@@ -1,0 +1,112 @@
+"""`license-agent-installer`: serves the core, one order at a time, and leaves when idle. Clock and process are touched here."""
+
+import argparse
+import os
+import pwd
+import resource
+import socket
+import sys
+import time
+
+from ipc.clienttrust import AGENT_USER
+from ipc.errors import RemoteProtocolError
+from ipc.frames import FrameDecoder
+from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, INSTALLER_VERSION, ORDER_TIMEOUT_S, Declined, encode_installer
+from ipc.peer import peer_of
+
+from . import VERSION
+from .orders import answer
+
+EXIT_OK, EXIT_UNAVAILABLE = 0, 69
+IDLE_S = 30.0
+_FIRST_FD = 3
+
+
+def _log(level: int, text: str) -> None:
+    """One line for the journal, with its level as systemd reads it (sd-daemon(3))."""
+    sys.stderr.write(f"<{level}>{text}\n")
+
+
+def _inherited() -> socket.socket | None:
+    """The one Unix socket that the service manager passed; None if it passed none, or something else."""
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or os.environ.pop("LISTEN_FDS", "") != "1":
+        return None
+    os.set_inheritable(_FIRST_FD, False)
+    sock = socket.socket(fileno=_FIRST_FD)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        return None
+    return sock
+
+
+def serve(listener: socket.socket, core_uid: int, idle_s: float) -> None:
+    """Answers the core's orders until none has come for `idle_s` seconds.
+
+    Args:
+        listener: a Unix stream socket.
+        core_uid: the only user who is heard.
+        idle_s: seconds.
+    """
+    listener.settimeout(idle_s)
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except TimeoutError:
+            return
+        with sock:
+            try:
+                _serve_one(sock, core_uid)
+            except OSError as error:  # a peer that is slow, or has gone, is no concern of the next one
+                _log(4, f"a connection was given up: {error.strerror or error}")
+
+
+def _serve_one(sock: socket.socket, core_uid: int) -> None:
+    uid = peer_of(sock, sure_of_pid=False).uid
+    if uid != core_uid:
+        _log(4, f"uid {uid} tried the installer's socket; it is for uid {core_uid} alone")
+        sock.settimeout(ORDER_TIMEOUT_S)
+        sock.sendall(
+            encode_installer(Declined(v=INSTALLER_VERSION, id=0, text="the installer's socket is for the agent alone"))
+        )
+        return
+    ends = time.monotonic() + ORDER_TIMEOUT_S
+    decoder = FrameDecoder(INSTALLER_MAX_FRAME_BYTES)
+    while (left := ends - time.monotonic()) > 0:
+        sock.settimeout(left)
+        data = sock.recv(INSTALLER_MAX_FRAME_BYTES)
+        if not data:
+            return
+        try:
+            frames = decoder.receive_data(data, 1)
+        except RemoteProtocolError as error:
+            sock.sendall(encode_installer(Declined(v=INSTALLER_VERSION, id=0, text=str(error)[:500])))
+            return
+        if frames:
+            sock.sendall(encode_installer(answer(frames[0])))
+            return
+    raise TimeoutError("no whole order within the time for it")
+
+
+def entry() -> None:
+    """The console script."""
+    parser = argparse.ArgumentParser(
+        prog="license-agent-installer",
+        description="Carry out what the license agent orders as root. systemd starts it, with its socket.",
+        epilog=f"Exit status: 0 fine, 2 wrong usage, {EXIT_UNAVAILABLE} no socket from systemd, or no user {AGENT_USER}.",
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    try:
+        core_uid = pwd.getpwnam(AGENT_USER).pw_uid
+    except KeyError:
+        _log(3, f"there is no user {AGENT_USER}; the package license-agent makes it")
+        sys.exit(EXIT_UNAVAILABLE)
+    listener = _inherited()
+    if listener is None:
+        _log(3, "systemd must start this program, with its one socket (license-agent-installer.socket)")
+        sys.exit(EXIT_UNAVAILABLE)
+    with listener:
+        serve(listener, core_uid, IDLE_S)
+    sys.exit(EXIT_OK)
