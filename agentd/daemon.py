@@ -15,6 +15,7 @@ from .admin import AdminService
 from .alerts import Alerts
 from .assembly import Parts, book_path, limits_of, sealable
 from .audit import AuditUnavailable
+from .cage import NOT_CONFINED, Confinement
 from .config import Config
 from .connection import Hub
 from .degraded import Degraded, Mode, Outlook, moved
@@ -53,9 +54,11 @@ class Daemon:
     Args:
         parts: from `assembly`.
         hub: of the connections.
+        confinement: what the process has put on itself.
     """
 
-    def __init__(self, parts: Parts, hub: Hub) -> None:
+    def __init__(self, parts: Parts, hub: Hub, confinement: Confinement = NOT_CONFINED) -> None:
+        self.confinement = confinement
         self._parts = parts
         self._hub = hub
         self._config = parts.config

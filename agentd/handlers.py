@@ -34,6 +34,7 @@ from . import VERSION
 from .admin import REPLY_ROOM, Handler
 from .assembly import Parts, policies_path
 from .auditfile import tail_lines
+from .cage import Confinement
 from .contacts import Contacts
 from .degraded import Degraded
 from .engine import EngineRefused
@@ -42,7 +43,7 @@ from .pos import told
 from .secretops import SecretOps
 from .statefile import Kept
 from .strangers import actor
-from .view import count_states, rotation_view, secrets_view, server_view
+from .view import confinement_view, count_states, rotation_view, secrets_view, server_view
 
 
 class Host(Protocol):
@@ -51,11 +52,13 @@ class Host(Protocol):
     Attributes:
         kept: what only the state file knows.
         started: seconds since 1970 UTC.
+        confinement: what the process has put on itself.
         connections: open ones.
     """
 
     kept: Kept
     started: float
+    confinement: Confinement
 
     @property
     def connections(self) -> int:
@@ -171,6 +174,7 @@ class Handlers:
             "connections": self._host.connections,
             "audit": {"seq": parts.audit.seq, "failing": parts.audit.failing},
             "store_generation": self._ops.generation,
+            "confinement": confinement_view(self._host.confinement),
         }
 
     async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import uvloop
 
+from confine.errors import ConfineError
+from confine.noexec import forbid_exec
 from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
@@ -23,6 +25,7 @@ from . import VERSION, journal
 from .acceptor import Acceptor
 from .assembly import NotProvisioned, Parts, StartError, assemble, lock_state, open_audit
 from .audit import AuditLog
+from .cage import Cage, Confinement
 from .clock import Clock
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
 from .config import Config, ConfigError, load_config
@@ -46,6 +49,13 @@ START_DEADLINE_S = 60.0
 """For a TPM that is slow to answer at the start; one that hangs is tried again."""
 
 
+class CageOutgrown(Exception):
+    """The process was confined to other files than those that it would need now; only a new one can have them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text}; restart the agent (systemctl restart license-agent)")
+
+
 class Runner:
     """Runs the daemon until it is told to stop, through reloads and repairs.
 
@@ -59,7 +69,8 @@ class Runner:
         self._listeners = inherited
         self._inherited = inherited is not None
         self._notices = Notices()
-        self._owner = HardwareOwner()
+        self._cage: Cage | None = None
+        self._owner: HardwareOwner | None = None
         self._lock: StateLock | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -97,14 +108,16 @@ class Runner:
 
         clock = Clock()
         try:
-            config = identified(load_config(self._path, agent_uid()))
+            config = self._load_config()
             leave_root(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
+            cage, owner = self._confine(config)
+            config = identified(config)
             if self._lock is None or self._lock.directory != config.paths.state_dir:
                 self._lock = lock_state(config)
-            parts = await self._assemble(config, clock, schedule)
-            self._owner.on_abandon = parts.hardware.abandon
+            parts = await self._assemble(config, clock, schedule, owner)
+            owner.on_abandon = parts.hardware.abandon
         except NotProvisioned as error:
             log.warning("%s", error)
             try:
@@ -113,7 +126,11 @@ class Runner:
                 log.error("%s", forbidden)
                 return await self._cannot_start(ErrorCode.UNAVAILABLE, "it has no secrets on this backend", EXIT_UNAVAILABLE)
             log.warning("NOTICE this device is no agent yet; 'license-agent-cli provision' makes it one")
-            return await self._await_provisioning(config, clock)
+            return await self._await_provisioning(config, clock, owner)
+        except (CageOutgrown, ConfineError) as error:
+            # Its end is what the service manager starts it anew for, in a cage that fits.
+            log.error("%s", error)
+            return EXIT_UNAVAILABLE
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
@@ -124,26 +141,51 @@ class Runner:
         parts_box.append(parts)
         hub = Hub(clock.monotonic, lambda: parts.audit.pending, parts.audit.flush)
         hub_box.append(hub)
-        await self._serve(Daemon(parts, hub), hub)
+        await self._serve(Daemon(parts, hub, Confinement(True, cage.landlock_abi)), hub)
         return EXIT_OK
 
-    async def _assemble(self, config: Config, clock: Clock, schedule: Callable[[], None]) -> Parts:
+    def _load_config(self) -> Config:
+        """Reads the configuration, if need be in the cage that an earlier one has made."""
+        moved = [] if self._cage is None else self._cage.moved()
+        if moved:
+            raise CageOutgrown(
+                f"what stands at {', '.join(map(str, moved))} is not what stood there when this process was confined"
+            )
+        try:
+            config = load_config(self._path, agent_uid())
+        except PermissionError as error:
+            if self._cage is None:
+                raise
+            raise CageOutgrown(f"{error.filename}, which the configuration names, is out of this process's reach") from None
+        if self._cage is not None and not self._cage.fits(config):
+            raise CageOutgrown("the configuration names other files than those that this process was confined to")
+        return config
+
+    def _confine(self, config: Config) -> tuple[Cage, HardwareOwner]:
+        """Landlock, and then the first thread; both once in the life of the process."""
+        if self._cage is None or self._owner is None:
+            self._cage = Cage(config, self._path, not self._inherited)
+            log.info("confined: %s", Confinement(True, self._cage.landlock_abi).told())
+            self._owner = HardwareOwner()
+        return self._cage, self._owner
+
+    async def _assemble(self, config: Config, clock: Clock, schedule: Callable[[], None], owner: HardwareOwner) -> Parts:
         """Opens everything on the hardware's thread; what comes too late is closed again."""
         given_up = threading.Event()
 
         def work() -> Parts:
-            parts = assemble(config, clock, schedule, self._owner)
+            parts = assemble(config, clock, schedule, owner)
             if given_up.is_set():
                 parts.discard()
             return parts
 
         try:
-            return await self._owner.run(work, START_DEADLINE_S)
+            return await owner.run(work, START_DEADLINE_S)
         except BackendHung:
             given_up.set()
             raise
 
-    async def _await_provisioning(self, config: Config, clock: Clock) -> int | None:
+    async def _await_provisioning(self, config: Config, clock: Clock, owner: HardwareOwner) -> int | None:
         """Answers administrators, who may have the device provisioned; POS applications are refused. Then starts again."""
         listeners = self._listeners
         if listeners is None:
@@ -167,7 +209,7 @@ class Runner:
         audit_box.append(audit)
         hub = Hub(clock.monotonic, lambda: audit.pending, audit.flush)
         hub_box.append(hub)
-        waiting = Unprovisioned(config, self._owner, audit, clock)
+        waiting = Unprovisioned(config, owner, audit, clock)
         refusal = MinimalService(
             ErrorCode.UNAVAILABLE, "this device is no license agent yet; an administrator can provision it"
         )
@@ -243,7 +285,10 @@ class Runner:
             self._reload.clear()
             self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                later = daemon.reload(identified(load_config(self._path, agent_uid())))
+                later = daemon.reload(identified(self._load_config()))
+            except CageOutgrown as error:
+                log.error("the configuration was not reloaded; the old one stays in force: %s", error)
+                daemon.reload_failed([str(error)])
             except ConfigError as error:
                 for problem in error.problems:
                     log.error("%s", problem)
@@ -286,6 +331,11 @@ async def _drain(hub: Hub) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     journal.set_up()
+    try:
+        forbid_exec()
+    except ConfineError as error:
+        log.error("%s", error)
+        return EXIT_UNAVAILABLE
     forbid_dumps()
     os.umask(0o077)
     # What works in another thread (archives, checks of the log) gives the interpreter back to verdicts ten times as soon.

@@ -4,6 +4,7 @@ from typing import Any
 
 from hwsec.backend import BackendStatus
 
+from .cage import Confinement
 from .contacts import Contacts
 from .engine import Engine
 from .lifecycle import State, grace_until, valid_until
@@ -61,6 +62,11 @@ def server_view(contacts: Contacts, now: int) -> dict[str, Any]:
         "certificate_ends": contacts.certificate_ends,
         "held": contacts.held,
     }
+
+
+def confinement_view(confinement: Confinement) -> dict[str, Any]:
+    """What the process has put on itself."""
+    return {"exec_forbidden": confinement.exec_forbidden, "landlock_abi": confinement.landlock_abi}
 
 
 def state_view(engine: Engine, status: BackendStatus, generation: int, kept: Kept, now: int) -> dict[str, Any]:

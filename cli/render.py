@@ -78,9 +78,16 @@ def status_text(reply: dict[str, Any]) -> str:
         ("validations", f"{reply['validations']}, of which {reply['validations_failed']} refused"),
         ("unauthorized callers", str(reply["unauthorized"])),
         ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
+        ("confinement", _confinement(reply["confinement"])),
     ]
     text: str = tabulate(rows, tablefmt="plain")
     return text if reply["server"] is None else f"{text}\n\n{server_text(reply['server'])}"
+
+
+def _confinement(reply: dict[str, Any]) -> str:
+    abi = reply["landlock_abi"]
+    landlock = "Landlock not in this kernel" if abi is None else f"Landlock ABI {abi}"
+    return f"exec forbidden {yes_no(reply['exec_forbidden'], bad=False)}, {landlock}"
 
 
 def _relative(then: int, now: int) -> str:

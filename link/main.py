@@ -12,6 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from confine.basics import basic_rules
+from confine.errors import ConfineError
+from confine.landlock import restrict
+from confine.noexec import forbid_exec
+
 from .config import DEFAULT_PATH, ConfigError, LinkConfig, load_config
 from .listener import DEFAULT_SOCKET, ListenError, inherited_socket, own_socket
 from .service import Service
@@ -91,20 +96,25 @@ def main(arguments: list[str] | None = None) -> int:
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
-    _close_up()
     try:
+        forbid_exec()
+        _close_up()
         config = load_config(options.config)
         if options.check:
             return EXIT_OK
         inherited = inherited_socket()
         listener = inherited or own_socket(options.socket)
+        # After its own socket has been made, it writes nothing; where it may connect to is for its configuration to say.
+        abi = restrict(basic_rules(), tcp=True)
     except ConfigError as error:
         for problem in error.problems:
             log.error("%s", problem)
         return EXIT_CONFIG
-    except ListenError as error:
+    except (ListenError, ConfineError) as error:
         log.error("%s", error)
         return EXIT_UNAVAILABLE
+    files = "this kernel has no Landlock" if abi is None else f"Landlock ABI {abi}"
+    log.info("confined: no program can be started; %s", files)
     with listener:
         asyncio.run(_serve(listener, config, options.idle if inherited else None))
     return EXIT_OK

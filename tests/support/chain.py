@@ -41,7 +41,7 @@ class _Agent(Bench):
     def __init__(self, root: Path, tpm: Swtpm | None) -> None:
         self._tpm = tpm
         super().__init__(root)
-        self.kill_at = self.run_dir / "kill-at"
+        self.kill_at = self.state / "kill-at"
         self.program = [sys.executable, str(Path(__file__).with_name("tracedagent.py"))]
 
     def write_config(self, extra: str = "", uids: list[int] | None = None) -> None:
@@ -54,7 +54,7 @@ class _Agent(Bench):
     @property
     def env(self) -> dict[str, str]:
         root = str(Path(__file__).resolve().parents[2])
-        return {**super().env, "LICENSE_TEST_KILL_AT": str(self.run_dir / "kill-at"), "PYTHONPATH": root}
+        return {**super().env, "LICENSE_TEST_KILL_AT": str(self.state / "kill-at"), "PYTHONPATH": root}
 
 
 class Chain:

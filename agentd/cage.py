@@ -1,0 +1,131 @@
+"""Which files the daemon can reach, by its configuration, and whether that still fits the configuration it finds later.
+
+Landlock is put on once, before the first thread starts, and cannot be widened. A process whose rules do not fit any more must
+end: the service manager starts it anew, with rules that fit.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from confine.basics import basic_rules
+from confine.landlock import Access, PathRule, restrict
+
+from .config import Config
+
+_TPM_DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
+"""What the device TCTI tries by itself, if none is named (tpm2-tss, tcti-device.c)."""
+_TCP_TCTIS = ("swtpm", "mssim")
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What the process has put on itself.
+
+    Attributes:
+        exec_forbidden: no program can be started, from any thread.
+        landlock_abi: of the rules in force; None if there are none.
+    """
+
+    exec_forbidden: bool = False
+    landlock_abi: int | None = None
+
+    def told(self) -> str:
+        """The same for the log."""
+        files = "this kernel has no Landlock" if self.landlock_abi is None else f"Landlock ABI {self.landlock_abi}"
+        return f"{'no program can be started' if self.exec_forbidden else 'programs can be started'}; {files}"
+
+
+NOT_CONFINED = Confinement()
+
+
+def rules_for(config: Config, config_file: Path, own_sockets: bool) -> list[PathRule]:
+    """What the daemon reads and writes because it is configured so; `basic_rules` are what it needs in any case.
+
+    Args:
+        config: its configuration.
+        config_file: where that was read. It is read again from there, and by then another file may have taken its place: the
+            rule is for the directory, as with the other files that an administrator replaces.
+        own_sockets: whether it made its sockets itself, which it removes when it stops.
+    """
+    paths = config.paths
+    read = [_directory(config_file)]
+    read += [
+        _directory(file)
+        for file in (config.audit.archive_key, config.server.client_cert, config.server.client_key)
+        if file is not None
+    ]
+    write = [paths.state_dir, paths.log_dir]
+    if not config.tpm.enabled:
+        write += [paths.key_dir, _directory(config.tpm.fallback_encrypted_storage)]
+    if own_sockets:
+        write.append(paths.run_dir)
+    return [
+        *(PathRule(path, Access.READ) for path in dict.fromkeys(read)),
+        *(PathRule(path, Access.WRITE) for path in dict.fromkeys(write)),
+        *(PathRule(path, Access.DEVICE) for path in (Path("/dev/null"), *_tpm_devices(config))),
+    ]
+
+
+def _directory(file: Path) -> Path:
+    """Where a file lies. One that lies in the root directory stands for itself: its directory is everything."""
+    parent = Path(os.path.abspath(file)).parent
+    return parent if parent != parent.parent else file
+
+
+def _tpm_devices(config: Config) -> list[Path]:
+    kind, _, place = config.tpm.tcti.partition(":")
+    if not config.tpm.enabled or kind != "device":
+        return []
+    return [Path(place)] if place else [Path(device) for device in _TPM_DEVICES]
+
+
+def needs_tcp(config: Config) -> bool:
+    """Whether the TPM is reached by TCP: one that is simulated. All else that the daemon speaks to has a Unix socket."""
+    return config.tpm.enabled and config.tpm.tcti.partition(":")[0] in _TCP_TCTIS
+
+
+def _found(rules: list[PathRule]) -> list[tuple[int, int] | None]:
+    """What stands at the paths now: device and inode, or nothing."""
+    found: list[tuple[int, int] | None] = []
+    for rule in rules:
+        try:
+            info = os.stat(rule.path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((info.st_dev, info.st_ino))
+    return found
+
+
+class Cage:
+    """The rules that this process is under, once it has been confined.
+
+    Args:
+        config: its configuration.
+        config_file: where that was read.
+        own_sockets: whether it made its sockets itself.
+
+    Raises:
+        ConfineError: the rules cannot be put in force.
+    """
+
+    def __init__(self, config: Config, config_file: Path, own_sockets: bool) -> None:
+        self._file, self._own_sockets = config_file, own_sockets
+        self._tcp, self._rules = needs_tcp(config), rules_for(config, config_file, own_sockets)
+        self._found = _found(self._rules)
+        self.landlock_abi = restrict([*basic_rules(), *self._rules], tcp=self._tcp)
+
+    def fits(self, config: Config) -> bool:
+        """Whether the rules for this configuration would be the same."""
+        return self.landlock_abi is None or (self._tcp, self._rules) == (
+            needs_tcp(config),
+            rules_for(config, self._file, self._own_sockets),
+        )
+
+    def moved(self) -> list[Path]:
+        """Where there is something else now than when the rules were made, which do not hold for it."""
+        if self.landlock_abi is None:
+            return []
+        compared = zip(self._rules, self._found, _found(self._rules), strict=True)
+        return [rule.path for rule, before, now in compared if before != now]
