@@ -5,13 +5,14 @@ end: the service manager starts it anew, with rules that fit.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from confine.basics import basic_rules
 from confine.landlock import Access, PathRule, restrict
 
 from .config import Config
+from .identity import identified
 
 _TPM_DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
 """What the device TCTI tries by itself, if none is named (tpm2-tss, tcti-device.c)."""
@@ -111,7 +112,7 @@ class Cage:
     """
 
     def __init__(self, config: Config, config_file: Path, own_sockets: bool) -> None:
-        self._file, self._own_sockets = config_file, own_sockets
+        self._file, self._own_sockets, self._config = config_file, own_sockets, config
         self._tcp, self._rules = needs_tcp(config), rules_for(config, config_file, own_sockets)
         self._found = _found(self._rules)
         self.landlock_abi = restrict([*basic_rules(), *self._rules], tcp=self._tcp)
@@ -122,6 +123,21 @@ class Cage:
             needs_tcp(config),
             rules_for(config, self._file, self._own_sockets),
         )
+
+    def narrowed(self, config: Config) -> tuple[Config, list[str]]:
+        """A new configuration for the running process, with the old key for archives if the new one is out of reach.
+
+        Returns:
+            The configuration, and what of it needs a restart beyond the sections that do in any case.
+        """
+        key = config.audit.archive_key
+        if self.landlock_abi is None or key is None or PathRule(_directory(key), Access.READ) in self._rules:
+            return config, []
+        return replace(config, audit=replace(config.audit, archive_key=self._config.audit.archive_key)), ["audit.archive_key"]
+
+    def identified(self, config: Config) -> Config:
+        """`identified`, by the state directory that is in use."""
+        return config.with_agent_id(identified(replace(config, paths=self._config.paths)).agent.id)
 
     def moved(self) -> list[Path]:
         """Where there is something else now than when the rules were made, which do not hold for it."""

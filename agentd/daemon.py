@@ -350,6 +350,8 @@ class Daemon:
         later = [name for name in _RESTART_ONLY if getattr(old, name) != getattr(config, name)]
         if old.agent.id != config.agent.id:
             later.append("agent.id")
+        # Until then the old ones hold: this process is confined to their files.
+        config = replace(config, **{name: getattr(old, name) for name in _RESTART_ONLY})
         self._config = config
         self._parts.engine.limits = limits_of(config)
         self._parts.engine.refuse_stale_revocations(config.agent.stale_revocations == "refuse")

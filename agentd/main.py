@@ -32,7 +32,6 @@ from .config import Config, ConfigError, load_config
 from .connection import Hub
 from .daemon import Daemon
 from .enroll import agent_uid, leave_root
-from .identity import identified
 from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
 from .lock import StateLock
 from .minimal import MinimalService
@@ -113,7 +112,7 @@ class Runner:
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
             cage, owner = self._confine(config)
-            config = identified(config)
+            config = cage.identified(config)
             if self._lock is None or self._lock.directory != config.paths.state_dir:
                 self._lock = lock_state(config)
             parts = await self._assemble(config, clock, schedule, owner)
@@ -141,7 +140,7 @@ class Runner:
         parts_box.append(parts)
         hub = Hub(clock.monotonic, lambda: parts.audit.pending, parts.audit.flush)
         hub_box.append(hub)
-        await self._serve(Daemon(parts, hub, Confinement(True, cage.landlock_abi)), hub)
+        await self._serve(Daemon(parts, hub, Confinement(True, cage.landlock_abi)), hub, cage)
         return EXIT_OK
 
     def _load_config(self) -> Config:
@@ -157,12 +156,12 @@ class Runner:
             if self._cage is None:
                 raise
             raise CageOutgrown(f"{error.filename}, which the configuration names, is out of this process's reach") from None
-        if self._cage is not None and not self._cage.fits(config):
-            raise CageOutgrown("the configuration names other files than those that this process was confined to")
         return config
 
     def _confine(self, config: Config) -> tuple[Cage, HardwareOwner]:
         """Landlock, and then the first thread; both once in the life of the process."""
+        if self._cage is not None and not self._cage.fits(config):
+            raise CageOutgrown("the configuration names other files than those that this process was confined to")
         if self._cage is None or self._owner is None:
             self._cage = Cage(config, self._path, not self._inherited)
             log.info("confined: %s", Confinement(True, self._cage.landlock_abi).told())
@@ -251,7 +250,7 @@ class Runner:
             wait.cancel()
         self._reload.clear()
 
-    async def _serve(self, daemon: Daemon, hub: Hub) -> None:
+    async def _serve(self, daemon: Daemon, hub: Hub, cage: Cage) -> None:
         listeners = self._listeners
         if listeners is None:
             raise RuntimeError("no sockets to serve")
@@ -265,7 +264,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(_tick(daemon.tick))
         courier = loop.create_task(_tick(daemon.keep_in_touch))
-        reloader = loop.create_task(self._reload_on_request(daemon))
+        reloader = loop.create_task(self._reload_on_request(daemon, cage))
         await self._stop.wait()
         self._notices.send("STOPPING=1")
         for acceptor in acceptors:
@@ -279,13 +278,14 @@ class Runner:
         listeners.close()
         log.info("license-agent has stopped")
 
-    async def _reload_on_request(self, daemon: Daemon) -> None:
+    async def _reload_on_request(self, daemon: Daemon, cage: Cage) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
             self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                later = daemon.reload(identified(self._load_config()))
+                config, unreachable = cage.narrowed(cage.identified(self._load_config()))
+                later = [*daemon.reload(config), *unreachable]
             except CageOutgrown as error:
                 log.error("the configuration was not reloaded; the old one stays in force: %s", error)
                 daemon.reload_failed([str(error)])
