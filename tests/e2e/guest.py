@@ -41,6 +41,7 @@ _KERNEL_ARGUMENTS = (
     *("mitigations=off", "tsc=reliable", "no_timer_check"),
 )
 _PROBE_SECONDS = 4.0
+_KILL_SECONDS = 20.0
 _PANIC = "Kernel panic - not syncing"
 _CONSOLE_LINES = 40
 
@@ -199,7 +200,8 @@ class Guest:
             pid = self.agent.start(_as_user(command, user), _environment(user), stdin=stdin)
             ended: Ended | None = _until(lambda: self.agent.ended(pid), timeout)
             if ended is None:
-                self.agent.start(_kill(pid, 9), _ENVIRONMENT)
+                self.agent.start(_kill(pid, 9), _ENVIRONMENT, capture=False)
+                _until(lambda: self.agent.ended(pid), _KILL_SECONDS)
                 raise self.trouble(f"No end within {timeout:g} s, killed: {shown}")
         result = Result(ended.status, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
         if check and result.status:
@@ -433,7 +435,7 @@ def _as_user(command: str | list[str], user: str | None) -> list[str]:
 
 def _kill(pid: int, number: int) -> list[str]:
     # Right after the start the program has no session of its own yet, and is all there is to hit.
-    return ["/bin/sh", "-c", f"kill -{number} -- -{pid} 2>/dev/null || kill -{number} {pid}"]
+    return ["/bin/sh", "-c", f"kill -{number} -{pid} 2>/dev/null || kill -{number} {pid}"]
 
 
 def _environment(user: str | None) -> dict[str, str]:

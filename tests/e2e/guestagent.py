@@ -107,7 +107,7 @@ class GuestAgent:
         return Ended(status, base64.b64decode(answer.get("out-data", "")), base64.b64decode(answer.get("err-data", "")))
 
     def write(self, remote: str, data: bytes) -> None:
-        """Makes or overwrites the file `remote`. Some 3 MB/s under emulation: large things belong on the payload disk."""
+        """Makes or overwrites the file `remote`. 1 to 3 MB/s under emulation: large things belong on the payload disk."""
         handle = self.ask("guest-file-open", {"path": remote, "mode": "w"})
         try:
             for begin in range(0, len(data), PUT_CHUNK):
