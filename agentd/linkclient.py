@@ -39,7 +39,7 @@ from ipc.messages import Request
 from ipc.peer import UntrustedDaemon, check_daemon
 
 LINK_USER = "license-agent-link"
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
 """For the answer to a hello; the service manager may have to start the link first."""
 GRACE_S = 5.0
 """How much later than a fetch's own deadline its end may be heard of."""

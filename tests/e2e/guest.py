@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -129,12 +129,24 @@ class Guest:
         payload: a folder that the guest sees as /payload, read-only, as it was at the first boot.
         memory: MiB.
         cpus: virtual processors.
+        reach: the only addresses that its network has, each with the port of the host's loopback that stands for it:
+            {"10.0.2.100:8443": 45678}. They are in 10.0.2.0/24; see `join_network`.
     """
 
-    def __init__(self, image: Image, directory: Path, payload: Path | None, *, memory: int = 2048, cpus: int = 2) -> None:
+    def __init__(
+        self,
+        image: Image,
+        directory: Path,
+        payload: Path | None,
+        *,
+        memory: int = 2048,
+        cpus: int = 2,
+        reach: Mapping[str, int] | None = None,
+    ) -> None:
         self._image = image
         self._directory = directory.resolve()
         self._payload = payload
+        self._reach = dict(reach or {})
         self._size = ("-m", str(memory), "-smp", str(cpus))
         self._qemu: subprocess.Popen[bytes] | None = None
         self._swtpm: subprocess.Popen[bytes] | None = None
@@ -364,6 +376,7 @@ class Guest:
             ),
             *("-drive", drive.format("payload", "raw", self._directory / "payload.ext4") + ",readonly=on"),
             *("-device", "nvme-ns,drive=payload,bus=disks,nsid=2"),
+            *self._network(),
             *("-object", "rng-random,id=chance,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=chance"),
             *("-chardev", f"socket,id=tpm,path={self._sockets / 'tpm'}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"),
             *("-device", "tpm-crb,tpmdev=tpm0"),
@@ -371,6 +384,18 @@ class Guest:
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
             *("-chardev", f"file,id=console,append=on,path={self._console}", "-serial", "chardev:console"),
         )
+
+    def join_network(self) -> None:
+        """Gives the guest its address, 10.0.2.15; to be done after each boot."""
+        self.run("modprobe virtio_net && ip address add 10.0.2.15/24 dev eth0 && ip link set eth0 up")
+
+    def _network(self) -> list[str]:
+        if not self._reach:
+            return []
+        relay = f"{sys.executable} {Path(__file__).with_name('relay.py')}"
+        forwards = "".join(f",guestfwd=tcp:{address}-cmd:{relay} {port}" for address, port in self._reach.items())
+        # restrict: nothing else of the host, or behind it, is to be reached.
+        return ["-netdev", f"user,id=net,restrict=on{forwards}", "-device", "virtio-net-pci,netdev=net"]
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         # They die with this process too, even when it is killed; and an interrupt from the keyboard is for __exit__ to act on.

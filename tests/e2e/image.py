@@ -79,6 +79,7 @@ FILES = {
     "/etc/hosts": "127.0.0.1 localhost till-1\n::1 localhost\n",
     "/etc/resolv.conf": "",
     "/etc/default/locale": "LANG=C.UTF-8\n",
+    "/etc/dpkg/dpkg.cfg.d/guest": "force-unsafe-io\n",
     # Without an identity the system takes each boot for its first and applies all presets again.
     "/etc/machine-id": hashlib.sha256(b"license-agent end-to-end guest").hexdigest()[:32] + "\n",
     # The second name space is always there (guest.py), so that no boot waits for a disk that does not come.
