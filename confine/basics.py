@@ -35,4 +35,6 @@ def python_paths() -> list[Path]:
 
 def basic_rules() -> list[PathRule]:
     """Rules for reading only."""
-    return [PathRule(path, Access.READ) for path in dict.fromkeys([*map(Path, _READ), *python_paths()])]
+    # What the service manager hands over (systemd.exec(5), LoadCredential=).
+    handed = [Path(directory)] if (directory := os.environ.get("CREDENTIALS_DIRECTORY")) else []
+    return [PathRule(path, Access.READ) for path in dict.fromkeys([*map(Path, _READ), *python_paths(), *handed])]

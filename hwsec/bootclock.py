@@ -1,5 +1,6 @@
 """A hardware clock for machines without a TPM: what the kernel knows of the time since it was started."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,6 +8,10 @@ from .backend import HardwareClock
 from .errors import BackendUnavailable
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+CREDENTIAL = "boot-id"
+"""The same, where the service manager hides /proc/sys and hands the id over instead (systemd.exec(5), LoadCredential=)."""
 
 
 def boot_clock(boot_id: str, nanoseconds: int) -> HardwareClock:
@@ -26,7 +31,15 @@ def read_boot_clock() -> HardwareClock:
     Raises:
         BackendUnavailable: the kernel does not tell its boot id.
     """
+    path = _where()
     try:
-        return boot_clock(BOOT_ID.read_text("ascii"), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        return boot_clock(path.read_text("ascii"), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     except (OSError, ValueError) as error:
-        raise BackendUnavailable(f"{BOOT_ID} cannot be read ({error}): is /proc mounted?") from None
+        raise BackendUnavailable(f"{path} cannot be read ({error}): is /proc mounted?") from None
+
+
+def _where() -> Path:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory and (handed := Path(directory, CREDENTIAL)).exists():
+        return handed
+    return BOOT_ID

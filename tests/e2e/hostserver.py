@@ -1,4 +1,4 @@
-"""The license server that the guest's agent talks to: a real one, on the host, where it is not emulated; and a mere listener."""
+"""The license server of the guest's agent: a real one, on the host, where it is not emulated; and a mere listener."""
 
 import os
 import shutil

@@ -21,7 +21,7 @@ from tests.e2e.report import Report
 
 PROBES = Path(__file__).parent / "probes"
 SERVER, OTHER = "10.0.2.100", "10.0.2.101"
-"""What the guest's network holds: the license server, and a host that has no business with the agent. Both run on loopback here."""
+"""All that the guest's network holds: the license server, and a host that is none of the agent's business."""
 DIRECTORY = "/var/lib/license-server"
 CORE, LINK, INSTALLER, LICENSE_SERVER = "license-agent", "license-agent-link", "license-agent-installer", "license-server"
 UNITS = (CORE, LINK, INSTALLER, LICENSE_SERVER)
@@ -261,7 +261,8 @@ class Scenario:
     def recover(self) -> None:
         self.sh(
             "mkdir -p /run/systemd/system/license-agent.service.d && printf '[Service]\\nWatchdogSec=10s\\n'"
-            " >/run/systemd/system/license-agent.service.d/quick.conf && systemctl daemon-reload && systemctl restart license-agent"
+            " >/run/systemd/system/license-agent.service.d/quick.conf && systemctl daemon-reload"
+            " && systemctl restart license-agent"
         )
         before = self.pid()
         self.sh(f"kill -STOP {before}")
@@ -472,7 +473,8 @@ class Scenario:
                 "mkdir -p /run/systemd/system/license-agent.service.d && printf '[Service]\\nAppArmorProfile=%s\\nExecStart=\\n"
                 f"ExecStart=/usr/bin/python3 -IS /usr/lib/license-agent/locked_daemon.py {lock}\\n' '{profile}'"
                 " >/run/systemd/system/license-agent.service.d/locks.conf && rm -f /run/license-agent/try-exec"
-                " && systemctl daemon-reload && systemctl restart license-agent && journalctl --sync && touch /run/license-agent/try-exec",
+                " && systemctl daemon-reload && systemctl restart license-agent"
+                " && journalctl --sync && touch /run/license-agent/try-exec",
                 timeout=200,
             )
             name = lock or ("AppArmor" if profile else "no lock")
@@ -514,7 +516,8 @@ class Scenario:
         self.till_is_served("after removal and a new installation")
         self.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y license-agent license-agent-server", timeout=300)
         left = self.out(
-            "ls -d /etc/license-agent /var/lib/license-agent* /var/log/license-agent /etc/apparmor.d/license-agent* 2>/dev/null || true"
+            "ls -d /etc/license-agent /var/lib/license-agent* /var/log/license-agent /etc/apparmor.d/license-agent*"
+            " 2>/dev/null || true"
         )
         self.same("a purge leaves nothing of the agent", "", left)
         self.check("but the server's registry", self.sh(f"test -e {DIRECTORY}/server.db", check=False).status == 0)

@@ -371,3 +371,11 @@ def test_no_scalar_and_no_shared_value_stays_in_the_process(tmp_path: Path) -> N
     for step, memory in zip(("create", "open", "sign", "certify", "agree"), scan.memories, strict=True):
         assert b"license-agent software" in memory, "the scan sees nothing"
         assert lingering(memory, values) == [], step
+
+
+def test_the_boot_id_may_come_from_the_service_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "boot-id").write_text("00000007-0000-4000-8000-000000000000\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_boot_clock().reset_count == 7
+    (tmp_path / "boot-id").unlink()
+    assert read_boot_clock().reset_count == int(hwsec.bootclock.BOOT_ID.read_text()[:8], 16)

@@ -12,10 +12,11 @@ import re
 import sys
 import threading
 import time
+from pathlib import Path
 
 GO = "/run/license-agent/try-exec"
 locks = set(sys.argv[1:])
-tree = re.search(r'sys\.path\.insert\(0, "([^"]+)"\)', open("/usr/bin/license-agent").read())[1]
+tree = re.search(r'sys\.path\.insert\(0, "([^"]+)"\)', Path("/usr/bin/license-agent").read_text())[1]
 sys.path.insert(0, tree)
 sys.argv = ["/usr/bin/license-agent", "run"]
 
@@ -53,7 +54,7 @@ def by_execveat():
 def try_when_told():
     while not os.path.exists(GO):
         time.sleep(0.2)
-    status = open("/proc/self/status").read()
+    status = Path("/proc/self/status").read_text()
     found = {"execve": in_child(by_execve), "execveat": in_child(by_execveat)}
     found["seccomp filters"] = int(re.search(r"Seccomp_filters:\s*(\d+)", status)[1])
     sys.stderr.write("EXEC " + json.dumps(found) + "\n")

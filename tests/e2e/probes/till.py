@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from license_agent_client import LicenseClient
 from license_agent_client.clientpolicy import LicenseAgentError
@@ -22,7 +23,7 @@ def once(client, token):
 
 
 def main():
-    token = open(sys.argv[1]).read().strip()
+    token = Path(sys.argv[1]).read_text().strip()
     until = sys.argv[2] if len(sys.argv) > 2 else None
     with LicenseClient(deadline=DEADLINE_S if until else 20.0) as client:
         if until is None:
