@@ -29,7 +29,8 @@ class StateLock:
         except BlockingIOError:
             os.close(self._descriptor)
             raise StateInUse(
-                f"another license-agent works on {directory}: stop it first (systemctl stop license-agent)"
+                f"another license-agent works on {directory}; stop it first, with the sockets that would start it again: "
+                "systemctl stop license-agent-pos.socket license-agent-admin.socket license-agent.service"
             ) from None
 
     def close(self) -> None:
