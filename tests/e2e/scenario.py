@@ -78,6 +78,7 @@ ATTEMPTS = {
     "read the disk's device": BY_ROOT,
 }
 HIDDEN, BY_NUMBER = "read another process's memory (/proc)", "read another process's memory (process_vm_readv)"
+DISK, ELSEWHERE, SERVED = "read the disk's device", "connect to a host that is not the server", "connect to the server"
 NOT_FOR_LINK = ("read config.toml", "read the sealed store", "read the audit log", "write to the state directory")
 """The core's own things, which the link cannot reach."""
 
@@ -463,9 +464,15 @@ class Scenario:
             possible = free[who].get(attempt) in ("done", "ENOEXEC")
             found = caged.get(attempt)
             good = found in REFUSALS
-            if attempt == HIDDEN:
+            if attempt == HIDDEN and found == "ENOENT":
                 # /proc does not even show the process; that it is there is told by the call that names it (EPERM, not ESRCH).
-                good = (good or found == "ENOENT") and caged.get(BY_NUMBER) == "EPERM"
+                good = caged.get(BY_NUMBER) == "EPERM"
+            elif attempt == DISK and found == "ENOENT":
+                # PrivateDevices= gives a /dev without it; with a look at the outside, where it is, that is a refusal.
+                good = self.out(f"systemctl show -P PrivateDevices {unit}") == "yes"
+            elif attempt == ELSEWHERE and found == "ETIMEDOUT":
+                # IPAddressDeny= drops packets silently. That the network works is shown by the other address.
+                good = caged.get(SERVED) == "done"
             self.check(f"{unit} cannot {attempt}", possible and good, f"outside {free[who].get(attempt)}, inside {found}")
         if unit == LINK:
             self.same("license-agent-link can connect to the server", "done", caged.get("connect to the server"))
