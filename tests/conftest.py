@@ -16,6 +16,16 @@ settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves tests that are marked `thorough` to the profile of that name (scripts/soak)."""
+    if settings.get_current_profile_name() == "thorough":
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def socket_dir() -> Iterator[Path]:
     """A private directory with a path short enough for a Unix socket."""

@@ -57,7 +57,7 @@ class _Till:
                 self.rounds += 1
 
 
-@pytest.mark.parametrize("backend", ["software", "tpm"])
+@pytest.mark.parametrize("backend", [pytest.param("software", marks=pytest.mark.thorough), "tpm"])
 def test_killed_in_rotations_it_refuses_no_valid_license(backend: str) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)

@@ -57,7 +57,7 @@ def test_the_search_finds_every_form_in_live_memory_and_in_a_core_dump() -> None
         holder.stdin.close()
 
 
-@pytest.mark.parametrize("backend", ["software", "tpm"])
+@pytest.mark.parametrize("backend", [pytest.param("software", marks=pytest.mark.thorough), "tpm"])
 def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
     found: dict[str, list[str]] = {}
     with furnished_machine(backend) as machine:

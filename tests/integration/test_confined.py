@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,5 +96,9 @@ def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_
 
 def test_the_link_is_locked() -> None:
     with short_directory() as directory, running_link(directory) as link:
+        # Its socket is there before the lock is.
+        ends = time.monotonic() + 20
+        while "confined" not in link.log() and time.monotonic() < ends:
+            time.sleep(0.02)
         assert_every_thread_is_locked(link.pid, 1)
         assert link.log().count("confined: no program can be started") == 1

@@ -139,7 +139,7 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
         path.unlink()
     with bench.running():
         assert "no license agent yet" in bench.tool("license-agent-cli", "status")
-        client = LicenseClient(bench.run_dir / "pos.sock", deadline=0.5, agent_uid=bench.uid)
+        client = LicenseClient(bench.run_dir / "pos.sock", deadline=3, agent_uid=bench.uid)
         with client, pytest.raises(AgentUnavailable, match="can provision it"):
             client.validate("a.b.c.d.e")
         assert "license-agent-cli provision" in bench.tool("license-agent-cli", "secrets", fine=(4,))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.servertool import Done, license_server
 from tests.support.stand import BIN, short_directory
 
 AGENT_UID = 64991
@@ -62,7 +63,11 @@ class Bench:
         command = [str(BIN / name), *arguments]
         if name == "license-agent-cli":
             command[1:1] = ["--agent-uid", str(self.uid)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60, input=stdin)
+        done: Done | subprocess.CompletedProcess[str]
+        if name == "license-server":
+            done = license_server(*arguments, env=self.env, stdin=stdin)
+        else:
+            done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60, input=stdin)
         assert done.returncode in fine, f"{name} {arguments}: {done.returncode} {done.stderr}"
         return done.stdout + done.stderr
 

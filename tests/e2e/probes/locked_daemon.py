@@ -54,9 +54,7 @@ def by_execveat():
 def try_when_told():
     while not os.path.exists(GO):
         time.sleep(0.2)
-    status = Path("/proc/self/status").read_text()
     found = {"execve": in_child(by_execve), "execveat": in_child(by_execveat)}
-    found["seccomp filters"] = int(re.search(r"Seccomp_filters:\s*(\d+)", status)[1])
     sys.stderr.write("EXEC " + json.dumps(found) + "\n")
 
 
