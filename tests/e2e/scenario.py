@@ -65,6 +65,8 @@ ATTEMPTS = {
     "open a raw socket": BY_ROOT,
     "open a packet socket": BY_ROOT,
     "connect to a host that is not the server": BY_USER,
+    "give orders to systemd": BY_ROOT,
+    "speak on D-Bus": BY_USER,
     "write to /etc": BY_ROOT,
     "write to /usr": BY_ROOT,
     "write to /etc/license-agent": BY_ROOT,
@@ -78,6 +80,7 @@ ATTEMPTS = {
     "read the disk's device": BY_ROOT,
 }
 HIDDEN, BY_NUMBER = "read another process's memory (/proc)", "read another process's memory (process_vm_readv)"
+SOCKETS = ("give orders to systemd", "speak on D-Bus")
 DISK, ELSEWHERE, SERVED = "read the disk's device", "connect to a host that is not the server", "connect to the server"
 NOT_FOR_LINK = ("read config.toml", "read the sealed store", "read the audit log", "write to the state directory")
 """The core's own things, which the link cannot reach."""
@@ -153,7 +156,11 @@ class Scenario:
         status = till.wait(180)
         output = till.output().strip()
         told = json.loads(output) if status == 0 else {}
-        self.check(f"not one failed request through {what}", told.get("failed") == 0 and told["validations"] > 3, output[-400:])
+        self.check(
+            f"not one failed request through {what} (deadline 120 s, emulated)",
+            told.get("failed") == 0 and told["validations"] > 3,
+            output[-400:],
+        )
 
     def denials(self) -> list[str]:
         lines = self.out(
@@ -187,8 +194,8 @@ class Scenario:
         self.same("nothing failed", "", self.out("systemctl --failed --no-legend --plain"))
         pages = self.out("ls /usr/share/man/man?/license-agent* | wc -l")
         self.same("manual pages are there", 4, int(pages))
-        told = self.status()
-        self.check("status says what to do next", "provision" in json.dumps(told).lower(), json.dumps(told)[:160])
+        told = self.out("license-agent-cli status", check=False)
+        self.check("status says what to do next", "license-agent-cli provision" in told, told)
 
     def modes(self, wanted: dict[str, str]) -> None:
         for path, mode in wanted.items():
@@ -230,7 +237,7 @@ class Scenario:
         self.until("the agent knows the till after a reload", lambda: self.till().get("valid") is True, 30)
         self.till_is_served("after enrollment")
         answer = self.till("stranger")
-        self.check("a stranger is refused", "valid" not in answer, answer)
+        self.check("a stranger is refused", "FORBIDDEN" in answer.get("text", ""), answer)
         self.same("AppArmor's profile is enforced", f"{CORE} (enforce)", self.out(f"cat /proc/{self.pid()}/attr/current"))
         self.same("the core has no capability", "0" * 16, self.field("CapEff"))
         self.same("the core may not gain privileges", "1", self.field("NoNewPrivs"))
@@ -267,7 +274,8 @@ class Scenario:
         after = self.out("dpkg-query -W -f '${Version}' license-agent")
         self.check("another version is installed", before != after, f"{before} -> {after}")
         self.same("only its tree is left", after, self.out("ls /usr/lib/license-agent"))
-        self.check("the configuration is the administrator's", "till" in self.out("cat /etc/license-agent/config.toml"))
+        kept = self.out("grep -c '^allowed_uids = ' /etc/license-agent/config.toml", check=False)
+        self.same("the configuration is the administrator's", "1", kept)
         self.modes(MODES)
 
     def restart(self) -> None:
@@ -301,10 +309,13 @@ class Scenario:
         self.sh("rm -f /run/till.stop")
 
         def crash() -> None:
+            before = int(self.out("systemctl show -P NRestarts license-agent"))
             for _ in range(10):
                 self.until("it is there to be killed", lambda: self.pid() != 0, 60)
                 self.sh(f"kill -9 {self.pid()}", check=False)
-                time.sleep(0.2)
+                time.sleep(1)
+            crashes = int(self.out("systemctl show -P NRestarts license-agent")) - before
+            self.check("at least nine restarts were counted", crashes >= 9, crashes)
 
         self.selling(crash, "ten crashes in a row")
         self.active(CORE)
@@ -388,6 +399,7 @@ class Scenario:
 
     def strict(self) -> None:
         self.kill_what_is_refused(CORE, LINK)
+        self.sh("systemctl stop license-agent-link.service")
         self.restart()
         self.active(CORE)
         self.sh("license-agent-cli rotate")
@@ -413,9 +425,13 @@ class Scenario:
 
     def attack(self) -> None:
         self.sh("install -m 0644 /payload/probes/*.py /usr/lib/license-agent/")
-        for unit, user in ((CORE, CORE), (LINK, LINK), (INSTALLER, "root")):
-            if not (self.quick and unit == INSTALLER):
+        # As root too: what is refused then is refused by the sandbox's lines and the profile, not for want of rights.
+        for unit, user in ((CORE, CORE), (CORE, "root"), (LINK, LINK), (LINK, "root"), (INSTALLER, "root")):
+            if not self.quick or unit == user:
                 self.attack_from(unit, user)
+                "/var/lib/license-agent/secrets.store",
+                "/var/lib/license-agent/tpm.objects",
+                "/var/lib/license-agent/state.json",
         for user in ("stranger", "till"):
             for path in (
                 "/etc/license-agent/config.toml",
@@ -437,6 +453,8 @@ class Scenario:
             self.check("and is refused elsewhere by the modes", set(told.values()) <= {"connected", "EACCES"}, told)
 
     def attack_from(self, unit: str, user: str) -> None:
+        """Tries everything in a copy of the unit: the same profile and lines, as `user`."""
+        label = f"{unit} as {user}" if user == "root" and unit != INSTALLER else unit
         victim = self.guest.background(["python3", "-B", "/payload/probes/victim.py"], user=None if user == "root" else user)
         self.until("the victim is up", lambda: self.sh(f"test -s {victim.path}", check=False).status == 0, 30)
         pid, address = victim.output().split()
@@ -447,41 +465,49 @@ class Scenario:
             )
             for who, option in ((BY_ROOT, ""), (BY_USER, f"-p User={user}"))
         }
+        attacker = f"attacker-{label.replace(' ', '-')}"
         self.sh(
             f"systemctl cat {unit}.service | sed -e '/^ExecStart=/c ExecStart=/usr/bin/python3 -IS"
             f" /usr/lib/license-agent/attempts.py {arguments}' -e '/^Sockets=/d' -e '/^Requires=/d' -e '/^Restart=/d'"
-            " -e 's/^Type=.*/Type=exec/' -e '/^WatchdogSec=/d' >/run/systemd/system/attacker.service && systemctl daemon-reload"
+            f" -e 's/^Type=.*/Type=exec/' -e '/^WatchdogSec=/d' -e 's/^User=.*/User={user}/' -e 's/^Group=.*/Group={user}/'"
+            f" >/run/systemd/system/{attacker}.service && systemctl daemon-reload && systemctl start {attacker}"
         )
-        self.sh("journalctl --rotate; systemctl start attacker", timeout=120)
-        self.until(
-            "the attacker has tried",
-            lambda: self.out("systemctl is-active attacker", check=False) in ("inactive", "failed"),
-            60,
+        ended = f"systemctl is-active {attacker}"
+        self.until("the attacker has tried", lambda: self.out(ended, check=False) in ("inactive", "failed"), 60)
+        self.same("and has come to the end", "success", self.out(f"systemctl show -P Result {attacker}"))
+        caged = self.attempted(
+            f"journalctl --sync; journalctl -b -u {attacker} -o cat --no-pager | grep -a '^ATTEMPTS' | tail -1"
         )
-        caged = self.attempted("journalctl -b -u attacker -o cat --no-pager | grep -a '^ATTEMPTS' | tail -1")
-        self.same(f"{unit}: every attempt was made", len(free[BY_ROOT]), len(caged))
+        self.same(f"{label}: every attempt was made", len(free[BY_ROOT]), len(caged))
         for attempt, who in ATTEMPTS.items():
             possible = free[who].get(attempt) in ("done", "ENOEXEC")
             found = caged.get(attempt)
-            good = found in REFUSALS
-            if attempt == HIDDEN and found == "ENOENT":
-                # /proc does not even show the process; that it is there is told by the call that names it (EPERM, not ESRCH).
-                good = caged.get(BY_NUMBER) == "EPERM"
-            elif attempt == DISK and found == "ENOENT":
-                # PrivateDevices= gives a /dev without it; with a look at the outside, where it is, that is a refusal.
-                good = self.out(f"systemctl show -P PrivateDevices {unit}") == "yes"
-            elif attempt == ELSEWHERE and found == "ETIMEDOUT":
-                # IPAddressDeny= drops packets silently. That the network works is shown by the other address.
-                good = caged.get(SERVED) == "done"
-            self.check(f"{unit} cannot {attempt}", possible and good, f"outside {free[who].get(attempt)}, inside {found}")
+            good = possible and self.refused(unit, attempt, caged)
+            self.check(f"{label} cannot {attempt}", good, f"outside {free[who].get(attempt)}, inside {found}")
         if unit == LINK:
-            self.same("license-agent-link can connect to the server", "done", caged.get("connect to the server"))
+            self.same(f"{label} can connect to the server", "done", caged.get(SERVED))
             for attempt in NOT_FOR_LINK:
-                found = caged.get(attempt)
-                possible = free[BY_ROOT].get(attempt) == "done"
-                self.check(f"{unit} cannot {attempt}", possible and found in REFUSALS, f"outside done, inside {found}")
+                good = free[BY_ROOT].get(attempt) == "done" and caged.get(attempt) in REFUSALS
+                self.check(
+                    f"{label} cannot {attempt}", good, f"outside {free[BY_ROOT].get(attempt)}, inside {caged.get(attempt)}"
+                )
         victim.signal(9)
-        self.sh("rm /run/systemd/system/attacker.service && systemctl daemon-reload")
+        self.sh(f"rm /run/systemd/system/{attacker}.service && systemctl daemon-reload")
+
+    def refused(self, unit: str, attempt: str, caged: dict[str, str]) -> bool:
+        """Whether an attempt met the sandbox. A thing that is not there counts only where the sandbox is known to hide it."""
+        found = caged.get(attempt)
+        if attempt == HIDDEN and found == "ENOENT":
+            # /proc does not even show the process; that it is there is told by the call that names it (EPERM, not ESRCH).
+            return caged.get(BY_NUMBER) == "EPERM"
+        if attempt == DISK and found == "ENOENT":
+            return self.out(f"systemctl show -P PrivateDevices {unit}") == "yes"
+        if attempt in SOCKETS and found == "ENOENT":
+            return "/run" in self.out(f"systemctl show -P TemporaryFileSystem {unit}")
+        if attempt == ELSEWHERE and found == "ETIMEDOUT":
+            # IPAddressDeny= drops packets silently. That the network works is shown by the other address.
+            return caged.get(SERVED) == "done"
+        return found in REFUSALS
 
     def attempted(self, command: str) -> dict[str, str]:
         found = re.search(r"ATTEMPTS (\{.*\})", self.out(command))
@@ -620,6 +646,7 @@ def main() -> int:
             try:
                 for name, step in STEPS.items():
                     if options.quick and name in LONG:
+                        report.write(f"\n-- left out by --quick: {name}")
                         continue
                     if options.begin and list(STEPS).index("sell") < list(STEPS).index(name) < list(STEPS).index(options.begin):
                         continue

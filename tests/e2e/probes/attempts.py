@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import sys
-import tempfile
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -77,9 +76,8 @@ def execute():
 
 
 def mount():
-    target = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp") if CAN_MAKE else "/tmp"
-    checked(libc.mount(b"none", target.encode(), b"tmpfs", 0, None))
-    libc.umount(target.encode())
+    checked(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None))
+    libc.umount(b"/tmp")
 
 
 def raw_socket():
@@ -98,6 +96,15 @@ def connect(address):
             sock.connect((host, int(port)))
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, "") from None
+
+
+def speak_to(path):
+    def attempt():
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+
+    return attempt
 
 
 def write_to(directory):
@@ -165,6 +172,8 @@ def main():
         "open a raw socket": raw_socket,
         "open a packet socket": packet_socket,
         "connect to a host that is not the server": lambda: connect(OTHER),
+        "give orders to systemd": speak_to("/run/systemd/private"),
+        "speak on D-Bus": speak_to("/run/dbus/system_bus_socket"),
         "connect to the server": lambda: connect(SERVER),
         "write to /etc": write_to("/etc"),
         "write to /usr": write_to("/usr"),
@@ -193,5 +202,4 @@ def main():
 
 
 VICTIM, ADDRESS, OTHER, SERVER = int(sys.argv[1]), int(sys.argv[2], 0), sys.argv[3], sys.argv[4]
-CAN_MAKE = os.geteuid() == 0
 main()
