@@ -429,13 +429,12 @@ class Scenario:
         for unit, user in ((CORE, CORE), (CORE, "root"), (LINK, LINK), (LINK, "root"), (INSTALLER, "root")):
             if not self.quick or unit == user:
                 self.attack_from(unit, user)
-                "/var/lib/license-agent/secrets.store",
-                "/var/lib/license-agent/tpm.objects",
-                "/var/lib/license-agent/state.json",
         for user in ("stranger", "till"):
             for path in (
                 "/etc/license-agent/config.toml",
                 "/var/lib/license-agent/secrets.store",
+                "/var/lib/license-agent/tpm.objects",
+                "/var/lib/license-agent/state.json",
                 "/var/log/license-agent/audit.log",
             ):
                 found = self.sh(f"cat {path}", user=user, check=False)
