@@ -94,11 +94,13 @@ class Scenario:
         server: the license server that it reaches.
         report: takes the checks.
         quick: leave out what takes long, in steps that are not left out as a whole.
+        first: which packages are installed first, "old" or "new".
     """
 
-    def __init__(self, guest: Guest, server: HostServer, report: Report, quick: bool) -> None:
+    def __init__(self, guest: Guest, server: HostServer, report: Report, quick: bool, first: str) -> None:
         self.guest = guest
         self.quick = quick
+        self.first = first
         self.packages = "license-agent" if quick else "license-agent license-agent-server"
         self.server = server
         self.report = report
@@ -175,7 +177,7 @@ class Scenario:
     # The steps
 
     def install(self) -> None:
-        self.use_repository("old")
+        self.use_repository(self.first)
         self.apt(f"install {self.packages}")
         self.active(CORE)
         for unit in ("license-agent-pos", "license-agent-admin", "license-agent-link", "license-agent-installer"):
@@ -641,7 +643,8 @@ def main() -> int:
             with report.step("boot"):
                 guest.boot()
                 report.same("the guest is running", "running", guest.state)
-            scenario = Scenario(guest, server, report, options.quick)
+            upgrades = options.begin in (None, "restart, and upgrade from an earlier commit")
+            scenario = Scenario(guest, server, report, options.quick, "old" if upgrades else "new")
             try:
                 for name, step in STEPS.items():
                     if options.quick and name in LONG:
