@@ -1,5 +1,6 @@
 """The installer's door: whom it hears, and what becomes of anything that is no order."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -30,7 +31,9 @@ def asked(path: Path, data: bytes) -> Description | Declined | None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
-        sock.sendall(data)
+        # Another user is answered and cut off without being heard, maybe before this is sent.
+        with contextlib.suppress(BrokenPipeError):
+            sock.sendall(data)
         decoder = FrameDecoder(INSTALLER_MAX_FRAME_BYTES)
         while received := sock.recv(65536):
             for frame in decoder.receive_data(received):
