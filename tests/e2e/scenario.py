@@ -600,6 +600,9 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
 
 LONG = (
     "hang",
+    "be killed",
+    "metrics through node_exporter",
+    "reboot, and a power cut",
     "crash ten times; a broken configuration",
     "where every refused system call kills",
     "the server's package",
@@ -623,10 +626,12 @@ def main() -> int:
     parser.add_argument("--until", choices=STEPS, help="stop after this step")
     parser.add_argument("--from", dest="begin", choices=STEPS, help="after 'sell', go on with this step")
     parser.add_argument("--quick", action="store_true", help=f"without: {', '.join(LONG)}; and without long ways in the others")
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="begin no further step after so long, and say so")
     parser.add_argument("--hold", action="store_true", help="keep the guest at the end, or where it failed, until Enter")
     options = parser.parse_args()
     report = Report(lambda line: print(line, flush=True))
     image = None
+    began = time.monotonic()
     try:
         with report.step("the guest"):
             image = build(options.directory / "image")
@@ -651,6 +656,9 @@ def main() -> int:
                         report.write(f"\n-- left out by --quick: {name}")
                         continue
                     if options.begin and list(STEPS).index("sell") < list(STEPS).index(name) < list(STEPS).index(options.begin):
+                        continue
+                    if options.within and time.monotonic() - began > options.within:
+                        report.write(f"\n-- left out, the time is up: {name}")
                         continue
                     with report.step(name):
                         step(scenario)
