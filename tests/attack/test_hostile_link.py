@@ -27,6 +27,7 @@ from contracts.exchange import (
     Reply as Signed,
 )
 from contracts.jose import b64decode
+from ipc.clientpolicy import AgentRefused
 from ipc.linkmessages import LINK_VERSION, FailCode, Head, encode_link
 from server.office import Office, Plan, found_office, open_office
 from tests.support.apiclient import PREFIX, Device, sign
@@ -239,6 +240,20 @@ def rotation_meets(chain: Chain, purpose: str) -> str:
         time.sleep(1)  # the server had enough of this agent's requests for the moment
 
 
+def rotate_when_served(chain: Chain) -> None:
+    """The tests before may have used up what the server allows an agent in a second."""
+    for _ in range(10):
+        try:
+            chain.admin("rotate")
+        except AgentRefused as error:
+            if "too many requests" not in str(error):
+                raise
+            time.sleep(1)
+        else:
+            return
+    raise AssertionError("the server refused for its rate limit ten times")
+
+
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("purpose", ["secret-status", "rotate-secret"])
 def test_nothing_changes_and_the_honest_link_is_enough(
@@ -259,7 +274,7 @@ def test_nothing_changes_and_the_honest_link_is_enough(
         newest = chain.newest()
         chain.settle()
         if chain.newest() == newest:
-            chain.admin("rotate")
+            rotate_when_served(chain)
         chain.assert_agreed()
         assert chain.newest() == newest + 1
     chain.first_token = till.kept
