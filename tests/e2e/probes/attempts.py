@@ -62,17 +62,22 @@ def trace():
     checked(libc.ptrace(ctypes.c_long(PTRACE_DETACH), ctypes.c_long(VICTIM), None, None))
 
 
-def execute():
+def in_child(attempt):
+    """Makes an attempt that would change this process for good in a child of it."""
     pid = os.fork()
     if pid == 0:
         try:
-            os.execv("/bin/true", ["/bin/true"])
+            attempt()
         except OSError as error:
             os._exit(error.errno)
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code:
         raise OSError(code, os.strerror(code))
+
+
+def execute():
+    in_child(lambda: os.execv("/bin/true", ["/bin/true"]))
 
 
 def mount():
@@ -123,16 +128,7 @@ def load_module():
 
 
 def own_user_namespace():
-    pid = os.fork()
-    if pid == 0:
-        try:
-            checked(libc.unshare(0x10000000))
-        except OSError as error:
-            os._exit(error.errno)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code:
-        raise OSError(code, os.strerror(code))
+    in_child(lambda: checked(libc.unshare(0x10000000)))
 
 
 def write_and_execute_memory():
