@@ -59,6 +59,8 @@ class Listener(uvicorn.Server):
         self._sock = sock
         self._protocol = protocol
         self._context = context
+        self.listening = False
+        """Whether a client is answered; uvicorn's own `started` is set before there is a socket to connect to."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens. uvicorn itself would leave the handshake a whole minute."""
@@ -75,6 +77,7 @@ class Listener(uvicorn.Server):
             ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S if self._context else None,
         )
         self.servers.append(server)
+        self.listening = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -105,7 +108,7 @@ async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Calla
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hangup)
     tasks = [asyncio.create_task(server.serve()) for server in servers]
-    while not all(server.started for server in servers) and not any(task.done() for task in tasks):
+    while not all(server.listening for server in servers) and not any(task.done() for task in tasks):
         await asyncio.sleep(0.01)
     if not any(task.done() for task in tasks):
         ready()

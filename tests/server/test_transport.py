@@ -53,7 +53,7 @@ class Running:
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         ends = time.monotonic() + 20
-        while not self.server.started:
+        while not self.server.listening:
             assert self.thread.is_alive() and time.monotonic() < ends
             time.sleep(0.005)
 
@@ -221,6 +221,30 @@ def test_a_new_certificate_counts_from_the_next_connection_on(tls: tuple[Running
         with connect(port) as after:
             assert after.getpeercert(binary_form=True) != first
         assert exchange(before, post(b"{}"))[0] == 200
+
+
+def test_a_server_says_that_it_listens_once_it_does() -> None:
+    sock = tcp_socket("127.0.0.1", 0, "bind")
+    server = Listener(Guard(echo, from_proxy, lambda *_: None), sock, ApiProtocol, None)
+    early: list[bool] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+            early.append(server.listening)
+            return await super().create_server(*arguments, **options)
+
+    async def scenario() -> None:
+        serving = asyncio.create_task(server.serve())
+        while not server.listening:
+            await asyncio.sleep(0)
+        _, writer = await asyncio.open_connection(*sock.getsockname())
+        writer.close()
+        server.should_exit = True
+        await serving
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(scenario())
+    assert early == [False]
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /x HT", post(b"{}")[:-1]])
