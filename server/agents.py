@@ -6,6 +6,8 @@ has proved itself: they have no gaps, and a device that comes again keeps its ow
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,14 +122,12 @@ class Agents:
 
         One whose agent is revoked is found all the same: it is told that it is.
         """
+        query = select(Agent, Certificate.state).join(Certificate, Certificate.agent_id == Agent.id)
         with self._database.reading() as session:
-            certificate = session.get(Certificate, fingerprint)
-            if certificate is None:
-                return None
-            agent = session.get(Agent, certificate.agent_id)
-            if agent is None or (certificate.state != "active" and agent.status != REVOKED):
-                return None
-            return row_of(agent)
+            found = session.execute(query.where(Certificate.fingerprint == fingerprint)).first()
+        if found is None or (found[1] != "active" and found[0].status != REVOKED):
+            return None
+        return row_of(found[0])
 
     def by_id(self, agent_id: str) -> AgentRow | None:
         """The agent with that id."""
@@ -321,6 +321,13 @@ class Agents:
             agent.audit_seq, agent.audit_head = audit_seq, audit_head
             return audit_seq
 
+    @contextmanager
+    def unit(self, agent_id: str) -> Iterator[AgentRow | None]:
+        """One transaction for all that this thread does, alone with this agent over every process; the agent as it is then."""
+        with self._database.unit() as session:
+            agent = session.get(Agent, agent_id, with_for_update=True)
+            yield None if agent is None else row_of(agent)
+
     def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
         """Digest of the request and the reply that was given to it; None if there was none."""
         with self._database.reading() as session:
@@ -330,12 +337,10 @@ class Agents:
     def keep_answer(self, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
         """Keeps a reply, for a request that may come again."""
         with self._database.transaction() as session:
-            # The same request may be answered twice at once.
-            session.get(Agent, agent_id, with_for_update=True)
             row = KeptAnswer(
                 agent_id=agent_id, request_id=request_id, digest=digest, reply=reply, kept_until=now + ANSWERS_KEPT_S
             )
-            session.merge(row)
+            session.add(row)
             self._answers += 1
             if self._answers % _SWEEP_EVERY == 1:
                 session.execute(delete(KeptAnswer).where(KeptAnswer.kept_until < now))

@@ -1,6 +1,7 @@
 """The registry's database: one SQLite file, or PostgreSQL. Transactions that write take their locks at once."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as BusyError
 from sqlalchemy.orm import Session
 
 from .errors import RegistryError
@@ -43,18 +45,66 @@ class Database:
             raise RegistryError("the database must be SQLite or PostgreSQL")
         self.engine = _engine(self.url, self.is_sqlite)
         self._reader = self.engine.execution_options(reading=True)
+        # SQLite's own way to wait for another writer is to sleep and ask again, longer each time; threads of one process
+        # need not.
+        self._writing = threading.Lock() if self.is_sqlite else None
+        self._here = threading.local()
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session in a transaction: all of it is done, or nothing."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        """A session in a transaction: all of it is done, or nothing. Within `unit`, a part of that one.
+
+        Raises:
+            SQLAlchemyError: the database does not answer, or others write for too long.
+        """
+        joined = self._joined()
+        if joined is not None:
+            with joined.begin_nested():
+                yield joined
+            return
+        with self._turn(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads; it waits for no writer."""
+        """A session that only reads; it waits for no writer. Within `unit`, that one."""
+        joined = self._joined()
+        if joined is not None:
+            yield joined
+            return
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def unit(self) -> Iterator[Session]:
+        """One transaction, which every `transaction` and `reading` of this thread is a part of until it ends.
+
+        A part that fails takes back its own changes only.
+        """
+        if self._joined() is not None:
+            raise RuntimeError("a unit within a unit")
+        with self.transaction() as session:
+            self._here.session = session
+            try:
+                yield session
+            finally:
+                self._here.session = None
+
+    def _joined(self) -> Session | None:
+        found: Session | None = getattr(self._here, "session", None)
+        return found
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._writing is None:
+            yield
+            return
+        if not self._writing.acquire(timeout=BUSY_S):
+            raise BusyError(f"other requests have been writing for {BUSY_S} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def revision(self) -> str | None:
         """The revision of the schema; None for an empty database."""

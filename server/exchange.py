@@ -5,7 +5,7 @@ Bytes in, answer out; HTTP is `app.py`'s. Nothing that is not signed by the agen
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +19,6 @@ from .challenges import is_fresh, new_challenge
 from .declined import Declined
 from .ports import Agent, AgentStore, LicenseStore, SecretStore, Signer
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
-from .turns import Turns
 
 CONTACT_S = 3600
 """How often an agent is to ask what is new; each time a tenth more or less, so that agents do not come in step."""
@@ -72,7 +71,6 @@ class Exchange:
         self._secrets = secrets
         self._licenses = licenses
         self._random = random
-        self._turns = Turns()
         self._acts: dict[type[Request], Callable[[_Context, Any], Reply]] = {
             forms.RotateSecret: self._rotate,
             forms.ConfirmRotation: self._confirm,
@@ -131,9 +129,12 @@ class Exchange:
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             return error(400, RefusalCode.BAD_REQUEST, "request_id must be 32 characters 0-9 and a-f")
         context = _Context(agent, fingerprint, request_id, now)
-        # The same request may come twice at once, over two connections; it acts once.
-        with self._turns.turn(agent.agent_id):
-            return self._once(purpose, context, content, text)
+        # The same request may come twice at once, over two connections, to two processes; it acts once. What it does and the
+        # answer that is kept are there together, or not at all.
+        with self._agents.unit(agent.agent_id) as present:
+            if present is None or present.identity_key != agent.identity_key:
+                return error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
+            return self._once(purpose, replace(context, agent=present), content, text)
 
     def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str) -> Answer:
         agent, digest = context.agent, hashlib.sha256(text.encode()).hexdigest()

@@ -4,6 +4,7 @@ Times are seconds since 1970 UTC. What is not to be done raises `Declined`; a da
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from contracts.exchange import Reply
@@ -43,6 +44,9 @@ class AgentStore(Protocol):
 
     def by_certificate(self, fingerprint: str) -> Agent | None:
         """The agent that a client certificate belongs to; None if it counts no more."""
+
+    def unit(self, agent_id: str) -> AbstractContextManager[Agent | None]:
+        """All that this thread does within it is one transaction, alone with this agent; the agent as it is then."""
 
     def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
         """Digest of the request and the reply that was kept."""

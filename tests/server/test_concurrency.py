@@ -1,19 +1,24 @@
 """Many at once: serials have no gaps, nobody waits for whoever waits for him, the audit's chain holds."""
 
+import json
+import os
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from contracts.exchange import RefusalCode
+from contracts.exchange import Cause, RefusalCode, RotateSecret
 from server.declined import Declined
+from server.exchange import Exchange
 from server.licenses import Order
+from server.models import Agent
 from server.office import Office, open_office
+from tests.server.agentside import AgentSide
 from tests.server.devices import NOW, Device, fingerprint, make_csr
 
 THREADS = 8
@@ -103,29 +108,37 @@ def everything(office: Office, agents: list[str], certificates: dict[str, str], 
     for number in range(60):
         agent = rng.choice(agents)
         act = rng.randrange(9)
-        if act == 0:
-            newest = office.secrets.listed(agent)[-1]
-            office.secrets.rotate(agent, newest.version, newest.key_check, newest.version, NOW)
-        elif act == 1:
-            newest = office.secrets.listed(agent)[-1]
-            office.secrets.confirm(agent, newest.version, newest.key_check, NOW)
-        elif act == 2:
-            office.agents.saw(agent, NOW, certificates[agent], rng.randrange(9), "ab" * 32)
+        if act in (0, 1, 2, 4, 5, 7):
+            with office.agents.unit(agent) if act == 7 or rng.random() < 0.7 else nullcontext():
+                agents_act(office, agent, certificates[agent], csr, act, rng)
         elif act == 3:
             office.licenses.issue(agent, Order(f"{agent}-{rng.randrange(4)}", "x", (), {}, NOW, NOW + 99), NOW)
-        elif act == 4:
-            wanted = [f"{agent}-{n}" for n in range(4)]
-            rng.shuffle(wanted)
-            tokens, missing = office.licenses.reissue(agent, wanted, office.secrets.status(agent, 0, None, 0, NOW)[0], NOW)
-            assert len(tokens) + len(missing) == 4
-        elif act == 5:
-            office.agents.renew_certificate(agent, csr, NOW)
         elif act == 6:
             office.secrets.demand(None, NOW)
-        elif act == 7:
-            office.agents.keep_answer(agent, f"{rng.randrange(3):032x}", "digest", "reply", NOW)
         else:
             office.audit.record("admin", "probe", "ok", NOW, number=number)
+
+
+def agents_act(office: Office, agent: str, certificate: str, csr: str, act: int, rng: random.Random) -> None:
+    if act == 0:
+        newest = office.secrets.listed(agent)[-1]
+        office.secrets.rotate(agent, newest.version, newest.key_check, newest.version, NOW)
+    elif act == 1:
+        newest = office.secrets.listed(agent)[-1]
+        office.secrets.confirm(agent, newest.version, newest.key_check, NOW)
+    elif act == 2:
+        office.agents.saw(agent, NOW, certificate, rng.randrange(9), "ab" * 32)
+    elif act == 4:
+        wanted = [f"{agent}-{n}" for n in range(4)]
+        rng.shuffle(wanted)
+        tokens, missing = office.licenses.reissue(agent, wanted, office.secrets.status(agent, 0, None, 0, NOW)[0], NOW)
+        assert len(tokens) + len(missing) == 4
+    elif act == 5:
+        office.agents.renew_certificate(agent, csr, NOW)
+    else:
+        request_id = f"{rng.randrange(3):032x}"
+        if office.agents.answer_of(agent, request_id) is None:
+            office.agents.keep_answer(agent, request_id, "digest", "reply", NOW)
 
 
 def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Office) -> None:
@@ -144,3 +157,32 @@ def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Office) -
 
     at_once([lambda seed=seed: act(seed) for seed in range(6)])
     assert office.audit.verify()[1] is None
+
+
+def test_the_same_request_at_once_to_two_processes_acts_once(directory: Path) -> None:
+    with closing(open_office(directory)) as one, closing(open_office(directory)) as two:
+        activated = Device(1).come(one)
+        agent, certificate = AgentSide(activated.agent_id), fingerprint(activated.certificates[0])
+        with one.database.transaction() as session:
+            row = session.get(Agent, activated.agent_id)
+            assert row is not None
+            row.identity_key = json.dumps(agent.public)
+        servers = [Exchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom) for office in (one, two)]
+        for number in range(5):
+            challenge = servers[0].challenge(certificate, NOW)
+            asked = agent.request(
+                RotateSecret,
+                challenge,
+                current_secret_version=0,
+                highest_version=number,
+                key_check=None,
+                serial=1,
+                cause=Cause.DUE,
+            )
+            text = agent.sign(asked)
+            answers = at_once(
+                [lambda it=server, text=text: it.answer("rotate-secret", certificate, text, NOW) for server in servers * 3]
+            )
+            assert len(set(answers)) == 1 and answers[0][0] == 200
+            made = [record for record in one.audit.tail(1000) if record.event == "secret.made"]
+            assert len(made) == number + 1

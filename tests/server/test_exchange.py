@@ -3,6 +3,8 @@
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +76,15 @@ class Stores:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     fails: Exception | None = None
     hold: threading.Event | None = None
+    alone: threading.Lock = field(default_factory=threading.Lock)
 
     def by_certificate(self, fingerprint: str) -> Row | None:
         return self.rows.get(fingerprint)
+
+    @contextmanager
+    def unit(self, agent_id: str) -> Iterator[Row | None]:
+        with self.alone:
+            yield next((row for row in self.rows.values() if row.agent_id == agent_id), None)
 
     def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
         return self.answers.get((agent_id, request_id))

@@ -1,7 +1,4 @@
-"""Token buckets, whose bucket it is, challenges, and turns."""
-
-import threading
-from typing import Any
+"""Token buckets, whose bucket it is, and challenges."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +6,6 @@ from hypothesis import strategies as st
 
 from server.challenges import CHALLENGE_LIFETIME_S, CLOCK_TOLERANCE_S, is_fresh, new_challenge
 from server.limits import Buckets, Rate, address_key
-from server.turns import Turns
 
 KEY = bytes(range(32))
 PRINT = "ab" * 32
@@ -83,22 +79,3 @@ def test_an_altered_challenge_is_none(place: int, letter: str) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_no_challenge(text: str) -> None:
     assert not is_fresh(text, KEY, PRINT, NOW)
-
-
-def test_one_at_a_time_for_a_name_and_nothing_is_left() -> None:
-    turns, inside, most = Turns(), [0], [0]
-
-    def work() -> None:
-        for _ in range(200):
-            with turns.turn("a"):
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-                inside[0] -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    held: dict[str, Any] = turns._locks
-    assert most == [1] and held == {}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from sqlalchemy import text as sql
+from sqlalchemy.exc import IntegrityError
 
 from contracts.exchange import RefusalCode
 from server.agents import ACTIVE, ANSWERS_KEPT_S, FACTORY_ONLY, REVOKED
@@ -188,11 +189,12 @@ def test_an_audit_log_that_went_back_is_an_alert(
 def test_answers_are_kept_for_two_days(office: Office) -> None:
     ids = [f"{number:032x}" for number in range(3)]
     office.agents.keep_answer("pos-1", ids[0], "digest", "reply", NOW)
-    office.agents.keep_answer("pos-1", ids[0], "digest", "reply", NOW)
+    with pytest.raises(IntegrityError):  # whoever keeps an answer has looked, within one unit, that there is none
+        office.agents.keep_answer("pos-1", ids[0], "other", "other", NOW)
     assert office.agents.answer_of("pos-1", ids[0]) == ("digest", "reply")
     assert office.agents.answer_of("pos-2", ids[0]) is None
-    for _ in range(200):
-        office.agents.keep_answer("pos-1", ids[1], "digest", "reply", NOW + ANSWERS_KEPT_S + 1)
+    for number in range(200):
+        office.agents.keep_answer("pos-1", f"{number + 9:032x}", "digest", "reply", NOW + ANSWERS_KEPT_S + 1)
     assert office.agents.answer_of("pos-1", ids[0]) is None
 
 
