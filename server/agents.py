@@ -19,12 +19,13 @@ from contracts.exchange import RefusalCode
 
 from . import certificates
 from .audit import Audit
-from .database import Database, next_number
+from .database import Database, next_number, present_number, skip_ahead
 from .declined import Declined
 from .errors import RegistryError
 from .keys import Keys
 from .models import Agent, Certificate, KeptAnswer
-from .pki import key_of_csr
+from .peers import Peer
+from .pki import BACKDATE_S, key_of_csr
 
 HandKeys = dict[str, dict[str, str] | None]
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
@@ -128,6 +129,46 @@ class Agents:
         if found is None or (found[1] != "active" and found[0].status != REVOKED):
             return None
         return row_of(found[0])
+
+    def by_lost_record(self, peer: Peer) -> AgentRow | None:
+        """The agent that a certificate names of which there is no record, though our CA has issued it (TLS has verified that).
+
+        Such a certificate was issued after the backup that this registry was restored from. One from before the agent was last
+        provisioned, or its status changed, counts no more.
+        """
+        with self._database.reading() as session:
+            agent = session.get(Agent, peer.agent_id)
+            if agent is None or session.get(Certificate, peer.fingerprint) is not None:
+                return None
+            return None if peer.not_before + BACKDATE_S < agent.updated_at else row_of(agent)
+
+    def adopt(self, peer: Peer, now: int) -> None:
+        """Takes a certificate in again that the registry has lost, once its agent has signed a request."""
+        with self._database.transaction() as session:
+            session.add(
+                Certificate(
+                    fingerprint=peer.fingerprint,
+                    agent_id=peer.agent_id,
+                    number=peer.number,
+                    state=ACTIVE,
+                    issued_at=peer.not_before + BACKDATE_S,
+                    not_after=peer.not_after,
+                )
+            )
+            agent = f"agent {peer.agent_id}"
+            self._audit.record(agent, "certificate.adopted", "alert", now, session=session, certificate=peer.number)
+
+    def missed(self, peer: Peer, now: int) -> None:
+        """Takes note of an agent that the registry has lost: its number is not given to another device."""
+        if peer.serial is None or not peer.agent_id:
+            return
+        with self._database.reading() as session:
+            if session.get(Agent, peer.agent_id) is not None or present_number(session, "serial") >= peer.serial:
+                return
+        with self._database.transaction() as session:
+            if skip_ahead(session, "serial", peer.serial):
+                fields = {"agent": peer.agent_id, "serial": peer.serial}
+                self._audit.record("server", "registry.behind", "alert", now, session=session, **fields)
 
     def by_id(self, agent_id: str) -> AgentRow | None:
         """The agent with that id."""
@@ -234,7 +275,7 @@ class Agents:
             agent.audit_seq, agent.audit_head = None, None
             session.flush()
             certificates.revoke_all(session, agent.id)
-            issued = certificates.issue(session, self._keys, agent.id, key, now)
+            issued = certificates.issue(session, self._keys, agent, key, now)
             self._audit.record(
                 f"device {hw_id[:16]}",
                 "agent.activated",
@@ -290,7 +331,10 @@ class Agents:
         """A certificate for a new TLS key. The present one stays good until its end, should the new one not work."""
         key = key_of_csr(csr_pem)
         with self._database.transaction() as session:
-            issued = certificates.issue(session, self._keys, agent_id, key, now)
+            agent = session.get(Agent, agent_id, with_for_update=True)
+            if agent is None:
+                raise Declined(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
+            issued = certificates.issue(session, self._keys, agent, key, now)
             number = certificates.number_of(issued[0])
             self._audit.record(f"agent {agent_id}", "certificate.renewed", "ok", now, session=session, certificate=number)
             return issued

@@ -114,7 +114,7 @@ def create_app(
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
     def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> Response:
         """A challenge, to be put into requests that are made with the same client certificate."""
-        stranger = exchange.stranger(peer.fingerprint)
+        stranger = exchange.stranger(peer, now())
         if stranger is not None:
             return _respond(request, stranger)
         text = exchange.challenge(peer.fingerprint, now())
@@ -165,7 +165,7 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
     path, name = f"{PREFIX}/{purpose}", purpose.replace("-", "_")
 
     def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> Response:
-        return _respond(request, exchange.handle(purpose, peer.fingerprint, body.request, now()))
+        return _respond(request, exchange.handle(purpose, peer, body.request, now()))
 
     ask.__doc__ = summary
     app.add_api_route(path, ask, methods=["POST"], name=name, response_model=SignedReply, responses=responses)
@@ -177,7 +177,7 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
         peer: AgentPeer,
         agent_request: Annotated[str, Header(max_length=MAX_HEADER_REQUEST_CHARS, pattern=JWS_PATTERN)],
     ) -> Response:
-        return _respond(request, exchange.handle(purpose, peer.fingerprint, agent_request, now()))
+        return _respond(request, exchange.handle(purpose, peer, agent_request, now()))
 
     ask_by_get.__doc__ = summary
     by_get = {status: value for status, value in responses.items() if status != 415}

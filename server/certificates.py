@@ -6,30 +6,30 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from .keys import DAY, Keys
-from .models import Certificate
+from .models import Agent, Certificate
 from .pki import fingerprint_of, make_client_certificate, pem_of
 
 LIFETIME_S = 30 * DAY
 """Short-lived: a certificate that was lost sight of ends by itself."""
 
 
-def issue(session: Session, keys: Keys, agent_id: str, key: ec.EllipticCurvePublicKey, now: int) -> tuple[str, ...]:
+def issue(session: Session, keys: Keys, agent: Agent, key: ec.EllipticCurvePublicKey, now: int) -> tuple[str, ...]:
     """A new certificate for an agent, and those above it but the root, in PEM.
 
     Args:
         session: a transaction.
         keys: of the server.
-        agent_id: whose it is.
+        agent: whose it is.
         key: to be certified.
         now: it begins a little before.
     """
     ca, ca_key = keys.issuing_ca(session)
     until = min(now + LIFETIME_S, int(ca.not_valid_after_utc.timestamp()))
-    made = make_client_certificate(key, ca, ca_key, agent_id, now, until)
+    made = make_client_certificate(key, ca, ca_key, agent.id, agent.serial, now, until)
     session.add(
         Certificate(
             fingerprint=fingerprint_of(made),
-            agent_id=agent_id,
+            agent_id=agent.id,
             number=f"{made.serial_number:x}",
             state="active",
             issued_at=now,

@@ -179,14 +179,30 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     return engine
 
 
-def next_number(session: Session, name: str) -> int:
-    """The next value of a counter; its row stays locked until the transaction ends, so that no number is left out."""
+def next_number(session: Session, name: str, at_least: int = 0) -> int:
+    """The next value of a counter; its row stays locked until the transaction ends, so that no number is left out.
+
+    Args:
+        session: a transaction.
+        name: of the counter.
+        at_least: goes on from there: numbers of the time are above all earlier ones also where those have been lost.
+    """
     row = session.get(Counter, name, with_for_update=True, populate_existing=True)
     if row is None:
         raise RuntimeError(f"the counter {name} is missing")
-    row.value += 1
+    row.value = max(row.value + 1, at_least)
     session.flush()
     return row.value
+
+
+def skip_ahead(session: Session, name: str, value: int) -> bool:
+    """Has a counter go on above a value; whether it was below."""
+    row = session.get(Counter, name, with_for_update=True, populate_existing=True)
+    if row is None or row.value >= value:
+        return False
+    row.value = value
+    session.flush()
+    return True
 
 
 def present_number(session: Session, name: str) -> int:

@@ -17,6 +17,7 @@ from contracts.jose import MalformedToken
 from .answers import PASSING, STATUS_OF, Answer, error
 from .challenges import is_fresh, new_challenge
 from .declined import Declined
+from .peers import Peer
 from .ports import Agent, AgentStore, LicenseStore, SecretStore, Signer
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
@@ -44,7 +45,8 @@ class _Context:
     """One authentic request."""
 
     agent: Agent
-    fingerprint: str
+    peer: Peer
+    lost: bool
     request_id: str
     now: int
 
@@ -85,40 +87,51 @@ class Exchange:
         """A challenge for the holder of that client certificate."""
         return new_challenge(self._keys.challenge_key(), fingerprint, now, self._random(16))
 
-    def stranger(self, fingerprint: str) -> Answer | None:
+    def stranger(self, peer: Peer, now: int) -> Answer | None:
         """What somebody is told whose client certificate counts no more; None for an agent.
 
         An agent tries a new certificate by asking for a challenge: one that gets it must be good for all else.
         """
         try:
-            known = self._agents.by_certificate(fingerprint) is not None
+            return None if self._known(peer, now) is not None else _unknown()
         except SQLAlchemyError:
             return error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
-        return None if known else error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
 
-    def answer(self, purpose: str, fingerprint: str | None, request_text: str, now: int) -> tuple[int, str]:
+    def answer(self, purpose: str, peer: Peer | None, request_text: str, now: int) -> tuple[int, str]:
         """HTTP status and body, as `handle` gives them."""
-        answer = self.handle(purpose, fingerprint, request_text, now)
+        answer = self.handle(purpose, peer, request_text, now)
         return answer.status, answer.body()
 
-    def handle(self, purpose: str, fingerprint: str | None, request_text: str, now: int) -> Answer:
+    def handle(self, purpose: str, peer: Peer | None, request_text: str, now: int) -> Answer:
         """Answers one request.
 
         Args:
             purpose: last part of the path; a key of `KINDS`.
-            fingerprint: of the client certificate, SHA-256 of its DER, hex; None if there was none.
+            peer: the client certificate, which the TLS layer has verified; None if there was none.
             request_text: the JWS.
             now: seconds since 1970 UTC.
         """
         try:
-            return self._handle(purpose, fingerprint, request_text, now)
+            return self._handle(purpose, peer, request_text, now)
         except SQLAlchemyError:
             return error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
 
-    def _handle(self, purpose: str, fingerprint: str | None, text: str, now: int) -> Answer:
-        agent = None if fingerprint is None else self._agents.by_certificate(fingerprint)
-        if agent is None or fingerprint is None:
-            return error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
+    def _known(self, peer: Peer, now: int) -> tuple[Agent, bool] | None:
+        """Whose certificate it is, and whether the registry has lost it; None if it counts no more."""
+        agent = self._agents.by_certificate(peer.fingerprint)
+        if agent is not None:
+            return agent, False
+        agent = self._agents.by_lost_record(peer)
+        if agent is not None:
+            return agent, True
+        self._agents.missed(peer, now)
+        return None
+
+    def _handle(self, purpose: str, peer: Peer | None, text: str, now: int) -> Answer:
+        known = None if peer is None else self._known(peer, now)
+        if known is None or peer is None:
+            return _unknown()
+        agent, lost = known
         try:
             content = open_signed(text, REQUEST_TYPE, agent.agent_id, agent.identity_key)
         except NotReadable as problem:
@@ -128,12 +141,12 @@ class Exchange:
         request_id = content.get("request_id")
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             return error(400, RefusalCode.BAD_REQUEST, "request_id must be 32 characters 0-9 and a-f")
-        context = _Context(agent, fingerprint, request_id, now)
+        context = _Context(agent, peer, lost, request_id, now)
         # The same request may come twice at once, over two connections, to two processes; it acts once. What it does and the
         # answer that is kept are there together, or not at all.
         with self._agents.unit(agent.agent_id) as present:
             if present is None or present.identity_key != agent.identity_key:
-                return error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
+                return _unknown()
             return self._once(purpose, replace(context, agent=present), content, text)
 
     def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str) -> Answer:
@@ -146,6 +159,8 @@ class Exchange:
                     raise Declined(RefusalCode.REPLAYED, "this request id was used for another request")
                 return _again(kept[1])
             request = self._read(purpose, context, content)
+            if context.lost and self._agents.by_lost_record(context.peer) is not None:
+                self._agents.adopt(context.peer, context.now)
             reply = self._acts[type(request)](context, request)
         except Declined as declined:
             reply = _refusal(context, declined)
@@ -165,7 +180,7 @@ class Exchange:
             request: Request = convert(content, KINDS[purpose], "request")
         except MalformedToken as problem:
             raise Declined(RefusalCode.BAD_REQUEST, str(problem)) from None
-        if not is_fresh(request.challenge, self._keys.challenge_key(), context.fingerprint, context.now):
+        if not is_fresh(request.challenge, self._keys.challenge_key(), context.peer.fingerprint, context.now):
             raise Declined(RefusalCode.STALE_CHALLENGE, "the challenge is too old, or not for this client certificate")
         return request
 
@@ -193,7 +208,7 @@ class Exchange:
             revocations=number,
             key_set=self._keys.key_set_number(),
             next_contact_s=CONTACT_S * 9 // 10 + int.from_bytes(self._random(2), "big") % (CONTACT_S // 5),
-            audit_seq=self._agents.saw(agent_id, now, context.fingerprint, asked.audit_seq, asked.audit_head),
+            audit_seq=self._agents.saw(agent_id, now, context.peer.fingerprint, asked.audit_seq, asked.audit_head),
             **context.head(),
         )
 
@@ -217,6 +232,10 @@ class Exchange:
 def _check_standing(agent: Agent) -> None:
     if agent.status == "revoked":
         raise Declined(RefusalCode.AGENT_REVOKED, "this agent is revoked")
+
+
+def _unknown() -> Answer:
+    return error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
 
 
 def _refusal(context: _Context, declined: Declined) -> forms.Refusal:

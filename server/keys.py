@@ -362,7 +362,7 @@ class Keys:
             raise RegistryError("that is not the key of a root of this server: 'license-server keys list' names them")
         authorities = [row.certificate or "" for row in (*self._live(session, "issuing-ca"), *self._live(session, "root"))]
         content = KeySet(
-            number=next_number(session, "key_set"),
+            number=next_number(session, "key_set", now),
             issuer=issuer.value,
             issued_at=now,
             expires=now + KEY_SET_LIFETIME_S,

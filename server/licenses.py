@@ -189,7 +189,7 @@ class Licenses:
                 if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
                     raise RegistryError(f"agent {row.agent_id!r} has {MAX_REVOKED} revoked licenses already: revoke the agent")
                 row.revoked_at = now
-                next_number(session, REVOCATIONS)
+                next_number(session, REVOCATIONS, now)
             self._audit.record("admin", "license.revoked", "ok", now, session=session, license=jti, agent=row.agent_id)
 
     def revocations(self, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:

@@ -105,11 +105,14 @@ def make_server_certificate(
 
 
 def make_client_certificate(
-    key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, agent_id: str, now: int, until: int
+    key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, agent_id: str, serial: int | None, now: int, until: int
 ) -> x509.Certificate:
-    """The TLS client certificate of an agent."""
+    """The TLS client certificate of an agent; its number is there for a registry that was restored from an older backup."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, agent_id)]
+    if serial is not None:
+        names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)))
     return (
-        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, agent_id)]), ca.subject, key, now, until)
+        _builder(x509.Name(names), ca.subject, key, now, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

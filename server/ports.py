@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from contracts.exchange import Reply
 
+from .peers import Peer
+
 
 class Agent(Protocol):
     """An agent as it is registered."""
@@ -44,6 +46,15 @@ class AgentStore(Protocol):
 
     def by_certificate(self, fingerprint: str) -> Agent | None:
         """The agent that a client certificate belongs to; None if it counts no more."""
+
+    def by_lost_record(self, peer: Peer) -> Agent | None:
+        """The agent that a certificate names which the registry has lost; None if it has not, or knows no such agent."""
+
+    def adopt(self, peer: Peer, now: int) -> None:
+        """Takes such a certificate in again."""
+
+    def missed(self, peer: Peer, now: int) -> None:
+        """Takes note of a certificate of an agent that the registry has lost."""
 
     def unit(self, agent_id: str) -> AbstractContextManager[Agent | None]:
         """All that this thread does within it is one transaction, alone with this agent; the agent as it is then."""

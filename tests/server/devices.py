@@ -57,6 +57,11 @@ class Device:
         return self.activate(office, office.claims.use_claim(text, self.hw_id, now), wanted, now)
 
 
+def der(pem: str) -> bytes:
+    """A certificate in PEM as DER."""
+    return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+
+
 def fingerprint(pem: str) -> str:
     """Of a certificate in PEM."""
     return fingerprint_of(x509.load_pem_x509_certificate(pem.encode()))

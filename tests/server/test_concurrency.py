@@ -18,8 +18,9 @@ from server.exchange import Exchange
 from server.licenses import Order
 from server.models import Agent
 from server.office import Office, open_office
+from server.peers import peer_of
 from tests.server.agentside import AgentSide
-from tests.server.devices import NOW, Device, fingerprint, make_csr
+from tests.server.devices import NOW, Device, der, fingerprint, make_csr
 
 THREADS = 8
 T = TypeVar("T")
@@ -162,14 +163,14 @@ def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Office) -
 def test_the_same_request_at_once_to_two_processes_acts_once(directory: Path) -> None:
     with closing(open_office(directory)) as one, closing(open_office(directory)) as two:
         activated = Device(1).come(one)
-        agent, certificate = AgentSide(activated.agent_id), fingerprint(activated.certificates[0])
+        agent, peer = AgentSide(activated.agent_id), peer_of(der(activated.certificates[0]))
         with one.database.transaction() as session:
             row = session.get(Agent, activated.agent_id)
             assert row is not None
             row.identity_key = json.dumps(agent.public)
         servers = [Exchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom) for office in (one, two)]
         for number in range(5):
-            challenge = servers[0].challenge(certificate, NOW)
+            challenge = servers[0].challenge(peer.fingerprint, NOW)
             asked = agent.request(
                 RotateSecret,
                 challenge,
@@ -181,7 +182,7 @@ def test_the_same_request_at_once_to_two_processes_acts_once(directory: Path) ->
             )
             text = agent.sign(asked)
             answers = at_once(
-                [lambda it=server, text=text: it.answer("rotate-secret", certificate, text, NOW) for server in servers * 3]
+                [lambda it=server, text=text: it.answer("rotate-secret", peer, text, NOW) for server in servers * 3]
             )
             assert len(set(answers)) == 1 and answers[0][0] == 200
             made = [record for record in one.audit.tail(1000) if record.event == "secret.made"]

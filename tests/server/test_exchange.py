@@ -42,10 +42,12 @@ from server.challenges import CHALLENGE_LIFETIME_S
 from server.declined import Declined
 from server.exchange import CONTACT_S, KINDS, Exchange
 from server.minting import new_signing_key, public_jwk
+from server.peers import Peer
 from tests.server.agentside import AgentSide
 
 NOW = 1_800_000_000
 PRINT = "ab" * 32
+PEER = Peer(PRINT, 0, NOW + 86_400, "1", "pos-1", 1)
 CHECK = "A" * 22
 STATUS = {"current_secret_version": 1, "key_check": CHECK, "highest_version": 1, "serial": 1}
 FIELDS: dict[type[Any], dict[str, Any]] = {
@@ -76,15 +78,26 @@ class Stores:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     fails: Exception | None = None
     hold: threading.Event | None = None
+    lost: dict[str, Row] = field(default_factory=dict)
     alone: threading.Lock = field(default_factory=threading.Lock)
 
     def by_certificate(self, fingerprint: str) -> Row | None:
         return self.rows.get(fingerprint)
 
+    def by_lost_record(self, peer: Peer) -> Row | None:
+        return self.lost.get(peer.fingerprint)
+
+    def adopt(self, peer: Peer, now: int) -> None:
+        self._call("adopt", peer.fingerprint, now)
+        self.rows[peer.fingerprint] = self.lost.pop(peer.fingerprint)
+
+    def missed(self, peer: Peer, now: int) -> None:
+        self.calls.append(("missed", peer.fingerprint, now))
+
     @contextmanager
     def unit(self, agent_id: str) -> Iterator[Row | None]:
         with self.alone:
-            yield next((row for row in self.rows.values() if row.agent_id == agent_id), None)
+            yield next((row for row in (*self.rows.values(), *self.lost.values()) if row.agent_id == agent_id), None)
 
     def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
         return self.answers.get((agent_id, request_id))
@@ -160,7 +173,7 @@ class World:
         return self.agent.request(kind, changes.pop("challenge", self.challenge()), **{**FIELDS[kind], **changes})
 
     def ask(self, request: Any, now: int = NOW) -> tuple[int, str]:
-        return self.exchange.answer(purpose_of(request), PRINT, self.agent.sign(request), now)
+        return self.exchange.answer(purpose_of(request), PEER, self.agent.sign(request), now)
 
     def refused(self, answer: tuple[int, str], request_id: str, code: RefusalCode) -> Refused:
         with pytest.raises(Refused) as caught:
@@ -234,11 +247,11 @@ def test_agents_are_told_to_come_at_different_times(world: World) -> None:
 # Who asks
 
 
-@pytest.mark.parametrize("fingerprint", [None, "cd" * 32])
-def test_without_a_known_certificate_nobody_is_an_agent(world: World, fingerprint: str | None) -> None:
+@pytest.mark.parametrize("peer", [None, Peer("cd" * 32, 0, NOW + 86_400, "2", "pos-1", 1)])
+def test_without_a_known_certificate_nobody_is_an_agent(world: World, peer: Peer | None) -> None:
     text = world.agent.sign(world.request())
-    erred(world.exchange.answer("rotate-secret", fingerprint, text, NOW), 401, RefusalCode.UNKNOWN_AGENT)
-    assert not world.stores.calls
+    erred(world.exchange.answer("rotate-secret", peer, text, NOW), 401, RefusalCode.UNKNOWN_AGENT)
+    assert world.stores.calls == ([] if peer is None else [("missed", peer.fingerprint, NOW)])
 
 
 def test_a_revoked_agent_is_told_so(world: World) -> None:
@@ -251,15 +264,15 @@ def test_a_revoked_agent_is_told_so(world: World) -> None:
 def test_an_agent_without_a_registered_identity_key_signs_nothing(world: World) -> None:
     world.stores.rows[PRINT].identity_key = {}
     text = world.agent.sign(world.request())
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
 
 
 def test_a_revoked_agent_gets_no_kept_answer_either(world: World) -> None:
     request = world.request()
     text = world.agent.sign(request)
-    assert world.exchange.answer("rotate-secret", PRINT, text, NOW)[0] == 200
+    assert world.exchange.answer("rotate-secret", PEER, text, NOW)[0] == 200
     world.stores.rows[PRINT].status = "revoked"
-    world.refused(world.exchange.answer("rotate-secret", PRINT, text, NOW), request.request_id, RefusalCode.AGENT_REVOKED)
+    world.refused(world.exchange.answer("rotate-secret", PEER, text, NOW), request.request_id, RefusalCode.AGENT_REVOKED)
 
 
 # Whether it is theirs
@@ -267,13 +280,13 @@ def test_a_revoked_agent_gets_no_kept_answer_either(world: World) -> None:
 
 def test_another_key_signs_nothing(world: World) -> None:
     text = world.agent.sign(world.request(), key=new_signing_key())
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
 
 
 def test_an_agent_does_not_sign_for_another(world: World) -> None:
     other = AgentSide("pos-2")
     text = other.sign(other.request(RotateSecret, world.challenge(), **FIELDS[RotateSecret]))
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
     request = world.request(agent_id="pos-2")
     world.refused(world.ask(request), request.request_id, RefusalCode.BAD_REQUEST)
 
@@ -296,27 +309,27 @@ def test_the_header_is_exactly_what_it_must_be(world: World, header: dict[str, A
     protected = {"alg": "ES256", "typ": "agent-request+jwt", "kid": "pos-1", **header}
     protected = {name: value for name, value in protected.items() if value is not None}
     text = _raw_jws(protected, msgspec.json.encode(content), world.agent.key)
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("alg", ["none", "HS256", "ES384"])
 def test_the_algorithm_is_not_the_senders_choice(world: World, alg: str) -> None:
     protected = {"alg": alg, "typ": "agent-request+jwt", "kid": "pos-1"}
     text = _raw_jws(protected, msgspec.json.encode(world.request()), world.agent.key)
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "a.b.c", "..", "a.b.c.d", "é.b.c", "[].[].[]", "e30.W10.AA", "A" * 70_000, "e30.e30."]
 )
 def test_rubbish_is_told_to_be_rubbish(world: World, text: str) -> None:
-    erred(world.exchange.answer("rotate-secret", PRINT, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("request_id", [None, 7, "", "A" * 32, "0" * 31])
 def test_without_a_request_id_there_is_nothing_to_sign(world: World, request_id: object) -> None:
     content = msgspec.to_builtins(world.request()) | {"request_id": request_id}
-    erred(world.exchange.answer("rotate-secret", PRINT, world.agent.sign(content), NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 # What it says
@@ -325,7 +338,7 @@ def test_without_a_request_id_there_is_nothing_to_sign(world: World, request_id:
 @pytest.mark.parametrize("version", [0, 2, "1", None, True, [1]])
 def test_another_version_is_refused_by_name(world: World, version: object) -> None:
     content = msgspec.to_builtins(world.request()) | {"v": version, "new_in_this_version": 1}
-    answer = world.exchange.answer("rotate-secret", PRINT, world.agent.sign(content), NOW)
+    answer = world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW)
     world.refused(answer, content["request_id"], RefusalCode.UNSUPPORTED_VERSION)
 
 
@@ -334,14 +347,14 @@ def test_another_version_is_refused_by_name(world: World, version: object) -> No
 )
 def test_what_is_not_of_our_form_is_refused(world: World, change: dict[str, Any]) -> None:
     content = msgspec.to_builtins(world.request()) | change
-    answer = world.exchange.answer("rotate-secret", PRINT, world.agent.sign(content), NOW)
+    answer = world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW)
     world.refused(answer, content["request_id"], RefusalCode.BAD_REQUEST)
     assert not world.stores.calls
 
 
 def test_a_request_is_for_one_endpoint(world: World) -> None:
     request = world.request()
-    answer = world.exchange.answer("secret-status", PRINT, world.agent.sign(request), NOW)
+    answer = world.exchange.answer("secret-status", PEER, world.agent.sign(request), NOW)
     world.refused(answer, request.request_id, RefusalCode.BAD_REQUEST)
 
 
@@ -363,8 +376,8 @@ def test_a_challenge_of_another_certificate_is_stale(world: World) -> None:
 
 def test_the_same_request_gets_the_same_reply_and_acts_once(world: World) -> None:
     text = world.agent.sign(world.request())
-    first = world.exchange.answer("rotate-secret", PRINT, text, NOW)
-    assert world.exchange.answer("rotate-secret", PRINT, text, NOW + 3600) == first
+    first = world.exchange.answer("rotate-secret", PEER, text, NOW)
+    assert world.exchange.answer("rotate-secret", PEER, text, NOW + 3600) == first
     assert len(world.stores.calls) == 1
 
 
@@ -372,20 +385,20 @@ def test_a_refusal_is_given_again_too(world: World) -> None:
     world.stores.fails = Declined(RefusalCode.TOO_MANY_VERSIONS, "too many", 77)
     request = world.request()
     text = world.agent.sign(request)
-    first = world.exchange.answer("rotate-secret", PRINT, text, NOW)
+    first = world.exchange.answer("rotate-secret", PEER, text, NOW)
     assert world.refused(first, request.request_id, RefusalCode.TOO_MANY_VERSIONS).refusal.retry_after_s == 77
     world.stores.fails = None
-    assert world.exchange.answer("rotate-secret", PRINT, text, NOW) == first
+    assert world.exchange.answer("rotate-secret", PEER, text, NOW) == first
     assert len(world.stores.calls) == 1
 
 
 def test_what_passes_by_itself_is_not_kept(world: World) -> None:
     world.stores.fails = Declined(RefusalCode.UNAVAILABLE, "later", 5)
     text = world.agent.sign(world.request())
-    answer = world.exchange.handle("rotate-secret", PRINT, text, NOW)
+    answer = world.exchange.handle("rotate-secret", PEER, text, NOW)
     assert (answer.status, answer.code, answer.retry_after_s) == (503, RefusalCode.UNAVAILABLE, 5)
     world.stores.fails = None
-    assert world.exchange.answer("rotate-secret", PRINT, text, NOW)[0] == 200
+    assert world.exchange.answer("rotate-secret", PEER, text, NOW)[0] == 200
 
 
 def test_a_request_id_is_for_one_request(world: World) -> None:
@@ -404,7 +417,7 @@ def test_twice_at_once_acts_once(world: World) -> None:
     text = world.agent.sign(world.request())
     answers: list[tuple[int, str]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(world.exchange.answer("rotate-secret", PRINT, text, NOW)))
+        threading.Thread(target=lambda: answers.append(world.exchange.answer("rotate-secret", PEER, text, NOW)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -417,7 +430,7 @@ def test_twice_at_once_acts_once(world: World) -> None:
 
 def test_a_database_that_is_away_is_nobodys_fault(world: World) -> None:
     world.stores.fails = OperationalError("SELECT secret", {}, Exception("away"))
-    answer = world.exchange.handle("rotate-secret", PRINT, world.agent.sign(world.request()), NOW)
+    answer = world.exchange.handle("rotate-secret", PEER, world.agent.sign(world.request()), NOW)
     assert answer.status == 503 and answer.retry_after_s and answer.reply is None
     assert "SELECT" not in answer.body()
 

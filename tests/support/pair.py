@@ -47,7 +47,7 @@ from server.enrollhand import read_request
 from server.exchange import Exchange as ServerExchange
 from server.licenses import Order
 from server.office import Office, Plan, found_office, open_office, wired
-from server.pki import fingerprint_of
+from server.peers import Peer, peer_of
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 AGENT = "pos-001"
@@ -132,9 +132,9 @@ class Server:
 class Wire:
     """Carries messages between the two, as the fate will have it."""
 
-    def __init__(self, server: Server, fingerprint: str) -> None:
+    def __init__(self, server: Server, peer: Peer) -> None:
         self.server = server
-        self.fingerprint = fingerprint
+        self.peer = peer
         self.fate = Fate()
         self.cut = False
         self.seen: list[str] = []
@@ -151,7 +151,7 @@ class Wire:
             return Answer(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
         if name == "challenge":
             return Answer(
-                200, json.dumps({"challenge": self.server.exchange.challenge(self.fingerprint, self.server.now)}).encode()
+                200, json.dumps({"challenge": self.server.exchange.challenge(self.peer.fingerprint, self.server.now)}).encode()
             )
         self.seen.append(name)
         text = json.loads(body)["request"]
@@ -191,10 +191,10 @@ class Wire:
             agents = self.server.office.agents
             agents.keep_answer = _stop  # type: ignore[method-assign, assignment]
             with contextlib.suppress(Stopped):
-                self.server.exchange.handle(name, self.fingerprint, text, self.server.now)
+                self.server.exchange.handle(name, self.peer, text, self.server.now)
             self.server.restart()
             raise NoContact("the server was stopped")
-        answer = self.server.exchange.handle(name, self.fingerprint, text, self.server.now)
+        answer = self.server.exchange.handle(name, self.peer, text, self.server.now)
         if where == "kept":
             self.server.restart()
             raise NoContact("the server was stopped")
@@ -336,10 +336,10 @@ class Pair:
         directory: of both; made by `prepare`.
     """
 
-    def __init__(self, directory: Path, device: MemoryDevice, fingerprint: str, token: str, trust: bytes) -> None:
+    def __init__(self, directory: Path, device: MemoryDevice, peer: Peer, token: str, trust: bytes) -> None:
         self.clock = StillClock()
         self.server = Server(directory / "server", self.clock)
-        self.wire = Wire(self.server, fingerprint)
+        self.wire = Wire(self.server, peer)
         self.device = device
         self.config = _config(directory)
         self._trust = trust
@@ -405,12 +405,12 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     pem = office.agents.renew_certificate(AGENT, csr.public_bytes(Encoding.PEM).decode(), START)[0]
-    fingerprint = fingerprint_of(x509.load_pem_x509_certificate(pem.encode()))
+    peer = peer_of(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
     trust = office.keys.trust()
     config, vault = _config(template), Vault()
     make_store(config, backend, vault).commit(Contents((), {"trust": trust}))
     vault.close()
-    pair = Pair(template, device, fingerprint, "", trust)
+    pair = Pair(template, device, peer, "", trust)
     if pair.contact() is not None:
         raise AssertionError("the first contact failed")
     token = office.licenses.issue(AGENT, Order(LICENSE, "shop", ("till",), {}, START, START + 300 * DAY), START)
@@ -426,6 +426,6 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
         settings = place / "server" / "settings.toml"
         settings.write_text(settings.read_text().replace(str(template), str(place)))
         settings.chmod(0o600)
-        return Pair(place, MemoryDevice(**vars(snapshot)), fingerprint, token, trust)
+        return Pair(place, MemoryDevice(**vars(snapshot)), peer, token, trust)
 
     return copy
