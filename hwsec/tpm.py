@@ -109,8 +109,10 @@ class TpmBackend:
     def replace(self) -> "TpmBackend":
         """A new backend with the same settings, not open, for the time after BackendHung.
 
-        It shares nothing with this one, whose abandoned call still holds its connection. This one is not to be used again.
+        It shares nothing with this one, whose abandoned call still holds its connection. This one is not to be used again: when
+        the call comes back, it sends nothing more.
         """
+        self._tpm.give_up()
         fresh = TpmBackend(
             self._tpm.tcti,
             self._file.path,

@@ -41,6 +41,7 @@ class Transport:
         self._session: Any = None
         self._runner: int | None = None  # the thread that is in the middle of a command
         self._lent: list[Any] = []  # handles whose auth values the library has now
+        self._given_up = False
 
     @property
     def t(self) -> Any:
@@ -78,6 +79,7 @@ class Transport:
             BackendUnavailable: no TPM answers.
             ForeignHardware: another one does.
         """
+        self._stop_if_given_up()
         if self._esys is not None:
             return
         t = self._t = library()
@@ -113,6 +115,7 @@ class Transport:
             HardwareReset: it was not executed; the connection is given up.
             BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is given up.
         """
+        self._stop_if_given_up()
         if self._esys is None:
             raise BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken")
         before, self._runner = self._runner, threading.get_ident()
@@ -136,6 +139,21 @@ class Transport:
     def flush(self, handle: Any) -> None:
         """TPM2_FlushContext (Part 3, 28.4)."""
         self.run(lambda e: e.flush_context(handle))
+
+    def give_up(self) -> None:
+        """No command follows the one that hangs; may be called while another thread is in the middle of it.
+
+        Where handles are shared by all (no resource manager), one that came back late would flush or use what its successor has
+        loaded under the same numbers.
+        """
+        self._given_up = True
+
+    def _stop_if_given_up(self) -> None:
+        if self._given_up:
+            self.abandon()
+            raise BackendUnavailable(
+                f"the connection to the TPM at {self.tcti} was given up when it hung; there is another one"
+            )
 
     def abandon(self) -> None:
         """Forgets a broken connection; the next `connect` makes a new one."""

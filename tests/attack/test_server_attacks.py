@@ -317,7 +317,7 @@ WRONG_STATUS: dict[str, Callable[[Wrong], Said]] = {
     "9999": lambda w: w.status(issued_at=FAR),
     "a year on": lambda w: w.status(issued_at=int(NOW()) + 366 * DAY),
     "for another agent": lambda w: w.status(agent_id="pos-666"),
-    "a key set that is not there": lambda w: w.status(key_set=99),
+    "a key set that is not there": lambda w: w.status(key_set=2**50),
     "by a new key": lambda w: w.reply(_plain(w), new_signing_key()),
 }
 
@@ -363,7 +363,7 @@ def test_an_old_key_set_is_not_taken_though_the_root_signed_it(chain: Chain, til
         def behave(asked: Asked) -> Said:
             if asked.purpose == "key-set":
                 return Reply(text.encode())
-            return Wrong(chain, office, asked).status(key_set=5) if asked.purpose == "secret-status" else asked.forward()
+            return Wrong(chain, office, asked).status(key_set=2**50) if asked.purpose == "secret-status" else asked.forward()
 
         before = chain.snapshot()
         with chain.bad.behaving(behave):

@@ -284,6 +284,30 @@ def test_closing_after_the_tpm_has_gone_raises_nothing(tpm: TpmMachine, enrolled
     enrolled.close()
 
 
+@pytest.mark.parametrize("step", ["_flush_leftovers", "_find_srk", "start_session"])
+def test_a_call_that_was_abandoned_comes_back_and_disturbs_nothing(
+    enrolled: TpmBackend, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    enrolled.close()
+    late, goes_on, fresh = enrolled, getattr(enrolled._tpm, step), []
+
+    def hangs(*arguments: Any) -> Any:
+        # Here it hangs, is abandoned, and comes back when its successor has loaded what it works with.
+        monkeypatch.undo()
+        fresh.append(late.replace())
+        fresh[0].open()
+        return goes_on(*arguments)
+
+    monkeypatch.setattr(late._tpm, step, hangs)
+    with pytest.raises(BackendUnavailable, match="given up"):
+        late.open()
+    assert fresh[0].sign(b"message") and fresh[0].status().available
+    assert not late.status().available
+    late.close()
+    assert fresh[0].sign(b"message")
+    fresh[0].close()
+
+
 def test_no_connection_leaks(tpm: TpmMachine, enrolled: TpmBackend) -> None:
     enrolled.close()
     gc.collect()  # what other tests left behind is not to go while we count
