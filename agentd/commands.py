@@ -25,7 +25,7 @@ from . import VERSION
 from .assembly import make_backend
 from .clock import Clock
 from .config import DEFAULT_PATH, Config, ConfigError, load_config
-from .enroll import agent_uid, initialize, leave_root, write_request
+from .enroll import agent_uid, initialize, leave_root, unreadable, write_request
 from .identity import identified
 from .policyops import parse_pcr_values
 from .recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
@@ -149,6 +149,11 @@ def check_config(options: argparse.Namespace) -> int:
             sys.stdout.write(json.dumps({"ok": False, "file": str(options.config), "problems": error.problems}) + "\n")
         else:
             sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
+        return EXIT_CONFIG
+    problem = unreadable(options.config, config)
+    if problem is not None:
+        told = json.dumps({"ok": False, "file": str(options.config), "problems": [problem]})
+        (sys.stdout if options.json else sys.stderr).write(f"{told if options.json else f'license-agent: {problem}'}\n")
         return EXIT_CONFIG
     if options.json:
         sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")

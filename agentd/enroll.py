@@ -30,6 +30,23 @@ def agent_uid() -> int:
         return 0
 
 
+def unreadable(path: Path, config: Config) -> str | None:
+    """Why the installed agent's user cannot read the configuration that root can; None if it can, or nobody else is meant.
+
+    Editors that replace a file leave it to root. The agent would notice at its next start or reload.
+    """
+    try:
+        user, kept = pwd.getpwnam(AGENT_USER), config.paths.state_dir.stat()
+        file = path.stat()
+    except (KeyError, OSError):
+        return None
+    if os.geteuid() != 0 or kept.st_uid != user.pw_uid:
+        return None
+    groups = os.getgrouplist(AGENT_USER, user.pw_gid)
+    bit = 0o400 if file.st_uid == user.pw_uid else 0o040 if file.st_gid in groups else 0o004
+    return None if file.st_mode & bit else f"{path}: the agent's user cannot read it: run 'chown {AGENT_USER}: {path}'"
+
+
 def leave_root(config: Config) -> None:
     """As root, goes on as the owner of the state directory, for good; otherwise does nothing.
 

@@ -125,7 +125,7 @@ class Runner:
                 log.error("%s", forbidden)
                 return await self._cannot_start(ErrorCode.UNAVAILABLE, "it has no secrets on this backend", EXIT_UNAVAILABLE)
             log.warning("NOTICE this device is no agent yet; 'license-agent-cli provision' makes it one")
-            return await self._await_provisioning(config, clock, owner)
+            return await self._await_provisioning(config, clock, owner, Confinement(True, cage.landlock_abi))
         except (CageOutgrown, ConfineError) as error:
             # Its end is what the service manager starts it anew for, in a cage that fits.
             log.error("%s", error)
@@ -184,7 +184,9 @@ class Runner:
             given_up.set()
             raise
 
-    async def _await_provisioning(self, config: Config, clock: Clock, owner: HardwareOwner) -> int | None:
+    async def _await_provisioning(
+        self, config: Config, clock: Clock, owner: HardwareOwner, confinement: Confinement
+    ) -> int | None:
         """Answers administrators, who may have the device provisioned; POS applications are refused. Then starts again."""
         listeners = self._listeners
         if listeners is None:
@@ -208,7 +210,7 @@ class Runner:
         audit_box.append(audit)
         hub = Hub(clock.monotonic, lambda: audit.pending, audit.flush)
         hub_box.append(hub)
-        waiting = Unprovisioned(config, owner, audit, clock)
+        waiting = Unprovisioned(config, owner, audit, clock, confinement)
         refusal = MinimalService(
             ErrorCode.UNAVAILABLE, "this device is no license agent yet; an administrator can provision it"
         )

@@ -11,12 +11,14 @@ from ipc.peer import Peer
 from . import VERSION
 from .admin import AdminService, Handler
 from .audit import AuditLog
+from .cage import Confinement
 from .clock import Clock
 from .config import Config
 from .linkclient import LinkClient
 from .metrics import Counters
 from .provisioning import Provisioner, Wish
 from .strangers import actor
+from .view import confinement_view
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +31,16 @@ class Unprovisioned:
         owner: the hardware's thread.
         audit: logs.
         clock: of the daemon.
+        confinement: what the process has put on itself.
 
     Attributes:
         admin: answers on the admin socket.
         done: set once the device is an agent.
     """
 
-    def __init__(self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock) -> None:
+    def __init__(self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock, confinement: Confinement) -> None:
         self._config = config
+        self._confinement = confinement
         self._audit = audit
         self._lock = asyncio.Lock()
         self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
@@ -45,7 +49,12 @@ class Unprovisioned:
         self.done = asyncio.Event()
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
-        return {"agent_id": self._config.agent.id or None, "agent_version": VERSION, "mode": "unprovisioned"}
+        return {
+            "agent_id": self._config.agent.id or None,
+            "agent_version": VERSION,
+            "mode": "unprovisioned",
+            "confinement": confinement_view(self._confinement),
+        }
 
     async def _provision(self, request: Provision, peer: Peer) -> dict[str, Any]:
         async with self._lock:

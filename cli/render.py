@@ -60,7 +60,8 @@ def _revocations(server: dict[str, Any]) -> str:
 def status_text(reply: dict[str, Any]) -> str:
     """The reply to `status`."""
     if reply["mode"] == "unprovisioned":
-        return "this device is no license agent yet: 'license-agent-cli provision' makes it one"
+        told = "this device is no license agent yet: 'license-agent-cli provision' makes it one"
+        return f"{told}\nconfinement: {_confinement(reply['confinement'])}"
     backend, secrets, rotation = reply["backend"], reply["secrets"], reply["rotation"]
     due = rotation["next_due"]
     next_due = "-" if due is None else f"{utc(due)} ({_relative(due, reply['time'])})"

@@ -138,7 +138,8 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
     for path in (*bench.keys.iterdir(), *bench.state.iterdir()):
         path.unlink()
     with bench.running():
-        assert "no license agent yet" in bench.tool("license-agent-cli", "status")
+        told = bench.tool("license-agent-cli", "status")
+        assert "no license agent yet" in told and "exec forbidden yes" in told
         client = LicenseClient(bench.run_dir / "pos.sock", deadline=3, agent_uid=bench.uid)
         with client, pytest.raises(AgentUnavailable, match="can provision it"):
             client.validate("a.b.c.d.e")
