@@ -150,7 +150,13 @@ class Transport:
 
     def _stop_if_given_up(self) -> None:
         if self._given_up:
-            self.abandon()
+            # Not while another thread is in the middle of a command: the library would be freed under it.
+            if self._runner in (None, threading.get_ident()):
+                if self._esys is not None:
+                    # The last response may hold a key. This names no handle and no session: it disturbs nobody.
+                    with contextlib.suppress(Exception):
+                        self._esys.get_capability(self._t.TPM2_CAP.COMMANDS, 0, 200)
+                self.abandon()
             raise BackendUnavailable(
                 f"the connection to the TPM at {self.tcti} was given up when it hung; there is another one"
             )
@@ -163,6 +169,7 @@ class Transport:
         if esys is not None:
             with contextlib.suppress(Exception):
                 for handle in lent:  # freed as it is: the library wipes nothing
+                    esys.tr_set_auth(handle, AUTH_COVER)
                     esys.tr_set_auth(handle, None)
             with contextlib.suppress(Exception):
                 esys.close()

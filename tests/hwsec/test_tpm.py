@@ -308,6 +308,53 @@ def test_a_call_that_was_abandoned_comes_back_and_disturbs_nothing(
     fresh[0].close()
 
 
+_GIVEN_UP = """
+import os, sys
+from pathlib import Path
+from hwsec.errors import BackendUnavailable
+from hwsec.tpm import TpmBackend
+
+backend = TpmBackend(sys.argv[1], Path(sys.argv[2]))
+backend.open()
+with backend.kek() as kek:
+    os.write(1, kek.view)
+with backend.agree(backend.agreement_public()) as shared:
+    os.write(1, shared.view)
+run, command = backend._tpm.run, {"kek": "unseal", "agree": "ecdh_zgen"}[sys.argv[3]]
+
+class Hangs:
+    # The command that makes the key is the one that hangs, is given up, and comes back with its answer.
+    def __init__(self, esys):
+        self.esys = esys
+    def __getattr__(self, name):
+        found = getattr(self.esys, name)
+        def call(*arguments, **options):
+            answer = found(*arguments, **options)
+            fresh.append(backend.replace())
+            return answer
+        return call if name == command and not fresh else found
+
+fresh = []
+backend._tpm.run = lambda work: run(lambda esys: work(Hangs(esys)))
+try:
+    with backend.kek() if sys.argv[3] == "kek" else backend.agree(backend.agreement_public()):
+        pass
+except BackendUnavailable:
+    sys.stderr.write("it went no further")
+backend.close()
+stop()
+"""
+
+
+@pytest.mark.parametrize("what", ["kek", "agree"])
+def test_a_call_that_was_abandoned_leaves_no_key_in_memory(tpm: TpmMachine, what: str) -> None:
+    tpm.enroll().close()
+    scan = scan_after_each_stop(_GIVEN_UP, [64], tpm.swtpm.tcti, tpm.objects, what)
+    (told,) = scan.told
+    (memory,) = scan.memories
+    assert lingering(memory, {"KEK": told[:32], "shared value": told[32:]}) == []
+
+
 def test_no_connection_leaks(tpm: TpmMachine, enrolled: TpmBackend) -> None:
     enrolled.close()
     gc.collect()  # what other tests left behind is not to go while we count
