@@ -8,7 +8,7 @@ import pytest
 from tests.support.chain import running_chain
 
 
-@pytest.mark.parametrize("tpm", [False, True], ids=["software", "tpm"])
+@pytest.mark.parametrize("tpm", [pytest.param(False, marks=pytest.mark.thorough), True], ids=["software", "tpm"])
 def test_recover_reinitialize_leads_back_to_provision(tpm: bool) -> None:
     with running_chain(tpm=tpm, hostile=False) as chain:
         old_id, old_serial = chain.agent_id, chain.admin("status")["server"]["serial"]

@@ -140,7 +140,7 @@ def test_fallback_needs_the_policy_and_brings_no_old_secret_along(tpm_machine: M
     works(machine)
 
 
-@pytest.mark.parametrize("backend", ["software", "tpm"])
+@pytest.mark.parametrize("backend", [pytest.param("software", marks=pytest.mark.thorough), "tpm"])
 def test_a_damaged_copy_is_repaired_from_its_twin(backend: str) -> None:
     with furnished_machine(backend) as machine:
         with machine.running():
@@ -157,7 +157,7 @@ def test_a_damaged_copy_is_repaired_from_its_twin(backend: str) -> None:
         works(machine)
 
 
-@pytest.mark.parametrize("backend", ["software", "tpm"])
+@pytest.mark.parametrize("backend", [pytest.param("software", marks=pytest.mark.thorough), "tpm"])
 def test_an_older_copy_is_ours_but_needs_the_server(backend: str) -> None:
     with furnished_machine(backend) as machine:
         with machine.running():
