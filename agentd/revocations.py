@@ -1,10 +1,12 @@
 """The agent's revocation list, as the server last signed it. Pure.
 
-It is replaced by one with a higher number only, or by the same one with a later date. Past `next_update` it is stale: what that
-means for licenses is a matter of the configuration.
+It is replaced by one with a higher number only, or by the same one with a later date; what was revoked before stays revoked.
+Past `next_update` it is stale: what that means for licenses is a matter of the configuration.
 """
 
 import msgspec
+
+from contracts.exchange import MAX_REVOKED
 
 
 class Revocations(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -32,6 +34,12 @@ class Revocations(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
 
 
 NONE = Revocations()
+
+
+def joined(new: Revocations, present: Revocations) -> Revocations:
+    """A new list, with what stood on the present one; as much of that as there is room for."""
+    gone = sorted(present.revoked - new.revoked)[: max(0, MAX_REVOKED - len(new.revoked))]
+    return msgspec.structs.replace(new, number=max(new.number, present.number), revoked=new.revoked.union(gone))
 
 
 def encode(revocations: Revocations) -> bytes:

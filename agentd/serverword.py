@@ -78,8 +78,8 @@ class ServerWord:
     async def take_revocations(self, reply: RevocationReply) -> None:
         """Goes by a new revocation list from now on.
 
-        The list was signed for this request. If its number is lower than the one that is here, the server has lost what it
-        knew (a backup): what it has revoked before stays revoked, and what is new on its list is added.
+        The list was signed for this request. Nothing is taken back by it: a license is revoked for good. What is missing on it
+        has ended, or the server has lost what it knew (a backup), and then a higher number proves nothing either.
 
         Raises:
             HwsecError, AuditUnavailable: as `SecretOps.keep`.
@@ -90,7 +90,7 @@ class ServerWord:
         present = self._engine.revocations
         if found.number < present.number:
             log.warning("the server's revocation list has number %d, this agent has %d", found.number, present.number)
-            found = msgspec.structs.replace(found, number=present.number, revoked=found.revoked | present.revoked)
+        found = lists.joined(found, present)
         if not found.replaces(present):
             return
         # The number counts revocations of all agents; what costs a write is a change for this one, or the date.

@@ -31,6 +31,7 @@ HandKeys = dict[str, dict[str, str] | None]
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
 ANSWERS_KEPT_S = 48 * 3600
 _SWEEP_EVERY = 200
+MAX_DISPUTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Agents:
         self._keys = keys
         self._audit = audit
         self._answers = 0
+        self._disputed: set[str] = set()
 
     # Who is who
 
@@ -169,6 +171,15 @@ class Agents:
             if skip_ahead(session, "serial", peer.serial):
                 fields = {"agent": peer.agent_id, "serial": peer.serial}
                 self._audit.record("server", "registry.behind", "alert", now, session=session, **fields)
+
+    def disputed(self, peer: Peer, now: int) -> None:
+        """Takes note, once for each, of a lost certificate whose holder signs with another key than the agent that it names.
+
+        The device was provisioned anew after the backup, or that is another device.
+        """
+        if peer.fingerprint not in self._disputed and len(self._disputed) < MAX_DISPUTED:
+            self._disputed.add(peer.fingerprint)
+            self._audit.record("server", "registry.behind", "alert", now, agent=peer.agent_id, certificate=peer.number)
 
     def by_id(self, agent_id: str) -> AgentRow | None:
         """The agent with that id."""

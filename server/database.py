@@ -108,7 +108,7 @@ class Database:
 
     def revision(self) -> str | None:
         """The revision of the schema; None for an empty database."""
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
             found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))

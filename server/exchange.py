@@ -127,6 +127,12 @@ class Exchange:
         self._agents.missed(peer, now)
         return None
 
+    def _standing(self, peer: Peer) -> bool | None:
+        """Whether the registry has lost the certificate (True) or knows it as good (False); None if it counts no more."""
+        if self._agents.by_certificate(peer.fingerprint) is not None:
+            return False
+        return None if self._agents.by_lost_record(peer) is None else True
+
     def _handle(self, purpose: str, peer: Peer | None, text: str, now: int) -> Answer:
         known = None if peer is None else self._known(peer, now)
         if known is None or peer is None:
@@ -137,6 +143,10 @@ class Exchange:
         except NotReadable as problem:
             return error(400, RefusalCode.BAD_REQUEST, f"the request is not of our form: {problem}")
         except NotAuthentic as problem:
+            if lost:
+                # The agent was provisioned anew since, or that is somebody else.
+                self._agents.disputed(peer, now)
+                return _unknown()
             return error(403, RefusalCode.BAD_SIGNATURE, f"the request is not authentic: {problem}")
         request_id = content.get("request_id")
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
@@ -145,12 +155,14 @@ class Exchange:
         # The same request may come twice at once, over two connections, to two processes; it acts once. What it does and the
         # answer that is kept are there together, or not at all.
         with self._agents.unit(agent.agent_id) as present:
-            if present is None or present.identity_key != agent.identity_key:
+            # Looked at again: the certificate may have ended while others had their turn.
+            lost_now = self._standing(peer)
+            if present is None or present.identity_key != agent.identity_key or lost_now is None:
                 return _unknown()
-            return self._once(purpose, replace(context, agent=present), content, text)
+            return self._once(purpose, replace(context, agent=present, lost=lost_now), content, text)
 
     def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str) -> Answer:
-        agent, digest = context.agent, hashlib.sha256(text.encode()).hexdigest()
+        agent, digest, fresh = context.agent, hashlib.sha256(text.encode()).hexdigest(), False
         try:
             _check_standing(agent)
             kept = self._agents.answer_of(agent.agent_id, context.request_id)
@@ -159,11 +171,13 @@ class Exchange:
                     raise Declined(RefusalCode.REPLAYED, "this request id was used for another request")
                 return _again(kept[1])
             request = self._read(purpose, context, content)
-            if context.lost and self._agents.by_lost_record(context.peer) is not None:
-                self._agents.adopt(context.peer, context.now)
+            fresh = True
             reply = self._acts[type(request)](context, request)
         except Declined as declined:
             reply = _refusal(context, declined)
+        if context.lost and fresh:
+            # After the act: it locks rows, and the audit's counter must be locked last.
+            self._agents.adopt(context.peer, context.now)
         signed = self._keys.sign_reply(reply)
         code = reply.code if isinstance(reply, forms.Refusal) else None
         if code is None or code not in PASSING | {RefusalCode.REPLAYED, RefusalCode.AGENT_REVOKED}:

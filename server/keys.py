@@ -187,7 +187,7 @@ class Keys:
     def client_ca_pem(self) -> str:
         """The certificates that client certificates are checked against: issuing CAs and roots."""
         with self._database.reading() as session:
-            rows = session.scalars(select(ServerKey).where(ServerKey.kind.in_(("issuing-ca", "root")))).all()
+            rows = [row for kind in ("issuing-ca", "root") for row in self._live(session, kind)]
         return "".join(row.certificate or "" for row in rows)
 
     def issuing_ca(self, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -56,6 +56,9 @@ class AgentStore(Protocol):
     def missed(self, peer: Peer, now: int) -> None:
         """Takes note of a certificate of an agent that the registry has lost."""
 
+    def disputed(self, peer: Peer, now: int) -> None:
+        """Takes note of a certificate that the registry has lost, whose holder does not sign with its agent's key."""
+
     def unit(self, agent_id: str) -> AbstractContextManager[Agent | None]:
         """All that this thread does within it is one transaction, alone with this agent; the agent as it is then."""
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentd import revocations as lists
 from agentd.secretops import SECTION_REVOCATIONS
-from contracts.exchange import Cause
+from contracts.exchange import MAX_REVOKED, Cause
 from server.errors import RegistryError
 from server.licenses import Order
 from server.rootkey import read_root_key
@@ -109,6 +109,37 @@ def test_a_list_that_is_older_than_ours_takes_no_revocation_back(pair: Pair) -> 
     assert pair.contact(Cause.FORCED) is None, "a lower number must not stop the rotation"
     assert pair.agent.engine.revocations.revoked == {LICENSE, "license-2"}
     assert not pair.valid() and not pair.valid(second)
+
+
+def test_a_registry_that_was_restored_gives_no_revoked_license_back(pair: Pair, tmp_path: Path) -> None:
+    pair.server.office.licenses.issue(AGENT, Order("another", "shop", (), {}, START, START + 99 * DAY), START)
+    pair.server.office.close()
+    shutil.copytree(pair.server.directory, tmp_path / "backup")
+    pair.server.start()
+    pair.server.office.licenses.revoke(LICENSE, pair.server.now)
+    assert pair.contact() is None and not pair.valid()
+    pair.server.office.close()
+    shutil.rmtree(pair.server.directory)
+    shutil.copytree(tmp_path / "backup", pair.server.directory)
+    pair.server.start()
+    pair.clock.seconds += DAY
+    assert pair.contact() is None and not pair.valid()
+    # The first revocation after the restore makes a list with a higher number than the agent's.
+    pair.server.office.licenses.revoke("another", pair.server.now)
+    before = pair.agent.engine.revocations.number
+    assert pair.contact() is None and pair.agent.engine.revocations.number > before
+    assert pair.agent.engine.revocations.revoked == {LICENSE, "another"} and not pair.valid()
+
+
+def test_what_was_revoked_is_kept_as_far_as_there_is_room() -> None:
+    present = lists.Revocations(number=7, revoked=frozenset(f"old-{number:04}" for number in range(MAX_REVOKED)))
+    new = lists.Revocations(number=9, next_update=5, revoked=frozenset({"new", "old-0001"}))
+    found = lists.joined(new, present)
+    assert len(found.revoked) == MAX_REVOKED and new.revoked < found.revoked and found.revoked - present.revoked == {"new"}
+    assert (found.number, found.next_update) == (9, 5)
+    assert lists.joined(lists.Revocations(number=3), present).number == 7
+    full = lists.Revocations(number=9, revoked=frozenset(f"new-{number}" for number in range(MAX_REVOKED)))
+    assert lists.joined(full, present).revoked == full.revoked
 
 
 def test_revocations_of_others_cost_this_agent_no_write(pair: Pair) -> None:

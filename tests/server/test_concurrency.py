@@ -3,12 +3,8 @@
 import json
 import os
 import random
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -20,22 +16,10 @@ from server.models import Agent
 from server.office import Office, open_office
 from server.peers import peer_of
 from tests.server.agentside import AgentSide
+from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device, der, fingerprint, make_csr
 
 THREADS = 8
-T = TypeVar("T")
-
-
-def at_once(acts: list[Callable[[], T]]) -> list[T]:
-    """Results of acts that begin at the same moment, each in a thread."""
-    barrier = threading.Barrier(len(acts))
-
-    def run(act: Callable[[], T]) -> T:
-        barrier.wait(30)
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts, timeout=60))
 
 
 def test_eight_threads_get_serials_without_a_gap(office: Office) -> None:

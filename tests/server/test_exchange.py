@@ -91,6 +91,9 @@ class Stores:
         self._call("adopt", peer.fingerprint, now)
         self.rows[peer.fingerprint] = self.lost.pop(peer.fingerprint)
 
+    def disputed(self, peer: Peer, now: int) -> None:
+        self.calls.append(("disputed", peer.fingerprint, now))
+
     def missed(self, peer: Peer, now: int) -> None:
         self.calls.append(("missed", peer.fingerprint, now))
 

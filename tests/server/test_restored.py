@@ -9,7 +9,7 @@ import os
 import pytest
 from sqlalchemy import delete
 
-from contracts.exchange import SecretStatus
+from contracts.exchange import ReissueLicenses, SecretStatus
 from server.answers import Answer
 from server.exchange import Exchange
 from server.licenses import Order
@@ -18,6 +18,7 @@ from server.office import Office
 from server.peers import Peer, peer_of
 from server.rootkey import read_root_key
 from tests.server.agentside import AgentSide
+from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device, der, make_csr
 
 DAY = 86_400
@@ -75,7 +76,9 @@ def test_a_renewed_certificate_that_was_lost_is_taken_in_again(world: World) -> 
 
 def test_it_is_not_taken_in_by_a_request_that_is_not_the_agents(world: World) -> None:
     other = AgentSide(ID)
-    assert world.ask(world.renewed, agent=other).status == 403
+    for _ in range(2):
+        assert world.ask(world.renewed, agent=other).status == 401
+    assert world.events("registry.behind") == [{"agent": ID, "certificate": world.renewed.number}]
     assert world.ask(world.renewed, made=NOW).status == 409  # an old challenge: the request may be a copy
     assert world.events("certificate.adopted") == []
 
@@ -102,13 +105,57 @@ def test_a_certificate_that_is_known_to_be_revoked_is_not_taken_for_a_lost_one(w
     assert world.events("certificate.adopted") == []
 
 
-def test_a_revoked_agent_is_told_so_with_a_lost_certificate_too(world: World) -> None:
-    with world.office.database.transaction() as session:
-        row = session.get(Agent, ID)
-        assert row is not None
-        row.status = "revoked"
-    assert (answer := world.ask(world.renewed)).status == 403 and answer.code == "agent_revoked"
+def test_the_lost_certificate_of_an_agent_that_is_revoked_counts_no_more(world: World) -> None:
+    world.office.agents.set_status(ID, "revoked", NOW + 2 * DAY)
+    assert world.ask(world.renewed, NOW + 3 * DAY).status == 401
     assert world.events("certificate.adopted") == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_certificate_that_ends_while_a_request_waits_for_its_turn_counts_no_more(
+    world: World, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = world.office.agents
+    unit = agents.unit
+
+    def late(agent_id: str) -> object:
+        agents.set_status(ID, "revoked", NOW + 2 * DAY)
+        agents.set_status(ID, "active", NOW + 2 * DAY)
+        return unit(agent_id)
+
+    monkeypatch.setattr(agents, "unit", late)
+    assert world.ask(world.renewed if lost else world.first, NOW + 2 * DAY).status == 401
+
+
+def test_the_same_request_twice_at_once_is_answered_twice_with_a_lost_certificate(world: World) -> None:
+    challenge = world.exchange.challenge(world.renewed.fingerprint, NOW + DAY)
+    asked = world.agent.request(SecretStatus, challenge, current_secret_version=0, key_check=None, highest_version=0, serial=1)
+    text = world.agent.sign(asked)
+    answers = at_once([lambda: world.exchange.answer("secret-status", world.renewed, text, NOW + DAY)] * 4)
+    assert len(set(answers)) == 1 and answers[0][0] == 200
+    assert len(world.events("certificate.adopted")) == 1
+
+
+def test_taking_a_certificate_in_does_not_deadlock_with_revocations(world: World) -> None:
+    office = world.office
+    office.secrets.rotate_by_hand(ID, NOW)
+    for number in range(12):
+        office.licenses.issue(ID, Order(f"l{number}", "x", (), {}, NOW, NOW + 9 * DAY), NOW)
+
+    def reissue(number: int) -> int:
+        challenge = world.exchange.challenge(world.renewed.fingerprint, NOW + DAY)
+        ids = tuple(f"l{n}" for n in range(12))
+        asked = world.agent.request(ReissueLicenses, challenge, licenses=ids, secret_version=1)
+        return world.exchange.answer("reissue-licenses", world.renewed, world.agent.sign(asked), NOW + DAY)[0]
+
+    def revoke(number: int) -> int:
+        office.licenses.revoke(f"l{number}", NOW + DAY)
+        return 200
+
+    for number in range(6):
+        world.forget(world.renewed)
+        acts = [lambda number=number: reissue(number), lambda number=number: revoke(number)]
+        assert at_once(acts) == [200, 200]
 
 
 def test_the_number_of_an_agent_that_was_lost_is_not_given_again(world: World) -> None:
