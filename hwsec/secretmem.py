@@ -85,6 +85,16 @@ def wipe_bytes(value: bytes) -> None:
         ctypes.memset(id(value) + start, 0, len(value))
 
 
+def overwrite_freed(size: int) -> None:
+    """Overwrites what freed `bytes` of that size have left: temporaries of somebody else's library, which nobody can wipe.
+
+    CPython gives a small object's memory to a later one of its size. As a rule the next one gets it; where a garbage collection
+    came between, many others are given out first.
+    """
+    overwriting = [bytes(size) for _ in range(2048)]
+    del overwriting
+
+
 def _secret_map(size: int) -> mmap.mmap:
     descriptor = _libc.syscall(_SYS_MEMFD_SECRET, os.O_CLOEXEC)
     if descriptor >= 0:

@@ -47,7 +47,7 @@ from .nvbudget import NvBudget
 from .nvlayout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTER
 from .objectfile import Blob, ObjectFile, SealedObjects
 from .pcrpolicy import NO_BINDING, Binding, check_initialized
-from .secretmem import SecretBuffer
+from .secretmem import SecretBuffer, overwrite_freed
 from .statements import check_nonce
 from .tpm2 import endorsement, facts, keys
 from .tpm2.guard import KekGuard
@@ -512,9 +512,12 @@ class TpmBackend:
 def _derived(key: SecretBuffer, purpose: str) -> Iterator[SecretBuffer]:
     """Auth value of one of our objects: 32 bytes."""
     info = f"license-agent tpm auth {purpose}".encode()
-    with SecretBuffer(SECRET_BYTES) as auth:
-        HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=info).derive_into(key.view, auth.view)
-        yield auth
+    try:
+        with SecretBuffer(SECRET_BYTES) as auth:
+            HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=info).derive_into(key.view, auth.view)
+            yield auth
+    finally:
+        overwrite_freed(SECRET_BYTES)
 
 
 @contextmanager
