@@ -22,13 +22,13 @@ from hwsec.secretmem import forbid_dumps
 from hwsec.vault import Vault
 
 from . import VERSION
-from .assembly import make_backend
-from .clock import Clock
-from .config import DEFAULT_PATH, Config, ConfigError, load_config
-from .enroll import agent_uid, initialize, leave_root, unreadable, write_request
-from .identity import identified
-from .policyops import parse_pcr_values
-from .recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
+from .base.clock import Clock
+from .base.config import DEFAULT_PATH, Config, ConfigError, load_config
+from .base.identity import identified
+from .enrollment.by_hand import agent_uid, initialize, leave_root, unreadable, write_request
+from .enrollment.recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
+from .secrets.pcr_policy import parse_pcr_values
+from .wiring import make_backend
 
 T = TypeVar("T")
 HARDWARE_DEADLINE_S = 120.0

@@ -11,21 +11,20 @@ from hwsec.errors import HwsecError
 from hwsec.files import write_atomic
 
 from . import VERSION
-from .admin import AdminService
-from .alerts import Alerts
-from .assembly import Parts, book_path, limits_of, sealable
-from .audit import AuditUnavailable
-from .cage import NOT_CONFINED, Confinement
-from .config import Config
-from .connection import Hub
-from .degraded import Degraded, Mode, Outlook, moved
-from .handlers import Handlers
-from .metrics import Gauges, Metrics
-from .pos import PosService
-from .secretops import SecretOps
-from .statefile import Kept, StateFile
-from .uplink import make_contacts
-from .view import count_states, rotation_view, state_view
+from .admin.handlers import Handlers
+from .admin.service import AdminService
+from .audit.log import AuditUnavailable
+from .base.config import Config
+from .base.confinement import NOT_CONFINED, Confinement
+from .pos.service import PosService
+from .secrets.installer import SecretOps
+from .sockets.connection import Hub
+from .sync.degraded import Degraded, Mode, Outlook, moved
+from .telemetry.alerts import Alerts
+from .telemetry.metrics import Gauges, Metrics
+from .telemetry.statefile import Kept, StateFile
+from .telemetry.views import count_states, rotation_view, state_view
+from .wiring import Parts, book_path, limits_of, make_contacts, sealable
 
 log = logging.getLogger(__name__)
 

@@ -21,23 +21,24 @@ from hwsec.owner import HardwareOwner
 from hwsec.secretmem import forbid_dumps
 from ipc.errors import ErrorCode
 
-from . import VERSION, journal
-from .acceptor import Acceptor
-from .assembly import NotProvisioned, Parts, StartError, assemble, lock_state, open_audit
-from .audit import AuditLog
-from .cage import Cage, Confinement
-from .clock import Clock
+from . import VERSION
+from .audit.log import AuditLog
+from .base import journal
+from .base.clock import Clock
+from .base.config import Config, ConfigError, load_config
+from .base.confinement import Cage, Confinement
+from .base.sd_notify import Notices
+from .base.statelock import StateLock
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, parser
-from .config import Config, ConfigError, load_config
-from .connection import Hub
 from .daemon import Daemon
-from .enroll import agent_uid, leave_root
-from .listeners import ListenError, Listeners, inherited_sockets, own_sockets
-from .lock import StateLock
-from .minimal import MinimalService
-from .notices import Notices
-from .recovery import check_fallback
-from .unprovisioned import Unprovisioned
+from .enrollment.by_hand import agent_uid, leave_root
+from .enrollment.recovery import check_fallback
+from .enrollment.waiting import Unprovisioned
+from .sockets.acceptor import Acceptor
+from .sockets.connection import Hub
+from .sockets.listeners import ListenError, Listeners, inherited_sockets, own_sockets
+from .sockets.refusal import MinimalService
+from .wiring import NotProvisioned, Parts, StartError, assemble, lock_state, open_audit
 
 log = logging.getLogger(__name__)
 

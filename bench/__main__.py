@@ -23,8 +23,8 @@ from tabulate import tabulate
 
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
-from server.licenses import Order
-from server.office import open_office
+from server.licensing.licenses import Order
+from server.wiring import open_office
 
 from .load import frames, percentile, round_trips, throughput
 from .peers import peer

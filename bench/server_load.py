@@ -28,12 +28,12 @@ from joserfc.jwk import ECKey
 
 from contracts.exchange import REQUEST_TYPE, SecretStatus
 from contracts.jose import jwk_from_point
-from server.challenges import new_challenge
-from server.limits import AGENT_RATE
-from server.listeners import Listener, run, tcp_socket
-from server.office import Office, open_office
-from server.tlscontext import server_context
-from server.transport import ApiProtocol
+from server.base.limits import AGENT_RATE
+from server.exchange.challenges import new_challenge
+from server.web.listeners import Listener, run, tcp_socket
+from server.web.tlscontext import server_context
+from server.web.transport import ApiProtocol
+from server.wiring import Office, open_office
 from stand.programs import free_ports
 
 from .load import percentile

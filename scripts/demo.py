@@ -27,7 +27,7 @@ from license_agent_client.errors import RemoteProtocolError
 from license_agent_client.frames import FrameDecoder
 from tabulate import tabulate
 
-from server.office import open_office
+from server.wiring import open_office
 
 BIN = Path(sys.executable).parent
 STRANGER_UID = 54321

@@ -6,15 +6,15 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from .declined import Declined
-from .errors import RegistryError
+from .base.errors import RegistryError
+from .base.refused import Declined
 
 _COMMANDS = {
-    "commands_keys": ("init", "migrate", "trust", "root-pin", "keys"),
-    "commands_masterkey": ("master-key",),
-    "commands_agents": ("enroll", "claim", "agents", "secrets", "rotate", "periods", "sign-time"),
-    "commands_licenses": ("issue", "reissue", "revoke", "audit"),
-    "commands_serve": ("serve", "openapi", "tls-files"),
+    "keys": ("init", "migrate", "trust", "root-pin", "keys"),
+    "masterkey": ("master-key",),
+    "agents": ("enroll", "claim", "agents", "secrets", "rotate", "periods", "sign-time"),
+    "licenses": ("issue", "reissue", "revoke", "audit"),
+    "serve": ("serve", "openapi", "tls-files"),
 }
 """Where each command is. Only what is used is imported: the API alone takes half a second."""
 
@@ -26,7 +26,7 @@ class _Commands(click.Group):
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
         for module, names in _COMMANDS.items():
             if name in names:
-                commands = importlib.import_module(f"server.{module}").COMMANDS
+                commands = importlib.import_module(f"server.cli.{module}").COMMANDS
                 return next((command for command in commands if command.name == name), None)
         return None
 

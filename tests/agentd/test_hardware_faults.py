@@ -9,11 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentd import assembly, enroll
-from agentd.clock import Clock
-from agentd.config import parse_config
-from agentd.connection import Hub
+from agentd import wiring
+from agentd.base.clock import Clock
+from agentd.base.config import parse_config
 from agentd.daemon import Daemon
+from agentd.enrollment import by_hand
+from agentd.sockets.connection import Hub
 from contracts.jose import jwk_from_point
 from hwsec.backend import BackendStatus
 from hwsec.errors import (
@@ -28,9 +29,9 @@ from hwsec.errors import (
 )
 from hwsec.owner import HardwareOwner
 from ipc.peer import Peer
-from server.enrollhand import read_request
-from server.licenses import Order
-from server.office import Plan, found_office, open_office
+from server.enrollment.by_hand import read_request
+from server.licensing.licenses import Order
+from server.wiring import Plan, found_office, open_office
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 ME = Peer(5, 5, 1)
@@ -80,11 +81,11 @@ def test_licenses_are_validated_through_every_state(
         made.append(FailingBackend(device))
         return made[-1]
 
-    for module in (assembly, enroll):
+    for module in (wiring, by_hand):
         monkeypatch.setattr(module, "make_backend", make_backend)
     found_office(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
     server = open_office(tmp_path / "server", lambda size: b"s" * size)
-    enroll.initialize(config, server.keys.trust())
+    by_hand.initialize(config, server.keys.trust())
     agreement = jwk_from_point(_opened(device).agreement_public())
     asked = read_request({"agent_id": "pos-1", "agreement_key": agreement, "backend": "tpm"})
     server.agents.enroll_by_hand("pos-1", None, "tpm", asked.keys, 1)
@@ -95,7 +96,7 @@ def test_licenses_are_validated_through_every_state(
 
     async def main() -> None:
         owner, hub_of = HardwareOwner(), Hub
-        parts = await owner.run(lambda: assembly.assemble(config, Clock(), lambda: None, owner), 30)
+        parts = await owner.run(lambda: wiring.assemble(config, Clock(), lambda: None, owner), 30)
         daemon = Daemon(parts, hub_of(parts.clock.monotonic, lambda: parts.audit.pending))
         await daemon.start()
         await daemon.ops.install(delivery, ACTOR)

@@ -3,16 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
-from agentd.books import LicenseBook
-from agentd.engine import Engine
-from agentd.lifecycle import Limits
+from agentd.licenses.inventory import LicenseBook
+from agentd.licenses.validator import Engine
+from agentd.secrets.lifecycle import Limits
 from contracts.claims import Claims
 from contracts.trust import parse_trust
 from hwsec.secretmem import SecretBuffer
 from hwsec.store import Contents, StoredVersion
 from hwsec.storeformat import VersionMeta
 from hwsec.vault import Vault
-from server.minting import mint_token
+from server.keys.jose import mint_token
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY, TRUST_FILE
 
 T0 = 1_800_000_000

@@ -29,20 +29,10 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from ipc.clientpolicy import AgentRefused
 from ipc.linkmessages import LINK_VERSION, FailCode, Head, encode_link
-from server.office import Office, Plan, found_office, open_office
+from server.wiring import Office, Plan, found_office, open_office
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.chain import Chain, Till, running_chain
-from tests.support.hostilelink import (
-    Asked,
-    Behavior,
-    Failure,
-    Raw,
-    Reply,
-    Said,
-    always,
-    payload_of,
-    with_payload,
-)
+from tests.support.hostilelink import Asked, Behavior, Failure, Raw, Reply, Said, always, payload_of, with_payload
 
 pytestmark = pytest.mark.slow
 

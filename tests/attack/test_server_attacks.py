@@ -33,9 +33,9 @@ from contracts.exchange import (
 )
 from contracts.jose import b64decode
 from contracts.keyset import KEY_SET_TYPE, verify_key_set
-from server.minting import mint_delivery, new_signing_key, public_jwk
-from server.models import Agent
-from server.office import Office, Plan, found_office, open_office
+from server.keys.jose import mint_delivery, new_signing_key, public_jwk
+from server.registry.models import Agent
+from server.wiring import Office, Plan, found_office, open_office
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.background import in_background
 from tests.support.chain import Chain, Till, running_chain

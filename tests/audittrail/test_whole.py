@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentd import archiver
+from agentd.audit import archiver
 from audittrail import anchor, archive
 from audittrail.archive import ArchiveDamaged
 from audittrail.chain import CHECKPOINT, CLASSES, SEGMENT_CLOSED, Chain, fold_checkpoint, heads_digest, heads_fields

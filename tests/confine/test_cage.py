@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd.cage import needs_tcp, rules_for
-from agentd.config import AuditConfig, Config, PathsConfig, ServerConfig, TpmConfig
+from agentd.base.config import AuditConfig, Config, PathsConfig, ServerConfig, TpmConfig
+from agentd.base.confinement import needs_tcp, rules_for
 from confine.landlock import Access
 
 FILE = Path("/etc/license-agent/config.toml")

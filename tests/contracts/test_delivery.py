@@ -14,7 +14,7 @@ from contracts.claims import MAX_TIME
 from contracts.delivery import Delivery, decrypt_secret, verify_delivery
 from contracts.jose import BadSignature, MalformedToken, b64decode, b64encode, thumbprint
 from contracts.licensetoken import WrongAudience
-from server.minting import new_signing_key, public_jwk
+from server.keys.jose import new_signing_key, public_jwk
 from tests.contracts.world import AGENT, AGREEMENT_KEY, DATES, DELIVERY_KEY, LICENSE_KEY, SECRET, TRUST, delivery
 
 TYPED = (MalformedToken, BadSignature, WrongAudience)

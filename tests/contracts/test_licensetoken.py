@@ -14,7 +14,7 @@ from contracts.claims import Claims
 from contracts.jose import BadSignature, MalformedToken, b64decode, b64encode, thumbprint
 from contracts.licensetoken import MAX_TOKEN_CHARS, MAX_VERSION, WrongAudience, key_id, open_token, parse_token
 from contracts.trust import Trust
-from server.minting import mint_token, new_signing_key
+from server.keys.jose import mint_token, new_signing_key
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY, SECRET, TRUST, token
 
 HEADER = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": f"{AGENT}/3"}

@@ -13,7 +13,7 @@ from contracts.claims import MAX_TIME
 from contracts.jose import BadSignature, MalformedToken, thumbprint
 from contracts.licensetoken import WrongAudience
 from contracts.servertime import CHALLENGE, TIME_TYPE, verify_server_time
-from server.minting import mint_server_time, new_signing_key
+from server.keys.jose import mint_server_time, new_signing_key
 from tests.contracts.world import AGENT, DELIVERY_KEY, TRUST, delivery
 
 ASKED = "0123456789abcdef" * 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.jose import BadSignature, MalformedToken, thumbprint
 from contracts.trust import MAX_KEYS, encode_trust, parse_trust
-from server.minting import public_jwk
+from server.keys.jose import public_jwk
 from tests.contracts.world import DELIVERY_KEY, ISSUER, LICENSE_KEY, TRUST_FILE
 
 WHOLE = json.loads(TRUST_FILE)

@@ -4,7 +4,7 @@ import pytest
 
 from contracts.jose import MalformedToken
 from contracts.trust import encode_trust, parse_trust
-from server.minting import new_signing_key, public_jwk
+from server.keys.jose import new_signing_key, public_jwk
 
 
 def test_a_key_id_that_comes_twice_is_refused() -> None:

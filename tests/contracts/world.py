@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.claims import Claims
 from contracts.trust import Trust, encode_trust, parse_trust
-from server.minting import mint_delivery, mint_token, new_signing_key, public_jwk
+from server.keys.jose import mint_delivery, mint_token, new_signing_key, public_jwk
 
 ISSUER = "https://license.example"
 AGENT = "pos-001"

@@ -4,11 +4,11 @@ import json
 import re
 
 from contracts.exchange import RefusalCode
-from server import limits
-from server.answers import STATUS_OF
-from server.challenges import CHALLENGE_LIFETIME_S
-from server.commands_serve import document
-from server.guard import ADDRESS_HEADER, CERTIFICATE_HEADER
+from server.base import limits
+from server.cli.serve import document
+from server.exchange.challenges import CHALLENGE_LIFETIME_S
+from server.web.middleware import ADDRESS_HEADER, CERTIFICATE_HEADER
+from server.web.responses import STATUS_OF
 from tests.docs.test_protocol_doc import first_cells, rows, section
 
 DOCUMENT = json.loads(document())

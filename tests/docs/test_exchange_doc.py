@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from agentd import exchange as asking
-from agentd import schedule, secretops
+from agentd.secrets import installer
+from agentd.uplink import client as asking
+from agentd.uplink import schedule
 from contracts import enrollment, evidence, exchange, keyset
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
-from server import agents, answers, certificates, challenges, claims, licenses, secretversions
-from server import exchange as answering
+from server.agents import certificates, enrollment_tokens, registry
+from server.exchange import challenges
+from server.exchange import service as answering
+from server.licensing import licenses, secrets
+from server.web import responses
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Agent and server\n")[2].partition("\n## ")[0]
@@ -75,7 +79,7 @@ def test_every_refusal_code_is_in_the_table_in_its_order() -> None:
     assert list(codes) == [code.value for code in RefusalCode]
     kept = re.search(r"Not kept are the refusals ([^.]*)\.", PROSE)
     assert kept is not None
-    assert set(names(kept[1])) == {code.value for code in answers.PASSING} | {"replayed", "agent_revoked"}
+    assert set(names(kept[1])) == {code.value for code in responses.PASSING} | {"replayed", "agent_revoked"}
 
 
 @pytest.mark.parametrize("form", [Claim, Begin, Begun, Complete, Completed])
@@ -112,12 +116,12 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "CHALLENGE_LIFETIME_S": challenges.CHALLENGE_LIFETIME_S,
         "CLOCK_TOLERANCE_S": challenges.CLOCK_TOLERANCE_S,
         "CHALLENGE_KEPT_S": int(asking.CHALLENGE_KEPT_S),
-        "FRESH_S": int(secretops.FRESH_S),
-        "ANSWERS_KEPT_S": agents.ANSWERS_KEPT_S,
-        "SESSION_S": claims.SESSION_S,
+        "FRESH_S": int(installer.FRESH_S),
+        "ANSWERS_KEPT_S": registry.ANSWERS_KEPT_S,
+        "SESSION_S": enrollment_tokens.SESSION_S,
         "CERTIFICATE_S": certificates.LIFETIME_S,
         "REVOCATIONS_LAST_S": licenses.REVOCATIONS_LAST_S,
-        "MAX_LIVE": secretversions.MAX_LIVE,
+        "MAX_LIVE": secrets.MAX_LIVE,
     }
     assert {name: int(row[0]) for name, row in bounds.items()} == values
 

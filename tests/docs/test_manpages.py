@@ -15,8 +15,8 @@ import click
 import pytest
 
 from agentd import commands as agent
-from agentd.config import Config, parse_config
-from agentd.config import known_keys as agent_keys
+from agentd.base.config import Config, parse_config
+from agentd.base.config import known_keys as agent_keys
 from cli import main as cli
 from link import main as link
 from link.config import known_keys as link_keys

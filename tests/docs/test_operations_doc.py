@@ -7,14 +7,15 @@ from typing import TypeVar
 
 from click import Context, Group
 
-from agentd import degraded, rotationtable
+from agentd.rotation import table
+from agentd.sync import degraded
 from cli.main import main as cli
 from link.config import parse_config
-from server.enrollment import LEVELS
-from server.keys import DAY, LIFETIMES, OVERLAP_S
-from server.licenses import REVOCATIONS_LAST_S
+from server.api.metrics import Facts, Metrics
+from server.enrollment.service import LEVELS
+from server.keys.keyring import DAY, LIFETIMES, OVERLAP_S
+from server.licensing.licenses import REVOCATIONS_LAST_S
 from server.main import main as server
-from server.metrics import Facts, Metrics
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -44,8 +45,8 @@ def block(name: str) -> str:
 
 
 def test_the_rotation_is_drawn_from_its_table() -> None:
-    assert block("rotation") == drawn(rotationtable.TRANSITIONS)
-    assert first_cells("## Rotation", "step | the agent") == [step.value for step in rotationtable.Step]
+    assert block("rotation") == drawn(table.TRANSITIONS)
+    assert first_cells("## Rotation", "step | the agent") == [step.value for step in table.Step]
 
 
 def test_degraded_mode_is_drawn_from_its_table() -> None:
@@ -67,7 +68,9 @@ def test_every_level_of_attestation_is_told() -> None:
 
 
 def test_every_outcome_of_a_contact_is_told() -> None:
-    code = (ROOT / "agentd" / "contacts.py").read_text("utf-8") + (ROOT / "agentd" / "handlers.py").read_text("utf-8")
+    code = (ROOT / "agentd" / "sync" / "cycle.py").read_text("utf-8") + (ROOT / "agentd" / "admin" / "handlers.py").read_text(
+        "utf-8"
+    )
     written = set(re.findall(r'"server\.contact", "(\w+)"', code))
     (chosen,) = re.findall(r"^ +outcome = (.*)$", code, re.MULTILINE)
     written |= set(re.findall(r'"(\w+)"', chosen))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentd.metrics import Counters, Gauges, Metrics
-from agentd.pos import _KEPT_OPEN
+from agentd.pos.service import _KEPT_OPEN
+from agentd.telemetry.metrics import Counters, Gauges, Metrics
 from contracts import claims as claims_module
 from contracts.delivery import _MEMBERS, DELIVERY_TYPE
 from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, open_token, parse_token

@@ -16,9 +16,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server.app import BY_GET, PREFIX
-from server.commands_serve import document
-from server.exchange import KINDS
+from server.api.app import BY_GET, PREFIX
+from server.cli.serve import document
+from server.exchange.service import KINDS
 from tests.support.apiclient import Device
 from tests.support.apiserver import ApiServer
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentd.linkclient import FetchFailed, FetchReply, LinkSession, LinkUnavailable
+from agentd.uplink.linkclient import FetchFailed, FetchReply, LinkSession, LinkUnavailable
 from ipc.frames import FrameDecoder
 from ipc.linkmessages import CHUNK_BYTES, MAX_ANSWER_BYTES, FailCode, Failed, Provisioning, from_link_decoder
 from tests.support.link import Link

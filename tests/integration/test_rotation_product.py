@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from agentd.exchange import NoContact
-from agentd.keycheck import key_check
-from agentd.lifecycle import State
-from agentd.rotationtable import Step
+from agentd.rotation.table import Step
+from agentd.secrets.key_confirmation import key_check
+from agentd.secrets.lifecycle import State
+from agentd.uplink.client import NoContact
 from contracts.exchange import Cause
 from tests.support.pair import AGENT, DAY, LICENSE, Fate, Pair, prepare
 

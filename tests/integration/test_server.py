@@ -28,7 +28,7 @@ from contracts.exchange import (
     SecretStatus,
     StatusReply,
 )
-from server.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
+from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf

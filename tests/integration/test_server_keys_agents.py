@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentd import revocations as lists
-from agentd.secretops import SECTION_REVOCATIONS
+from agentd.licenses import revocations as lists
+from agentd.secrets.installer import SECTION_REVOCATIONS
 from contracts.exchange import MAX_REVOKED, Cause
-from server.errors import RegistryError
-from server.licenses import Order
-from server.rootkey import read_root_key
+from server.base.errors import RegistryError
+from server.keys.rootkey import read_root_key
+from server.licensing.licenses import Order
 from tests.support.pair import AGENT, DAY, LICENSE, START, Pair, prepare
 
 

@@ -18,17 +18,7 @@ from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clientwire import Reason
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
-from tests.ipc.fakeagent import (
-    FakeAgent,
-    answers,
-    answers_with,
-    closes,
-    error,
-    frame,
-    refuses_at_once,
-    silent,
-    success,
-)
+from tests.ipc.fakeagent import FakeAgent, answers, answers_with, closes, error, frame, refuses_at_once, silent, success
 
 Call = tuple[Any, ...]
 Driver = Callable[..., list[Any]]

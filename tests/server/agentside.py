@@ -10,7 +10,7 @@ from joserfc.jwk import ECKey
 
 from contracts.exchange import REQUEST_TYPE, Request, verify_reply
 from contracts.trust import Trust
-from server.minting import new_signing_key, public_jwk
+from server.keys.jose import new_signing_key, public_jwk
 
 
 def new_id() -> str:

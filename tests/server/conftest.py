@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from server import privatefile
-from server.database import sqlite_url
-from server.office import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
+from server.base import privatefile
+from server.registry.database import sqlite_url
+from server.wiring import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres
 from tests.support.softhsm import Token, token

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from contracts.jose import b64encode
-from server.agents import Activated
-from server.office import Office
-from server.pki import fingerprint_of
+from server.agents.registry import Activated
+from server.keys.pki import fingerprint_of
+from server.wiring import Office
 
 NOW = 1_800_000_000
 ISSUER = "https://license.example"

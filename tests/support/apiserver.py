@@ -20,9 +20,9 @@ from joserfc.jwk import ECKey
 
 from contracts.jose import b64decode
 from contracts.keyset import pin_of
-from server.office import Office, open_office
-from server.pki import spki_of
-from server.secretversions import key_check
+from server.keys.pki import spki_of
+from server.licensing.secrets import key_check
+from server.wiring import Office, open_office
 from tests.support.apiclient import Device
 
 COMMAND = Path(sys.executable).with_name("license-server")

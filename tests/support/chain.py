@@ -20,8 +20,8 @@ from sqlalchemy import select
 
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
-from server.models import Secret
-from server.office import Office
+from server.registry.models import Secret
+from server.wiring import Office
 from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running

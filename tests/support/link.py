@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentd.linkclient import LinkClient
+from agentd.uplink.linkclient import LinkClient
 from tests.support.stand import BIN
 
 # Puts the inherited socket at 3 as systemd does, then becomes the link.

@@ -20,22 +20,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agentd import revocations
-from agentd.assembly import book_path, limits_of, make_store, open_audit
-from agentd.binding import Binding
-from agentd.binding import decode as decode_binding
-from agentd.books import LicenseBook
-from agentd.clock import Clock
-from agentd.config import Config, parse_config
-from agentd.contacts import FAILURES, Contacts
-from agentd.engine import Engine
-from agentd.exchange import API, Answer, Exchange, NoContact
-from agentd.hardware import Hardware
-from agentd.metrics import Counters
-from agentd.rotationtable import Step
-from agentd.rotor import Rotor
-from agentd.secretops import SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
-from agentd.serverword import ServerWord
+from agentd.base.clock import Clock
+from agentd.base.config import Config, parse_config
+from agentd.base.hardware import Hardware
+from agentd.licenses import revocations
+from agentd.licenses.inventory import LicenseBook
+from agentd.licenses.validator import Engine
+from agentd.rotation.runner import Rotor
+from agentd.rotation.table import Step
+from agentd.secrets.installer import SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
+from agentd.sync.cycle import FAILURES, Contacts
+from agentd.sync.updates import ServerWord
+from agentd.telemetry.metrics import Counters
+from agentd.uplink.client import API, Answer, Exchange, NoContact
+from agentd.uplink.server_record import Binding
+from agentd.uplink.server_record import decode as decode_binding
+from agentd.wiring import book_path, limits_of, make_store, open_audit
 from contracts.claims import MAX_TIME
 from contracts.exchange import Cause
 from contracts.jose import jwk_from_point
@@ -43,11 +43,11 @@ from contracts.trust import parse_trust
 from hwsec.owner import HardwareOwner
 from hwsec.store import Contents
 from hwsec.vault import Vault
-from server.enrollhand import read_request
-from server.exchange import Exchange as ServerExchange
-from server.licenses import Order
-from server.office import Office, Plan, found_office, open_office, wired
-from server.peers import Peer, peer_of
+from server.enrollment.by_hand import read_request
+from server.exchange.service import Exchange as ServerExchange
+from server.licensing.licenses import Order
+from server.web.peers import Peer, peer_of
+from server.wiring import Office, Plan, found_office, open_office, wired
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 AGENT = "pos-001"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from server.models import Secret
-from server.office import open_office
+from server.registry.models import Secret
+from server.wiring import open_office
 
 
 def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:

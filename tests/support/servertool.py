@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from click.testing import CliRunner
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.declined import Declined
-from server.errors import RegistryError
+from server.base.errors import RegistryError
+from server.base.refused import Declined
 from server.main import main
 
 _one_at_a_time = threading.Lock()  # the runner takes over the process's streams

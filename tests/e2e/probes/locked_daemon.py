@@ -20,13 +20,13 @@ tree = re.search(r'sys\.path\.insert\(0, "([^"]+)"\)', Path("/usr/bin/license-ag
 sys.path.insert(0, tree)
 sys.argv = ["/usr/bin/license-agent", "run"]
 
-import agentd.cage  # noqa: E402
+import agentd.base.confinement  # noqa: E402
 import agentd.main  # noqa: E402
 
 if "seccomp" not in locks:
     agentd.main.forbid_exec = lambda: None
 if "landlock" not in locks:
-    agentd.cage.restrict = lambda rules, *, tcp: None
+    agentd.base.confinement.restrict = lambda rules, *, tcp: None
 libc = ctypes.CDLL(None, use_errno=True)
 
 

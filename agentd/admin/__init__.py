@@ -1,0 +1,1 @@
+"""Answers administrators on the admin socket: the service, and handlers by domain."""

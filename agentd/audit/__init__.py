@@ -1,0 +1,1 @@
+"""Writes the audit log, coalesces repeated events, archives closed segments and seals the chain's heads."""

@@ -1,0 +1,185 @@
+"""Keeps the audit log's directory: has closed segments archived and what is past its retention removed."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from agentd.base.clock import Clock
+from agentd.base.config import AuditConfig
+from agentd.base.hardware import Hardware
+from agentd.secrets.installer import COMMIT_DEADLINE_S
+from audittrail import anchor, archive
+from audittrail.archive import ArchiveDamaged, Header
+from audittrail.verify import Verification
+from audittrail.whole import lines_after, verify_log
+from hwsec.backend import Backend
+from hwsec.errors import HwsecError
+from hwsec.secretmem import SecretBuffer
+from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
+
+from . import archiver
+from .archiver import Removal, SegmentDamaged, Stock
+from .log import AuditLog, AuditUnavailable
+
+log = logging.getLogger(__name__)
+
+_PURPOSE = b"license-agent audit archive v1"
+
+
+def derive_archive_key(backend: Backend, vault: Vault) -> WrappedSecret:
+    """The machine's key for archives, from the KEK; HKDF-SHA256 (RFC 5869)."""
+    with backend.kek() as kek, SecretBuffer(SECRET_BYTES) as key:
+        HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=_PURPOSE).derive_into(kek.view, key.view)
+        return vault.wrap(key)
+
+
+def read_operator_key(path: Path | None) -> ec.EllipticCurvePublicKey | None:
+    """The operator's public key for archives.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no P-256 public key.
+    """
+    if path is None:
+        return None
+    key = load_pem_public_key(path.read_bytes())
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("not a P-256 public key")
+    return key
+
+
+class AuditKeeper:
+    """Archives and removes.
+
+    Args:
+        path: the open file of the log.
+        audit: logs what is removed.
+        hardware: signs anchors, keeps the archive key in its vault.
+        key: from `derive_archive_key`.
+        identity: public point of the machine's identity key.
+        attestation: public point of its attestation key.
+        clock: says what is over.
+        limits: from the configuration.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        audit: AuditLog,
+        hardware: Hardware,
+        key: WrappedSecret,
+        identity: bytes,
+        attestation: bytes,
+        clock: Clock,
+        limits: AuditConfig,
+    ) -> None:
+        self._path = path
+        self._audit = audit
+        self._hardware = hardware
+        self._key = key
+        self._identity = identity
+        self._attestation = attestation
+        self._clock = clock
+        self.limits = limits
+        self._alerted: set[str] = set()
+        self.archive_bytes = 0
+
+    def unseal(self, data: bytes) -> tuple[Header, bytes]:
+        """Header and zlib stream of one of our archives; raises ArchiveDamaged."""
+        with self._hardware.vault.open(self._key) as key:
+            return archive.unseal_for_machine(data, key.view)
+
+    def verify(self) -> Verification:
+        """Checks all of the log; for a worker thread."""
+        return verify_log(self._path, self.unseal, self._identity, self._attestation)
+
+    def read(self, after_seq: int, limit: int, room: int) -> list[bytes]:
+        """The oldest records above `after_seq`, at most `limit` of them and `room` bytes; for a worker thread.
+
+        Raises:
+            ArchiveDamaged, OSError, ValueError: the log cannot be read.
+        """
+        found: list[bytes] = []
+        for line in lines_after(self._path, after_seq, self.unseal):
+            room -= len(line) + 8
+            if len(found) >= limit or room < 0:
+                break
+            found.append(line)
+        return found
+
+    async def check_all(self) -> None:
+        """Verifies the whole log, and alerts if it does not hold."""
+        try:
+            found = await asyncio.to_thread(self.verify)
+        except OSError as error:
+            text = f"the audit log cannot be checked: {error.filename}: {error.strerror}"
+        else:
+            if found.problem is None:
+                return
+            text = f"the audit log does not hold: {found.problem}"
+        self._alert_once(text, text, "alert.audit_damaged")
+
+    async def work(self, last_checkpoint: int) -> None:
+        """Archives what is closed and removes what is over. Logs what it cannot do; never raises for it.
+
+        Args:
+            last_checkpoint: number of the newest checkpoint's record.
+        """
+        try:
+            await self._archive(last_checkpoint)
+            stock = await asyncio.to_thread(self._take_stock)
+            self.archive_bytes = stock.size
+            for plan in stock.plans:
+                await self._remove(stock, plan)
+            self._alerted.discard("work")
+        except (OSError, ValueError, ArchiveDamaged, HwsecError, AuditUnavailable) as error:
+            self._alert_once("work", f"the audit log's archives cannot be kept: {error}")
+
+    async def _archive(self, last_checkpoint: int) -> None:
+        operator = await asyncio.to_thread(read_operator_key, self.limits.archive_key)
+        for segment in await asyncio.to_thread(archiver.archivable, self._path, last_checkpoint):
+            try:
+                written = await asyncio.to_thread(self._archive_one, segment, operator)
+            except SegmentDamaged as error:
+                self._alert_once(segment.name, str(error))
+                return
+            self._audit.record("audit.archived", "ok", segment=segment.name, archives=[path.name for path in written])
+
+    def _archive_one(self, segment: Path, operator: ec.EllipticCurvePublicKey | None) -> list[Path]:
+        with self._hardware.vault.open(self._key) as key:
+            return archiver.archive_segment(segment, self._path.stem, self._clock.now(), key.view, operator)
+
+    def _take_stock(self) -> Stock:
+        limits = self.limits
+        days, now = limits.retention_days(), self._clock.certain()
+        return archiver.take_stock(self._path, days, limits.archive_bytes, now, self._identity)
+
+    async def _remove(self, stock: Stock, plan: Removal) -> None:
+        await asyncio.to_thread(archiver.check_removal, plan, stock.anchors.get(plan.anchor.kind), self.unseal)
+        signed = await self._hardware.run(lambda line: anchor.sign(plan.anchor, line.backend.sign), COMMIT_DEADLINE_S)
+        await self._audit.record_durably(
+            "audit.removed",
+            "ok",
+            kind=signed.kind,
+            reason=signed.reason,
+            last_seq=signed.last_seq,
+            head=signed.head,
+            archives=[path.name for path in plan.paths[:20]],
+            files=len(plan.paths),
+        )
+        stock.anchors[signed.kind] = signed
+        await asyncio.to_thread(archiver.write_anchors, self._path, stock.anchors)
+        await asyncio.to_thread(archiver.remove, plan)
+        if signed.reason == archiver.SPACE:
+            self._alert_once("space", "audit archives were removed before their time: they take more than archive_bytes")
+
+    def _alert_once(self, what: str, text: str, event: str = "alert.audit_archive") -> None:
+        if what not in self._alerted:
+            self._alerted.add(what)
+            log.critical("ALERT %s", text)
+            self._audit.record(event, "raised", text=text[:500])

@@ -1,0 +1,326 @@
+"""The audit log as the daemon uses it: what is logged in full, what is only counted, and when it is on the disk.
+
+Refusals and the first sight of a license are full records; other validations within a budget for each UID. What is beyond is
+counted and logged once a minute. All that a loop tick logs goes out in one write, and the replies that depend on it afterwards:
+what was answered survives kill -9. Records of changes are fsynced before the change.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from agentd.base.clock import Clock
+from agentd.base.config import AuditConfig
+from agentd.base.ratelimit import Buckets
+from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
+
+from .coalesced import Repeat, Repeats
+from .file import AuditFile
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400
+COUNTED = frozenset(
+    {"access.denied", "admin.request", "license.refreshed", "license.replayed", "license.validated", "request.refused"}
+)
+"""The events that may be counted. The table of counts is a file that anyone who has the agent's user can write: a record of any
+other kind, a checkpoint before all, does not come into the chain by it."""
+
+
+class AuditUnavailable(Exception):
+    """The log takes no record, so nothing that must be logged may happen."""
+
+
+class AuditLog:
+    """Writes the chain.
+
+    Attributes:
+        records: written in this run.
+        counted: events of this run that were only counted.
+        checkpoint_due: a segment was closed; only after a checkpoint may it be archived.
+
+    Args:
+        file: open.
+        chain: where the chain stands.
+        repeats: counts what is too much for the log.
+        clock: wall and monotonic time.
+        limits: from the configuration.
+        schedule: asks for `flush` to be called at the end of the loop tick.
+    """
+
+    def __init__(
+        self,
+        file: AuditFile,
+        chain: Chain,
+        repeats: Repeats,
+        clock: Clock,
+        limits: AuditConfig,
+        schedule: Callable[[], None],
+    ) -> None:
+        self._file = file
+        self._chain = chain
+        self._repeats = repeats
+        self._clock = clock
+        self._limits = limits
+        self._schedule = schedule
+        self._pending: list[bytes] = []
+        self._mark: tuple[int, Heads] = (chain.seq, chain.heads)
+        self._budget = Buckets(limits.records_per_s, limits.burst)
+        self._day = -1
+        self._day_bytes = 0
+        self._budget_alerted = False
+        self._lost = 0
+        self.records = 0
+        self.counted = 0
+        self.checkpoint_due = False
+
+    def reconfigure(self, limits: AuditConfig) -> None:
+        """Takes over new limits."""
+        self._limits = limits
+        self._budget.rate, self._budget.burst = limits.records_per_s, limits.burst
+
+    @property
+    def seq(self) -> int:
+        """Number of the last record."""
+        return self._chain.seq
+
+    @property
+    def heads(self) -> Heads:
+        """Hash of the last record of each class, 64 hex bytes each."""
+        return self._chain.heads
+
+    @property
+    def pending(self) -> bool:
+        """Whether records wait for `flush`."""
+        return bool(self._pending)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the disk does not take records at the moment."""
+        return self._lost > 0
+
+    def record(self, event: str, outcome: str = "ok", **fields: Any) -> None:
+        """Logs a full record at the end of this loop tick."""
+        self._append(event, outcome, fields)
+
+    async def record_durably(self, event: str, outcome: str = "ok", **fields: Any) -> None:
+        """Logs a full record and returns when it is durable; for what must not happen unlogged.
+
+        Raises:
+            AuditUnavailable: the disk does not take it.
+        """
+        # What waits goes first: only then is it known whether the log takes this record.
+        self.flush()
+        if not self._lost:
+            self._append(event, outcome, fields)
+            self.flush()
+        if self._lost:
+            raise AuditUnavailable("the audit log cannot be written; make room on its disk first")
+        try:
+            # The event loop goes on meanwhile: no validation waits for the disk.
+            await asyncio.to_thread(self._file.sync)
+        except OSError as error:
+            raise AuditUnavailable(f"the audit log cannot be made durable: {error.strerror}") from None
+
+    def record_within_budget(
+        self, uid: int, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]], *, important: bool
+    ) -> None:
+        """Logs in full while the budgets last, then counts.
+
+        Args:
+            uid: whose budget.
+            key: what counts as the same.
+            event: as in `record`.
+            outcome: as in `record`.
+            describe: gives the fields.
+            important: not subject to the UID's budget, only to the day's.
+        """
+        mono = self._clock.monotonic()
+        if not self._day_is_full() and (important or self._budget.take(uid, mono)):
+            self._append(event, outcome, describe())
+            return
+        self.count(key, event, outcome, describe)
+
+    def count(self, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]]) -> None:
+        """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`."""
+        self.counted += 1
+        now = self._clock.wall()
+        if self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
+            return
+        # More kinds than the table holds in one minute, or one that is too long for it: what is lost is who it was.
+        other = ("other", event, outcome)
+        if not self._repeats.count(other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True):
+            self._append(event, outcome, describe())
+
+    def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:
+        """The short way for what has been counted before in this minute; False if it must go the long way.
+
+        Args:
+            uid: whose budget.
+            key: under which `record_within_budget` counted it.
+            mono: monotonic seconds.
+            wall: seconds since 1970 UTC.
+        """
+        budget = self._budget
+        level = budget.levels.get(uid)
+        if level is None or level[0] + (mono - level[1]) * budget.rate >= 1.0:
+            return False
+        if not self._repeats.count_known(key, wall):
+            return False
+        self.counted += 1
+        return True
+
+    def _day_is_full(self) -> bool:
+        day = int(self._clock.wall()) // _DAY_S
+        if day != self._day:
+            self._day, self._day_bytes, self._budget_alerted = day, 0, False
+        if self._day_bytes < self._limits.daily_bytes:
+            return False
+        if not self._budget_alerted:
+            self._budget_alerted = True
+            log.warning(
+                "the audit log's budget of %d bytes for today is used up; repeats are counted", self._limits.daily_bytes
+            )
+            self._append("alert.audit_budget", "raised", {"daily_bytes": self._limits.daily_bytes})
+        return True
+
+    def _append(self, event: str, outcome: str, fields: dict[str, Any]) -> None:
+        if self._lost:
+            # The disk is full: nothing may be chained that might not be written.
+            self._lost += 1
+            self._schedule()
+            return
+        if not self._pending:
+            self._mark = (self._chain.seq, self._chain.heads)
+            self._schedule()
+        self._pending.append(self._chain.append(self._clock.wall(), self._clock.monotonic(), event, outcome, fields))
+
+    def flush(self) -> None:
+        """Writes what this tick has logged. Does not raise: validations go on with a full disk."""
+        if self._lost and not self._pending:
+            self._try_to_resume()
+        if not self._pending:
+            return
+        data = b"".join(self._pending)
+        count = len(self._pending)
+        self._pending.clear()
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._lost += count
+            # The chains go back to before the lost records; their number is told by the gap record.
+            self._chain.rewind(*self._mark)
+            log.error("the audit log cannot be written (%s); records are lost until there is room", error.strerror)
+            return
+        self.records += count
+        self._day_bytes += len(data)
+        if self._file.size >= self._limits.segment_bytes:
+            self._rotate()
+
+    def _try_to_resume(self) -> None:
+        mark = (self._chain.seq, self._chain.heads)
+        line = self._chain.append(
+            self._clock.wall(), self._clock.monotonic(), "audit.gap", "lost", {"lost_records": self._lost}
+        )
+        try:
+            self._file.write(line)
+        except OSError:
+            self._chain.rewind(*mark)
+            return
+        log.warning("the audit log can be written again; %d records were lost", self._lost)
+        self._lost = 0
+        self.records += 1
+
+    def _rotate(self) -> None:
+        try:
+            segment = self._file.rotate(self._chain.seq + 1)
+        except OSError as error:
+            log.error("the audit log's segment cannot be closed (%s); the file grows on", error.strerror)
+            return
+        fields = {"segment": segment.name, "last_seq": self._chain.seq, "heads": heads_fields(self._chain.heads)}
+        self._append(SEGMENT_CLOSED, "ok", fields)
+        self.checkpoint_due = True
+
+    def look_after_file(self) -> None:
+        """Alerts if somebody has removed, replaced, cut or lengthened the open file; called every second."""
+        if self._lost:
+            return
+        self.flush()
+        try:
+            found = self._file.look()
+        except OSError as error:
+            found = f"the audit log's file is gone and cannot be made anew: {error.strerror}"
+        if found is not None:
+            log.critical("ALERT %s", found)
+            self._append("alert.audit_file", "raised", {"text": found})
+
+    def begin_segment_of_the_day(self) -> None:
+        """Closes the open file if it is of another day, so that retention can be judged by the day."""
+        self.flush()
+        if not self._lost and self._file.is_of_another_day(utc_text(self._clock.wall())[:10]):
+            self._rotate()
+
+    def emit_repeats(self) -> None:
+        """Logs what has been counted, a record each; called every minute and at the end."""
+        self._emit(self._repeats.drain())
+
+    def recover_repeats(self) -> None:
+        """Logs what a killed run had counted."""
+        self._emit(self._repeats.recover())
+
+    def _emit(self, repeats: list[Repeat]) -> None:
+        for repeat in repeats:
+            fields = dict(repeat.fields)
+            event, outcome = fields.pop("event", None), str(fields.pop("outcome", "unknown"))
+            if event not in COUNTED:
+                log.warning("a count in audit.repeats is of no event that is counted; it was left out")
+                self._append("audit.count_refused", "damaged", {"count": repeat.count})
+                continue
+            # The table is a file; what is in it must not take the place of what the chain writes itself.
+            for name in ("seq", "class", "time", "mono", "prev", "hash"):
+                fields.pop(name, None)
+            self._append(
+                event,
+                outcome,
+                {**fields, "count": repeat.count, "first": utc_text(repeat.first), "last": utc_text(repeat.last)},
+            )
+
+    async def checkpoint(self, before: bytes, *, reseal: bool = False) -> tuple[bytes, bytes]:
+        """Logs a checkpoint durably; the caller then extends the sealed audit value with the returned digest.
+
+        Args:
+            before: the sealed value, 32 bytes.
+            reseal: the sealed value does not fit the log, which has been alerted; a new seal begins here.
+
+        Returns:
+            The digest of all heads (32 bytes) to extend with, and the value that must result.
+
+        Raises:
+            AuditUnavailable: the disk does not take it.
+        """
+        self.flush()
+        heads = self._chain.heads
+        digest = heads_digest(heads)
+        value = fold_checkpoint(before, digest)
+        fields = {"heads": heads_fields(heads), "before": before.hex(), "value": value.hex()}
+        await self.record_durably(CHECKPOINT, "ok", **fields, **({"reseal": True} if reseal else {}))
+        self.checkpoint_due = False
+        return digest, value
+
+    def tidy(self) -> None:
+        """Gives back memory of budgets that are full again."""
+        self._budget.forget_full(self._clock.monotonic())
+
+    def discard(self) -> None:
+        """Closes the file and the table; nothing has been logged."""
+        self._file.close()
+        self._repeats.close()
+
+    def close(self) -> None:
+        """Writes what is left and closes the file."""
+        self.emit_repeats()
+        self.flush()
+        self._file.sync()
+        self._file.close()
+        self._repeats.close()

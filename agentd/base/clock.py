@@ -1,0 +1,105 @@
+"""The time that verdicts use: the wall clock, held between what has certainly passed and what can have passed.
+
+The floor is the last server-signed time and what the machine has counted since (`timebase`), and never before this release was
+made. A wall clock behind it is not believed: expiry is judged by the floor, and nothing valid is refused for it. As long as the
+machine has been running since a time that was fresh when it came, a wall clock that is ahead is not believed either. Beyond the
+tolerance both raise the flag `suspect`.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from agentd import RELEASED
+
+from .timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
+
+_boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+
+class Clock:
+    """Wall and monotonic time for the whole daemon.
+
+    Args:
+        wall: seconds since 1970 UTC.
+        monotonic: seconds that never go back.
+        boottime: seconds that never go back, and go on while the machine sleeps.
+
+    Attributes:
+        anchor: the last server-signed time; None before the first.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        boottime: Callable[[], float] | None = None,
+    ) -> None:
+        self.wall = wall
+        self.monotonic = monotonic
+        self._boottime = boottime or (_boottime if monotonic is time.monotonic else monotonic)
+        self._asleep = self._boottime() - monotonic()
+        self.anchor: TimeAnchor | None = None
+        # The floor is this plus the monotonic time; the ceiling is that far above it.
+        self._offset = RELEASED - monotonic()
+        self._bounded_since: float | None = None
+
+    def set_anchor(self, anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
+        """Goes by a server-signed time from now on, even if the floor is lowered by it.
+
+        Args:
+            anchor: the time.
+            boot: CLOCK_BOOTTIME now.
+            tpm: the TPM's clock now, if it answers.
+        """
+        self.anchor = anchor
+        mono = self.monotonic()
+        passed: Since = since(anchor, boot, tpm)
+        floor = anchor.signed + passed.least_ms / 1000
+        bounded = anchor.fresh and passed.running and floor >= RELEASED
+        self._offset = max(floor, RELEASED) - mono
+        self._bounded_since = mono - passed.least_ms / 1000 if bounded else None
+
+    def notice_sleep(self) -> None:
+        """Adds the time for which the machine has slept since the last call; called every second.
+
+        The monotonic clock, which is read for every request since it is the cheaper one, has stood still meanwhile.
+        """
+        asleep = self._boottime() - self.monotonic()
+        slept = asleep - self._asleep
+        if slept > 1.0:
+            self._asleep = asleep
+            self._offset += slept
+
+    @property
+    def floor(self) -> int:
+        """A time that has certainly passed, whole seconds."""
+        return int(self._offset + self.monotonic())
+
+    def look(self, mono: float, wall: float) -> tuple[int, bool]:
+        """Whole seconds for verdicts, and whether the wall clock is suspect.
+
+        Args:
+            mono: from `monotonic`.
+            wall: from `wall`.
+        """
+        floor = self._offset + mono
+        if wall < floor:
+            return int(floor), wall + TOLERANCE_S < floor
+        if self._bounded_since is not None and wall > floor + TOLERANCE_S:
+            ceiling = floor + tolerance(mono - self._bounded_since)
+            if wall > ceiling:
+                return int(ceiling), True
+        return int(wall), False
+
+    def now(self) -> int:
+        """Whole seconds for verdicts."""
+        return self.look(self.monotonic(), self.wall())[0]
+
+    def suspect(self) -> bool:
+        """Whether the wall clock stands behind the floor, or ahead of what can have passed, by more than the tolerance."""
+        return self.look(self.monotonic(), self.wall())[1]
+
+    def certain(self) -> int:
+        """Whole seconds that have certainly passed. For what cannot be undone."""
+        return self.floor

@@ -1,0 +1,265 @@
+"""What an administrator does when hardware or disk have failed: look, mend, enroll anew. The daemon must not run meanwhile.
+
+Nothing here moves existing secrets from the TPM to weaker protection: whoever changes the backend enrolls anew and gets new
+secrets from the server (threat-model T17).
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentd.audit.file import AuditDamaged, AuditFile
+from agentd.base.clock import Clock
+from agentd.base.config import Config
+from agentd.base.identity import FILE_NAME
+from agentd.base.statelock import StateInUse, StateLock
+from agentd.secrets.pcr_policy import keep_policy, policy_name
+from agentd.wiring import StartError, make_backend, make_store, policies_path
+from audittrail.archive import archives
+from audittrail.chain import Chain, Heads, heads_fields
+from audittrail.whole import anchors_path, plain_files
+from hwsec.errors import HwsecError, NotEnrolled, StoreCorrupt
+from hwsec.files import fsync_directory
+from hwsec.storeformat import MAX_STORE_BYTES, decode_store
+from hwsec.vault import Vault
+
+from .by_hand import initialize
+
+FALLBACK_ALLOWED = "enroll"
+
+
+class NeedsServer(StartError):
+    """It cannot be done without the license server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Which backends have been initialized on this machine."""
+
+    tpm: bool
+    software: bool
+
+
+def enrolled(config: Config) -> Enrolled:
+    """By the files that are there."""
+    return Enrolled(
+        any(path.exists() for path in _twins(config.paths.state_dir / "tpm.objects")),
+        (config.paths.key_dir / "software.key").exists(),
+    )
+
+
+def _twins(path: Path) -> tuple[Path, Path, Path]:
+    return path, path.with_name(path.name + ".twin"), path.with_name(path.name + ".pending")
+
+
+def check_fallback(config: Config) -> None:
+    """Refuses to initialize the software backend where the agent has a TPM enrollment and the policy does not allow it.
+
+    Raises:
+        StartError: as said.
+    """
+    if not config.tpm.enabled and enrolled(config).tpm and config.tpm.fallback != FALLBACK_ALLOWED:
+        raise StartError(
+            "this agent is enrolled with a TPM, and the policy does not allow it to go on without one; repair the TPM, or set "
+            f'[tpm] fallback = "{FALLBACK_ALLOWED}" and run this again: the agent gets new secrets, which a stolen disk shows'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What stands in the way of a start.
+
+    Attributes:
+        state: `ok`, or the typed state.
+        text: what was found.
+        advice: what to do next.
+        enrolled: which backends have been initialized.
+    """
+
+    state: str
+    text: str
+    advice: str
+    enrolled: Enrolled
+
+
+def diagnose(config: Config) -> Diagnosis:
+    """Opens backend and store as a start would, but mends nothing and serves nobody.
+
+    Raises:
+        StartError: the daemon is running.
+    """
+    there = enrolled(config)
+    with _locked(config):
+        vault = Vault()
+        backend = make_backend(config, vault)
+        with contextlib.closing(backend):
+            try:
+                backend.open()
+                status = backend.status()
+                if not status.available:
+                    return Diagnosis(status.state.value, status.detail, _ADVICE.get(status.state.value, _ASK), there)
+                anchor, counter = backend.read_anchor()
+            except HwsecError as error:
+                state = "not_enrolled" if isinstance(error, NotEnrolled) else error.state.value
+                return Diagnosis(state, str(error), _ADVICE.get(state, _ASK), there)
+            generation = 0 if anchor is None else anchor.generation
+            copies = [path.name for path in _twins(config.store_file) if path.exists()]
+            text = f"{status.detail}; newest commit {generation}, counter {counter}; store files: {', '.join(copies) or 'none'}"
+            return Diagnosis("ok", text, "start the agent; if it still refuses, run 'license-agent recover repair'", there)
+
+
+_ASK = "look at the runbooks in docs/operations.md"
+_ADVICE = {
+    "not_enrolled": "'license-agent init', or 'license-agent recover reinitialize' where another backend was used before",
+    "absent": "make the TPM answer (firmware, group tss); if it is lost: 'license-agent recover reinitialize'",
+    "foreign": "another TPM, one that was cleared, or never initialized: 'license-agent recover reinitialize'",
+    "nv_gone": "somebody cleared the TPM or deleted its indices: 'license-agent recover reinitialize'",
+    "locked_out": "wait until the TPM's lockout has run off, or clear it with the lockout auth (tpm2_dictionarylockout -c)",
+    "out_of_sessions": "end what else uses the TPM, or restart the machine",
+    "hung": "restart the machine",
+    "pcr_mismatch": "install a signed policy for this state ('license-agent recover policy'), or start the former system",
+    "pcr_uninitialized": "switch measured boot on in the firmware",
+}
+
+
+def repair(config: Config, clock: Clock) -> list[str]:
+    """Brings all copies of the store up to the newest commit, as a start would; returns what was done, a sentence each.
+
+    Raises:
+        StartError: the daemon is running, or the audit log cannot be written.
+        HwsecError: the hardware does not work, or no copy is whole.
+    """
+    with _locked(config):
+        vault = Vault()
+        with contextlib.closing(make_backend(config, vault)) as backend:
+            backend.open()
+            loaded = make_store(config, backend, vault).load()
+        for text in loaded.repairs:
+            _note(config, clock, "store.repaired", text=text)
+        return list(loaded.repairs)
+
+
+def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str, object] | None:
+    """Gives up the keys and secrets of an earlier enrollment and makes new ones; returns the enrollment request.
+
+    Sealed files of the TPM and the stores are moved aside; key material of the software backend is deleted.
+
+    Raises:
+        StartError: the daemon is running, the policy forbids it, or the audit log cannot be written.
+        HwsecError: the hardware does not work.
+    """
+    check_fallback(config)
+    with _locked(config):
+        was = enrolled(config)
+        kind = "tpm" if config.tpm.enabled else "software"
+        # Logged before it is done: a log that cannot be written must not hide that the secrets went.
+        heads = _note(config, clock, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
+        name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(clock.wall()))
+        _set_aside(config, name)
+        _set_log_aside(config, name)
+        request = None if trust is None else initialize(config, trust)
+        _note(config, clock, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
+        return request
+
+
+def _set_log_aside(config: Config, name: str) -> None:
+    """The log is sealed and certified by keys that are given up, its archives encrypted: it ends here, and is kept whole."""
+    log = config.audit_log
+    directory = log.parent / name
+    directory.mkdir(mode=0o750, exist_ok=True)
+    for path in (*archives(log), *plain_files(log), anchors_path(log), log.with_name(log.name + ".torn")):
+        if path.exists():
+            path.replace(directory / path.name)
+    fsync_directory(log.parent)
+
+
+def _set_aside(config: Config, name: str) -> None:
+    directory = config.paths.state_dir / name
+    directory.mkdir(mode=0o700, exist_ok=True)
+    state = config.paths.state_dir
+    files = (state / "tpm.objects", state / "secrets.store", config.tpm.fallback_encrypted_storage)
+    for path in (copy for file in files for copy in _twins(file)):
+        if path.exists():
+            path.replace(directory / path.name)
+    for path in (config.rotation_journal, state / FILE_NAME):
+        if path.exists():
+            path.replace(directory / path.name)
+    for path in (config.paths.key_dir / "software.key", config.paths.key_dir / "software.anchor"):
+        path.unlink(missing_ok=True)
+    fsync_directory(state)
+
+
+def install_policy(config: Config, data: bytes, clock: Clock) -> str:
+    """Keeps a signed policy while the daemon cannot start for want of one; returns its file's name.
+
+    Raises:
+        StartError: it is none, or the daemon is running, or the audit log cannot be written.
+        OSError: the disk does not take it.
+    """
+    try:
+        name = policy_name(data)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    with _locked(config):
+        _note(config, clock, "tpm.policy_installed", file=name)
+        keep_policy(policies_path(config), name, data)
+    return name
+
+
+def restore(config: Config, copy: Path) -> None:
+    """Looks at an older copy of the store that is to be taken over.
+
+    Raises:
+        NeedsServer: it is ours; but taking it over would revive what was given up since, so the server must give new secrets.
+        StoreCorrupt: it is not a copy of this agent's store.
+        StartError: the daemon is running.
+        HwsecError: the hardware does not work.
+        OSError: it cannot be read.
+    """
+    with copy.open("rb") as file:
+        data = file.read(MAX_STORE_BYTES + 1)
+    with _locked(config), contextlib.closing(make_backend(config, Vault())) as backend:
+        backend.open()
+        anchor, _ = backend.read_anchor()
+        with backend.kek() as kek:
+            body = decode_store(kek, data)
+    if body.agent_id != config.agent.id:
+        raise StoreCorrupt(f"{copy} is of the agent {body.agent_id!r}")
+    newest = 0 if anchor is None else anchor.generation
+    raise NeedsServer(
+        f"{copy} is of generation {body.generation}, the newest commit is {newest}: an older store comes back only with "
+        "new secrets from the license server; until this agent can ask for them, run 'license-agent recover reinitialize'"
+    )
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[None]:
+    try:
+        lock = StateLock(config.paths.state_dir)
+    except StateInUse as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        raise StartError(f"{config.paths.state_dir} cannot be used: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _note(config: Config, clock: Clock, event: str, outcome: str = "ok", **fields: object) -> Heads:
+    """Logs a record durably; the daemon does not run, so this process may write its log. Returns where the chains stand."""
+    file = AuditFile(config.audit_log)
+    try:
+        end = file.open()
+        chain = Chain(end.seq, end.heads)
+        line = chain.append(clock.wall(), clock.monotonic(), event, outcome, {"actor": {"uid": os.getuid()}, **fields})
+        file.write(line)
+        file.sync()
+        return chain.heads
+    except (AuditDamaged, OSError) as error:
+        raise StartError(f"the audit log cannot be written, so nothing is done: {error}") from None
+    finally:
+        file.close()

@@ -1,0 +1,82 @@
+"""What runs on a device that is no agent yet: it answers administrators, and is provisioned when one of them asks for it."""
+
+import asyncio
+import logging
+from typing import Any
+
+from agentd import VERSION
+from agentd.admin.service import AdminService, Handler
+from agentd.audit.log import AuditLog
+from agentd.base.clock import Clock
+from agentd.base.config import Config
+from agentd.base.confinement import Confinement
+from agentd.sockets.unauthorized import actor
+from agentd.telemetry.metrics import Counters
+from agentd.telemetry.views import confinement_view
+from agentd.uplink.linkclient import LinkClient
+from hwsec.owner import HardwareOwner
+from ipc.messages import Provision, Status
+from ipc.peer import Peer
+
+from .provisioning import Provisioner, Wish
+
+log = logging.getLogger(__name__)
+
+
+class Unprovisioned:
+    """Waits to be provisioned.
+
+    Args:
+        config: of the agent.
+        owner: the hardware's thread.
+        audit: logs.
+        clock: of the daemon.
+        confinement: what the process has put on itself.
+
+    Attributes:
+        admin: answers on the admin socket.
+        done: set once the device is an agent.
+    """
+
+    def __init__(self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock, confinement: Confinement) -> None:
+        self._config = config
+        self._confinement = confinement
+        self._audit = audit
+        self._lock = asyncio.Lock()
+        self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
+        handlers: dict[type, Handler] = {Status: self._status, Provision: self._provision}
+        self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers)
+        self.done = asyncio.Event()
+
+    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        return {
+            "agent_id": self._config.agent.id or None,
+            "agent_version": VERSION,
+            "mode": "unprovisioned",
+            "confinement": confinement_view(self._confinement),
+        }
+
+    async def _provision(self, request: Provision, peer: Peer) -> dict[str, Any]:
+        async with self._lock:
+            await self._audit.record_durably("agent.provision", "begun", actor=actor(peer), url=request.url, root=request.root)
+            try:
+                binding = await self._provisioner.provision(Wish(request.url, request.root, request.claim))
+            except Exception as error:
+                self._audit.record("agent.provision", "failed", actor=actor(peer), text=str(error)[:300])
+                raise
+            self._audit.record(
+                "agent.provisioned",
+                "ok",
+                actor=actor(peer),
+                agent_id=binding.agent_id,
+                serial=binding.serial,
+                attestation=binding.attestation,
+            )
+            log.info("provisioned as %s, serial %d", binding.agent_id, binding.serial)
+            self.done.set()
+            return {
+                "agent_id": binding.agent_id,
+                "serial": binding.serial,
+                "url": binding.url,
+                "attestation": binding.attestation,
+            }

@@ -1,0 +1,1 @@
+"""Answers POS applications on the POS socket."""

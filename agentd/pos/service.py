@@ -1,0 +1,258 @@
+"""What the POS socket answers. Synchronous and in memory: no disk, no TPM, no network."""
+
+import logging
+from collections.abc import Hashable
+from typing import Any
+
+from agentd import VERSION
+from agentd.audit.log import AuditLog
+from agentd.base.clock import Clock
+from agentd.base.config import PosConfig
+from agentd.base.ratelimit import Buckets
+from agentd.licenses.validator import Engine, Known
+from agentd.licenses.verdict import Verdict
+from agentd.sockets.connection import Connection
+from agentd.sockets.unauthorized import Strangers, actor
+from agentd.telemetry.metrics import Counters
+from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.messages import (
+    AgentInfo,
+    PosRequest,
+    RefreshLicense,
+    RequestDecoder,
+    ValidateLicense,
+    VerdictReply,
+    encode_error,
+    encode_reply,
+    encode_verdict,
+    encode_verdict_tail,
+)
+from ipc.peer import OVERFLOW_ID, Peer
+
+from .nonces import NonceOutcome, NonceWindow
+
+log = logging.getLogger(__name__)
+
+_FRESH = NonceOutcome.FRESH
+_KEPT_OPEN = frozenset({ErrorCode.UNSUPPORTED_VERSION, ErrorCode.UNKNOWN_OP, ErrorCode.BAD_REQUEST})
+
+
+class PosService:
+    """Answers POS applications.
+
+    Args:
+        config: who may ask, and how much.
+        engine: judges.
+        audit: logs.
+        clock: wall and monotonic time.
+        counters: of this run.
+    """
+
+    name = "pos"
+
+    def __init__(self, config: PosConfig, engine: Engine, audit: AuditLog, clock: Clock, counters: Counters) -> None:
+        self._engine = engine
+        self._audit = audit
+        self._clock = clock
+        self._counters = counters
+        self._decode = RequestDecoder[PosRequest](PosRequest).decode
+        self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
+        self._rates = Buckets(config.rate_per_s, config.rate_per_s)
+        self._config = config
+        self._strangers = Strangers("pos", audit, counters, clock.monotonic)
+
+    def reconfigure(self, config: PosConfig) -> None:
+        """Takes over a new configuration; nonces stay used."""
+        self._config = config
+        self._nonces.per_uid = config.nonces_per_uid
+        self._rates.rate = self._rates.burst = config.rate_per_s
+
+    def tidy(self) -> None:
+        """Gives back memory that is no longer needed; called every minute."""
+        now = self._clock.monotonic()
+        self._nonces.forget_idle(now)
+        self._rates.forget_full(now)
+        self._strangers.tidy()
+
+    # Admission
+
+    def admits(self, peer: Peer) -> bool:
+        """UID or primary GID is on the allow-list; the number that stands for nobody never is."""
+        if OVERFLOW_ID in (peer.uid, peer.gid):
+            return False
+        return peer.uid in self._config.allowed_uids or peer.gid in self._config.allowed_gids
+
+    def refused(self, peer: Peer) -> bool:
+        """Counts, logs and alerts; returns whether to answer."""
+        return self._strangers.refused(peer)
+
+    def connection_limit(self) -> int:
+        """Connections that one UID may have."""
+        return self._config.connections_per_uid
+
+    def rejected(self, peer: Peer, code: ErrorCode) -> None:
+        """Counts and logs an error that ended a connection."""
+        self._note_error(peer, code)
+
+    def _note_error(self, peer: Peer, code: ErrorCode) -> None:
+        self._counters.refused_requests += 1
+        self._audit.record_within_budget(
+            peer.uid,
+            ("error", peer.uid, code),
+            "request.refused",
+            code.name.lower(),
+            lambda: {"socket": "pos", "actor": actor(peer)},
+            important=False,
+        )
+
+    # Requests
+
+    def handle(self, body: bytes, connection: Connection) -> bytes | None:
+        """The reply frame.
+
+        Raises:
+            RemoteProtocolError: the stream cannot go on.
+        """
+        peer = connection.peer
+        try:
+            request = self._decode(body)
+        except RemoteProtocolError as error:
+            if error.code not in _KEPT_OPEN:
+                raise
+            if not self._rates.take(peer.uid, self._clock.monotonic()):
+                return self._too_many(connection, error.request_id)
+            return self._error(peer, error.code, error.text, error.request_id)
+        mono = self._clock.monotonic()
+        if not self._rates.take(peer.uid, mono):
+            return self._too_many(connection, request.id)
+        try:
+            if type(request) is ValidateLicense:
+                return self._validate(request, peer, mono)
+            return self._answer(request, peer)
+        except Exception:
+            log.exception("a request on the POS socket failed")
+            return self._error(peer, ErrorCode.INTERNAL, "the agent failed; its journal says more", request.id)
+
+    def _error(self, peer: Peer, code: ErrorCode, text: str, request_id: int | None) -> bytes:
+        self._note_error(peer, code)
+        return encode_error(code, text, request_id)
+
+    def _too_many(self, connection: Connection, request_id: int | None) -> bytes:
+        # What else it sends is not even looked at for a while: a flood must cost others nothing.
+        connection.throttle(THROTTLE_S)
+        peer = connection.peer
+        text = f"more than {self._config.rate_per_s} requests a second"
+        return self._error(peer, ErrorCode.RATE_LIMITED, text, request_id)
+
+    def _validate(self, request: ValidateLicense, peer: Peer, mono: float) -> bytes:
+        outcome = self._nonces.use(peer.uid, request.nonce, mono)
+        if outcome is not _FRESH:
+            return self._refuse_nonce(request, peer, outcome)
+        engine, clock = self._engine, self._clock
+        wall = clock.wall()
+        now, suspect = clock.look(mono, wall)
+        known = engine.known(request.token, now)
+        if known is not None and self._audit.count_known(peer.uid, known.serial << 32 | peer.uid, mono, wall):
+            verdict = known.ruling.verdict
+        else:
+            first = not engine.is_known(request.token)
+            verdict = engine.validate(request.token, now)
+            known = engine.known(request.token, now)
+            self._log_verdict(peer, verdict, known, important=first or not verdict.valid)
+        self._counters.validations += 1
+        if not verdict.valid:
+            self._counters.validations_failed += 1
+        flags = (engine.degraded, suspect)
+        if known is not None and known.reply is not None and known.reply[0] == flags:
+            return encode_verdict(request.id, request.nonce, known.reply[1])
+        reply = _reply_of(verdict, flags)
+        tail = encode_verdict_tail(reply)
+        if known is not None:
+            known.reply = (flags, tail)
+        return encode_verdict(request.id, request.nonce, tail)
+
+    # What makes closures stands in functions of its own: a captured variable is slower for the whole function.
+
+    def _refuse_nonce(self, request: ValidateLicense, peer: Peer, outcome: NonceOutcome) -> bytes:
+        if outcome is NonceOutcome.FULL:
+            return self._error(peer, ErrorCode.RATE_LIMITED, "too many nonces in this window", request.id)
+        self._audit.record_within_budget(
+            peer.uid,
+            ("replay", peer.uid),
+            "license.replayed",
+            "nonce_replayed",
+            lambda: {"actor": actor(peer), "nonce": request.nonce.hex()},
+            important=True,
+        )
+        self._counters.refused_requests += 1
+        return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
+
+    def _log_verdict(self, peer: Peer, verdict: Verdict, known: Known | None, *, important: bool) -> None:
+        # A user and a ruling in one number: quicker to look up than a pair. What an unopened token says of itself tells
+        # nothing, and must not make it another kind.
+        key: Hashable = (peer.uid, verdict.reason.value) if known is None else known.serial << 32 | peer.uid
+        self._audit.record_within_budget(
+            peer.uid,
+            key,
+            "license.validated",
+            verdict.reason.value,
+            lambda: {"actor": actor(peer), **told(verdict)},
+            important=important,
+        )
+
+    def _answer(self, request: PosRequest, peer: Peer) -> bytes:
+        head: dict[str, Any] = {"v": PROTOCOL_VERSION, "id": request.id}
+        now = self._clock.now()
+        if isinstance(request, RefreshLicense):
+            token = self._engine.refreshed_token(request.token, now)
+            self._audit.record_within_budget(
+                peer.uid,
+                ("refresh", peer.uid, token is None),
+                "license.refreshed",
+                "ok" if token is not None else "none_newer",
+                lambda: {"actor": actor(peer)},
+                important=False,
+            )
+            return encode_reply({**head, "token": token})
+        if isinstance(request, AgentInfo):
+            return encode_reply(
+                {
+                    **head,
+                    "agent_id": self._engine.agent_id,
+                    "agent_version": VERSION,
+                    "protocol_versions": [PROTOCOL_VERSION],
+                    "degraded": self._engine.degraded,
+                    "time": now,
+                }
+            )
+        return encode_reply(head)
+
+
+def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:
+    return VerdictReply(
+        PROTOCOL_VERSION,
+        0,
+        bytes(NONCE_BYTES),
+        verdict.valid,
+        verdict.reason.value,
+        verdict.expires_at,
+        verdict.features,
+        verdict.metadata or {},
+        verdict.secret_state,
+        flags[0],
+        flags[1],
+        verdict.reissue_due,
+        verdict.refresh_by,
+        verdict.refreshed,
+    )
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """What the audit log says of a verdict; never the token."""
+    return {
+        "license": verdict.jti,
+        "secret_version": verdict.secret_version,
+        "secret_state": verdict.secret_state,
+        "expires_at": verdict.expires_at,
+    }

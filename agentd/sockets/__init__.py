@@ -1,0 +1,1 @@
+"""Listens, accepts, frames and limits the connections of both sockets."""

@@ -1,0 +1,1 @@
+"""Contacts the license server: the contact cycle, the server's signed updates, degraded mode."""

@@ -1,0 +1,1 @@
+"""Shows what the agent does: metrics, state file, views, alerts."""

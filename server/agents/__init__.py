@@ -1,0 +1,1 @@
+"""The agents: registry, enrollment tokens, client certificates."""

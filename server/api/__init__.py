@@ -1,0 +1,1 @@
+"""The agents' endpoints over HTTP, the operations endpoint and the metrics."""

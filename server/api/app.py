@@ -1,0 +1,244 @@
+"""The API over HTTP: paths, bodies, statuses. A thin shell: what is decided is decided in `exchange.py` and `enrollment.py`."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from contracts.exchange import EXCHANGE_VERSION, RefusalCode
+from server.base.limits import MAX_HEADER_REQUEST_CHARS
+from server.enrollment.service import Enrollment
+from server.exchange.challenges import CHALLENGE_LIFETIME_S
+from server.exchange.ports import EnrollmentKeys
+from server.exchange.service import DATABASE_RETRY_S, KINDS, Exchange
+from server.web.middleware import CALLER, NOTE, Caller
+from server.web.peers import Peer
+from server.web.responses import Answer, error
+
+from .forms import JWS_PATTERN, BeginBody, ChallengeReply, ErrorReply, Nothing, SignedReply, SignedRequest
+
+PREFIX = "/api/v1"
+BY_GET = ("secret-status", "revocation-list")
+"""Purposes that may also be asked for with GET."""
+_log = logging.getLogger("license_server")
+
+_DESCRIPTION = """The license server's side of the exchange with agents; docs/protocol.md tells what is in the signed texts.
+
+A reply is signed by a rotation key, and so is a refusal to an agent or a device. An `error` is signed by nobody: it says
+that the request did not get so far. All paths below `/api/v1/` but the provisioning and `key-set` need a client certificate."""
+
+
+class _Stop(Exception):
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["extensions"][CALLER]
+    return caller
+
+
+async def _peer(request: Request) -> Peer:
+    caller = _caller(request)
+    if caller.peer is None:
+        text = "the client certificate is outside its dates" if caller.expired else "this endpoint needs a client certificate"
+        raise _Stop(error(401, RefusalCode.UNKNOWN_AGENT, text))
+    return caller.peer
+
+
+AgentPeer = Annotated[Peer, Depends(_peer)]
+
+_ERRORS: dict[int, str] = {
+    400: "The request is not of our form.",
+    408: "The request took too long to arrive.",
+    413: "The request is too large.",
+    415: "The content-type is not application/json.",
+    429: "Too many requests; Retry-After says when to come again.",
+    500: "The server failed.",
+    503: "The server is not able to answer now.",
+}
+_AGENT_ERRORS = {
+    401: "No client certificate, or one that is unknown, replaced, revoked or outside its dates.",
+    403: "Refused: the request is not authentic, or what it asks for is not granted.",
+    409: "Refused: it does not fit what the server knows.",
+}
+
+
+def _responses(*extra: int, signed: bool) -> dict[int | str, dict[str, Any]]:
+    texts = {**_ERRORS, **{status: _AGENT_ERRORS[status] for status in extra}}
+    both = {403, 409, 429, 503} if signed else set()
+    return {
+        status: {"model": SignedReply | ErrorReply if status in both else ErrorReply, "description": text}
+        for status, text in sorted(texts.items())
+    }
+
+
+def create_app(
+    exchange: Exchange,
+    enrollment: Enrollment,
+    keys: EnrollmentKeys,
+    *,
+    with_openapi: bool = False,
+    wall: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The application; `guard.Guard` belongs in front of it.
+
+    Args:
+        exchange: answers agents.
+        enrollment: provisions devices.
+        keys: for the key set.
+        with_openapi: serve the OpenAPI document too.
+        wall: seconds since 1970 UTC.
+    """
+    app = FastAPI(
+        title="license-server",
+        version=str(EXCHANGE_VERSION),
+        description=_DESCRIPTION,
+        openapi_url=f"{PREFIX}/openapi.json" if with_openapi else None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_errors(app)
+
+    def now() -> int:
+        return int(wall())
+
+    @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
+    def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> Response:
+        """A challenge, to be put into requests that are made with the same client certificate."""
+        stranger = exchange.stranger(peer, now())
+        if stranger is not None:
+            return _respond(request, stranger)
+        text = exchange.challenge(peer.fingerprint, now())
+        return _json(200, {"challenge": text, "expires_in": CHALLENGE_LIFETIME_S})
+
+    for purpose, kind in KINDS.items():
+        _add_purpose(app, exchange, purpose, (kind.__doc__ or "").strip().partition("\n")[0], now)
+
+    @app.post(f"{PREFIX}/provision", response_model=SignedReply, responses=_responses(403, 409, signed=True))
+    def provision(request: Request, body: BeginBody) -> Response:
+        """The first step of a device: its claim, and what its hardware is."""
+        return _respond(request, enrollment.begin(body.model_dump(), _caller(request).address, now()))
+
+    @app.post(f"{PREFIX}/provision/complete", response_model=SignedReply, responses=_responses(403, 409, signed=True))
+    def provision_complete(request: Request, body: SignedRequest) -> Response:
+        """The second step: the proof, the keys and the certificate request."""
+        return _respond(request, enrollment.complete(body.request, _caller(request).address, now()))
+
+    @app.get(
+        f"{PREFIX}/key-set",
+        response_class=Response,
+        responses={
+            200: {"description": "The key set, signed by the root.", "content": {"application/jose": {"schema": _JOSE}}},
+            304: {"description": "It is the one of If-None-Match."},
+            **{status: value for status, value in _responses(signed=False).items() if status != 415},
+        },
+    )
+    def key_set(
+        if_none_match: Annotated[str | None, Header(max_length=256)] = None,
+        root: Annotated[str | None, Query(pattern=r"^sha256:[0-9a-f]{64}$")] = None,
+    ) -> Response:
+        """The server's keys, signed by its offline root; with `root`, the newest set that the root with this pin has signed."""
+        text = keys.key_set() if root is None else keys.key_set_of(root) or keys.key_set()
+        etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+        if if_none_match == etag:
+            return Response(status_code=304, headers={"etag": etag})
+        return Response(text, media_type="application/jose", headers={"etag": etag})
+
+    _describe_without_422(app)
+    return app
+
+
+_JOSE = {"type": "string", "pattern": JWS_PATTERN}
+
+
+def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, now: Callable[[], int]) -> None:
+    responses = _responses(401, 403, 409, signed=True)
+    path, name = f"{PREFIX}/{purpose}", purpose.replace("-", "_")
+
+    def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> Response:
+        return _respond(request, exchange.handle(purpose, peer, body.request, now()))
+
+    ask.__doc__ = summary
+    app.add_api_route(path, ask, methods=["POST"], name=name, response_model=SignedReply, responses=responses)
+    if purpose not in BY_GET:
+        return
+
+    def ask_by_get(
+        request: Request,
+        peer: AgentPeer,
+        agent_request: Annotated[str, Header(max_length=MAX_HEADER_REQUEST_CHARS, pattern=JWS_PATTERN)],
+    ) -> Response:
+        return _respond(request, exchange.handle(purpose, peer, agent_request, now()))
+
+    ask_by_get.__doc__ = summary
+    by_get = {status: value for status, value in responses.items() if status != 415}
+    app.add_api_route(path, ask_by_get, methods=["GET"], name=f"get_{name}", response_model=SignedReply, responses=by_get)
+
+
+def _respond(request: Request, answer: Answer) -> Response:
+    request.scope["extensions"][NOTE].code = None if answer.code is None else answer.code.value
+    headers = {} if answer.retry_after_s is None else {"retry-after": str(answer.retry_after_s)}
+    return Response(answer.body(), answer.status, headers, "application/json")
+
+
+def _json(status: int, content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
+
+
+def _add_errors(app: FastAPI) -> None:
+    def stop(request: Request, stopped: Exception) -> Response:
+        assert isinstance(stopped, _Stop)
+        return _respond(request, stopped.answer)
+
+    def invalid(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, RequestValidationError)
+        return _respond(request, error(400, RefusalCode.BAD_REQUEST, _where(problem)))
+
+    def http(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, HTTPException)
+        response = _respond(request, error(problem.status_code, RefusalCode.BAD_REQUEST, str(problem.detail)[:200]))
+        response.headers.update(problem.headers or {})
+        return response
+
+    def database(request: Request, problem: Exception) -> Response:
+        # The kind only: the text of an exception may carry what was being worked on.
+        _log.error("the database failed", extra={"fields": {"kind": type(problem).__name__}})
+        text = "the server's database does not answer"
+        return _respond(request, error(503, RefusalCode.UNAVAILABLE, text, DATABASE_RETRY_S))
+
+    app.add_exception_handler(_Stop, stop)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(SQLAlchemyError, database)
+
+
+def _where(problem: RequestValidationError) -> str:
+    """Where the body is wrong, and how; never what was in it."""
+    first = problem.errors()[0]
+    place = ".".join(str(part) for part in first.get("loc", ()))[:100]
+    return f"the request is not of our form: {place}: {first.get('type', 'invalid')}"
+
+
+def _describe_without_422(app: FastAPI) -> None:
+    """FastAPI documents its own form of 422, which this server never sends."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

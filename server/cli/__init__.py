@@ -1,0 +1,1 @@
+"""The command line of `license-server`: one file for each group of commands."""

@@ -1,0 +1,80 @@
+"""Commands that have to do with the master key."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from server.keys import masterkey_rotation
+from server.keys.keyring import DAY
+from server.registry.database import Database
+from server.wiring import Place, place_of
+
+from .options import directory_option, json_option, now, utc
+
+
+@contextmanager
+def _ready(directory: Path) -> Iterator[tuple[Place, Database]]:
+    place = place_of(directory)
+    database = Database(place.url)
+    try:
+        database.ready()
+        yield place, database
+    finally:
+        database.close()
+
+
+@click.group("master-key")
+def master_key() -> None:
+    """Look after the key that protects the registry."""
+
+
+@master_key.command("show")
+@directory_option
+@json_option
+def show_key(directory: Path, as_json: bool) -> None:
+    """Print where the master key is and how old it is (never the key)."""
+    with _ready(directory) as (place, database):
+        found = masterkey_rotation.shown(place, database)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    click.echo(f"{found.kind}, in use since {utc(found.made_at)} ({max(now() - found.made_at, 0) // DAY} days)")
+    for other in found.others:
+        click.echo(f"still good as well: {other}; 'license-server master-key finish' ends that")
+
+
+@master_key.command("rotate")
+@directory_option
+@click.option(
+    "--to", metavar="WHERE", help="A new file, or a PKCS #11 URI of a new key in a token.  [default: the old one's place]"
+)
+@click.option(
+    "--keep-old", is_flag=True, help="Leave the old key good until 'finish': other machines or systemd have it still."
+)
+def rotate_key(directory: Path, to: str | None, keep_old: bool) -> None:
+    """Protect the registry with a new master key. Servers that run go on; the old key opens nothing afterwards."""
+    with _ready(directory) as (place, database):
+        masterkey_rotation.rotate(place, database, now, to, keep_old=keep_old)
+        found = masterkey_rotation.shown(place_of(directory), database)
+    click.echo(f"the master key is now: {found.kind}", err=True)
+    if found.others:
+        click.echo(
+            "the old one is good until 'license-server master-key finish': bring the new one to all machines first", err=True
+        )
+    click.echo("backups made so far open with the old key only: keep it as long as you keep them, away from here", err=True)
+
+
+@master_key.command("finish")
+@directory_option
+def finish_rotation(directory: Path) -> None:
+    """End a rotation: only the master key in use opens the registry from now on."""
+    with _ready(directory) as (place, database), masterkey_rotation.locked(directory):
+        forgotten = masterkey_rotation.finish(place, database, now())
+    click.echo(f"only the key in use opens the registry now; {forgotten} others were forgotten", err=True)
+
+
+COMMANDS: tuple[click.Command, ...] = (master_key,)

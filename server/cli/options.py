@@ -1,0 +1,122 @@
+"""Options and small helpers that the commands share."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from server.wiring import Office, open_office
+
+from .times import parse_time
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="LICENSE_SERVER_DIR",
+    required=True,
+    help="The server's directory (or LICENSE_SERVER_DIR).",
+)
+agent_option = click.option("--agent", "agent_id", required=True, metavar="ID", help="The agent's id.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+root_key_option = click.option(
+    "--root-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The offline root's private key."
+)
+passphrase_option = click.option(
+    "--root-passphrase-file",
+    "passphrase_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Holds the passphrase of the root key's file; without it, a terminal is asked.",
+)
+
+
+def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
+    """Opens the output before anything is done: a secret that was made and not written would be lost."""
+    if out is not None:
+        try:
+            out.open("a").close()
+        except OSError as error:
+            raise click.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
+out_option = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_writable,
+    help="Write here instead of standard output.",
+)
+
+
+class TimeType(click.ParamType[int]):
+    """A time on the command line."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds since 1970 UTC."""
+        try:
+            return parse_time(str(value), now())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def now() -> int:
+    """Seconds since 1970 UTC."""
+    return int(time.time())
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Office]:
+    """The server in a directory, closed at the end."""
+    office = open_office(directory)
+    try:
+        yield office
+    finally:
+        office.close()
+
+
+def passphrase(file: Path | None, *, new: bool) -> bytes | None:
+    """The passphrase of a root key: from the file, or from a terminal; None where there is neither, or it is empty.
+
+    Args:
+        file: its first line counts.
+        new: a terminal is asked twice.
+    """
+    if file is not None:
+        return file.read_bytes().split(b"\n", 1)[0] or None
+    if not sys.stdin.isatty():
+        return None
+    text: str = click.prompt(
+        "passphrase of the root key (empty: none)", hide_input=True, confirmation_prompt=new, default="", show_default=False
+    )
+    return text.encode() or None
+
+
+def write(text: str, out: Path | None) -> None:
+    """Prints a text, or writes it to a file."""
+    if out is None:
+        click.echo(text.rstrip("\n"))
+    else:
+        out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def utc(seconds: int | None) -> str:
+    """A time as people read it; a dash for none."""
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+
+
+def show(rows: Sequence[Any], headers: Sequence[str], line: Any, as_json: bool) -> None:
+    """Prints rows: as a table, each by `line`, or as JSON with all they hold."""
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
+    else:
+        click.echo(tabulate([line(row) for row in rows], headers=headers))

@@ -1,0 +1,97 @@
+"""Commands that have to do with the API: serving it, describing it, and what a proxy in front of it needs."""
+
+import json
+from pathlib import Path
+
+import click
+
+from server.api.app import create_app
+from server.base.errors import RegistryError
+from server.base.jsonlog import log_to_stderr
+from server.enrollment.service import LEVELS, Level, Policy
+from server.serving import Options, load_roots, write_tls_files
+from server.serving import serve as run_server
+from server.web.listeners import host_and_port
+
+from .options import directory_option, opened, out_option, write
+
+
+def _address(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    try:
+        return host_and_port(text)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem)) from None
+
+
+def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozenset[Level]:
+    names = {name.strip() for name in text.split(",")}
+    if not names <= set(LEVELS):
+        raise click.BadParameter(f"a list of {', '.join(LEVELS)}")
+    return frozenset(level for level in LEVELS if level in names)
+
+
+@click.command()
+@directory_option
+@click.option("--bind", callback=_address, metavar="HOST:PORT", help="Listen here, with mutual TLS 1.3.")
+@click.option(
+    "--unix",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Listen on this socket, behind nginx (packaging/server/nginx.conf).",
+)
+@click.option("--ops", callback=_address, metavar="HOST:PORT", help="Health, readiness and metrics; a loopback address.")
+@click.option(
+    "--accept",
+    callback=_levels,
+    default=",".join(LEVELS),
+    show_default=True,
+    metavar="LEVELS",
+    help="Devices that may be provisioned.",
+)
+@click.option(
+    "--ek-roots",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of TPM manufacturers' root certificates (*.pem, *.der); without it no device is 'attested'.",
+)
+@click.option("--openapi", "with_openapi", is_flag=True, help="Serve the OpenAPI document too.")
+def serve(
+    directory: Path,
+    bind: tuple[str, int] | None,
+    unix: Path | None,
+    ops: tuple[str, int] | None,
+    accept: frozenset[Level],
+    ek_roots: Path | None,
+    with_openapi: bool,
+) -> None:
+    """Serve the API to agents and devices. SIGTERM stops it; SIGHUP takes over a new TLS certificate."""
+    if (bind is None) == (unix is None):
+        raise RegistryError("name either an address with --bind HOST:PORT or a socket with --unix PATH")
+    roots = [] if ek_roots is None else load_roots(ek_roots)
+    log_to_stderr()
+    with opened(directory) as office:
+        run_server(office, Options(bind, unix, ops, Policy(accept, roots), with_openapi))
+
+
+@click.command()
+@out_option
+def openapi(out: Path | None) -> None:
+    """Print the API's OpenAPI document."""
+    write(document(), out)
+
+
+def document() -> str:
+    """The OpenAPI document, JSON."""
+    return json.dumps(create_app(None, None, None).openapi(), indent=2)  # type: ignore[arg-type]
+
+
+@click.command("tls-files")
+@directory_option
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory for the files.")
+def tls_files(directory: Path, out: Path) -> None:
+    """Write certificate, key and client CAs for a proxy: server.pem, server.key, clients.pem."""
+    with opened(directory) as office:
+        write_tls_files(office.keys, out)
+
+
+COMMANDS = (serve, openapi, tls_files)

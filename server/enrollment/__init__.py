@@ -1,0 +1,1 @@
+"""Makes agents of devices: attestation, credential activation, endorsement certificates, or by hand."""

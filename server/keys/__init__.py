@@ -1,0 +1,1 @@
+"""The server's keys: keyring, certificates, root key, master key, data key, JOSE."""

@@ -1,0 +1,1 @@
+"""Licenses and secret versions: issued, rotated, revoked."""

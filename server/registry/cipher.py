@@ -1,0 +1,63 @@
+"""Seals columns of the registry: AES-256-GCM under the data key, bound to table, row and column. Pure.
+
+    version (1 byte) | nonce (12 bytes) | ciphertext with its tag (16 bytes)
+
+The data key itself stands in the registry wrapped by the master key, which does not (`masterkey`).
+"""
+
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from server.base.errors import RegistryError
+
+KEY_BYTES = 32
+_VERSION = b"\x01"
+_NONCE_BYTES = 12
+
+
+class Cipher:
+    """Seals and opens columns.
+
+    Args:
+        data_key: `KEY_BYTES` bytes.
+    """
+
+    def __init__(self, data_key: bytes) -> None:
+        self._key = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server columns v1").derive(data_key)
+        self._derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server challenges v1").derive(data_key)
+
+    def __repr__(self) -> str:
+        return "<cipher of the registry>"
+
+    def challenge_key(self) -> bytes:
+        """The key of the challenges, 32 bytes: derived, so that all replicas have the same one."""
+        return self._derived
+
+    def seal(self, table: str, row: str, column: str, data: bytes) -> bytes:
+        """`data` as it stands in that place."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _VERSION + nonce + AESGCM(self._key).encrypt(nonce, data, _place(table, row, column))
+
+    def open(self, table: str, row: str, column: str, sealed: bytes) -> bytes:
+        """What was sealed in that place.
+
+        Raises:
+            RegistryError: it was changed, moved, or sealed under another key.
+        """
+        try:
+            if sealed[:1] != _VERSION:
+                raise InvalidTag
+            nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+            return AESGCM(self._key).decrypt(nonce, ciphertext, _place(table, row, column))
+        except (InvalidTag, ValueError):
+            raise RegistryError(
+                f"{column} of {table} {row} cannot be opened: it was changed, or belongs to another master key"
+            ) from None
+
+
+def _place(table: str, row: str, column: str) -> bytes:
+    return b"\0".join(part.encode() for part in (table, row, column))

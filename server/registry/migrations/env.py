@@ -1,0 +1,11 @@
+"""Runs the migrations over the connection that `database` hands in."""
+
+from alembic import context
+
+from server.registry.models import Base
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()
+connection.commit()

@@ -1,0 +1,223 @@
+"""`license-server serve`: the composition of the HTTP side. Reads clock and randomness for it, and writes nothing but logs."""
+
+import ipaddress
+import logging
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sdnotify
+from cryptography import x509
+from sqlalchemy import func, select
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .api.app import PREFIX, create_app
+from .api.metrics import Facts, Metrics
+from .api.ops import Check, create_ops
+from .base.errors import RegistryError
+from .enrollment.service import Enrollment, Policy
+from .exchange.service import KINDS, Exchange
+from .keys.keyring import Keys
+from .registry.models import Agent
+from .web.listeners import Listener, run, tcp_socket, unix_socket
+from .web.middleware import Guard, Note, Scope, from_proxy, from_tls
+from .web.tlscontext import load_identity, server_context
+from .web.transport import ApiProtocol
+from .wiring import Office
+
+ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
+"""Names of endpoints in metrics and log; everything else is `other`."""
+_log = logging.getLogger("license_server")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of `serve`.
+
+    Attributes:
+        bind: host and port of the TLS listener; None behind a proxy.
+        unix: path of the socket behind a proxy; None with a TLS listener.
+        ops: host and port for operators; None for none.
+        policy: which devices are accepted.
+        with_openapi: serve the OpenAPI document.
+    """
+
+    bind: tuple[str, int] | None
+    unix: Path | None
+    ops: tuple[str, int] | None
+    policy: Policy
+    with_openapi: bool = False
+
+
+def serve(office: Office, options: Options) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP takes over a new TLS certificate.
+
+    Args:
+        office: an open server.
+        options: where, and for whom.
+
+    Raises:
+        RegistryError: it cannot start; the text says why and what to do.
+    """
+    metrics = Metrics(lambda: _facts(office), time.time)
+    app = create_app(
+        Exchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom),
+        Enrollment(office.keys, office.claims, office.agents, office.audit, options.policy, os.urandom, time.monotonic),
+        office.keys,
+        with_openapi=options.with_openapi,
+    )
+    context = None if options.bind is None else _context(office.keys)
+    servers, names = [], []
+    guard = Guard(app, from_tls if context is not None else from_proxy, _observer(metrics))
+    if options.bind is not None:
+        sock = tcp_socket(*options.bind, "--bind")
+        names.append(_name(sock.getsockname()))
+    elif options.unix is not None:
+        sock = unix_socket(options.unix)
+        names.append(str(options.unix))
+    else:
+        raise RegistryError("name an address with --bind HOST:PORT, or a socket with --unix PATH")
+    servers.append(Listener(guard, sock, ApiProtocol, context))
+    if options.ops is not None:
+        ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
+        names.append("operators: " + _name(ops_sock.getsockname()))
+        servers.append(Listener(create_ops(checks(office), metrics.text), ops_sock, H11Protocol, None))
+    notifier = sdnotify.SystemdNotifier()
+
+    def ready() -> None:
+        _log.info("serving", extra={"fields": {"listeners": names}})
+        notifier.notify("READY=1")
+
+    def hangup() -> None:
+        _reload(office.keys, context)
+
+    try:
+        run(servers, ready, hangup)
+    finally:
+        notifier.notify("STOPPING=1")
+        _log.info("stopped")
+        if options.unix is not None:
+            options.unix.unlink(missing_ok=True)
+
+
+def _context(keys: Keys) -> ssl.SSLContext:
+    chain, key = keys.tls_material()
+    return server_context(chain, key, keys.client_ca_pem())
+
+
+def _reload(keys: Keys, context: ssl.SSLContext | None) -> None:
+    """Takes over certificate and client CAs; if that fails, those in use stay."""
+    if context is None:
+        return
+    try:
+        context.load_verify_locations(cadata=keys.client_ca_pem())
+        load_identity(context, *keys.tls_material())
+    except Exception as problem:  # noqa: BLE001 - a server that runs goes on running
+        _log.error("the TLS certificate was not reloaded", extra={"fields": {"kind": type(problem).__name__}})
+    else:
+        _log.info("the TLS certificate was reloaded")
+
+
+def checks(office: Office, wall: Callable[[], float] = time.time) -> dict[str, Check]:
+    """What readiness is made of."""
+
+    def database() -> str | None:
+        try:
+            office.database.ready()
+        except RegistryError as problem:
+            return str(problem)
+        return None
+
+    def keys() -> str | None:
+        office.keys.tls_material()
+        office.keys.key_set()
+        ended = [name for name, end in office.keys.expiring(int(wall()), 0) if end <= wall()]
+        return f"ended: {', '.join(ended)}; run 'license-server keys rotate'" if ended else None
+
+    def disk() -> str | None:
+        directory = office.place.directory
+        try:
+            with tempfile.TemporaryFile(dir=directory) as file:
+                file.write(b"\0")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as problem:
+            return f"{directory} cannot be written: {problem.strerror}"
+        return None
+
+    return {"database": database, "keys": keys, "disk": disk}
+
+
+def _facts(office: Office) -> Facts:
+    with office.database.reading() as session:
+        rows = session.execute(select(Agent.status, func.count()).group_by(Agent.status)).all()
+    agents = {str(status): int(count) for status, count in rows}
+    ends: dict[str, int] = {}
+    for row in office.keys.listed():
+        if row.state == "active":
+            ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
+    return Facts(agents, ends)
+
+
+def endpoint_of(path: str) -> str:
+    """The endpoint's name for metrics and log."""
+    name = path.removeprefix(f"{PREFIX}/")
+    return name if name in ENDPOINTS else "other"
+
+
+def _observer(metrics: Metrics) -> Callable[[Scope, Note, int, float], None]:
+    def observe(scope: Scope, note: Note, status: int, seconds: float) -> None:
+        endpoint = endpoint_of(scope["path"])
+        metrics.count(endpoint, status, note.code, seconds)
+        if status >= 400:
+            fields: dict[str, Any] = {"endpoint": endpoint, "status": status, "code": note.code, "ms": round(seconds * 1000)}
+            _log.info("refused", extra={"fields": fields})
+
+    return observe
+
+
+def _name(address: tuple[Any, ...]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"
+
+
+def load_roots(directory: Path) -> list[x509.Certificate]:
+    """CAs of TPM manufacturers: every certificate in the files *.pem and *.der of a directory.
+
+    Raises:
+        RegistryError: there is none, or a file has none.
+    """
+    roots: list[x509.Certificate] = []
+    try:
+        for path in sorted(directory.glob("*.pem")):
+            roots += x509.load_pem_x509_certificates(path.read_bytes())
+        for path in sorted(directory.glob("*.der")):
+            roots.append(x509.load_der_x509_certificate(path.read_bytes()))
+    except (ValueError, OSError) as problem:
+        raise RegistryError(f"{path} has no certificate in it: {problem}") from None
+    if not roots:
+        raise RegistryError(f"{directory} has no *.pem and no *.der: put the manufacturers' root certificates there")
+    return roots
+
+
+def write_tls_files(keys: Keys, directory: Path) -> None:
+    """What nginx needs: `server.pem`, `server.key` (0600) and `clients.pem`."""
+    chain, key = keys.tls_material()
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name, data, mode in (
+        ("server.pem", chain.encode(), 0o644),
+        ("server.key", key, 0o600),
+        ("clients.pem", keys.client_ca_pem().encode(), 0o644),
+    ):
+        temporary = directory / f".{name}.new"
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(directory / name)

@@ -1,0 +1,1 @@
+"""HTTP and TLS: listeners, protocol, peers, middleware, responses."""

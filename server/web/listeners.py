@@ -1,0 +1,190 @@
+"""Sockets and the loop: the API's listener, the operators' one, signals. What runs behind them is handed in."""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.base.errors import RegistryError
+from server.base.limits import HANDSHAKE_DEADLINE_S, KEEP_ALIVE_S, MAX_HEAD_BYTES
+
+GRACEFUL_S = 10
+"""Requests under way are finished for that long when the server stops."""
+SHUTDOWN_DEADLINE_S = 5
+"""For the peer's part in closing TLS."""
+BACKLOG = 1024
+WORKERS = 8
+"""Threads that work on requests."""
+
+
+class Listener(uvicorn.Server):
+    """uvicorn on one socket, without its signals, and with a deadline for the TLS handshake.
+
+    Args:
+        app: ASGI application.
+        sock: bound, not yet listening.
+        protocol: one object for each connection.
+        context: TLS; None for plain HTTP.
+    """
+
+    def __init__(self, app: Any, sock: socket.socket, protocol: type[H11Protocol], context: ssl.SSLContext | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACEFUL_S,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+        self._sock = sock
+        self._protocol = protocol
+        self._context = context
+        self.listening = False
+        """Whether a client is answered; uvicorn's own `started` is set before there is a socket to connect to."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens. uvicorn itself would leave the handshake a whole minute."""
+        # Threads share one interpreter and, with SQLite, one writer: more of them than this only wait for each other.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = WORKERS
+        await super().startup(sockets=[])
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: self._protocol(self.config, self.server_state, self.lifespan.state, loop),
+            sock=self._sock,
+            ssl=self._context,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_DEADLINE_S if self._context else None,
+            ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S if self._context else None,
+        )
+        self.servers.append(server)
+        self.listening = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves them to `run`, which has more than one server."""
+        yield
+
+
+def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        servers: all of them.
+        ready: called once all listen.
+        hangup: called at SIGHUP.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(servers, ready, hangup))
+
+
+async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, hangup)
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
+    while not all(server.listening for server in servers) and not any(task.done() for task in tasks):
+        await asyncio.sleep(0.01)
+    if not any(task.done() for task in tasks):
+        ready()
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop()
+    await asyncio.gather(*tasks)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """The parts of `HOST:PORT`; an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: another form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not of the form HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def tcp_socket(host: str, port: int, what: str, loopback_only: bool = False) -> socket.socket:
+    """A bound TCP socket.
+
+    Raises:
+        RegistryError: the address is taken, not ours, not allowed or no address.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError:
+        raise RegistryError(f"{what}: {host!r} is not an address of this machine") from None
+    if loopback_only and not ipaddress.ip_address(address[0]).is_loopback:
+        raise RegistryError(f"{what} must be a loopback address such as 127.0.0.1:9464, because nobody is authenticated there")
+    sock = socket.socket(family, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        hint = "; stop the other program, or choose another port" if error.errno == errno.EADDRINUSE else ""
+        raise RegistryError(f"{what}: cannot listen on {host}:{port}: {error.strerror}{hint}") from None
+    return sock
+
+
+def unix_socket(path: Path) -> socket.socket:
+    """A bound Unix socket, mode 0660: for the server's user and a group that the proxy is in.
+
+    Raises:
+        RegistryError: another server listens there, or it cannot be made.
+    """
+    _clear(path)
+    sock = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o117)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise RegistryError(f"cannot listen on {path}: {error.strerror}") from None
+    finally:
+        os.umask(mask)
+    return sock
+
+
+def _clear(path: Path) -> None:
+    """Removes the socket of a server that is gone."""
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise RegistryError(f"{path} exists and is not a socket; it is not removed")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise RegistryError(f"another server listens on {path}; stop it first")

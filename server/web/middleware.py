@@ -1,0 +1,216 @@
+"""What every request passes before the application sees it: who is connected, how often, how much. ASGI, no other IO.
+
+The body is read here, whole and bounded; the application gets it from memory.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.exchange import RefusalCode
+from server.base.jsonlog import place_of
+from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, Buckets, address_key
+
+from .peers import Peer, peer_of_header
+from .responses import Answer, error
+from .transport import PEER_EXTENSION
+
+CALLER = "license_server.caller"
+"""In `scope["extensions"]`: the `Caller`."""
+NOTE = "license_server.note"
+"""In `scope["extensions"]`: the `Note`."""
+CERTIFICATE_HEADER = b"client-certificate"
+ADDRESS_HEADER = b"client-address"
+_JSON = b"application/json"
+_log = logging.getLogger("license_server")
+
+Scope = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        peer: its client certificate; None if it has none that counts now.
+        address: its address, as far as is known.
+        expired: whether it has one that is outside its dates.
+    """
+
+    peer: Peer | None
+    address: str
+    expired: bool = False
+
+
+@dataclass(slots=True)
+class Note:
+    """What the application tells of its answer, for metrics and log: `code` is why not, None for a success."""
+
+    code: str | None = None
+
+
+Observe = Callable[[Scope, Note, int, float], None]
+"""Told of each request once it is answered: scope, note, HTTP status, seconds."""
+Identify = Callable[[Scope], tuple[Peer | None, str]]
+
+
+def from_tls(scope: Scope) -> tuple[Peer | None, str]:
+    """Peer and address on our own TLS listener: from the connection, never from a header."""
+    client = scope.get("client")
+    return scope.get("extensions", {}).get(PEER_EXTENSION), "" if client is None else str(client[0])
+
+
+def from_proxy(scope: Scope) -> tuple[Peer | None, str]:
+    """Peer and address behind nginx: from the headers that it overwrites, on a Unix socket only.
+
+    Raises:
+        ValueError: the connection did not come over a Unix socket, a header stands twice, or what is in it is no certificate.
+    """
+    server = scope.get("server")
+    if server is None or server[1] is not None or scope.get("client") is not None:
+        raise ValueError("client certificates are taken from a proxy on the Unix socket only")
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in (CERTIFICATE_HEADER, ADDRESS_HEADER):
+            if name in found:
+                raise ValueError("a header of the proxy stands twice")
+            found[name] = value
+    certificate = found.get(CERTIFICATE_HEADER)
+    return (
+        peer_of_header(certificate) if certificate else None,
+        found.get(ADDRESS_HEADER, b"").decode("latin-1"),
+    )
+
+
+class Guard:
+    """The application behind it sees identified callers, within their rates, with whole bodies only.
+
+    Args:
+        app: the application.
+        identify: how callers are known: `from_tls` or `from_proxy`.
+        observe: told of each answer.
+        wall: seconds since 1970 UTC.
+        steady: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        identify: Identify,
+        observe: Observe,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._identify = identify
+        self._observe = observe
+        self._wall = wall
+        self._steady = steady
+        self._agents = Buckets(AGENT_RATE)
+        self._addresses = Buckets(ADDRESS_RATE)
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """One request, or the lifespan."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, started, note = self._steady(), 500, False, Note()
+        scope["extensions"] = {**scope.get("extensions", {}), NOTE: note}
+
+        async def noting(message: dict[str, Any]) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", []), (b"cache-control", b"no-store")]
+            await send(message)
+
+        try:
+            refused = await self._admit(scope, receive)
+            if isinstance(refused, Answer):
+                note.code = None if refused.code is None else refused.code.value
+                await _send(noting, refused)
+            else:
+                await self._app(scope, _replay(refused), noting)
+        except Exception as problem:  # noqa: BLE001 - the application has answered; what it did not foresee ends here
+            _log.error("a request failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
+            if not started:
+                await _send(noting, error(500, RefusalCode.UNAVAILABLE, "the server failed; it has noted where"))
+        finally:
+            self._observe(scope, note, status, self._steady() - began)
+
+    async def _admit(self, scope: Scope, receive: Any) -> Answer | bytes:
+        """The body, or why the request goes no further."""
+        try:
+            peer, address = self._identify(scope)
+        except ValueError:
+            return error(400, RefusalCode.BAD_REQUEST, "the client certificate could not be read")
+        expired = peer is not None and not peer.valid_at(int(self._wall()))
+        caller = Caller(None if expired else peer, address, expired)
+        scope["extensions"][CALLER] = caller
+        now = self._steady()
+        if caller.peer is None:
+            wait = self._addresses.take(address_key(address), now)
+        else:
+            wait = self._agents.take(caller.peer.fingerprint, now)
+        if wait:
+            return error(429, RefusalCode.RATE_LIMITED, f"too many requests; again in {wait} s", wait)
+        if scope["method"] == "POST" and not _is_json(scope["headers"]):
+            return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
+        return await _body(scope, receive)
+
+
+def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
+    values = [value for name, value in headers if name == b"content-type"]
+    if len(values) != 1:
+        return False
+    kind, _, parameter = values[0].lower().partition(b";")
+    return kind.strip() == _JSON and parameter.strip() in (b"", b"charset=utf-8", b'charset="utf-8"')
+
+
+async def _body(scope: Scope, receive: Any) -> Answer | bytes:
+    too_large = error(413, RefusalCode.BAD_REQUEST, f"a request has at most {MAX_BODY_BYTES} bytes")
+    for name, value in scope["headers"]:
+        # The protocol has checked that it is a number; how many digits it has is nobody's business.
+        if name == b"content-length" and (len(value) > 9 or int(value) > MAX_BODY_BYTES):
+            return too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(REQUEST_DEADLINE_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return error(400, RefusalCode.BAD_REQUEST, "the request was cut off")
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    return too_large
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        return error(408, RefusalCode.BAD_REQUEST, f"a request must be here within {REQUEST_DEADLINE_S} s")
+
+
+def _replay(body: bytes) -> Callable[[], Any]:
+    done = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal done
+        if done:
+            return {"type": "http.disconnect"}
+        done = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _send(send: Any, answer: Answer) -> None:
+    body = answer.body().encode()
+    headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
+    if answer.retry_after_s is not None:
+        headers.append((b"retry-after", str(answer.retry_after_s).encode()))
+    if answer.status in (408, 413):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,79 @@
+"""uvicorn's HTTP/1.1 protocol, with what it lacks: the peer certificate in the scope, a deadline for each request, a ceiling.
+
+`tests/server/web/test_transport.py` tests what is used of uvicorn's own class, so that an upgrade that changes it is noticed.
+If the certificate does not reach the scope, the application takes nobody for an agent: it fails closed.
+"""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.base.limits import MAX_CONNECTIONS, REQUEST_DEADLINE_S
+
+from .peers import peer_of
+
+PEER_EXTENSION = "license_server.peer"
+"""In `scope["extensions"]`: the `Peer` of this connection. Absent without a client certificate."""
+_WRITE_BUFFER = 2 * 1024 * 1024
+"""More than any reply has: a client that does not read holds no task, only its connection, until that is idle too long."""
+
+
+class ApiProtocol(H11Protocol):
+    """A connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes the certificate, which is the same for all requests of the connection."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        self.app = _with_peer(self.app, transport.get_extra_info("ssl_object"))
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        """Bounds the time from a request's first byte to its last."""
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._arm()
+        else:
+            self._disarm()
+
+    def on_response_complete(self) -> None:
+        """A request that came close behind the one before may be half here."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more will come."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_DEADLINE_S, self.transport.abort)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _with_peer(app: Any, tls: Any) -> Any:
+    der = None if tls is None else tls.getpeercert(binary_form=True)
+    if der is None:
+        return app
+    peer = peer_of(der)
+
+    async def with_peer(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scope["extensions"] = {**scope.get("extensions", {}), PEER_EXTENSION: peer}
+        await app(scope, receive, send)
+
+    return with_peer

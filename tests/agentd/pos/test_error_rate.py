@@ -1,0 +1,48 @@
+"""Requests that are answered with an error count against the rate limit like all others."""
+
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from agentd.audit.coalesced import Repeats
+from agentd.audit.file import AuditFile
+from agentd.audit.log import AuditLog
+from agentd.base.clock import Clock
+from agentd.base.config import AuditConfig, PosConfig
+from agentd.pos.service import PosService
+from agentd.telemetry.metrics import Counters
+from audittrail.chain import Chain
+from ipc.bounds import THROTTLE_S
+from ipc.clientwire import decode_reply
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.peer import Peer
+
+
+class Caller:
+    peer = Peer(5, 5, 1)
+
+    def __init__(self) -> None:
+        self.throttled = 0.0
+
+    def throttle(self, seconds: float) -> None:
+        self.throttled = seconds
+
+
+def test_a_flood_of_bad_requests_is_limited(tmp_path: Path) -> None:
+    file = AuditFile(tmp_path / "audit.log")
+    file.open()
+    clock = Clock(lambda: 1.8e9, lambda: 10.0)
+    audit = AuditLog(file, Chain(), Repeats(tmp_path / "repeats"), clock, AuditConfig(), lambda: None)
+    config = PosConfig(frozenset({5}), rate_per_s=3)
+    service = PosService(config, None, audit, clock, Counters())  # type: ignore[arg-type]
+    caller, codes = Caller(), []
+    for _ in range(5):
+        reply = service.handle(msgpack.packb({"v": 1, "id": 1, "op": "nonsense"}), caller)  # type: ignore[arg-type]
+        assert reply is not None
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode_reply(reply[4:], 1)
+        codes.append(caught.value.code)
+    assert codes == [ErrorCode.UNKNOWN_OP] * 3 + [ErrorCode.RATE_LIMITED] * 2
+    assert caller.throttled == THROTTLE_S
+    audit.close()

@@ -1,0 +1,153 @@
+"""Nonces are used once, rates and clocks keep their bounds, and the license book remembers what is in use."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.base.ratelimit import Buckets
+from agentd.licenses.inventory import MAX_LICENSES, MAX_TOKENS, LicenseBook
+from agentd.pos.nonces import NonceOutcome, NonceWindow
+
+DAY = 86_400
+
+
+def nonce(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def test_a_nonce_is_fresh_once_for_each_user() -> None:
+    window = NonceWindow()
+    assert window.use(1, nonce(1), 0.0) is NonceOutcome.FRESH
+    assert window.use(1, nonce(1), 0.0) is NonceOutcome.REPLAYED
+    assert window.use(2, nonce(1), 0.0) is NonceOutcome.FRESH
+
+
+def test_a_full_window_refuses_and_forgets_nothing() -> None:
+    window = NonceWindow(window=10.0, per_uid=3)
+    for number in range(3):
+        window.use(1, nonce(number), 0.0)
+    assert window.use(1, nonce(9), 5.0) is NonceOutcome.FULL
+    assert [window.use(1, nonce(number), 9.0) for number in range(3)] == [NonceOutcome.REPLAYED] * 3
+    assert window.use(2, nonce(9), 5.0) is NonceOutcome.FRESH
+    assert window.use(1, nonce(9), 10.0) is NonceOutcome.FRESH
+    assert window.use(1, nonce(0), 10.0) is NonceOutcome.REPLAYED
+
+
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 5), st.floats(0, 7)), max_size=60))
+def test_a_nonce_stays_used_for_a_window_and_is_forgotten_in_the_end(steps: list[tuple[int, int, float]]) -> None:
+    window, now = NonceWindow(window=10.0), 0.0
+    used: dict[tuple[int, int], float] = {}
+    for uid, number, wait in steps:
+        now += wait
+        window.forget_idle(now)
+        outcome = window.use(uid, nonce(number), now)
+        age = now - used.get((uid, number), -1000.0)
+        if age < 10.0:
+            assert outcome is NonceOutcome.REPLAYED
+        if age >= 40.0:
+            assert outcome is NonceOutcome.FRESH
+        if outcome is NonceOutcome.FRESH:
+            used[uid, number] = now
+
+
+def test_idle_users_cost_no_memory() -> None:
+    window = NonceWindow(window=10.0)
+    for uid in range(50):
+        window.use(uid, nonce(1), 0.0)
+    window.forget_idle(19.9)
+    assert len(window._users) == 50
+    window.forget_idle(20.0)
+    assert window._users == {}
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+    buckets = Buckets(2.0, 5.0)
+    assert [buckets.take("a", 0.0) for _time in range(7)] == [True] * 5 + [False] * 2
+    assert buckets.take("b", 0.0)
+    assert not buckets.take("a", 0.4)
+    assert buckets.take("a", 0.5)
+    assert [buckets.take("a", 100.0) for _time in range(6)] == [True] * 5 + [False]
+
+
+@given(st.lists(st.floats(0, 3), max_size=80), st.integers(1, 5), st.integers(1, 8))
+def test_never_more_than_burst_and_rate_allow(waits: list[float], rate: int, burst: int) -> None:
+    buckets, now, taken = Buckets(rate, burst), 0.0, 0
+    for wait in waits:
+        now += wait
+        taken += buckets.take("a", now)
+        assert taken <= burst + now * rate + 1e-6
+        buckets.forget_full(now)
+
+
+def test_full_buckets_cost_no_memory() -> None:
+    buckets = Buckets(1.0, 2.0)
+    buckets.take("a", 0.0)
+    buckets.forget_full(0.9)
+    assert len(buckets.levels) == 1
+    buckets.forget_full(1.0)
+    assert len(buckets.levels) == 0
+
+
+def test_only_a_newer_token_is_kept() -> None:
+    book = LicenseBook()
+    assert book.keep("l", 10, "a", 1)
+    assert not book.keep("l", 10, "b", 1)
+    assert not book.keep("l", 9, "b", 5)
+    assert book.keep("l", 10, "c", 2)
+    assert book.keep("l", 11, "d", 1)
+    assert book.newest("l") == "d"
+    assert book.newest("other") is None
+    assert book.newer("l", 10, 9)
+    assert not book.newer("l", 11, 1)
+
+
+def test_a_book_goes_round_and_is_written_only_when_it_changed(tmp_path: Path) -> None:
+    path, book = tmp_path / "licenses.json", LicenseBook()
+    assert book.take_unsaved() is None
+    book.saw("token", "l", 5 * DAY)
+    book.keep("l", 10, "newer", 1)
+    data = book.take_unsaved()
+    assert data is not None
+    assert book.take_unsaved() is None
+    book.saw("token", "l", 5 * DAY + 9)
+    assert book.take_unsaved() is None
+    path.write_bytes(data)
+    other = LicenseBook()
+    assert other.load(path)
+    assert (other.license_of("token"), other.newest("l")) == ("l", "newer")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"newest":5}', b"\xff", b'{"seen":{"x":{}}}'])
+def test_a_book_that_cannot_be_read_begins_empty(tmp_path: Path, data: bytes) -> None:
+    path, book = tmp_path / "licenses.json", LicenseBook()
+    assert book.load(path)
+    path.write_bytes(data)
+    assert not book.load(path)
+    assert book.license_of("token") is None
+
+
+def test_a_book_is_bounded() -> None:
+    book = LicenseBook()
+    for number in range(MAX_TOKENS + 5):
+        book.saw(f"t{number}", "l", number * DAY if number < 10 else 20_000 * DAY)
+    assert book.license_of("t0") is None
+    assert book.license_of(f"t{MAX_TOKENS + 4}") == "l"
+    for number in range(MAX_LICENSES + 1):
+        book.keep(f"l{number}", 1, "t", 1)
+    assert (book.newest("l0"), book.newest("l1")) == (None, "t")
+
+
+def test_tokens_that_nobody_uses_are_dropped_after_ninety_days() -> None:
+    book = LicenseBook()
+    book.saw("token", "l", 1000 * DAY)
+    book.forget_old(1090 * DAY)
+    assert book.license_of("token") == "l"
+    book.forget_old(1091 * DAY)
+    assert book.license_of("token") is None
+
+
+@pytest.mark.parametrize("text", ["é", "\u20ac" * 5])
+def test_a_text_that_is_no_token_is_a_license_that_we_do_not_know(text: str) -> None:
+    assert LicenseBook().license_of(text) is None

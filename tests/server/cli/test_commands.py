@@ -1,0 +1,339 @@
+"""`license-server`, command by command, as an administrator meets it: what is printed where, and how it fails."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from cryptography import x509
+from sqlalchemy import text as sql
+
+from contracts.keyset import pin_of
+from contracts.licensetoken import parse_token
+from server.cli import keys
+from server.keys.pki import spki_of
+from server.keys.rootkey import read_root_key
+from server.main import entry, main
+from server.wiring import open_office
+from tests.server.devices import Device, public_jwk_of
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> "list[dict[str, object]]":
+        found: list[dict[str, object]] = json.loads(self.out)
+        return found
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the console script; it must end by itself, with words and without a traceback."""
+
+    def run(*arguments: object, code: int | None = 0) -> Done:
+        monkeypatch.setattr(sys, "argv", ["license-server", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        done = Done(int(ended.value.code or 0), captured.out, captured.err)
+        assert code in (None, done.code), done
+        return done
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path: Path, url: str | None, run: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new server, made by the command."""
+    monkeypatch.setenv("LICENSE_SERVER_DIR", str(tmp_path / "server"))
+    run("init", *([] if url is None else ["--database", url]))
+    return tmp_path / "server"
+
+
+@pytest.fixture
+def enrolled(place: Path, run: Run, tmp_path: Path) -> Path:
+    """The same with agent `till-1`, which has a secret."""
+    request = tmp_path / "request.json"
+    key = public_jwk_of(Device(1).agreement)
+    request.write_text(json.dumps({"agent_id": "till-1", "agreement_key": key, "backend": "software"}))
+    run("enroll", "--request", request)
+    run("rotate", "--agent", "till-1")
+    return place
+
+
+def leaves(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in sorted(group.list_commands(context)):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves()], ids="-".join)
+def test_every_command_has_help(run: Run, path: tuple[str, ...]) -> None:
+    text = run(*path, "--help").out
+    assert text.startswith(f"Usage: license-server {' '.join(path)}")
+    assert len(text.split("\n\n")[1].strip()) > 10
+
+
+ARGUMENTS = {
+    "agents revoke": ["x"],
+    "agents reinstate": ["x", "--yes"],
+    "agents show": ["x"],
+    "claim revoke": ["1"],
+    "issue": ["--agent", "x", "--expires", "+1d"],
+    "keys rotate": ["tls"],
+    "reissue": ["--agent", "x"],
+    "revoke": ["x"],
+    "rotate": ["--agent", "x"],
+    "secrets invalidate": ["--agent", "x", "1"],
+    "secrets list": ["--agent", "x"],
+    "secrets rotate": ["--all"],
+    "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
+}
+OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end")}
+"""They need no server, or more than these arguments: they have tests of their own."""
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves() if path not in OTHERWISE], ids="-".join)
+def test_every_command_tells_that_there_is_no_server(run: Run, tmp_path: Path, path: tuple[str, ...]) -> None:
+    done = run(*path, "--dir", tmp_path, *ARGUMENTS.get(" ".join(path), []), code=1)
+    assert done.out == ""
+    assert "run 'license-server init" in done.err
+
+
+def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Path, run: Run) -> None:
+    def licenses() -> dict[object, object]:
+        return {row["kid"]: row["state"] for row in run("keys", "list", "--json").json() if row["kind"] == "license"}
+
+    root = ("--root-key", place / "offline" / "root.key")
+    (old,) = licenses()
+    assert "name its key with --root-key" in run("keys", "end", "--id", str(old), code=1).err
+    assert "in use" in run("keys", "end", "--id", str(old), *root, code=1).err
+    assert "no key 'x'" in run("keys", "end", "--id", "x", *root, code=1).err
+    run("keys", "rotate", "license", *root)
+    run("keys", "end", "--id", str(old), *root)
+    assert licenses()[old] == "ended"
+
+
+def test_a_server_is_made_and_tells_what_to_do_with_its_root(place: Path, run: Run, tmp_path: Path) -> None:
+    assert (place / "offline" / "root.key").stat().st_mode & 0o777 == 0o600
+    assert "not overwritten" in run("init", code=1).err
+    done = run("init", "--dir", tmp_path / "other", "--root-key", tmp_path / "away" / "root.key")
+    assert done.out == ""
+    assert f"move the root key {tmp_path}/away/root.key" in done.err
+    assert "NOTICE: the root key's file is not encrypted" in done.err
+    (tmp_path / "phrase").write_text("a phrase\n")
+    keys = ["--root-key", tmp_path / "third.key", "--root-passphrase-file", tmp_path / "phrase"]
+    assert "NOTICE" not in run("init", "--dir", tmp_path / "third", *keys).err
+    assert read_root_key(tmp_path / "third.key", b"a phrase")
+
+
+def test_init_fails_in_words(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cases: list[tuple[list[object], int, str]] = [
+        (["--dir", tmp_path / "a", "--database", "mysql://x/y"], 1, "must be SQLite or PostgreSQL"),
+        (["--dir", tmp_path / "b", "--database", "x"], 1, "no database URL"),
+        (["--dir", tmp_path / "c", "--database", "postgresql+psycopg:///x?host=/nonexistent"], 1, "database"),
+        (["--dir", tmp_path / "file"], 2, "is a file"),
+        (["--dir", tmp_path / "d", "--master-key", "pkcs11:token=a"], 1, "has no module-path"),
+        (["--dir", tmp_path / "e", "--interval", "0"], 2, "--interval"),
+        (["--dir", tmp_path / "f", "--root-key", tmp_path / "file"], 1, "not overwritten"),
+        ([], 2, "Missing option '--dir'"),
+    ]
+    for arguments, code, text in cases:
+        done = run("init", *arguments, code=code)
+        assert text in done.err
+
+
+def test_a_pin_is_that_of_the_root(place: Path, run: Run) -> None:
+    office = open_office(place)
+    root = x509.load_pem_x509_certificates(office.keys.tls_material()[0].encode())[-1]
+    office.close()
+    assert run("root-pin").out == pin_of(spki_of(root)) + "\n"
+
+
+def test_claims_are_made_listed_and_revoked(place: Path, run: Run, tmp_path: Path) -> None:
+    text = run("claim", "make").out.strip()
+    assert len(text) >= 32
+    out = tmp_path / "claim"
+    run("claim", "make", "--hw-id", "ab" * 32, "--factory-only", "--lifetime", 60, "--out", out)
+    assert len(out.read_text().strip()) >= 32
+    rows = run("claim", "list", "--json").json()
+    assert [(row["claim_id"], row["state"], row["hw_id"], row["factory_only"]) for row in rows] == [
+        (2, "open", "ab" * 32, True),
+        (1, "open", None, False),
+    ]
+    run("claim", "revoke", 1)
+    table = run("claim", "list").out
+    assert "revoked" in table
+    assert text not in table
+    assert "no claim 9" in run("claim", "revoke", 9, code=1).err
+    assert "64 characters" in run("claim", "make", "--hw-id", "AB" * 32, code=1).err
+    run("claim", "make", "--lifetime", 59, code=2)
+    run("claim", "make", "--out", "/nonexistent/x", code=2)
+    assert len(run("claim", "list", "--json").json()) == 2
+
+
+def test_agents_are_listed_shown_revoked_and_reinstated(enrolled: Path, run: Run) -> None:
+    (row,) = run("agents", "list", "--json").json()
+    assert (row["agent_id"], row["serial"], row["status"], row["attestation"]) == ("till-1", None, "active", "software")
+    assert "till-1" in run("agents").out
+    assert "secrets:      1 ACTIVE" in run("agents", "show", "till-1").out
+    shown = json.loads(run("agents", "show", "till-1", "--json").out)
+    assert (shown["agent_id"], [version["state"] for version in shown["secrets"]]) == ("till-1", ["ACTIVE"])
+    assert "sealed" not in shown["secrets"][0]
+    run("agents", "revoke", "till-1")
+    assert "revoked" in run("agents").out
+    assert "is revoked: it gets no licenses" in run("issue", "--agent", "till-1", "--expires", "+1d", code=1).err
+    run("agents", "reinstate", "till-1", code=1)  # nobody said yes
+    assert run("agents", "list", "--json").json()[0]["status"] == "revoked"
+    run("agents", "reinstate", "till-1", "--yes")
+    assert run("agents", "list", "--json").json()[0]["status"] == "active"
+    for act in ("show", "revoke", "reinstate"):
+        yes = ["--yes"] if act == "reinstate" else []
+        assert "no agent 'ghost' is enrolled" in run("agents", act, "ghost", *yes, code=1).err
+
+
+def test_secrets_are_listed_demanded_and_destroyed(enrolled: Path, run: Run) -> None:
+    run("rotate", "--agent", "till-1", "--interval", 100, "--grace", 50)
+    rows = run("secrets", "list", "--agent", "till-1", "--json").json()
+    assert [(row["version"], row["state"]) for row in rows] == [(1, "GRACE"), (2, "ACTIVE")]
+    assert int(str(rows[1]["valid_until"])) - int(str(rows[1]["valid_from"])) == 100
+    assert "1 agents will rotate" in run("secrets", "rotate", "--all").err
+    assert "1 agents will rotate" in run("secrets", "rotate", "--agent", "till-1").err
+    run("secrets", "invalidate", "--agent", "till-1", 1)
+    assert "INVALIDATED" in run("secrets", "--agent", "till-1").out
+    assert "no secret version 9" in run("secrets", "invalidate", "--agent", "till-1", 9, code=1).err
+    for arguments in ([], ["--all", "--agent", "till-1"]):
+        assert "Name one agent with --agent, or all with --all" in run("secrets", "rotate", *arguments, code=2).err
+    assert "'ghost'" in run("secrets", "list", "--agent", "ghost", code=1).err
+    assert "'ghost'" in run("secrets", "rotate", "--agent", "ghost", code=1).err
+
+
+def test_licenses_are_issued_reissued_and_revoked(enrolled: Path, run: Run) -> None:
+    token = run("issue", "--agent", "till-1", "--expires", "+30d", "--license-id", "one", "--metadata", "a=b=c").out.strip()
+    assert parse_token(token).version == 1
+    run("rotate", "--agent", "till-1")
+    (again,) = run("reissue", "--agent", "till-1").out.split()
+    assert parse_token(again).version == 2
+    run("revoke", "one")
+    assert run("reissue", "--agent", "till-1").out.strip() == ""
+    assert (
+        "is revoked: choose another id"
+        in run("issue", "--agent", "till-1", "--expires", "+1d", "--license-id", "one", code=1).err
+    )
+    assert "no license 'two'" in run("revoke", "two", code=1).err
+    for arguments, code, text in (
+        (["--expires", "soon"], 2, "--expires"),
+        (["--expires", "+1d", "--metadata", "novalue"], 2, "NAME=VALUE"),
+        (["--expires", "+1d", "--not-before", "+2d"], 1, "would be refused"),
+        (["--expires", "+1d", "--secret-version", "7"], 1, "no secret version 7"),
+    ):
+        assert text in run("issue", "--agent", "till-1", *arguments, code=code).err
+
+
+def test_time_is_signed(enrolled: Path, run: Run) -> None:
+    assert run("sign-time", "--agent", "till-1", "--challenge", "ab" * 16).out.count(".") == 2
+    assert "32 characters" in run("sign-time", "--agent", "till-1", "--challenge", "x", code=1).err
+
+
+def test_keys_are_listed_and_rotated(place: Path, run: Run, tmp_path: Path) -> None:
+    root = place / "offline" / "root.key"
+    rows = run("keys", "list", "--json").json()
+    assert sorted(str(row["kind"]) for row in rows) == ["enrollment", "issuing-ca", "license", "root", "rotation", "tls"]
+    assert "ROTATE SOON" not in run("keys", "list").out
+    assert "key in use is" in run("keys", "rotate", "tls", "--name", "new.example").err
+    assert "--root-key" in run("keys", "rotate", "license", code=1).err
+    for kind in ("license", "rotation", "enrollment", "issuing-ca"):
+        run("keys", "rotate", kind, "--root-key", root)
+    states = [str(row["state"]) for row in run("keys", "list", "--json").json() if row["kind"] == "license"]
+    assert sorted(states) == ["active", "retired"]
+    pin = run("root-pin").out
+    new = run("keys", "rotate", "root", "--root-key", root, "--new-root-key", tmp_path / "new.key").out
+    assert new != pin
+    assert run("root-pin").out == new
+    run("keys", "rotate", "issuing-ca", "--root-key", tmp_path / "new.key")
+    run("keys", "rotate", "all", code=2)
+    (tmp_path / "not.key").write_text("x")
+    for key, text in ((tmp_path / "none", "No such file"), (tmp_path / "not.key", "holds no private key")):
+        assert text in run("keys", "rotate", "license", "--root-key", key, code=1).err
+    assert "--new-root-key" in run("keys", "rotate", "root", "--root-key", root, code=1).err
+
+
+def test_keys_that_end_soon_are_marked(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = keys.now() + 151 * 86_400
+    monkeypatch.setattr(keys, "now", lambda: later)
+    marked = [line.split()[0] for line in run("keys", "list").out.splitlines() if "ROTATE SOON" in line]
+    assert sorted(marked) == ["license", "rotation"]
+
+
+def test_the_master_key_is_shown_and_rotated(place: Path, run: Run, tmp_path: Path) -> None:
+    before = (place / "master.key").read_bytes()
+    assert f"file {place}/master.key, in use since" in run("master-key", "show").out
+    run("master-key", "rotate")
+    assert (place / "master.key").read_bytes() != before
+    run("master-key", "rotate", "--to", tmp_path / "new.key", "--keep-old")
+    shown = json.loads(run("master-key", "show", "--json").out)
+    assert (shown["kind"], shown["others"]) == (f"file {tmp_path}/new.key", [f"file {place}/master.key"])
+    assert "still good as well" in run("master-key", "show").out
+    assert "1 others were forgotten" in run("master-key", "finish").err
+    assert "already" in run("master-key", "rotate", "--to", tmp_path / "new.key", code=1).err
+    (tmp_path / "new.key").chmod(0o644)
+    assert "chmod 0600" in run("agents", code=1).err
+    (tmp_path / "new.key").chmod(0o600)
+    (tmp_path / "new.key").write_bytes(before)
+    for command in (("agents",), ("master-key", "show"), ("master-key", "rotate"), ("master-key", "finish")):
+        assert "is not the one of this registry" in run(*command, code=1).err
+
+
+def test_the_audit_is_printed_and_verified(enrolled: Path, run: Run) -> None:
+    rows = run("audit", "--json", "-n", 3).json()
+    assert [row["event"] for row in rows] == ["agent.enrolled", "secret.made", "secret.confirmed"]
+    assert "server.founded" in run("audit").out
+    assert run("audit", "--verify").out == "4 records hold\n"
+    office = open_office(enrolled)
+    with office.database.transaction() as session:
+        session.execute(sql("UPDATE audit SET actor = 'nobody' WHERE seq = 2"))
+    office.close()
+    assert "1 records hold, then: record 2 was changed" in run("audit", "--verify", code=1).err
+    run("audit", "-n", 0, code=2)
+
+
+def test_a_database_of_another_revision_is_migrated_by_command_only(place: Path, run: Run) -> None:
+    assert "has revision" in run("migrate").err
+    office = open_office(place)
+    with office.database.transaction() as session:
+        session.execute(sql("DELETE FROM alembic_version"))
+    office.close()
+    assert "run 'license-server migrate'" in run("agents", code=1).err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "database = 1", "x = [", 'database = "sqlite:////x"\nmaster_key = "/x"\nfurther = 1', "\xff"]
+)
+def test_bad_settings_are_told(run: Run, tmp_path: Path, content: str) -> None:
+    (tmp_path / "settings.toml").write_bytes(content.encode("latin-1"))
+    assert f"{tmp_path}/settings.toml" in run("agents", "--dir", tmp_path, code=1).err
+
+
+def test_what_a_request_lacks_is_told(place: Path, run: Run, tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    for content, text in (("{", "not JSON"), ("[]", "is not an enrollment request"), ("{}", "no valid agent_id")):
+        request.write_text(content)
+        assert text in run("enroll", "--request", request, code=1).err
+    run("enroll", "--request", tmp_path / "none", code=2)

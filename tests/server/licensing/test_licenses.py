@@ -1,0 +1,215 @@
+"""What the server issues, the agent takes; what the agent would refuse, the server refuses to issue."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.delivery import verify_delivery
+from contracts.licensetoken import open_token, parse_token
+from contracts.servertime import verify_server_time
+from contracts.trust import parse_trust
+from server.base.errors import RegistryError
+from server.enrollment.by_hand import read_request
+from server.keys.jose import new_signing_key
+from server.licensing.licenses import Order
+from server.wiring import Office, Plan, found_office, open_office
+
+NOW = 1_800_000_000
+KEY = {name: value for name, value in new_signing_key().items() if name != "d"}
+ORDER = Order("license-1", "shop 12", ("till",), {"shop": "x"}, NOW, NOW + 1000)
+
+
+def found(directory: Path) -> Path:
+    found_office(directory, Plan("https://license.example", ("localhost",), directory / "root.key", None), NOW)
+    return directory
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    counter = iter(range(1, 100))
+    made = open_office(found(tmp_path / "server"), lambda size: bytes([next(counter)]) * size)
+    enroll(made, request())
+    yield made
+    made.close()
+
+
+def enroll(office: Office, content: Any, now: int = NOW) -> None:
+    asked = read_request(content)
+    office.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now)
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    return {"agent_id": "pos-001", "agreement_key": KEY, "backend": "tpm", **changes}
+
+
+def test_a_server_is_private_and_made_once(tmp_path: Path) -> None:
+    directory = found(tmp_path / "s")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    for name in ("server.db", "master.key", "settings.toml", "root.key"):
+        assert (directory / name).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(RegistryError, match="not overwritten"):
+        found(directory)
+    office = open_office(directory)
+    assert office.keys.issuer == "https://license.example"
+    office.close()
+
+
+def test_a_missing_server_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="license-server init --dir"):
+        open_office(tmp_path)
+
+
+def test_enrolling_again_changes_the_key_and_nothing_else(office: Office) -> None:
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    enroll(office, request(), NOW + 5)
+    other = {name: value for name, value in new_signing_key().items() if name != "d"}
+    enroll(office, request(agreement_key={**other, "d": "secret"}, backend="software"), NOW + 6)
+    (row,) = office.agents.listed()
+    assert (row.agent_id, row.backend, row.created_at, row.updated_at) == ("pos-001", "software", NOW, NOW + 6)
+    assert row.agreement_key == other
+    assert [secret.version for secret in office.secrets.listed("pos-001")] == [1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent_id": None},
+        {"agent_id": "a b"},
+        {"agent_id": ""},
+        {"agreement_key": None},
+        {"agreement_key": {}},
+        {"agreement_key": {**KEY, "x": KEY["y"]}},
+        {"agreement_key": {**KEY, "crv": "P-384"}},
+        {"backend": "memory"},
+        {"backend": None},
+        {"backend": []},
+    ],
+    ids="-".join,  # the keys are made anew for each run
+)
+def test_a_bad_enrollment_request_is_told(change: dict[str, Any]) -> None:
+    with pytest.raises(RegistryError, match="enrollment request"):
+        read_request(request(**change))
+
+
+def test_versions_grow_and_deliveries_verify(office: Office) -> None:
+    trust = parse_trust(office.keys.trust())
+    for number in (1, 2, 3):
+        text = office.secrets.rotate_by_hand("pos-001", NOW + number, 100, 50)
+        found = verify_delivery(text, "pos-001", trust)
+        assert (found.version, found.valid_from, found.issued_at) == (number, NOW + number, NOW + number)
+        assert (found.valid_until, found.grace_until) == (NOW + number + 100, NOW + number + 150)
+    states = [row.state for row in office.secrets.listed("pos-001")]
+    assert states == ["GRACE", "GRACE", "ACTIVE"]
+
+
+def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    def broken(_size: int) -> bytes:
+        raise RuntimeError
+
+    office = open_office(found(tmp_path / "s"), broken)
+    enroll(office, request())
+    records = office.audit.verify()
+    with pytest.raises(RuntimeError):
+        office.secrets.rotate_by_hand("pos-001", NOW)
+    assert office.secrets.listed("pos-001") == []
+    assert office.audit.verify() == records
+    office.close()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda o: o.secrets.rotate_by_hand("ghost", NOW),
+        lambda o: o.licenses.issue("ghost", ORDER, NOW),
+        lambda o: o.licenses.reissue_all("ghost", NOW),
+    ],
+)
+def test_an_unknown_agent_is_told(office: Office, act: Any) -> None:
+    with pytest.raises(RegistryError, match="'ghost'"):
+        act(office)
+
+
+def opened(office: Office, token: str, agent: str = "pos-001") -> Any:
+    sealed = parse_token(token)
+    with office.database.reading() as session:
+        found = office.secrets.open(session, agent, sealed.version)
+    assert found is not None
+    return sealed.version, open_token(sealed, found[1], parse_trust(office.keys.trust()))
+
+
+def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Office) -> None:
+    with pytest.raises(RegistryError, match="no secret yet"):
+        office.licenses.issue("pos-001", ORDER, NOW)
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    version, claims = opened(office, office.licenses.issue("pos-001", ORDER, NOW + 3))
+    assert (version, claims.jti, claims.iat, claims.aud, claims.features) == (2, "license-1", NOW + 3, "pos-001", ("till",))
+    assert opened(office, office.licenses.issue("pos-001", ORDER, NOW, 1))[0] == 1
+    with pytest.raises(RegistryError, match="no secret version 9"):
+        office.licenses.issue("pos-001", ORDER, NOW, 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"expires": NOW}, "exp must be later"),
+        ({"features": ("",)}, "a feature"),
+        ({"features": ("x",) * 65}, "features"),
+        ({"metadata": {"x": "y" * 257}}, "metadata value"),
+        ({"jti": ""}, "jti"),
+        ({"subject": "a\nb"}, "sub"),
+        ({"not_before": -1}, "nbf"),
+    ],
+    ids=repr,
+)
+def test_a_license_out_of_bounds_is_not_issued(office: Office, change: dict[str, Any], text: str) -> None:
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    with pytest.raises(RegistryError, match=f"would be refused: .*{text}"):
+        office.licenses.issue("pos-001", replace(ORDER, **change), NOW)
+    assert office.licenses.reissue_all("pos-001", NOW) == []
+
+
+@pytest.mark.parametrize("letter", ["v", "é", "\u20ac", "\U0001f600"])
+def test_a_license_too_large_for_a_token_is_not_issued(office: Office, letter: str) -> None:
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    order = replace(ORDER, metadata={f"{number:064d}": letter * 256 for number in range(32)})
+    with pytest.raises(RegistryError, match="would be refused"):
+        office.licenses.issue("pos-001", order, NOW)
+    assert office.licenses.reissue_all("pos-001", NOW) == []
+
+
+def test_reissue_gives_new_tokens_for_what_has_not_ended(office: Office) -> None:
+    office.secrets.rotate_by_hand("pos-001", NOW)
+    office.licenses.issue("pos-001", ORDER, NOW)
+    office.licenses.issue("pos-001", replace(ORDER, jti="ended", expires=NOW + 10), NOW)
+    office.secrets.rotate_by_hand("pos-001", NOW + 5)
+    (token,) = office.licenses.reissue_all("pos-001", NOW + 10)
+    version, claims = opened(office, token)
+    assert (version, claims.jti, claims.iat, claims.exp) == (2, "license-1", NOW + 10, NOW + 1000)
+    assert office.licenses.reissue_all("pos-001", NOW + 1000) == []
+
+
+def test_a_license_belongs_to_one_agent(office: Office) -> None:
+    enroll(office, request(agent_id="pos-002"))
+    for agent in ("pos-001", "pos-002"):
+        office.secrets.rotate_by_hand(agent, NOW)
+    office.licenses.issue("pos-001", ORDER, NOW)
+    with pytest.raises(RegistryError, match="license-1"):
+        office.licenses.issue("pos-002", ORDER, NOW)
+    assert office.licenses.reissue_all("pos-002", NOW + 1) == []
+    (token,) = office.licenses.reissue_all("pos-001", NOW + 1)
+    assert opened(office, token)[1].aud == "pos-001"
+
+
+def test_the_servers_time_is_signed_for_an_agent_that_it_knows(office: Office) -> None:
+    challenge = "ab" * 16
+    text = office.secrets.sign_time("pos-001", challenge, NOW)
+    assert verify_server_time(text, "pos-001", challenge, parse_trust(office.keys.trust())) == NOW
+    with pytest.raises(RegistryError, match="is enrolled"):
+        office.secrets.sign_time("pos-999", challenge, NOW)
+    for bad in ("", "AB" * 16, "ab" * 15, "ab" * 16 + "\n"):
+        with pytest.raises(RegistryError, match="32 characters"):
+            office.secrets.sign_time("pos-001", bad, NOW)

@@ -1,0 +1,267 @@
+"""Rotation on the server as a table: what the agent says it holds, and what the server then does; on both databases."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.delivery import verify_delivery
+from contracts.exchange import RefusalCode
+from contracts.jose import b64encode
+from contracts.licensetoken import parse_token
+from contracts.trust import parse_trust
+from server.base.errors import RegistryError
+from server.base.refused import Declined
+from server.licensing.licenses import Order
+from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, UnknownTransition, step
+from server.licensing.secrets import MAX_LIVE, key_check
+from server.wiring import Office
+from tests.server.devices import NOW, Device
+
+AGENT = "pos-000001"
+INTERVAL, GRACE = 86_400, 604_800
+WRONG = b64encode(bytes(16))
+
+
+@pytest.fixture
+def office(office: Office) -> Office:
+    """A server with one agent, which has no secret yet."""
+    Device(1).come(office)
+    return office
+
+
+def rotate(office: Office, current: int = 0, highest: int | None = None, check: str | None = "right", now: int = NOW) -> int:
+    """A rotation as the agent asks for it; the version that is delivered."""
+    text = office.secrets.rotate(AGENT, current, right(office, current, check), current if highest is None else highest, now)
+    return verify_delivery(text, AGENT, parse_trust(office.keys.trust())).version
+
+
+def confirm(office: Office, version: int, check: str = "right", now: int = NOW) -> None:
+    office.secrets.confirm(AGENT, version, right(office, version, check) or "", now)
+
+
+def right(office: Office, version: int, check: str | None) -> str | None:
+    known = {row.version: row.key_check for row in office.secrets.listed(AGENT)}
+    return known.get(version, WRONG) if check == "right" else WRONG
+
+
+def states(office: Office) -> str:
+    """All versions in short: `1G 2A`. X: diverged; I: invalidated."""
+    letters = {"DIVERGED": "X"}
+    return " ".join(f"{row.version}{letters.get(row.state, row.state[0])}" for row in office.secrets.listed(AGENT))
+
+
+@dataclass(frozen=True)
+class Say:
+    """One contact: the agent asks for a rotation (what it holds, the highest it held) or confirms a version."""
+
+    does: str
+    version: int
+    gets: int | RefusalCode | None
+    after: str
+    highest: int | None = None
+    check: str = "right"
+    now: int = field(default=NOW)
+
+
+def ask(current: int, gets: int, after: str, highest: int | None = None, check: str = "right", now: int = NOW) -> Say:
+    return Say("rotate", current, gets, after, highest, check, now)
+
+
+def says_it_has(version: int, after: str, gets: RefusalCode | None = None, check: str = "right", now: int = NOW) -> Say:
+    return Say("confirm", version, gets, after, None, check, now)
+
+
+UNKNOWN, MISMATCH = RefusalCode.UNKNOWN_VERSION, RefusalCode.KEY_MISMATCH
+STORIES: dict[str, list[Say]] = {
+    "the usual course": [ask(0, 1, "1P"), says_it_has(1, "1A"), ask(1, 2, "1A 2P"), says_it_has(2, "1G 2A")],
+    "replies are lost: the same version again": [ask(0, 1, "1P"), ask(0, 1, "1P"), ask(0, 1, "1P", now=NOW + 500)],
+    "the confirmation is lost, the next request makes up for it": [ask(0, 1, "1P"), ask(1, 2, "1A 2P")],
+    "the confirmation comes twice": [ask(0, 1, "1P"), says_it_has(1, "1A"), says_it_has(1, "1A")],
+    "a late confirmation of an older version": [
+        ask(0, 1, "1P"),
+        says_it_has(1, "1A"),
+        ask(1, 2, "1A 2P"),
+        says_it_has(2, "1G 2A"),
+        says_it_has(1, "1G 2A"),
+    ],
+    "never confirmed, and its time is over": [ask(0, 1, "1P"), ask(0, 2, "1E 2P", now=NOW + INTERVAL)],
+    "given up, but the agent has it after all": [
+        ask(0, 1, "1P"),
+        ask(0, 2, "1E 2P", now=NOW + INTERVAL),
+        ask(1, 2, "1A 2P", now=NOW + INTERVAL),
+    ],
+    "the agent held it once and lost it": [ask(0, 1, "1P"), ask(0, 2, "1E 2P", highest=1)],
+    "restored from a backup: the agent is ahead": [ask(7, 8, "8P"), says_it_has(8, "8A"), ask(8, 9, "8A 9P")],
+    "restored from a backup, amid a rotation": [ask(0, 1, "1P"), ask(7, 8, "1E 8P"), says_it_has(8, "1E 8A")],
+    "restored, and the agent remembers more than it holds": [ask(3, 10, "10P", highest=9)],
+    "restored: another secret under the same number": [
+        ask(0, 1, "1P"),
+        says_it_has(1, "1A"),
+        ask(1, 2, "1X 2P", check="wrong"),
+        says_it_has(2, "1X 2A"),
+    ],
+    "another secret under the pending number": [ask(0, 1, "1P"), ask(1, 2, "1X 2P", check="wrong")],
+    "a confirmation of an unknown version": [says_it_has(3, "", UNKNOWN), ask(0, 1, "1P"), says_it_has(2, "1P", UNKNOWN)],
+    "a confirmation with another secret": [
+        ask(0, 1, "1P"),
+        says_it_has(1, "1X", MISMATCH, check="wrong"),
+        says_it_has(1, "1X", MISMATCH),
+        ask(1, 2, "1X 2P"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_rotation(office: Office, name: str) -> None:
+    for number, say in enumerate(STORIES[name]):
+        got: int | RefusalCode | None = None
+        try:
+            if say.does == "rotate":
+                got = rotate(office, say.version, say.highest, say.check, say.now)
+            else:
+                confirm(office, say.version, say.check, say.now)
+        except Declined as declined:
+            got = declined.code
+        assert (got, states(office)) == (say.gets, say.after), number
+    assert office.audit.verify()[1] is None
+
+
+def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(office: Office) -> None:
+    trust = parse_trust(office.keys.trust())
+    first, again = (verify_delivery(office.secrets.rotate(AGENT, 0, None, 0, now), AGENT, trust) for now in (NOW, NOW + 60))
+    assert (first.valid_from, first.valid_until, first.grace_until) == (NOW, NOW + INTERVAL, NOW + INTERVAL + GRACE)
+    assert (again.valid_from, again.valid_until, again.grace_until) == (first.valid_from, first.valid_until, first.grace_until)
+    assert (first.issued_at, again.issued_at) == (NOW, NOW + 60)
+    assert first.encrypted.ciphertext != again.encrypted.ciphertext  # encrypted anew each time
+
+
+def test_no_more_versions_than_an_agent_holds(office: Office) -> None:
+    for version in range(1, MAX_LIVE + 1):
+        assert rotate(office, version - 1) == version
+        confirm(office, version)
+    with pytest.raises(Declined, match="are live") as caught:
+        rotate(office, MAX_LIVE, now=NOW + 1000)
+    assert (caught.value.code, caught.value.retry_after_s) == (RefusalCode.TOO_MANY_VERSIONS, INTERVAL + GRACE - 1000)
+    assert rotate(office, MAX_LIVE, now=NOW + INTERVAL + GRACE) == MAX_LIVE + 1
+
+
+def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Office) -> None:
+    def minted() -> int:
+        return parse_token(office.licenses.issue(AGENT, Order("x", "x", (), {}, NOW, NOW + 9), NOW)).version
+
+    with pytest.raises(RegistryError, match="no secret yet"):
+        minted()
+    rotate(office)
+    with pytest.raises(RegistryError, match="no secret yet"):
+        minted()
+    confirm(office, 1)
+    rotate(office, 1)
+    assert minted() == 1
+    confirm(office, 2)
+    assert minted() == 2
+    rotate(office, 2, check="wrong")  # diverged
+    with pytest.raises(RegistryError, match="no secret"):
+        minted()
+    with pytest.raises(Declined) as caught:
+        office.licenses.reissue(AGENT, ["x"], 2, NOW)
+    assert caught.value.code is RefusalCode.UNKNOWN_VERSION
+
+
+@pytest.mark.parametrize(
+    ("current", "check", "highest", "now", "due"),
+    [
+        (1, "right", 1, NOW, False),
+        (1, "right", 1, NOW + INTERVAL - 1, False),
+        (1, "right", 1, NOW + INTERVAL, True),
+        (1, "wrong", 1, NOW, True),
+        (2, "right", 2, NOW, True),
+        (1, "right", 2, NOW, True),
+        (0, "right", 0, NOW, True),
+    ],
+)
+def test_when_an_agent_is_told_to_rotate(office: Office, current: int, check: str, highest: int, now: int, due: bool) -> None:
+    assert office.secrets.status(AGENT, 0, None, 0, NOW) == (0, True)
+    rotate(office)
+    confirm(office, 1)
+    assert office.secrets.status(AGENT, current, right(office, current, check), highest, now) == (1, due)
+
+
+def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(office: Office) -> None:
+    rotate(office)
+    confirm(office, 1)
+    assert office.secrets.demand(AGENT, NOW) == 1
+    for _ in range(2):
+        assert office.secrets.status(AGENT, 1, right(office, 1, "right"), 1, NOW) == (1, True)
+        rotate(office, 1)
+    confirm(office, 2)
+    assert office.secrets.status(AGENT, 2, right(office, 2, "right"), 2, NOW) == (2, False)
+
+
+def test_an_invalidated_version_is_replaced_at_the_next_contact(office: Office) -> None:
+    rotate(office)
+    confirm(office, 1)
+    office.secrets.invalidate(AGENT, 1, NOW)
+    assert office.secrets.status(AGENT, 1, right(office, 1, "right"), 1, NOW) == (0, True)
+    assert rotate(office, 1) == 2
+    assert states(office) == "1I 2P"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_confirmation_of_an_invalidated_version_is_refused(office: Office, version: int) -> None:
+    rotate(office)
+    confirm(office, 1)
+    rotate(office, 1)
+    office.secrets.invalidate(AGENT, version, NOW)
+    for check in ("right", "wrong"):
+        with pytest.raises(Declined) as caught:
+            confirm(office, version, check=check)
+        assert caught.value.code is RefusalCode.UNKNOWN_VERSION
+    assert f"{version}I" in states(office)
+    assert rotate(office, version, check="wrong") == (2 if version == 1 else 3)  # version 2 was pending
+
+
+def test_unknown_agents_are_told(office: Office) -> None:
+    for act in (
+        lambda: office.secrets.rotate("ghost", 0, None, 0, NOW),
+        lambda: office.secrets.confirm("ghost", 1, WRONG, NOW),
+        lambda: office.secrets.status("ghost", 0, None, 0, NOW),
+    ):
+        with pytest.raises(Declined) as caught:
+            act()
+        assert caught.value.code is RefusalCode.UNKNOWN_AGENT
+
+
+def test_the_key_check_binds_secret_agent_and_version() -> None:
+    checks = {key_check(secret, agent, version) for secret in (b"a", b"b") for agent in ("x", "y") for version in (1, 11)}
+    assert len(checks) == 8
+    # HKDF-SHA256, RFC 5869, by hand: extract with an empty salt, expand once.
+    prk = hmac.digest(bytes(32), b"s" * 32, "sha256")
+    okm = hmac.new(prk, b"license-agent/key-check/pos-1/7\x01", hashlib.sha256).digest()[:16]
+    assert key_check(b"s" * 32, "pos-1", 7) == b64encode(okm)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_the_table_takes_or_refuses_each_event(state: State, event: Event) -> None:
+    if event in TRANSITIONS[state]:
+        assert step(state, event) is TRANSITIONS[state][event]
+    else:
+        with pytest.raises(UnknownTransition, match=event.value):
+            step(state, event)
+
+
+@given(st.lists(st.sampled_from(Event), max_size=12))
+def test_what_is_given_up_never_comes_back(events: list[Event]) -> None:
+    state, seen = State.PENDING, [State.PENDING]
+    for event in events:
+        if event in TRANSITIONS[state]:
+            state = step(state, event)
+            seen.append(state)
+    for end in (State.INVALIDATED, State.DIVERGED):
+        if end in seen:
+            assert state in (State.INVALIDATED, end)
+            assert not set(seen[seen.index(end) :]) & set(MINTING)
