@@ -19,7 +19,7 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, LicenseAgentError
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import RemoteProtocolError
@@ -94,7 +94,12 @@ class AsyncLicenseClient:
             try:
                 question = next(conversation)
                 while True:
-                    question = conversation.send(await self._ask(question, attempts))
+                    try:
+                        answer = await self._ask(question, attempts)
+                    except LicenseAgentError as error:
+                        question = conversation.throw(error)
+                    else:
+                        question = conversation.send(answer)
             except StopIteration as stop:
                 result: T = stop.value
                 return result

@@ -20,7 +20,7 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, LicenseAgentError
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import RemoteProtocolError
@@ -78,8 +78,11 @@ class LicenseClient:
     def validate_file(self, path: str | os.PathLike[str]) -> Verdict:
         """`validate` for a token kept in a file, which is replaced when the agent holds a newer one.
 
+        Where the file cannot be replaced (it belongs to root, the disk is read-only, it is a mount), the verdict is that on
+        the newer token all the same, and its `refresh_error` says why the file still holds the old one.
+
         Raises:
-            OSError: the file cannot be read, or not be replaced.
+            OSError: the file cannot be read.
         """
         file = TokenFile(path)
         return self._hold(validate_and_refresh(file.read(), file.replace))
@@ -113,7 +116,12 @@ class LicenseClient:
             try:
                 question = next(conversation)
                 while True:
-                    question = conversation.send(self._ask(question, attempts))
+                    try:
+                        answer = self._ask(question, attempts)
+                    except LicenseAgentError as error:
+                        question = conversation.throw(error)
+                    else:
+                        question = conversation.send(answer)
             except StopIteration as stop:
                 result: T = stop.value
                 return result

@@ -1,16 +1,19 @@
 """The calls of the client library as conversations: each yields questions, is sent replies, and returns its result.
 
-Nothing here performs IO; `client` and `aioclient` drive the same conversations over their sockets.
+Nothing here performs IO but `TokenFile`; `client` and `aioclient` drive the same conversations over their sockets. What ends
+a question without an answer is thrown into its conversation, which decides whether it ends the call.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .bounds import MAX_TOKEN_CHARS, NONCE_BYTES
+from .clientpolicy import LicenseAgentError
 from .clientwire import (
     AgentInfo,
     Verdict,
@@ -19,9 +22,15 @@ from .clientwire import (
     refreshed_token_from,
     verdict_from,
 )
+from .errors import RemoteProtocolError
+
+log = logging.getLogger("license_agent_client")
 
 RefreshCallback = Callable[[str, str], None]
-"""Is given the old token and the newer one that takes its place; returns when the newer one is kept."""
+"""Is given the old token and the newer one that takes its place; returns when the newer one is kept.
+
+What it raises does not cost the caller the verdict: the verdict's `refresh_error` says it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +78,36 @@ def ask_ping() -> Generator[Question, Answer, None]:
 
 
 def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Generator[Question, Answer, Verdict]:
-    """A verdict; where the agent holds a newer token of this license, the caller is handed it and it is judged instead."""
+    """A verdict; where the agent holds a newer token of this license, the caller is handed it and it is judged instead.
+
+    Once there is a verdict it is returned, whatever happens to the newer token: a shop does not stop because a file cannot be
+    replaced. `Verdict.refresh_error` says what happened.
+    """
     verdict = yield from ask_validate(token)
     if on_refresh is None or not verdict.refreshed:
         return verdict
-    newer = yield from ask_refresh(token)
-    if newer is None:
+    try:
+        newer = yield from ask_refresh(token)
+        if newer is None:
+            return verdict
+        newer_verdict = yield from ask_validate(newer)
+    except (LicenseAgentError, RemoteProtocolError) as error:
+        return _not_refreshed(verdict, f"the agent did not hand over the newer token: {error}")
+    if verdict.valid and not newer_verdict.valid:
         return verdict
-    newer_verdict = yield from ask_validate(newer)
-    if newer_verdict.valid or not verdict.valid:
+    try:
         on_refresh(token, newer)
-        return newer_verdict
-    return verdict
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _not_refreshed(newer_verdict, f"the newer token could not be stored: {where}{error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - the caller's own code; the verdict was there before it failed
+        return _not_refreshed(newer_verdict, f"the newer token could not be stored: {type(error).__name__}: {error}")
+    return newer_verdict
+
+
+def _not_refreshed(verdict: Verdict, why: str) -> Verdict:
+    log.warning("%s", why)
+    return replace(verdict, refresh_error=why)
 
 
 TOKEN_READ_CHARS = MAX_TOKEN_CHARS + 256

@@ -48,6 +48,8 @@ class Verdict:
         reissue_due: the license should be re-issued under the present secret.
         refresh_by: until when a refreshed token is needed, seconds since 1970 UTC.
         refreshed: the agent holds a newer token of this license; `refresh_license` hands it over.
+        refresh_error: why the newer token did not take the place of the old one; None if it did, or there is none. Not part of
+            the agent's answer: the client library sets it, and the verdict counts all the same.
     """
 
     valid: bool
@@ -61,6 +63,7 @@ class Verdict:
     reissue_due: bool = False
     refresh_by: int | None = None
     refreshed: bool = False
+    refresh_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(client: LicenseClient, options: argparse.Namespace) -> int:
     if options.command == "validate":
         verdict = client.validate(_token(options.token))
-        _print(json.dumps(asdict(verdict), indent=2))
+        # This command replaces no token, so there is no refresh that could fail.
+        _print(json.dumps({name: value for name, value in asdict(verdict).items() if name != "refresh_error"}, indent=2))
         return EXIT_VALID if verdict.valid else EXIT_INVALID
     if options.command == "refresh":
         token = client.refresh(_token(options.token))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ipc.clientcalls import Answer, Question, TokenFile, ask_info, ask_ping, ask_refresh, validate_and_refresh
+from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clientwire import Reason, Verdict
-from ipc.errors import LocalProtocolError, RemoteProtocolError
+from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
 
 def verdict(sent: dict[str, Any], reason: str = "ok", *, refreshed: bool = False, **more: Any) -> dict[str, Any]:
@@ -78,8 +79,49 @@ def run(old: str, new: str, *, token: str | None = "new", refreshed: bool = True
 def test_a_newer_token_is_kept_unless_it_would_end_a_valid_license(old: str, new: str, swapped: bool, told: str) -> None:
     result, kept, agent = run(old, new)
     assert result.reason is Reason(told)
+    assert result.refresh_error is None
     assert kept == ([("old", "new")] if swapped else [])
     assert agent.asked == [("validate_license", "old"), ("refresh_license", "old"), ("validate_license", "new")]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/shop/license.token"), "/shop/license.token: Permission denied"),
+        (OSError("the till's own"), "the till's own"),
+        (ValueError("a bug of the till"), "ValueError: a bug of the till"),
+    ],
+)
+def test_a_newer_token_that_cannot_be_stored_costs_no_verdict(error: Exception, says: str) -> None:
+    def fails(_old: str, _new: str) -> None:
+        raise error
+
+    agent = Agent({"old": "secret_invalidated", "new": "ok"}, {"old": "new"}, {"old"})
+    found = agent.hold(validate_and_refresh("old", fails))
+    assert found.valid
+    assert found.refresh_error is not None and found.refresh_error.endswith(says)
+
+
+@pytest.mark.parametrize("unanswered", [1, 2])
+@pytest.mark.parametrize("error", [AgentUnavailable("gone"), AgentRefused(ErrorCode.RATE_LIMITED, "too many")])
+def test_a_question_after_the_verdict_that_fails_costs_no_verdict(unanswered: int, error: Exception) -> None:
+    agent, kept = Agent({"old": "ok", "new": "ok"}, {"old": "new"}, {"old"}), Kept()
+    conversation = validate_and_refresh("old", kept)
+    question = next(conversation)
+    for _time in range(unanswered):
+        question = conversation.send(agent.answer(question))
+    with pytest.raises(StopIteration) as stopped:
+        conversation.throw(error)
+    assert stopped.value.value.valid
+    assert str(error) in stopped.value.value.refresh_error
+    assert kept == []
+
+
+def test_a_first_question_that_fails_is_the_callers_error() -> None:
+    conversation = validate_and_refresh("old", Kept())
+    next(conversation)
+    with pytest.raises(AgentUnavailable):
+        conversation.throw(AgentUnavailable("gone"))
 
 
 def test_without_a_newer_token_one_question_is_enough() -> None:

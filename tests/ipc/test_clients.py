@@ -1,6 +1,8 @@
 """No caller of the library sees a restart of the agent; an agent that does not answer is a typed error at the deadline."""
 
 import asyncio
+import contextlib
+import os
 import socket
 import threading
 import time
@@ -196,6 +198,53 @@ def test_the_newer_token_of_a_file_takes_its_place(path: Path, drive: Driver) ->
     assert verdict.reason is Reason.OK
     assert file.read_text() == "newer\n"
     assert [request["op"] for request in agent.requests] == ["validate_license", "refresh_license", "validate_license"]
+
+
+@contextlib.contextmanager
+def as_a_till() -> Iterator[None]:
+    """Root may write everywhere; a till's user may not."""
+    if os.geteuid() == 0:
+        os.seteuid(54321)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        yield
+
+
+def test_a_file_that_cannot_be_replaced_costs_no_verdict(path: Path, drive: Driver) -> None:
+    """The usual layout: root owns the directory of the token, and the till's user may read it and no more."""
+    shop = path.parent / "shop"
+    shop.mkdir()
+    file = shop / "license.token"
+    file.write_text("old\n")
+    path.parent.chmod(0o755)
+    shop.chmod(0o555)
+    with FakeAgent(path, answers) as agent:
+        path.chmod(0o666)
+        with as_a_till():
+            first, second = drive(agent.path, ("validate_file", file), ("validate_file", file))
+    for verdict in (first, second):
+        assert verdict.valid
+        assert verdict.refresh_error is not None and "license.token" in verdict.refresh_error
+        assert "Permission denied" in verdict.refresh_error
+    assert file.read_text() == "old\n"
+    assert [entry.name for entry in shop.iterdir()] == ["license.token"]
+
+
+@pytest.mark.parametrize("trouble", [error(15), silent, closes])
+def test_an_agent_that_fails_after_the_verdict_costs_no_verdict(path: Path, drive: Driver, trouble: Any) -> None:
+    def answers_once(agent: FakeAgent, connection: socket.socket) -> None:
+        request = agent.take(connection)
+        if request is not None:
+            connection.sendall(frame(success(request)))
+
+    with FakeAgent(path, answers_once, trouble) as agent:
+        (verdict,) = drive(agent.path, ("validate", "old"), deadline=1.0, on_refresh=lambda _old, _new: None)
+    assert verdict.valid
+    assert verdict.refreshed
+    assert verdict.refresh_error is not None
 
 
 def test_the_callback_is_given_both_tokens(path: Path, drive: Driver) -> None:
