@@ -1,4 +1,4 @@
-"""The commands of `license-agent` besides running the daemon: initialize, check, recover, sign policies."""
+"""Implements the commands of `license-agent` besides running the daemon: initialize, check, recover, sign policies."""
 
 import argparse
 import asyncio
@@ -24,11 +24,12 @@ from hwsec.vault import Vault
 from . import VERSION
 from .base.clock import Clock
 from .base.config import DEFAULT_PATH, Config, ConfigError, load_config
-from .base.identity import identified
-from .enrollment.by_hand import agent_uid, initialize, leave_root, unreadable, write_request
-from .enrollment.recovery import check_fallback, diagnose, install_policy, reinitialize, repair, restore
+from .base.identity import check_fallback, identified
+from .base.user import agent_uid, leave_root, unreadable
+from .enrollment.by_hand import initialize, write_request
+from .enrollment.recovery import diagnose, install_policy, reinitialize, repair, restore
+from .secrets.open import make_backend
 from .secrets.pcr_policy import parse_pcr_values
-from .wiring import make_backend
 
 T = TypeVar("T")
 HARDWARE_DEADLINE_S = 120.0
@@ -37,7 +38,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 7
 
 
 def init(options: argparse.Namespace) -> int:
-    """`license-agent init`: makes this agent's keys, and prints its enrolment request."""
+    """`license-agent init`: makes this agent's keys, and prints its enrollment request."""
     forbid_dumps()
     config = _load(options)
     trust = options.trust.read_bytes()
@@ -57,7 +58,7 @@ def _first_init(config: Config, trust: bytes) -> dict[str, object]:
 
 
 def _in_time(work: Callable[[], T]) -> T:
-    """Runs what asks the hardware on a thread of its own; BackendHung if that does not answer."""
+    """Runs work that asks the hardware on a thread of its own; raises BackendHung if the hardware does not answer."""
 
     async def run() -> T:
         return await HardwareOwner().run(work, HARDWARE_DEADLINE_S)
@@ -66,7 +67,7 @@ def _in_time(work: Callable[[], T]) -> T:
 
 
 def hardware_id(options: argparse.Namespace) -> int:
-    """`license-agent hardware-id`: what a claim may be bound to, asked of the hardware and of no file (PV-01)."""
+    """`license-agent hardware-id`: what an enrollment token may be bound to; asks the hardware and reads no file (PV-01)."""
     config = _load(options)
     leave_root(config)
 
@@ -113,12 +114,17 @@ def recover(options: argparse.Namespace) -> int:
     else:
         request = _in_time(lambda: reinitialize(config, trust, Clock()))
         if request is None:
-            sys.stderr.write("license-agent: keys and secrets are given up; next: start it, then license-agent-cli provision\n")
+            sys.stderr.write(
+                "license-agent: the old keys and secrets were removed; next: start the agent, then run "
+                "'license-agent-cli provision'\n"
+            )
             return EXIT_OK
         text = write_request(request, options.request_out)
         if options.request_out is None:
             sys.stdout.write(text)
-        sys.stderr.write("license-agent: initialized anew; give the request to 'license-server enroll', then a new secret\n")
+        sys.stderr.write(
+            "license-agent: initialized again; give the request to 'license-server enroll', then install a new secret\n"
+        )
     return EXIT_OK
 
 
@@ -128,7 +134,7 @@ def sign_policy(options: argparse.Namespace) -> int:
         values = parse_pcr_values(options.pcrs.read_bytes())
         key = load_pem_private_key(options.key.read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("it is no elliptic-curve key")
+            raise ValueError("the key is not an elliptic-curve key")
         text = encode_policy(sign_pcr_policy(key, values, options.number, options.nv_base)).decode()
     except (ValueError, TypeError) as error:
         sys.stderr.write(f"license-agent: the policy cannot be signed: {error}\n")
@@ -152,8 +158,8 @@ def check_config(options: argparse.Namespace) -> int:
         return EXIT_CONFIG
     problem = unreadable(options.config, config)
     if problem is not None:
-        told = json.dumps({"ok": False, "file": str(options.config), "problems": [problem]})
-        (sys.stdout if options.json else sys.stderr).write(f"{told if options.json else f'license-agent: {problem}'}\n")
+        shown = json.dumps({"ok": False, "file": str(options.config), "problems": [problem]})
+        (sys.stdout if options.json else sys.stderr).write(f"{shown if options.json else f'license-agent: {problem}'}\n")
         return EXIT_CONFIG
     if options.json:
         sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")
@@ -190,23 +196,25 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("run", help="run the daemon (the default)")
-    init = commands.add_parser("init", help="make this agent's keys and its enrolment request")
+    init = commands.add_parser("init", help="make this agent's keys and its enrollment request")
     init.add_argument("--trust", type=Path, required=True, help="the server's trust file ('license-server trust')")
-    init.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
-    commands.add_parser("hardware-id", help="print the id of this machine's hardware, for 'license-server claim make'")
-    recover = commands.add_parser("recover", help="look at, mend or replace what a failed disk or TPM has left")
-    actions = recover.add_subparsers(dest="action", required=True)
-    show = actions.add_parser("show", help="say what stands in the way of a start, and what to do")
-    show.add_argument("--json", action="store_true", help="print the result as JSON")
-    actions.add_parser("repair", help="restore damaged copies of the store from the whole one")
-    anew = actions.add_parser("reinitialize", help="give up keys and secrets, and make new ones (lost TPM, fallback, return)")
-    anew.add_argument(
-        "--trust", type=Path, help="by hand: the server's trust file; without it the agent is to be provisioned by its server"
+    init.add_argument("--request-out", type=Path, help="write the enrollment request here instead of standard output")
+    commands.add_parser(
+        "hardware-id", help="print the id of this machine's hardware, for 'license-server enrollment-token make'"
     )
-    anew.add_argument("--request-out", type=Path, help="write the enrolment request here instead of standard output")
-    signed = actions.add_parser("policy", help="install a signed policy while the agent cannot start for want of one")
+    recover = commands.add_parser("recover", help="diagnose, repair or replace what a failed disk or TPM has left")
+    actions = recover.add_subparsers(dest="action", required=True)
+    show = actions.add_parser("show", help="say why the agent does not start, and what to do")
+    show.add_argument("--json", action="store_true", help="print the result as JSON")
+    actions.add_parser("repair", help="restore damaged copies of the store from an intact one")
+    again = actions.add_parser("reinitialize", help="remove keys and secrets and make new ones (lost TPM, fallback, return)")
+    again.add_argument(
+        "--trust", type=Path, help="by hand: the server's trust file; without it the server provisions the agent"
+    )
+    again.add_argument("--request-out", type=Path, help="write the enrollment request here instead of standard output")
+    signed = actions.add_parser("policy", help="install a signed policy while the agent cannot start without one")
     signed.add_argument("file", type=Path, help="the policy, from 'license-agent sign-policy'")
-    older = actions.add_parser("restore", help="look at an older copy of the store")
+    older = actions.add_parser("restore", help="examine an older copy of the store")
     older.add_argument("copy", type=Path, help="the copy")
     sign = commands.add_parser("sign-policy", help="sign PCR values, where the vendor keeps the policy key (no TPM needed)")
     sign.add_argument("--key", type=Path, required=True, help="the policy key: a P-256 private key in PEM")

@@ -1,6 +1,6 @@
-"""What the admin socket answers. Root and the configured UIDs may use it; every action is logged with who asked for it.
+"""Answers administrators on the admin socket and logs every request with its sender. Root and the configured UIDs may use it.
 
-Requests of one connection are handled one after another; those that touch hardware or disk wait without holding up the daemon.
+Requests of one connection are handled one after another; a request that waits for hardware or disk does not block the daemon.
 """
 
 import asyncio
@@ -8,14 +8,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agentd.audit.log import AuditLog, AuditUnavailable
+from agentd.audit.log import AuditLog, AuditUnavailable, actor
 from agentd.base.config import ManagementConfig
-from agentd.licenses.validator import EngineRefused, NoSuchVersion
+from agentd.base.counters import Counters
+from agentd.base.errors import NoSuchVersion, Refused
 from agentd.sockets.connection import Connection
-from agentd.sockets.unauthorized import Strangers, actor
-from agentd.telemetry.metrics import Counters
-from agentd.uplink.client import NoContact
-from contracts.exchange import Refused
+from agentd.sockets.unauthorized import UnauthorizedPeers
+from agentd.uplink.transport import NoContact
+from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
 from hwsec.errors import HwsecError
@@ -25,17 +25,8 @@ from ipc.messages import (
     AdminRequest,
     AuditExport,
     AuditTail,
-    AuditVerify,
-    LicenseCheck,
-    LicenseImport,
-    MetricsText,
     Ping,
-    PolicyShow,
     RequestDecoder,
-    SecretInstall,
-    SecretInvalidate,
-    SecretList,
-    Status,
     encode_error,
     encode_reply,
 )
@@ -54,10 +45,8 @@ class AdminService:
 
     Args:
         config: who may ask besides root.
-        audit: logs.
-        counters: of this run.
         monotonic: seconds.
-        handlers: what each request does, by its type; `audit_verify` and the like are the daemon's.
+        handlers: handle each type of request.
     """
 
     name = "admin"
@@ -74,26 +63,26 @@ class AdminService:
         self._audit = audit
         self._counters = counters
         self._handlers = handlers
-        self._strangers = Strangers("admin", audit, counters, monotonic)
+        self._unauthorized = UnauthorizedPeers("admin", audit, counters, monotonic)
         self._decode = RequestDecoder[AdminRequest](AdminRequest).decode
         self._queues: dict[Connection, list[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reconfigure(self, config: ManagementConfig) -> None:
-        """Takes over a new configuration."""
+        """Applies a new configuration."""
         self._config = config
 
     def admits(self, peer: Peer) -> bool:
-        """Root, or a configured UID; the number that stands for nobody never is."""
+        """Whether the peer is root or a configured UID. The overflow UID (65534) is never admitted."""
         return peer.uid != OVERFLOW_ID and (peer.uid == 0 or peer.uid in self._config.allowed_uids)
 
     def refused(self, peer: Peer) -> bool:
         """Counts, logs and alerts; returns whether to answer."""
-        return self._strangers.refused(peer)
+        return self._unauthorized.refused(peer)
 
     def tidy(self) -> None:
-        """Gives back memory that is no longer needed; called every minute."""
-        self._strangers.tidy()
+        """Frees memory that is no longer needed; called every minute."""
+        self._unauthorized.tidy()
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
@@ -136,17 +125,17 @@ class AdminService:
         try:
             handler = self._handlers.get(type(request))
             if handler is None and not isinstance(request, Ping):
-                raise EngineRefused("this device is no license agent yet: 'license-agent-cli provision' makes it one")
+                raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
             if isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
-                # Somebody follows the log: a full record of each look would be something new to see at the next.
+                # A reader that follows the log: a full record of each request would be something new for the next one.
                 self._audit.count(
                     ("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer), "follows": True}
                 )
             else:
                 self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
             return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields})
-        except Exception as error:  # noqa: BLE001 - each kind is told apart in `explain`; none may end the daemon
+        except Exception as error:  # noqa: BLE001 - `explain` tells the kinds apart; none may end the daemon
             code, text = explain(error)
             self._audit.record("admin.request", "failed", op=op, actor=actor(peer), code=int(code), text=text)
             return encode_error(code, text, request.id)
@@ -158,12 +147,10 @@ class AdminService:
 
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:
-    """The code and text of an error; what is not known becomes INTERNAL without detail."""
+    """The code and text of an error; an error that is not expected becomes INTERNAL without detail."""
     if isinstance(error, NoSuchVersion):
         return ErrorCode.NOT_FOUND, str(error)
-    if isinstance(error, EngineRefused | MalformedToken | BadSignature | WrongAudience):
-        return ErrorCode.REFUSED, str(error)
-    if isinstance(error, Refused):
+    if isinstance(error, Refused | ServerRefused | MalformedToken | BadSignature | WrongAudience):
         return ErrorCode.REFUSED, str(error)
     if isinstance(error, NoContact | HwsecError | AuditUnavailable):
         return ErrorCode.UNAVAILABLE, str(error)
@@ -173,9 +160,5 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     return ErrorCode.INTERNAL, "the agent failed; its journal says more"
 
 
-ADMIN_READS = (Status, SecretList, AuditTail, AuditExport, AuditVerify, LicenseCheck, MetricsText, PolicyShow)
-"""Requests that change nothing."""
-ADMIN_CHANGES = (SecretInstall, SecretInvalidate, LicenseImport)
-"""Requests that change something."""
 REPLY_ROOM = MAX_FRAME_BYTES - 4096
 """Bytes of a reply that its payload may take."""

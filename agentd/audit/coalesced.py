@@ -1,4 +1,4 @@
-"""Counts of what happened too often to be logged each time, in a mapped file that survives kill -9.
+"""Counts events that happen too often to be logged each time, in a mapped file that survives kill -9.
 
 A slot holds a key (JSON), a count, the first and the last time. It counts only once `used` is set, which is written last.
 """
@@ -34,11 +34,11 @@ class Repeat:
     last: float
 
 
-class Repeats:
+class CoalescedEvents:
     """The table.
 
     Args:
-        path: its file; made if missing, and made anew if it has another size.
+        path: the file; created if it is missing or has another size.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Keeps the audit log's directory: has closed segments archived and what is past its retention removed."""
+"""Keeps the audit log's directory: archives closed segments and removes what is past its retention."""
 
 import asyncio
-import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -9,10 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from agentd.base.clock import Clock
+from agentd.base.alerts import AUDIT_ARCHIVE, AUDIT_DAMAGED, Alert
 from agentd.base.config import AuditConfig
-from agentd.base.hardware import Hardware
-from agentd.secrets.installer import COMMIT_DEADLINE_S
+from agentd.base.hardware import COMMIT_DEADLINE_S
 from audittrail import anchor, archive
 from audittrail.archive import ArchiveDamaged, Header
 from audittrail.verify import Verification
@@ -24,9 +23,8 @@ from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
 from . import archiver
 from .archiver import Removal, SegmentDamaged, Stock
-from .log import AuditLog, AuditUnavailable
-
-log = logging.getLogger(__name__)
+from .core import Core
+from .log import AuditUnavailable
 
 _PURPOSE = b"license-agent audit archive v1"
 
@@ -53,50 +51,52 @@ def read_operator_key(path: Path | None) -> ec.EllipticCurvePublicKey | None:
     return key
 
 
+@dataclass(frozen=True, slots=True)
+class ArchiveKeys:
+    """The keys by which the log is archived and verified.
+
+    Attributes:
+        archive: encrypts archives on this machine.
+        identity: public point of the machine's identity key, which signs anchors.
+        attestation: public point of its attestation key, which certifies checkpoints.
+    """
+
+    archive: WrappedSecret
+    identity: bytes
+    attestation: bytes
+
+
+def archive_keys(backend: Backend, vault: Vault) -> ArchiveKeys:
+    """The keys of an open backend."""
+    return ArchiveKeys(derive_archive_key(backend, vault), backend.identity_public(), backend.attestation_public())
+
+
 class AuditKeeper:
-    """Archives and removes.
+    """Archives, removes and verifies.
 
     Args:
         path: the open file of the log.
-        audit: logs what is removed.
-        hardware: signs anchors, keeps the archive key in its vault.
-        key: from `derive_archive_key`.
-        identity: public point of the machine's identity key.
-        attestation: public point of its attestation key.
-        clock: says what is over.
+        keys: from `archive_keys`.
         limits: from the configuration.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        audit: AuditLog,
-        hardware: Hardware,
-        key: WrappedSecret,
-        identity: bytes,
-        attestation: bytes,
-        clock: Clock,
-        limits: AuditConfig,
-    ) -> None:
-        self._path = path
-        self._audit = audit
-        self._hardware = hardware
-        self._key = key
-        self._identity = identity
-        self._attestation = attestation
-        self._clock = clock
-        self.limits = limits
+    def __init__(self, core: Core, path: Path, keys: ArchiveKeys, limits: AuditConfig) -> None:
+        self._core = core
+        self._audit = core.audit
+        self._keys = keys
         self._alerted: set[str] = set()
+        self.path = path
+        self.limits = limits
         self.archive_bytes = 0
 
     def unseal(self, data: bytes) -> tuple[Header, bytes]:
         """Header and zlib stream of one of our archives; raises ArchiveDamaged."""
-        with self._hardware.vault.open(self._key) as key:
+        with self._core.vault.open(self._keys.archive) as key:
             return archive.unseal_for_machine(data, key.view)
 
     def verify(self) -> Verification:
         """Checks all of the log; for a worker thread."""
-        return verify_log(self._path, self.unseal, self._identity, self._attestation)
+        return verify_log(self.path, self.unseal, self._keys.identity, self._keys.attestation)
 
     def read(self, after_seq: int, limit: int, room: int) -> list[bytes]:
         """The oldest records above `after_seq`, at most `limit` of them and `room` bytes; for a worker thread.
@@ -105,7 +105,7 @@ class AuditKeeper:
             ArchiveDamaged, OSError, ValueError: the log cannot be read.
         """
         found: list[bytes] = []
-        for line in lines_after(self._path, after_seq, self.unseal):
+        for line in lines_after(self.path, after_seq, self.unseal):
             room -= len(line) + 8
             if len(found) >= limit or room < 0:
                 break
@@ -113,7 +113,7 @@ class AuditKeeper:
         return found
 
     async def check_all(self) -> None:
-        """Verifies the whole log, and alerts if it does not hold."""
+        """Verifies the whole log, and alerts if that fails."""
         try:
             found = await asyncio.to_thread(self.verify)
         except OSError as error:
@@ -121,8 +121,8 @@ class AuditKeeper:
         else:
             if found.problem is None:
                 return
-            text = f"the audit log does not hold: {found.problem}"
-        self._alert_once(text, text, "alert.audit_damaged")
+            text = f"the audit log does not verify: {found.problem}"
+        self._alert_once(text, text, AUDIT_DAMAGED)
 
     async def work(self, last_checkpoint: int) -> None:
         """Archives what is closed and removes what is over. Logs what it cannot do; never raises for it.
@@ -142,7 +142,7 @@ class AuditKeeper:
 
     async def _archive(self, last_checkpoint: int) -> None:
         operator = await asyncio.to_thread(read_operator_key, self.limits.archive_key)
-        for segment in await asyncio.to_thread(archiver.archivable, self._path, last_checkpoint):
+        for segment in await asyncio.to_thread(archiver.archivable, self.path, last_checkpoint):
             try:
                 written = await asyncio.to_thread(self._archive_one, segment, operator)
             except SegmentDamaged as error:
@@ -151,17 +151,19 @@ class AuditKeeper:
             self._audit.record("audit.archived", "ok", segment=segment.name, archives=[path.name for path in written])
 
     def _archive_one(self, segment: Path, operator: ec.EllipticCurvePublicKey | None) -> list[Path]:
-        with self._hardware.vault.open(self._key) as key:
-            return archiver.archive_segment(segment, self._path.stem, self._clock.now(), key.view, operator)
+        with self._core.vault.open(self._keys.archive) as key:
+            return archiver.archive_segment(segment, self.path.stem, self._core.clock.now(), key.view, operator)
 
     def _take_stock(self) -> Stock:
         limits = self.limits
-        days, now = limits.retention_days(), self._clock.certain()
-        return archiver.take_stock(self._path, days, limits.archive_bytes, now, self._identity)
+        days, now = limits.retention_days(), self._core.clock.certain()
+        return archiver.take_stock(self.path, days, limits.archive_bytes, now, self._keys.identity)
 
     async def _remove(self, stock: Stock, plan: Removal) -> None:
         await asyncio.to_thread(archiver.check_removal, plan, stock.anchors.get(plan.anchor.kind), self.unseal)
-        signed = await self._hardware.run(lambda line: anchor.sign(plan.anchor, line.backend.sign), COMMIT_DEADLINE_S)
+        signed = await self._core.hardware.run(
+            lambda connection: anchor.sign(plan.anchor, connection.backend.sign), COMMIT_DEADLINE_S
+        )
         await self._audit.record_durably(
             "audit.removed",
             "ok",
@@ -173,13 +175,12 @@ class AuditKeeper:
             files=len(plan.paths),
         )
         stock.anchors[signed.kind] = signed
-        await asyncio.to_thread(archiver.write_anchors, self._path, stock.anchors)
+        await asyncio.to_thread(archiver.write_anchors, self.path, stock.anchors)
         await asyncio.to_thread(archiver.remove, plan)
         if signed.reason == archiver.SPACE:
             self._alert_once("space", "audit archives were removed before their time: they take more than archive_bytes")
 
-    def _alert_once(self, what: str, text: str, event: str = "alert.audit_archive") -> None:
+    def _alert_once(self, what: str, text: str, alert: Alert = AUDIT_ARCHIVE) -> None:
         if what not in self._alerted:
             self._alerted.add(what)
-            log.critical("ALERT %s", text)
-            self._audit.record(event, "raised", text=text[:500])
+            self._audit.raise_alert(alert, text, text=text[:500])

@@ -1,8 +1,8 @@
-"""The audit log as the daemon uses it: what is logged in full, what is only counted, and when it is on the disk.
+"""Decides which events the audit log records in full, which it only counts, and when records reach the disk.
 
-Refusals and the first sight of a license are full records; other validations within a budget for each UID. What is beyond is
-counted and logged once a minute. All that a loop tick logs goes out in one write, and the replies that depend on it afterwards:
-what was answered survives kill -9. Records of changes are fsynced before the change.
+Refusals and the first sight of a license are always full records. Each UID has a budget for other validations; beyond it the
+log counts them and writes the counts once a minute. All records of one loop tick go out in one write, before the replies that
+depend on them: what was answered survives kill -9. Records of changes are fsynced before the change.
 """
 
 import asyncio
@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from agentd.base.alerts import AUDIT_BUDGET, AUDIT_FILE, Alert, Severity
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
 from agentd.base.ratelimit import Buckets
 from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
+from ipc.peer import Peer
 
-from .coalesced import Repeat, Repeats
+from .coalesced import CoalescedEvents, Repeat
 from .file import AuditFile
 
 log = logging.getLogger(__name__)
@@ -32,35 +34,38 @@ class AuditUnavailable(Exception):
     """The log takes no record, so nothing that must be logged may happen."""
 
 
+def actor(peer: Peer) -> dict[str, int]:
+    """A peer as records name it."""
+    return {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+
+
 class AuditLog:
     """Writes the chain.
 
     Attributes:
-        records: written in this run.
+        records: full records of this run.
         counted: events of this run that were only counted.
-        checkpoint_due: a segment was closed; only after a checkpoint may it be archived.
+        checkpoint_due: a segment was closed, and may be archived only after a checkpoint.
 
     Args:
         file: open.
-        chain: where the chain stands.
-        repeats: counts what is too much for the log.
-        clock: wall and monotonic time.
-        limits: from the configuration.
-        schedule: asks for `flush` to be called at the end of the loop tick.
+        chain: continues the chain that the file ends with.
+        coalesced: counts the events that exceed a budget.
+        schedule: arranges for `flush` to be called at the end of the loop tick.
     """
 
     def __init__(
         self,
         file: AuditFile,
         chain: Chain,
-        repeats: Repeats,
+        coalesced: CoalescedEvents,
         clock: Clock,
         limits: AuditConfig,
         schedule: Callable[[], None],
     ) -> None:
         self._file = file
         self._chain = chain
-        self._repeats = repeats
+        self._coalesced = coalesced
         self._clock = clock
         self._limits = limits
         self._schedule = schedule
@@ -76,7 +81,7 @@ class AuditLog:
         self.checkpoint_due = False
 
     def reconfigure(self, limits: AuditConfig) -> None:
-        """Takes over new limits."""
+        """Applies new limits."""
         self._limits = limits
         self._budget.rate, self._budget.burst = limits.records_per_s, limits.burst
 
@@ -103,6 +108,26 @@ class AuditLog:
     def record(self, event: str, outcome: str = "ok", **fields: Any) -> None:
         """Logs a full record at the end of this loop tick."""
         self._append(event, outcome, fields)
+
+    def raise_alert(self, alert: Alert, message: str, outcome: str = "raised", **fields: Any) -> None:
+        """Tells the journal and the log of an alert; the caller makes sure that a lasting one is raised once.
+
+        Args:
+            alert: from the catalogue.
+            message: for people, in the journal.
+            outcome: for the record.
+            fields: for the record.
+        """
+        if alert.severity is Severity.LOW:
+            log.warning("%s", message)
+        else:
+            log.critical("ALERT %s", message)
+        self._append(alert.event, outcome, fields)
+
+    def clear_alert(self, alert: Alert, message: str, **fields: Any) -> None:
+        """Tells the journal and the log that an alert is over."""
+        log.warning("cleared: %s", message)
+        self._append(alert.event, "cleared", fields)
 
     async def record_durably(self, event: str, outcome: str = "ok", **fields: Any) -> None:
         """Logs a full record and returns when it is durable; for what must not happen unlogged.
@@ -146,11 +171,11 @@ class AuditLog:
         """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`."""
         self.counted += 1
         now = self._clock.wall()
-        if self._repeats.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
+        if self._coalesced.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
             return
         # More kinds than the table holds in one minute, or one that is too long for it: what is lost is who it was.
         other = ("other", event, outcome)
-        if not self._repeats.count(other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True):
+        if not self._coalesced.count(other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True):
             self._append(event, outcome, describe())
 
     def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:
@@ -166,7 +191,7 @@ class AuditLog:
         level = budget.levels.get(uid)
         if level is None or level[0] + (mono - level[1]) * budget.rate >= 1.0:
             return False
-        if not self._repeats.count_known(key, wall):
+        if not self._coalesced.count_known(key, wall):
             return False
         self.counted += 1
         return True
@@ -179,10 +204,11 @@ class AuditLog:
             return False
         if not self._budget_alerted:
             self._budget_alerted = True
-            log.warning(
-                "the audit log's budget of %d bytes for today is used up; repeats are counted", self._limits.daily_bytes
+            budget = self._limits.daily_bytes
+            text = (
+                f"the audit log's budget of {budget} bytes for today is used up; the log counts validations until midnight UTC"
             )
-            self._append("alert.audit_budget", "raised", {"daily_bytes": self._limits.daily_bytes})
+            self.raise_alert(AUDIT_BUDGET, text, daily_bytes=budget)
         return True
 
     def _append(self, event: str, outcome: str, fields: dict[str, Any]) -> None:
@@ -250,10 +276,9 @@ class AuditLog:
         try:
             found = self._file.look()
         except OSError as error:
-            found = f"the audit log's file is gone and cannot be made anew: {error.strerror}"
+            found = f"the audit log's file is gone and cannot be created again: {error.strerror}"
         if found is not None:
-            log.critical("ALERT %s", found)
-            self._append("alert.audit_file", "raised", {"text": found})
+            self.raise_alert(AUDIT_FILE, found, text=found)
 
     def begin_segment_of_the_day(self) -> None:
         """Closes the open file if it is of another day, so that retention can be judged by the day."""
@@ -261,20 +286,20 @@ class AuditLog:
         if not self._lost and self._file.is_of_another_day(utc_text(self._clock.wall())[:10]):
             self._rotate()
 
-    def emit_repeats(self) -> None:
+    def emit_counts(self) -> None:
         """Logs what has been counted, a record each; called every minute and at the end."""
-        self._emit(self._repeats.drain())
+        self._emit(self._coalesced.drain())
 
-    def recover_repeats(self) -> None:
+    def recover_counts(self) -> None:
         """Logs what a killed run had counted."""
-        self._emit(self._repeats.recover())
+        self._emit(self._coalesced.recover())
 
     def _emit(self, repeats: list[Repeat]) -> None:
         for repeat in repeats:
             fields = dict(repeat.fields)
             event, outcome = fields.pop("event", None), str(fields.pop("outcome", "unknown"))
             if event not in COUNTED:
-                log.warning("a count in audit.repeats is of no event that is counted; it was left out")
+                log.warning("audit.repeats holds a count of an event that the agent never counts; the count was left out")
                 self._append("audit.count_refused", "damaged", {"count": repeat.count})
                 continue
             # The table is a file; what is in it must not take the place of what the chain writes itself.
@@ -315,12 +340,12 @@ class AuditLog:
     def discard(self) -> None:
         """Closes the file and the table; nothing has been logged."""
         self._file.close()
-        self._repeats.close()
+        self._coalesced.close()
 
     def close(self) -> None:
         """Writes what is left and closes the file."""
-        self.emit_repeats()
+        self.emit_counts()
         self.flush()
         self._file.sync()
         self._file.close()
-        self._repeats.close()
+        self._coalesced.close()

@@ -150,6 +150,16 @@ class Config:
         return self.paths.state_dir / "rotation.json"
 
     @property
+    def policies_dir(self) -> Path:
+        """Where signed PCR policies are kept."""
+        return self.paths.state_dir / "policies"
+
+    @property
+    def inventory_file(self) -> Path:
+        """The license inventory."""
+        return self.paths.state_dir / "licenses.json"
+
+    @property
     def audit_log(self) -> Path:
         """The open audit file."""
         return self.paths.log_dir / "audit.log"

@@ -1,7 +1,7 @@
-"""Which files the daemon can reach, by its configuration, and whether that still fits the configuration it finds later.
+"""Confines the daemon to the files that its configuration names, and checks whether a later configuration still fits.
 
-Landlock is put on once, before the first thread starts, and cannot be widened. A process whose rules do not fit any more must
-end: the service manager starts it anew, with rules that fit.
+Landlock is applied once, before the first thread starts, and cannot be widened. A process whose rules no longer fit must end
+(`NeedsRestart`): the service manager starts another one with rules that fit.
 """
 
 import os
@@ -20,28 +20,28 @@ _TCP_TCTIS = ("swtpm", "mssim")
 
 
 @dataclass(frozen=True, slots=True)
-class Confinement:
-    """What the process has put on itself.
+class ConfinementStatus:
+    """What the process may no longer do.
 
     Attributes:
-        exec_forbidden: no program can be started, from any thread.
-        landlock_abi: of the rules in force; None if there are none.
+        exec_forbidden: it cannot start a program, from any thread.
+        landlock_abi: of the rules in force; None without rules.
     """
 
     exec_forbidden: bool = False
     landlock_abi: int | None = None
 
-    def told(self) -> str:
-        """The same for the log."""
+    def describe(self) -> str:
+        """The same in words, for the log."""
         files = "this kernel has no Landlock" if self.landlock_abi is None else f"Landlock ABI {self.landlock_abi}"
         return f"{'no program can be started' if self.exec_forbidden else 'programs can be started'}; {files}"
 
 
-NOT_CONFINED = Confinement()
+NOT_CONFINED = ConfinementStatus()
 
 
 def rules_for(config: Config, config_file: Path, own_sockets: bool) -> list[PathRule]:
-    """What the daemon reads and writes because it is configured so; `basic_rules` are what it needs in any case.
+    """What the daemon reads and writes because its configuration says so; `basic_rules` are what it needs in any case.
 
     Args:
         config: its configuration.
@@ -69,7 +69,7 @@ def rules_for(config: Config, config_file: Path, own_sockets: bool) -> list[Path
 
 
 def _directory(file: Path) -> Path:
-    """Where a file lies. One that lies in the root directory stands for itself: its directory is everything."""
+    """Where a file lies. For one in the root directory, the file itself: its directory would be everything."""
     parent = Path(os.path.abspath(file)).parent
     return parent if parent != parent.parent else file
 
@@ -82,12 +82,12 @@ def _tpm_devices(config: Config) -> list[Path]:
 
 
 def needs_tcp(config: Config) -> bool:
-    """Whether the TPM is reached by TCP: one that is simulated. All else that the daemon speaks to has a Unix socket."""
+    """Whether the TPM is reached by TCP: one that is simulated. Everything else that the daemon speaks to has a Unix socket."""
     return config.tpm.enabled and config.tpm.tcti.partition(":")[0] in _TCP_TCTIS
 
 
 def _found(rules: list[PathRule]) -> list[tuple[int, int] | None]:
-    """What stands at the paths now: device and inode, or nothing."""
+    """What is at the paths now: device and inode, or nothing."""
     found: list[tuple[int, int] | None] = []
     for rule in rules:
         try:
@@ -99,8 +99,15 @@ def _found(rules: list[PathRule]) -> list[tuple[int, int] | None]:
     return found
 
 
-class Cage:
-    """The rules that this process is under, once it has been confined.
+class NeedsRestart(Exception):
+    """The process is confined to other files than those that it would need now; only a new process can have them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text}; restart the agent (systemctl restart license-agent)")
+
+
+class Confinement:
+    """The rules that this process runs under; creating one confines the process.
 
     Args:
         config: its configuration.
@@ -116,6 +123,11 @@ class Cage:
         self._tcp, self._rules = needs_tcp(config), rules_for(config, config_file, own_sockets)
         self._found = _found(self._rules)
         self.landlock_abi = restrict([*basic_rules(), *self._rules], tcp=self._tcp)
+
+    @property
+    def status(self) -> ConfinementStatus:
+        """What the process may no longer do; `main` forbids exec before anything else."""
+        return ConfinementStatus(True, self.landlock_abi)
 
     def fits(self, config: Config) -> bool:
         """Whether the rules for this configuration would be the same."""
@@ -140,7 +152,7 @@ class Cage:
         return config.with_agent_id(identified(replace(config, paths=self._config.paths)).agent.id)
 
     def moved(self) -> list[Path]:
-        """Where there is something else now than when the rules were made, which do not hold for it."""
+        """Paths whose file was replaced since the rules were made; the rules do not cover the new one."""
         if self.landlock_abi is None:
             return []
         compared = zip(self._rules, self._found, _found(self._rules), strict=True)

@@ -1,8 +1,8 @@
-"""Backend, store and vault behind the hardware's own thread. A call that hangs costs its connection: the next gets a new one.
+"""Runs all work on backend and store on the hardware's own thread, and replaces a connection whose call hangs.
 
-A call into a TPM that hangs cannot be cancelled, and its connection cannot be used or closed by anybody else. So it is
-abandoned as a whole (`Line`); whoever comes next opens a new one, and reads the store anew, since the abandoned call may have
-done its work after all. An abandoned call that comes back stops at its next step, and closes what it held.
+A call into a TPM that hangs cannot be cancelled, and no other thread may use or close its connection. So the whole
+`HardwareConnection` is abandoned. The next caller opens a new one and reads the store again, since the abandoned call may have
+finished its work after all. An abandoned call that returns stops at its next step and closes what it held.
 """
 
 import asyncio
@@ -12,30 +12,36 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hwsec.backend import Backend
-from hwsec.errors import BackendUnavailable, HardwareReset
+from hwsec.bootclock import read_boot_clock
+from hwsec.errors import BackendUnavailable, HardwareReset, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded, SealedStore
 from hwsec.vault import Vault
+
+from .timeanchor import Reading
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+COMMIT_DEADLINE_S = 20.0
+"""How long work on the hardware may take before its connection is abandoned."""
+
 MakeStore = Callable[[Backend, Callable[[str], None]], SealedStore]
-"""The store of a backend; the second argument is told each step of a commit, and may stop it there."""
+"""Makes the store of a backend; the second argument is called after each step of a commit and may stop it there."""
 
 
 class Abandoned(BackendUnavailable):
-    """The call hung, was abandoned, and has come back; it goes no further."""
+    """An abandoned call has returned; it goes no further."""
 
 
-class Line:
-    """One connection to the hardware, and what works through it.
+class HardwareConnection:
+    """One connection to the hardware, with the store that works through it.
 
     Attributes:
-        backend: of this line only.
-        store: through this backend.
-        opened: the backend is open, and the store's content known.
+        backend: used through this connection only.
+        store: works through this backend.
+        opened: the backend is open and the store was read.
     """
 
     def __init__(self, backend: Backend, make_store: MakeStore, *, opened: bool) -> None:
@@ -46,9 +52,9 @@ class Line:
 
     def _step(self, _name: str) -> None:
         if self.abandoned:
-            raise Abandoned("the hardware had stopped answering for too long; the commit was given up")
+            raise Abandoned("the hardware did not answer in time; the commit was abandoned")
 
-    def call(self, work: Callable[["Line"], T]) -> T:
+    def call(self, work: Callable[["HardwareConnection"], T]) -> T:
         """Runs `work` on the hardware's thread."""
         try:
             return work(self)
@@ -59,17 +65,16 @@ class Line:
 
 
 class Hardware:
-    """What touches the hardware. Its methods are called on the event loop.
+    """Gives the event loop access to the hardware.
 
     Args:
         backend: open.
-        make_store: the store of a backend.
-        renew: a new backend with the settings of one that is abandoned; None for one that cannot hang.
-        vault: where secrets rest in memory.
+        renew: makes a backend with the settings of one that is abandoned; None for a backend that cannot hang.
         owner: the thread.
 
     Attributes:
-        on_reload: told of the store as a new line has found it.
+        turn: held for a sequence of calls that belong together, a commit or a checkpoint.
+        on_reload: called with the store as a new connection has read it.
     """
 
     def __init__(
@@ -82,73 +87,91 @@ class Hardware:
     ) -> None:
         self._make_store = make_store
         self._renew = renew
-        self._line = Line(backend, make_store, opened=True)
+        self._connection = HardwareConnection(backend, make_store, opened=True)
         self._owner = owner
         self._opening = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self.vault = vault
         self.name = backend.name
         self.on_reload: Callable[[Loaded], None] = lambda _loaded: None
 
     def discard(self) -> None:
-        """Closes the line of a start that came too late; on the hardware's thread."""
-        self._line.backend.close()
+        """Closes the connection of a start that came too late. Runs on the hardware's thread."""
+        self._connection.backend.close()
         self.vault.close()
 
     def abandon(self) -> None:
-        """Gives up the present line; to be called by the owner (`on_abandon`) before another thread takes over."""
+        """Abandons the present connection; the owner calls this (`on_abandon`) before it starts another thread."""
         if self._renew is None:
             return
-        old, self._line = self._line, Line(self._renew(self._line.backend), self._make_store, opened=False)
+        old, self._connection = (
+            self._connection,
+            HardwareConnection(self._renew(self._connection.backend), self._make_store, opened=False),
+        )
         old.abandoned = True
-        log.error("the connection to the %s is given up; the next call makes a new one", self.name)
+        log.error("the connection to the %s is abandoned; the next call opens a new one", self.name)
 
     async def ready(self, deadline: float) -> None:
-        """Returns when the line is open; after a hang this opens a new one. Raises as `run`."""
-        if self._line.opened:
+        """Returns when the connection is open; after a hang this opens a new one. Raises as `run`."""
+        if self._connection.opened:
             return
         async with self._opening:
-            await self._open_line(deadline)
+            await self._open_connection(deadline)
 
-    async def _open_line(self, deadline: float) -> None:
-        if self._line.opened:
+    async def _open_connection(self, deadline: float) -> None:
+        if self._connection.opened:
             return
-        line, loaded = await self._owner.run(lambda: self._line.call(_open), deadline)
-        if not line.opened:
-            line.opened = True
+        connection, loaded = await self._owner.run(lambda: self._connection.call(_open), deadline)
+        if not connection.opened:
+            connection.opened = True
             self.on_reload(loaded)
 
-    async def run(self, work: Callable[[Line], T], deadline: float) -> T:
+    async def run(self, work: Callable[[HardwareConnection], T], deadline: float) -> T:
         """Runs `work` on the hardware's thread.
 
         Args:
-            work: gets the line; does its work without regard to the event loop.
-            deadline: seconds until the caller gives up.
+            work: is called with the connection, on the hardware's thread.
+            deadline: seconds until the connection is abandoned.
 
         Raises:
-            BackendHung: the hardware does not answer; what `work` would have done may still be done, or not.
+            BackendHung: the hardware does not answer; the work may still be done, or not.
             HwsecError: it cannot be opened, or what `work` raised.
         """
         await self.ready(deadline)
 
         def call() -> T:
-            # The line is looked up when the work begins: one that was abandoned meanwhile must not be used.
-            line = self._line
+            # The connection is looked up when the work begins: one that was abandoned meanwhile must not be used.
+            connection = self._connection
             try:
-                return line.call(work)
+                return connection.call(work)
             except HardwareReset:
-                if line.abandoned:
+                if connection.abandoned:
                     raise
-                # What was refused was not done, and all work here may be begun again: a commit finds out how far it came.
-                log.warning("the %s has been reset; asking again over a new connection", self.name)
-                return line.call(work)
+                # A refused command did nothing, and all work here may start again: a commit finds out how far it came.
+                log.warning("the %s was reset; asking again over a new connection", self.name)
+                return connection.call(work)
 
         return await self._owner.run(call, deadline)
 
-    async def ask(self, work: Callable[[Line], T], deadline: float) -> T:
+    async def ask(self, work: Callable[[HardwareConnection], T], deadline: float) -> T:
         """As `run`, for work that needs no open backend."""
-        return await self._owner.run(lambda: self._line.call(work), deadline)
+        return await self._owner.run(lambda: self._connection.call(work), deadline)
 
 
-def _open(line: Line) -> tuple[Line, Loaded]:
-    line.backend.open()
-    return line, line.store.load()
+def _open(connection: HardwareConnection) -> tuple[HardwareConnection, Loaded]:
+    connection.backend.open()
+    return connection, connection.store.load()
+
+
+def read_counters(backend: Backend) -> tuple[Reading, Reading | None]:
+    """CLOCK_BOOTTIME, and the TPM's clock where there is a TPM that answers."""
+    boot = read_boot_clock()
+    tpm = None
+    if backend.name == "tpm":
+        try:
+            clock = backend.clock()
+        except HwsecError as error:
+            log.warning("the TPM's clock cannot be read: %s", error)
+        else:
+            tpm = Reading(clock.milliseconds, clock.reset_count)
+    return Reading(boot.milliseconds, boot.reset_count), tpm

@@ -44,23 +44,6 @@ class TimeAnchor(msgspec.Struct, frozen=True):
     tpm: Reading | None = None
 
 
-def encode(anchor: TimeAnchor) -> bytes:
-    """As it stands in the sealed store."""
-    return msgspec.json.encode(anchor)
-
-
-def decode(data: bytes) -> TimeAnchor:
-    """The anchor in `data`.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    try:
-        return msgspec.json.decode(data, type=TimeAnchor)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"not a time anchor: {error}") from None
-
-
 @dataclass(frozen=True, slots=True)
 class Since:
     """What is known of the time that has passed since an anchor.

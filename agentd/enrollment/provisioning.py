@@ -1,13 +1,12 @@
-"""Makes an agent of a device: claim, proof of the hardware, certificate, first store. May be repeated until it has succeeded.
+"""Provisions a device: enrollment token, proof of the hardware, certificate, first store. Can be repeated until it succeeds.
 
-Nothing that the server says counts before a key set stands on the pinned root. The device's keys are made before the first
-question and are the same at each attempt, so that a lost reply costs a repetition and no second serial number.
+Nothing that the server says counts before the pinned root has signed its key set. The device's keys are made before the first
+request and are the same at each attempt, so a lost reply costs a repetition and no second serial number.
 """
 
 import hashlib
 import hmac
 import json
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,33 +18,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import contracts.evidence as wire
 from agentd.base.clock import Clock
 from agentd.base.config import Config
-from agentd.base.identity import write_agent_id
-from agentd.licenses.validator import EngineRefused
-from agentd.secrets.installer import SECTION_BINDING, SECTION_HARDWARE, SECTION_TLS, SECTION_TRUST
-from agentd.uplink import server_record as bindings
+from agentd.base.errors import Refused
+from agentd.base.identity import check_fallback, write_agent_id
+from agentd.secrets.open import make_backend, make_store
+from agentd.secrets.record import AgentRecord, SealedTlsKey, SealedTlsKeys, ServerRecord
 from agentd.uplink import tlskey
 from agentd.uplink.certificates import BLOB_NAME
-from agentd.uplink.client import API, NotTheServer, no_contact
 from agentd.uplink.linkclient import LinkClient
-from agentd.uplink.server_record import Binding
-from agentd.uplink.tlskey import BadCertificate, StoredKey, StoredKeys, check_certificate
-from agentd.uplink.transport import Carrier
-from agentd.wiring import make_backend, make_store
+from agentd.uplink.replies import key_set_in, signed_reply
+from agentd.uplink.tlskey import BadCertificate, check_certificate
+from agentd.uplink.transport import API, LinkTransport, NotTheServer, Transport
 from contracts.claimseal import encrypt_claim
 from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
-from contracts.exchange import Reply, signing_input, verify_reply, with_signature
+from contracts.exchange import signing_input, with_signature
 from contracts.jose import (
     BadSignature,
     MalformedToken,
     b64decode,
     b64encode,
     jwk_from_point,
-    parse_json_object,
     thumbprint,
 )
 from contracts.keyset import SignedKeySet, verify_key_set
-from contracts.licensetoken import WrongAudience
-from contracts.trust import Trust
 from hwsec.backend import Backend, TpmEvidence
 from hwsec.errors import AlreadyEnrolled, StoreMissing
 from hwsec.files import no_trace
@@ -55,28 +49,23 @@ from hwsec.secretmem import wipe_bytes
 from hwsec.store import Contents
 from hwsec.vault import Vault
 
-from .recovery import check_fallback
-
-log = logging.getLogger(__name__)
-
 HARDWARE_DEADLINE_S = 60.0
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Reply)
 
 
-class ProvisioningRefused(EngineRefused):
-    """The device is not made an agent; the text says why and what to do."""
+class ProvisioningRefused(Refused):
+    """The device does not become an agent; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ProvisioningOrder:
     """What the administrator asks for.
 
     Attributes:
         url: of the server.
         root: pin of its offline root.
-        claim: the claim token.
+        claim: the enrollment token.
     """
 
     url: str
@@ -90,10 +79,9 @@ class Provisioner:
     Args:
         config: of the agent, which need not have an id.
         owner: the hardware's thread.
-        link: how the server is reached.
-        clock: for certificates.
+        link: reaches the server.
         random: gives that many random bytes.
-        trace: told each step that is done; a test stops it there.
+        trace: called after each step; a test stops it there.
     """
 
     def __init__(
@@ -112,11 +100,11 @@ class Provisioner:
         self._random = random
         self._trace = trace
 
-    async def provision(self, wish: Wish) -> Binding:
+    async def provision(self, order: ProvisioningOrder) -> ServerRecord:
         """Makes this device an agent of that server.
 
         Raises:
-            ProvisioningRefused: it is one already, or the server's words do not fit together.
+            ProvisioningRefused: it is one already, or the server's answers do not agree with each other.
             Refused: the server says no.
             NoContact: the server was not reached; the same command may be repeated.
             HwsecError: the hardware or the disk does not work.
@@ -126,9 +114,9 @@ class Provisioner:
         try:
             await self._on_hardware(lambda: self._prepare(backend, vault))
             self._trace("prepared")
-            carrier = Carrier(self._link, "enrollment", wish.url, lambda: (wish.root,), self._clock)
-            async with carrier.open():
-                return await self._converse(carrier, backend, vault, wish)
+            transport = LinkTransport(self._link, "enrollment", order.url, lambda: (order.root,), self._clock)
+            async with transport.open():
+                return await self._converse(transport, backend, vault, order)
         finally:
             await self._on_hardware(backend.close)
             vault.close()
@@ -137,7 +125,7 @@ class Provisioner:
         return await self._owner.run(work, HARDWARE_DEADLINE_S)
 
     def _prepare(self, backend: Backend, vault: Vault) -> None:
-        # threat-model T17: an agent of a TPM becomes one of the software backend only where the policy says so.
+        # threat-model T17: only the policy moves an agent from a TPM to the software backend.
         check_fallback(self._config)
         try:
             backend.create()
@@ -149,27 +137,29 @@ class Provisioner:
             if backend.read_anchor()[0] is None:
                 return
             raise ProvisioningRefused(
-                "this device has been an agent, and its store is gone; 'license-agent recover show' says what can be done"
+                "this device has been an agent and its store is missing; 'license-agent recover show' says what can be done"
             ) from None
-        raise ProvisioningRefused("this device is an agent already; 'license-agent recover reinitialize' gives that up")
+        raise ProvisioningRefused("this device is an agent already; 'license-agent recover reinitialize' ends that")
 
-    async def _converse(self, carrier: Carrier, backend: Backend, vault: Vault, wish: Wish) -> Binding:
-        first = await self._key_set(carrier, wish.root)
+    async def _converse(self, transport: Transport, backend: Backend, vault: Vault, order: ProvisioningOrder) -> ServerRecord:
+        first = await self._key_set(transport, order.root)
         trust = first.content.trust()
-        begin = await self._on_hardware(lambda: self._begin(backend, wish, first))
-        begun = await self._ask(carrier, "provision", msgspec.json.encode(begin), Begun, begin.request_id, NOBODY, trust)
+        begin = await self._on_hardware(lambda: self._begin(backend, order, first))
+        response = await transport("POST", f"{API}/provision", msgspec.json.encode(begin))
+        begun = signed_reply(response, Begun, NOBODY, begin.request_id, trust, "provision")
         self._trace("begun")
         scalar, csr = tlskey.new_key(self._config.agent.id, vault)
         complete, signed = await self._on_hardware(lambda: self._complete(backend, begun, csr))
         body = json.dumps({"request": signed}).encode()
-        done = await self._ask(carrier, "provision/complete", body, Completed, complete.request_id, None, trust)
+        response = await transport("POST", f"{API}/provision/complete", body)
+        done = signed_reply(response, Completed, None, complete.request_id, trust, "provision/complete")
         self._trace("completed")
-        key_set = self._checked(done, csr, first, wish.root)
-        binding = Binding(
+        key_set = self._checked(done, csr, first, order.root)
+        server = ServerRecord(
             agent_id=done.agent_id,
             serial=done.serial,
-            url=wish.url,
-            pins=(wish.root,),
+            url=order.url,
+            pins=(order.root,),
             roots=key_set.content.roots,
             key_set=key_set.content.number,
             key_set_expires=key_set.content.expires,
@@ -179,40 +169,23 @@ class Provisioner:
         def keep() -> None:
             with backend.kek() as kek, vault.open(scalar) as key:
                 sealed = seal_blob(kek, BLOB_NAME, key.view)
-            tls = StoredKeys(current=StoredKey(certificates=done.certificates, sealed=sealed))
-            self._keep(backend, vault, binding, key_set, tls)
+            tls = SealedTlsKeys(current=SealedTlsKey(certificates=done.certificates, sealed=sealed))
+            self._keep(backend, vault, server, key_set, tls)
 
         await self._on_hardware(keep)
         self._trace("kept")
-        return binding
+        return server
 
-    async def _key_set(self, carrier: Carrier, root: str) -> SignedKeySet:
-        answer = await carrier("GET", f"{API}/key-set", b"")
-        if answer.status != 200:
-            raise no_contact(answer)
+    async def _key_set(self, transport: Transport, root: str) -> SignedKeySet:
+        text = key_set_in(await transport("GET", f"{API}/key-set", b""))
         try:
-            return verify_key_set(answer.body.decode("ascii", "replace"), (root,))
+            return verify_key_set(text, (root,))
         except (MalformedToken, BadSignature) as error:
-            raise NotTheServer(f"what the server shows does not stand on the root with that pin: {error}") from None
+            raise NotTheServer(f"the root with that pin has not signed the server's key set: {error}") from None
 
-    async def _ask(
-        self, carrier: Carrier, path: str, body: bytes, kind: type[R], request_id: str, agent_id: str | None, trust: Trust
-    ) -> R:
-        answer = await carrier("POST", f"{API}/{path}", body)
-        try:
-            text = parse_json_object(answer.body, "answer").get("reply")
-        except MalformedToken:
-            text = None
-        if not isinstance(text, str):
-            raise no_contact(answer)
-        try:
-            return verify_reply(text, kind, agent_id, request_id, trust)
-        except (MalformedToken, BadSignature, WrongAudience) as error:
-            raise NotTheServer(f"the answer is not the server's: {error}") from None
+    # Requests
 
-    # What is said
-
-    def _begin(self, backend: Backend, wish: Wish, key_set: SignedKeySet) -> Begin:
+    def _begin(self, backend: Backend, order: ProvisioningOrder, key_set: SignedKeySet) -> Begin:
         endorsement = backend.endorsement()
         if endorsement is None and backend.name == "tpm":
             raise ProvisioningRefused(
@@ -222,7 +195,7 @@ class Provisioner:
         hw_id = backend.measure_hardware_id()
         if hw_id is None:
             raise ProvisioningRefused("this machine has no hardware id: no TPM, and no /etc/machine-id")
-        claim = Claim(claim=wish.claim, hw_id=hw_id, attestation=hashlib.sha256(attestation).hexdigest())
+        claim = Claim(claim=order.claim, hw_id=hw_id, attestation=hashlib.sha256(attestation).hexdigest())
         sealed = encrypt_claim(
             claim, key_set.content.enrollment_keys[0], ec.generate_private_key(ec.SECP256R1()), self._random(12)
         )
@@ -262,32 +235,24 @@ class Provisioner:
         wanted = self._config.agent.id
         if wanted and done.agent_id != wanted:
             raise ProvisioningRefused(
-                f"the server calls this agent {done.agent_id!r}, its configuration {wanted!r}: they must agree; mend [agent] id"
+                f"the server calls this agent {done.agent_id!r}, its configuration {wanted!r}: they must agree; "
+                "change or remove [agent] id"
             )
         try:
             check_certificate(done.certificates[0], csr)
             found = verify_key_set(done.key_set, (*first.content.roots, root), above=first.content.number - 1)
         except (BadCertificate, MalformedToken, BadSignature) as error:
-            raise NotTheServer(f"the server's answer does not fit: {error}") from None
+            raise NotTheServer(f"the server's answer does not match the request: {error}") from None
         return found
 
-    # What is kept
+    # The store
 
-    def _keep(self, backend: Backend, vault: Vault, binding: Binding, key_set: SignedKeySet, tls: StoredKeys) -> None:
-        config = self._config.with_agent_id(binding.agent_id)
+    def _keep(self, backend: Backend, vault: Vault, server: ServerRecord, key_set: SignedKeySet, tls: SealedTlsKeys) -> None:
+        config = self._config.with_agent_id(server.agent_id)
         hardware_id = backend.measure_hardware_id() or ""
-        write_agent_id(config, binding.agent_id)
-        make_store(config, backend, vault).commit(
-            Contents(
-                (),
-                {
-                    SECTION_TRUST: key_set.content.trust_file(),
-                    SECTION_BINDING: bindings.encode(binding),
-                    SECTION_HARDWARE: hardware_id.encode("ascii"),
-                    SECTION_TLS: tlskey.encode(tls),
-                },
-            )
-        )
+        write_agent_id(config, server.agent_id)
+        record = AgentRecord(key_set.content.trust_file(), hardware_id=hardware_id, server=server, tls=tls)
+        make_store(config, backend, vault).commit(Contents((), record.sections()))
 
 
 def _attestation(backend: Backend) -> bytes:
@@ -319,4 +284,4 @@ def _bytes(text: str) -> bytes:
     try:
         return b64decode(text)
     except MalformedToken as error:
-        raise NotTheServer(f"the server's challenge is not of our form: {error}") from None
+        raise NotTheServer(f"malformed response: the server's challenge cannot be read: {error}") from None

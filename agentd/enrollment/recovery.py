@@ -1,7 +1,7 @@
-"""What an administrator does when hardware or disk have failed: look, mend, enroll anew. The daemon must not run meanwhile.
+"""Recovers an agent whose hardware or disk has failed: diagnose, repair, enroll again. The daemon must not run meanwhile.
 
-Nothing here moves existing secrets from the TPM to weaker protection: whoever changes the backend enrolls anew and gets new
-secrets from the server (threat-model T17).
+Nothing here moves existing secrets from the TPM to weaker protection: an agent that changes its backend enrolls again and gets
+new secrets from the server (threat-model T17).
 """
 
 import contextlib
@@ -14,10 +14,11 @@ from pathlib import Path
 from agentd.audit.file import AuditDamaged, AuditFile
 from agentd.base.clock import Clock
 from agentd.base.config import Config
-from agentd.base.identity import FILE_NAME
+from agentd.base.errors import StartError
+from agentd.base.identity import FILE_NAME, Enrolled, check_fallback, copies, enrolled
 from agentd.base.statelock import StateInUse, StateLock
+from agentd.secrets.open import make_backend, make_store
 from agentd.secrets.pcr_policy import keep_policy, policy_name
-from agentd.wiring import StartError, make_backend, make_store, policies_path
 from audittrail.archive import archives
 from audittrail.chain import Chain, Heads, heads_fields
 from audittrail.whole import anchors_path, plain_files
@@ -28,49 +29,14 @@ from hwsec.vault import Vault
 
 from .by_hand import initialize
 
-FALLBACK_ALLOWED = "enroll"
-
 
 class NeedsServer(StartError):
-    """It cannot be done without the license server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolled:
-    """Which backends have been initialized on this machine."""
-
-    tpm: bool
-    software: bool
-
-
-def enrolled(config: Config) -> Enrolled:
-    """By the files that are there."""
-    return Enrolled(
-        any(path.exists() for path in _twins(config.paths.state_dir / "tpm.objects")),
-        (config.paths.key_dir / "software.key").exists(),
-    )
-
-
-def _twins(path: Path) -> tuple[Path, Path, Path]:
-    return path, path.with_name(path.name + ".twin"), path.with_name(path.name + ".pending")
-
-
-def check_fallback(config: Config) -> None:
-    """Refuses to initialize the software backend where the agent has a TPM enrollment and the policy does not allow it.
-
-    Raises:
-        StartError: as said.
-    """
-    if not config.tpm.enabled and enrolled(config).tpm and config.tpm.fallback != FALLBACK_ALLOWED:
-        raise StartError(
-            "this agent is enrolled with a TPM, and the policy does not allow it to go on without one; repair the TPM, or set "
-            f'[tpm] fallback = "{FALLBACK_ALLOWED}" and run this again: the agent gets new secrets, which a stolen disk shows'
-        )
+    """This needs the license server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What stands in the way of a start.
+    """Why the agent does not start.
 
     Attributes:
         state: `ok`, or the typed state.
@@ -86,7 +52,7 @@ class Diagnosis:
 
 
 def diagnose(config: Config) -> Diagnosis:
-    """Opens backend and store as a start would, but mends nothing and serves nobody.
+    """Opens backend and store as a start would, but repairs nothing and serves nobody.
 
     Raises:
         StartError: the daemon is running.
@@ -106,8 +72,8 @@ def diagnose(config: Config) -> Diagnosis:
                 state = "not_enrolled" if isinstance(error, NotEnrolled) else error.state.value
                 return Diagnosis(state, str(error), _ADVICE.get(state, _ASK), there)
             generation = 0 if anchor is None else anchor.generation
-            copies = [path.name for path in _twins(config.store_file) if path.exists()]
-            text = f"{status.detail}; newest commit {generation}, counter {counter}; store files: {', '.join(copies) or 'none'}"
+            found = [path.name for path in copies(config.store_file) if path.exists()]
+            text = f"{status.detail}; newest commit {generation}, counter {counter}; store files: {', '.join(found) or 'none'}"
             return Diagnosis("ok", text, "start the agent; if it still refuses, run 'license-agent recover repair'", there)
 
 
@@ -116,7 +82,7 @@ _ADVICE = {
     "not_enrolled": "'license-agent init', or 'license-agent recover reinitialize' where another backend was used before",
     "absent": "make the TPM answer (firmware, group tss); if it is lost: 'license-agent recover reinitialize'",
     "foreign": "another TPM, one that was cleared, or never initialized: 'license-agent recover reinitialize'",
-    "nv_gone": "somebody cleared the TPM or deleted its indices: 'license-agent recover reinitialize'",
+    "nv_gone": "the TPM was cleared or its indices were deleted: 'license-agent recover reinitialize'",
     "locked_out": "wait until the TPM's lockout has run off, or clear it with the lockout auth (tpm2_dictionarylockout -c)",
     "out_of_sessions": "end what else uses the TPM, or restart the machine",
     "hung": "restart the machine",
@@ -143,7 +109,7 @@ def repair(config: Config, clock: Clock) -> list[str]:
 
 
 def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str, object] | None:
-    """Gives up the keys and secrets of an earlier enrollment and makes new ones; returns the enrollment request.
+    """Ends an earlier enrollment, makes new keys, and returns the enrollment request.
 
     Sealed files of the TPM and the stores are moved aside; key material of the software backend is deleted.
 
@@ -155,7 +121,7 @@ def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str,
     with _locked(config):
         was = enrolled(config)
         kind = "tpm" if config.tpm.enabled else "software"
-        # Logged before it is done: a log that cannot be written must not hide that the secrets went.
+        # Logged before it is done: a log that cannot be written must not hide that the secrets were removed.
         heads = _note(config, clock, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
         name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(clock.wall()))
         _set_aside(config, name)
@@ -166,7 +132,7 @@ def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str,
 
 
 def _set_log_aside(config: Config, name: str) -> None:
-    """The log is sealed and certified by keys that are given up, its archives encrypted: it ends here, and is kept whole."""
+    """Moves the log aside as a whole: the keys that seal, certify and encrypt it end here."""
     log = config.audit_log
     directory = log.parent / name
     directory.mkdir(mode=0o750, exist_ok=True)
@@ -181,7 +147,7 @@ def _set_aside(config: Config, name: str) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
     state = config.paths.state_dir
     files = (state / "tpm.objects", state / "secrets.store", config.tpm.fallback_encrypted_storage)
-    for path in (copy for file in files for copy in _twins(file)):
+    for path in (copy for file in files for copy in copies(file)):
         if path.exists():
             path.replace(directory / path.name)
     for path in (config.rotation_journal, state / FILE_NAME):
@@ -193,10 +159,10 @@ def _set_aside(config: Config, name: str) -> None:
 
 
 def install_policy(config: Config, data: bytes, clock: Clock) -> str:
-    """Keeps a signed policy while the daemon cannot start for want of one; returns its file's name.
+    """Stores a signed policy while the daemon cannot start without one; returns its file's name.
 
     Raises:
-        StartError: it is none, or the daemon is running, or the audit log cannot be written.
+        StartError: it cannot be read, the daemon is running, or the audit log cannot be written.
         OSError: the disk does not take it.
     """
     try:
@@ -205,15 +171,15 @@ def install_policy(config: Config, data: bytes, clock: Clock) -> str:
         raise StartError(str(error)) from None
     with _locked(config):
         _note(config, clock, "tpm.policy_installed", file=name)
-        keep_policy(policies_path(config), name, data)
+        keep_policy(config.policies_dir, name, data)
     return name
 
 
 def restore(config: Config, copy: Path) -> None:
-    """Looks at an older copy of the store that is to be taken over.
+    """Examines an older copy of the store.
 
     Raises:
-        NeedsServer: it is ours; but taking it over would revive what was given up since, so the server must give new secrets.
+        NeedsServer: it is this agent's; using it would revive what has ended since, so the server must issue new secrets.
         StoreCorrupt: it is not a copy of this agent's store.
         StartError: the daemon is running.
         HwsecError: the hardware does not work.

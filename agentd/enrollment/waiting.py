@@ -1,4 +1,4 @@
-"""What runs on a device that is no agent yet: it answers administrators, and is provisioned when one of them asks for it."""
+"""Runs on a device that is not an agent yet: answers administrators and provisions the device when one of them asks."""
 
 import asyncio
 import logging
@@ -6,19 +6,18 @@ from typing import Any
 
 from agentd import VERSION
 from agentd.admin.service import AdminService, Handler
-from agentd.audit.log import AuditLog
+from agentd.audit.log import AuditLog, actor
 from agentd.base.clock import Clock
 from agentd.base.config import Config
-from agentd.base.confinement import Confinement
-from agentd.sockets.unauthorized import actor
-from agentd.telemetry.metrics import Counters
+from agentd.base.confinement import ConfinementStatus
+from agentd.base.counters import Counters
 from agentd.telemetry.views import confinement_view
 from agentd.uplink.linkclient import LinkClient
 from hwsec.owner import HardwareOwner
 from ipc.messages import Provision, Status
 from ipc.peer import Peer
 
-from .provisioning import Provisioner, Wish
+from .provisioning import Provisioner, ProvisioningOrder
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +26,17 @@ class Unprovisioned:
     """Waits to be provisioned.
 
     Args:
-        config: of the agent.
         owner: the hardware's thread.
-        audit: logs.
-        clock: of the daemon.
-        confinement: what the process has put on itself.
+        confinement: of this process.
 
     Attributes:
         admin: answers on the admin socket.
         done: set once the device is an agent.
     """
 
-    def __init__(self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock, confinement: Confinement) -> None:
+    def __init__(
+        self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock, confinement: ConfinementStatus
+    ) -> None:
         self._config = config
         self._confinement = confinement
         self._audit = audit
@@ -60,7 +58,7 @@ class Unprovisioned:
         async with self._lock:
             await self._audit.record_durably("agent.provision", "begun", actor=actor(peer), url=request.url, root=request.root)
             try:
-                binding = await self._provisioner.provision(Wish(request.url, request.root, request.claim))
+                server = await self._provisioner.provision(ProvisioningOrder(request.url, request.root, request.claim))
             except Exception as error:
                 self._audit.record("agent.provision", "failed", actor=actor(peer), text=str(error)[:300])
                 raise
@@ -68,15 +66,15 @@ class Unprovisioned:
                 "agent.provisioned",
                 "ok",
                 actor=actor(peer),
-                agent_id=binding.agent_id,
-                serial=binding.serial,
-                attestation=binding.attestation,
+                agent_id=server.agent_id,
+                serial=server.serial,
+                attestation=server.attestation,
             )
-            log.info("provisioned as %s, serial %d", binding.agent_id, binding.serial)
+            log.info("provisioned as %s, serial %d", server.agent_id, server.serial)
             self.done.set()
             return {
-                "agent_id": binding.agent_id,
-                "serial": binding.serial,
-                "url": binding.url,
-                "attestation": binding.attestation,
+                "agent_id": server.agent_id,
+                "serial": server.serial,
+                "url": server.url,
+                "attestation": server.attestation,
             }

@@ -1,13 +1,19 @@
-"""Which licenses this machine uses, and the newest token of each. Nothing here performs IO but `load`.
+"""Remembers which licenses this machine uses and the newest token of each. Only `load` and `save` perform IO.
 
-A token whose secret has been destroyed cannot be opened any more; the book still knows which license it was, by its digest.
-Nothing in it is trusted: a token that is handed out is judged anew by whoever receives it.
+A token whose secret was destroyed cannot be opened any more; the inventory still knows by its digest which license it was. It
+is not trusted: whoever is handed a token from it validates that token again.
 """
 
+import asyncio
 import hashlib
+import logging
 from pathlib import Path
 
 import msgspec
+
+from hwsec.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 MAX_LICENSES = 1024
 MAX_TOKENS = 4096
@@ -31,44 +37,62 @@ class _Page(msgspec.Struct):
 
 
 def token_digest(token: str) -> str:
-    """SHA-256 of a token, hex: how the book names it."""
+    """SHA-256 of a token, hex: how the inventory names it."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class LicenseBook:
+class LicenseInventory:
     """The licenses of this machine.
 
+    Args:
+        path: its file; None for one that is never saved.
+
     Attributes:
-        dirty: something has changed since the last `take_unsaved`.
+        dirty: something has changed since it was last saved.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         self._page = _Page({}, {})
+        self._saving = asyncio.Lock()
         self.dirty = False
 
-    def load(self, path: Path) -> bool:
-        """Reads the book; False if there was one and it could not be read (it starts empty then)."""
+    def load(self) -> bool:
+        """Reads the file; False if it exists and cannot be read (the inventory starts empty then)."""
+        if self._path is None:
+            return True
         try:
-            self._page = msgspec.json.decode(path.read_bytes(), type=_Page)
+            self._page = msgspec.json.decode(self._path.read_bytes(), type=_Page)
         except FileNotFoundError:
             return True
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return False
         return True
 
-    def take_unsaved(self) -> bytes | None:
-        """The bytes to write to the book's file, or None if nothing has changed since the last call."""
-        if not self.dirty:
-            return None
-        self.dirty = False
-        return msgspec.json.encode(self._page)
+    async def save(self) -> None:
+        """Writes the file if anything has changed.
+
+        Raises:
+            OSError: the disk does not take it; the next call tries again.
+        """
+        async with self._saving:
+            if not self.dirty or self._path is None:
+                return
+            self.dirty = False
+            data = msgspec.json.encode(self._page)
+            try:
+                await asyncio.to_thread(write_atomic, self._path, data)
+            except OSError as error:
+                self.dirty = True
+                log.error("%s cannot be written: %s", self._path, error.strerror)
+                raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def saw(self, token: str, jti: str, now: int) -> None:
-        """A token of a license has been validated."""
+        """Notes that a token of a license was validated."""
         digest, day = token_digest(token), now // 86_400
         known = self._page.seen.get(digest)
         if known is None or known.day != day:
-            # The one that was seen longest ago stands first.
+            # The one that was seen longest ago comes first.
             self._page.seen.pop(digest, None)
             if len(self._page.seen) >= MAX_TOKENS:
                 del self._page.seen[next(iter(self._page.seen))]
@@ -81,7 +105,7 @@ class LicenseBook:
         return None if known is None else known.jti
 
     def keep(self, jti: str, iat: int, token: str, version: int) -> bool:
-        """Takes over a re-issued token; False if it is not newer than the one that is there."""
+        """Keeps a re-issued token; False if it is not newer than the one that is kept."""
         known = self._page.newest.get(jti)
         if known is not None and (known.iat, known.version) >= (iat, version):
             return False

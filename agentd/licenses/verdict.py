@@ -1,118 +1,120 @@
-"""Verdicts. Pure: claims, secret states and a time in; a verdict, and for how long it holds, out."""
+"""Judges an opened license: claims, the standing of its secret and a time in; a ruling and how long it holds out.
+
+Performs no IO.
+
+Every check of a token is numbered here in the order in which it is made; `CHECKS` is that list. `validator` makes checks 1 to
+5, which need the token itself, and `judge` makes 6 to 9.
+"""
 
 from collections.abc import Set
-from typing import Final
+from typing import Any
 
 import msgspec
 
-from agentd.secrets.lifecycle import Limits, State, grace_until, next_change, state_at
+from agentd.secrets.lifecycle import State
+from agentd.secrets.ring import FOREVER, Standing
 from contracts.claims import Claims
-from hwsec.storeformat import VersionMeta
-from ipc.clientwire import Reason
+from ipc.clientwire import Reason, Verdict
 
-FOREVER: Final = 2**62
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """What a POS application is told, and what the audit says of it; field meanings as in `ipc.clientwire.Verdict`.
-
-    Attributes:
-        jti: the license; None where the token could not be opened.
-        secret_version: as the token's header names it; None where it could not be read.
-    """
-
-    valid: bool
-    reason: Reason
-    expires_at: int | None = None
-    features: tuple[str, ...] = ()
-    metadata: dict[str, str] | None = None
-    secret_state: str | None = None
-    reissue_due: bool = False
-    refresh_by: int | None = None
-    refreshed: bool = False
-    jti: str | None = None
-    secret_version: int | None = None
+CHECKS: tuple[tuple[Reason, str], ...] = (
+    (Reason.MALFORMED, "the token is not of the form that `contracts.licensetoken` defines"),
+    (Reason.WRONG_AUDIENCE, "its header names another agent"),
+    (Reason.UNKNOWN_SECRET, "the agent holds no secret version with the header's number"),
+    (Reason.SECRET_INVALIDATED, "that version was invalidated, or its grace ended; or DEGRADED_EXPIRED: it is the newest"
+     " and its grace ended without a successor"),
+    (Reason.BAD_SIGNATURE, "the secret does not decrypt the token, or no license key of the server signed it; or MALFORMED or"
+     " WRONG_AUDIENCE by the claims inside"),
+    (Reason.REVOKED, "the revocation list names the license"),
+    (Reason.NOT_YET_VALID, "`nbf` is later than now"),
+    (Reason.EXPIRED, "`exp` has passed"),
+    (Reason.REVOCATIONS_STALE, "the revocation list is out of date and the configuration says to refuse then"),
+)  # fmt: skip
+"""The reason that each check gives, in order; the first check that fails decides."""
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """A verdict and the times between which it stays the same (until excluded)."""
+    """A verdict, what the audit log says with it, and the times between which it stays the same.
+
+    Attributes:
+        verdict: what the POS application is told, but for the flags `degraded` and `clock_suspect`.
+        license_id: the license; None where the token could not be opened.
+        secret_version: as the token's header names it; None where it could not be read.
+        since: seconds since 1970 UTC.
+        until: the first second at which the verdict may be another.
+    """
 
     verdict: Verdict
-    since: int
-    until: int
+    license_id: str | None = None
+    secret_version: int | None = None
+    since: int = 0
+    until: int = 0
+
+    def audit_fields(self) -> dict[str, Any]:
+        """What a record says of the verdict; never the token."""
+        return {
+            "license": self.license_id,
+            "secret_version": self.secret_version,
+            "secret_state": self.verdict.secret_state,
+            "expires_at": self.verdict.expires_at,
+        }
 
 
-def refusal(reason: Reason, version: int | None = None, state: State | None = None, *, refreshed: bool = False) -> Verdict:
-    """A verdict on a token that was not opened."""
-    return Verdict(
+def refusal(reason: Reason, version: int | None = None, state: State | None = None, *, refreshed: bool = False) -> Ruling:
+    """The ruling on a token that was not opened."""
+    verdict = Verdict(
         valid=False,
         reason=reason,
         secret_state=None if state is None else state.value,
         reissue_due=state is State.INVALIDATED,
         refreshed=refreshed,
-        secret_version=version,
     )
-
-
-def secret_reason(meta: VersionMeta, newest: bool, state: State) -> Reason:
-    """Why a secret does not carry a license: it was given up, or the server has been out of reach for too long."""
-    if state is not State.INVALIDATED:
-        return Reason.OK
-    if newest and State(meta.state) is State.ACTIVE:
-        return Reason.DEGRADED_EXPIRED
-    return Reason.SECRET_INVALIDATED
+    return Ruling(verdict, None, version)
 
 
 def judge(
     claims: Claims,
-    meta: VersionMeta,
-    newest: bool,
+    version: int,
+    standing: Standing,
     now: int,
-    limits: Limits,
     revoked: Set[str],
     newer_token: bool,
     fresh_until: int = FOREVER,
 ) -> Ruling:
-    """The verdict on an opened license.
+    """The ruling on an opened license.
 
-    A valid license is one inside nbf and exp, not revoked, whose secret is not past its grace_until.
+    A valid license is one inside `nbf` and `exp`, not revoked, whose secret is not past its `grace_until`.
 
     Args:
         claims: of the license.
-        meta: of the secret version that opened it.
-        newest: whether that is the newest version.
+        version: number of the secret version that opened it.
+        standing: of that version at `now`.
         now: seconds since 1970 UTC.
-        limits: what the configuration shortens.
         revoked: ids of revoked licenses.
         newer_token: the agent holds a newer token of this license.
-        fresh_until: from then on the revocation list is too old to be gone by.
+        fresh_until: when the revocation list becomes too old to go by.
     """
-    state = state_at(meta, now, limits)
-    reason = secret_reason(meta, newest, state)
+    reason = standing.reason  # check 4 again: the token may have been opened in an earlier epoch
     if reason is Reason.OK:
-        if claims.jti in revoked:
+        if claims.jti in revoked:  # check 6
             reason = Reason.REVOKED
-        elif now < claims.nbf:
+        elif now < claims.nbf:  # check 7
             reason = Reason.NOT_YET_VALID
-        elif now >= claims.exp:
+        elif now >= claims.exp:  # check 8
             reason = Reason.EXPIRED
-        elif now >= fresh_until:
+        elif now >= fresh_until:  # check 9
             reason = Reason.REVOCATIONS_STALE
     valid = reason is Reason.OK
-    superseded = not newest or state is State.INVALIDATED
+    superseded = not standing.newest or standing.state is State.INVALIDATED
     verdict = Verdict(
         valid=valid,
         reason=reason,
         expires_at=claims.exp,
         features=claims.features if valid else (),
-        metadata=claims.metadata if valid else None,
-        secret_state=state.value,
+        metadata=claims.metadata if valid and claims.metadata is not None else {},
+        secret_state=standing.state.value,
         reissue_due=superseded,
-        refresh_by=grace_until(meta, limits) if superseded and state is not State.INVALIDATED else None,
+        refresh_by=standing.grace_until if superseded and standing.state is not State.INVALIDATED else None,
         refreshed=newer_token,
-        jti=claims.jti,
-        secret_version=meta.version,
     )
-    times = (claims.nbf, claims.exp, fresh_until, next_change(meta, now, limits))
-    changes = [time for time in times if time is not None and time > now]
-    return Ruling(verdict, now, min(changes, default=FOREVER))
+    changes = [time for time in (claims.nbf, claims.exp, fresh_until, standing.next_change) if time > now]
+    return Ruling(verdict, claims.jti, version, now, min(changes, default=FOREVER))

@@ -1,19 +1,18 @@
-"""What the POS socket answers. Synchronous and in memory: no disk, no TPM, no network."""
+"""Answers POS applications on the POS socket. Synchronous and in memory: no disk, no TPM, no network."""
 
 import logging
 from collections.abc import Hashable
 from typing import Any
 
 from agentd import VERSION
-from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
+from agentd.audit.core import Core
+from agentd.audit.log import actor
 from agentd.base.config import PosConfig
 from agentd.base.ratelimit import Buckets
-from agentd.licenses.validator import Engine, Known
-from agentd.licenses.verdict import Verdict
+from agentd.licenses.validator import Entry, Validator
+from agentd.licenses.verdict import Ruling
 from agentd.sockets.connection import Connection
-from agentd.sockets.unauthorized import Strangers, actor
-from agentd.telemetry.metrics import Counters
+from agentd.sockets.unauthorized import UnauthorizedPeers
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
@@ -43,49 +42,46 @@ class PosService:
 
     Args:
         config: who may ask, and how much.
-        engine: judges.
-        audit: logs.
-        clock: wall and monotonic time.
-        counters: of this run.
+        validator: rules on tokens.
     """
 
     name = "pos"
 
-    def __init__(self, config: PosConfig, engine: Engine, audit: AuditLog, clock: Clock, counters: Counters) -> None:
-        self._engine = engine
-        self._audit = audit
-        self._clock = clock
-        self._counters = counters
+    def __init__(self, config: PosConfig, core: Core, validator: Validator) -> None:
+        self._validator = validator
+        self._audit = core.audit
+        self._clock = core.clock
+        self._counters = core.counters
         self._decode = RequestDecoder[PosRequest](PosRequest).decode
         self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
         self._rates = Buckets(config.rate_per_s, config.rate_per_s)
         self._config = config
-        self._strangers = Strangers("pos", audit, counters, clock.monotonic)
+        self._unauthorized = UnauthorizedPeers("pos", core.audit, core.counters, core.clock.monotonic)
 
     def reconfigure(self, config: PosConfig) -> None:
-        """Takes over a new configuration; nonces stay used."""
+        """Applies a new configuration; nonces stay used."""
         self._config = config
         self._nonces.per_uid = config.nonces_per_uid
         self._rates.rate = self._rates.burst = config.rate_per_s
 
     def tidy(self) -> None:
-        """Gives back memory that is no longer needed; called every minute."""
+        """Frees memory that is no longer needed; called every minute."""
         now = self._clock.monotonic()
         self._nonces.forget_idle(now)
         self._rates.forget_full(now)
-        self._strangers.tidy()
+        self._unauthorized.tidy()
 
     # Admission
 
     def admits(self, peer: Peer) -> bool:
-        """UID or primary GID is on the allow-list; the number that stands for nobody never is."""
+        """Whether UID or primary GID is on the allow-list. The overflow id (65534) is never admitted."""
         if OVERFLOW_ID in (peer.uid, peer.gid):
             return False
         return peer.uid in self._config.allowed_uids or peer.gid in self._config.allowed_gids
 
     def refused(self, peer: Peer) -> bool:
         """Counts, logs and alerts; returns whether to answer."""
-        return self._strangers.refused(peer)
+        return self._unauthorized.refused(peer)
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
@@ -149,30 +145,24 @@ class PosService:
         outcome = self._nonces.use(peer.uid, request.nonce, mono)
         if outcome is not _FRESH:
             return self._refuse_nonce(request, peer, outcome)
-        engine, clock = self._engine, self._clock
+        validator, clock = self._validator, self._clock
         wall = clock.wall()
         now, suspect = clock.look(mono, wall)
-        known = engine.known(request.token, now)
-        if known is not None and self._audit.count_known(peer.uid, known.serial << 32 | peer.uid, mono, wall):
-            verdict = known.ruling.verdict
-        else:
-            first = not engine.is_known(request.token)
-            verdict = engine.validate(request.token, now)
-            known = engine.known(request.token, now)
-            self._log_verdict(peer, verdict, known, important=first or not verdict.valid)
+        entry = validator.look(request.token, now)
+        verdict = entry.ruling.verdict
+        if not entry.serial or not self._audit.count_known(peer.uid, entry.serial << 32 | peer.uid, mono, wall):
+            self._log_verdict(peer, entry)
         self._counters.validations += 1
         if not verdict.valid:
             self._counters.validations_failed += 1
-        flags = (engine.degraded, suspect)
-        if known is not None and known.reply is not None and known.reply[0] == flags:
-            return encode_verdict(request.id, request.nonce, known.reply[1])
-        reply = _reply_of(verdict, flags)
-        tail = encode_verdict_tail(reply)
-        if known is not None:
-            known.reply = (flags, tail)
+        flags = (validator.degraded, suspect)
+        if entry.reply is not None and entry.reply[0] == flags:
+            return encode_verdict(request.id, request.nonce, entry.reply[1])
+        tail = encode_verdict_tail(_reply_of(entry.ruling, flags))
+        entry.reply = (flags, tail)
         return encode_verdict(request.id, request.nonce, tail)
 
-    # What makes closures stands in functions of its own: a captured variable is slower for the whole function.
+    # Code that makes closures is in functions of its own: a captured variable slows the whole function down.
 
     def _refuse_nonce(self, request: ValidateLicense, peer: Peer, outcome: NonceOutcome) -> bytes:
         if outcome is NonceOutcome.FULL:
@@ -188,24 +178,27 @@ class PosService:
         self._counters.refused_requests += 1
         return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
 
-    def _log_verdict(self, peer: Peer, verdict: Verdict, known: Known | None, *, important: bool) -> None:
-        # A user and a ruling in one number: quicker to look up than a pair. What an unopened token says of itself tells
-        # nothing, and must not make it another kind.
-        key: Hashable = (peer.uid, verdict.reason.value) if known is None else known.serial << 32 | peer.uid
+    def _log_verdict(self, peer: Peer, entry: Entry) -> None:
+        ruling, first = entry.ruling, entry.first
+        entry.first = False
+        # User and ruling in one number: quicker to look up than a pair. What an unopened token says of itself proves nothing,
+        # and must not make it another kind.
+        reason = ruling.verdict.reason.value
+        key: Hashable = entry.serial << 32 | peer.uid if entry.serial else (peer.uid, reason)
         self._audit.record_within_budget(
             peer.uid,
             key,
             "license.validated",
-            verdict.reason.value,
-            lambda: {"actor": actor(peer), **told(verdict)},
-            important=important,
+            reason,
+            lambda: {"actor": actor(peer), **ruling.audit_fields()},
+            important=first or not ruling.verdict.valid,
         )
 
     def _answer(self, request: PosRequest, peer: Peer) -> bytes:
         head: dict[str, Any] = {"v": PROTOCOL_VERSION, "id": request.id}
         now = self._clock.now()
         if isinstance(request, RefreshLicense):
-            token = self._engine.refreshed_token(request.token, now)
+            token = self._validator.refreshed_token(request.token, now)
             self._audit.record_within_budget(
                 peer.uid,
                 ("refresh", peer.uid, token is None),
@@ -219,17 +212,18 @@ class PosService:
             return encode_reply(
                 {
                     **head,
-                    "agent_id": self._engine.agent_id,
+                    "agent_id": self._validator.agent_id,
                     "agent_version": VERSION,
                     "protocol_versions": [PROTOCOL_VERSION],
-                    "degraded": self._engine.degraded,
+                    "degraded": self._validator.degraded,
                     "time": now,
                 }
             )
         return encode_reply(head)
 
 
-def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:
+def _reply_of(ruling: Ruling, flags: tuple[bool, bool]) -> VerdictReply:
+    verdict = ruling.verdict
     return VerdictReply(
         PROTOCOL_VERSION,
         0,
@@ -238,7 +232,7 @@ def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:
         verdict.reason.value,
         verdict.expires_at,
         verdict.features,
-        verdict.metadata or {},
+        verdict.metadata,
         verdict.secret_state,
         flags[0],
         flags[1],
@@ -246,13 +240,3 @@ def _reply_of(verdict: Verdict, flags: tuple[bool, bool]) -> VerdictReply:
         verdict.refresh_by,
         verdict.refreshed,
     )
-
-
-def told(verdict: Verdict) -> dict[str, Any]:
-    """What the audit log says of a verdict; never the token."""
-    return {
-        "license": verdict.jti,
-        "secret_version": verdict.secret_version,
-        "secret_state": verdict.secret_state,
-        "expires_at": verdict.expires_at,
-    }

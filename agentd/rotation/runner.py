@@ -1,4 +1,4 @@
-"""Performs the rotation, step by step: the journal first, then the effect, then the next step (`rotationtable` says which)."""
+"""Performs the rotation step by step: journal first, then the effect, then the next step. `table` says which step that is."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -6,31 +6,32 @@ from pathlib import Path
 
 import msgspec
 
-from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.licenses.validator import Engine, EngineRefused
-from agentd.pos.service import told
-from agentd.secrets.installer import FRESH_S, SecretOps
+from agentd.audit.core import Core
+from agentd.base.errors import Refused
+from agentd.licenses.validator import Validator
+from agentd.secrets.installer import SecretInstaller
 from agentd.secrets.key_confirmation import key_check
-from agentd.uplink.client import Exchange, NotTheServer
+from agentd.secrets.lifecycle import valid_until
+from agentd.secrets.trusted_time import FRESH_S
+from agentd.uplink.client import ExchangeClient
+from agentd.uplink.transport import NotTheServer
 from contracts.exchange import (
     MAX_LICENSES_PER_REQUEST,
     Cause,
     ConfirmReply,
     ConfirmRotation,
     RefusalCode,
-    Refused,
     ReissueLicenses,
     ReissueReply,
     RotateReply,
     RotateSecret,
 )
+from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
 from hwsec.files import no_trace, write_atomic
-from hwsec.vault import Vault
 
-from .table import Event, Rotation, Step, advance, begun, taken_up, unconfirmed
+from .table import Event, Rotation, Step, advance, begun, rotation_time, taken_up, unconfirmed
 
 log = logging.getLogger(__name__)
 
@@ -38,59 +39,63 @@ ACTOR = {"process": "rotation"}
 _LOST = (RefusalCode.UNKNOWN_VERSION, RefusalCode.KEY_MISMATCH)
 
 
-class Rotor:
-    """Runs the rotations of one agent, one at a time. The caller sees to it that only one call is under way.
+class RotationRunner:
+    """Runs the rotations of one agent, one at a time; the caller makes sure that only one call is under way.
 
     Args:
         journal: the file that says where a rotation stands.
-        ops: seals what is delivered.
-        engine: works with it.
-        vault: opens secrets, for their checks.
-        exchange: asks the server.
-        audit: logs.
-        clock: for the journal.
-        serial: the agent's serial number.
-        keep_book: makes durable what the license book has learned; raises OSError.
-        trace: told each step that is done; a test stops it there.
+        installer: seals what is delivered.
+        validator: accepts re-issued licenses.
+        client: asks the server.
+        trace: called after each step; a test stops the run there.
     """
 
     def __init__(
         self,
+        core: Core,
         journal: Path,
-        ops: SecretOps,
-        engine: Engine,
-        vault: Vault,
-        exchange: Exchange,
-        audit: AuditLog,
-        clock: Clock,
-        serial: int,
-        keep_book: Callable[[], Awaitable[None]],
+        installer: SecretInstaller,
+        validator: Validator,
+        client: ExchangeClient,
         trace: Callable[[str], None] = no_trace,
     ) -> None:
+        self._core = core
         self._path = journal
-        self._ops = ops
-        self._engine = engine
-        self._vault = vault
-        self._exchange = exchange
-        self._audit = audit
-        self._clock = clock
-        self._serial = serial
-        self._keep_book = keep_book
+        self._installer = installer
+        self._store = installer.store
+        self._ring = installer.store.ring
+        self._validator = validator
+        self._client = client
         self._trace = trace
         self.rotation = taken_up(self._read(), self.newest)
 
     @property
     def newest(self) -> int:
         """Number of the newest version; 0 before the first."""
-        newest = self._engine.newest
-        return 0 if newest is None else newest.meta.version
+        return self._ring.newest_number
+
+    @property
+    def serial(self) -> int:
+        """The agent's number in the server's registry."""
+        server = self._store.record.server
+        if server is None:
+            raise RuntimeError("an agent that rotates must have a server")
+        return server.serial
 
     def newest_check(self) -> str | None:
-        """The key check of the newest version; None if there is none, or its secret is destroyed."""
-        newest = self._engine.newest
+        """The key confirmation of the newest version; None without one, or where its secret was destroyed."""
+        newest = self._ring.newest
         if newest is None or newest.secret is None:
             return None
-        return key_check(self._vault, newest.secret, self._engine.agent_id, newest.meta.version)
+        return key_check(self._core.vault, newest.secret, self._core.agent_id, newest.meta.version)
+
+    def due_at(self) -> float:
+        """When a rotation should begin, seconds since 1970 UTC; 0 while one is under way or the agent has no secret yet."""
+        newest = self._ring.newest
+        if newest is None or self.rotation.step is not Step.IDLE:
+            return 0
+        meta = newest.meta
+        return rotation_time(self._core.agent_id, meta.version, meta.valid_from, valid_until(meta, self._ring.limits))
 
     def _read(self) -> Rotation:
         try:
@@ -98,7 +103,7 @@ class Rotor:
         except FileNotFoundError:
             return Rotation()
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            log.warning("%s could not be read; the server is asked where the rotation stands", self._path)
+            log.warning("%s could not be read; the agent asks the server where the rotation stands", self._path)
             return Rotation()
 
     def _journal(self, rotation: Rotation) -> None:
@@ -109,15 +114,15 @@ class Rotor:
     # What begins a rotation
 
     def want(self, cause: Cause) -> None:
-        """Begins a rotation, unless one is under way. Raises OSError if the journal cannot be written."""
+        """Begins a rotation unless one is under way. Raises OSError if the journal cannot be written."""
         if self.rotation.step is Step.IDLE:
-            self._journal(begun(cause, self.newest, self._clock.now()))
-            self._audit.record("rotation.begun", "ok", cause=cause.value, secret_version=self.newest)
+            self._journal(begun(cause, self.newest, self._core.clock.now()))
+            self._core.audit.record("rotation.begun", "ok", cause=cause.value, secret_version=self.newest)
 
     def hear(self, server_version: int) -> None:
-        """Takes in which version the server makes licenses with: if the newest here is newer, it is to be confirmed."""
+        """Notes which version the server makes licenses with; if the agent's is newer, it must be confirmed."""
         if self.rotation.step is Step.IDLE and server_version < self.newest:
-            self._journal(unconfirmed(self.newest, self._clock.now()))
+            self._journal(unconfirmed(self.newest, self._core.clock.now()))
 
     # What goes on with it
 
@@ -125,9 +130,9 @@ class Rotor:
         """Takes the rotation to its end.
 
         Raises:
-            NoContact, HwsecError, AuditUnavailable, OSError: it stands where it stood, and can be taken up by another call.
-            Refused: the server will not go on; the rotation is given up as far as it can be.
-            EngineRefused: what was delivered is replayed or out of order.
+            NoContact, HwsecError, AuditUnavailable, OSError: the rotation stays at its step; another call continues it.
+            contracts.exchange.Refused: the server will not go on; the rotation is abandoned as far as it can be.
+            Refused: what was delivered is replayed or out of order.
         """
         effects: dict[Step, Callable[[], Awaitable[Rotation]]] = {
             Step.REQUESTED: self._request,
@@ -138,36 +143,37 @@ class Rotor:
         while self.rotation.step is not Step.IDLE:
             try:
                 following = await effects[self.rotation.step]()
-            except Refused as refused:
+            except ServerRefused as refused:
                 if not self._refused(refused):
                     raise
                 continue
             self._journal(following)
 
-    def _refused(self, refused: Refused) -> bool:
-        """Takes in a refusal; returns whether the rotation goes on."""
+    def _refused(self, refused: ServerRefused) -> bool:
+        """Records a refusal; returns whether the rotation goes on."""
         step, code = self.rotation.step, refused.refusal.code
         lost = code in _LOST and step in (Step.SEALED, Step.CONFIRMED)
-        self._audit.record("rotation.refused", code.value, step=step.value, text=refused.refusal.text[:300])
+        self._core.audit.record("rotation.refused", code.value, step=step.value, text=refused.refusal.text[:300])
         log.warning("rotation: %s", refused)
         self._journal(advance(self.rotation, Event.LOST if lost else Event.REFUSED))
         return lost
 
     async def _request(self) -> Rotation:
-        began = self._clock.monotonic()
-        reply = await self._exchange.ask(
+        clock = self._core.clock
+        began = clock.monotonic()
+        reply = await self._client.ask(
             RotateReply,
             RotateSecret,
             current_secret_version=self.newest,
             key_check=self.newest_check(),
             highest_version=self.newest,
-            serial=self._serial,
+            serial=self.serial,
             cause=self.rotation.cause,
         )
         self._trace("delivered")
         try:
-            prompt = self._clock.monotonic() - began <= FRESH_S
-            meta = await self._ops.install(reply.delivery, ACTOR, answered=reply.issued_at, prompt=prompt)
+            prompt = clock.monotonic() - began <= FRESH_S
+            meta = await self._installer.install(reply.delivery, ACTOR, answered=reply.issued_at, prompt=prompt)
         except (MalformedToken, BadSignature, WrongAudience) as error:
             raise NotTheServer(f"the delivered secret is not acceptable: {error}") from None
         self._trace("sealed")
@@ -176,41 +182,42 @@ class Rotor:
     async def _confirm(self) -> Rotation:
         check = self.newest_check()
         if check is None:
-            # It was given up meanwhile; the server learns of the next one.
+            # An administrator invalidated it meanwhile; the server learns of the next one.
             return advance(self.rotation, Event.LOST)
-        await self._exchange.ask(ConfirmReply, ConfirmRotation, secret_version=self.rotation.version, key_check=check)
+        await self._client.ask(ConfirmReply, ConfirmRotation, secret_version=self.rotation.version, key_check=check)
         self._trace("confirmed")
         return advance(self.rotation, Event.ACKNOWLEDGED)
 
     async def _reissue(self) -> Rotation:
-        licenses = self._engine.book.licenses()
+        inventory = self._validator.inventory
+        licenses = inventory.licenses()
         for start in range(0, len(licenses), MAX_LICENSES_PER_REQUEST):
             part = licenses[start : start + MAX_LICENSES_PER_REQUEST]
-            reply = await self._exchange.ask(
+            reply = await self._client.ask(
                 ReissueReply, ReissueLicenses, licenses=tuple(part), secret_version=self.rotation.version
             )
-            self._take_over(reply)
+            self._import(reply)
             # Before the journal says that they are here: nobody would ask for them again.
-            await self._keep_book()
+            await inventory.save()
             self._trace("reissued")
         return advance(self.rotation, Event.REISSUED)
 
-    def _take_over(self, reply: ReissueReply) -> None:
-        now = self._clock.now()
+    def _import(self, reply: ReissueReply) -> None:
+        now, audit = self._core.clock.now(), self._core.audit
         for token in reply.tokens:
             try:
-                verdict = self._engine.judge_import(token, now)
-                self._engine.import_token(token, now)
-            except EngineRefused as error:
-                self._audit.record("license.imported", "refused", actor=ACTOR, text=str(error))
+                ruling = self._validator.judge_import(token, now)
+                self._validator.import_token(token, now)
+            except Refused as error:
+                audit.record("license.imported", "refused", actor=ACTOR, text=str(error))
             else:
-                self._audit.record("license.imported", "ok", actor=ACTOR, **told(verdict))
+                audit.record("license.imported", "ok", actor=ACTOR, **ruling.audit_fields())
         for license_id in reply.missing:
-            self._audit.record("license.not_reissued", "missing", license=license_id)
+            audit.record("license.not_reissued", "missing", license=license_id)
 
     async def _finish(self) -> Rotation:
         rotation = self.rotation
-        self._audit.record(
+        self._core.audit.record(
             "rotation.completed", "ok", cause=rotation.cause.value, secret_version=rotation.version, was=rotation.before
         )
         log.info("rotation: secret version %d is in use on both sides", rotation.version)

@@ -16,7 +16,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from agentd.uplink.schedule import early, share
 from contracts.exchange import Cause
+
+ROTATE_EARLY = (0.05, 0.15)
+"""A rotation starts when this share of the secret's time is left: between the two, by the agent's jitter."""
 
 Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
@@ -124,3 +128,9 @@ def taken_up(rotation: Rotation, newest: int) -> Rotation:
     if rotation.step in (Step.SEALED, Step.CONFIRMED, Step.ACTIVATED) and newest != rotation.version:
         return unconfirmed(newest, rotation.since) if newest else Rotation()
     return rotation
+
+
+def rotation_time(agent_id: str, version: int, valid_from: int, valid_until: int) -> int:
+    """When the agent asks for the successor of a version: some time before it is due, seconds since 1970 UTC."""
+    left = early(ROTATE_EARLY, share(agent_id, "rotation", version))
+    return valid_until - int((valid_until - valid_from) * left)

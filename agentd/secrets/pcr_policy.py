@@ -1,4 +1,4 @@
-"""Binds the KEK to measured states of the machine, at an administrator's request. Each act is logged before it is done."""
+"""Binds the KEK to approved boot states of the machine at an administrator's request. Each act is logged before it is done."""
 
 import hashlib
 from pathlib import Path
@@ -6,36 +6,32 @@ from typing import Any
 
 import msgspec
 
-from agentd.audit.log import AuditLog
-from agentd.base.hardware import Hardware, Line
-from agentd.licenses.validator import EngineRefused
+from agentd.audit.core import Core
+from agentd.base.errors import Refused
+from agentd.base.hardware import COMMIT_DEADLINE_S, HardwareConnection
 from hwsec.files import write_atomic
 from hwsec.pcrpolicy import SECURE_BOOT_PCR, Binding, Kind, check_initialized, parse_policy, policy_key_from_pem
 from hwsec.policyfiles import read_policies
 from hwsec.tpm import TpmBackend
 
-from .installer import COMMIT_DEADLINE_S
 
-
-class PolicyOps:
-    """Shows, installs, binds, revokes.
+class PcrPolicies:
+    """Shows, installs, binds and revokes PCR policies; without a TPM every call is refused.
 
     Args:
-        hardware: has a TPM, or everything here is refused.
-        audit: logs.
         directory: of the signed policies.
     """
 
-    def __init__(self, hardware: Hardware, audit: AuditLog, directory: Path) -> None:
-        self._hardware = hardware
-        self._audit = audit
+    def __init__(self, core: Core, directory: Path) -> None:
+        self._hardware = core.hardware
+        self._audit = core.audit
         self._directory = directory
 
     async def show(self, pcrs: tuple[int, ...]) -> dict[str, Any]:
         """Binding, policy counter, installed policies, and the present values of the binding's PCRs and of `pcrs`."""
 
-        def ask(line: Line) -> tuple[Binding, int, dict[int, bytes]]:
-            backend = _tpm_of(line)
+        def ask(connection: HardwareConnection) -> tuple[Binding, int, dict[int, bytes]]:
+            backend = _tpm_of(connection)
             return backend.binding, backend.policy_number(), backend.read_pcrs((*backend.binding.pcrs, *pcrs))
 
         binding, number, values = await self._hardware.run(ask, COMMIT_DEADLINE_S)
@@ -59,20 +55,20 @@ class PolicyOps:
         }
 
     async def install(self, text: str, actor: dict[str, Any]) -> str:
-        """Keeps a signed policy and returns its file's name.
+        """Stores a signed policy and returns its file's name.
 
         Raises:
-            EngineRefused: it is not one, or not by the key that the KEK is bound to.
+            Refused: it cannot be read, or is not signed by the key that the KEK is bound to.
             OSError: the disk does not take it.
         """
         data = text.encode("utf-8", "replace")
         try:
             policy = parse_policy(data)
         except ValueError as error:
-            raise EngineRefused(str(error)) from None
-        binding = await self._hardware.run(lambda line: _tpm_of(line).binding, COMMIT_DEADLINE_S)
+            raise Refused(str(error)) from None
+        binding = await self._hardware.run(lambda connection: _tpm_of(connection).binding, COMMIT_DEADLINE_S)
         if binding.policy_key is not None and not policy.is_signed_by(binding.policy_key):
-            raise EngineRefused("the policy is not signed by the key that this agent is bound to")
+            raise Refused("the policy is not signed by the key that this agent is bound to")
         name = policy_name(data)
         await self._audit.record_durably("tpm.policy_installed", "begun", actor=actor, file=name, number=policy.number)
         keep_policy(self._directory, name, data)
@@ -82,7 +78,7 @@ class PolicyOps:
         """Seals the KEK to another binding.
 
         Raises:
-            EngineRefused: the binding makes no sense.
+            Refused: the binding makes no sense.
             PcrUninitialized, PcrMismatch: it could not be opened afterwards; nothing has changed.
             HwsecError, AuditUnavailable: nothing has changed.
         """
@@ -90,35 +86,35 @@ class PolicyOps:
             key = policy_key_from_pem(key_pem.encode()) if key_pem else None
             wanted = Binding(kind, (SECURE_BOOT_PCR,) if kind == "secure-boot" and not pcrs else pcrs, key)
         except ValueError as error:
-            raise EngineRefused(str(error)) from None
+            raise Refused(str(error)) from None
 
-        def look(line: Line) -> None:
-            check_initialized(wanted, _tpm_of(line).read_pcrs(wanted.pcrs))
+        def look(connection: HardwareConnection) -> None:
+            check_initialized(wanted, _tpm_of(connection).read_pcrs(wanted.pcrs))
 
         await self._hardware.run(look, COMMIT_DEADLINE_S)
         await self._audit.record_durably("tpm.binding", "begun", actor=actor, kind=kind, pcrs=list(wanted.pcrs))
-        await self._hardware.run(lambda line: _tpm_of(line).rebind(wanted), COMMIT_DEADLINE_S)
+        await self._hardware.run(lambda connection: _tpm_of(connection).rebind(wanted), COMMIT_DEADLINE_S)
         self._audit.record("tpm.binding", "ok", actor=actor, kind=kind)
 
     async def revoke(self, number: int, actor: dict[str, Any]) -> None:
-        """Refuses signed policies with a lower number from now on, for ever.
+        """Refuses signed policies with a lower number from now on.
 
         Raises:
-            EngineRefused: it is too far ahead.
+            Refused: it is too far ahead.
             PcrMismatch: no installed policy would be left for the present state; nothing has changed.
         """
         await self._audit.record_durably("tpm.policies_revoked", "begun", actor=actor, number=number)
         try:
-            await self._hardware.run(lambda line: _tpm_of(line).revoke_policies(number), COMMIT_DEADLINE_S)
+            await self._hardware.run(lambda connection: _tpm_of(connection).revoke_policies(number), COMMIT_DEADLINE_S)
         except ValueError as error:
-            raise EngineRefused(str(error)) from None
+            raise Refused(str(error)) from None
         self._audit.record("tpm.policies_revoked", "ok", actor=actor, number=number)
 
 
-def _tpm_of(line: Line) -> TpmBackend:
-    if not isinstance(line.backend, TpmBackend):
-        raise EngineRefused("this agent has no TPM: there is nothing to bind to the machine's state")
-    return line.backend
+def _tpm_of(connection: HardwareConnection) -> TpmBackend:
+    if not isinstance(connection.backend, TpmBackend):
+        raise Refused("this agent has no TPM: there is nothing to bind to the machine's state")
+    return connection.backend
 
 
 def policy_name(data: bytes) -> str:

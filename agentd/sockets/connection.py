@@ -1,7 +1,8 @@
-"""One connection of either socket: bytes to frames to requests, replies in the order of the requests.
+"""Serves the connections of both sockets: bytes to frames to requests, replies in the order of the requests.
 
-A peer who is not allowed gets FORBIDDEN and is cut off. A peer who does not take replies is not read from; one that is silent,
-or leaves a frame unfinished, is cut off by the hub's sweep. Nothing here waits, so no peer delays another.
+A peer who is not allowed gets FORBIDDEN and is disconnected. The daemon stops reading from a peer who does not take its
+replies, and the hub's sweep disconnects one that is silent or leaves a frame unfinished. Nothing here waits, so no peer delays
+another.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ class Service(Protocol):
         ...
 
     def refused(self, peer: Peer) -> bool:
-        """Told of a peer who is not allowed; returns whether to answer it."""
+        """Records an attempt of a peer who is not allowed; returns whether to answer it."""
         ...
 
     def connection_limit(self) -> int:
@@ -49,34 +50,61 @@ class Service(Protocol):
         ...
 
     def rejected(self, peer: Peer, code: ErrorCode) -> None:
-        """Told of an error that the connection itself answered."""
+        """Records an error that the connection itself answered."""
         ...
 
 
+class Log(Protocol):
+    """The audit log as the hub sees it: replies leave after the records that they depend on."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether records wait for `flush`."""
+        ...
+
+    def flush(self) -> None:
+        """Writes them; never raises."""
+        ...
+
+
+class NoLog:
+    """Takes the place of the log while the daemon cannot open it."""
+
+    pending = False
+
+    def flush(self) -> None:
+        """Nothing to write."""
+
+
 class Hub:
-    """All connections of a daemon.
+    """All connections of a daemon, and the end of each loop tick: the log is written, then the replies leave.
 
     Args:
         monotonic: seconds.
-        must_wait: whether replies must wait for the audit log (its `flush` comes at the end of the tick).
-        flush: writes the audit log now.
 
     Attributes:
+        log: replies wait for it.
         last_activity: when the last request came.
         last_active: who sent it.
     """
 
-    def __init__(
-        self, monotonic: Callable[[], float], must_wait: Callable[[], bool], flush: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, monotonic: Callable[[], float], log: Log | None = None) -> None:
         self.monotonic = monotonic
-        self.must_wait = must_wait
-        self.flush = flush
+        self.log: Log = log or NoLog()
         self.last_active: Connection | None = None
         self.connections: set[Connection] = set()
         self.per_uid: dict[tuple[str, int], int] = {}
         self._waiting: list[Connection] = []
         self.last_activity = 0.0
+
+    def schedule(self) -> None:
+        """Arranges for the end of this loop tick; the audit log calls this when its first record waits."""
+        asyncio.get_running_loop().call_soon(self.end_tick)
+
+    def end_tick(self) -> None:
+        """Writes the log and sends what waited for it."""
+        self.log.flush()
+        self.release()
 
     def wait(self, connection: "Connection") -> None:
         """Remembers a connection whose replies go out after the flush."""
@@ -89,13 +117,13 @@ class Hub:
             connection.send_queued()
 
     def sweep(self) -> None:
-        """Cuts off peers who are silent or stuck; called every second."""
+        """Disconnects peers who are silent or stuck; called every second."""
         now = self.monotonic()
         for connection in list(self.connections):
             connection.check_timeouts(now)
 
     def recheck(self) -> None:
-        """Cuts off peers whom a new configuration no longer allows."""
+        """Disconnects peers whom a new configuration no longer allows."""
         for connection in list(self.connections):
             connection.recheck()
 
@@ -159,7 +187,7 @@ class Connection(asyncio.Protocol):
         self._queue(encode_error(code, text, None))
 
     def data_received(self, data: bytes) -> None:
-        """Answers what has arrived, or as much of it as is this peer's turn."""
+        """Answers what has arrived, as far as this peer's turn goes."""
         if self._closing:
             return
         if self._continuing:
@@ -185,13 +213,13 @@ class Connection(asyncio.Protocol):
             self._go_on_later()
         if reply is None or self._transport is None:
             return
-        if hub.must_wait():
+        if hub.log.pending:
             if not alone:
                 self._queued.append(reply)
                 hub.wait(self)
                 return
             # Nobody else has asked since this peer's last request: there is nothing to gather for one write.
-            hub.flush()
+            hub.log.flush()
         self._transport.write(reply)
 
     def _take_turn(self, bodies: list[bytes], now: float) -> None:
@@ -275,7 +303,7 @@ class Connection(asyncio.Protocol):
     def _send_or_wait(self) -> None:
         if not self._queued:
             return
-        if self._hub.must_wait():
+        if self._hub.log.pending:
             self._hub.wait(self)
         else:
             self.send_queued()
@@ -319,19 +347,19 @@ class Connection(asyncio.Protocol):
                 del self._hub.per_uid[key]
 
     def recheck(self) -> None:
-        """Cuts the peer off if it is no longer allowed."""
+        """Disconnects the peer if it is no longer allowed."""
         if not self._closing and not self._service.admits(self.peer):
             self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may no longer use this socket")
 
     # Time
 
     def check_timeouts(self, now: float) -> None:
-        """Cuts the peer off if it has been silent or stuck for too long."""
+        """Disconnects the peer if it has been silent or stuck for too long."""
         transport = self._transport
         if transport is None:
             return
         if self._closing:
-            # It has been told to go; if it does not even take that, it is cut off.
+            # It was sent its last reply; if it does not even take that, the connection is aborted.
             if now - self._closing_since > UNSENT_TIMEOUT_S:
                 transport.abort()
         elif self._stuck_since is not None:
@@ -347,6 +375,6 @@ class Connection(asyncio.Protocol):
         """Closes after the queued replies."""
         self._closing = True
         self._closing_since = self._hub.monotonic()
-        if self._hub.must_wait() and self._queued:
+        if self._hub.log.pending and self._queued:
             return
         self.send_queued()

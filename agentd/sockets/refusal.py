@@ -1,4 +1,4 @@
-"""What answers while the daemon cannot work: one error for every request, so that callers learn why nothing comes."""
+"""Answers every request with one error while the daemon cannot work, so that callers learn why they get no verdict."""
 
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, encode_error
@@ -7,15 +7,15 @@ from ipc.peer import Peer
 from .connection import Connection
 
 
-class MinimalService:
-    """Answers everyone with the same error. Nobody is told more than that.
+class RefusingService:
+    """Answers everyone with the same error and says no more than that.
 
     Args:
         code: AGENT_MISCONFIGURED or UNAVAILABLE.
         text: what to do about it.
     """
 
-    name = "minimal"
+    name = "refusing"
 
     def __init__(self, code: ErrorCode, text: str) -> None:
         self._code = code
@@ -26,7 +26,7 @@ class MinimalService:
         )
 
     def admits(self, _peer: Peer) -> bool:
-        """Everyone: without a configuration there is no allow-list, and nothing to protect."""
+        """Everyone: without a configuration there is no allow-list and nothing to protect."""
         return True
 
     def refused(self, _peer: Peer) -> bool:

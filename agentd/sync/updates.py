@@ -1,4 +1,4 @@
-"""Takes over what the server has signed besides secrets: its time, its key set, the revocation list.
+"""Applies what the license server has signed besides secrets: its time, its key set, the revocation list.
 
 What must not be rolled back is committed to the sealed store; a date that only moves on is committed once a day at most.
 """
@@ -7,14 +7,12 @@ import logging
 
 import msgspec
 
-from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.licenses import revocations as lists
-from agentd.licenses.revocations import Revocations
-from agentd.licenses.validator import Engine
-from agentd.secrets.installer import FRESH_S, SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
-from agentd.uplink import server_record as bindings
-from agentd.uplink.server_record import Binding
+from agentd.audit.core import Core
+from agentd.licenses.validator import Validator
+from agentd.secrets.record import ServerRecord
+from agentd.secrets.revocations import Revocations, joined
+from agentd.secrets.store import Store
+from agentd.secrets.trusted_time import FRESH_S, TrustedTime
 from contracts.exchange import RevocationReply
 from contracts.keyset import SignedKeySet
 
@@ -23,83 +21,91 @@ log = logging.getLogger(__name__)
 COMMIT_DATE_AFTER_S = 86_400
 
 
-class ServerWord:
+class SignedUpdates:
     """What the server says counts from the moment it is committed.
 
     Args:
-        ops: commits.
-        engine: judges by it.
-        clock: goes by the server's time.
-        audit: logs.
-        binding: to the server.
+        store: commits.
+        time: takes in server-signed times.
+        validator: goes by the revocation list.
     """
 
-    def __init__(self, ops: SecretOps, engine: Engine, clock: Clock, audit: AuditLog, binding: Binding) -> None:
-        self._ops = ops
-        self._engine = engine
-        self._clock = clock
-        self._audit = audit
-        self._sealed_until = engine.revocations.next_update or 0
-        self.binding = binding
+    def __init__(self, core: Core, store: Store, time: TrustedTime, validator: Validator) -> None:
+        self._core = core
+        self._store = store
+        self._time = time
+        self._validator = validator
+        self._committed_until = store.record.revocations.next_update or 0
+
+    @property
+    def server(self) -> ServerRecord:
+        """The license server as the agent knows it now."""
+        server = self._store.record.server
+        if server is None:
+            raise RuntimeError("an agent that contacts a server must have one in its store")
+        return server
+
+    @property
+    def revocations(self) -> Revocations:
+        """The list that verdicts go by."""
+        return self._validator.revocations
 
     async def hear_time(self, signed: int, took_s: float) -> None:
-        """Takes in the time at which the server signed a reply.
+        """Takes in the time at which the server signed a reply. Raises HwsecError.
 
         Args:
             signed: seconds since 1970 UTC.
-            took_s: seconds from question to reply; a reply that was held back is a lower bound only.
+            took_s: seconds from request to reply; a reply that was held back is a lower bound only.
         """
-        if signed > self._clock.floor or self._clock.anchor is None:
-            await self._ops.hear_time(signed, fresh=took_s <= FRESH_S)
+        if self._time.moves_on(signed):
+            await self._time.hear(signed, fresh=took_s <= FRESH_S)
 
-    async def take_key_set(self, found: SignedKeySet) -> None:
-        """Goes by a new key set from now on. Raises as `SecretOps.keep`."""
+    async def apply_key_set(self, found: SignedKeySet) -> None:
+        """Goes by a new key set. Raises as `Store.keep`."""
         content = found.content
-        binding = msgspec.structs.replace(
-            self.binding,
+        server = msgspec.structs.replace(
+            self.server,
             roots=content.roots,
-            # The server shows its root at the end of its chain: the roots are what it is known by.
+            # The server shows its root at the end of its chain, so the roots are what the agent knows it by.
             pins=content.roots,
             key_set=content.number,
             key_set_expires=content.expires,
         )
-        await self._ops.keep(
-            {SECTION_TRUST: content.trust_file(), SECTION_BINDING: bindings.encode(binding)},
+        await self._store.keep(
             "server.key_set",
+            {"trust_file": content.trust_file(), "server": server},
             number=content.number,
             license_keys=[key.kid for key in content.license_keys],
             rotation_keys=[key.kid for key in content.rotation_keys],
             roots=list(content.roots),
         )
-        self._engine.trust = content.trust()
-        self.binding = binding
 
-    async def take_revocations(self, reply: RevocationReply) -> None:
-        """Goes by a new revocation list from now on.
+    async def apply_revocations(self, reply: RevocationReply) -> None:
+        """Goes by a new revocation list, which was signed for this request.
 
-        The list was signed for this request. Nothing is taken back by it: a license is revoked for good. What is missing on it
-        has ended, or the server has lost what it knew (a backup), and then a higher number proves nothing either.
+        No list takes a revocation back: a license is revoked for good. What is missing on a list has ended, or the server has
+        lost what it knew (a restored backup), and then a higher number proves nothing either.
 
         Raises:
-            HwsecError, AuditUnavailable: as `SecretOps.keep`.
+            HwsecError, AuditUnavailable: as `Store.keep`.
         """
         found = Revocations(
             number=reply.number, issued_at=reply.issued_at, next_update=reply.next_update, revoked=frozenset(reply.revoked)
         )
-        present = self._engine.revocations
+        present = self.revocations
         if found.number < present.number:
             log.warning("the server's revocation list has number %d, this agent has %d", found.number, present.number)
-        found = lists.joined(found, present)
+        found = joined(found, present)
         if not found.replaces(present):
             return
-        # The number counts revocations of all agents; what costs a write is a change for this one, or the date.
-        if found.revoked != present.revoked or reply.next_update - self._sealed_until > COMMIT_DATE_AFTER_S:
-            await self._ops.keep(
-                {SECTION_REVOCATIONS: lists.encode(found)},
+        # The number counts revocations of all agents; worth a write is a change for this one, or the date.
+        if found.revoked != present.revoked or reply.next_update - self._committed_until > COMMIT_DATE_AFTER_S:
+            await self._store.keep(
                 "server.revocations",
+                {"revocations": found},
                 number=found.number,
                 revoked=sorted(found.revoked)[:50],
                 count=len(found.revoked),
             )
-            self._sealed_until = reply.next_update
-        self._engine.revocations = found
+            self._committed_until = reply.next_update
+        self._validator.revocations = found

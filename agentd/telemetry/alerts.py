@@ -1,45 +1,94 @@
-"""Alerts that last: each is raised once, to the journal and the audit log, and cleared once it is over."""
+"""Raises the alerts that last and clears them: each once, to the journal and the audit log. `base.alerts` lists them."""
 
-import logging
 from typing import Any
 
-from agentd.audit.log import AuditLog
+from agentd.base.alerts import (
+    CLOCK_SUSPECT,
+    DEGRADED_LONG,
+    REVOCATIONS_STALE,
+    ROTATION_FAILING,
+    SECRET_EXPIRED,
+    SERVER_REFUSES,
+    TPM_UNAVAILABLE,
+    Alert,
+)
+from agentd.sync.degraded import Mode
+from hwsec.backend import BackendStatus
 
-log = logging.getLogger(__name__)
+from .parts import AgentParts
+
+ALERT_FAILURES = 3
+"""More failed contacts in a row than this, while a new secret is due, raise an alert."""
+ALERT_DEGRADED_S = 86_400
+"""Degraded mode that lasts longer raises an alert."""
 
 
-class Alerts:
-    """The alerts of a daemon.
+class AlertWatch:
+    """Knows which alerts are raised.
 
     Args:
-        audit: logs.
+        parts: what is watched.
     """
 
-    def __init__(self, audit: AuditLog) -> None:
-        self._audit = audit
-        self._raised: set[str] = set()
-
-    def set(self, name: str, on: bool, text: str, **fields: Any) -> None:
-        """Raises the alert `name`, or clears it; does nothing if it stands so already.
-
-        Args:
-            name: of the alert, without `alert.`.
-            on: whether it is to stand.
-            text: what to tell people when it is raised.
-            fields: for the audit log.
-        """
-        if on == (name in self._raised):
-            return
-        if on:
-            self._raised.add(name)
-            log.critical("ALERT %s", text)
-            self._audit.record(f"alert.{name}", "raised", text=text, **fields)
-        else:
-            self._raised.discard(name)
-            log.warning("cleared: %s", text)
-            self._audit.record(f"alert.{name}", "cleared", **fields)
+    def __init__(self, parts: AgentParts) -> None:
+        self._core = parts.core
+        self._parts = parts
+        self._raised: set[Alert] = set()
 
     @property
-    def standing(self) -> tuple[str, ...]:
-        """Names of the alerts that stand."""
-        return tuple(sorted(self._raised))
+    def raised(self) -> tuple[Alert, ...]:
+        """The alerts that are raised now."""
+        return tuple(sorted(self._raised, key=lambda alert: alert.event))
+
+    def update(self, now: int) -> None:
+        """Raises and clears by what is so at a time; called every second."""
+        validator, cycle, mode = self._parts.validator, self._parts.cycle, self._parts.mode.state
+        ring = validator.ring
+        record = None if cycle is None else cycle.record
+        self._set(
+            ROTATION_FAILING,
+            record is not None and record.failures > ALERT_FAILURES and ring.overdue(now),
+            f"more than {ALERT_FAILURES} attempts to get a new secret have failed: {record.problem if record else ''}",
+        )
+        long = mode.since is not None and now - mode.since > ALERT_DEGRADED_S
+        self._set(DEGRADED_LONG, long, "the agent has been in degraded mode for more than 24 hours")
+        expired = mode.mode is Mode.EXPIRED
+        self._set(SECRET_EXPIRED, expired, "grace of the newest secret has ended and no successor has come")
+        stale = validator.revocations.stale(now)
+        self._set(REVOCATIONS_STALE, stale, "the revocation list is older than it should be")
+        refused = record is not None and record.refused is not None
+        words = record.refused if record else ""
+        self._set(SERVER_REFUSES, refused, f"the license server refuses this agent: {words}")
+        clock = self._core.clock
+        self._change(
+            CLOCK_SUSPECT,
+            clock.suspect(),
+            "the machine's clock is behind a time that has certainly passed, or ahead of what can have passed",
+            {"floor": clock.floor},
+            {"floor": clock.floor},
+        )
+
+    def hardware(self, was: BackendStatus, status: BackendStatus) -> None:
+        """Raises or clears by what the hardware says of itself; called every 30 s."""
+        if status.state is was.state:
+            return
+        if status.available:
+            self._raised.discard(TPM_UNAVAILABLE)
+            self._core.audit.clear_alert(TPM_UNAVAILABLE, f"the {status.name} can be used again", was=was.state.value)
+        else:
+            self._raised.add(TPM_UNAVAILABLE)
+            text = f"the {status.name} cannot be used ({status.state.value}): {status.detail}"
+            self._core.audit.raise_alert(TPM_UNAVAILABLE, text, state=status.state.value, text=status.detail[:500])
+
+    def _set(self, alert: Alert, on: bool, text: str) -> None:
+        self._change(alert, on, text, {"text": text}, {})
+
+    def _change(self, alert: Alert, on: bool, text: str, raised: dict[str, Any], cleared: dict[str, Any]) -> None:
+        if on == (alert in self._raised):
+            return
+        if on:
+            self._raised.add(alert)
+            self._core.audit.raise_alert(alert, text, **raised)
+        else:
+            self._raised.discard(alert)
+            self._core.audit.clear_alert(alert, text, **cleared)

@@ -1,4 +1,8 @@
-"""The metrics, in Prometheus' text format. Names exactly as the requirements have them. Writing is left to the caller."""
+"""Declares each metric once and renders them in Prometheus' text format. The caller writes the file.
+
+Names are exactly those of the requirements. prometheus_client would append `_total` and `_created`, so a collector of our own
+writes the samples.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -7,27 +11,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from agentd.base.counters import Counters
 from hwsec.errors import BackendState
 
-
-@dataclass(slots=True)
-class Counters:
-    """What the daemon counts in this run."""
-
-    rotations: int = 0
-    rotations_failed: int = 0
-    validations: int = 0
-    validations_failed: int = 0
-    unauthorized: int = 0
-    refused_requests: int = 0
-    contacts: int = 0
-    contacts_failed: int = 0
-    degraded_s: float = 0.0
+PREFIX = "license_agent_"
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is so at the moment."""
+    """What is so at the moment. Times are seconds since 1970 UTC, 0 for never."""
 
     secrets_active: int
     secrets_grace: int
@@ -49,78 +41,103 @@ class Gauges:
     nv_budget_left: int | None = None
 
 
+Value = Callable[[Counters, Gauges], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric.
+
+    Attributes:
+        name: without the prefix.
+        kind: `gauge`, `counter`, or `unknown` for a counter whose required name lacks `_total`.
+        unit: of the value; empty for a count.
+        text: what it means.
+        value: reads it; None leaves the metric out.
+    """
+
+    name: str
+    kind: str
+    unit: str
+    text: str
+    value: Value
+
+
+METRICS: tuple[Declared, ...] = (
+    Declared("secrets_active", "gauge", "", "Secret versions in state ACTIVE", lambda _, g: g.secrets_active),
+    Declared("secrets_grace", "gauge", "", "Secret versions in state GRACE", lambda _, g: g.secrets_grace),
+    Declared("rotations_total", "counter", "", "Rotations done since the start", lambda c, _: c.rotations),
+    Declared("rotations_failed", "unknown", "", "Rotations failed since the start", lambda c, _: c.rotations_failed),
+    Declared("validations_total", "counter", "", "License validations since the start", lambda c, _: c.validations),
+    Declared("validations_failed", "unknown", "", "Validations that ended in a refusal since the start",
+             lambda c, _: c.validations_failed),
+    Declared("degraded_mode", "gauge", "", "1 while the agent works without its server and a new secret is overdue",
+             lambda _, g: g.degraded),
+    Declared("tpm_available", "gauge", "", "1 while the TPM answers", lambda _, g: g.tpm_available),
+    Declared("last_rotation", "gauge", "s", "Time of the last rotation, seconds since 1970; 0 before the first",
+             lambda _, g: g.last_rotation),
+    Declared("unauthorized_total", "counter", "", "Connections by users who are not allowed", lambda c, _: c.unauthorized),
+    Declared("refused_requests_total", "counter", "", "Requests answered with an error", lambda c, _: c.refused_requests),
+    Declared("clock_suspect", "gauge", "", "1 while the clock is behind a time that has passed", lambda _, g: g.clock_suspect),
+    Declared("connections", "gauge", "", "Open connections on both sockets", lambda _, g: g.connections),
+    Declared("audit_records_total", "counter", "", "Audit records written since the start", lambda _, g: g.audit_records),
+    Declared("audit_counted_total", "counter", "", "Events counted instead of logged in full since the start",
+             lambda _, g: g.audit_counted),
+    Declared("audit_failing", "gauge", "", "1 while the audit log cannot be written", lambda _, g: g.audit_failing),
+    Declared("degraded_seconds_total", "counter", "s", "Seconds spent in degraded mode since the start",
+             lambda c, _: c.degraded_s),
+    Declared("contacts_total", "counter", "", "Contacts with the license server since the start", lambda c, _: c.contacts),
+    Declared("contacts_failed_total", "counter", "", "Contacts that failed since the start", lambda c, _: c.contacts_failed),
+    Declared("last_contact", "gauge", "s", "Time of the last contact with the server, seconds since 1970; 0 before the first",
+             lambda _, g: g.last_contact),
+    Declared("revocations_stale", "gauge", "", "1 while the revocation list is older than it should be",
+             lambda _, g: g.revocations_stale),
+    Declared("certificate_ends", "gauge", "s", "End of the TLS certificate, seconds since 1970; 0 without one",
+             lambda _, g: g.certificate_ends),
+    Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
+             lambda _, g: g.nv_writes),
+)  # fmt: skip
+"""What every agent has."""
+
+TPM_METRICS: tuple[Declared, ...] = (
+    Declared("tpm_hierarchies_open", "gauge", "", "Hierarchies of the TPM whose auth value is empty",
+             lambda _, g: g.hierarchies_open),
+    Declared("tpm_lockout_counter", "gauge", "", "Failed authorizations that the TPM counts at present",
+             lambda _, g: g.lockout_counter),
+    Declared("tpm_nv_budget_left", "gauge", "", "NV writes that may be made now within the budget",
+             lambda _, g: g.nv_budget_left),
+)  # fmt: skip
+"""What an agent with a TPM has besides, after `tpm_state`, which has a sample for each state."""
+
+TPM_STATE_TEXT = "1 for the state that the TPM is in"
+
+
 class _AgentCollector(Collector):
     def __init__(self, counters: Counters, gauges: Callable[[], Gauges]) -> None:
         self._counters = counters
         self._gauges = gauges
 
     def collect(self) -> Iterable[Metric]:
-        """All samples, in a fixed order."""
-        c, g = self._counters, self._gauges()
-        # The library insists on `_total` for the type counter, so counters without it are left untyped.
-        for name, kind, text, value in (
-            ("secrets_active", "gauge", "Secret versions in state ACTIVE", g.secrets_active),
-            ("secrets_grace", "gauge", "Secret versions in state GRACE", g.secrets_grace),
-            ("rotations_total", "counter", "Rotations done since the start", c.rotations),
-            ("rotations_failed", "unknown", "Rotations failed since the start", c.rotations_failed),
-            ("validations_total", "counter", "License validations since the start", c.validations),
-            ("validations_failed", "unknown", "Validations that ended in a refusal since the start", c.validations_failed),
-            ("degraded_mode", "gauge", "1 while the agent works without its server, and a new secret is overdue", g.degraded),
-            ("tpm_available", "gauge", "1 while the TPM answers", g.tpm_available),
-            ("last_rotation", "gauge", "Time of the last rotation, seconds since 1970; 0 if there was none", g.last_rotation),
-            ("unauthorized_total", "counter", "Connections by users who are not allowed", c.unauthorized),
-            ("refused_requests_total", "counter", "Requests answered with an error", c.refused_requests),
-            ("clock_suspect", "gauge", "1 while the clock stands behind a time that has passed", g.clock_suspect),
-            ("connections", "gauge", "Open connections on both sockets", g.connections),
-            ("audit_records_total", "counter", "Audit records written since the start", g.audit_records),
-            ("audit_counted_total", "counter", "Events counted instead of logged in full since the start", g.audit_counted),
-            ("audit_failing", "gauge", "1 while the audit log cannot be written", g.audit_failing),
-            ("degraded_seconds_total", "counter", "Seconds spent in degraded mode since the start", c.degraded_s),
-            ("contacts_total", "counter", "Contacts with the license server since the start", c.contacts),
-            (
-                "contacts_failed_total",
-                "counter",
-                "Contacts that failed since the start",
-                c.contacts_failed,
-            ),
-            (
-                "last_contact",
-                "gauge",
-                "Time of the last contact with the server, seconds since 1970; 0 if none",
-                g.last_contact,
-            ),
-            ("revocations_stale", "gauge", "1 while the revocation list is older than it should be", g.revocations_stale),
-            (
-                "certificate_ends",
-                "gauge",
-                "End of the TLS certificate, seconds since 1970; 0 if there is none",
-                g.certificate_ends,
-            ),
-            ("tpm_nv_writes_total", "counter", "Writes to the TPM's non-volatile memory since the start", g.nv_writes),
-        ):
-            full = f"license_agent_{name}"
-            metric = Metric(full.removesuffix("_total") if kind == "counter" else full, text, kind)
+        """All samples, in the order of the declaration."""
+        gauges = self._gauges()
+        yield from self._samples(METRICS, gauges)
+        if gauges.tpm_state is not None:
+            states = Metric(f"{PREFIX}tpm_state", TPM_STATE_TEXT, "gauge")
+            for state in BackendState:
+                states.add_sample(states.name, {"state": state.value}, float(state.value == gauges.tpm_state))
+            yield states
+            yield from self._samples(TPM_METRICS, gauges)
+
+    def _samples(self, declarations: tuple[Declared, ...], gauges: Gauges) -> Iterator[Metric]:
+        for declared in declarations:
+            value = declared.value(self._counters, gauges)
+            if value is None:
+                continue
+            full = PREFIX + declared.name
+            # The library insists on `_total` for the type counter, so counters without it are left untyped.
+            name = full.removesuffix("_total") if declared.kind == "counter" else full
+            metric = Metric(name, declared.text, declared.kind)
             metric.add_sample(full, {}, float(value))
-            yield metric
-        yield from _tpm_metrics(g)
-
-
-def _tpm_metrics(g: Gauges) -> Iterator[Metric]:
-    """What is known of the TPM; nothing where there is none."""
-    if g.tpm_state is None:
-        return
-    states = Metric("license_agent_tpm_state", "1 for the state that the TPM is in", "gauge")
-    for state in BackendState:
-        states.add_sample(states.name, {"state": state.value}, float(state.value == g.tpm_state))
-    yield states
-    for name, text, value in (
-        ("tpm_hierarchies_open", "Hierarchies of the TPM whose auth value is empty", g.hierarchies_open),
-        ("tpm_lockout_counter", "Failed authorizations that the TPM counts at present", g.lockout_counter),
-        ("tpm_nv_budget_left", "NV writes that may be made now within the budget", g.nv_budget_left),
-    ):
-        if value is not None:
-            metric = Metric(f"license_agent_{name}", text, "gauge")
-            metric.add_sample(metric.name, {}, float(value))
             yield metric
 
 
@@ -129,7 +146,7 @@ class Metrics:
 
     Args:
         counters: of this run.
-        gauges: asked at each rendering.
+        gauges: called at each rendering.
     """
 
     def __init__(self, counters: Counters, gauges: Callable[[], Gauges]) -> None:

@@ -1,17 +1,16 @@
-"""`state.json`: the state without secrets, for people and tools. A rendered view: no verdict depends on it.
+"""Reads and writes `state.json`: the agent's state without secrets, for people and tools. No verdict depends on it.
 
-It carries a checksum and has a backup, so that a corrupt one is noticed and restored. What stands only here is read
-again at the next start: the last contact with the server, and since when the agent has been degraded, and whether an
-administrator wanted it so.
+A checksum and a backup show and repair a corrupt file. The next start reads from it what no other file keeps (`Kept`): the last
+contact with the server, since when the agent has been degraded, and whether an administrator switched that on.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from agentd.sync.mode import Kept
 from hwsec.files import write_atomic
 
 FORMAT = 1
@@ -24,15 +23,6 @@ class Origin(Enum):
     MAIN = "state.json"
     BACKUP = "its backup"
     NOTHING = "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What only the state file knows. Times are seconds since 1970 UTC."""
-
-    last_server_contact: int | None = None
-    degraded_since: int | None = None
-    degraded_held: bool = False
 
 
 def encode_state(content: dict[str, Any]) -> bytes:
@@ -63,7 +53,7 @@ class StateFile:
     """The file and its backup.
 
     Args:
-        path: `state.json`; the backup stands beside it.
+        path: `state.json`; the backup lies beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +61,7 @@ class StateFile:
         self._backup = path.with_name(path.name + ".bak")
 
     def read(self) -> tuple[Kept, Origin, bool]:
-        """What is kept, where it was found, and whether `state.json` was there but corrupt."""
+        """What is kept, where it was found, and whether `state.json` existed but was corrupt."""
         corrupt = False
         for path, origin in ((self.path, Origin.MAIN), (self._backup, Origin.BACKUP)):
             try:

@@ -1,84 +1,85 @@
-"""The state as people and tools see it: for `state.json`, `status` and `secrets`. Pure; never a secret in it."""
+"""Renders the agent's state for `state.json`, `status` and `secrets`. Pure; never shows a secret."""
 
 from typing import Any
 
-from agentd.base.confinement import Confinement
-from agentd.licenses.validator import Engine
+from agentd.base.confinement import ConfinementStatus
 from agentd.secrets.lifecycle import State, grace_until, valid_until
-from agentd.sync.cycle import Contacts
-from hwsec.backend import BackendStatus
+from agentd.secrets.ring import SecretRing
+from agentd.sync.cycle import ContactCycle
 
-from .statefile import Kept
+from .parts import AgentParts
 
 
-def secrets_view(engine: Engine, now: int) -> list[dict[str, Any]]:
+def secrets_view(ring: SecretRing, now: int) -> list[dict[str, Any]]:
     """The versions with states and dates, oldest first."""
     return [
         {
             "version": stored.meta.version,
-            "state": engine.state_of(stored, now).value,
+            "state": ring.state_of(stored, now).value,
             "valid_from": stored.meta.valid_from,
-            "valid_until": valid_until(stored.meta, engine.limits),
-            "grace_until": grace_until(stored.meta, engine.limits),
+            "valid_until": valid_until(stored.meta, ring.limits),
+            "grace_until": grace_until(stored.meta, ring.limits),
             "installed_at": stored.meta.installed_at,
             "invalidated_at": stored.meta.invalidated_at,
         }
-        for stored in engine.versions
+        for stored in ring.versions
     ]
 
 
-def count_states(engine: Engine, now: int) -> tuple[int, int]:
+def count_states(ring: SecretRing, now: int) -> tuple[int, int]:
     """How many versions are ACTIVE, and how many GRACE."""
-    states = [engine.state_of(stored, now) for stored in engine.versions]
+    states = [ring.state_of(stored, now) for stored in ring.versions]
     return states.count(State.ACTIVE), states.count(State.GRACE)
 
 
-def rotation_view(engine: Engine) -> dict[str, Any]:
+def rotation_view(ring: SecretRing) -> dict[str, Any]:
     """When the last rotation was and when the next is due."""
-    newest = engine.newest
+    newest = ring.newest
     if newest is None:
         return {"last": None, "next_due": None}
-    return {"last": newest.meta.installed_at, "next_due": valid_until(newest.meta, engine.limits)}
+    return {"last": newest.meta.installed_at, "next_due": valid_until(newest.meta, ring.limits)}
 
 
-def server_view(contacts: Contacts, now: int) -> dict[str, Any]:
-    """What there is to say of the server, and of the contacts with it."""
-    binding, record, lists = contacts.binding, contacts.record, contacts.revocations
+def server_view(cycle: ContactCycle, now: int) -> dict[str, Any]:
+    """The license server and the contacts with it."""
+    server, record, lists = cycle.server, cycle.record, cycle.revocations
     return {
-        "url": binding.url,
-        "serial": binding.serial,
-        "attestation": binding.attestation,
-        "key_set": binding.key_set,
-        "key_set_expires": binding.key_set_expires,
+        "url": server.url,
+        "serial": server.serial,
+        "attestation": server.attestation,
+        "key_set": server.key_set,
+        "key_set_expires": server.key_set_expires,
         "last_contact": record.last,
         "failures": record.failures,
         "problem": record.problem,
-        "next_contact_s": max(int(contacts.wait_s()), 0),
-        "rotation": contacts.rotation.step.value,
+        "next_contact_s": max(int(cycle.wait_s()), 0),
+        "rotation": cycle.rotation.step.value,
         "revocations": lists.number,
         "revoked": len(lists.revoked),
         "revocations_until": lists.next_update,
         "revocations_stale": lists.stale(now),
-        "certificate_ends": contacts.certificate_ends,
-        "held": contacts.held,
+        "certificate_ends": cycle.certificate_ends,
+        "held": cycle.held,
     }
 
 
-def confinement_view(confinement: Confinement) -> dict[str, Any]:
-    """What the process has put on itself."""
+def confinement_view(confinement: ConfinementStatus) -> dict[str, Any]:
+    """What the process may no longer do."""
     return {"exec_forbidden": confinement.exec_forbidden, "landlock_abi": confinement.landlock_abi}
 
 
-def state_view(engine: Engine, status: BackendStatus, generation: int, kept: Kept, now: int) -> dict[str, Any]:
+def state_view(parts: AgentParts) -> dict[str, Any]:
     """The content of `state.json`."""
+    core, store, kept = parts.core, parts.store, parts.mode.kept
+    now = core.clock.now()
     return {
-        "agent_id": engine.agent_id,
+        "agent_id": core.agent_id,
         "written_at": now,
-        "backend": status.name,
-        "generation": generation,
-        "secrets": secrets_view(engine, now),
-        "rotation": rotation_view(engine),
-        "degraded": engine.degraded,
+        "backend": store.status.name,
+        "generation": store.generation,
+        "secrets": secrets_view(store.ring, now),
+        "rotation": rotation_view(store.ring),
+        "degraded": parts.validator.degraded,
         "degraded_since": kept.degraded_since,
         "degraded_held": kept.degraded_held,
         "last_server_contact": kept.last_server_contact,

@@ -1,7 +1,6 @@
-"""Connects to the server with the agent's TLS key, and has its certificate renewed before it ends.
+"""Keeps the agent's client certificate working: connects with it, renews it, and goes back where a new one does not work.
 
-A new pair of key and certificate is committed beside the old one and tried at the next contact. It takes the old one's place
-once it has worked; where it does not and the old one does, it is given up, and another one is asked for later.
+A new key and its certificate are kept beside the old pair until they have worked once; if they fail, the old pair stays in use.
 """
 
 import contextlib
@@ -9,65 +8,57 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.hardware import Line
-from agentd.secrets.installer import SECTION_TLS, SecretOps
-from contracts.exchange import RenewCertificate, RenewReply
+from agentd.audit.core import Core
+from agentd.base.hardware import HardwareConnection
+from agentd.secrets.record import SealedTlsKey, SealedTlsKeys
+from agentd.secrets.store import Store
 from hwsec.errors import BlobCorrupt, StoreCorrupt
 from hwsec.sealedblob import open_blob, seal_blob
 from hwsec.secretmem import SecretBuffer
 from hwsec.vault import Vault, WrappedSecret
 
-from . import tlskey
-from .client import API, Exchange, NoContact, NotTheServer
 from .schedule import renewal_time
-from .tlskey import BadCertificate, ClientKey, StoredKey, StoredKeys, check_certificate, client_key, key_pem, new_key
-from .transport import Carrier
+from .tlskey import BadCertificate, ClientKey, check_certificate, client_key, key_pem, new_key
+from .transport import API, NoContact, NotTheServer, Transport
 
 log = logging.getLogger(__name__)
 
 BLOB_NAME = "tls-client-key"
 RENEW_AGAIN_S = 3600.0
-"""After a new certificate that did not work."""
+"""How long the agent waits after a new certificate that did not work."""
 
 
-class TlsKeys:
-    """The agent's TLS keys at work. Keeps `contacts.Certificates`.
+@dataclass(frozen=True, slots=True)
+class OpenedTlsKeys:
+    """The TLS keys of the store, ready for use."""
+
+    current: ClientKey
+    pending: ClientKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A new key and the request for its certificate (PKCS #10, PEM)."""
+
+    scalar: WrappedSecret
+    csr: str
+
+
+class ClientCertificates:
+    """The agent's TLS keys and certificates at work.
 
     Args:
-        agent_id: who this is.
-        stored: as the sealed store has them.
-        current: the pair in use.
-        following: the pair that has not worked yet, if there is one.
-        carrier: connects.
-        ops: commits.
-        vault: opens keys.
-        audit: logs.
-        clock: says when a renewal is due.
+        store: commits renewed ones.
+        transport: connects with them.
+        keys: as opened at the start.
     """
 
-    def __init__(
-        self,
-        agent_id: str,
-        stored: StoredKeys,
-        current: ClientKey,
-        following: ClientKey | None,
-        carrier: Carrier,
-        ops: SecretOps,
-        vault: Vault,
-        audit: AuditLog,
-        clock: Clock,
-    ) -> None:
-        self._agent_id = agent_id
-        self._stored = stored
-        self.current = current
-        self.following = following
-        self._carrier = carrier
-        self._ops = ops
-        self._vault = vault
-        self._audit = audit
-        self._clock = clock
+    def __init__(self, core: Core, store: Store, transport: Transport, keys: OpenedTlsKeys) -> None:
+        self._core = core
+        self._store = store
+        self._transport = transport
+        self.current = keys.current
+        self.pending = keys.pending
         self._not_before_mono = 0.0
 
     @property
@@ -75,23 +66,30 @@ class TlsKeys:
         """End of the certificate in use, seconds since 1970 UTC."""
         return self.current.not_after
 
+    @property
+    def _sealed(self) -> SealedTlsKeys:
+        sealed = self._store.record.tls
+        if sealed is None:
+            raise RuntimeError("an agent with a server must have a TLS key in its store")
+        return sealed
+
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """A connection for the length of the block: with the new pair if it works, else with the one in use."""
         async with contextlib.AsyncExitStack() as stack:
-            if self.following is not None and await self._works(stack, self.following):
+            if self.pending is not None and await self._works(stack, self.pending):
                 await self._promote()
             else:
-                failed = self.following is not None
+                failed = self.pending is not None
                 await stack.enter_async_context(self._open(self.current))
                 if failed:
-                    await self._give_up_if_ours_works()
+                    await self._drop_pending_if_ours_works()
             yield
 
     @contextlib.asynccontextmanager
     async def _open(self, key: ClientKey) -> AsyncIterator[None]:
-        with key_pem(self._vault, key.scalar) as pem:
-            opening = self._carrier.open("".join(key.certificates), pem)
+        with key_pem(self._core.vault, key.scalar) as pem:
+            opening = self._transport.open("".join(key.certificates), pem)
             await opening.__aenter__()
         try:
             yield
@@ -113,65 +111,57 @@ class TlsKeys:
 
     async def _answered(self) -> bool:
         try:
-            return (await self._carrier("POST", f"{API}/challenge", b"{}")).status == 200
+            return (await self._transport("POST", f"{API}/challenge", b"{}")).status == 200
         except NoContact:
             return False
 
     async def _promote(self) -> None:
-        if self.following is None or self._stored.following is None:
-            raise RuntimeError("there is no new certificate to go by")
-        stored = StoredKeys(current=self._stored.following)
-        await self._ops.keep({SECTION_TLS: tlskey.encode(stored)}, "tls.renewed", serial=f"{self.following.serial:x}")
-        self._stored, self.current, self.following = stored, self.following, None
+        sealed = self._sealed.pending
+        if self.pending is None or sealed is None:
+            raise RuntimeError("there is no pending certificate to promote")
+        await self._store.keep("tls.renewed", {"tls": SealedTlsKeys(current=sealed)}, serial=f"{self.pending.serial:x}")
+        self.current, self.pending = self.pending, None
         log.info("the new TLS certificate works; it is used until %d", self.current.not_after)
 
-    async def _give_up_if_ours_works(self) -> None:
-        if self.following is None or not await self._answered():
-            return  # the server is out of reach; that says nothing of the new certificate
-        stored = StoredKeys(current=self._stored.current)
-        serial = f"{self.following.serial:x}"
-        log.error("the new TLS certificate %s does not work; the old one is used on, and another one asked for", serial)
-        await self._ops.keep({SECTION_TLS: tlskey.encode(stored)}, "tls.renewal_failed", serial=serial)
-        self._stored, self.following = stored, None
-        self._not_before_mono = self._clock.monotonic() + RENEW_AGAIN_S
+    async def _drop_pending_if_ours_works(self) -> None:
+        if self.pending is None or not await self._answered():
+            return  # the server is out of reach; that says nothing about the new certificate
+        serial = f"{self.pending.serial:x}"
+        log.error(
+            "the new TLS certificate %s does not work; the old one stays in use, and the agent will ask for another", serial
+        )
+        tls = SealedTlsKeys(current=self._sealed.current)
+        await self._store.keep("tls.renewal_failed", {"tls": tls}, serial=serial)
+        self.pending = None
+        self._not_before_mono = self._core.clock.monotonic() + RENEW_AGAIN_S
 
     def renewal_due(self) -> bool:
-        """Whether a new certificate should be asked for now."""
-        key = self.current
-        due = renewal_time(self._agent_id, key.serial & 0xFFFFFFFF, key.not_before, key.not_after)
-        waited = self._clock.monotonic() >= self._not_before_mono
-        return self.following is None and self._clock.now() >= due and waited
+        """Whether the agent should ask for a new certificate now."""
+        key, clock = self.current, self._core.clock
+        due = renewal_time(self._core.agent_id, key.serial & 0xFFFFFFFF, key.not_before, key.not_after)
+        return self.pending is None and clock.now() >= due and clock.monotonic() >= self._not_before_mono
 
-    async def renew_if_due(self, exchange: Exchange) -> None:
-        """Gets a certificate for a new key, if it is time; it is used from the next contact on."""
-        if self.renewal_due():
-            await self.renew(exchange)
+    def new_renewal(self) -> Renewal:
+        """A new key, and the request for its certificate that the server is to be asked for."""
+        return Renewal(*new_key(self._core.agent_id, self._core.vault))
 
-    async def renew(self, exchange: Exchange) -> None:
-        """Gets a certificate for a new key. Raises as `Exchange.ask` and `SecretOps.keep`."""
-        scalar, csr = new_key(self._agent_id, self._vault)
-        reply = await exchange.ask(RenewReply, RenewCertificate, csr=csr)
+    async def accept(self, renewal: Renewal, certificates: tuple[str, ...]) -> None:
+        """Stores the certificates that the server made for a new key; they are used from the next contact on.
+
+        Raises:
+            NotTheServer: they are not for this key.
+            HwsecError, AuditUnavailable: they could not be stored; nothing has changed.
+        """
         try:
-            check_certificate(reply.certificates[0], csr)
-            key = client_key(reply.certificates, scalar)
-        except BadCertificate as error:
+            check_certificate(certificates[0], renewal.csr)
+            key = client_key(certificates, renewal.scalar)
+        except (BadCertificate, IndexError) as error:
             raise NotTheServer(str(error)) from None
-        following = StoredKey(certificates=key.certificates, sealed=await self._ops.on_hardware(self._sealing(scalar)))
-        stored = StoredKeys(current=self._stored.current, following=following)
-        await self._ops.keep({SECTION_TLS: tlskey.encode(stored)}, "tls.renewal", serial=f"{key.serial:x}", until=key.not_after)
-        self._stored, self.following = stored, key
-
-    def _sealing(self, scalar: WrappedSecret) -> "_Seal":
-        return _Seal(self._vault, scalar)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedKeys:
-    """The TLS keys of the store, as stored and ready for use."""
-
-    stored: StoredKeys
-    current: ClientKey
-    following: ClientKey | None
+        sealed = await self._store.on_hardware(_Seal(self._core.vault, renewal.scalar))
+        pending = SealedTlsKey(certificates=key.certificates, sealed=sealed)
+        tls = SealedTlsKeys(current=self._sealed.current, pending=pending)
+        await self._store.keep("tls.renewal", {"tls": tls}, serial=f"{key.serial:x}", until=key.not_after)
+        self.pending = key
 
 
 class _Seal:
@@ -181,24 +171,29 @@ class _Seal:
         self._vault = vault
         self._scalar = scalar
 
-    def __call__(self, line: Line) -> bytes:
-        with line.backend.kek() as kek, self._vault.open(self._scalar) as scalar:
+    def __call__(self, connection: HardwareConnection) -> bytes:
+        with connection.backend.kek() as kek, self._vault.open(self._scalar) as scalar:
             return seal_blob(kek, BLOB_NAME, scalar.view)
 
 
-def unseal_key(kek: SecretBuffer, vault: Vault, stored: StoredKey) -> ClientKey:
-    """A stored key, ready for use.
+def open_tls_keys(kek: SecretBuffer, vault: Vault, sealed: SealedTlsKeys) -> OpenedTlsKeys:
+    """The TLS keys of a store, ready for use.
 
     Args:
         kek: of this machine.
-        vault: where the key is to rest.
-        stored: from the store.
+        vault: keeps the keys in memory.
+        sealed: from the store.
 
     Raises:
-        StoreCorrupt: it does not open, or its certificate is none.
+        StoreCorrupt: a key does not open, or its certificate cannot be read.
     """
+    pending = None if sealed.pending is None else _opened(kek, vault, sealed.pending)
+    return OpenedTlsKeys(_opened(kek, vault, sealed.current), pending)
+
+
+def _opened(kek: SecretBuffer, vault: Vault, sealed: SealedTlsKey) -> ClientKey:
     try:
-        with open_blob(kek, BLOB_NAME, stored.sealed) as scalar:
-            return client_key(stored.certificates, vault.wrap(scalar))
+        with open_blob(kek, BLOB_NAME, sealed.sealed) as scalar:
+            return client_key(sealed.certificates, vault.wrap(scalar))
     except (BlobCorrupt, ValueError, BadCertificate) as error:
-        raise StoreCorrupt(f"the store holds no usable TLS key ({error}); provision this agent anew") from None
+        raise StoreCorrupt(f"the store holds no usable TLS key ({error}); provision this agent again") from None

@@ -1,7 +1,8 @@
-"""The agent's TLS client key: made here, short-lived, sealed under the KEK, handed to the link for a connection.
+"""Makes the agent's TLS client key and checks certificates for it.
 
-Stolen alone it opens nothing: the server takes no request that is not also signed by the identity key. A new key and its
-certificate are kept beside the old pair until they have worked once; if they do not, the old pair goes on serving.
+The key is short-lived and goes to the link for a connection.
+
+Stolen alone it opens nothing: the server accepts no request that the identity key has not signed as well.
 """
 
 import base64
@@ -9,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,26 +26,7 @@ _BEGIN, _END = b"-----BEGIN EC PRIVATE KEY-----\n", b"-----END EC PRIVATE KEY---
 
 
 class BadCertificate(Exception):
-    """A certificate does not fit the key, or is none."""
-
-
-class StoredKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A TLS key as it stands in the sealed store.
-
-    Attributes:
-        certificates: PEM; the agent's own, then those between it and the root.
-        sealed: the private scalar, sealed under the KEK (`hwsec.sealedblob`).
-    """
-
-    certificates: tuple[str, ...]
-    sealed: bytes
-
-
-class StoredKeys(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The pair in use, and one that has not worked yet."""
-
-    current: StoredKey
-    following: StoredKey | None = None
+    """A certificate does not match the key, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +34,7 @@ class ClientKey:
     """A TLS key, ready for use. Times are seconds since 1970 UTC.
 
     Attributes:
-        certificates: as in `StoredKey`.
+        certificates: as in `SealedTlsKey`.
         scalar: the private key, 32 bytes, as it rests in memory.
         serial: of the certificate.
         not_before: begin of the certificate.
@@ -65,23 +46,6 @@ class ClientKey:
     serial: int
     not_before: int
     not_after: int
-
-
-def encode(keys: StoredKeys) -> bytes:
-    """As it stands in the sealed store."""
-    return msgspec.json.encode(keys)
-
-
-def decode(data: bytes) -> StoredKeys:
-    """The keys in `data`.
-
-    Raises:
-        ValueError: they are none.
-    """
-    try:
-        return msgspec.json.decode(data, type=StoredKeys)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"not TLS keys: {error}") from None
 
 
 def new_key(agent_id: str, vault: Vault) -> tuple[WrappedSecret, str]:
@@ -103,7 +67,7 @@ def client_key(certificates: tuple[str, ...], scalar: WrappedSecret) -> ClientKe
     """The key with what its certificate says.
 
     Raises:
-        BadCertificate: the first certificate is none.
+        BadCertificate: the first certificate cannot be read.
     """
     try:
         own = x509.load_pem_x509_certificate(certificates[0].encode("ascii"))
@@ -114,10 +78,10 @@ def client_key(certificates: tuple[str, ...], scalar: WrappedSecret) -> ClientKe
 
 
 def check_certificate(certificate: str, csr: str) -> None:
-    """Holds a certificate against the request that it should answer.
+    """Compares a certificate with the request that it should answer.
 
     Raises:
-        BadCertificate: it is for another key, or none.
+        BadCertificate: it is for another key, or cannot be read.
     """
     try:
         own = x509.load_pem_x509_certificate(certificate.encode("ascii"))

@@ -1,29 +1,75 @@
-"""Takes requests to the server through the link. The link is not trusted: it may lose, delay or make up whatever it brings."""
+"""Carries requests to the license server through the link. The link is not trusted: it may lose, delay or invent anything."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from agentd.base.clock import Clock
 from ipc.linkmessages import Provisioning
 
-from .client import Answer, NoContact
 from .linkclient import FetchFailed, LinkClient, LinkSession, LinkUnavailable
 from .retry import retry_after
 
 UpstreamName = Literal["server", "enrollment"]
+API = "/api/v1"
 REPLY_BYTES = 2 * 1024 * 1024
 TIMEOUT_S = 30.0
 
 
-class Carrier:
-    """Requests by way of one connection to the link at a time.
+class NoContact(Exception):
+    """The agent did not reach the server, or received nothing that counts as its answer. Nothing has changed here.
+
+    Attributes:
+        retry_after_s: seconds until the other side asks to be tried again, if it said so. Nobody signs that: it can only delay.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class NotTheServer(NoContact):
+    """The answer does not carry the server's signature for this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response of HTTP.
+
+    Attributes:
+        status: the HTTP status.
+        body: at most `REPLY_BYTES`.
+        retry_after_s: seconds that its Retry-After asks for.
+    """
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+class Transport(Protocol):
+    """One connection at a time to the license server; `LinkTransport` in the daemon, a server in the same process in tests."""
+
+    def open(
+        self, certificates: str | None = None, key: bytearray | None = None
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """A connection for the length of the block; raises NoContact."""
+        ...
+
+    async def __call__(self, method: str, path: str, body: bytes) -> Response:
+        """The response to a request; raises NoContact."""
+        ...
+
+
+class LinkTransport:
+    """Requests by way of the link.
 
     Args:
-        link: the link.
+        link: the link's socket.
         upstream: the name under which the link knows the server.
-        url: where it is, and
-        pins: tells by what it is known, for a link whose own configuration does not name it.
+        url: where the server is, for a link whose own configuration does not name it.
+        pins: of the server's keys, likewise.
         clock: certificates are judged by its time.
     """
 
@@ -46,7 +92,7 @@ class Carrier:
             key: its private key, PEM; the caller wipes it.
 
         Raises:
-            NoContact: there is no link.
+            NoContact: the link does not answer.
         """
         provisioning = Provisioning(self._upstream, self._url, self._pins())
         try:
@@ -60,11 +106,11 @@ class Carrier:
         finally:
             self._session = None
 
-    async def __call__(self, method: str, path: str, body: bytes) -> Answer:
-        """The answer to a request.
+    async def __call__(self, method: str, path: str, body: bytes) -> Response:
+        """The response to a request.
 
         Raises:
-            NoContact: there was none.
+            NoContact: none came.
         """
         if self._session is None:
             raise NoContact("there is no connection to the link")
@@ -77,5 +123,5 @@ class Carrier:
             raise NoContact(f"the link does not work: {error}") from None
         except FetchFailed as error:
             raise NoContact(f"the server was not reached: {error}") from None
-        said = reply.headers.get("retry-after")
-        return Answer(reply.status, reply.body, None if said is None else retry_after(said, self._clock.now()))
+        value = reply.headers.get("retry-after")
+        return Response(reply.status, reply.body, None if value is None else retry_after(value, self._clock.now()))

@@ -9,12 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentd import wiring
 from agentd.base.clock import Clock
 from agentd.base.config import parse_config
 from agentd.daemon import Daemon
 from agentd.enrollment import by_hand
 from agentd.sockets.connection import Hub
+from agentd.wiring import assemble, connect
 from contracts.jose import jwk_from_point
 from hwsec.backend import BackendStatus
 from hwsec.errors import (
@@ -81,8 +81,7 @@ def test_licenses_are_validated_through_every_state(
         made.append(FailingBackend(device))
         return made[-1]
 
-    for module in (wiring, by_hand):
-        monkeypatch.setattr(module, "make_backend", make_backend)
+    monkeypatch.setattr(by_hand, "make_backend", make_backend)
     found_office(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
     server = open_office(tmp_path / "server", lambda size: b"s" * size)
     by_hand.initialize(config, server.keys.trust())
@@ -95,26 +94,27 @@ def test_licenses_are_validated_through_every_state(
     tokens = [server.licenses.issue("pos-1", order, now) for order in orders]
 
     async def main() -> None:
-        owner, hub_of = HardwareOwner(), Hub
-        parts = await owner.run(lambda: wiring.assemble(config, Clock(), lambda: None, owner), 30)
-        daemon = Daemon(parts, hub_of(parts.clock.monotonic, lambda: parts.audit.pending))
+        owner, clock = HardwareOwner(), Clock()
+        hub = Hub(clock.monotonic)
+        agent = connect(await owner.run(lambda: assemble(config, clock, hub, owner, make_backend), 30))
+        daemon, installer, store = Daemon(agent), agent.assembled.installer, agent.assembled.store
         await daemon.start()
-        await daemon.ops.install(delivery, ACTOR)
+        await installer.install(delivery, ACTOR)
         validate = _validator(daemon)
         assert validate(tokens[0])
         made[-1].failure = failure
-        assert (await daemon.ops.refresh_status()).state is failure.state
+        assert (await store.refresh_status()).state is failure.state
         assert validate(tokens[0]) and validate(tokens[1])
         for _ in range(3):
             await daemon.tick()
         with pytest.raises(HwsecError):
-            await daemon.ops.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
+            await installer.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         with pytest.raises(HwsecError):
-            await daemon.ops.invalidate(1, ACTOR)
+            await installer.invalidate(1, ACTOR)
         assert validate(tokens[0]) and validate(tokens[2])
         made[-1].failure = None
-        assert (await daemon.ops.refresh_status()).available
-        await daemon.ops.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
+        assert (await store.refresh_status()).available
+        await installer.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         assert validate(tokens[0])
         made[-1].failure = failure
         began = time.monotonic()

@@ -1,20 +1,31 @@
-"""An agent in memory: a vault, secret versions, licenses, and an engine whose time is told."""
+"""An agent in memory: a vault, a ring of secret versions, an inventory, and a validator whose time is passed in."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from agentd.licenses.inventory import LicenseBook
-from agentd.licenses.validator import Engine
+from agentd.audit.core import Core
+from agentd.audit.log import AuditLog
+from agentd.base.clock import Clock
+from agentd.base.counters import Counters
+from agentd.base.hardware import Hardware
+from agentd.licenses.inventory import LicenseInventory
+from agentd.licenses.validator import Validator
 from agentd.secrets.lifecycle import Limits
+from agentd.secrets.ring import SecretRing
 from contracts.claims import Claims
 from contracts.trust import parse_trust
+from hwsec.owner import HardwareOwner
 from hwsec.secretmem import SecretBuffer
-from hwsec.store import Contents, StoredVersion
+from hwsec.store import Contents, SealedStore, StoredVersion
 from hwsec.storeformat import VersionMeta
 from hwsec.vault import Vault
 from server.keys.jose import mint_token
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY, TRUST_FILE
+from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
+_owner = HardwareOwner()
 T0 = 1_800_000_000
 DAY = 86_400
 
@@ -40,12 +51,23 @@ def token(version: int = 1, **changes: Any) -> str:
     return mint_token(claims, secret(version), version, LICENSE_KEY)
 
 
+def core_of(clock: Clock, audit: AuditLog, vault: Vault, backend: MemoryBackend | None = None) -> Core:
+    """The common parts over a backend in memory."""
+
+    def make_store(made: Any, trace: Callable[[str], None]) -> SealedStore:
+        return SealedStore(Path("/nonexistent/store"), made, vault, AGENT, lambda _state: 0, trace)
+
+    hardware = Hardware(backend or MemoryBackend(MemoryDevice()), make_store, None, vault, _owner)
+    return Core(AGENT, clock, audit, hardware, vault, Counters())
+
+
 class World:
     def __init__(self, *metas: VersionMeta, limits: Limits | None = None) -> None:
         self.vault = Vault()
-        self.book = LicenseBook()
-        self.engine = Engine(AGENT, parse_trust(TRUST_FILE), self.vault, self.book, limits or Limits())
-        self.engine.take_over(Contents(tuple(self.stored(each) for each in metas)))
+        self.inventory = LicenseInventory()
+        self.ring = SecretRing(limits or Limits(), parse_trust(TRUST_FILE))
+        self.validator = Validator(AGENT, self.ring, self.vault, self.inventory)
+        self.ring.replace(Contents(tuple(self.stored(each) for each in metas)))
 
     def stored(self, each: VersionMeta, *, destroyed: bool = False) -> StoredVersion:
         if destroyed:
@@ -55,7 +77,7 @@ class World:
             return StoredVersion(each, self.vault.wrap(buffer))
 
     def rotate(self, each: VersionMeta) -> None:
-        self.engine.take_over(self.engine.with_new_secret(self.stored(each), {}))
+        self.ring.replace(self.ring.with_new_secret(self.stored(each), {}))
 
     def invalidate(self, version: int, now: int = T0) -> None:
-        self.engine.take_over(self.engine.with_invalidated(version, now, {}))
+        self.ring.replace(self.ring.with_invalidated(version, now, {}))

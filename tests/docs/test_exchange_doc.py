@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentd.secrets import installer
+from agentd.rotation import table
+from agentd.secrets import trusted_time
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
 from contracts import enrollment, evidence, exchange, keyset
@@ -116,7 +117,7 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "CHALLENGE_LIFETIME_S": challenges.CHALLENGE_LIFETIME_S,
         "CLOCK_TOLERANCE_S": challenges.CLOCK_TOLERANCE_S,
         "CHALLENGE_KEPT_S": int(asking.CHALLENGE_KEPT_S),
-        "FRESH_S": int(installer.FRESH_S),
+        "FRESH_S": int(trusted_time.FRESH_S),
         "ANSWERS_KEPT_S": registry.ANSWERS_KEPT_S,
         "SESSION_S": enrollment_tokens.SESSION_S,
         "CERTIFICATE_S": certificates.LIFETIME_S,
@@ -131,7 +132,7 @@ def test_the_times_of_a_contact_are_told() -> None:
     assert answering.CONTACT_S == 3600 and "54 to 66 minutes" in purposes
     assert f"within {schedule.FIRST_CONTACT_S} s of a start" in purposes
     assert schedule.CONTACT_SPREAD == 0.2 and "up to a fifth earlier" in purposes
-    early, late = (round(100 * part) for part in schedule.ROTATE_EARLY)
+    early, late = (round(100 * part) for part in table.ROTATE_EARLY)
     assert f"{early} to {late} % of the secret's time" in purposes
     early, late = (round(100 * part) for part in schedule.RENEW_EARLY)
     assert f"when {early} to {late} % of its time are left" in purposes

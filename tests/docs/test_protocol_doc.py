@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agentd.base.counters import Counters
 from agentd.pos.service import _KEPT_OPEN
-from agentd.telemetry.metrics import Counters, Gauges, Metrics
+from agentd.telemetry.metrics import Gauges, Metrics
 from contracts import claims as claims_module
 from contracts.delivery import _MEMBERS, DELIVERY_TYPE
 from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, open_token, parse_token

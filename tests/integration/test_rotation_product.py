@@ -17,7 +17,7 @@ import pytest
 from agentd.rotation.table import Step
 from agentd.secrets.key_confirmation import key_check
 from agentd.secrets.lifecycle import State
-from agentd.uplink.client import NoContact
+from agentd.uplink.transport import NoContact
 from contracts.exchange import Cause
 from tests.support.pair import AGENT, DAY, LICENSE, Fate, Pair, prepare
 
@@ -70,15 +70,15 @@ def pair(memory: Path) -> Iterator[Pair]:
 
 def active(pair: Pair) -> tuple[list[int], list[int]]:
     """The ACTIVE versions of the agent, and of the server."""
-    engine, now = pair.agent.engine, pair.clock.now()
-    ours = [stored.meta.version for stored in engine.versions if engine.state_of(stored, now) is State.ACTIVE]
+    ring, now = pair.agent.ring, pair.clock.now()
+    ours = [stored.meta.version for stored in ring.versions if ring.state_of(stored, now) is State.ACTIVE]
     theirs = [row.version for row in pair.server.office.secrets.listed(AGENT) if row.state == "ACTIVE"]
     return ours, theirs
 
 
 def rotate(pair: Pair, fate: Fate) -> None:
     """One rotation under a fate, until both sides have settled."""
-    before, token = pair.agent.rotor.newest, pair.token
+    before, token = pair.agent.rotation.newest, pair.token
     pair.wire.fate = fate
     pair.clock.seconds += 1000
     # Licenses are looked at after every contact, whatever became of it.
@@ -86,18 +86,18 @@ def rotate(pair: Pair, fate: Fate) -> None:
         pair.clock.seconds += 1
         error = pair.contact(Cause.FORCED if attempt == 0 else None)
         assert pair.valid(token), f"a valid license was refused after {error!r}"
-        if error is None and pair.agent.rotor.rotation.step is Step.IDLE and pair.agent.rotor.newest > before:
+        if error is None and pair.agent.rotation.rotation.step is Step.IDLE and pair.agent.rotation.newest > before:
             break
     else:
-        raise AssertionError(f"not settled: {pair.agent.rotor.rotation}, {error!r}")
-    assert pair.agent.rotor.newest > before
+        raise AssertionError(f"not settled: {pair.agent.rotation.rotation}, {error!r}")
+    assert pair.agent.rotation.newest > before
     ours, theirs = active(pair)
     assert len(ours) == 1 and ours == theirs, (ours, theirs)
-    newest = pair.agent.engine.newest
+    newest = pair.agent.ring.newest
     assert newest is not None and newest.secret is not None
     check = {row.version: row.key_check for row in pair.server.office.secrets.listed(AGENT)}
-    assert check[ours[0]] == key_check(pair.agent.vault, newest.secret, AGENT, ours[0])
-    renewed = pair.agent.engine.refreshed_token(token, pair.clock.now())
+    assert check[ours[0]] == key_check(pair.agent.core.vault, newest.secret, AGENT, ours[0])
+    renewed = pair.agent.validator.refreshed_token(token, pair.clock.now())
     assert renewed is not None and pair.valid(renewed), "no new token"
     pair.token = renewed
 
@@ -134,7 +134,7 @@ def test_a_server_restored_from_an_old_backup_skips_ahead(memory: Path) -> None:
         pair.clock.seconds += 1000
         assert pair.contact(Cause.FORCED) is None
     assert active(pair) == ([4], [4])
-    token = pair.agent.engine.refreshed_token(pair.token, pair.clock.now())
+    token = pair.agent.validator.refreshed_token(pair.token, pair.clock.now())
     assert token is not None
     pair.server.office.close()
     shutil.rmtree(office)
@@ -143,7 +143,7 @@ def test_a_server_restored_from_an_old_backup_skips_ahead(memory: Path) -> None:
     assert active(pair) == ([4], [1])
     pair.until_settled()
     assert active(pair) == ([5], [5])
-    assert pair.valid(token) and pair.valid(pair.agent.engine.refreshed_token(token, pair.clock.now()) or "")
+    assert pair.valid(token) and pair.valid(pair.agent.validator.refreshed_token(token, pair.clock.now()) or "")
     pair.close()
 
 
@@ -160,7 +160,7 @@ def test_a_week_without_a_server_costs_no_license_and_the_way_back_is_one_contac
     assert not pair.valid()
     pair.wire.cut = False
     assert pair.contact() is None
-    token = pair.agent.engine.refreshed_token(pair.token, pair.clock.now())
+    token = pair.agent.validator.refreshed_token(pair.token, pair.clock.now())
     assert token is not None and pair.valid(token), "the till gets a new token for one whose secret has died"
     pair.close()
 
@@ -202,8 +202,8 @@ def test_a_license_of_a_revoked_agent_is_not_renewed_and_the_agent_says_so(memor
     pair = prepare(memory / "revoked", INTERVAL, GRACE)(memory / "revoked-pair")
     pair.server.office.agents.set_status(AGENT, "revoked", pair.server.now)
     error = pair.contact(Cause.FORCED)
-    assert "revoked" in str(error) and pair.agent.contacts.record.refused is not None
-    assert pair.agent.rotor.newest == 1 and pair.valid()
+    assert "revoked" in str(error) and pair.agent.cycle.record.refused is not None
+    assert pair.agent.rotation.newest == 1 and pair.valid()
     pair.close()
 
 

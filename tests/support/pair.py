@@ -1,8 +1,8 @@
 """An agent and its server in one process, with everything between them in the hands of the test.
 
-The agent's parts are the real ones over a memory device, the server's the real ones over SQLite. What carries messages, and
-where either of them is stopped, is told by a `Fate`. Stopped means: nothing more of that process runs, and another one takes
-over what was committed.
+Both are wired by their own composition roots: the agent over a memory device, the server over SQLite. A `Fate` says what
+happens to messages and where either side is stopped. Stopped means that nothing more of that process runs, and that another
+process goes on with what was committed.
 """
 
 import asyncio
@@ -10,37 +10,31 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agentd.base.clock import Clock
 from agentd.base.config import Config, parse_config
-from agentd.base.hardware import Hardware
-from agentd.licenses import revocations
-from agentd.licenses.inventory import LicenseBook
-from agentd.licenses.validator import Engine
-from agentd.rotation.runner import Rotor
+from agentd.base.timeanchor import Reading, TimeAnchor
+from agentd.rotation.runner import RotationRunner
 from agentd.rotation.table import Step
-from agentd.secrets.installer import SECTION_BINDING, SECTION_REVOCATIONS, SECTION_TRUST, SecretOps
-from agentd.sync.cycle import FAILURES, Contacts
-from agentd.sync.updates import ServerWord
-from agentd.telemetry.metrics import Counters
-from agentd.uplink.client import API, Answer, Exchange, NoContact
-from agentd.uplink.server_record import Binding
-from agentd.uplink.server_record import decode as decode_binding
-from agentd.wiring import book_path, limits_of, make_store, open_audit
-from contracts.claims import MAX_TIME
+from agentd.secrets.open import make_store
+from agentd.secrets.record import AgentRecord, SealedTlsKey, SealedTlsKeys, ServerRecord
+from agentd.sockets.connection import Hub
+from agentd.sync.cycle import FAILURES, ContactCycle
+from agentd.uplink.certificates import BLOB_NAME
+from agentd.uplink.tlskey import new_key
+from agentd.uplink.transport import API, NoContact, Response
+from agentd.wiring import Agent, assemble, connect
 from contracts.exchange import Cause
 from contracts.jose import jwk_from_point
-from contracts.trust import parse_trust
 from hwsec.owner import HardwareOwner
+from hwsec.sealedblob import seal_blob
 from hwsec.store import Contents
 from hwsec.vault import Vault
 from server.enrollment.by_hand import read_request
@@ -97,6 +91,10 @@ class StillClock(Clock):
         self.seconds = 0.0
         super().__init__(lambda: START + self.seconds, lambda: 1000 + self.seconds)
 
+    def set_anchor(self, anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
+        """The floor only: the machine's real boot clock, which the store's readings come from, does not move with this one."""
+        super().set_anchor(TimeAnchor(anchor.signed, False, boot), boot, None)
+
 
 @dataclass
 class Server:
@@ -106,6 +104,7 @@ class Server:
     clock: StillClock
     office: Office = field(init=False)
     exchange: ServerExchange = field(init=False)
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         self.start()
@@ -126,31 +125,43 @@ class Server:
 
     @property
     def now(self) -> int:
-        return int(self.clock.wall())
+        return int(self.clock.wall()) + self.ahead
 
 
 class Wire:
-    """Carries messages between the two, as the fate will have it."""
+    """Carries messages between the two, as the fate will have it.
+
+    Attributes:
+        cut: no message passes.
+        holds_back: seconds by which the reply to a purpose is late.
+    """
 
     def __init__(self, server: Server, peer: Peer) -> None:
         self.server = server
         self.peer = peer
         self.fate = Fate()
         self.cut = False
+        self.holds_back: dict[str, int] = {}
         self.seen: list[str] = []
         self._late: list[tuple[str, str]] = []
         self._replies: list[bytes] = []
 
-    async def __call__(self, method: str, path: str, body: bytes) -> Answer:
+    @contextlib.asynccontextmanager
+    async def open(self, certificates: str | None = None, key: bytearray | None = None) -> AsyncIterator[None]:
+        """A connection; what it takes to have one over TLS is here, and is not looked at."""
+        assert certificates and key
+        yield
+
+    async def __call__(self, method: str, path: str, body: bytes) -> Response:
         if self.cut:
             raise NoContact("the server is cut off")
         name = path.removeprefix(f"{API}/")
         name, _, root = name.partition("?root=")
         if name == "key-set":
             keys = self.server.office.keys
-            return Answer(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
+            return Response(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
         if name == "challenge":
-            return Answer(
+            return Response(
                 200, json.dumps({"challenge": self.server.exchange.challenge(self.peer.fingerprint, self.server.now)}).encode()
             )
         self.seen.append(name)
@@ -159,9 +170,10 @@ class Wire:
         answer = self._carry(name, text)
         for old in late:
             self._ask(*old)
+        self.server.clock.seconds += self.holds_back.get(name, 0)
         return answer
 
-    def _carry(self, name: str, text: str) -> Answer:
+    def _carry(self, name: str, text: str) -> Response:
         fate = None
         if self.fate.message is not None and self.fate.message[0] == name:
             fate, self.fate.message = self.fate.message[1], None
@@ -175,11 +187,11 @@ class Wire:
         if fate == "reply_lost":
             raise NoContact("the reply was lost")
         if fate == "replayed" and self._replies:
-            return Answer(200, self._replies[-1])
+            return Response(200, self._replies[-1])
         self._replies.append(answer.body)
         return answer
 
-    def _ask(self, name: str, text: str) -> Answer:
+    def _ask(self, name: str, text: str) -> Response:
         where = None
         if self.server_stops(name):
             where = self.fate.server_stops[1] if self.fate.server_stops else None
@@ -199,7 +211,7 @@ class Wire:
             self.server.restart()
             raise NoContact("the server was stopped")
         retry = None if answer.retry_after_s is None else float(answer.retry_after_s)
-        return Answer(answer.status, answer.body().encode(), retry)
+        return Response(answer.status, answer.body().encode(), retry)
 
     def server_stops(self, name: str) -> bool:
         return self.fate.server_stops is not None and self.fate.server_stops[0] == name
@@ -209,114 +221,40 @@ def _stop(*_args: Any) -> None:
     raise Stopped
 
 
-class NoTls:
-    """Stands for the TLS keys: the wire needs none."""
-
-    ends = START + 30 * DAY
-
-    def connected(self) -> Any:
-        @contextlib.asynccontextmanager
-        async def block() -> Any:
-            yield
-
-        return block()
-
-    async def renew_if_due(self, _exchange: Exchange) -> None:
-        return
-
-    async def renew(self, _exchange: Exchange) -> None:
-        return
-
-
 class AgentProcess:
     """One run of the agent."""
 
-    def __init__(self, config: Config, device: MemoryDevice, wire: Wire, clock: StillClock, trust: bytes) -> None:
+    def __init__(self, config: Config, device: MemoryDevice, wire: Wire, clock: StillClock) -> None:
         self.wire = wire
-        self.clock = clock
-        self.config = config
-        self.vault = Vault()
-        backend = MemoryBackend(device)
-        backend.open()
-        loaded = make_store(config, backend, self.vault).load()
-        self.book = LicenseBook()
-        self.book.load(book_path(config))
-        self.engine = Engine(AGENT, parse_trust(trust), self.vault, self.book, limits_of(config))
-        self.engine.take_over(loaded.contents)
-        self.audit, _end = open_audit(config, clock, lambda: None)
-        hardware = Hardware(
-            backend, lambda made, trace: make_store(config, made, self.vault, trace), None, self.vault, shared_owner()
-        )
-        counters = Counters()
-        self.ops = SecretOps(
-            hardware,
-            self.engine,
-            self.audit,
-            clock,
-            counters,
-            loaded.contents.sections,
-            loaded.generation,
-            (bytes(32),),
-        )
-        self.exchange = Exchange(AGENT, lambda: self.engine.trust, hardware, clock, wire, lambda: MAX_TIME)
-        self.rotor = Rotor(
-            config.rotation_journal,
-            self.ops,
-            self.engine,
-            self.vault,
-            self.exchange,
-            self.audit,
-            clock,
-            1,
-            self._keep_book,
-            self._trace,
-        )
-        sections = loaded.contents.sections
-        if SECTION_REVOCATIONS in sections:
-            self.engine.revocations = revocations.decode(sections[SECTION_REVOCATIONS])
-        if SECTION_TRUST in sections:
-            self.engine.trust = parse_trust(sections[SECTION_TRUST])
-        kept = sections.get(SECTION_BINDING)
-        binding = (
-            decode_binding(kept)
-            if kept is not None
-            else Binding(
-                agent_id=AGENT,
-                serial=1,
-                url="https://server",
-                pins=("sha256:" + "0" * 64,),
-                roots=wire.server.office.keys.root_pins(),
-                key_set=wire.server.office.keys.key_set_number(),
-                key_set_expires=START + 365 * DAY,
-                attestation="software",
-            )
-        )
-        self.word = ServerWord(self.ops, self.engine, clock, self.audit, binding)
-        self.contacts = Contacts(
-            AGENT,
-            self.exchange,
-            NoTls(),
-            self.rotor,
-            self.engine,
-            self.word,
-            self.audit,
-            clock,
-            counters,
-            lambda: None,
-            self._heard,
-            lambda: 0.5,
-        )
+        hub = Hub(clock.monotonic)
+        # Nothing ends a tick here: the log is written when something must be durable, and at the end.
+        hub.schedule = lambda: None  # type: ignore[method-assign]
+        made = assemble(config, clock, hub, shared_owner(), lambda _config, _vault: MemoryBackend(device))
+        self.agent: Agent = connect(made, wire, self._trace)
+        self.core, self.store, self.ring, self.validator = made.core, made.store, made.store.ring, made.validator
 
-    async def _heard(self) -> None:
-        self.save_book()
+    @property
+    def rotation(self) -> RotationRunner:
+        """What rotates."""
+        assert self.agent.rotation is not None
+        return self.agent.rotation
 
-    async def _keep_book(self) -> None:
-        self.save_book()
+    @property
+    def cycle(self) -> ContactCycle:
+        """What contacts the server."""
+        assert self.agent.parts.cycle is not None
+        return self.agent.parts.cycle
 
-    def save_book(self) -> None:
-        data = self.book.take_unsaved()
-        if data is not None:
-            book_path(self.config).write_bytes(data)
+    @property
+    def server(self) -> ServerRecord:
+        """The server as the agent knows it."""
+        assert self.store.record.server is not None
+        return self.store.record.server
+
+    async def contact(self, cause: Cause | None) -> None:
+        """One contact, and what the daemon does after one that succeeded."""
+        await self.cycle.contact(cause)
+        await self.validator.inventory.save()
 
     def _trace(self, step: str) -> None:
         if self.wire.fate.agent_stops == step:
@@ -325,8 +263,8 @@ class AgentProcess:
 
     def end(self) -> None:
         """The process is gone; what was not committed is lost."""
-        self.audit.discard()
-        self.vault.close()
+        self.core.audit.discard()
+        self.core.vault.close()
 
 
 class Pair:
@@ -336,19 +274,18 @@ class Pair:
         directory: of both; made by `prepare`.
     """
 
-    def __init__(self, directory: Path, device: MemoryDevice, peer: Peer, token: str, trust: bytes) -> None:
+    def __init__(self, directory: Path, device: MemoryDevice, peer: Peer, token: str) -> None:
         self.clock = StillClock()
         self.server = Server(directory / "server", self.clock)
         self.wire = Wire(self.server, peer)
         self.device = device
         self.config = _config(directory)
-        self._trust = trust
         self.token = token
         self.stops = 0
         self.agent = self._start()
 
     def _start(self) -> AgentProcess:
-        return AgentProcess(self.config, self.device, self.wire, self.clock, self._trust)
+        return AgentProcess(self.config, self.device, self.wire, self.clock)
 
     def restart_agent(self) -> None:
         self.agent.end()
@@ -357,7 +294,7 @@ class Pair:
     def contact(self, cause: Cause | None = None) -> BaseException | None:
         """One contact; what it ended with. An agent that is stopped in it is started again."""
         try:
-            asyncio.run(self.agent.contacts.contact(cause))
+            asyncio.run(self.agent.contact(cause))
         except Stopped as stopped:
             self.stops += 1
             self.restart_agent()
@@ -370,13 +307,12 @@ class Pair:
         """Contacts until nothing is left to do; how many it took."""
         for count in range(1, most + 1):
             self.clock.seconds += 1
-            if self.contact() is None and self.agent.rotor.rotation.step is Step.IDLE:
+            if self.contact() is None and self.agent.rotation.rotation.step is Step.IDLE:
                 return count
-        raise AssertionError(f"not settled after {most} contacts: {self.agent.rotor.rotation}")
+        raise AssertionError(f"not settled after {most} contacts: {self.agent.rotation.rotation}")
 
     def valid(self, token: str | None = None) -> bool:
-        verdict = self.agent.engine.validate(token or self.token, self.clock.now())
-        return verdict.valid
+        return self.agent.validator.validate(token or self.token, self.clock.now()).verdict.valid
 
     def close(self) -> None:
         self.agent.end()
@@ -402,21 +338,33 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
     keys = {name: jwk_from_point(getattr(backend, f"{name}_public")()) for name in ("agreement", "identity", "attestation")}
     content = {"agent_id": AGENT, "backend": "software", **{f"{name}_key": jwk for name, jwk in keys.items()}}
     office.agents.enroll_by_hand(AGENT, None, "software", read_request(content).keys, START)
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    pem = office.agents.renew_certificate(AGENT, csr.public_bytes(Encoding.PEM).decode(), START)[0]
-    peer = peer_of(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
-    trust = office.keys.trust()
     config, vault = _config(template), Vault()
-    make_store(config, backend, vault).commit(Contents((), {"trust": trust}))
+    scalar, csr = new_key(AGENT, vault)
+    certificates = tuple(office.agents.renew_certificate(AGENT, csr, START))
+    peer = peer_of(x509.load_pem_x509_certificate(certificates[0].encode()).public_bytes(Encoding.DER))
+    with backend.kek() as kek, vault.open(scalar) as key:
+        sealed = seal_blob(kek, BLOB_NAME, key.view)
+    server = ServerRecord(
+        agent_id=AGENT,
+        serial=1,
+        url="https://server",
+        pins=("sha256:" + "0" * 64,),
+        roots=office.keys.root_pins(),
+        key_set=office.keys.key_set_number(),
+        key_set_expires=START + 365 * DAY,
+        attestation="software",
+    )
+    tls = SealedTlsKeys(current=SealedTlsKey(certificates=certificates, sealed=sealed))
+    record = AgentRecord(office.keys.trust(), server=server, tls=tls)
+    make_store(config, backend, vault).commit(Contents((), record.sections()))
     vault.close()
-    pair = Pair(template, device, peer, "", trust)
+    pair = Pair(template, device, peer, "")
     if pair.contact() is not None:
         raise AssertionError("the first contact failed")
     token = office.licenses.issue(AGENT, Order(LICENSE, "shop", ("till",), {}, START, START + 300 * DAY), START)
     if not pair.valid(token):
         raise AssertionError("the first license is not valid")
-    pair.agent.save_book()
+    asyncio.run(pair.agent.validator.inventory.save())
     pair.close()
     office.close()
     snapshot = MemoryDevice(**vars(device))
@@ -426,6 +374,6 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
         settings = place / "server" / "settings.toml"
         settings.write_text(settings.read_text().replace(str(template), str(place)))
         settings.chmod(0o600)
-        return Pair(place, MemoryDevice(**vars(snapshot)), peer, token, trust)
+        return Pair(place, MemoryDevice(**vars(snapshot)), peer, token)
 
     return copy

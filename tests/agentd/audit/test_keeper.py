@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,29 +10,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agentd.audit.coalesced import Repeats
+from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditDamaged, AuditFile
-from agentd.audit.keeper import AuditKeeper, derive_archive_key, read_operator_key
+from agentd.audit.keeper import AuditKeeper, archive_keys, read_operator_key
 from agentd.audit.log import AuditLog
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
-from agentd.base.hardware import Hardware
 from agentd.base.timeanchor import Reading, TimeAnchor
 from audittrail import anchor, archive
 from audittrail.chain import Chain
 from audittrail.whole import anchors_path, plain_files, read_anchors
-from hwsec.backend import Backend
-from hwsec.owner import HardwareOwner
-from hwsec.store import SealedStore
 from hwsec.vault import Vault
+from tests.agentd.world import core_of
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 T0 = 1_800_000_000
 DAY = 86_400
-
-
-def make_store(backend: Backend, trace: Callable[[str], None]) -> SealedStore:
-    return SealedStore(Path("/nonexistent/store"), backend, Vault(), "pos-1", lambda _state: 0, trace)
 
 
 class Kept:
@@ -47,18 +40,10 @@ class Kept:
         self.server_says(T0)
         self.file = AuditFile(self.path)
         self.file.open()
-        self.repeats = Repeats(directory / "repeats")
+        self.repeats = CoalescedEvents(directory / "repeats")
         self.audit = AuditLog(self.file, Chain(), self.repeats, self.clock, limits, lambda: None)
-        self.keeper = AuditKeeper(
-            self.path,
-            self.audit,
-            Hardware(self.backend, make_store, None, self.vault, HardwareOwner()),
-            derive_archive_key(self.backend, self.vault),
-            self.backend.identity_public(),
-            self.backend.attestation_public(),
-            self.clock,
-            limits,
-        )
+        core = core_of(self.clock, self.audit, self.vault, self.backend)
+        self.keeper = AuditKeeper(core, self.path, archive_keys(self.backend, self.vault), limits)
 
     def server_says(self, time: int) -> None:
         now = Reading(int(self.boot * 1000), 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentd.audit.coalesced import SLOTS, Repeats
+from agentd.audit.coalesced import SLOTS, CoalescedEvents
 from agentd.audit.file import AuditDamaged, AuditFile, tail_lines
 from agentd.audit.log import AuditLog, AuditUnavailable
 from agentd.base.clock import Clock
@@ -56,7 +56,7 @@ class Bench:
     def __init__(self, directory: Path, limits: AuditConfig | None = None, file: Any = None) -> None:
         self.wall, self.mono, self.scheduled = 1.8e9, 100.0, 0
         self.file: Any = file or FakeFile()
-        self.repeats = Repeats(directory / "repeats")
+        self.repeats = CoalescedEvents(directory / "repeats")
         clock = Clock(lambda: self.wall, lambda: self.mono)
         self.log = AuditLog(self.file, Chain(), self.repeats, clock, limits or AuditConfig(), self._schedule)
 
@@ -93,7 +93,7 @@ def test_beyond_the_budget_repeats_are_counted(bench: Bench) -> None:
         bench.seen(key="a" if number % 2 else "b")
     bench.seen(uid=2, key="c")
     assert bench.log.counted == 7
-    bench.log.emit_repeats()
+    bench.log.emit_counts()
     bench.log.flush()
     events = bench.events()
     assert len(events) == 3 + 1 + 2
@@ -138,7 +138,7 @@ def test_the_days_budget_holds_for_everybody_until_the_next_day(tmp_path: Path) 
 def test_a_full_table_is_emitted_and_goes_on(bench: Bench) -> None:
     for number in range(600):
         bench.seen(key=number)
-    bench.log.emit_repeats()
+    bench.log.emit_counts()
     bench.log.flush()
     events = bench.events()
     assert sum(event.get("count", 1) for event in events) == 600
@@ -209,7 +209,7 @@ def test_counts_of_a_killed_run_are_logged_by_the_next(tmp_path: Path) -> None:
     for _time in range(4):
         bench.seen()
     other = Bench(tmp_path, limits)
-    other.log.recover_repeats()
+    other.log.recover_counts()
     other.log.flush()
     assert [event["count"] for event in other.events()] == [3]
     for each in (bench, other):
@@ -349,7 +349,7 @@ def test_more_kinds_than_the_table_holds_cost_one_record_each_minute(tmp_path: P
         bench.seen(key=("new", number), important=True)
         if number % 100 == 99:
             bench.log.flush()
-    bench.log.emit_repeats()
+    bench.log.emit_counts()
     bench.log.flush()
     assert bench.file.size < 65_536 + SLOTS * 400
     events = bench.events()
@@ -376,7 +376,7 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path, 
             bench.log.flush()
             other.seek(0)
             assert other.read() == b""
-    assert "cannot be made anew" in caplog.text
+    assert "cannot be created again" in caplog.text
     lines = (tmp_path / "kept").read_bytes().splitlines(keepends=True)
     assert verify_lines(lines).ok
     assert [json.loads(line)["event"] for line in lines].count("a.b") == 5

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from agentd import RELEASED
 from agentd.base.clock import Clock
-from agentd.base.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, decode, encode, since, tolerance
+from agentd.base.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
+from agentd.secrets.record import AgentRecord, read_record
+from hwsec.errors import StoreCorrupt
 from ipc.clientwire import Reason
 from tests.agentd.world import World, meta, token
+from tests.contracts.world import TRUST_FILE
 
 SIGNED = 1_800_000_000
 DAY = 86_400
@@ -48,7 +51,7 @@ class Machine:
     def agent_restarts(self) -> None:
         self.start()
         assert self.anchor is not None
-        self.clock.set_anchor(decode(encode(self.anchor)), *self.readings())
+        self.clock.set_anchor(self.anchor, *self.readings())
 
     def is_off(self, seconds: float) -> None:
         self.true += seconds
@@ -181,15 +184,15 @@ readings = st.builds(Reading, st.integers(0, 2**63), st.integers(0, 3))
 def test_any_counters_give_a_bound(anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
     passed = since(anchor, boot, tpm)
     assert passed.least_ms >= 0
-    assert decode(encode(anchor)) == anchor
+    assert read_record(AgentRecord(TRUST_FILE, time=anchor).sections()).time == anchor
     if passed.running:
         assert passed == Since(boot.milliseconds - anchor.boot.milliseconds, True)
 
 
 @pytest.mark.parametrize("data", [b"", b"1800000000", b"{}", b'{"signed":1}', b"\xff", b"["])
-def test_what_is_no_anchor_is_told(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a time anchor"):
-        decode(data)
+def test_an_anchor_that_cannot_be_read_is_an_error(data: bytes) -> None:
+    with pytest.raises(StoreCorrupt, match="server_time"):
+        read_record({"trust": TRUST_FILE, "server_time": data})
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -199,11 +202,11 @@ def test_a_clock_that_jumps_and_comes_back_costs_no_license_and_revives_none(wro
     machine.signed(SIGNED)
     machine.runs(3600)
     valid, expired = token(nbf=SIGNED, exp=SIGNED + DAY), token(nbf=SIGNED - DAY, exp=SIGNED + 1800, jti="old")
-    before = world.engine.versions
+    before = world.ring.versions
 
     def verdicts() -> tuple[bool, Reason]:
         now = machine.clock.now()
-        return world.engine.validate(valid, now).valid, world.engine.validate(expired, now).reason
+        return world.validator.validate(valid, now).verdict.valid, world.validator.validate(expired, now).verdict.reason
 
     assert verdicts() == (True, Reason.EXPIRED)
     machine.wall_off = wrong - machine.true
@@ -216,5 +219,5 @@ def test_a_clock_that_jumps_and_comes_back_costs_no_license_and_revives_none(wro
     if restart:
         machine.agent_restarts()
     assert verdicts() == (True, Reason.EXPIRED)
-    assert world.engine.versions == before
+    assert world.ring.versions == before
     world.vault.close()

@@ -1,12 +1,12 @@
-"""The engine says of a token, from its cache as without it, what is so at the time; it hands out only allowed changes."""
+"""The validator rules on a token, cached or not, by what is so at the time; the ring hands out only allowed changes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from agentd.licenses import validator as engine_module
-from agentd.licenses.validator import EngineRefused, NoSuchVersion
+from agentd.base.errors import NoSuchVersion, Refused
+from agentd.licenses import validator as validator_module
 from agentd.secrets.lifecycle import MAX_VERSIONS, Limits, State
 from contracts.jose import b64encode
 from hwsec.store import Contents
@@ -20,13 +20,14 @@ NOW = T0 + 100
 
 
 def reason(world: World, text: str, now: int = NOW) -> Reason:
-    return world.engine.validate(text, now).reason
+    return world.validator.validate(text, now).verdict.reason
 
 
 def test_a_good_license_passes(make_world: Make) -> None:
-    verdict = make_world().engine.validate(token(), NOW)
-    assert (verdict.valid, verdict.jti, verdict.features) == (True, "license-1", ("till", "scale"))
-    assert (verdict.secret_state, verdict.secret_version) == ("ACTIVE", 1)
+    ruling = make_world().validator.validate(token(), NOW)
+    verdict = ruling.verdict
+    assert (verdict.valid, ruling.license_id, verdict.features) == (True, "license-1", ("till", "scale"))
+    assert (verdict.secret_state, ruling.secret_version) == ("ACTIVE", 1)
 
 
 def test_each_refusal_has_its_reason(make_world: Make) -> None:
@@ -47,9 +48,9 @@ def test_each_refusal_has_its_reason(make_world: Make) -> None:
     }
     for text, expected in cases.items():
         for _time in range(2):
-            verdict = world.engine.validate(text, NOW)
+            verdict = world.validator.validate(text, NOW).verdict
             assert (verdict.reason, verdict.valid) == (expected, False)
-            assert (verdict.features, verdict.metadata) == ((), None)
+            assert (verdict.features, verdict.metadata) == ((), {})
 
 
 def test_a_cached_token_is_judged_anew_when_time_passes(make_world: Make) -> None:
@@ -63,42 +64,42 @@ def test_a_cached_token_is_judged_anew_when_time_passes(make_world: Make) -> Non
     ]
     for now, wanted in [*expected, *reversed(expected), *expected]:
         assert reason(world, text, now) is wanted
-    assert world.engine.is_known(text)
+    assert world.validator.is_known(text)
 
 
 def test_what_is_cached_is_not_opened_again(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world, text, opened = make_world(), token(), []
-    real = engine_module.open_token
-    monkeypatch.setattr(engine_module, "open_token", lambda *args: opened.append(1) or real(*args))
+    real = validator_module.open_token
+    monkeypatch.setattr(validator_module, "open_token", lambda *args: opened.append(1) or real(*args))
     for seconds in range(50):
         assert reason(world, text, NOW + seconds) is Reason.OK
     assert len(opened) == 1
 
 
 def test_the_cache_is_bounded(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "CACHED_TOKENS", 4)
+    monkeypatch.setattr(validator_module, "CACHED_TOKENS", 4)
     world = make_world()
     texts = [token(jti=str(number)) for number in range(6)]
     for text in texts:
         reason(world, text)
         reason(world, texts[0])
-    assert len(world.engine._cache) == 4
-    assert world.engine.is_known(texts[0])
-    assert [world.engine.is_known(text) for text in texts[1:]] == [False, False, True, True, True]
+    assert len(world.validator._cache) == 4
+    assert world.validator.is_known(texts[0])
+    assert [world.validator.is_known(text) for text in texts[1:]] == [False, False, True, True, True]
 
 
 def test_refused_tokens_are_not_cached(make_world: Make) -> None:
     world = make_world()
     for text in ("x", token(2), token()[:-4] + "AAAA"):
         reason(world, text)
-        assert not world.engine.is_known(text)
+        assert not world.validator.is_known(text)
 
 
 def test_a_token_under_a_superseded_secret_passes_until_grace_ends(make_world: Make) -> None:
     world, text = make_world(), token()
-    assert not world.engine.validate(text, NOW).reissue_due
+    assert not world.validator.validate(text, NOW).verdict.reissue_due
     world.rotate(meta(2, start=T0 + DAY))
-    verdict = world.engine.validate(text, NOW)
+    verdict = world.validator.validate(text, NOW).verdict
     assert (verdict.valid, verdict.secret_state, verdict.reissue_due, verdict.refresh_by) == (True, "GRACE", True, T0 + 8 * DAY)
     assert reason(world, text, T0 + 8 * DAY) is Reason.SECRET_INVALIDATED
     assert reason(world, token(2), T0 + 8 * DAY) is Reason.OK
@@ -106,20 +107,20 @@ def test_a_token_under_a_superseded_secret_passes_until_grace_ends(make_world: M
 
 def test_without_a_successor_the_agent_is_degraded_and_in_the_end_refuses(make_world: Make) -> None:
     world = make_world()
-    engine = world.engine
-    assert [engine.overdue(T0 + seconds) for seconds in (0, DAY - 1, DAY, 9 * DAY)] == [False, False, True, True]
+    ring = world.ring
+    assert [ring.overdue(T0 + seconds) for seconds in (0, DAY - 1, DAY, 9 * DAY)] == [False, False, True, True]
     assert reason(world, token(), T0 + 8 * DAY - 1) is Reason.OK
     assert reason(world, token(), T0 + 8 * DAY) is Reason.DEGRADED_EXPIRED
     world.rotate(meta(2, start=T0 + DAY))
-    assert not engine.overdue(T0 + DAY)
+    assert not ring.overdue(T0 + DAY)
 
 
 def test_an_empty_agent_knows_no_secret_and_is_not_degraded(make_world: Make) -> None:
     world = make_world()
-    world.engine.take_over(Contents())
+    world.ring.replace(Contents())
     assert reason(world, token()) is Reason.UNKNOWN_SECRET
-    assert not world.engine.overdue(NOW)
-    assert world.engine.newest is None
+    assert not world.ring.overdue(NOW)
+    assert world.ring.newest is None
 
 
 def test_an_invalidated_secret_takes_its_licenses_and_what_is_cached_of_them(make_world: Make) -> None:
@@ -127,62 +128,62 @@ def test_an_invalidated_secret_takes_its_licenses_and_what_is_cached_of_them(mak
     old, new = token(1), token(2)
     assert reason(world, old) is reason(world, new) is Reason.OK
     world.invalidate(1, NOW)
-    assert not world.engine.is_known(old)
-    assert world.engine.is_known(new)
-    verdict = world.engine.validate(old, NOW)
+    assert not world.validator.is_known(old)
+    assert world.validator.is_known(new)
+    verdict = world.validator.validate(old, NOW).verdict
     assert (verdict.reason, verdict.secret_state, verdict.reissue_due) == (Reason.SECRET_INVALIDATED, "INVALIDATED", True)
     assert reason(world, new) is Reason.OK
-    stored = world.engine.versions[0]
+    stored = world.ring.versions[0]
     assert (stored.secret, stored.meta.state, stored.meta.invalidated_at) == (None, "INVALIDATED", NOW)
 
 
 def test_invalidating_is_refused_where_it_cannot_be(make_world: Make) -> None:
     world = make_world()
     with pytest.raises(NoSuchVersion):
-        world.engine.with_invalidated(7, NOW, {})
+        world.ring.with_invalidated(7, NOW, {})
     world.invalidate(1)
-    with pytest.raises(EngineRefused, match="before"):
-        world.engine.with_invalidated(1, NOW, {})
+    with pytest.raises(Refused, match="before"):
+        world.ring.with_invalidated(1, NOW, {})
     expired = make_world(meta(1))
-    assert expired.engine.with_invalidated(1, T0 + 100 * DAY, {}).versions[0].meta.state == "INVALIDATED"
+    assert expired.ring.with_invalidated(1, T0 + 100 * DAY, {}).versions[0].meta.state == "INVALIDATED"
 
 
-def test_nothing_changes_before_it_is_taken_over(make_world: Make) -> None:
+def test_nothing_changes_before_it_is_committed(make_world: Make) -> None:
     world = make_world()
-    world.engine.with_invalidated(1, NOW, {})
-    world.engine.with_new_secret(world.stored(meta(2)), {})
+    world.ring.with_invalidated(1, NOW, {})
+    world.ring.with_new_secret(world.stored(meta(2)), {})
     assert reason(world, token()) is Reason.OK
-    assert [stored.meta.state for stored in world.engine.versions] == ["ACTIVE"]
+    assert [stored.meta.state for stored in world.ring.versions] == ["ACTIVE"]
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_replayed_secret_is_refused(make_world: Make, version: int) -> None:
     world = make_world(meta(3))
-    with pytest.raises(EngineRefused, match="replayed"):
-        world.engine.with_new_secret(world.stored(meta(version, start=T0 + DAY)), {})
+    with pytest.raises(Refused, match="replayed"):
+        world.ring.with_new_secret(world.stored(meta(version, start=T0 + DAY)), {})
 
 
 def test_a_secret_that_begins_before_the_present_one_is_refused(make_world: Make) -> None:
     world = make_world(meta(3))
-    with pytest.raises(EngineRefused, match="valid_from"):
-        world.engine.with_new_secret(world.stored(meta(4, start=T0 - 1)), {})
-    assert world.engine.with_new_secret(world.stored(meta(9, start=T0)), {"s": b"x"}).sections == {"s": b"x"}
+    with pytest.raises(Refused, match="valid_from"):
+        world.ring.with_new_secret(world.stored(meta(4, start=T0 - 1)), {})
+    assert world.ring.with_new_secret(world.stored(meta(9, start=T0)), {"s": b"x"}).sections == {"s": b"x"}
 
 
 def test_a_new_secret_supersedes_all_that_live(make_world: Make) -> None:
     world = make_world(meta(1, "INVALIDATED"), meta(2, "GRACE"), meta(3))
-    contents = world.engine.with_new_secret(world.stored(meta(4)), {})
+    contents = world.ring.with_new_secret(world.stored(meta(4)), {})
     assert [stored.meta.state for stored in contents.versions] == ["INVALIDATED", "GRACE", "GRACE", "ACTIVE"]
 
 
 def test_the_oldest_that_were_given_up_make_room_first(make_world: Make) -> None:
     states = ["GRACE"] * (MAX_VERSIONS - 1) + ["ACTIVE"]
     world = make_world(*(meta(number + 1, state) for number, state in enumerate(states)))
-    contents = world.engine.with_new_secret(world.stored(meta(50)), {})
+    contents = world.ring.with_new_secret(world.stored(meta(50)), {})
     assert [stored.meta.version for stored in contents.versions] == [*range(2, MAX_VERSIONS + 1), 50]
     states[4] = states[7] = "INVALIDATED"
     world = make_world(*(meta(number + 1, state) for number, state in enumerate(states)))
-    contents = world.engine.with_new_secret(world.stored(meta(50)), {})
+    contents = world.ring.with_new_secret(world.stored(meta(50)), {})
     assert len(contents.versions) == MAX_VERSIONS
     assert 5 not in [stored.meta.version for stored in contents.versions]
     assert 8 in [stored.meta.version for stored in contents.versions]
@@ -191,71 +192,71 @@ def test_the_oldest_that_were_given_up_make_room_first(make_world: Make) -> None
 def test_shorter_local_periods_are_in_force_at_once(make_world: Make) -> None:
     world, text = make_world(), token()
     assert reason(world, text, T0 + 2 * DAY) is Reason.OK
-    world.engine.limits = Limits(DAY, 3600)
+    world.ring.limits = Limits(DAY, 3600)
     assert reason(world, text, T0 + 2 * DAY) is Reason.DEGRADED_EXPIRED
-    assert world.engine.state_of(world.engine.versions[0], T0 + 2 * DAY) is State.INVALIDATED
+    assert world.ring.state_of(world.ring.versions[0], T0 + 2 * DAY) is State.INVALIDATED
 
 
 def test_an_imported_token_is_handed_over_for_the_old_one(make_world: Make) -> None:
     world = make_world(meta(1, "GRACE"), meta(2))
     old, new, other = token(1), token(2, iat=NOW), token(2, jti="license-2")
-    assert world.engine.refreshed_token(old, NOW) is None
-    assert not world.engine.validate(old, NOW).refreshed
-    assert world.engine.judge_import(new, NOW).valid
-    assert world.book.newest("license-1") is None
-    world.engine.import_token(new, NOW)
-    assert world.engine.validate(old, NOW).refreshed
-    assert world.engine.refreshed_token(old, NOW) == new
-    assert world.engine.refreshed_token(new, NOW) is None
-    assert not world.engine.validate(new, NOW).refreshed
-    assert world.engine.refreshed_token(other, NOW) is None
+    assert world.validator.refreshed_token(old, NOW) is None
+    assert not world.validator.validate(old, NOW).verdict.refreshed
+    assert world.validator.judge_import(new, NOW).verdict.valid
+    assert world.inventory.newest("license-1") is None
+    world.validator.import_token(new, NOW)
+    assert world.validator.validate(old, NOW).verdict.refreshed
+    assert world.validator.refreshed_token(old, NOW) == new
+    assert world.validator.refreshed_token(new, NOW) is None
+    assert not world.validator.validate(new, NOW).verdict.refreshed
+    assert world.validator.refreshed_token(other, NOW) is None
 
 
 def test_a_license_is_known_by_its_token_also_when_the_secret_is_gone(make_world: Make) -> None:
     world = make_world(meta(1, "GRACE"), meta(2))
     old, new = token(1), token(2, iat=NOW)
-    world.engine.validate(old, NOW)
-    world.engine.import_token(new, NOW)
+    world.validator.validate(old, NOW)
+    world.validator.import_token(new, NOW)
     world.invalidate(1)
-    verdict = world.engine.validate(old, NOW)
+    verdict = world.validator.validate(old, NOW).verdict
     assert (verdict.reason, verdict.refreshed) == (Reason.SECRET_INVALIDATED, True)
-    assert world.engine.refreshed_token(old, NOW) == new
+    assert world.validator.refreshed_token(old, NOW) == new
 
 
 def test_only_valid_tokens_are_imported(make_world: Make) -> None:
     world = make_world()
     for text in ("x", token(exp=NOW), token(2), token()[:-4] + "AAAA"):
-        with pytest.raises(EngineRefused, match="not taken over"):
-            world.engine.import_token(text, NOW)
-    assert world.engine.judge_import(token(nbf=NOW + 5), NOW).reason is Reason.NOT_YET_VALID
+        with pytest.raises(Refused, match="not accepted"):
+            world.validator.import_token(text, NOW)
+    assert world.validator.judge_import(token(nbf=NOW + 5), NOW).verdict.reason is Reason.NOT_YET_VALID
 
 
 def test_an_older_token_does_not_replace_a_newer_one(make_world: Make) -> None:
     world = make_world()
     newer, older = token(iat=NOW), token(iat=NOW - 5)
-    world.engine.import_token(newer, NOW)
-    world.engine.import_token(older, NOW)
-    assert world.engine.refreshed_token(older, NOW) == newer
+    world.validator.import_token(newer, NOW)
+    world.validator.import_token(older, NOW)
+    assert world.validator.refreshed_token(older, NOW) == newer
 
 
 @pytest.mark.parametrize("text", ["", "x", "é", "a.b.c.d.e", b64encode(bytes(40))])
 def test_what_is_no_token_has_no_newer_one(make_world: Make, text: str) -> None:
-    assert make_world().engine.refreshed_token(text, NOW) is None
+    assert make_world().validator.refreshed_token(text, NOW) is None
 
 
 def test_a_license_that_is_used_every_day_is_remembered(make_world: Make) -> None:
     world, text = make_world(meta(1, valid_until=T0 + 300 * DAY, grace_until=T0 + 300 * DAY)), token(exp=T0 + 300 * DAY)
     for day in range(100):
         assert reason(world, text, NOW + day * DAY) is Reason.OK
-        world.book.forget_old(NOW + day * DAY)
-    assert world.book.license_of(text) == "license-1"
+        world.inventory.forget_old(NOW + day * DAY)
+    assert world.inventory.license_of(text) == "license-1"
 
 
 def test_a_secret_of_another_process_is_a_fault_not_a_verdict(make_world: Make) -> None:
     one, other = make_world(), make_world()
-    stolen: Any = other.engine.versions
-    one.engine.take_over(Contents(stolen))
+    stolen: Any = other.ring.versions
+    one.ring.replace(Contents(stolen))
     with pytest.raises(RuntimeError):
-        one.engine.validate(token(), NOW)
-    assert one.engine.agent_id == AGENT
+        one.validator.validate(token(), NOW)
+    assert one.validator.agent_id == AGENT
     assert LICENSE_KEY

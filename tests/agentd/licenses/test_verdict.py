@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.licenses.verdict import judge, refusal
+from agentd.licenses.verdict import Ruling, judge, refusal
 from agentd.secrets.lifecycle import Limits, State
+from agentd.secrets.ring import standing_of
+from contracts.claims import Claims
+from hwsec.storeformat import VersionMeta
 from ipc.clientwire import Reason
 from tests.agentd.world import DAY, T0, meta
 from tests.contracts.world import CLAIMS
@@ -16,8 +19,14 @@ NO_LIMITS = Limits()
 LICENSE = replace(CLAIMS, nbf=T0 + 100, exp=T0 + 3 * DAY)
 
 
+def ruled(
+    claims: Claims, of: VersionMeta, newest: bool, now: int, limits: Limits, revoked: frozenset[str], newer: bool
+) -> Ruling:
+    return judge(claims, of.version, standing_of(of, now, limits, newest=newest), now, revoked, newer)
+
+
 def reason(now: int, *, state: str = "ACTIVE", newest: bool = True, revoked: frozenset[str] = frozenset()) -> Reason:
-    return judge(LICENSE, meta(state=state), newest, now, NO_LIMITS, revoked, False).verdict.reason
+    return ruled(LICENSE, meta(state=state), newest, now, NO_LIMITS, revoked, False).verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -44,18 +53,18 @@ def test_a_revoked_license_is_refused_also_when_it_has_ended() -> None:
 
 
 def test_features_are_told_only_of_a_valid_license() -> None:
-    valid = judge(LICENSE, meta(), True, T0 + 200, NO_LIMITS, frozenset(), False).verdict
-    ended = judge(LICENSE, meta(), True, T0 + 3 * DAY, NO_LIMITS, frozenset(), False).verdict
+    valid = ruled(LICENSE, meta(), True, T0 + 200, NO_LIMITS, frozenset(), False).verdict
+    ended = ruled(LICENSE, meta(), True, T0 + 3 * DAY, NO_LIMITS, frozenset(), False).verdict
     assert (valid.features, valid.metadata, valid.expires_at) == (LICENSE.features, LICENSE.metadata, LICENSE.exp)
-    assert (ended.features, ended.metadata, ended.expires_at) == ((), None, LICENSE.exp)
+    assert (ended.features, ended.metadata, ended.expires_at) == ((), {}, LICENSE.exp)
 
 
 def test_a_superseded_secret_calls_for_a_new_token_until_its_grace_ends() -> None:
-    verdict = judge(LICENSE, meta(state="GRACE"), False, T0 + 200, NO_LIMITS, frozenset(), True).verdict
+    verdict = ruled(LICENSE, meta(state="GRACE"), False, T0 + 200, NO_LIMITS, frozenset(), True).verdict
     assert (verdict.reissue_due, verdict.refresh_by, verdict.refreshed) == (True, T0 + 8 * DAY, True)
-    shorter = judge(LICENSE, meta(state="GRACE"), False, T0 + 200, Limits(None, DAY), frozenset(), True).verdict
+    shorter = ruled(LICENSE, meta(state="GRACE"), False, T0 + 200, Limits(None, DAY), frozenset(), True).verdict
     assert shorter.refresh_by == T0 + 2 * DAY
-    newest = judge(LICENSE, meta(), True, T0 + 200, NO_LIMITS, frozenset(), False).verdict
+    newest = ruled(LICENSE, meta(), True, T0 + 200, NO_LIMITS, frozenset(), False).verdict
     assert (newest.reissue_due, newest.refresh_by) == (False, None)
 
 
@@ -71,16 +80,17 @@ def test_a_ruling_holds_from_since_to_until(
     state: State, newest: bool, nbf: int, exp: int, now: int, local: Limits, where: float
 ) -> None:
     claims = replace(CLAIMS, nbf=min(nbf, exp), exp=max(nbf, exp) + 1)
-    ruling = judge(claims, meta(state=state.value), newest, now, local, frozenset(), False)
+    ruling = ruled(claims, meta(state=state.value), newest, now, local, frozenset(), False)
     assert ruling.since == now < ruling.until
     last = min(ruling.until, now + 100 * DAY) - 1
     for moment in {now, last, now + int((last - now) * where)}:
-        assert judge(claims, meta(state=state.value), newest, moment, local, frozenset(), False).verdict == ruling.verdict
+        assert ruled(claims, meta(state=state.value), newest, moment, local, frozenset(), False).verdict == ruling.verdict
 
 
 @pytest.mark.parametrize("state", [None, *State])
 def test_a_refusal_tells_the_state_and_no_license(state: State | None) -> None:
-    verdict = refusal(Reason.BAD_SIGNATURE, 4, state)
-    assert (verdict.valid, verdict.jti, verdict.features, verdict.secret_version) == (False, None, (), 4)
+    ruling = refusal(Reason.BAD_SIGNATURE, 4, state)
+    verdict = ruling.verdict
+    assert (verdict.valid, ruling.license_id, verdict.features, ruling.secret_version) == (False, None, (), 4)
     assert verdict.secret_state == (None if state is None else state.value)
     assert verdict.reissue_due == (state is State.INVALIDATED)

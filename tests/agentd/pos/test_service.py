@@ -13,21 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentd.audit.coalesced import Repeats
+from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.log import AuditLog
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig, PosConfig
 from agentd.pos.service import PosService
 from agentd.sockets.connection import Connection, Hub
-from agentd.sockets.refusal import MinimalService
-from agentd.telemetry.metrics import Counters
+from agentd.sockets.refusal import RefusingService
 from audittrail.chain import Chain
 from ipc.bounds import IDLE_TIMEOUT_S, MAX_CONNECTIONS, MAX_UNSENT_BYTES, PARTIAL_FRAME_TIMEOUT_S, UNSENT_TIMEOUT_S
 from ipc.errors import ErrorCode
 from ipc.frames import FrameDecoder, encode_frame
 from ipc.peer import OVERFLOW_ID, Peer, peer_of
 from tests.agentd.audit.test_log import FakeFile
-from tests.agentd.world import T0, World, meta, token
+from tests.agentd.world import T0, World, core_of, meta, token
 
 ME = os.geteuid()
 
@@ -38,20 +37,16 @@ class Till:
     def __init__(self, directory: Path, config: PosConfig, service: Any = None) -> None:
         self.mono, self.file = 1000.0, FakeFile()
         clock = Clock(lambda: float(T0 + 100), lambda: self.mono)
-        self.counters, self.world = Counters(), World(meta())
-        self.repeats = Repeats(directory / "repeats")
-        self.audit = AuditLog(self.file, Chain(), self.repeats, clock, AuditConfig(), self._schedule)  # type: ignore[arg-type]
-        self.hub = Hub(lambda: self.mono, lambda: self.audit.pending)
-        self.service = service or PosService(config, self.world.engine, self.audit, clock, self.counters)
+        self.world = World(meta())
+        self.repeats = CoalescedEvents(directory / "repeats")
+        self.hub = Hub(lambda: self.mono)
+        self.audit = AuditLog(self.file, Chain(), self.repeats, clock, AuditConfig(), self.hub.schedule)  # type: ignore[arg-type]
+        self.hub.log = self.audit
+        core = core_of(clock, self.audit, self.world.vault)
+        self.counters = core.counters
+        self.service = service or PosService(config, core, self.world.validator)
         self.clients: list[socket.socket] = []
         self.connections: list[Connection] = []
-
-    def _schedule(self) -> None:
-        asyncio.get_running_loop().call_soon(self._end_of_tick)
-
-    def _end_of_tick(self) -> None:
-        self.audit.flush()
-        self.hub.release()
 
     async def connect(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -374,7 +369,7 @@ def test_a_fault_of_ours_tells_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         def broken(*_arguments: object) -> None:
             raise RuntimeError("inner detail")
 
-        monkeypatch.setattr(till.world.engine, "validate", broken)
+        monkeypatch.setattr(till.world.validator, "look", broken)
         sock = await till.connect()
         await till.send(sock, validate(3), ping(4))
         replies = await till.receive(sock, 2)
@@ -429,4 +424,4 @@ def test_a_daemon_that_cannot_work_says_so_with_the_requests_id(tmp_path: Path) 
         assert set(codes(replies)) == {ErrorCode.AGENT_MISCONFIGURED}
         assert [reply["id"] for reply in replies] == [3, 4, 5]
 
-    run(tmp_path, work, service=MinimalService(ErrorCode.AGENT_MISCONFIGURED, "mend it"))
+    run(tmp_path, work, service=RefusingService(ErrorCode.AGENT_MISCONFIGURED, "mend it"))

@@ -1,13 +1,9 @@
-"""Nonces are used once, rates and clocks keep their bounds, and the license book remembers what is in use."""
+"""Nonces are used once, and rates keep their bounds."""
 
-from pathlib import Path
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.base.ratelimit import Buckets
-from agentd.licenses.inventory import MAX_LICENSES, MAX_TOKENS, LicenseBook
 from agentd.pos.nonces import NonceOutcome, NonceWindow
 
 DAY = 86_400
@@ -88,66 +84,3 @@ def test_full_buckets_cost_no_memory() -> None:
     assert len(buckets.levels) == 1
     buckets.forget_full(1.0)
     assert len(buckets.levels) == 0
-
-
-def test_only_a_newer_token_is_kept() -> None:
-    book = LicenseBook()
-    assert book.keep("l", 10, "a", 1)
-    assert not book.keep("l", 10, "b", 1)
-    assert not book.keep("l", 9, "b", 5)
-    assert book.keep("l", 10, "c", 2)
-    assert book.keep("l", 11, "d", 1)
-    assert book.newest("l") == "d"
-    assert book.newest("other") is None
-    assert book.newer("l", 10, 9)
-    assert not book.newer("l", 11, 1)
-
-
-def test_a_book_goes_round_and_is_written_only_when_it_changed(tmp_path: Path) -> None:
-    path, book = tmp_path / "licenses.json", LicenseBook()
-    assert book.take_unsaved() is None
-    book.saw("token", "l", 5 * DAY)
-    book.keep("l", 10, "newer", 1)
-    data = book.take_unsaved()
-    assert data is not None
-    assert book.take_unsaved() is None
-    book.saw("token", "l", 5 * DAY + 9)
-    assert book.take_unsaved() is None
-    path.write_bytes(data)
-    other = LicenseBook()
-    assert other.load(path)
-    assert (other.license_of("token"), other.newest("l")) == ("l", "newer")
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"newest":5}', b"\xff", b'{"seen":{"x":{}}}'])
-def test_a_book_that_cannot_be_read_begins_empty(tmp_path: Path, data: bytes) -> None:
-    path, book = tmp_path / "licenses.json", LicenseBook()
-    assert book.load(path)
-    path.write_bytes(data)
-    assert not book.load(path)
-    assert book.license_of("token") is None
-
-
-def test_a_book_is_bounded() -> None:
-    book = LicenseBook()
-    for number in range(MAX_TOKENS + 5):
-        book.saw(f"t{number}", "l", number * DAY if number < 10 else 20_000 * DAY)
-    assert book.license_of("t0") is None
-    assert book.license_of(f"t{MAX_TOKENS + 4}") == "l"
-    for number in range(MAX_LICENSES + 1):
-        book.keep(f"l{number}", 1, "t", 1)
-    assert (book.newest("l0"), book.newest("l1")) == (None, "t")
-
-
-def test_tokens_that_nobody_uses_are_dropped_after_ninety_days() -> None:
-    book = LicenseBook()
-    book.saw("token", "l", 1000 * DAY)
-    book.forget_old(1090 * DAY)
-    assert book.license_of("token") == "l"
-    book.forget_old(1091 * DAY)
-    assert book.license_of("token") is None
-
-
-@pytest.mark.parametrize("text", ["é", "\u20ac" * 5])
-def test_a_text_that_is_no_token_is_a_license_that_we_do_not_know(text: str) -> None:
-    assert LicenseBook().license_of(text) is None

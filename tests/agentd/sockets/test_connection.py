@@ -73,20 +73,20 @@ class Service:
 
 
 class Line:
-    """A connection over a transport that is none, within a running loop."""
+    """A connection over a transport of the test, within a running loop; takes the place of the audit log too."""
 
     def __init__(self) -> None:
         self.mono = 0.0
-        self.waiting = False
+        self.pending = False
         self.flushed = 0
         self.service = Service()
-        self.hub = Hub(lambda: self.mono, lambda: self.waiting, self._flush)
+        self.hub = Hub(lambda: self.mono, self)
         self.transport = Transport()
         self.connection = self.connect(self.transport)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self.flushed += 1
-        self.waiting = False
+        self.pending = False
 
     def connect(self, transport: Transport) -> Connection:
         made = Connection(self.hub, self.service, Peer(5, 5, 1))
@@ -194,12 +194,12 @@ def test_a_peer_that_does_not_take_replies_is_not_read_from_when_its_turn_ends()
 
 def test_who_is_alone_does_not_wait_for_the_end_of_the_tick() -> None:
     async def check(line: Line) -> None:
-        line.waiting = True
+        line.pending = True
         line.connection.data_received(encode_frame(b"1"))
         assert (line.flushed, line.transport.sent) == (0, b"")
-        line.waiting = False
+        line.pending = False
         line.hub.release()
-        line.waiting = True
+        line.pending = True
         line.connection.data_received(encode_frame(b"2"))
         assert (line.flushed, line.transport.sent) == (1, encode_frame(b"1") + encode_frame(b"2"))
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agentd.audit.coalesced import Repeats
+from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
-from agentd.sockets.unauthorized import ALERTS_AT_ONCE, ANSWERS_TO_STRANGERS_PER_S, Strangers
-from agentd.telemetry.metrics import Counters
+from agentd.base.counters import Counters
+from agentd.sockets.unauthorized import ALERTS_AT_ONCE, ANSWERS_PER_S, UnauthorizedPeers
 from audittrail.chain import Chain
 from ipc.peer import Peer
 
@@ -25,10 +25,10 @@ class Door:
         file.open()
         clock = Clock(lambda: 1.8e9, lambda: self.mono)
         self.audit = AuditLog(
-            file, Chain(), Repeats(directory / "repeats"), clock, AuditConfig(daily_bytes=65_536), lambda: None
+            file, Chain(), CoalescedEvents(directory / "repeats"), clock, AuditConfig(daily_bytes=65_536), lambda: None
         )
         self.counters = Counters()
-        self.strangers = Strangers("pos", self.audit, self.counters, lambda: self.mono)
+        self.strangers = UnauthorizedPeers("pos", self.audit, self.counters, lambda: self.mono)
 
     def knocks(self, uid: int, times: int = 1) -> int:
         return sum(self.strangers.refused(Peer(uid, uid, 77)) for _ in range(times))
@@ -59,10 +59,10 @@ def test_each_stranger_is_alerted_though_the_budgets_of_the_log_are_used_up(
 
 def test_a_stranger_who_knocks_again_and_again_gets_no_more_answers(tmp_path: Path) -> None:
     door = Door(tmp_path)
-    assert door.knocks(3001, 1000) == ANSWERS_TO_STRANGERS_PER_S * 5
+    assert door.knocks(3001, 1000) == ANSWERS_PER_S * 5
     assert door.knocks(3002) == 1
     door.mono += 1
-    assert door.knocks(3001, 100) == ANSWERS_TO_STRANGERS_PER_S
+    assert door.knocks(3001, 100) == ANSWERS_PER_S
     door.mono += 3600
     door.strangers.tidy()
     assert door.knocks(3001) == 1

@@ -3,7 +3,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentd.telemetry.metrics import Counters, Gauges, Metrics
+from agentd.base.counters import Counters
+from agentd.telemetry.metrics import Gauges, Metrics
 
 REQUIRED = [
     "secrets_active",

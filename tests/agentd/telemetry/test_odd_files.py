@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from agentd.licenses.inventory import LicenseBook
+from agentd.licenses.inventory import LicenseInventory
 from agentd.telemetry.statefile import Origin, StateFile
 
 
-def test_a_license_book_that_cannot_be_read_starts_empty(tmp_path: Path) -> None:
-    book = LicenseBook()
-    assert book.load(tmp_path / "none")
-    assert not book.load(tmp_path)
-    assert book.newest("l") is None
+def test_an_inventory_that_cannot_be_read_starts_empty(tmp_path: Path) -> None:
+    assert LicenseInventory(tmp_path / "none").load()
+    inventory = LicenseInventory(tmp_path)
+    assert not inventory.load()
+    assert inventory.newest("l") is None
 
 
 def test_a_state_file_that_cannot_be_read_is_taken_from_its_backup(tmp_path: Path) -> None:

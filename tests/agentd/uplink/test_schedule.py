@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.uplink.schedule import contact_delay, renewal_time, rotation_time, share
+from agentd.rotation.table import rotation_time
+from agentd.uplink.schedule import contact_delay, renewal_time, share
 
 DAY = 86_400
 

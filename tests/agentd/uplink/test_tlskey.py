@@ -11,12 +11,8 @@ from cryptography.x509.oid import NameOID
 
 from agentd.uplink.tlskey import (
     BadCertificate,
-    StoredKey,
-    StoredKeys,
     check_certificate,
     client_key,
-    decode,
-    encode,
     key_pem,
     new_key,
 )
@@ -81,17 +77,3 @@ def test_a_certificate_is_held_against_the_request() -> None:
     with pytest.raises(BadCertificate):
         client_key((), scalar)
     vault.close()
-
-
-def test_what_is_stored_is_read_back_and_nothing_else_is_taken() -> None:
-    keys = StoredKeys(current=StoredKey(certificates=("a",), sealed=b"\x00\xff"), following=None)
-    assert decode(encode(keys)) == keys
-    for bad in (
-        b"",
-        b"{}",
-        b'{"current":5}',
-        encode(keys)[:-2],
-        b'{"current":{"certificates":["a"],"sealed":"AA=="},"more":1}',
-    ):
-        with pytest.raises(ValueError, match="not TLS keys"):
-            decode(bad)

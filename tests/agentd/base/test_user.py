@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from agentd.base import user as user_module
+from agentd.base.user import unreadable
 from agentd.commands import check_config, parser
-from agentd.enrollment import by_hand
-from agentd.enrollment.by_hand import unreadable
 
 TEXT = '[agent]\nid = "pos-1"\n[tpm]\nenabled = false\n[paths]\nstate_dir = "{state}"\n'
 UID = 64990
@@ -22,8 +22,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("only root can write a file that another user cannot read, and is asked whether it can")
     real = pwd.getpwnam
     user = SimpleNamespace(pw_uid=UID, pw_gid=UID)
-    monkeypatch.setattr(by_hand.pwd, "getpwnam", lambda name: user if name == by_hand.AGENT_USER else real(name))
-    monkeypatch.setattr(by_hand.os, "getgrouplist", lambda _name, gid: [gid])
+    monkeypatch.setattr(user_module.pwd, "getpwnam", lambda name: user if name == user_module.AGENT_USER else real(name))
+    monkeypatch.setattr(user_module.os, "getgrouplist", lambda _name, gid: [gid])
     state, path = tmp_path / "state", tmp_path / "config.toml"
     state.mkdir(mode=0o700)
     os.chown(state, UID, UID)

@@ -1,0 +1,85 @@
+"""Handles requests that show the agent's state: status, secrets, metrics."""
+
+from typing import Any
+
+from agentd import VERSION
+from agentd.base.confinement import ConfinementStatus
+from agentd.telemetry.parts import AgentParts
+from agentd.telemetry.publisher import Publisher
+from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_view
+from hwsec.backend import BackendStatus
+from hwsec.secretmem import secret_memory_kind
+from ipc.messages import MetricsText, SecretList, Status
+from ipc.peer import Peer
+
+from .service import Handler
+
+
+class StatusHandlers:
+    """Handles requests that change nothing.
+
+    Args:
+        parts: what is shown.
+        publisher: renders the metrics.
+        confinement: of this process.
+    """
+
+    def __init__(self, parts: AgentParts, publisher: Publisher, confinement: ConfinementStatus) -> None:
+        self._parts = parts
+        self._publisher = publisher
+        self._confinement = confinement
+        self._started = parts.core.clock.wall()
+
+    def table(self) -> dict[type, Handler]:
+        """The handler of each request."""
+        return {Status: self._status, SecretList: self._secrets, MetricsText: self._metrics}
+
+    async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        parts, core, ring = self._parts, self._parts.core, self._parts.store.ring
+        status = await parts.store.refresh_status()
+        now = core.clock.now()
+        active, grace = count_states(ring, now)
+        return {
+            "agent_id": core.agent_id,
+            "agent_version": VERSION,
+            "uptime_s": int(core.clock.wall() - self._started),
+            "backend": _backend_view(status),
+            "secrets": {"active": active, "grace": grace, "total": len(ring.versions)},
+            "rotation": rotation_view(ring),
+            "degraded": parts.validator.degraded,
+            "degraded_since": parts.mode.kept.degraded_since,
+            "mode": parts.mode.state.mode.value,
+            "server": None if parts.cycle is None else server_view(parts.cycle, now),
+            "clock_suspect": core.clock.suspect(),
+            "time": now,
+            "validations": core.counters.validations,
+            "validations_failed": core.counters.validations_failed,
+            "unauthorized": core.counters.unauthorized,
+            "connections": len(parts.hub.connections),
+            "audit": {"seq": core.audit.seq, "failing": core.audit.failing},
+            "store_generation": parts.store.generation,
+            "confinement": confinement_view(self._confinement),
+        }
+
+    async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
+        return {"secrets": secrets_view(self._parts.store.ring, self._parts.core.clock.now())}
+
+    async def _metrics(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
+        return {"text": self._publisher.render_metrics().decode("utf-8")}
+
+
+def _backend_view(status: BackendStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "available": status.available,
+        "detail": status.detail,
+        "protects_stolen_disk": status.protects_stolen_disk,
+        "state": status.state.value,
+        "binding": status.binding,
+        "secret_memory": secret_memory_kind(),
+        "nv_writes": status.nv_writes,
+        "nv_budget_left": status.nv_budget_left,
+        "hierarchies_open": list(status.hierarchies_open),
+        "lockout_counter": status.lockout_counter,
+        "hardware_id": status.hardware_id,
+    }

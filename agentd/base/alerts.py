@@ -1,0 +1,98 @@
+"""Lists every alert of the agent: its event, how severe it is, what it means and what to do.
+
+`AuditLog.raise_alert` and `AuditLog.clear_alert` take an entry of this list, and nothing else raises an alert. The list is
+append-only: an event's name stays in logs that are kept for months.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How soon somebody must act."""
+
+    CRITICAL = "critical"
+    """Licenses are refused, or somebody may be attacking the machine."""
+    HIGH = "high"
+    """Licenses will be refused in days if nobody acts."""
+    MEDIUM = "medium"
+    """A protection is weaker than it should be."""
+    LOW = "low"
+    """Worth a look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One kind of alert.
+
+    Attributes:
+        event: its name in the audit log.
+        severity: how soon somebody must act.
+        title: a few words, for a list.
+        action: what an administrator does about it.
+    """
+
+    event: str
+    severity: Severity
+    title: str
+    action: str
+
+
+AUDIT_ARCHIVE = Alert(
+    "alert.audit_archive", Severity.MEDIUM, "The audit log's archives cannot be kept",
+    "Make room on the log's disk, and check [audit] archive_key and archive_bytes.",
+)  # fmt: skip
+AUDIT_BUDGET = Alert(
+    "alert.audit_budget", Severity.LOW, "The audit log's budget for today is used up",
+    "Look for a till that asks too often; raise [audit] daily_bytes if the load is real.",
+)  # fmt: skip
+AUDIT_DAMAGED = Alert(
+    "alert.audit_damaged", Severity.CRITICAL, "The audit log does not verify",
+    "Keep the log as evidence and run 'license-agent-cli audit verify'.",
+)  # fmt: skip
+AUDIT_FILE = Alert(
+    "alert.audit_file", Severity.CRITICAL, "Another program changed the open audit file",
+    "Find out who writes to the log's directory; the agent goes on in a new file.",
+)  # fmt: skip
+AUDIT_SEAL = Alert(
+    "alert.audit_seal", Severity.CRITICAL, "The audit log does not match its sealed value",
+    "Compare the log with the server's copy of its head; records may be missing.",
+)  # fmt: skip
+CLOCK_SUSPECT = Alert(
+    "alert.clock_suspect", Severity.MEDIUM, "The machine's clock is wrong",
+    "Set the clock, or replace the battery of the mainboard.",
+)  # fmt: skip
+DEGRADED_LONG = Alert(
+    "alert.degraded_long", Severity.HIGH, "Degraded mode has lasted more than 24 hours",
+    "Restore the connection to the license server before grace ends.",
+)  # fmt: skip
+UNAUTHORIZED = Alert(
+    "access.denied", Severity.MEDIUM, "A user who is not on the allow-list tried a socket",
+    "Find out which program of that user asked; add the user to [pos] allowed_uids if it should.",
+)  # fmt: skip
+REVOCATIONS_STALE = Alert(
+    "alert.revocations_stale", Severity.MEDIUM, "The revocation list is out of date",
+    "Restore the connection to the license server.",
+)  # fmt: skip
+ROTATION_FAILING = Alert(
+    "alert.rotation_failing", Severity.HIGH, "Rotations keep failing",
+    "Read the reason in 'license-agent-cli status' and restore the connection to the license server.",
+)  # fmt: skip
+SECRET_EXPIRED = Alert(
+    "alert.secret_expired", Severity.CRITICAL, "Grace has ended and licenses are refused",
+    "Restore the connection to the license server, or install a secret by hand.",
+)  # fmt: skip
+SERVER_REFUSES = Alert(
+    "alert.server_refuses", Severity.HIGH, "The license server refuses this agent",
+    "Ask the operator of the license server; the agent may be revoked.",
+)  # fmt: skip
+TPM_UNAVAILABLE = Alert(
+    "alert.tpm_unavailable", Severity.HIGH, "The TPM cannot be used",
+    "Run 'license-agent recover show'; licenses are validated from memory meanwhile.",
+)  # fmt: skip
+
+ALERTS = (
+    AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE,
+    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, TPM_UNAVAILABLE, UNAUTHORIZED,
+)  # fmt: skip
+"""All of them."""

@@ -1,0 +1,146 @@
+"""Defines what the sealed store holds besides the secret versions, and how it is read and written. Performs no IO."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd.base.timeanchor import TimeAnchor
+from contracts.exchange import AgentId, Number
+from contracts.jose import MalformedToken
+from contracts.trust import Trust, parse_trust
+from hwsec.errors import StoreCorrupt
+
+from .revocations import NO_REVOCATIONS, Revocations
+
+T = TypeVar("T")
+
+
+class ServerRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The license server that an agent belongs to, as it learned when it was provisioned.
+
+    Attributes:
+        agent_id: what the server calls this agent.
+        serial: the agent's number in the server's registry.
+        url: where the server is.
+        pins: of keys in the server's TLS chain; one of them must be in it.
+        roots: pins of the roots that may sign key sets.
+        key_set: number of the newest key set.
+        key_set_expires: when a newer key set should have come, seconds since 1970 UTC.
+        attestation: how sure the server was of the hardware.
+    """
+
+    agent_id: AgentId
+    serial: Number
+    url: str
+    pins: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
+    roots: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4)]
+    key_set: Number
+    key_set_expires: int
+    attestation: str
+
+
+class SealedTlsKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A TLS key at rest.
+
+    Attributes:
+        certificates: PEM; the agent's own, then those between it and the root.
+        sealed: the private scalar, sealed under the KEK (`hwsec.sealedblob`).
+    """
+
+    certificates: tuple[str, ...]
+    sealed: bytes
+
+
+class SealedTlsKeys(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename={"pending": "following"}):
+    """The TLS key in use, and one whose certificate has not worked yet."""
+
+    current: SealedTlsKey
+    pending: SealedTlsKey | None = None
+
+
+SECTION_TRUST = "trust"
+SECTION_TIME = "server_time"
+SECTION_HARDWARE = "hardware_id"
+SECTION_SERVER = "server"
+SECTION_REVOCATIONS = "revocations"
+SECTION_TLS = "tls"
+_SECTIONS = (SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """What the store holds besides the secret versions.
+
+    Attributes:
+        trust_file: whose signatures count, as in `contracts.trust`.
+        time: the last server-signed time; None before the first.
+        hardware_id: of the hardware that the agent was enrolled on; None where it has none.
+        server: None for an agent whose secrets are carried by hand.
+        tls: present where `server` is.
+        revocations: the newest list.
+        others: sections that this release does not know; they are kept as they are.
+    """
+
+    trust_file: bytes
+    time: TimeAnchor | None = None
+    hardware_id: str | None = None
+    server: ServerRecord | None = None
+    tls: SealedTlsKeys | None = None
+    revocations: Revocations = NO_REVOCATIONS
+    others: Mapping[str, bytes] = field(default_factory=dict)
+
+    def trust(self) -> Trust:
+        """Whose signatures count."""
+        return parse_trust(self.trust_file)
+
+    def sections(self) -> dict[str, bytes]:
+        """The record as sections of the store."""
+        made: dict[str, bytes] = {**self.others, SECTION_TRUST: self.trust_file}
+        if self.hardware_id is not None:
+            made[SECTION_HARDWARE] = self.hardware_id.encode("ascii")
+        if self.revocations is not NO_REVOCATIONS:
+            made[SECTION_REVOCATIONS] = msgspec.json.encode(self.revocations)
+        for name, value in ((SECTION_TIME, self.time), (SECTION_SERVER, self.server), (SECTION_TLS, self.tls)):
+            if value is not None:
+                made[name] = msgspec.json.encode(value)
+        return made
+
+
+def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
+    """The record in the sections of a store.
+
+    Raises:
+        StoreCorrupt: a section does not hold what it should. The store's seal is whole, so an agent wrote it that way.
+    """
+    try:
+        trust_file = sections[SECTION_TRUST]
+        parse_trust(trust_file)
+    except (KeyError, MalformedToken) as error:
+        raise StoreCorrupt(f"the store holds no usable trust ({error}); initialize this agent again") from None
+    server = _decoded(sections, SECTION_SERVER, ServerRecord)
+    tls = _decoded(sections, SECTION_TLS, SealedTlsKeys)
+    if server is not None and tls is None:
+        raise StoreCorrupt("the store names a license server and holds no TLS key; provision this agent again")
+    hardware = sections.get(SECTION_HARDWARE)
+    return AgentRecord(
+        trust_file,
+        _decoded(sections, SECTION_TIME, TimeAnchor),
+        None if hardware is None else hardware.decode("ascii", "replace"),
+        server,
+        tls,
+        _decoded(sections, SECTION_REVOCATIONS, Revocations) or NO_REVOCATIONS,
+        {name: data for name, data in sections.items() if name not in _SECTIONS},
+    )
+
+
+def _decoded(sections: Mapping[str, bytes], name: str, kind: type[T]) -> T | None:
+    data = sections.get(name)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreCorrupt(f"the section '{name}' of the store cannot be read ({error}); provision this agent again") from None

@@ -1,0 +1,31 @@
+"""Names the parts of a provisioned agent that views, alerts and handlers read."""
+
+from dataclasses import dataclass
+
+from agentd.audit.core import Core
+from agentd.licenses.validator import Validator
+from agentd.secrets.store import Store
+from agentd.sockets.connection import Hub
+from agentd.sync.cycle import ContactCycle
+from agentd.sync.mode import ModeKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class AgentParts:
+    """A provisioned agent.
+
+    Attributes:
+        core: identity, clock, audit log, hardware, counters.
+        store: the sealed store with the ring of secret versions.
+        validator: rules on tokens.
+        cycle: contacts the server; None for an agent whose secrets are carried by hand.
+        mode: whether the agent works without its server.
+        hub: the open connections.
+    """
+
+    core: Core
+    store: Store
+    validator: Validator
+    cycle: ContactCycle | None
+    mode: ModeKeeper
+    hub: Hub

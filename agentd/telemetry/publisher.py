@@ -1,0 +1,82 @@
+"""Writes what shows the agent's state to others: the metrics file, `state.json` and the license inventory."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from hwsec.files import write_atomic
+
+from .metrics import Gauges, Metrics
+from .parts import AgentParts
+from .statefile import StateFile
+from .views import count_states, rotation_view, state_view
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Renders and writes the files.
+
+    Args:
+        parts: what is shown.
+        metrics_file: for node_exporter.
+        state_file: `state.json`.
+    """
+
+    def __init__(self, parts: AgentParts, metrics_file: Path, state_file: StateFile) -> None:
+        self._parts = parts
+        self._metrics_file = metrics_file
+        self._state_file = state_file
+        self._metrics = Metrics(parts.core.counters, self.gauges)
+        self._writing = asyncio.Lock()
+
+    def render_metrics(self) -> bytes:
+        """The text of the metrics file."""
+        return self._metrics.render()
+
+    async def write(self) -> None:
+        """Writes the files. A full disk is logged and stops nothing."""
+        parts, metrics, file = self._parts, self._metrics.render(), self._state_file
+        state = state_view(parts)
+        async with self._writing:
+            await asyncio.to_thread(
+                _try_to_write, self._metrics_file, lambda: write_atomic(self._metrics_file, metrics, 0o644, durable=False)
+            )
+            await asyncio.to_thread(_try_to_write, file.path, lambda: file.write(state))
+        with contextlib.suppress(OSError):
+            await parts.validator.inventory.save()
+
+    def gauges(self) -> Gauges:
+        """What is so now."""
+        parts, core, ring, status = self._parts, self._parts.core, self._parts.store.ring, self._parts.store.status
+        now = core.clock.now()
+        active, grace = count_states(ring, now)
+        return Gauges(
+            secrets_active=active,
+            secrets_grace=grace,
+            degraded=parts.validator.degraded,
+            last_contact=parts.mode.kept.last_server_contact or 0,
+            revocations_stale=parts.validator.revocations.stale(now),
+            certificate_ends=0 if parts.cycle is None else parts.cycle.certificate_ends,
+            tpm_available=status.name == "tpm" and status.available,
+            last_rotation=rotation_view(ring)["last"] or 0,
+            clock_suspect=core.clock.suspect(),
+            connections=len(parts.hub.connections),
+            audit_records=core.audit.records,
+            audit_counted=core.audit.counted,
+            audit_failing=core.audit.failing,
+            nv_writes=status.nv_writes,
+            tpm_state=status.state.value if status.name == "tpm" else None,
+            hierarchies_open=len(status.hierarchies_open),
+            lockout_counter=status.lockout_counter,
+            nv_budget_left=status.nv_budget_left,
+        )
+
+
+def _try_to_write(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        log.error("%s cannot be written: %s", path, error.strerror)
