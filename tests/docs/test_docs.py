@@ -128,8 +128,20 @@ def test_threats_are_numbered_without_a_gap_and_t5_is_what_the_code_cites() -> N
     assert "**T5: roll the disk image back.**" in text and "threat-model T5" in _text("hwsec/storeformat.py")
 
 
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+
+
+def test_every_decision_is_in_the_index_with_its_title_and_status_and_no_other_is() -> None:
+    rows = [row for row in _rows(_text("docs/adr/README.md")) if row[0].startswith("[")]
+    index = [re.fullmatch(r"\[(\d+)\]\((.+)\)", row[0]) for row in rows]
+    assert [match and (int(match[1]), match[2]) for match in index] == [(int(page.name[:4]), page.name) for page in DECISIONS]
+    for row, page in zip(rows, DECISIONS, strict=True):
+        head = re.match(rf"# {int(page.name[:4])}\. (.+)\n\nStatus: (accepted|superseded)\b.*\.\n\n", page.read_text("utf-8"))
+        assert head is not None and row[1:3] == [head[1], head[2]] and row[3], page.name
+
+
 def test_decisions_are_short() -> None:
-    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    pages = DECISIONS
     assert len(pages) >= 8
     for page in pages:
         text = page.read_text("utf-8")
