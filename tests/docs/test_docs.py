@@ -70,6 +70,20 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def _anchors(page: Path) -> set[str]:
+    """The fragments that the headings of a page get on GitHub."""
+    text = re.sub(r"^(```).*?^\1", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head)).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_a_heading(page: Path) -> None:
+    for target, fragment in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert fragment in _anchors(page.parent / target if target else page), f"{target}#{fragment}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_that_a_page_names_exist(page: Path) -> None:
     scripts = set(_project()["scripts"]) | set(tomllib.loads(_text("packaging/client/pyproject.toml"))["project"]["scripts"])
@@ -98,7 +112,7 @@ def test_the_readme_names_every_folder_of_the_program() -> None:
 def test_every_configuration_key_has_its_row_and_no_other_has() -> None:
     found = {
         (row[0].strip("`[]"), row[1].strip("`"))
-        for row in _rows(_text("docs/operations.md"))
+        for row in _rows(_text("docs/reference.md"))
         if re.fullmatch(r"`\[\w+\]`", row[0])
     }
     assert found == {(section, key) for section, keys in known_keys().items() for key in keys}

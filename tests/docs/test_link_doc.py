@@ -1,4 +1,4 @@
-"""What docs/protocol.md and docs/operations.md say about the link is what its code does."""
+"""What docs/protocol.md and docs/reference.md say about the link is what its code does."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ def section(page: str, title: str) -> str:
 
 
 PROTOCOL = section("protocol.md", "The link's socket")
-OPERATIONS = section("operations.md", "The link")
+REFERENCE = section("reference.md", "The link")
 
 
 def tables(text: str) -> list[dict[str, list[str]]]:
@@ -64,7 +64,7 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
 
 
 def test_every_key_of_link_toml_has_its_row_and_no_other_has() -> None:
-    (keys,) = tables(OPERATIONS)
+    (keys,) = tables(REFERENCE)
     wanted = {
         f"{'upstream.NAME' if name == 'upstream' else name}.{key}" for name, names in known_keys().items() for key in names
     }
@@ -72,12 +72,13 @@ def test_every_key_of_link_toml_has_its_row_and_no_other_has() -> None:
 
 
 def test_the_example_is_accepted() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", OPERATIONS, re.DOTALL)
-    config = parse_config(text, "operations.md", {"license-agent": 900}.__getitem__)
+    (text,) = re.findall(r"```toml\n(.*?)```", REFERENCE, re.DOTALL)
+    config = parse_config(text, "reference.md", {"license-agent": 900}.__getitem__)
     assert set(config.upstreams) == set(tomllib.loads(text)["upstream"])
     assert not config.provisioning
 
 
 def test_times_and_statuses_are_told() -> None:
-    assert f"`--idle` seconds ({DEFAULT_IDLE_S:g})" in OPERATIONS
-    assert f"{EXIT_UNAVAILABLE} the socket" in OPERATIONS and f"{EXIT_CONFIG} configuration" in OPERATIONS
+    prose = " ".join(REFERENCE.split())
+    assert f"`--idle` seconds ({DEFAULT_IDLE_S:g})" in prose
+    assert f"{EXIT_UNAVAILABLE} the socket" in prose and f"{EXIT_CONFIG} configuration" in prose

@@ -1,10 +1,12 @@
-"""The runbooks against the code: tables of states drawn anew, ends of keys, outcomes, and files that are accepted."""
+"""The guides, the reference and the explanation against the code: state tables, ends of keys, outcomes, accepted files."""
 
+import ast
 import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from click import Context, Group
 
 from agentd.rotation import table
@@ -18,15 +20,18 @@ from server.licensing.licenses import REVOCATIONS_LAST_S
 from server.main import main as server
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "operations.md").read_text("utf-8")
-PROSE = " ".join(TEXT.split())
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("guides", "reference", "explanation")}
 
 
-def first_cells(heading: str, columns: str) -> list[str]:
+def prose(page: str) -> str:
+    return " ".join(PAGES[page].split())
+
+
+def first_cells(page: str, heading: str, columns: str) -> list[str]:
     """The first cells of the table under a heading whose head is `columns`."""
-    part = TEXT.partition(f"{heading}\n")[2].partition(f"| {columns} |\n")[2]
+    part = PAGES[page].partition(f"{heading}\n")[2].partition(f"| {columns} |\n")[2]
     table = part.split("\n\n")[0].splitlines()[1:]
-    return [line.split("|")[1].strip().strip("`") for line in table]
+    return [line.split("|")[1].strip().strip("`") for line in table if line.startswith("|")]
 
 
 S = TypeVar("S", bound=StrEnum)
@@ -41,30 +46,30 @@ def drawn(transitions: dict[S, dict[E, S]]) -> str:
 
 
 def block(name: str) -> str:
-    return TEXT.partition(f"```text {name}\n")[2].partition("```")[0]
+    return PAGES["explanation"].partition(f"```text {name}\n")[2].partition("```")[0]
 
 
 def test_the_rotation_is_drawn_from_its_table() -> None:
     assert block("rotation") == drawn(table.TRANSITIONS)
-    assert first_cells("## Rotation", "step | the agent") == [step.value for step in table.Step]
+    assert first_cells("explanation", "## Rotation", "step | the agent") == [step.value for step in table.Step]
 
 
 def test_degraded_mode_is_drawn_from_its_table() -> None:
     assert block("degraded") == drawn(degraded.TRANSITIONS)
-    assert first_cells("## Degraded mode", "mode | what people see") == [mode.value for mode in degraded.Mode]
-    assert f"last {degraded.CONTACTS_FAILED} contacts have failed" in PROSE
+    assert first_cells("explanation", "## Degraded mode", "mode | what people see") == [mode.value for mode in degraded.Mode]
+    assert f"last {degraded.CONTACTS_FAILED} contacts have failed" in prose("explanation")
 
 
-def test_every_kind_of_key_is_told_with_its_time() -> None:
-    part = TEXT.partition("| kind | lasts | rotated by |\n")[2].split("\n\n")[0]
+def test_every_kind_of_key_is_documented_with_its_time() -> None:
+    part = PAGES["guides"].partition("| kind | lasts | rotated by |\n")[2].split("\n\n")[0]
     told = dict(re.findall(r"^\| `([\w-]+)` \| (\d+) days \|", part, re.MULTILINE))
     assert {kind: int(days) * DAY for kind, days in told.items()} == LIFETIMES
-    assert f"at least {OVERLAP_S // DAY} days" in PROSE
-    assert f"older than {REVOCATIONS_LAST_S // DAY} days" in PROSE
+    assert f"at least {OVERLAP_S // DAY} days" in prose("guides")
+    assert f"older than {REVOCATIONS_LAST_S // DAY} days" in prose("guides")
 
 
 def test_every_level_of_attestation_is_told() -> None:
-    assert first_cells("## Provisioning a device", "attestation | meaning") == list(LEVELS)
+    assert first_cells("reference", "## Attestation levels", "attestation | meaning") == list(LEVELS)
 
 
 def test_every_outcome_of_a_contact_is_told() -> None:
@@ -74,13 +79,13 @@ def test_every_outcome_of_a_contact_is_told() -> None:
     chosen = re.findall(r"^ +outcome = (.*)$", code, re.MULTILINE)
     assert chosen
     written |= set(re.findall(r'"(\w+)"', " ".join(chosen)))
-    assert set(first_cells("### No contact with the server", "outcome | meaning | what to do")) == written
+    assert set(first_cells("guides", "### No contact with the server", "outcome | meaning | what to do")) == written
 
 
 def test_the_link_toml_of_a_provisioned_machine_is_well_formed() -> None:
-    part = TEXT.partition("### link.toml after provisioning\n")[2].partition("\n### ")[0]
+    part = PAGES["guides"].partition("## Restrict the link after provisioning\n")[2].partition("\n## ")[0]
     (text,) = re.findall(r"```toml\n(.*?)```", part, re.DOTALL)
-    config = parse_config(text, "operations.md", {"license-agent": 900}.__getitem__)
+    config = parse_config(text, "guides.md", {"license-agent": 900}.__getitem__)
     assert set(config.upstreams) == {"server", "enrollment"} and not config.provisioning
 
 
@@ -89,7 +94,7 @@ def test_every_metric_of_the_server_is_told() -> None:
     metrics.count("challenge", 200, None, 0.1)
     names = re.findall(r"^# TYPE (\w+) ", metrics.text().decode(), re.MULTILINE)
     written = {name for name in names if not name.endswith("_created")}
-    told = first_cells("### Setting it up", "metric of the server | meaning")
+    told = first_cells("reference", "## Metrics of the server", "name | type | meaning")
     assert {re.sub(r"[{`].*", "", name) for name in told} == written
 
 
@@ -115,3 +120,53 @@ def test_every_command_of_server_and_cli_that_the_pages_name_exists() -> None:
             if words and not known(group, words):
                 unknown.append(match[0])
     assert unknown == []
+
+
+RUNBOOKS = re.findall(r"^### (.+)$", PAGES["guides"].partition("\n## Runbooks\n")[2], re.MULTILINE)
+
+
+def test_the_overview_lists_every_runbook() -> None:
+    assert len(RUNBOOKS) == 12
+    overview = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert re.findall(r"^- \[(.+)\]\(guides\.md#", overview, re.MULTILINE) == RUNBOOKS
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name != "guides"] + ["getting-started"])
+def test_a_page_lists_its_sections_at_its_top(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    top, _, rest = text.partition("\n## ")
+    assert re.findall(r"^- \[(.+?)\]\(#", top, re.MULTILINE) == re.findall(r"^## (.+)$", f"\n## {rest}", re.MULTILINE)
+
+
+def test_the_guides_list_all_guides_and_runbooks_at_their_top() -> None:
+    top = PAGES["guides"].partition("\n## ")[0]
+    heads = [head for head in re.findall(r"^## (.+)$", PAGES["guides"], re.MULTILINE) if head != "Runbooks"]
+    anchors = re.findall(r"\]\(#([\w-]+)\)", top)
+    assert len(anchors) == len(heads) + len(RUNBOOKS) == len(set(anchors))
+
+
+def _strings(folder: str) -> set[str]:
+    """Every string in the code of a folder."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / folder).rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+EVENTS = {name for row in first_cells("reference", "## Audit events", "event | logged when") for name in row.split("`, `")}
+NO_EVENTS = {"audit.log", "audit.repeats", "audit.archive_key", "agent.json", "agent.id", "admin.sock", "licenses.json"}
+NO_EVENTS |= {"state.json", "server.pem", "server.key", "rotation.json", "secret.enc", "tpm.objects"}
+
+
+def test_every_audit_event_is_in_the_table_and_no_other_is() -> None:
+    strings = _strings("agentd") | _strings("audittrail")
+    subjects = {name.partition(".")[0] for name in EVENTS}
+    used = {text for text in strings if re.fullmatch(rf"({'|'.join(subjects)})\.[a-z_]+", text)} - NO_EVENTS
+    assert used <= EVENTS
+    # An alert that can be cleared is named without its subject where it is raised.
+    assert {name for name in EVENTS - used if name.removeprefix("alert.") not in strings} == set()
+
+
+def test_every_alert_is_explained() -> None:
+    alerts = {event for event in EVENTS if event.startswith("alert.")}
+    explained = set(re.findall(r"`(alert\.\w+)`", PAGES["reference"].partition("\n## Alerts\n")[2].partition("\n## ")[0]))
+    assert alerts == explained

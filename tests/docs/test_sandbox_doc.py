@@ -1,4 +1,4 @@
-"""docs/operations.md has every line of the units' sandbox, and every directory and socket with its owner and mode."""
+"""docs/reference.md has every line of the units' sandbox, and every directory and socket with its owner and mode."""
 
 import re
 from configparser import RawConfigParser
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "operations.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "reference.md").read_text("utf-8")
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
 # What is no lock: how the service is started, stopped, supervised, and where its things are.
 PLAIN = {
