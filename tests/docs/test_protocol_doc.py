@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.base.counters import Counters
 from agentd.pos.service import _KEPT_OPEN
-from agentd.telemetry.metrics import Gauges, Metrics
 from contracts import claims as claims_module
 from contracts.delivery import _MEMBERS, DELIVERY_TYPE
 from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, open_token, parse_token
@@ -79,16 +77,6 @@ def test_the_table_says_which_errors_close_and_which_are_repeated() -> None:
 
 def test_every_reason_is_in_the_table() -> None:
     assert first_cells(section("Reasons, and what a till should do")) == [reason.value for reason in Reason]
-
-
-def test_every_metric_is_in_the_table_with_its_type() -> None:
-    none = Gauges(**dict.fromkeys(Gauges.__slots__, 0))
-    text = Metrics(Counters(), lambda: none).render().decode()
-    types = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
-    names = list(dict.fromkeys(re.split(r"[ {]", line)[0] for line in text.splitlines() if not line.startswith("#")))
-    table = rows(section("Metrics"))
-    assert [row[0] for row in table] == names
-    assert {row[0]: row[1].split(",")[0] for row in table} == types
 
 
 @pytest.mark.parametrize(("union", "title"), [(PosRequest, "Operations"), (AdminRequest, "Admin socket")])

@@ -1,0 +1,113 @@
+"""Renders the tables of docs/ that come from declarations in the code, and writes them between their markers.
+
+The metrics are read from the text that agent and server publish, so the tables do not depend on how the code declares them.
+"""
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from agentd.telemetry.metrics import Counters, Gauges
+from agentd.telemetry.metrics import Metrics as AgentMetrics
+from server.api.metrics import Facts
+from server.api.metrics import Metrics as ServerMetrics
+from server.keys.keyring import LIFETIMES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric as the page shows it.
+
+    Attributes:
+        name: of its samples.
+        kind: its type.
+        labels: names of its labels.
+        values: what a gauge's labels may be; empty where the code has no closed list.
+        text: its description.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    values: tuple[str, ...]
+    text: str
+
+    def line(self) -> str:
+        labels = f"{{{', '.join(self.labels)}}}" if self.labels else ""
+        kind = "untyped, counts up" if self.kind in ("unknown", "untyped") else self.kind
+        values = f" ({self.labels[0]}: {', '.join(f'`{value}`' for value in self.values)})" if self.values else ""
+        return f"| `{self.name}{labels}` | {kind} | {self.text.rstrip('.')}{values} |"
+
+
+def published(text: str) -> list[Row]:
+    """The metrics in a text of Prometheus' format, in its order."""
+    found = []
+    for family in text_string_to_metric_families(text):
+        # The client library adds `_created` to its counters and histograms: times, not metrics of ours.
+        samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+        if not samples:
+            continue
+        name = family.name if family.type == "histogram" else samples[0].name
+        labels = tuple(label for label in samples[0].labels if label != "le")
+        values = tuple(dict.fromkeys(sample.labels[labels[0]] for sample in samples)) if labels else ()
+        found.append(Row(name, family.type, labels, values if family.type == "gauge" else (), family.documentation))
+    return found
+
+
+def agent_metrics() -> list[Row]:
+    """All metrics of the agent, those that need a TPM among them."""
+    gauges = Gauges(**dict.fromkeys(Gauges.__slots__, 0))
+    return published(AgentMetrics(Counters(), lambda: gauges).render().decode())
+
+
+def server_metrics() -> list[Row]:
+    """All metrics of the server, with one request counted: a labeled metric has no sample before its first."""
+    metrics = ServerMetrics(lambda: Facts({}, dict.fromkeys(LIFETIMES, 0)), lambda: 0.0)
+    metrics.count("challenge", 429, "rate_limited", 0.1)
+    return published(metrics.text().decode())
+
+
+TABLES = {"metrics of the agent": agent_metrics, "metrics of the server": server_metrics}
+
+
+def block(name: str) -> re.Pattern[str]:
+    """What stands between the markers of a table."""
+    return re.compile(rf"(<!-- table: {name}; written by scripts/docs-tables -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
+
+
+def rendered(page: str) -> str:
+    """The page with all tables as the code has them now.
+
+    Raises:
+        ValueError: the page lacks the markers of a table.
+    """
+    for name, rows in TABLES.items():
+        table = "\n".join(["| name | type | meaning |", "|---|---|---|", *(row.line() for row in rows()), ""])
+        page, count = block(name).subn(lambda match, table=table: match[1] + table + match[2], page)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{PAGE.name} must have the markers of the table {name!r} once, not {count} times")
+    return page
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/docs-tables", description="Rewrite the generated tables of docs/.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; exit with 1 if a table is out of date.")
+    options = parser.parse_args()
+    before = PAGE.read_text("utf-8")
+    after = rendered(before)
+    if options.check:
+        return int(before != after)
+    if before != after:
+        PAGE.write_text(after, "utf-8")
+        print(f"{PAGE.relative_to(ROOT)}: rewritten")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
