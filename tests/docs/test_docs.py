@@ -29,7 +29,7 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def _requirements() -> dict[str, list[str]]:
-    return {row[0]: row for row in _rows(_text("docs/requirements.md")) if re.fullmatch(r"[A-Z]{2}-\d\d", row[0])}
+    return {row[0]: row for row in _rows(_text("docs/project/requirements.md")) if re.fullmatch(r"[A-Z]{2}-\d\d", row[0])}
 
 
 def _project() -> dict:
