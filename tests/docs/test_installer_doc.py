@@ -26,6 +26,7 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
 
 
 def test_who_is_heard_how_long_and_for_which_orders_is_told() -> None:
-    assert f"the user `{AGENT_USER}` alone" in TEXT
-    assert f"up to {INSTALLER_MAX_FRAME_BYTES:,}" in TEXT and f"within {ORDER_TIMEOUT_S:g} s" in TEXT
-    assert ORDERS == () and "so far there is none" in TEXT
+    prose = " ".join(TEXT.split())
+    assert f"the user `{AGENT_USER}` alone" in prose
+    assert f"up to {INSTALLER_MAX_FRAME_BYTES:,}" in prose and f"within {ORDER_TIMEOUT_S:g} s" in prose
+    assert ORDERS == () and "so far there are no orders" in prose

@@ -123,9 +123,9 @@ def test_the_bounds_of_tokens_claims_and_deliveries_are_told() -> None:
     assert f"1 to {MAX_KEYS} JWKs" in section("Trust file")
 
 
-def test_the_example_mints_a_token_that_the_agent_accepts() -> None:
+def test_the_example_makes_a_token_that_the_agent_accepts() -> None:
     names: dict[str, Any] = {}
-    exec(compile(code_block(section("Minting one with Python"), "python"), "protocol.md", "exec"), names)
+    exec(compile(code_block(section("Issuing one with Python"), "python"), "protocol.md", "exec"), names)
     # The trust file is the one that the document shows, with this key in it.
     trust = json.loads(code_block(section("Trust file"), "json"))
     public = {**json.loads(names["issuer_key"].export_public()), "kid": names["issuer_key"].thumbprint()}
