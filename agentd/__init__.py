@@ -1,4 +1,4 @@
-"""The daemon's core. `main` wires the parts; everything else is given what it needs, time included."""
+"""The daemon's core: no network, no root. `wiring` connects the components; each gets what it needs, time included."""
 
 VERSION = "0.1.0"
 

@@ -1,7 +1,7 @@
-"""Turns closed segments of the audit log into archives, and removes archives whose time is over. Runs in a worker thread.
+"""Archives closed segments of the audit log and removes archives past their retention. Runs in a worker thread.
 
-The order of writes is such that a cut at any point loses no record: archives before the segment goes, the anchor before the
-archives go. What was cut is done again; who reads the log knows both cases (`audittrail.whole`).
+A power cut at any point loses no record: archives are written before their segment is removed, and the anchor before the
+archives are. Interrupted work is done again, and readers of the log expect both cases (`audittrail.whole`).
 """
 
 import re
@@ -32,7 +32,7 @@ RETENTION, SPACE = "retention", "space"
 
 
 class SegmentDamaged(Exception):
-    """A closed segment holds lines that are no records; it is left as it is."""
+    """A closed segment holds lines that are not records; it stays as it is."""
 
 
 @dataclass(slots=True)
@@ -67,11 +67,11 @@ def archive_segment(
         stem: of the log's name.
         now: seconds since 1970 UTC.
         machine_key: 32 bytes.
-        operator_key: who else may read the archives.
+        operator_key: lets the operator read the archives too.
         pause: called between pieces of the work, so that other threads get the interpreter.
 
     Raises:
-        SegmentDamaged: it holds what is no record.
+        SegmentDamaged: it holds lines that are not records.
         OSError: it cannot be read, or an archive not be written; the segment stays.
     """
     parts = {kind: _Part() for kind in CLASSES}
@@ -84,7 +84,7 @@ def archive_segment(
                 if lines:
                     parts[kind].add(lines)
             if found != len(chunk):
-                raise SegmentDamaged(f"{segment} holds lines that are no records (piece {number} of {_CHUNK_BYTES} bytes)")
+                raise SegmentDamaged(f"{segment} holds lines that are not records (piece {number} of {_CHUNK_BYTES} bytes)")
             pause()
     written = []
     for kind, part in parts.items():
@@ -113,9 +113,9 @@ def _whole_lines(file: IO[bytes]) -> bytes:
 
 
 def archivable(log: Path, last_checkpoint: int) -> list[Path]:
-    """The closed segments whose turn it is, oldest first.
+    """The closed segments that may be archived, oldest first.
 
-    The newest stays plain for who looks at yesterday's records; so does what comes after the last checkpoint, which the
+    The newest stays plain so that yesterday's records are easy to read, and so do those after the last checkpoint, which the
     next start must find without a key.
     """
     closed = plain_files(log)[:-1]
@@ -124,10 +124,10 @@ def archivable(log: Path, last_checkpoint: int) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What retention is about to remove of one class.
+    """What retention will remove of one class.
 
     Attributes:
-        anchor: what will stand in its place, not yet signed.
+        anchor: takes the place of the archives; not yet signed.
         paths: the archives.
     """
 
@@ -138,7 +138,7 @@ class Removal:
 def plan_removal(
     found: list[Entry], anchors: Mapping[str, Removed], days: Mapping[str, int], budget: int, now: int
 ) -> list[Removal]:
-    """What is to be removed, oldest first within each class. Performs no IO.
+    """What must be removed, oldest first within each class. Performs no IO.
 
     Args:
         found: all archives, by number.
@@ -175,7 +175,7 @@ class Stock:
 
     Attributes:
         anchors: by class.
-        plans: what is to be removed.
+        plans: what must be removed.
         size: bytes of all archives.
     """
 
@@ -185,10 +185,10 @@ class Stock:
 
 
 def check_removal(removal: Removal, before: Removed | None, unseal: Unseal) -> None:
-    """Holds the archives that are to be removed against the anchor that will stand in their place.
+    """Compares the archives that must be removed with the anchor that takes their place.
 
-    What a header says is authentic only once the archive has been unsealed; without this, a forged one would have the agent
-    sign for the removal of records that somebody else took away.
+    A header is authentic only once its archive has been unsealed; without this check a forged header would make the agent sign
+    for the removal of records that an attacker took away.
 
     Raises:
         ArchiveDamaged: one was not written by this machine, or does not follow the one before it.
@@ -202,18 +202,18 @@ def check_removal(removal: Removal, before: Removed | None, unseal: Unseal) -> N
             raise ArchiveDamaged(f"{path} does not follow what was removed before it: an archive is missing")
         head, last_seq, records = header.head, header.last_seq, records + header.records
     if (head, last_seq, records) != (removal.anchor.head, removal.anchor.last_seq, removal.anchor.records):
-        raise ArchiveDamaged("the archives have changed while they were looked at")
+        raise ArchiveDamaged("the archives changed while they were checked")
 
 
 def take_stock(log: Path, days: Mapping[str, int], budget: int, now: int, identity: bytes | None = None) -> Stock:
-    """Looks at anchors and archives, and deletes archives that an anchor has replaced already.
+    """Reads anchors and archives, and deletes archives that an anchor has already replaced.
 
     Args:
         log: the open file.
         days: as for `plan_removal`.
         budget: likewise.
         now: likewise.
-        identity: public point of the key that must have signed the anchors; None leaves that out.
+        identity: public point of the key that must have signed the anchors; None skips that check.
 
     Raises:
         ArchiveDamaged, OSError, ValueError: as `audittrail.whole.entries` and `read_anchors`.

@@ -1,4 +1,4 @@
-"""The audit log's files: append, rotate, find the end. The chain's form stands in `audittrail`."""
+"""Appends to the audit log's files, rotates them and finds their end. `audittrail` defines the form of the chain."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ _DAY = re.compile(rb'"time":"([0-9-]{10})T')
 
 
 class AuditDamaged(Exception):
-    """The log's end does not hold; the text says where."""
+    """The end of the log does not verify; the text says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class AuditFile:
     """The open file of the log.
 
     Args:
-        path: `audit.log`; closed segments stand beside it as `audit-<first seq>.log`.
+        path: `audit.log`; closed segments lie beside it as `audit-<first seq>.log`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,10 +55,10 @@ class AuditFile:
     def open(self) -> End:
         """Opens for appending and checks the newest part of the log: two files, or more until a checkpoint is among them.
 
-        A last line without its line break is what a power cut leaves: it is moved to `audit.log.torn`.
+        A power cut leaves a last line without its line break; that line is moved to `audit.log.torn`.
 
         Raises:
-            AuditDamaged: the open file, or the segment before it, does not hold.
+            AuditDamaged: the open file, or the segment before it, does not verify.
             OSError: the file cannot be opened.
         """
         torn = self._set_torn_line_aside()
@@ -81,7 +81,7 @@ class AuditFile:
         return len(checked.chains) == len(CLASSES)
 
     def _heads(self, checked: Verification) -> Heads:
-        """Where the chains stand; that of a class that has been silent for long may end in an archive, or at an anchor."""
+        """Where the chains end; the chain of a class without recent records may end in an archive or at an anchor."""
         chains = dict(checked.chains)
         if not self._knows_all(checked):
             try:
@@ -143,10 +143,10 @@ class AuditFile:
         return self._size
 
     def look(self) -> str | None:
-        """What has happened to the open file behind our back; None if nothing has. Goes on with the file that is there now.
+        """What another program did to the open file, None if nothing; goes on with the file that is at the path now.
 
         Raises:
-            OSError: there is none, and none can be made.
+            OSError: no file is at the path, and none can be created.
         """
         ours = os.fstat(self._descriptor)
         try:
@@ -154,23 +154,23 @@ class AuditFile:
         except FileNotFoundError:
             found = None
         if found is None or (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev):
-            # The old file is closed last: a number that is closed may be somebody else's connection the next moment.
+            # The old file is closed last: its number may become a connection's the next moment.
             old = self._descriptor
             self._open_for_append()
             os.close(old)
-            return f"{self.path} was removed, or another file put in its place"
+            return f"{self.path} was removed or replaced"
         if ours.st_size != self._size:
             lost, self._size = self._size - ours.st_size, ours.st_size
             if lost > 0:
                 return f"{self.path} was cut short by {lost} bytes"
-            return f"{-lost} bytes were added to {self.path} by somebody else"
+            return f"{-lost} bytes were added to {self.path} by another program"
         return None
 
     def write(self, data: bytes) -> None:
         """Appends whole lines in one write.
 
         Raises:
-            OSError: the disk does not take them; nothing of them remains.
+            OSError: the disk does not take them; none of their bytes stay.
         """
         written = os.write(self._descriptor, data)
         if written != len(data):
@@ -179,7 +179,7 @@ class AuditFile:
         self._size += written
 
     def sync(self) -> None:
-        """Returns when all that was written is durable."""
+        """Returns once everything written is durable."""
         # A duplicate: another thread may rotate meanwhile.
         descriptor = os.dup(self._descriptor)
         try:
@@ -224,13 +224,13 @@ def tail_lines(path: Path, after_seq: int, limit: int, room: int) -> list[bytes]
     Args:
         path: `audit.log`.
         after_seq: only later records; negative for any.
-        limit: at most so many lines.
-        room: at most so many bytes.
+        limit: the most lines.
+        room: the most bytes.
     """
     found: list[bytes] = []
     for name in reversed(plain_files(path)):
         with open_regular(name) as file:
-            # From the end, and no more than can be wanted.
+            # From the end, and no more than the caller can take.
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - room - MAX_LINE_BYTES)
             file.seek(start)

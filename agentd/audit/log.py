@@ -235,7 +235,7 @@ class AuditLog:
             self._file.write(data)
         except OSError as error:
             self._lost += count
-            # The chains go back to before the lost records; their number is told by the gap record.
+            # The chains go back to before the lost records; the gap record says how many.
             self._chain.rewind(*self._mark)
             log.error("the audit log cannot be written (%s); records are lost until there is room", error.strerror)
             return

@@ -1,8 +1,8 @@
-"""The time that verdicts use: the wall clock, held between what has certainly passed and what can have passed.
+"""Tells the time for verdicts: the wall clock, clamped between what has certainly passed and what can have passed.
 
-The floor is the last server-signed time and what the machine has counted since (`timebase`), and never before this release was
-made. A wall clock behind it is not believed: expiry is judged by the floor, and nothing valid is refused for it. As long as the
-machine has been running since a time that was fresh when it came, a wall clock that is ahead is not believed either. Beyond the
+The floor is the last server-signed time plus what the machine has counted since (`timeanchor`), and never before the date of
+this release. A wall clock behind the floor is not trusted: expiry is judged by the floor, and nothing valid is refused for it.
+While the machine runs on from a time that was fresh when it came, a wall clock that is ahead is not trusted either. Beyond the
 tolerance both raise the flag `suspect`.
 """
 
@@ -45,7 +45,7 @@ class Clock:
         self._bounded_since: float | None = None
 
     def set_anchor(self, anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
-        """Goes by a server-signed time from now on, even if the floor is lowered by it.
+        """Goes by a server-signed time from now on, even if that lowers the floor.
 
         Args:
             anchor: the time.
@@ -63,7 +63,7 @@ class Clock:
     def notice_sleep(self) -> None:
         """Adds the time for which the machine has slept since the last call; called every second.
 
-        The monotonic clock, which is read for every request since it is the cheaper one, has stood still meanwhile.
+        The monotonic clock, which every request reads because it is cheaper, stops while the machine sleeps.
         """
         asleep = self._boottime() - self.monotonic()
         slept = asleep - self._asleep
@@ -97,7 +97,7 @@ class Clock:
         return self.look(self.monotonic(), self.wall())[0]
 
     def suspect(self) -> bool:
-        """Whether the wall clock stands behind the floor, or ahead of what can have passed, by more than the tolerance."""
+        """Whether the wall clock is behind the floor, or ahead of what can have passed, by more than the tolerance."""
         return self.look(self.monotonic(), self.wall())[1]
 
     def certain(self) -> int:

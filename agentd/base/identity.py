@@ -1,7 +1,7 @@
 """Says who this agent is and which backends it was enrolled with, by the files of its state directory.
 
 The configuration names the agent, or the server named it when it was provisioned. The id opens the sealed store, so it is kept
-outside of the store, in a file that can be changed by whoever may write there; a wrong id opens nothing.
+outside of the store, in a file without protection of its own; a wrong id opens nothing.
 """
 
 import json

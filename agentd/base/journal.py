@@ -1,4 +1,4 @@
-"""Log messages to the system journal: by systemd-python where it is installed and the journal runs, else to stderr.
+"""Sends log messages to the system journal through systemd-python, or to stderr where that or the journal is missing.
 
 On stderr each line begins with its level as `<N>`, which systemd reads (sd-daemon(3)); on a terminal the prefix is left out.
 """

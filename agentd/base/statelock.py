@@ -1,4 +1,4 @@
-"""One process at a time works on a state directory: the daemon, or a command that repairs what it left."""
+"""Lets one process at a time work on a state directory: the daemon, or a command that repairs it."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ class StateLock:
         directory: the state directory.
 
     Raises:
-        StateInUse: somebody else holds it.
+        StateInUse: another process holds it.
         OSError: the directory cannot be used.
     """
 
@@ -34,7 +34,7 @@ class StateLock:
             ) from None
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

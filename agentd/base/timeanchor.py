@@ -1,8 +1,8 @@
-"""What the machine can know of the time without a network: the last server-signed time, and what has passed since. No IO.
+"""Works out what the machine knows of the time without a network: the last server-signed time and what has passed since. No IO.
 
-Two counters tell what has passed: the TPM's clock, which goes on after a restart of the machine, and CLOCK_BOOTTIME, which
-begins anew. Neither proves anything, each gives a lower bound; the higher one counts. So a dead battery, a cleared TPM or a
-clock that may have told more before (`safe` false) only weakens the floor.
+Two counters say what has passed: the TPM's clock, which goes on after a restart of the machine, and CLOCK_BOOTTIME, which
+starts again at zero. Each gives a lower bound, and the higher one counts. So a dead battery, a cleared TPM or a TPM clock that
+may have shown more before (`safe` false) only weakens the floor.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     Attributes:
         milliseconds: what it shows.
-        epoch: another number means that the machine was started anew since.
+        epoch: changes when the machine, or the TPM, is started again.
     """
 
     milliseconds: int
@@ -32,10 +32,10 @@ class TimeAnchor(msgspec.Struct, frozen=True):
 
     Attributes:
         signed: seconds since 1970 UTC.
-        fresh: whether it had just been signed when it came, so that it is no lower bound only: the server answered a
+        fresh: whether it had just been signed when it came, so that it is more than a lower bound: the server answered a
             challenge, or the machine's own clock agreed.
         boot: CLOCK_BOOTTIME.
-        tpm: the TPM's clock; None where there was none to ask.
+        tpm: the TPM's clock; None without a TPM that answered.
     """
 
     signed: int

@@ -1,1 +1,1 @@
-"""Judges license tokens: validator, verdicts, the machine's license inventory, revocation lists."""
+"""Judges license tokens: validator, verdicts, the machine's license inventory."""

@@ -1,7 +1,7 @@
 """Remembers which licenses this machine uses and the newest token of each. Only `load` and `save` perform IO.
 
 A token whose secret was destroyed cannot be opened any more; the inventory still knows by its digest which license it was. It
-is not trusted: whoever is handed a token from it validates that token again.
+is not trusted: a token that comes from it is validated again.
 """
 
 import asyncio

@@ -36,7 +36,7 @@ class Entry:
         claims: what the license says; None where the token could not be opened.
         epoch: of the ring, when the ruling was made.
         serial: a number that no other ruling has; 0 where the token could not be opened.
-        first: nobody has been given a ruling on this token before; whoever logs that sets it to False.
+        first: no caller has had a ruling on this token before; the caller that logs it sets this to False.
         reply: room for the caller to keep the encoded verdict.
     """
 

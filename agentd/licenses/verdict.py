@@ -36,7 +36,7 @@ class Ruling(msgspec.Struct, frozen=True):
     """A verdict, what the audit log says with it, and the times between which it stays the same.
 
     Attributes:
-        verdict: what the POS application is told, but for the flags `degraded` and `clock_suspect`.
+        verdict: what the POS application gets, except the flags `degraded` and `clock_suspect`.
         license_id: the license; None where the token could not be opened.
         secret_version: as the token's header names it; None where it could not be read.
         since: seconds since 1970 UTC.

@@ -1,7 +1,7 @@
-"""Which nonces have been used. Nothing here performs IO.
+"""Remembers which nonces were used. Performs no IO.
 
 Each UID has two generations of nonces; a generation lasts at least one window, so a nonce stays used for at least one. A full
-generation refuses; it never forgets a nonce to make room, since that would let an old request be repeated.
+generation refuses; it never forgets a nonce to make room, since an old request could then be repeated.
 """
 
 from enum import Enum
@@ -68,6 +68,6 @@ class NonceWindow:
         return _FRESH
 
     def forget_idle(self, now: float) -> None:
-        """Gives back the memory of UIDs whose nonces are all too old to matter."""
+        """Frees the memory of UIDs whose nonces are all too old to matter."""
         for uid in [uid for uid, user in self._users.items() if now - user.began >= 2 * self._window]:
             del self._users[uid]

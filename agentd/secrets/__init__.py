@@ -1,1 +1,1 @@
-"""Owns the secret versions: life cycle, ring, sealed store, installer of new ones, PCR policies."""
+"""Owns the secret versions and the sealed record: life cycle, ring, store, installer, trusted time, PCR policies."""

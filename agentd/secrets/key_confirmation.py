@@ -1,8 +1,4 @@
-"""A value that tells whether two sides hold the same secret, and nothing about it.
-
-HKDF-SHA256 (RFC 5869) of the secret, for this agent and version: 16 bytes, which may stand in a signed request and in the
-server's registry.
-"""
+"""Computes the agent's side of key confirmation: whether agent and server hold the same secret, without revealing it."""
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF

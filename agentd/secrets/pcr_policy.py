@@ -121,7 +121,7 @@ def policy_name(data: bytes) -> str:
     """The name of a signed policy's file.
 
     Raises:
-        ValueError: it is no signed policy.
+        ValueError: it is not a signed policy.
     """
     return f"policy-{parse_policy(data).number}-{hashlib.sha256(data).hexdigest()[:16]}.json"
 

@@ -76,7 +76,7 @@ class Acceptor:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
             return
-        # A stranger gets no connection, a word at the most: whoever knocks again and again must not keep others waiting.
+        # An unauthorized peer gets no connection, one error at most: repeated attempts must not keep others waiting.
         with contextlib.suppress(OSError):
             if self._service.refused(peer):
                 accepted.send(encode_error(ErrorCode.FORBIDDEN, f"uid {peer.uid} may not use this socket", None))

@@ -73,7 +73,7 @@ class ContactCycle:
         certificates: connects.
         rotation: rotates the secret.
         updates: applies what else the server says.
-        checkpoint: the server is told of the last sealed audit record.
+        checkpoint: names the last sealed audit record, which the server is to know.
         draw: random numbers between 0 and 1, for pauses.
 
     Attributes:

@@ -87,5 +87,5 @@ class StateFile:
 
 def _time(content: dict[str, Any], name: str) -> int | None:
     value = content.get(name)
-    # The checksum is no protection against who writes the file with care: what is no time would fail later, in a reply.
+    # The checksum does not protect against careful forgery: a value that is not a time would fail later, in a reply.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TIME_S else None

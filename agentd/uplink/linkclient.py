@@ -1,7 +1,7 @@
-"""Fetches by way of the link: the core's only way to a network. What the link sends is read as strictly as a stranger's bytes.
+"""Fetches through the link, the core's only way to a network. What the link sends is parsed as strictly as hostile input.
 
 A session is one connection: hello, then one fetch after another. The TLS client key goes to the link as a sealed memfd, in the
-one `sendmsg` that carries the hello, before the socket is given to the loop (uvloop knows no ancillary data).
+one `sendmsg` that carries the hello, before the socket goes to the loop (uvloop does not support ancillary data).
 """
 
 import array
@@ -42,7 +42,7 @@ LINK_USER = "license-agent-link"
 READY_TIMEOUT_S = 30.0
 """For the answer to a hello; the service manager may have to start the link first."""
 GRACE_S = 5.0
-"""How much later than a fetch's own deadline its end may be heard of."""
+"""How much later than its own deadline a fetch may end."""
 DEFAULT_MAX_BODY = 1 << 20
 
 Key = bytes | bytearray | memoryview
@@ -53,7 +53,7 @@ class LinkUnavailable(Exception):
 
 
 class FetchFailed(Exception):
-    """The link answers, and the fetch brought no whole answer.
+    """The link answered, and the fetch did not bring a whole response.
 
     Attributes:
         code: why.
@@ -68,11 +68,11 @@ class FetchFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FetchReply:
-    """A whole answer.
+    """A whole response.
 
     Attributes:
         status: of HTTP, 200 to 599 without redirects.
-        headers: by lower-case name; those that the link hands on.
+        headers: by lower-case name; only those that the link passes on.
         body: at most the fetch's `max_body` bytes.
     """
 
@@ -81,8 +81,8 @@ class FetchReply:
     body: bytes
 
 
-class Answer:
-    """An answer that is still coming.
+class StreamedResponse:
+    """A response that is still arriving.
 
     Attributes:
         status: of HTTP.
@@ -122,7 +122,7 @@ class Answer:
 
 
 class LinkSession:
-    """A connection to the link that has said hello. Made by `LinkClient.session`."""
+    """A connection to the link after its hello. `LinkClient.session` makes it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -153,8 +153,8 @@ class LinkSession:
             timeout_s: for all of it, 0.1 to 3600 s.
 
         Raises:
-            FetchFailed: the link says why there is no whole answer.
-            LinkUnavailable: the link broke off; this session is of no more use.
+            FetchFailed: the link says why the response is not whole.
+            LinkUnavailable: the link broke off; this session cannot be used any more.
             LocalProtocolError: such a request may not be sent; nothing was.
         """
         stream = self.stream(upstream, method, path, body, headers, max_body, timeout_s)
@@ -174,10 +174,10 @@ class LinkSession:
         headers: Mapping[str, str] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
         timeout_s: float = 30.0,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncIterator[StreamedResponse]:
         """As `fetch`, for bodies that are not to be held in memory: `async with … as answer`, then `answer.chunks()`.
 
-        A session whose stream was not read to its end is of no more use.
+        A session whose stream was not read to its end cannot be used any more.
         """
         if self._open_exchange:
             raise LinkUnavailable("an answer of this session was not read to its end")
@@ -198,7 +198,7 @@ class LinkSession:
         self._open_exchange = True
         await self._send(frame, deadline)
         head = await self.receive((Head,), deadline)
-        yield Answer(self, head, max_body, deadline)
+        yield StreamedResponse(self, head, max_body, deadline)
 
     async def hello(self, request_id: int) -> None:
         """Waits for the answer to the hello.
@@ -227,7 +227,7 @@ class LinkSession:
                 self.settled()
             raise FetchFailed(message.code, _clean(message.text))
         if message.id != self._last_id or not isinstance(message, kinds):
-            raise LinkUnavailable(f"the link sent {type(message).__name__}, which was not its turn")
+            raise LinkUnavailable(f"the link sent {type(message).__name__} out of turn")
         if isinstance(message, Head):
             names = [name for name, _ in message.headers]
             if not ANSWER_HEADERS.issuperset(names) or len(set(names)) != len(names):
@@ -246,7 +246,7 @@ class LinkSession:
         except (asyncio.IncompleteReadError, OSError):
             raise LinkUnavailable("the link broke off") from None
         except RemoteProtocolError as error:
-            raise LinkUnavailable(f"the link sent what is no message: {_clean(error.text)}") from None
+            raise LinkUnavailable(f"the link sent a malformed message: {_clean(error.text)}") from None
 
     async def _send(self, frame: bytes, deadline: float) -> None:
         try:
@@ -254,7 +254,7 @@ class LinkSession:
                 self._writer.write(frame)
                 await self._writer.drain()
         except (TimeoutError, OSError):
-            raise LinkUnavailable("the link takes no request") from None
+            raise LinkUnavailable("the link does not accept the request") from None
 
 
 class LinkClient:
@@ -282,12 +282,12 @@ class LinkClient:
         Args:
             time: trusted time, seconds since 1970 UTC; certificates are judged by it.
             certificates: client certificate and intermediates, PEM; None for none.
-            key: its private key (PEM, or PKCS#8 in DER). It is copied into a memfd that only the link is given, and not kept;
-                the caller wipes its own.
+            key: its private key (PEM, or PKCS#8 in DER). It is copied into a memfd that only the link gets; the caller
+                wipes its own copy.
             provisioning: an upstream that the link's configuration does not name.
 
         Raises:
-            LinkUnavailable: no link answers, or it is not to be trusted.
+            LinkUnavailable: no link answers, or it cannot be trusted.
             FetchFailed: the link refuses the hello.
             LocalProtocolError: only one of certificates and key was given.
         """
@@ -301,7 +301,7 @@ class LinkClient:
             reader, writer = await asyncio.open_unix_connection(sock=sock)
         except (LinkUnavailable, OSError) as error:
             sock.close()
-            raise LinkUnavailable(f"the link takes no hello: {error}") from None
+            raise LinkUnavailable(f"the link does not accept the hello: {error}") from None
         except BaseException:
             sock.close()
             raise
@@ -316,7 +316,7 @@ class LinkClient:
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # On a Unix socket this is done at once, or not at all.
+            # A Unix socket connects at once or not at all.
             sock.setblocking(False)
             sock.connect(self._path)
             check_daemon(sock, self._path, self._trusted())
@@ -329,7 +329,7 @@ class LinkClient:
         return sock
 
     def _trusted(self) -> frozenset[int]:
-        """Root made the socket where systemd did; a process of our own user could do all that we can."""
+        """Root, where systemd created the socket, and our own user, whose processes can do all that we can."""
         uids = {0, os.geteuid()}
         if self._link_uid is not None:
             uids.add(self._link_uid)
@@ -349,7 +349,7 @@ def _checked_frame(fields: dict[str, Any], request_id: int) -> bytes:
 
 
 def _send_hello(sock: socket.socket, frame: bytes, key: Key | None) -> bytes:
-    """Sends the hello with its descriptor; returns what the kernel did not take."""
+    """Sends the hello with its descriptor; returns the bytes that the kernel did not take."""
     if key is None:
         return frame[sock.send(frame) :]
     number = os.memfd_create("tls-key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -365,5 +365,5 @@ def _send_hello(sock: socket.socket, frame: bytes, key: Key | None) -> bytes:
 
 
 def _clean(text: str) -> str:
-    """The link's words may come from a hostile network; no control characters reach a log."""
+    """Text without control characters: the link's words may come from a hostile network and go to a log."""
     return "".join(character if character.isprintable() else "?" for character in text)[:500]

@@ -1,7 +1,8 @@
-"""When to try again, and when not to. Nothing here performs IO; time and chance are parameters.
+"""Decides when to try again after a failure, for every call that leaves the machine (OP-02).
 
-Used for every call that leaves the machine (OP-02): backoff between attempts, a circuit breaker for each upstream, and the
-server's own word (Retry-After).
+Pure: time and chance are parameters.
+
+Backoff separates attempts, a circuit breaker guards each upstream, and the server may ask for a pause (Retry-After).
 """
 
 from datetime import UTC
@@ -62,7 +63,7 @@ class BreakerState(StrEnum):
     OPEN = "open"
     """No call goes out: the last ones all failed."""
     HALF_OPEN = "half_open"
-    """One call goes out on trial; the rest waits for what becomes of it."""
+    """One call goes out on trial; the others wait for its result."""
 
 
 class BreakerEvent(StrEnum):
@@ -71,7 +72,7 @@ class BreakerEvent(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     LIMIT_REACHED = "limit_reached"
-    """A failure, as many in a row as the breaker bears."""
+    """A failure, the last of as many in a row as open the breaker."""
     COOLED = "cooled"
 
 
@@ -81,7 +82,7 @@ TRANSITIONS: dict[BreakerState, dict[BreakerEvent, BreakerState]] = {
         BreakerEvent.FAILED: BreakerState.CLOSED,
         BreakerEvent.LIMIT_REACHED: BreakerState.OPEN,
     },
-    # Results of calls that were under way when it opened come late and change nothing.
+    # Calls that were under way when it opened report late and change nothing.
     BreakerState.OPEN: {
         BreakerEvent.SUCCEEDED: BreakerState.OPEN,
         BreakerEvent.FAILED: BreakerState.OPEN,
@@ -134,7 +135,7 @@ class CircuitBreaker:
         self.failures = 0
 
     def permits(self, now: float) -> bool:
-        """Whether a call may go out. In HALF_OPEN a yes is given to one caller, who owes a result."""
+        """Whether a call may go out. In HALF_OPEN one caller gets a yes and owes a result."""
         if self.state is BreakerState.CLOSED:
             return True
         if now < self._blocked_until:
@@ -145,7 +146,7 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """A call brought an answer, be it a refusal: the upstream works."""
+        """A call brought an answer, even a refusal: the upstream works."""
         self.state = next_state(self.state, BreakerEvent.SUCCEEDED)
         if self.state is BreakerState.CLOSED:
             self.failures = 0

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hwsec.secretmem import SecretBuffer, wipe_bytes
 from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
-# SEC 1, C.4: version 1, the private key, the curve; the public key is left out and computed by whoever loads it.
+# SEC 1, C.4: version 1, the private key, the curve; without the public key, which the reader computes.
 _HEAD = bytes.fromhex("30310201010420")
 _TAIL = bytes.fromhex("a00a06082a8648ce3d030107")
 _BEGIN, _END = b"-----BEGIN EC PRIVATE KEY-----\n", b"-----END EC PRIVATE KEY-----\n"

@@ -333,7 +333,7 @@ def test_what_others_do_to_the_open_file_is_alerted_and_the_log_goes_on(
     bench.log.look_after_file()
     bench.log.flush()
     alerts = [record.message for record in caplog.records if record.levelno == logging.CRITICAL]
-    parts = ("was cut short by", "was removed, or another file", "was removed, or another file", "3 bytes were added to")
+    parts = ("was cut short by", "was removed or replaced", "was removed or replaced", "3 bytes were added to")
     assert len(alerts) == len(parts)
     assert all(part in text for part, text in zip(parts, alerts, strict=True))
     bench.log.look_after_file()
