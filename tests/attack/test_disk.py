@@ -374,7 +374,7 @@ def test_a_spoiled_audit_log_is_refused_or_alerted(disk: Disk) -> None:
     for text in (b"", data[: len(data) // 2], b"".join(lines[:2])):
         disk.restore(disk.newest)
         disk.put(log, text, 0o640)
-        assert "ALERT the audit log does not fit its seal" in _works(disk)
+        assert "ALERT the audit log does not match its sealed value" in _works(disk)
     disk.restore(disk.newest)
     disk.put(log, data + b'{"seq":', 0o640)
     assert "unfinished line" in _works(disk)

@@ -217,7 +217,7 @@ def test_an_audit_log_that_was_cut_back_is_alerted_at_the_next_start(bench: Benc
     first_checkpoint = next(n for n, line in enumerate(lines) if b'"audit.checkpoint"' in line)
     log.write_bytes(b"".join(lines[: first_checkpoint + 1]))
     with bench.running() as running:
-        assert "ALERT the audit log does not fit its seal" in running.log()
+        assert "ALERT the audit log does not match its sealed value" in running.log()
         said = bench.tool("license-agent-cli", "audit", "verify")
         assert "intact" in said and "begun anew" in said
     assert any(record["event"] == "alert.audit_seal" for record in bench.records())

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agentd.wiring import machine_id
+from agentd.secrets.open import machine_id
 from hwsec.tpm import NV_BASE, TpmBackend
 from hwsec.tpm2.templates import SRK
 from tests.hwsec.auth_values import INDICES, auth_values

@@ -9,7 +9,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from agentd import main, uplink
+from agentd import main, runner, wiring
 
 _PLACE = Path(os.environ["LICENSE_TEST_KILL_AT"])
 
@@ -24,7 +24,8 @@ def _reached(step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-uplink.Rotor = partial(uplink.Rotor, trace=_reached)
+# The daemon connects with no trace of its own; this one takes the place of that default.
+runner.connect = partial(wiring.connect, trace=_reached)
 
 if __name__ == "__main__":
     main.entry()

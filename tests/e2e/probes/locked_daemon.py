@@ -22,6 +22,7 @@ sys.argv = ["/usr/bin/license-agent", "run"]
 
 import agentd.base.confinement  # noqa: E402
 import agentd.main  # noqa: E402
+import agentd.runner  # noqa: E402
 
 if "seccomp" not in locks:
     agentd.main.forbid_exec = lambda: None
@@ -59,7 +60,7 @@ def try_when_told():
 
 
 # Landlock refuses to be put on where a second thread runs; the daemon starts its own after that, and this one then too.
-real = agentd.main.Runner._serve
+real = agentd.runner.Runner._serve
 
 
 async def serve(self, *arguments):
@@ -67,5 +68,5 @@ async def serve(self, *arguments):
     return await real(self, *arguments)
 
 
-agentd.main.Runner._serve = serve
+agentd.runner.Runner._serve = serve
 agentd.main.entry()
