@@ -1,16 +1,20 @@
 """Renders the tables of docs/ that come from declarations in the code, and writes them between their markers.
 
-The metrics are read from the text that agent and server publish, so the tables do not depend on how the code declares them.
+The metrics are read from the text that agent and server publish, so the tables do not depend on how the code declares them; the
+alerts are read from the agent's catalogue.
 """
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentd.telemetry.metrics import Counters, Gauges
+from agentd.base.alerts import ALERTS
+from agentd.base.counters import Counters
+from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
 from server.api.metrics import Facts
 from server.api.metrics import Metrics as ServerMetrics
@@ -73,11 +77,27 @@ def server_metrics() -> list[Row]:
     return published(metrics.text().decode())
 
 
-TABLES = {"metrics of the agent": agent_metrics, "metrics of the server": server_metrics}
+def metrics_table(rows: list[Row]) -> list[str]:
+    return ["| name | type | meaning |", "|---|---|---|", *(row.line() for row in rows)]
+
+
+def alerts_table() -> list[str]:
+    """The agent's alerts, the most severe first."""
+    order = {severity: number for number, severity in enumerate(type(ALERTS[0].severity))}
+    found = sorted(ALERTS, key=lambda alert: (order[alert.severity], alert.event))
+    lines = [f"| `{alert.event}` | {alert.severity} | {alert.title} | {alert.action} |" for alert in found]
+    return ["| audit event | severity | meaning | what to do |", "|---|---|---|---|", *lines]
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "metrics of the agent": lambda: metrics_table(agent_metrics()),
+    "metrics of the server": lambda: metrics_table(server_metrics()),
+    "alerts of the agent": alerts_table,
+}
 
 
 def block(name: str) -> re.Pattern[str]:
-    """What stands between the markers of a table."""
+    """What is between the markers of a table."""
     return re.compile(rf"(<!-- table: {name}; written by scripts/docs-tables -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
 
 
@@ -88,7 +108,7 @@ def rendered(page: str) -> str:
         ValueError: the page lacks the markers of a table.
     """
     for name, rows in TABLES.items():
-        table = "\n".join(["| name | type | meaning |", "|---|---|---|", *(row.line() for row in rows()), ""])
+        table = "\n".join([*rows(), ""])
         page, count = block(name).subn(lambda match, table=table: match[1] + table + match[2], page)  # type: ignore[misc]
         if count != 1:
             raise ValueError(f"{PAGE.name} must have the markers of the table {name!r} once, not {count} times")
