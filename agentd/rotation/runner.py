@@ -10,7 +10,6 @@ from agentd.audit.core import Core
 from agentd.base.errors import Refused
 from agentd.licenses.validator import Validator
 from agentd.secrets.installer import SecretInstaller
-from agentd.secrets.key_confirmation import key_check
 from agentd.secrets.lifecycle import valid_until
 from agentd.secrets.trusted_time import FRESH_S
 from agentd.uplink.client import ExchangeClient
@@ -28,6 +27,7 @@ from contracts.exchange import (
 )
 from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
+from contracts.keyconfirmation import key_check
 from contracts.licensetoken import WrongAudience
 from hwsec.files import no_trace, write_atomic
 
@@ -87,7 +87,8 @@ class RotationRunner:
         newest = self._ring.newest
         if newest is None or newest.secret is None:
             return None
-        return key_check(self._core.vault, newest.secret, self._core.agent_id, newest.meta.version)
+        with self._core.vault.open(newest.secret) as secret:
+            return key_check(secret.view, self._core.agent_id, newest.meta.version)
 
     def due_at(self) -> float:
         """When a rotation should begin, seconds since 1970 UTC; 0 while one is under way or the agent has no secret yet."""

@@ -14,19 +14,7 @@ from tests.support.background import in_background
 from tests.support.chain import Chain, Till, running_chain
 from tests.support.hostilelink import Asked, Behavior, Failure, Gate, Reply, Said, once
 from tests.support.relay import Cut, Turn
-
-STEPS = (
-    "journal: requested",
-    "delivered",
-    "sealed",
-    "journal: sealed",
-    "confirmed",
-    "journal: confirmed",
-    "reissued",
-    "journal: activated",
-    "journal: idle",
-)
-PURPOSES = ("rotate-secret", "confirm-rotation", "reissue-licenses")
+from tests.support.rotationcases import AGENT_STEPS, PURPOSES
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +57,7 @@ def rotated_once(chain: Chain, till: Till, before: int) -> None:
     assert begun[-1] == before + 1
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", AGENT_STEPS)
 def test_the_agent_is_killed_at_each_step(chain: Chain, till: Till, step: str) -> None:
     before = chain.newest()
     chain.agent_dies_at(step)

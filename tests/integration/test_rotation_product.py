@@ -15,25 +15,14 @@ from pathlib import Path
 import pytest
 
 from agentd.rotation.table import Step
-from agentd.secrets.key_confirmation import key_check
 from agentd.secrets.lifecycle import State
 from agentd.uplink.transport import NoContact
 from contracts.exchange import Cause
+from contracts.keyconfirmation import key_check
 from tests.support.pair import AGENT, DAY, LICENSE, Fate, Pair, prepare
+from tests.support.rotationcases import AGENT_STEPS, PURPOSES
 
 INTERVAL, GRACE = 600, 6000
-AGENT_STEPS = (
-    "journal: requested",
-    "delivered",
-    "sealed",
-    "journal: sealed",
-    "confirmed",
-    "journal: confirmed",
-    "reissued",
-    "journal: activated",
-    "journal: idle",
-)
-PURPOSES = ("rotate-secret", "confirm-rotation", "reissue-licenses")
 SERVER_STEPS = ("before", "acted", "kept")
 MESSAGE_FATES = ("request_lost", "reply_lost", "duplicated", "delayed", "replayed")
 
@@ -96,7 +85,8 @@ def rotate(pair: Pair, fate: Fate) -> None:
     newest = pair.agent.ring.newest
     assert newest is not None and newest.secret is not None
     check = {row.version: row.key_check for row in pair.server.office.secrets.listed(AGENT)}
-    assert check[ours[0]] == key_check(pair.agent.core.vault, newest.secret, AGENT, ours[0])
+    with pair.agent.core.vault.open(newest.secret) as secret:
+        assert check[ours[0]] == key_check(secret.view, AGENT, ours[0])
     renewed = pair.agent.validator.refreshed_token(token, pair.clock.now())
     assert renewed is not None and pair.valid(renewed), "no new token"
     pair.token = renewed
