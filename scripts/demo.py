@@ -68,9 +68,15 @@ class Scenario:
         click.echo(f"  {mark} {what}: {found}")
 
     def tool(self, name: str, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
-        """Runs one of the installed commands on the stand."""
+        """Runs one of the installed commands on the stand, without a terminal: the demo asks nothing."""
         done = subprocess.run(
-            [str(BIN / name), *arguments], env=self.env, capture_output=True, text=True, check=False, timeout=60
+            [str(BIN / name), *arguments],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         if done.returncode not in fine:
             raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr.strip()}")
@@ -153,6 +159,7 @@ def stranger(scenario: Scenario) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, scenario.tokens["valid"]],
         env=scenario.env,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
@@ -390,7 +397,9 @@ def play(scenario: Scenario, directory: Path) -> None:
 def running_stand(root: Path, backend: str) -> Iterator[dict[str, Any]]:
     """A stand, for the length of a block."""
     process = subprocess.Popen(
-        [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend], stdout=subprocess.DEVNULL
+        [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         info = root / "stand.json"

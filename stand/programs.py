@@ -28,11 +28,18 @@ def program(name: str) -> str:
 def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
     """Runs one of our commands to its end and returns what it printed.
 
+    The command gets no terminal, so that it asks nothing: a stand's root key has no passphrase.
+
     Raises:
         StandError: it failed; with its message.
     """
     done = subprocess.run(
-        [program(name), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+        [program(name), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
     )
     if done.returncode != 0:
         raise StandError(f"{name} {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -82,6 +89,7 @@ class Swtpm:
                 "--flags",
                 "not-need-init,startup-clear",
             ],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             user=uid,

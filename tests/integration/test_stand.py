@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from license_agent_client import AgentRefused, AsyncLicenseClient, ErrorCode, Li
 from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
 
+from server.rootkey import read_root_key
 from tests.support.serversecrets import server_secrets
 from tests.support.stand import Stand, short_directory
 
@@ -339,6 +341,32 @@ def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1 and "not empty" in done.stderr and (tmp_path / "precious").read_text() == "x"
+
+
+def test_at_a_terminal_a_stand_asks_nothing() -> None:
+    with short_directory() as directory:
+        root = directory / "stand"
+        terminal, side = os.openpty()
+        up = [str(Path(sys.executable).parent / "license-stand"), "up", "--dir", str(root), "--backend", "software"]
+        # The terminal controls the process, so that one that opens /dev/tty finds it too.
+        process = subprocess.Popen(["setsid", "--ctty", "--wait", *up], stdin=side, stdout=side, stderr=side)
+        os.close(side)
+        shown = b""
+        try:
+            ends = time.monotonic() + 60
+            while b"the stand is up" not in shown:
+                assert time.monotonic() < ends and process.poll() is None, shown.decode()
+                if select.select([terminal], [], [], 0.1)[0]:
+                    shown += os.read(terminal, 4096)
+            assert b"passphrase" not in shown, shown.decode()
+            info = json.loads((root / "stand.json").read_text())
+            # A key that the command asked for would be encrypted by what it was given.
+            assert read_root_key(Path(info["env"]["LICENSE_SERVER_DIR"]) / "offline" / "root.key", None)
+        finally:
+            os.write(terminal, b"\x03")
+            process.wait(60)
+            os.close(terminal)
+        assert not root.exists()
 
 
 def test_a_stand_needs_no_root_and_down_leaves_nothing() -> None:
