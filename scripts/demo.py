@@ -282,7 +282,13 @@ def new_server_key(scenario: Scenario) -> str:
     root = Path(scenario.info["env"]["LICENSE_SERVER_DIR"]) / "offline" / "root.key"
     before = json.loads(scenario.tool("license-agent-cli", "--json", "status"))["server"]["key_set"]
     scenario.tool("license-server", "keys", "rotate", "rotation", "--root-key", str(root))
-    server = json.loads(scenario.tool("license-agent-cli", "--json", "contact"))
+    # The running server looks for changed keys once a second (LOOK_AGAIN_S), not with each request.
+    ends = time.monotonic() + 10
+    while True:
+        server = json.loads(scenario.tool("license-agent-cli", "--json", "contact"))
+        if server["key_set"] > before or time.monotonic() > ends:
+            break
+        time.sleep(0.2)
     taken = "a later key set" if server["key_set"] > before else f"key set {before}, then {server['key_set']}"
     return f"{taken}, contacts failed: {server['failures']}"
 
