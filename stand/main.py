@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from . import setup
+from .commands import HERE, runnable_by
 from .programs import Agent, Service, StandError, Swtpm, answers, free_ports, program, run
 from .setup import AGENT_ID, LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID, Layout
 
@@ -110,6 +111,7 @@ class Stand:
         self._port = 0
         self._root_pin = ""
         self._switch = False
+        self._commands = HERE
         self._tpm: Swtpm | None = None
         self._agent: Agent | None = None
         self._tokens: dict[str, str] = {}
@@ -151,6 +153,7 @@ class Stand:
     def _start(self, pos: dict[str, int]) -> None:
         layout = self._layout
         setup.make_directories(layout, self._uid)
+        self._commands = runnable_by(self._uid, layout.programs)
         tcti = "device:/dev/tpmrm0"
         if self._backend == "tpm":
             self._tpm = setup.start_tpm(layout, self._uid)
@@ -164,7 +167,7 @@ class Stand:
         else:
             self._start_server()
             self._start_link()
-        self._agent = Agent(layout.config, layout.run, layout.root / "agent.log")
+        self._agent = Agent(layout.config, layout.run, layout.root / "agent.log", self._commands)
         self._agent.start()
         if not self._plan.by_hand:
             try:
@@ -199,7 +202,7 @@ class Stand:
         arguments = ["--config", str(layout.link_config), "--idle", "86400"]
         uid = LINK_STANDS_IN_UID if os.geteuid() == 0 else None
         log = layout.root / "link.log"
-        self._link = Service("license-agent-link", log, arguments, uid, layout.link_socket, self._uid)
+        self._link = Service("license-agent-link", log, arguments, uid, layout.link_socket, self._uid, self._commands)
         self._link.start(lambda: True)
 
     def _tell(self) -> None:

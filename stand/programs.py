@@ -6,19 +6,20 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from .commands import HERE
 
 
 class StandError(Exception):
     """The stand cannot do what was asked; the text says why and what to do."""
 
 
-def program(name: str) -> str:
-    """Path of one of our commands: beside the running interpreter, else in the path."""
-    beside = Path(sys.executable).parent / name
+def program(name: str, place: Path = HERE) -> str:
+    """Path of one of our commands: in a place of theirs, else in the path."""
+    beside = place / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
         raise StandError(f"the command {name} is not installed beside license-stand")
@@ -126,6 +127,7 @@ class Service:
         uid: whom it runs as; None for the caller.
         listen: path of a socket that it is passed, and that outlives it; only `passed_to` may use it.
         passed_to: UID; None for the caller.
+        commands: where the command is, for that user.
     """
 
     def __init__(
@@ -136,11 +138,13 @@ class Service:
         uid: int | None = None,
         listen: Path | None = None,
         passed_to: int | None = None,
+        commands: Path = HERE,
     ) -> None:
         self.name = name
         self._log = log
         self._arguments = arguments
         self._uid = uid
+        self._commands = commands
         self._socket = None if listen is None else _listen(listen, 0o600)
         if listen is not None and passed_to is not None:
             os.chown(listen, passed_to, passed_to)
@@ -165,10 +169,10 @@ class Service:
         """
         self.wanted = True
         numbers = [] if self._socket is None else [self._socket.fileno()]
-        launch = [sys.executable, "-m", "stand.launch", "link", *map(str, numbers)] if numbers else []
+        launch = [str(self._commands / "python"), "-m", "stand.launch", "link", *map(str, numbers)] if numbers else []
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*launch, program(self.name), *self._arguments],
+                [*launch, program(self.name, self._commands), *self._arguments],
                 pass_fds=numbers,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -227,10 +231,12 @@ class Agent:
         config: its configuration file.
         run_dir: for the sockets; the caller's.
         log: takes what it writes to stderr.
+        commands: where its command is. It starts as root and leaves root; what it imports after that must be readable.
     """
 
-    def __init__(self, config: Path, run_dir: Path, log: Path) -> None:
+    def __init__(self, config: Path, run_dir: Path, log: Path, commands: Path = HERE) -> None:
         self._config = config
+        self._commands = commands
         self._log = log
         self._notify_path = run_dir / "notify"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -261,12 +267,12 @@ class Agent:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
+                    str(self._commands / "python"),
                     "-m",
                     "stand.launch",
                     "pos:admin",
                     *map(str, numbers),
-                    program("license-agent"),
+                    program("license-agent", self._commands),
                     "--config",
                     str(self._config),
                 ],

@@ -73,6 +73,11 @@ class Layout:
         return self.run / "link.sock"
 
     @property
+    def programs(self) -> Path:
+        """A copy of our commands, where the agent's user cannot reach them."""
+        return self.root / "programs"
+
+    @property
     def info(self) -> Path:
         """What the stand tells others."""
         return self.root / "stand.json"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.otheruser import remove_copies
 from tests.support.postgres import Postgres, shared_postgres
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
@@ -24,6 +25,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_unconfigure() -> None:
+    """Removes what other users have run our commands from."""
+    remove_copies()
 
 
 @pytest.fixture

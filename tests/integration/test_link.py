@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -512,7 +511,7 @@ def test_another_user_is_turned_away(link: Link, serve: Serve, pki: Pki) -> None
     code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdout.write(s.recv(4096).hex())"
     for uid in (54321, LINK_UID):
         done = subprocess.run(
-            [sys.executable, "-I", "-c", code, str(link.socket)],
+            [str(link.commands / "python"), "-I", "-c", code, str(link.socket)],
             user=uid,
             group=uid,
             extra_groups=[],
@@ -884,7 +883,7 @@ def test_more_sessions_than_are_served_at_once_wait_their_turn(link: Link, serve
 
 def _refused(link: Link, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "license-agent-link"), "--config", str(link.config), *arguments],
+        [str(link.commands / "license-agent-link"), "--config", str(link.config), *arguments],
         capture_output=True,
         text=True,
         check=False,

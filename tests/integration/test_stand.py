@@ -20,8 +20,11 @@ from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
 
 from server.rootkey import read_root_key
+from stand.commands import DEVICE, copy
+from stand.setup import LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID
+from tests.support.otheruser import commands_for
 from tests.support.serversecrets import server_secrets
-from tests.support.stand import Stand, short_directory
+from tests.support.stand import BIN, Stand, running_stand, short_directory
 
 EXPECTED = {
     "valid": Reason.OK,
@@ -335,7 +338,7 @@ def test_the_audit_log_holds_and_a_cut_end_is_found(stand: Stand) -> None:
 def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "license-stand"), "up", "--dir", str(tmp_path)],
+        [str(BIN / "license-stand"), "up", "--dir", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
@@ -347,7 +350,7 @@ def test_at_a_terminal_a_stand_asks_nothing() -> None:
     with short_directory() as directory:
         root = directory / "stand"
         terminal, side = os.openpty()
-        up = [str(Path(sys.executable).parent / "license-stand"), "up", "--dir", str(root), "--backend", "software"]
+        up = [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", "software"]
         # The terminal controls the process, so that one that opens /dev/tty finds it too.
         process = subprocess.Popen(["setsid", "--ctty", "--wait", *up], stdin=side, stdout=side, stderr=side)
         os.close(side)
@@ -369,17 +372,39 @@ def test_at_a_terminal_a_stand_asks_nothing() -> None:
         assert not root.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the agent as another user")
+def test_a_stand_runs_from_a_place_that_only_root_can_reach() -> None:
+    with short_directory() as home:
+        home.chmod(0o700)
+        place = copy(home / "programs", (*DEVICE, "server"))
+        with running_stand("software", commands=place) as stand:
+            info = stand.info
+            assert {uid_of(info["agent_pid"]), uid_of(info["link_pid"])} == {ROOT_STANDS_IN_UID, LINK_STANDS_IN_UID}
+            # What they run is out of that place: a module that they load later must be there for their user.
+            for name in ("agent_pid", "link_pid"):
+                assert str(home) not in Path(f"/proc/{info[name]}/maps").read_text()
+            assert stand.run("license-agent-cli", "rotate").returncode == 0
+            with LicenseClient(info["pos_socket"], deadline=10) as client:
+                assert client.validate(info["tokens"]["valid"]).valid
+
+
+def uid_of(pid: int) -> int:
+    """Whom a process runs as; its files in /proc belong to root where it cannot be dumped."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+
+
 def test_a_stand_needs_no_root_and_down_leaves_nothing() -> None:
-    program = Path(sys.executable)
-    readable = all(parent.stat().st_mode & 0o001 for parent in Path(__file__).resolve().parents)
-    user: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": []} if os.geteuid() == 0 and readable else {}
+    user: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": []} if os.geteuid() == 0 else {}
     uid = 54321 if user else os.geteuid()
+    commands = commands_for(uid) if user else BIN
     with short_directory() as directory:
         directory.chmod(0o777)
         root = directory / "stand"
         process = subprocess.Popen(
-            [str(program.parent / "license-stand"), "up", "--dir", str(root), "--backend", "tpm"],
+            [str(commands / "license-stand"), "up", "--dir", str(root), "--backend", "tpm"],
             **user,
+            cwd="/",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -397,8 +422,8 @@ def test_a_stand_needs_no_root_and_down_leaves_nothing() -> None:
                 with LicenseClient(info["pos_socket"], agent_uid=uid) as client, pytest.raises(AgentRefused) as caught:
                     client.ping()
                 assert caught.value.code is ErrorCode.FORBIDDEN
-            down = [str(program.parent / "license-stand"), "down", "--dir", str(root)]
-            subprocess.run(down, check=True, capture_output=True, timeout=60, **user)
+            down = [str(commands / "license-stand"), "down", "--dir", str(root)]
+            subprocess.run(down, check=True, capture_output=True, timeout=60, cwd="/", **user)
             assert process.wait(30) == 0
             with pytest.raises(ProcessLookupError):
                 os.kill(info["agent_pid"], 0)

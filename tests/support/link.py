@@ -3,13 +3,13 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agentd.uplink.linkclient import LinkClient
+from tests.support.otheruser import commands_for
 from tests.support.stand import BIN
 
 # Puts the inherited socket at 3 as systemd does, then becomes the link.
@@ -36,6 +36,7 @@ class Link:
         self.socket = directory / "link.sock"
         self.log_file = directory / "link.log"
         self.uid = uid if uid is not None else os.geteuid()
+        self.commands = BIN if self.uid == os.geteuid() else commands_for(self.uid)
         self.core_uid = os.geteuid()
         self.process: subprocess.Popen[bytes] | None = None
         self.configure()
@@ -59,9 +60,16 @@ class Link:
 
     def start(self, *arguments: str, inherited: socket.socket | None = None) -> None:
         """Starts it and returns when its socket is there."""
-        command = [str(BIN / "license-agent-link"), "--config", str(self.config), "--socket", str(self.socket), *arguments]
+        command = [
+            str(self.commands / "license-agent-link"),
+            "--config",
+            str(self.config),
+            "--socket",
+            str(self.socket),
+            *arguments,
+        ]
         if inherited is not None:
-            command = [sys.executable, "-I", "-c", _LAUNCH, str(inherited.fileno()), *command]
+            command = [str(self.commands / "python"), "-I", "-c", _LAUNCH, str(inherited.fileno()), *command]
         else:
             self.socket.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:

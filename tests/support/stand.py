@@ -63,12 +63,18 @@ def short_directory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running_stand(backend: str = "software", *arguments: str) -> Iterator[Stand]:
-    """A stand, for the length of a block."""
+def running_stand(backend: str = "software", *arguments: str, commands: Path = BIN) -> Iterator[Stand]:
+    """A stand, for the length of a block.
+
+    Args:
+        backend: `tpm` or `software`.
+        arguments: further ones of `license-stand up`.
+        commands: where `license-stand` is.
+    """
     with short_directory() as directory:
         root = directory / "stand"
         process = subprocess.Popen(
-            [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend, *arguments],
+            [str(commands / "license-stand"), "up", "--dir", str(root), "--backend", backend, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
