@@ -20,10 +20,15 @@ from pathlib import Path
 
 import psycopg
 
-BINARIES = Path("/usr/lib/postgresql/15/bin")
 USER = "license"
 _START_S = 60
 _SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=", "max_connections=100")
+
+
+def binary(name: str) -> str:
+    """Path of a program of PostgreSQL: of the newest release that is installed."""
+    found = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
+    return str(max(found, key=lambda path: int(path.parents[1].name)))
 
 
 class Postgres:
@@ -61,7 +66,7 @@ class Postgres:
 
     def dump(self, url: str) -> bytes:
         """What pg_dump writes of a database."""
-        command = [str(BINARIES / "pg_dump"), "-h", str(self.directory), "-U", USER, _name(url)]
+        command = [binary("pg_dump"), "-h", str(self.directory), "-U", USER, _name(url)]
         return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
 
 
@@ -99,10 +104,10 @@ def _guard(base: Path, ready: int) -> None:
     options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": directory, **as_user}
     try:
         data = directory / "data"
-        initdb = [str(BINARIES / "initdb"), "-D", str(data), "-U", USER, "--auth-local=trust", "--auth-host=reject"]
+        initdb = [binary("initdb"), "-D", str(data), "-U", USER, "--auth-local=trust", "--auth-host=reject"]
         subprocess.run([*initdb, "--no-sync", "--encoding=UTF8", "--locale=C"], check=True, timeout=_START_S, **options)  # type: ignore[call-overload]
         settings = [part for setting in (*_SETTINGS, f"unix_socket_directories={directory}") for part in ("-c", setting)]
-        server = subprocess.Popen([str(BINARIES / "postgres"), "-D", str(data), *settings], **options)  # type: ignore[call-overload]
+        server = subprocess.Popen([binary("postgres"), "-D", str(data), *settings], **options)  # type: ignore[call-overload]
         try:
             _wait(directory, server)
             known.write_text(json.dumps({"directory": str(directory)}))
