@@ -1,6 +1,7 @@
 """Whatever state the hardware gets into while the daemon runs: licenses are validated, the state is told, a stop ends soon."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_licenses_are_validated_through_every_state(
         await daemon.finish()
         assert time.monotonic() - began < 10
 
-    asyncio.run(main())
+    with contextlib.closing(server):
+        asyncio.run(main())
 
 
 def _opened(device: MemoryDevice) -> MemoryBackend:
