@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from . import setup
-from .commands import HERE, runnable_by
-from .programs import Agent, Service, StandError, Swtpm, answers, free_ports, program, run
+from .commands import Commands, Warm
+from .programs import READY_S, Agent, Service, StandError, Swtpm, answers, free_ports, program
+from .reachable import HERE, runnable_by
 from .setup import AGENT_ID, LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID, Layout
 
 POLL_S = 0.05
@@ -151,6 +152,16 @@ class Stand:
         self._switch = True
 
     def _start(self, pos: dict[str, int]) -> None:
+        with Warm() as commands:
+            self._start_with(commands, pos)
+        self._tell()
+        click.echo(
+            f"the stand is up in {self._layout.root} ({self._backend}); {self._layout.info} says where everything is;"
+            " Ctrl-C ends it"
+        )
+        sys.stdout.flush()
+
+    def _start_with(self, commands: Commands, pos: dict[str, int]) -> None:
         layout = self._layout
         setup.make_directories(layout, self._uid)
         self._commands = runnable_by(self._uid, layout.programs)
@@ -161,25 +172,21 @@ class Stand:
         else:
             click.echo("NOTICE: software backend: keys lie on the disk, a stolen disk is not defended", err=True)
         setup.write_config(layout, self._backend, tcti, self._uid, pos)
-        setup.found_server(layout, self._plan.interval, self._plan.grace)
+        setup.found_server(commands, layout, self._plan.interval, self._plan.grace)
         if self._plan.by_hand:
-            setup.enroll(layout)
+            setup.enroll(commands, layout)
         else:
+            self._root_pin = commands.run("license-server", "root-pin", "--dir", str(layout.server))
             self._start_server()
             self._start_link()
         self._agent = Agent(layout.config, layout.run, layout.root / "agent.log", self._commands)
         self._agent.start()
         if not self._plan.by_hand:
             try:
-                setup.provision(layout, self._url, self._root_pin)
+                setup.provision(commands, layout, self._url, self._root_pin)
             except StandError as error:
                 raise StandError(f"{error}; the agent's last lines:\n{self._agent.log_tail()}") from None
-        self._tokens = setup.furnish(layout, by_hand=self._plan.by_hand)
-        self._tell()
-        click.echo(
-            f"the stand is up in {layout.root} ({self._backend}); {layout.info} says where everything is; Ctrl-C ends it"
-        )
-        sys.stdout.flush()
+        self._tokens = setup.furnish(commands, layout, by_hand=self._plan.by_hand)
 
     @property
     def _url(self) -> str:
@@ -192,7 +199,6 @@ class Stand:
             bind, ops = f"127.0.0.1:{self._port}", f"127.0.0.1:{self._port + 1}"
             arguments = ["serve", "--dir", str(layout.server), "--bind", bind, "--ops", ops]
             self._server = Service("license-server", layout.root / "server.log", arguments)
-            self._root_pin = run("license-server", "root-pin", "--dir", str(layout.server))
         self._server.start(lambda: answers(self._port))
 
     def _start_link(self) -> None:
@@ -327,11 +333,11 @@ def down(directory: Path) -> None:
     if not _alive(pid):
         raise StandError(f"the stand's process {pid} is gone; remove {directory} by hand")
     os.kill(pid, signal.SIGTERM)
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + READY_S
     while _alive(pid) and time.monotonic() < ends:
         time.sleep(POLL_S)
     if _alive(pid):
-        raise StandError(f"the stand (pid {pid}) has not ended within 30 s")
+        raise StandError(f"the stand (pid {pid}) has not ended within {READY_S:g} s")
 
 
 @main.command()
@@ -340,14 +346,14 @@ def restart(directory: Path) -> None:
     """Stop the agent and start it again; callers wait meanwhile."""
     before = _info(directory)
     os.kill(before["stand_pid"], signal.SIGUSR1)
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + READY_S
     while time.monotonic() < ends:
         info = _info(directory)
         if info["agent_pid"] != before["agent_pid"]:
             click.echo(f"the agent runs again, pid {info['agent_pid']}")
             return
         time.sleep(POLL_S)
-    raise StandError("the agent was not back within 30 s; look at agent.log")
+    raise StandError(f"the agent was not back within {READY_S:g} s; look at agent.log")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -374,7 +380,7 @@ def issue(directory: Path, arguments: tuple[str, ...]) -> None:
 def rotate(directory: Path) -> None:
     """Have the agent get a new secret and re-issued tokens."""
     by_hand = _info(directory)["server_url"] is None
-    click.echo(f"secret version {setup.rotate(Layout(directory.absolute()), by_hand=by_hand)} is ACTIVE")
+    click.echo(f"secret version {setup.rotate(Commands(), Layout(directory.absolute()), by_hand=by_hand)} is ACTIVE")
 
 
 @main.command()
@@ -388,12 +394,12 @@ def server(directory: Path, state: str) -> None:
     if (info["server_pid"] != 0) == (state == "start"):
         raise StandError(f"the server is {'running already' if state == 'start' else 'stopped already'}")
     os.kill(info["stand_pid"], signal.SIGUSR2)
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + READY_S
     while time.monotonic() < ends:
         if (_info(directory)["server_pid"] != 0) == (state == "start"):
             return
         time.sleep(POLL_S)
-    raise StandError("the server did not follow within 30 s; look at server.log")
+    raise StandError(f"the server did not follow within {READY_S:g} s; look at server.log")
 
 
 @main.command()

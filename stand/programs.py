@@ -1,4 +1,4 @@
-"""Finds and runs the other commands, and swtpm. Each runs as a process of its own, as it would on a real machine."""
+"""Finds and runs the programs that run as long as a stand does: each as a process of its own, as on a real machine."""
 
 import contextlib
 import os
@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .commands import HERE
+from .reachable import HERE
+
+READY_S = 300.0
+"""Seconds after which a wait for a program is given up. It costs nothing while all is well, so it is far above what a machine
+under load needs; a program that ends is noticed at once."""
+
+
+STOP_S = 60.0
+"""Seconds after which a program that was asked to end is made to."""
 
 
 class StandError(Exception):
@@ -24,27 +32,6 @@ def program(name: str, place: Path = HERE) -> str:
     if found is None:
         raise StandError(f"the command {name} is not installed beside license-stand")
     return found
-
-
-def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
-    """Runs one of our commands to its end and returns what it printed.
-
-    The command gets no terminal, so that it asks nothing: a stand's root key has no passphrase.
-
-    Raises:
-        StandError: it failed; with its message.
-    """
-    done = subprocess.run(
-        [program(name), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
-    if done.returncode != 0:
-        raise StandError(f"{name} {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
 
 
 def free_ports() -> int:
@@ -98,14 +85,14 @@ class Swtpm:
             extra_groups=None if uid is None else [],
             start_new_session=True,
         )
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + READY_S
         while time.monotonic() < ends:
             if self._process.poll() is not None:
                 raise StandError("swtpm ended at once; is its directory writable?")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), READY_S):
                 return
             time.sleep(0.02)
-        raise StandError("swtpm did not open its port within 10 s")
+        raise StandError(f"swtpm did not open its port within {READY_S:g} s")
 
     @property
     def running(self) -> bool:
@@ -161,7 +148,7 @@ class Service:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, ready: Callable[[], bool], patience: float = 20.0) -> None:
+    def start(self, ready: Callable[[], bool]) -> None:
         """Starts it and returns when `ready` says so.
 
         Raises:
@@ -183,7 +170,7 @@ class Service:
                 start_new_session=True,
                 cwd="/",
             )
-        ends = time.monotonic() + patience
+        ends = time.monotonic() + READY_S
         while time.monotonic() < ends:
             if ready():
                 return
@@ -208,17 +195,17 @@ class Service:
 
 def answers(port: int) -> bool:
     """Whether something listens on that port of loopback."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), READY_S):
         return True
     return False
 
 
-def end(process: "subprocess.Popen[bytes]", patience: float = 10.0) -> None:
-    """Asks a process to end, and makes it after `patience` seconds."""
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Asks a process to end, and makes it after STOP_S."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(patience)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -256,7 +243,7 @@ class Agent:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, patience: float = 30.0) -> None:
+    def start(self) -> None:
         """Starts it and returns when it says that it is ready.
 
         Raises:
@@ -283,7 +270,7 @@ class Agent:
                 env={**os.environ, "NOTIFY_SOCKET": str(self._notify_path)},
                 start_new_session=True,
             )
-        ends = time.monotonic() + patience
+        ends = time.monotonic() + READY_S
         self._notify.settimeout(0.05)
         while time.monotonic() < ends:
             with contextlib.suppress(TimeoutError):
@@ -291,7 +278,7 @@ class Agent:
                     return
             if not self.running:
                 raise StandError(f"the agent ended at its start; the end of {self._log}:\n{self.log_tail()}")
-        raise StandError(f"the agent was not ready within {patience:g} s; the end of {self._log}:\n{self.log_tail()}")
+        raise StandError(f"the agent was not ready within {READY_S:g} s; the end of {self._log}:\n{self.log_tail()}")
 
     def drain_notices(self) -> None:
         """Takes the notices that have come since; a socket that nobody reads fills up."""

@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import tomli_w
 
-from .programs import StandError, Swtpm, run
+from .commands import Commands
+from .programs import READY_S, StandError, Swtpm
 
 AGENT_ID = "pos-001"
 OTHER_AGENT_ID = "pos-002"
@@ -153,10 +153,11 @@ def start_tpm(layout: Layout, uid: int | None) -> Swtpm:
     return Swtpm(layout.tpm, uid)
 
 
-def found_server(layout: Layout, interval: int | None, grace: int | None) -> None:
+def found_server(commands: Commands, layout: Layout, interval: int | None, grace: int | None) -> None:
     """Makes the license server.
 
     Args:
+        commands: run the server's.
         layout: of the stand.
         interval: seconds between rotations; None for the server's default.
         grace: seconds after that; None for the server's default.
@@ -165,7 +166,7 @@ def found_server(layout: Layout, interval: int | None, grace: int | None) -> Non
     for name, value in (("--interval", interval), ("--grace", grace)):
         if value is not None:
             periods += [name, str(value)]
-    run("license-server", "init", "--dir", str(layout.server), *periods)
+    commands.run("license-server", "init", "--dir", str(layout.server), *periods)
 
 
 def write_link_config(layout: Layout, uid: int | None, url: str, pin: str) -> None:
@@ -180,17 +181,17 @@ def write_link_config(layout: Layout, uid: int | None, url: str, pin: str) -> No
     layout.link_config.write_text(tomli_w.dumps(content), encoding="utf-8")
 
 
-def provision(layout: Layout, url: str, pin: str) -> None:
+def provision(commands: Commands, layout: Layout, url: str, pin: str) -> None:
     """Makes the device an agent of the server, by a claim, and makes the other agent on the server only."""
     server = ["--dir", str(layout.server)]
     claim = layout.server / "claim"
-    run("license-server", "claim", "make", *server, "--out", str(claim))
-    run("license-agent-cli", "provision", "--server", url, "--root", pin, "--claim", f"@{claim}", env=layout.env())
+    commands.run("license-server", "claim", "make", *server, "--out", str(claim))
+    commands.run("license-agent-cli", "provision", "--server", url, "--root", pin, "--claim", f"@{claim}", env=layout.env())
     claim.unlink()
     request = layout.server / "request.json"
     # Its licenses are for somebody else; any key will do, since nobody will ever use it.
     request.write_text(json.dumps({"agent_id": OTHER_AGENT_ID, "agreement_key": _OTHER_KEY, "backend": "software"}))
-    run("license-server", "enroll", *server, "--request", str(request))
+    commands.run("license-server", "enroll", *server, "--request", str(request))
     request.unlink()
 
 
@@ -203,44 +204,45 @@ _OTHER_KEY = {
 }
 
 
-def enroll(layout: Layout) -> None:
+def enroll(commands: Commands, layout: Layout) -> None:
     """Makes server and agent known to each other by files, as for a machine without a network."""
     server = ["--dir", str(layout.server)]
     trust, request = layout.run / "trust.json", layout.run / "request.json"
-    run("license-server", "trust", *server, "--out", str(trust))
-    printed = run("license-agent", "--config", str(layout.config), "init", "--trust", str(trust))
+    commands.run("license-server", "trust", *server, "--out", str(trust))
+    printed = commands.run("license-agent", "--config", str(layout.config), "init", "--trust", str(trust))
     for agent_id in (AGENT_ID, OTHER_AGENT_ID):
         # The other agent exists on the server only: its licenses are for somebody else.
         request.write_text(json.dumps({**json.loads(printed), "agent_id": agent_id}), encoding="utf-8")
-        run("license-server", "enroll", *server, "--request", str(request))
+        commands.run("license-server", "enroll", *server, "--request", str(request))
     request.unlink()
     trust.unlink()
 
 
-def rotate(layout: Layout, *, by_hand: bool) -> int:
+def rotate(commands: Commands, layout: Layout, *, by_hand: bool) -> int:
     """One rotation: a new secret in server and agent, then re-issued tokens. Returns the new version.
 
     Args:
+        commands: run those of server and agent.
         layout: of the stand.
         by_hand: carries it by files; else the agent asks the server.
     """
     env = layout.env()
     if not by_hand:
-        return int(json.loads(run("license-agent-cli", "--json", "rotate", env=env))["secret_version"])
+        return int(json.loads(commands.run("license-agent-cli", "--json", "rotate", env=env))["secret_version"])
     delivery = layout.run / "delivery"
-    run("license-server", "rotate", "--agent", AGENT_ID, "--out", str(delivery), env=env)
+    commands.run("license-server", "rotate", "--agent", AGENT_ID, "--out", str(delivery), env=env)
     try:
-        reply = json.loads(run("license-agent-cli", "--json", "secrets", "install", str(delivery), env=env))
+        reply = json.loads(commands.run("license-agent-cli", "--json", "secrets", "install", str(delivery), env=env))
     finally:
         delivery.unlink()
-    for token in run("license-server", "reissue", "--agent", AGENT_ID, env=env).split():
-        run("license-agent-cli", "license", "import", token, env=env)
+    for token in commands.run("license-server", "reissue", "--agent", AGENT_ID, env=env).split():
+        commands.run("license-agent-cli", "license", "import", token, env=env)
     return int(reply["secret_version"])
 
 
-def issue(layout: Layout, *arguments: str, agent: str = AGENT_ID) -> str:
+def issue(commands: Commands, layout: Layout, *arguments: str, agent: str = AGENT_ID) -> str:
     """A license token."""
-    return run("license-server", "issue", "--agent", agent, *arguments, env=layout.env())
+    return commands.run("license-server", "issue", "--agent", agent, *arguments, env=layout.env())
 
 
 def _for_shop(name: str) -> tuple[str, ...]:
@@ -258,62 +260,61 @@ def _for_shop(name: str) -> tuple[str, ...]:
     )
 
 
-def furnish(layout: Layout, *, by_hand: bool) -> dict[str, str]:
+def furnish(commands: Commands, layout: Layout, *, by_hand: bool) -> dict[str, str]:
     """Brings secret version 1 to INVALIDATED, 2 to GRACE and 3 to ACTIVE; returns a token of each kind."""
-    step = partial(rotate_secret_only, layout) if by_hand else partial(rotate, layout, by_hand=False)
+    step = partial(rotate_secret_only, commands, layout) if by_hand else partial(rotate, commands, layout, by_hand=False)
     if by_hand:
         step()
     else:
-        wait_for_first(layout)
-    invalidated = issue(layout, *_for_shop("demo-invalidated"), "--expires", "+30d", "--secret-version", "1")
+        wait_for_first(commands, layout)
+    invalidated = issue(commands, layout, *_for_shop("demo-invalidated"), "--expires", "+30d", "--secret-version", "1")
     step()
-    grace = issue(layout, *_for_shop("demo-grace"), "--expires", "+30d", "--secret-version", "2")
+    grace = issue(commands, layout, *_for_shop("demo-grace"), "--expires", "+30d", "--secret-version", "2")
     step()
-    run("license-agent-cli", "secrets", "invalidate", "1", "--yes", env=layout.env())
-    valid = issue(layout, *_for_shop("demo-valid"), "--expires", "+30d")
-    run("license-server", "rotate", "--agent", OTHER_AGENT_ID, "--out", os.devnull, env=layout.env())
-    with ThreadPoolExecutor(3) as pool:
-        expired, future, others = (
-            pool.submit(issue, layout, *_for_shop(name), *dates, agent=agent)
-            for name, dates, agent in (
-                ("demo-expired", ("--not-before", "-2d", "--expires", "-1d"), AGENT_ID),
-                ("demo-future", ("--not-before", "+1d", "--expires", "+30d"), AGENT_ID),
-                ("demo-other", ("--expires", "+30d"), OTHER_AGENT_ID),
-            )
+    commands.run("license-agent-cli", "secrets", "invalidate", "1", "--yes", env=layout.env())
+    valid = issue(commands, layout, *_for_shop("demo-valid"), "--expires", "+30d")
+    commands.run("license-server", "rotate", "--agent", OTHER_AGENT_ID, "--out", os.devnull, env=layout.env())
+    expired, future, others = (
+        issue(commands, layout, *_for_shop(name), *dates, agent=agent)
+        for name, dates, agent in (
+            ("demo-expired", ("--not-before", "-2d", "--expires", "-1d"), AGENT_ID),
+            ("demo-future", ("--not-before", "+1d", "--expires", "+30d"), AGENT_ID),
+            ("demo-other", ("--expires", "+30d"), OTHER_AGENT_ID),
         )
+    )
     return {
         "valid": valid,
-        "expired": expired.result(),
-        "not_yet_valid": future.result(),
+        "expired": expired,
+        "not_yet_valid": future,
         "tampered": tamper(valid),
-        "wrong_audience": others.result(),
+        "wrong_audience": others,
         "grace": grace,
         "invalidated": invalidated,
     }
 
 
-def wait_for_first(layout: Layout, patience: float = 30.0) -> None:
+def wait_for_first(commands: Commands, layout: Layout) -> None:
     """Returns when the agent has its first secret: it asks for one by itself.
 
     Raises:
         StandError: it has none in time.
     """
-    ends = time.monotonic() + patience
+    ends = time.monotonic() + READY_S
     while time.monotonic() < ends:
         with contextlib.suppress(StandError):
-            status = json.loads(run("license-agent-cli", "--json", "status", env=layout.env()))
+            status = json.loads(commands.run("license-agent-cli", "--json", "status", env=layout.env()))
             if status.get("secrets", {}).get("active") and (status.get("server") or {}).get("rotation") == "idle":
                 return
         time.sleep(0.1)
-    raise StandError(f"the agent got no secret from the server within {patience:g} s; look at agent.log and server.log")
+    raise StandError(f"the agent got no secret from the server within {READY_S:g} s; look at agent.log and server.log")
 
 
-def rotate_secret_only(layout: Layout) -> None:
+def rotate_secret_only(commands: Commands, layout: Layout) -> None:
     """A new secret version in server and agent, without re-issuing licenses."""
     delivery = layout.run / "delivery"
-    run("license-server", "rotate", "--agent", AGENT_ID, "--out", str(delivery), env=layout.env())
+    commands.run("license-server", "rotate", "--agent", AGENT_ID, "--out", str(delivery), env=layout.env())
     try:
-        run("license-agent-cli", "secrets", "install", str(delivery), env=layout.env())
+        commands.run("license-agent-cli", "secrets", "install", str(delivery), env=layout.env())
     finally:
         delivery.unlink()
 

@@ -18,9 +18,9 @@ import pytest
 from license_agent_client import AgentRefused, AsyncLicenseClient, ErrorCode, LicenseClient, Reason
 from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
-
 from server.rootkey import read_root_key
-from stand.commands import DEVICE, copy
+
+from stand.reachable import DEVICE, copy
 from stand.setup import LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID
 from tests.support.otheruser import commands_for
 from tests.support.serversecrets import server_secrets

@@ -5,7 +5,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from stand.commands import DEVICE, runnable_by
+from stand.reachable import DEVICE, runnable_by
 
 _cleanup = contextlib.ExitStack()
 
