@@ -25,6 +25,7 @@ from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
 from server.licensing.licenses import Order
 from server.wiring import open_office
+from stand.programs import READY_S
 
 from .load import frames, percentile, round_trips, throughput
 from .peers import peer
@@ -65,7 +66,7 @@ def stand(directory: Path, backend: str) -> Iterator[dict[str, Any]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + READY_S
         while not (root / "stand.json").exists():
             if process.poll() is not None or time.monotonic() > ends:
                 raise SystemExit("bench: the stand did not come up")
@@ -73,7 +74,7 @@ def stand(directory: Path, backend: str) -> Iterator[dict[str, Any]]:
         yield json.loads((root / "stand.json").read_text())
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(READY_S)
 
 
 def us(seconds: float) -> str:
@@ -207,7 +208,7 @@ def start_up(info: dict[str, Any], rounds: int) -> Row:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
             notices.bind(str(notify))
             notify.chmod(0o666)
-            notices.settimeout(20)
+            notices.settimeout(READY_S)
             began = time.perf_counter()
             process = subprocess.Popen(
                 [str(BIN / "license-agent"), "--config", str(config)],
@@ -218,7 +219,7 @@ def start_up(info: dict[str, Any], rounds: int) -> Row:
                 pass
             times.append(time.perf_counter() - began)
             process.terminate()
-            process.wait(20)
+            process.wait(READY_S)
         notify.unlink()
         floors.append(timed(lambda: subprocess.run([sys.executable, "-I", "-c", "pass"], check=True), 3))
     shutil.rmtree(copy)

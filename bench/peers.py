@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ipc.messages import PosRequest, RequestDecoder, VerdictReply, encode_reply
+from stand.programs import READY_S
 
 
 def _serve(path: str, factory: Callable[[], asyncio.Protocol], ready: "multiprocessing.synchronize.Event") -> None:
@@ -84,7 +85,7 @@ def peer(directory: Path, name: str, reply: bytes = b"") -> Iterator[str]:
     process = context.Process(target=_serve, args=(path, _PEERS[name], ready), daemon=True)
     process.start()
     try:
-        if not ready.wait(10):
+        if not ready.wait(READY_S):
             raise RuntimeError(f"the peer {name} did not start")
         yield path
     finally:

@@ -34,7 +34,7 @@ from server.web.listeners import Listener, run, tcp_socket
 from server.web.tlscontext import server_context
 from server.web.transport import ApiProtocol
 from server.wiring import Office, open_office
-from stand.programs import free_ports
+from stand.programs import READY_S, free_ports
 
 from .load import percentile
 
@@ -149,7 +149,7 @@ def _running(command: list[str], directory: Path) -> Iterator[tuple[int, int]]:
     with (directory / "bench.log").open("ab") as log:
         process = subprocess.Popen([*command, "--bind", f"127.0.0.1:{port}"], stderr=log)
     try:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + READY_S
         while True:
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", port)) == 0:
@@ -160,7 +160,7 @@ def _running(command: list[str], directory: Path) -> Iterator[tuple[int, int]]:
         yield port, process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(READY_S)
 
 
 def measure(directory: Path, url: str | None, count: int, requests: int) -> tuple[Load, Load]:

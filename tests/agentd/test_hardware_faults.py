@@ -34,6 +34,7 @@ from server.enrollment.by_hand import read_request
 from server.licensing.licenses import Order
 from server.wiring import Plan, found_office, open_office
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
+from tests.support.waiting import READY_S
 
 ME = Peer(5, 5, 1)
 ACTOR = {"uid": 0, "gid": 0, "pid": 1}
@@ -118,9 +119,8 @@ def test_licenses_are_validated_through_every_state(
         await installer.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         assert validate(tokens[0])
         made[-1].failure = failure
-        began = time.monotonic()
-        await daemon.finish()
-        assert time.monotonic() - began < 10
+        async with asyncio.timeout(READY_S):  # it waits for nothing that does not come
+            await daemon.finish()
 
     with contextlib.closing(server):
         asyncio.run(main())

@@ -12,6 +12,7 @@ from license_agent_client import LicenseClient
 
 from tests.support.daemon import Running
 from tests.support.machine import Machine, furnished_machine
+from tests.support.waiting import READY_S
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Disk:
 
     def client(self) -> LicenseClient:
         """A till."""
-        return LicenseClient(self.machine.run_dir / "pos.sock", deadline=10, agent_uid=self.machine.uid)
+        return LicenseClient(self.machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=self.machine.uid)
 
     def _directories(self) -> list[Path]:
         machine = self.machine

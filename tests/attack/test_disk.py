@@ -17,6 +17,7 @@ import pytest
 from tests.attack.disk import Disk, assert_clear, disk_of, other_machine_id, refusing
 from tests.support.stand import BIN
 from tests.support.swtpm import Swtpm
+from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def test_a_copy_opens_on_no_other_machine(disk: Disk, tmp_path: Path) -> None:
             command = other_machine_id(tmp_path, [str(BIN / "license-agent"), *arguments])
             if command is None:
                 pytest.skip("only root can play another machine")
-            done = subprocess.run(command, env=machine.env, capture_output=True, text=True, check=False, timeout=30)
+            done = subprocess.run(command, env=machine.env, capture_output=True, text=True, check=False, timeout=READY_S)
             assert done.returncode == 69 and "belongs to another machine" in done.stderr
             assert_clear(done.stderr)
     else:
@@ -397,7 +398,7 @@ def test_a_spoiled_configuration_is_refused_or_meant(disk: Disk) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=READY_S,
         )
         assert done.returncode in (0, 78), f"{name}: {done.stderr}"
         assert_clear(done.stderr)

@@ -14,6 +14,7 @@ from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from tests.attack.disk import assert_clear
 from tests.support.machine import AGENT_ID, Machine, furnished_machine
+from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ class _Till:
 
     def _work(self) -> None:
         # It outlasts a start of the daemon; the socket stays open meanwhile.
-        with LicenseClient(self._machine.run_dir / "pos.sock", deadline=20, agent_uid=self._machine.uid) as client:
+        with LicenseClient(self._machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=self._machine.uid) as client:
             while not self._stop.wait(0.002):
                 for token in self.tokens:
                     try:
@@ -71,21 +72,23 @@ def test_killed_in_rotations_it_refuses_no_valid_license(backend: str) -> None:
         till = _Till(machine)
 
         def versions() -> list[int]:
-            with contextlib.closing(AdminClient(machine.run_dir / "admin.sock", agent_uid=machine.uid)) as admin:
+            with contextlib.closing(
+                AdminClient(machine.run_dir / "admin.sock", deadline=READY_S, agent_uid=machine.uid)
+            ) as admin:
                 return [secret["version"] for secret in admin.call("secrets")["secrets"]]
 
-        def install(delivery: str, deadline: float) -> None:
+        def install(delivery: str) -> None:
             with (
                 contextlib.suppress(AgentUnavailable, AgentRefused),
                 contextlib.closing(
-                    AdminClient(machine.run_dir / "admin.sock", deadline=deadline, agent_uid=machine.uid)
+                    AdminClient(machine.run_dir / "admin.sock", deadline=READY_S, agent_uid=machine.uid)
                 ) as admin,
             ):
                 admin.call("secret_install", delivery=delivery)
 
         with machine.running(inherited=True) as running, till.working():
             for number, delivery in enumerate(deliveries):
-                request = threading.Thread(target=install, args=(delivery, 20.0))
+                request = threading.Thread(target=install, args=(delivery,))
                 request.start()
                 time.sleep(chance.uniform(0, LONGEST_COMMIT_S))
                 running.kill_and_restart()
@@ -93,7 +96,7 @@ def test_killed_in_rotations_it_refuses_no_valid_license(backend: str) -> None:
                 found = versions()
                 assert found in (list(range(1, number + 1)), list(range(1, number + 2))), (seed, found)
                 if len(found) == number:
-                    install(delivery, 20.0)
+                    install(delivery)
                     assert versions() == list(range(1, number + 2)), seed
                 till.tokens = tuple(tokens[: number + 1])
                 rounds = till.rounds

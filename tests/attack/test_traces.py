@@ -13,6 +13,7 @@ from stand.setup import tamper
 from tests.attack.disk import assert_clear
 from tests.support.machine import Machine, furnished_machine
 from tests.support.memory import forms
+from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ def test_a_whole_life_leaves_no_key_no_secret_and_no_content_of_a_license(backen
             told.process(running.process.pid)
             rotate()
             rotate()
-            with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+            with LicenseClient(machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=machine.uid) as client:
                 assert client.validate(tokens[0]).metadata == {"shop": f"s-{mark}"}
                 assert client.validate(tokens[1]).valid and client.validate(tokens[1]).valid
                 bad = tamper(tokens[1])

@@ -12,6 +12,7 @@ import pytest
 from confine import landlock as ll
 from confine.basics import basic_rules, python_paths
 from confine.landlock import Access, granted, handled_fs, kernel_abi, ruleset_attributes
+from tests.support.waiting import READY_S
 
 ROOT = Path(__file__).parents[2]
 ABI = kernel_abi()
@@ -97,7 +98,7 @@ def passes(tmp_path: Path, body: str) -> None:
         [sys.executable, "-c", _HEAD + body + "\nprint('done')", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=READY_S,
         check=False,
         cwd=ROOT,
     )

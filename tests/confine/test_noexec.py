@@ -11,6 +11,7 @@ import pytest
 
 from confine.errors import ConfineError
 from confine.noexec import ALLOW, KILL_PROCESS, MACHINES, REFUSE, X32_BIT, exec_filter
+from tests.support.waiting import READY_S
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {"i386": 0x40000003, "arm": 0x40000028, "riscv64": 0xC00000F3, "nothing": 0, "all bits": 0xFFFFFFFF}
@@ -92,7 +93,7 @@ def execve():
 
 def run(body: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", _HEAD + body], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        [sys.executable, "-c", _HEAD + body], capture_output=True, text=True, timeout=READY_S, check=False, cwd=ROOT
     )
 
 

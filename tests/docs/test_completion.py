@@ -16,6 +16,7 @@ import pytest
 from agentd.commands import COMMANDS
 from cli.main import main as cli
 from server.main import main as server
+from tests.support.waiting import READY_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging" / "completion.py"
@@ -23,7 +24,6 @@ BIN = Path(sys.executable).parent
 PROGRAMS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) - {"license-stand"}
 ASKED = {"license-agent-cli", "license-server"}
 """Those that are made with click and complete themselves."""
-DEADLINE_S = 60.0
 
 
 def make(directory: Path, seed: str = "0") -> dict[str, bytes]:
@@ -90,7 +90,7 @@ class Bash:
 
     def _until(self, pattern: str) -> re.Match[str]:
         seen = ""
-        ends = time.monotonic() + DEADLINE_S
+        ends = time.monotonic() + READY_S
         while (match := re.search(pattern, seen)) is None:
             assert select.select([self._terminal], [], [], max(0.0, ends - time.monotonic()))[0], seen
             seen += os.read(self._terminal, 65_536).decode()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import READY_S
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "contracts", "hwsec", "ipc", "server", "stand")
 PURE = (
@@ -40,4 +42,4 @@ def test_one_file_imports_the_tpm_library() -> None:
 @pytest.mark.parametrize("module", [*PURE, "hwsec.tpm"])
 def test_importing_needs_no_tpm_library(module: str) -> None:
     script = f"import sys; sys.modules['tpm2_pytss'] = None; import {module}"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=READY_S, check=False).returncode == 0

@@ -23,6 +23,7 @@ from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 from tests.support.swtpm import Swtpm
+from tests.support.waiting import READY_S
 
 tpm2_pytss = pytest.importorskip("tpm2_pytss")
 
@@ -390,7 +391,7 @@ for _time in range(10):
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=READY_S, check=False)
 
 
 def test_what_killed_processes_left_in_the_tpm_is_cleared(tpm: TpmMachine, enrolled: TpmBackend) -> None:

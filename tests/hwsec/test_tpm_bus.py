@@ -17,6 +17,7 @@ from hwsec.tpm import TpmBackend
 from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.relay import Exchange, Relay
+from tests.support.waiting import READY_S
 
 pytest.importorskip("tpm2_pytss")
 
@@ -298,7 +299,7 @@ def test_closing_a_backend_that_hangs_touches_nothing_it_works_with(tapped: Tapp
     with pytest.raises(NotEnrolled):
         kek_of(tapped.backend)
     tapped.relay.__exit__(None, None, None)
-    thread.join(20)
+    thread.join(READY_S)
     assert len(ended) == 1
 
 

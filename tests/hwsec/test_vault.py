@@ -8,6 +8,7 @@ from cryptography.exceptions import InvalidTag
 
 from hwsec.secretmem import SecretBuffer
 from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret, os_random_into
+from tests.support.waiting import READY_S
 
 SECRET = b"Ex0mple-secret-0f-32-bytes-xyz!!"
 OTHER = bytes(range(32))
@@ -84,12 +85,12 @@ def test_threads_open_their_secrets_at_the_same_time(vault: Vault) -> None:
         try:
             mine = bytes([number]) * SECRET_BYTES
             wrapped = wrap(vault, mine)
-            together.wait(20)
+            together.wait(READY_S)
             with vault.open(wrapped) as secret:
-                inside.wait(20)  # all of them are open now
+                inside.wait(READY_S)  # all of them are open now
                 if bytes(secret.view) != mine:
                     wrong.append((number, "together"))
-                inside.wait(20)
+                inside.wait(READY_S)
             for time in range(rounds):
                 if opened(vault, wrap(vault, mine)) != mine or opened(vault, wrapped) != mine:
                     wrong.append((number, time))
@@ -100,7 +101,7 @@ def test_threads_open_their_secrets_at_the_same_time(vault: Vault) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(READY_S)
     assert wrong == []
     assert not any(thread.is_alive() for thread in threads)
 

@@ -25,11 +25,12 @@ from ipc.installermessages import (
     encode_installer,
     from_installer_decoder,
 )
+from tests.support.waiting import READY_S
 
 
 def asked(path: Path, data: bytes) -> Description | Declined | None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(READY_S)
         sock.connect(str(path))
         # Another user is answered and cut off without being heard, maybe before this is sent.
         with contextlib.suppress(BrokenPipeError):
@@ -60,7 +61,7 @@ def _served(tmp_path: Path, core_uid: int) -> Iterator[Path]:
         thread = threading.Thread(target=serve, args=(listener, core_uid, 0.3))
         thread.start()
         yield path
-        thread.join(20)
+        thread.join(READY_S)
         assert not thread.is_alive(), "it did not leave when idle"
 
 
@@ -104,7 +105,7 @@ def test_half_an_order_disturbs_nobody(served: Path) -> None:
 
 def asked_half(path: Path) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(READY_S)
         sock.connect(str(path))
         sock.sendall(encode_installer(Describe(v=INSTALLER_VERSION, id=1))[:6])
         sock.shutdown(socket.SHUT_WR)

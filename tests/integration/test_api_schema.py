@@ -21,6 +21,7 @@ from server.cli.serve import document
 from server.exchange.service import KINDS
 from tests.support.apiclient import Device
 from tests.support.apiserver import ApiServer
+from tests.support.waiting import READY_S
 
 DOCUMENT: dict[str, Any] = json.loads(document())
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -60,7 +61,7 @@ def callers(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     suppress_health_check=list(HealthCheck),
 )
 def test_the_server_keeps_to_its_document(case: schemathesis.Case, callers: Iterator[dict[str, Any]]) -> None:
-    response = case.call(**next(callers), timeout=20)
+    response = case.call(**next(callers), timeout=READY_S)
     case.validate_response(response, checks=CHECKS)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.support.daemon import Bench
 from tests.support.link import running_link
 from tests.support.machine import furnished_machine
 from tests.support.stand import short_directory
+from tests.support.waiting import READY_S, wait_until
 
 ABI = kernel_abi()
 LANDLOCK = None if ABI is None else min(ABI, NEWEST_ABI)
@@ -33,7 +33,7 @@ def test_every_thread_of_the_daemon_is_locked_and_status_says_so(backend: str) -
     with furnished_machine(backend) as machine, machine.running(inherited=True) as running:
         machine.give_secret()
         token = machine.issue()
-        with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+        with LicenseClient(machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=machine.uid) as client:
             assert client.validate(token).valid
         # The loop's, the hardware's, and at least one that writes files.
         assert_every_thread_is_locked(running.process.pid, 3)
@@ -87,7 +87,7 @@ def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_
     bench.log.rename(bench.root / "aside")
     with bench.running(inherited=True) as running:
         (bench.root / "aside").rename(bench.log)
-        assert running.process.wait(20) == 69
+        assert running.process.wait(READY_S) == 69
         assert f"what stands at {bench.log} is not what stood there" in running.log()
         running.kill_and_restart()
         assert running.process.poll() is None
@@ -97,8 +97,6 @@ def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_
 def test_the_link_is_locked() -> None:
     with short_directory() as directory, running_link(directory) as link:
         # Its socket is there before the lock is.
-        ends = time.monotonic() + 20
-        while "confined" not in link.log() and time.monotonic() < ends:
-            time.sleep(0.02)
+        wait_until(lambda: "confined" in link.log(), link.log)
         assert_every_thread_is_locked(link.pid, 1)
         assert link.log().count("confined: no program can be started") == 1

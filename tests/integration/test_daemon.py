@@ -17,7 +17,9 @@ from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
 from license_agent_client.frames import FrameDecoder
 
+from ipc.bounds import IDLE_TIMEOUT_S
 from tests.support.daemon import Bench, furnished
+from tests.support.waiting import READY_S
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def bench() -> Iterator[Bench]:
         yield made
 
 
-def _client(bench: Bench, deadline: float = 10) -> LicenseClient:
+def _client(bench: Bench, deadline: float = READY_S) -> LicenseClient:
     return LicenseClient(bench.run_dir / "pos.sock", deadline=deadline, agent_uid=bench.uid)
 
 
@@ -44,7 +46,7 @@ def test_it_makes_its_sockets_validates_and_stops_cleanly(bench: Bench) -> None:
             assert client.validate(token).valid
             running.process.send_signal(signal.SIGTERM)
             running.notice("STOPPING=1")
-            assert running.process.wait(20) == 0
+            assert running.process.wait(READY_S) == 0
         assert not (bench.run_dir / "pos.sock").exists()
     events = [record["event"] for record in bench.records()]
     assert events[0] == "agent.started" and "agent.stopped" in events and events[-2:] == ["audit.checkpoint", "audit.certified"]
@@ -59,7 +61,7 @@ def test_a_stop_answers_what_is_in_flight(bench: Bench) -> None:
         token = bench.issue()
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(bench.run_dir / "pos.sock"))
-            sock.settimeout(10)
+            sock.settimeout(READY_S)
             frames = [encode_request("validate_license", n, {"token": token, "nonce": os.urandom(16)}) for n in range(50)]
             running.process.send_signal(signal.SIGTERM)
             sock.sendall(b"".join(frames))
@@ -67,7 +69,7 @@ def test_a_stop_answers_what_is_in_flight(bench: Bench) -> None:
             while data := sock.recv(65536):
                 bodies += decoder.receive_data(data)
         assert [decode_reply(body, n)["valid"] for n, body in enumerate(bodies)] == [True] * 50
-        assert running.process.wait(20) == 0
+        assert running.process.wait(READY_S) == 0
         # Inherited sockets are not ours to remove: the next run finds its callers there.
         assert (bench.run_dir / "pos.sock").exists()
 
@@ -123,7 +125,7 @@ def test_with_inherited_sockets_it_says_that_it_is_misconfigured_until_it_is_men
         bench.write_config()
         running.process.send_signal(signal.SIGHUP)
         running.notice("READY=1")
-        with _client(bench, deadline=20) as client:
+        with _client(bench) as client:
             client.ping()
 
 
@@ -232,7 +234,7 @@ def test_a_cut_between_log_and_seal_is_no_tampering(bench: Bench) -> None:
         bench.give_secret()
         anchor = (bench.keys / "software.anchor").read_bytes()
         running.process.send_signal(signal.SIGTERM)
-        running.process.wait(20)
+        running.process.wait(READY_S)
     # The stop has sealed once more; put back what was sealed before it. The store is of the same generation.
     (bench.keys / "software.anchor").write_bytes(anchor)
     for _start in range(2):
@@ -322,7 +324,8 @@ def test_slow_and_broken_peers_do_not_delay_others(bench: Bench) -> None:
             while True:
                 glutton.send(encode_request("ping", 1, {}) * 50)
         time.sleep(1.1)  # the rate limit's bucket of this user was emptied by the one who never reads
-        with _client(bench, deadline=5) as client:
+        # Long before the agent ends a connection that says nothing: each of those would hold it up for so long.
+        with _client(bench, deadline=IDLE_TIMEOUT_S / 2) as client:
             assert client.validate(token).valid
         for sock in (*idlers, glutton):
             sock.close()
@@ -341,7 +344,7 @@ def test_slow_and_broken_peers_do_not_delay_others(bench: Bench) -> None:
 def test_what_is_not_our_protocol_gets_a_typed_error_and_the_end(bench: Bench, bytes_sent: bytes, code: ErrorCode) -> None:
     with bench.running(), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(bench.run_dir / "pos.sock"))
-        sock.settimeout(10)
+        sock.settimeout(READY_S)
         sock.sendall(bytes_sent)
         data = b""
         while chunk := sock.recv(65536):
@@ -360,7 +363,7 @@ def test_a_second_daemon_does_not_take_the_first_ones_sockets(bench: Bench) -> N
 
 
 def test_no_daemon_is_a_typed_error_within_the_deadline(bench: Bench) -> None:
-    began = time.monotonic()
-    with _client(bench, deadline=0.3) as client, pytest.raises(AgentUnavailable) as caught:
+    # Without the deadline, nothing would end this.
+    with _client(bench, deadline=0.3) as client, pytest.raises(AgentUnavailable, match=r"within 0\.3 s") as caught:
         client.ping()
-    assert time.monotonic() - began < 3 and "pos.sock" in str(caught.value)
+    assert "pos.sock" in str(caught.value)

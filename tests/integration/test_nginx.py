@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf
 from tests.support.swtpm import free_port_pair
+from tests.support.waiting import READY_S, answers, wait_until
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 SITE = Path(__file__).parents[2] / "packaging" / "server" / "nginx.conf"
@@ -75,24 +75,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         (directory / "nginx.conf").write_text(MAIN.format(dir=directory, user=user))
         process = subprocess.Popen([NGINX, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")])
         try:
-            wait_for(port, process)
+            wait_until(lambda: answers(port), "nginx does not listen", lives=lambda: process.poll() is None)
             made.base = f"https://127.0.0.1:{port}"
             yield made
         finally:
             process.terminate()
-            process.wait(20)
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert process.poll() is None and time.monotonic() < ends, "nginx does not listen"
-            time.sleep(0.02)
-        else:
-            return
+            process.wait(READY_S)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +133,7 @@ def test_nothing_below_tls_1_3(device: Device) -> None:
     context.load_verify_locations(cadata=device.root)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     url = httpx.URL(device.base)
-    with socket.create_connection((url.host, url.port or 0), timeout=20) as raw, pytest.raises(ssl.SSLError):
+    with socket.create_connection((url.host, url.port or 0), timeout=READY_S) as raw, pytest.raises(ssl.SSLError):
         context.wrap_socket(raw, server_hostname=url.host)
 
 

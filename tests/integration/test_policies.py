@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from license_agent_client import LicenseClient
 
 from tests.support.machine import Machine, furnished_machine
+from tests.support.waiting import READY_S
 
 PCR = 11
 
@@ -82,7 +83,7 @@ def test_secrets_open_in_approved_states_only(machine: Machine, key: Path) -> No
         token = machine.issue()
     extend(machine, b"kernel 2")
     with machine.running():
-        with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+        with LicenseClient(machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=machine.uid) as client:
             assert client.validate(token).valid
         found = shown(machine)["policies"]
         assert [(policy["number"], policy["fits"]) for policy in found] == [(number, False), (number + 1, True)]
@@ -99,7 +100,7 @@ def test_secrets_open_in_approved_states_only(machine: Machine, key: Path) -> No
     changed = {str(PCR): after(following[str(PCR)], b"evil maid")}
     policy = signed(machine, key, changed, number + 1)
     machine.tool("license-agent", "recover", "policy", str(policy))
-    with machine.running(), LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+    with machine.running(), LicenseClient(machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=machine.uid) as client:
         assert client.validate(token).valid
         machine.tool("license-agent-cli", "policy", "bind", "none")
         assert machine.tool("license-agent-cli", "audit", "verify").startswith("intact")

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.support.chain import running_chain
+from tests.support.waiting import READY_S
 
 
 @pytest.mark.parametrize("tpm", [pytest.param(False, marks=pytest.mark.thorough), True], ids=["software", "tpm"])
@@ -15,7 +16,7 @@ def test_recover_reinitialize_leads_back_to_provision(tpm: bool) -> None:
         token = chain.issue("license-of-before")
         process = chain.running.process
         os.kill(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(READY_S)
         told = chain.agent.tool("license-agent", "recover", "reinitialize")
         assert "license-agent-cli provision" in told
         chain.running.kill_and_restart()

@@ -12,6 +12,7 @@ from license_agent_client import LicenseClient
 from tests.support.daemon import BIN
 from tests.support.machine import Machine, furnished_machine
 from tests.support.swtpm import Swtpm
+from tests.support.waiting import READY_S
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def works(machine: Machine) -> None:
     with machine.running():
         machine.give_secret()
         token = machine.issue()
-        with LicenseClient(machine.run_dir / "pos.sock", deadline=10, agent_uid=machine.uid) as client:
+        with LicenseClient(machine.run_dir / "pos.sock", deadline=READY_S, agent_uid=machine.uid) as client:
             assert client.validate(token).valid
         assert machine.tool("license-agent-cli", "audit", "verify").startswith("intact")
 

@@ -18,13 +18,14 @@ import pytest
 from license_agent_client import AgentRefused, AsyncLicenseClient, ErrorCode, LicenseClient, Reason
 from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
-from server.rootkey import read_root_key
 
+from server.keys.rootkey import read_root_key
 from stand.reachable import DEVICE, copy
 from stand.setup import LINK_STANDS_IN_UID, ROOT_STANDS_IN_UID
 from tests.support.otheruser import commands_for
 from tests.support.serversecrets import server_secrets
 from tests.support.stand import BIN, Stand, running_stand, short_directory
+from tests.support.waiting import READY_S, wait_for_file, wait_until
 
 EXPECTED = {
     "valid": Reason.OK,
@@ -48,7 +49,7 @@ def test_stand_json_has_all_its_keys(stand: Stand) -> None:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_each_token_gets_its_verdict_from_both_clients(stand: Stand, kind: str) -> None:
     token = stand.info["tokens"][kind]
-    with LicenseClient(stand.info["pos_socket"], deadline=10) as client:
+    with LicenseClient(stand.info["pos_socket"], deadline=READY_S) as client:
         verdict = client.validate(token)
     assert verdict.reason is EXPECTED[kind]
     assert verdict.valid == (EXPECTED[kind] is Reason.OK)
@@ -57,7 +58,7 @@ def test_each_token_gets_its_verdict_from_both_clients(stand: Stand, kind: str) 
     assert verdict.secret_state == {"grace": "GRACE", "invalidated": "INVALIDATED", "wrong_audience": None}.get(kind, "ACTIVE")
 
     async def ask() -> None:
-        async with AsyncLicenseClient(stand.info["pos_socket"], deadline=10) as other:
+        async with AsyncLicenseClient(stand.info["pos_socket"], deadline=READY_S) as other:
             assert await other.validate(token) == verdict
             assert (await other.info()).agent_id == "pos-001"
             await other.ping()
@@ -81,7 +82,7 @@ def test_a_repeated_nonce_is_refused(stand: Stand) -> None:
     fields = {"token": stand.info["tokens"]["valid"], "nonce": os.urandom(16)}
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(stand.info["pos_socket"])
-        sock.settimeout(10)
+        sock.settimeout(READY_S)
         sock.sendall(encode_request("validate_license", 1, fields) + encode_request("validate_license", 2, fields))
         decoder, bodies = FrameDecoder(), []
         while len(bodies) < 2:
@@ -97,7 +98,7 @@ def test_a_client_notices_nothing_of_kill_and_restart(stand: Stand) -> None:
     token, stop, failures, count = stand.info["tokens"]["valid"], threading.Event(), [], [0]
 
     def till() -> None:
-        with LicenseClient(stand.info["pos_socket"], deadline=20) as client:
+        with LicenseClient(stand.info["pos_socket"], deadline=READY_S) as client:
             while not stop.is_set():
                 try:
                     if not client.validate(token).valid:
@@ -113,24 +114,17 @@ def test_a_client_notices_nothing_of_kill_and_restart(stand: Stand) -> None:
     try:
         before = stand.info["agent_pid"]
         os.kill(before, signal.SIGKILL)
-        _wait(lambda: stand.info["agent_pid"] != before)
+        wait_until(lambda: stand.info["agent_pid"] != before, "the agent was not started again")
         between = stand.info["agent_pid"]
         restarted = stand.run("license-stand", "restart", "--dir", str(stand.root))
         assert restarted.returncode == 0 and stand.info["agent_pid"] != between
         seen = count[0]
-        _wait(lambda: count[0] > seen + 10)
+        wait_until(lambda: count[0] > seen + 10, "no answers came")
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert failures == []
-
-
-def _wait(condition, seconds: float = 30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_administrators_see_states_dates_and_no_secret(stand: Stand) -> None:
@@ -245,7 +239,7 @@ def test_rotation_refreshes_a_token_file(stand: Stand, tmp_path: Path) -> None:
     file = tmp_path / "license.token"
     file.write_text(issued + "\n")
     file.chmod(0o640)
-    with LicenseClient(stand.info["pos_socket"], deadline=10) as client:
+    with LicenseClient(stand.info["pos_socket"], deadline=READY_S) as client:
         assert client.validate_file(file).valid and file.read_text().strip() == issued
         rotated = stand.run("license-stand", "rotate", "--dir", str(stand.root))
         assert rotated.returncode == 0, rotated.stderr
@@ -258,7 +252,7 @@ def test_rotation_refreshes_a_token_file(stand: Stand, tmp_path: Path) -> None:
 
 def test_an_invalidated_secret_refuses_its_licenses_and_they_can_be_refreshed(stand: Stand) -> None:
     token = stand.run("license-stand", "issue", "--dir", str(stand.root), "--license-id", "till-8").stdout.strip()
-    with LicenseClient(stand.info["pos_socket"], deadline=10) as client:
+    with LicenseClient(stand.info["pos_socket"], deadline=READY_S) as client:
         assert client.validate(token).valid
         version = max(s["version"] for s in json.loads(stand.run("license-agent-cli", "--json", "secrets").stdout)["secrets"])
         assert stand.run("license-stand", "rotate", "--dir", str(stand.root)).returncode == 0
@@ -411,23 +405,23 @@ def test_a_stand_needs_no_root_and_down_leaves_nothing() -> None:
             env={**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
         )
         try:
-            ends = time.monotonic() + 60
-            while not (root / "stand.json").exists():
-                assert process.poll() is None and time.monotonic() < ends, process.communicate(timeout=10)[0]
-                time.sleep(0.05)
+            wait_for_file(root / "stand.json", process, "the stand did not come up")
             info = json.loads((root / "stand.json").read_text())
             assert info["agent_uid"] == uid
             assert os.stat(f"/proc/{info['agent_pid']}").st_uid in (0, uid)
             if user:  # root is not on this stand's allow-list
-                with LicenseClient(info["pos_socket"], agent_uid=uid) as client, pytest.raises(AgentRefused) as caught:
+                with (
+                    LicenseClient(info["pos_socket"], deadline=READY_S, agent_uid=uid) as client,
+                    pytest.raises(AgentRefused) as caught,
+                ):
                     client.ping()
                 assert caught.value.code is ErrorCode.FORBIDDEN
             down = [str(commands / "license-stand"), "down", "--dir", str(root)]
-            subprocess.run(down, check=True, capture_output=True, timeout=60, cwd="/", **user)
-            assert process.wait(30) == 0
+            subprocess.run(down, check=True, capture_output=True, timeout=READY_S, cwd="/", **user)
+            assert process.wait(READY_S) == 0
             with pytest.raises(ProcessLookupError):
                 os.kill(info["agent_pid"], 0)
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=READY_S)
         assert not root.exists()

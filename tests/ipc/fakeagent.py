@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 
 from ipc.frames import FrameDecoder, encode_frame
+from tests.support.waiting import READY_S
 
 Act = Callable[["FakeAgent", socket.socket], None]
 
@@ -37,7 +38,7 @@ class FakeAgent:
     def __exit__(self, *_error: object) -> None:
         self.ended.set()
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(READY_S)
         self._listener.close()
 
     def _serve(self) -> None:
@@ -50,7 +51,7 @@ class FakeAgent:
             self.connections += 1
             # A client whose deadline is over has gone, whatever the agent still wants to tell it.
             with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.settimeout(10)
+                connection.settimeout(READY_S)
                 act(self, connection)
 
     def take(self, connection: socket.socket) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from link import service, session
 from link.config import LinkConfig
 from link.service import Service
 from link.session import Session
+from tests.support.waiting import READY_S
 
 CONFIG = LinkConfig(core_uid=os.geteuid())
 HELLO = encode_link(Hello(v=1, id=1, time=0, certificates=None, provisioning=None))
@@ -27,7 +28,7 @@ async def converse(data: bytes) -> bytes:
         theirs.setblocking(False)
         ours.setblocking(False)
         ours.send(data)
-        await asyncio.wait_for(Session(theirs, CONFIG, time.monotonic).run(), 10)
+        await asyncio.wait_for(Session(theirs, CONFIG, time.monotonic).run(), READY_S)
         said = b""
         while piece := await asyncio.get_running_loop().sock_recv(ours, 65536):
             said += piece
@@ -77,7 +78,7 @@ def test_a_fault_of_ours_ends_one_connection_and_is_logged(
                         said = await loop.sock_recv(sock, 65536)
                     except ConnectionResetError:
                         said = b""
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, READY_S)
             return said
 
     with caplog.at_level(logging.INFO, "link"):

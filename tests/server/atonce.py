@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from tests.support.waiting import READY_S
+
 T = TypeVar("T")
 
 
@@ -13,8 +15,8 @@ def at_once(acts: list[Callable[[], T]]) -> list[T]:
     barrier = threading.Barrier(len(acts))
 
     def run(act: Callable[[], T]) -> T:
-        barrier.wait(30)
+        barrier.wait(READY_S)
         return act()
 
     with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts, timeout=60))
+        return list(pool.map(run, acts, timeout=READY_S))

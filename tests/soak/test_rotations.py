@@ -11,6 +11,7 @@ from license_agent_client import LicenseClient
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused
 from tests.support.stand import Stand, running_stand
+from tests.support.waiting import READY_S
 
 ROTATIONS, TILLS = 200, 8
 INTERVAL_S, GRACE_S = 2, 3
@@ -34,7 +35,7 @@ class Tills:
         self._threads = [threading.Thread(target=self._work, args=(file,)) for file in files]
 
     def _work(self, file: Path) -> None:
-        with LicenseClient(self._path, deadline=20) as client:
+        with LicenseClient(self._path, deadline=READY_S) as client:
             while not self._stop.is_set():
                 before = file.read_text()
                 try:
@@ -60,7 +61,7 @@ class Tills:
 
 def rotate(admin: AdminClient) -> int:
     """A rotation; where the agent's own have filled the room for live versions, a moment later."""
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + READY_S
     while True:
         try:
             return int(admin.call("rotate")["secret_version"])
@@ -75,7 +76,7 @@ def rotate(admin: AdminClient) -> int:
 @pytest.mark.slow
 def test_two_hundred_rotations_refuse_no_till(tmp_path: Path) -> None:
     with running_stand("software", "--raise-limits") as stand:
-        with AdminClient(stand.info["admin_socket"], deadline=60, agent_uid=stand.info["agent_uid"]) as admin:
+        with AdminClient(stand.info["admin_socket"], deadline=READY_S, agent_uid=stand.info["agent_uid"]) as admin:
             before = admin.call("status")["secrets"]["total"]
             first = admin.call("rotate")["secret_version"]
             short = ("--interval", str(INTERVAL_S), "--grace", str(GRACE_S))

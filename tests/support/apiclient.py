@@ -22,6 +22,7 @@ from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Com
 from contracts.exchange import REQUEST_TYPE, Request, purpose_of, verify_reply
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.keyset import KeySet, verify_key_set
+from tests.support.waiting import READY_S
 
 PREFIX = "/api/v1"
 
@@ -63,7 +64,9 @@ class Device:
 
     def client(self, *, with_certificate: bool = True, **options: Any) -> httpx.Client:
         """A client of its own; connections are kept."""
-        return httpx.Client(base_url=self.base, verify=self.context(with_certificate), timeout=20, trust_env=False, **options)
+        return httpx.Client(
+            base_url=self.base, verify=self.context(with_certificate), timeout=READY_S, trust_env=False, **options
+        )
 
     def context(self, with_certificate: bool = True) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

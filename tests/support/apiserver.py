@@ -24,6 +24,7 @@ from server.keys.pki import spki_of
 from server.licensing.secrets import key_check
 from server.wiring import Office, open_office
 from tests.support.apiclient import Device
+from tests.support.waiting import READY_S, wait_until
 
 COMMAND = Path(sys.executable).with_name("license-server")
 
@@ -89,14 +90,13 @@ class ApiServer:
 
     def wait_for(self, text: str, after: int = 0) -> str:
         """The newest line of the log, after so many characters, with that text in it, as soon as there is one."""
-        ends = time.monotonic() + 30
-        while time.monotonic() < ends:
-            for line in reversed(self.log()[after:].splitlines()):
-                if text in line:
-                    return line
-            assert self._process is not None and self._process.poll() is None, self.log()
-            time.sleep(0.02)
-        raise AssertionError(f"the server never said {text}: {self.log()}")
+        process = self._process
+        assert process is not None
+
+        def newest() -> str:
+            return next((line for line in reversed(self.log()[after:].splitlines()) if text in line), "")
+
+        return wait_until(newest, lambda: f"the server never said {text}: {self.log()}", lives=lambda: process.poll() is None)
 
     def log(self) -> str:
         return self._log.read_text("utf-8") if self._log.exists() else ""
@@ -118,7 +118,7 @@ class ApiServer:
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
         try:
-            return process.wait(30)
+            return process.wait(READY_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -139,7 +139,7 @@ class ApiServer:
     def fails(self, *arguments: str) -> str:
         """What a command that fails says."""
         done = subprocess.run(
-            [COMMAND, *arguments, "--dir", str(self.directory)], capture_output=True, text=True, timeout=60, check=False
+            [COMMAND, *arguments, "--dir", str(self.directory)], capture_output=True, text=True, timeout=READY_S, check=False
         )
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
@@ -169,7 +169,7 @@ class ApiServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=self.root)
         with (
-            socket.create_connection((host, int(port)), timeout=20) as raw,
+            socket.create_connection((host, int(port)), timeout=READY_S) as raw,
             context.wrap_socket(raw, server_hostname=host) as connection,
         ):
             return connection.getpeercert(binary_form=True) or b""
@@ -178,7 +178,7 @@ class ApiServer:
 def run(*arguments: str) -> str:
     """A `license-server` command that succeeds; its output."""
     done = subprocess.run(
-        [COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        [COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=READY_S, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

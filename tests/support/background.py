@@ -4,6 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.support.waiting import READY_S
+
 
 @contextlib.contextmanager
 def in_background(work: Callable[[], object]) -> Iterator[None]:
@@ -21,5 +23,5 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(120)
+        thread.join(READY_S)
     assert not failed, failed

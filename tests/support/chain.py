@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from tests.support.link import Link
 from tests.support.relay import Relay
 from tests.support.stand import BIN, short_directory
 from tests.support.swtpm import Swtpm
+from tests.support.waiting import READY_S, wait_until
 
-PATIENCE_S = 60.0
 HOST = "127.0.0.1"
 
 
@@ -136,14 +135,14 @@ class Chain:
 
     def restart_dead_agent(self) -> None:
         """Waits until the agent has killed itself, and starts it again."""
-        self.running.process.wait(PATIENCE_S)
+        self.running.process.wait(READY_S)
         self.running.kill_and_restart()
 
     # Handles
 
     def admin(self, op: str, **fields: Any) -> dict[str, Any]:
         """A request to the agent's admin socket."""
-        with AdminClient(self.agent.run_dir / "admin.sock", deadline=PATIENCE_S, agent_uid=self.agent.uid) as client:
+        with AdminClient(self.agent.run_dir / "admin.sock", deadline=READY_S, agent_uid=self.agent.uid) as client:
             return client.call(op, **fields)
 
     def asks(self, op: str, **fields: Any) -> str:
@@ -157,7 +156,7 @@ class Chain:
     def cli(self, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
         """`license-agent-cli`; its output."""
         command = [str(BIN / "license-agent-cli"), "--agent-uid", str(self.agent.uid), *arguments]
-        done = subprocess.run(command, env=self.agent.env, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, env=self.agent.env, capture_output=True, text=True, check=False, timeout=READY_S)
         assert done.returncode in fine, f"{arguments}: {done.returncode} {done.stderr}"
         return done.stdout + done.stderr
 
@@ -173,7 +172,7 @@ class Chain:
 
     def pos(self) -> LicenseClient:
         """A POS client; a call may take long, since the agent may be down."""
-        return LicenseClient(self.agent.run_dir / "pos.sock", deadline=PATIENCE_S, agent_uid=self.agent.uid)
+        return LicenseClient(self.agent.run_dir / "pos.sock", deadline=READY_S, agent_uid=self.agent.uid)
 
     def log(self) -> str:
         """All logs, for a test that fails."""
@@ -221,10 +220,7 @@ class Chain:
         self.assert_agreed()
 
     def wait_until(self, true: Callable[[], bool], pause_s: float = 0.05) -> None:
-        ends = time.monotonic() + PATIENCE_S
-        while not true():
-            assert time.monotonic() < ends, self.log()
-            time.sleep(pause_s)
+        wait_until(true, self.log, pause_s=pause_s)
 
     def newest(self) -> int:
         """Number of the agent's newest secret version."""
@@ -289,7 +285,7 @@ class Till:
             yield self
         finally:
             self._stop.set()
-            thread.join(PATIENCE_S)
+            thread.join(READY_S)
         assert self.rounds > 0 and not self.wrong, self.wrong
 
     def _work(self) -> None:

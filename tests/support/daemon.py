@@ -6,12 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.servertool import Done, license_server
 from tests.support.stand import BIN, short_directory
+from tests.support.waiting import PAUSE_S, READY_S, wait_until
 
 AGENT_UID = 64991
 
@@ -67,7 +67,9 @@ class Bench:
         if name == "license-server":
             done = license_server(*arguments, env=self.env, stdin=stdin)
         else:
-            done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60, input=stdin)
+            done = subprocess.run(
+                command, env=self.env, capture_output=True, text=True, check=False, timeout=READY_S, input=stdin
+            )
         assert done.returncode in fine, f"{name} {arguments}: {done.returncode} {done.stderr}"
         return done.stdout + done.stderr
 
@@ -107,7 +109,7 @@ class Bench:
     def run_to_the_end(self) -> tuple[int, str]:
         """Starts it and waits for its end: exit status and what it wrote."""
         done = subprocess.run(
-            [str(BIN / "license-agent")], env=self.env, capture_output=True, text=True, check=False, timeout=30
+            [str(BIN / "license-agent")], env=self.env, capture_output=True, text=True, check=False, timeout=READY_S
         )
         return done.returncode, done.stderr
 
@@ -125,7 +127,7 @@ class Running:
         path.unlink(missing_ok=True)
         self.notices.bind(str(path))
         path.chmod(0o666)
-        self.notices.settimeout(20)
+        self.notices.settimeout(PAUSE_S)
         self.stderr = bench.root / "stderr"
         self._sockets: list[socket.socket] = []
         env = {**bench.env, "NOTIFY_SOCKET": str(path)}
@@ -172,18 +174,21 @@ class Running:
 
     def notice(self, wanted: str) -> str:
         """Waits for a notice that has this line."""
-        ends = time.monotonic() + 20
-        while time.monotonic() < ends:
-            text = self.notices.recv(4096).decode()
-            if wanted in text.split("\n"):
-                return text
-        raise AssertionError(f"no notice {wanted}")
+
+        def heard() -> str:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    text = self.notices.recv(4096).decode()
+                    if wanted in text.split("\n"):
+                        return text
+            return ""
+
+        return wait_until(
+            heard, lambda: f"no notice {wanted}: {self.log()}", lives=lambda: self.process.poll() is None, pause_s=0
+        )
 
     def wait_ready(self) -> None:
-        try:
-            self.notice("READY=1")
-        except TimeoutError:
-            raise AssertionError(f"not ready: {self.log()}") from None
+        self.notice("READY=1")
 
     def log(self) -> str:
         return self.stderr.read_text()
@@ -192,7 +197,7 @@ class Running:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(READY_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

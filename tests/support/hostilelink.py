@@ -35,8 +35,8 @@ from ipc.linkmessages import (
     from_link_decoder,
     to_link_decoder,
 )
+from tests.support.waiting import READY_S
 
-PATIENCE_S = 60.0
 API = "/api/v1/"
 
 
@@ -132,13 +132,13 @@ class Gate:
     def wait(self) -> None:
         """For the one who is held."""
         self.reached.set()
-        self.opened.wait(PATIENCE_S)
+        self.opened.wait(READY_S)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """For the test: the block runs while the other is held."""
         try:
-            assert self.reached.wait(PATIENCE_S), "nobody has come"
+            assert self.reached.wait(READY_S), "nobody has come"
             yield
         finally:
             self.opened.set()
@@ -227,9 +227,9 @@ class HostileLink:
                 self._start(self._serve, core)
 
     def _serve(self, core: socket.socket) -> None:
-        core.settimeout(PATIENCE_S)
+        core.settimeout(READY_S)
         with core, contextlib.suppress(OSError, EOFError), socket.socket(socket.AF_UNIX) as onward:
-            onward.settimeout(PATIENCE_S)
+            onward.settimeout(READY_S)
             hello, descriptors = _read_hello(core)
             try:
                 if hello.certificates is not None and descriptors:

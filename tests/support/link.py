@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from agentd.uplink.linkclient import LinkClient
 from tests.support.otheruser import commands_for
 from tests.support.stand import BIN
+from tests.support.waiting import READY_S, wait_until
 
 # Puts the inherited socket at 3 as systemd does, then becomes the link.
 _LAUNCH = """
@@ -82,10 +82,9 @@ class Link:
                 group=self.uid if self.uid != os.geteuid() else None,
                 extra_groups=[] if self.uid != os.geteuid() else None,
             )
-        ends = time.monotonic() + 20
-        while inherited is None and not self.listening():
-            assert self.process.poll() is None and time.monotonic() < ends, self.log()
-            time.sleep(0.01)
+        process = self.process
+        if inherited is None:
+            wait_until(self.listening, self.log, lives=lambda: process.poll() is None)
 
     def listening(self) -> bool:
         """Whether a connection would be accepted; asks the kernel's table, so that the link sees none."""
@@ -98,12 +97,12 @@ class Link:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(READY_S)
 
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(READY_S)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-PATIENCE_S = 40.0
+from tests.support.waiting import READY_S
 
 Side = Literal["client", "server"]
 
@@ -66,7 +66,7 @@ class Relay:
         self._stopping.set()
         self.cut()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(READY_S)
         self._listener.close()
 
     def cut(self) -> None:
@@ -100,17 +100,17 @@ class Relay:
     def _carry(self, client: socket.socket, connection: int) -> None:
         with client:
             try:
-                server = socket.create_connection(("127.0.0.1", self.target), PATIENCE_S)
+                server = socket.create_connection(("127.0.0.1", self.target), READY_S)
             except OSError:
                 return
             with server:
-                client.settimeout(PATIENCE_S)
+                client.settimeout(READY_S)
                 self._open += [client, server]
                 conversation = _Conversation(self, connection)
                 back = threading.Thread(target=conversation.pump, args=("server", server, client), daemon=True)
                 back.start()
                 conversation.pump("client", client, server)
-                back.join(PATIENCE_S)
+                back.join(READY_S)
                 for sock in (client, server):
                     self._open.remove(sock)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.waiting import READY_S
+
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN = "4711"
 LABEL = "license server"
@@ -30,7 +32,7 @@ class Token:
         self.config.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
         command = ["softhsm2-util", "--init-token", "--free", "--label", LABEL, "--so-pin", "12345678", "--pin", PIN]
         env = {**os.environ, "SOFTHSM2_CONF": str(self.config)}
-        subprocess.run(command, check=True, capture_output=True, env=env, timeout=30)
+        subprocess.run(command, check=True, capture_output=True, env=env, timeout=READY_S)
         self.write_pin(PIN)
 
     def write_pin(self, pin: str) -> None:

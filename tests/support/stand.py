@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.waiting import READY_S, wait_for_file
 
 BIN = Path(sys.executable).parent
 
@@ -47,7 +48,7 @@ class Stand:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=READY_S,
         )
 
 
@@ -80,13 +81,8 @@ def running_stand(backend: str = "software", *arguments: str, commands: Path = B
             text=True,
         )
         try:
-            ends = time.monotonic() + 60
-            while not (root / "stand.json").exists():
-                if process.poll() is not None or time.monotonic() > ends:
-                    process.terminate()
-                    raise AssertionError(f"the stand did not come up: {process.communicate(timeout=30)[0]}")
-                time.sleep(0.05)
+            wait_for_file(root / "stand.json", process, "the stand did not come up")
             yield Stand(root, process)
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=READY_S)

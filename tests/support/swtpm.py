@@ -9,14 +9,14 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import READY_S, wait_until
+
 _HOST = "127.0.0.1"
 _CMD_GET_CAPABILITY = struct.pack(">I", 1)  # swtpm's tpm_ioctl.h
-_READY_SECONDS = 20.0
 _CHOICE = random.SystemRandom()  # not the seeded generator that tests of one process may share with another's
 
 
@@ -78,20 +78,25 @@ class Swtpm:
         ]
         with self._log().open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        give_up = time.monotonic() + _READY_SECONDS
-        while process.poll() is None and time.monotonic() < give_up:
+
+        def answers() -> bool:
             with contextlib.suppress(OSError):
                 self._control(port + 1, _CMD_GET_CAPABILITY)
-                self.port, self._process = port, process
                 return True
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        return False
+            return False
+
+        try:
+            wait_until(answers, "swtpm does not answer", lives=lambda: process.poll() is None)
+        except AssertionError:
+            process.kill()
+            process.wait()
+            return False
+        self.port, self._process = port, process
+        return True
 
     @staticmethod
     def _control(port: int, command: bytes) -> None:
-        with socket.create_connection((_HOST, port), timeout=_READY_SECONDS) as connection:
+        with socket.create_connection((_HOST, port), timeout=READY_S) as connection:
             connection.sendall(command)
             answer = connection.recv(64)
             if answer[:4] != bytes(4):

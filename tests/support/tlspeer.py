@@ -5,14 +5,12 @@ import hashlib
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.pki import Entity
-
-PATIENCE_S = 20.0
+from tests.support.waiting import READY_S, wait_until
 
 
 @dataclass
@@ -133,20 +131,17 @@ class TlsPeer:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(READY_S)
         self._listener.close()
 
     def wait_for_a_connection(self) -> None:
         """Returns when the first connection has come."""
-        ends = time.monotonic() + PATIENCE_S
-        while not self.records:
-            assert time.monotonic() < ends, "no connection has come"
-            time.sleep(0.01)
+        wait_until(lambda: self.records, "no connection has come")
 
     def last(self) -> Record:
         """The last connection's record, once that connection has ended."""
         record = self.records[-1]
-        assert record.done.wait(PATIENCE_S), "the connection has not ended"
+        assert record.done.wait(READY_S), "the connection has not ended"
         return record
 
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
@@ -179,7 +174,7 @@ class TlsPeer:
                 self._start(self._serve, connection, record)
 
     def _serve(self, connection: socket.socket, record: Record) -> None:
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(READY_S)
         try:
             with connection, self._context().wrap_socket(connection, server_side=True) as secured:
                 record.handshake = True
@@ -224,7 +219,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(READY_S)
         self._listener.close()
 
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
@@ -239,7 +234,7 @@ class Proxy:
                 self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(READY_S)
         with connection, contextlib.suppress(OSError):
             data = b""
             while b"\r\n\r\n" not in data:
@@ -252,12 +247,12 @@ class Proxy:
                 connection.sendall(self._status)
                 return
             port = int(line.split(b" ")[1].rpartition(b":")[2])
-            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as onward:
+            with socket.create_connection(("127.0.0.1", port), READY_S) as onward:
                 connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 back = threading.Thread(target=_pump, args=(onward, connection, lambda _: None), daemon=True)
                 back.start()
                 _pump(connection, onward, self._carry)
-                back.join(PATIENCE_S)
+                back.join(READY_S)
 
     def _carry(self, data: bytes) -> None:
         self.carried += data

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agentd.base.config import ConfigError, known_keys, load_config, parse_config
+from tests.support.waiting import READY_S
 
 PIN = "sha256:" + "ab" * 32
 SEED = f"""
@@ -188,7 +189,7 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(load_problems(pipe)))
     thread.start()
-    thread.join(1.0)
+    thread.join(READY_S)
     waited = thread.is_alive()
     if waited:
         os.close(os.open(pipe, os.O_WRONLY))

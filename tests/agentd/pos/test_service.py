@@ -27,6 +27,7 @@ from ipc.frames import FrameDecoder, encode_frame
 from ipc.peer import OVERFLOW_ID, Peer, peer_of
 from tests.agentd.audit.test_log import FakeFile
 from tests.agentd.world import T0, World, core_of, meta, token
+from tests.support.waiting import READY_S
 
 ME = os.geteuid()
 
@@ -67,7 +68,7 @@ class Till:
     async def receive(self, sock: socket.socket, count: int) -> list[dict[str, Any]]:
         """So many replies; fewer if the connection is closed before."""
         decoder, found = FrameDecoder(), []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(READY_S):
             while len(found) < count:
                 try:
                     data = await asyncio.get_running_loop().sock_recv(sock, 65_536)

@@ -31,6 +31,7 @@ from ipc.linkmessages import (
     encode_link,
     to_link_decoder,
 )
+from tests.support.waiting import READY_S
 
 NOW = 1_893_456_000
 
@@ -60,7 +61,7 @@ class FakeLink:
             while True:
                 sock, _ = self._listener.accept()
                 with sock:
-                    sock.settimeout(20)
+                    sock.settimeout(READY_S)
                     self._converse(sock)
 
     def _converse(self, sock: socket.socket) -> None:
@@ -82,7 +83,7 @@ class FakeLink:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(20)
+        self._thread.join(READY_S)
         if self.key_fd >= 0:
             os.close(self.key_fd)
             self.key_fd = -1
@@ -194,7 +195,7 @@ def test_a_hostile_link_is_unavailable(link: Any, run: Any, socket_dir: Path, ki
         async with LinkClient(socket_dir / "link.sock").session(NOW) as session:
             with pytest.raises(LinkUnavailable):
                 # Long before the link's own deadline.
-                await asyncio.wait_for(session.fetch("server", "GET", "/a", max_body=10), 20)
+                await asyncio.wait_for(session.fetch("server", "GET", "/a", max_body=10, timeout_s=2 * READY_S), READY_S)
             with pytest.raises(LinkUnavailable, match="not read to its end"):
                 await session.fetch("server", "GET", "/b")
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from server.enrollment.endorsement import AttestationError, verify_ek_certificate
 from tests.server.attestationworld import EK_ECC, area, flipped, new_key, rsa_area
+from tests.support.waiting import READY_S
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 EK = new_key()
@@ -335,7 +336,7 @@ def test_a_manufactured_tpm_has_a_certificate_that_holds(tmp_path: Path, monkeyp
         f"create_certs_tool_options={tmp_path}/localca.options\nactive_pcr_banks = sha256\n"
     )
     command = ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--config", str(tmp_path / "setup.conf")]
-    made = subprocess.run([*command, "--create-ek-cert"], capture_output=True, text=True, timeout=120, check=False)
+    made = subprocess.run([*command, "--create-ek-cert"], capture_output=True, text=True, timeout=READY_S, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     monkeypatch.setattr(endorsement, "KINDS", endorsement.KINDS[1:])
     with Swtpm(state) as chip:

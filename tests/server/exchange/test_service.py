@@ -44,6 +44,7 @@ from server.keys.jose import new_signing_key, public_jwk
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
 from tests.server.agentside import AgentSide
+from tests.support.waiting import READY_S
 
 NOW = 1_800_000_000
 PRINT = "ab" * 32
@@ -125,7 +126,7 @@ class Stores:
     def _call(self, *call: Any) -> None:
         self.calls.append(call)
         if self.hold is not None:
-            self.hold.wait(20)
+            self.hold.wait(READY_S)
         if self.fails is not None:
             raise self.fails
 
@@ -427,7 +428,7 @@ def test_twice_at_once_acts_once(world: World) -> None:
         thread.start()
     world.stores.hold.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(READY_S)
     assert len(answers) == 4 and len(set(answers)) == 1 and len(world.stores.calls) == 1
 
 

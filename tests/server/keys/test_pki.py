@@ -24,6 +24,7 @@ from server.keys.rootkey import read_root_key, write_root_key
 from server.licensing.licenses import Order
 from server.wiring import Office, Plan, found_office, open_office
 from tests.server.devices import ISSUER, NOW, Device, make_csr
+from tests.support.waiting import READY_S
 
 NAMES = ("license.example", "192.0.2.7", "2001:db8::7")
 
@@ -87,7 +88,7 @@ def _openssl(chain: list[x509.Certificate], root: x509.Certificate, when: int, n
         else:
             kind = "-verify_ip" if isinstance(_subject(name), x509.IPAddress) else "-verify_hostname"
             command += ["-purpose", "sslserver", kind, name]
-        done = subprocess.run([*command, f"{directory}/leaf"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, f"{directory}/leaf"], capture_output=True, text=True, timeout=READY_S)
     return done.returncode == 0
 
 

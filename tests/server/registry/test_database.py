@@ -10,6 +10,7 @@ from server.registry import database as module
 from server.registry.database import Database
 from server.registry.models import Setting
 from server.wiring import Office
+from tests.support.waiting import READY_S
 
 
 def names(database: Database) -> set[str]:
@@ -53,7 +54,7 @@ def test_nobody_else_sees_a_unit_before_its_end(office: Office) -> None:
         put(database, "a")
         other = threading.Thread(target=lambda: seen.append(names(database)))
         other.start()
-        other.join(20)
+        other.join(READY_S)
     assert seen == [set()] and names(database) == {"a"}
 
 
@@ -77,7 +78,7 @@ def test_a_writer_that_holds_on_does_not_stop_the_others_for_good(tmp_path: Path
     with database.transaction():
         other = threading.Thread(target=write)
         other.start()
-        other.join(20)
+        other.join(READY_S)
     assert [str(problem) for problem in problems] == ["other requests have been writing for 0.2 s"]
     put(database, "b")
     assert names(database) == {"b"}

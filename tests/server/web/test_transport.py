@@ -9,7 +9,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from server.web.middleware import CALLER, Guard, Note, from_proxy, from_tls
 from server.web.tlscontext import load_identity, server_context
 from server.web.transport import ApiProtocol
 from tests.support.clientpki import Identity, authority, client_context, leaf
+from tests.support.waiting import READY_S, wait_until
 
 CA = authority()
 CLIENT = leaf(CA, "pos-1")
@@ -53,10 +53,7 @@ class Running:
         self.server = Listener(guard, sock, ApiProtocol, context)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        ends = time.monotonic() + 20
-        while not self.server.listening:
-            assert self.thread.is_alive() and time.monotonic() < ends
-            time.sleep(0.005)
+        wait_until(lambda: self.server.listening, "the server does not listen", lives=self.thread.is_alive, pause_s=0.005)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -68,7 +65,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(READY_S)
         assert not self.thread.is_alive()
 
 
@@ -82,7 +79,7 @@ def tls() -> Iterator[tuple[Running, int]]:
 
 
 def connect(port: int, files: tuple[str, str] | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLSocket:
-    raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=READY_S)
     try:
         return client_context(CA.pem, files, version).wrap_socket(raw)
     except BaseException:
@@ -294,7 +291,7 @@ def test_behind_a_proxy_the_certificate_comes_from_its_header(tmp_path: Path) ->
             ((f"Client-Certificate: {escaped}", f"Client-Certificate: {escaped}"), (400, None, "")),
         ]:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(20)
+                sock.settimeout(READY_S)
                 sock.connect(str(path))
                 status, body = exchange(sock, post(b"{}", "Content-Type: application/json", *headers))
             content = json.loads(body)
