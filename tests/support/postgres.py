@@ -20,8 +20,9 @@ from pathlib import Path
 
 import psycopg
 
+from tests.support.waiting import READY_S, wait_until
+
 USER = "license"
-_START_S = 60
 _SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=", "max_connections=100")
 
 
@@ -67,7 +68,7 @@ class Postgres:
     def dump(self, url: str) -> bytes:
         """What pg_dump writes of a database."""
         command = [binary("pg_dump"), "-h", str(self.directory), "-U", USER, _name(url)]
-        return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=READY_S).stdout
 
 
 def _name(url: str) -> str:
@@ -84,7 +85,7 @@ def shared_postgres(base: Path) -> Iterator[Postgres]:
         fcntl.flock(users, fcntl.LOCK_SH)
         if not known.exists():
             command = [sys.executable, "-m", "tests.support.postgres", str(base)]
-            done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=_START_S + 10, check=False)
+            done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=READY_S, check=False)
             if done.returncode != 0:
                 raise RuntimeError((base / "postgres.log").read_text("utf-8", "replace"))
         fcntl.flock(start, fcntl.LOCK_UN)
@@ -105,7 +106,7 @@ def _guard(base: Path, ready: int) -> None:
     try:
         data = directory / "data"
         initdb = [binary("initdb"), "-D", str(data), "-U", USER, "--auth-local=trust", "--auth-host=reject"]
-        subprocess.run([*initdb, "--no-sync", "--encoding=UTF8", "--locale=C"], check=True, timeout=_START_S, **options)  # type: ignore[call-overload]
+        subprocess.run([*initdb, "--no-sync", "--encoding=UTF8", "--locale=C"], check=True, timeout=READY_S, **options)  # type: ignore[call-overload]
         settings = [part for setting in (*_SETTINGS, f"unix_socket_directories={directory}") for part in ("-c", setting)]
         server = subprocess.Popen([binary("postgres"), "-D", str(data), *settings], **options)  # type: ignore[call-overload]
         try:
@@ -116,7 +117,7 @@ def _guard(base: Path, ready: int) -> None:
                 fcntl.flock(users, fcntl.LOCK_EX)
                 known.unlink()
                 server.send_signal(signal.SIGQUIT)
-                server.wait(30)
+                server.wait(READY_S)
         finally:
             if server.poll() is None:
                 server.kill()
@@ -126,16 +127,13 @@ def _guard(base: Path, ready: int) -> None:
 
 
 def _wait(directory: Path, server: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + _START_S
-    while True:
-        try:
+    def connects() -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
             psycopg.connect(f"host={directory} user={USER} dbname=postgres").close()
-        except psycopg.OperationalError:
-            if server.poll() is not None or time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+            return True
+        return False
+
+    wait_until(connects, "PostgreSQL did not start", lives=lambda: server.poll() is None)
 
 
 def main(base: Path) -> int:
