@@ -28,6 +28,7 @@ from license_agent_client.frames import FrameDecoder
 from tabulate import tabulate
 
 from server.wiring import open_office
+from stand.programs import READY_S
 
 BIN = Path(sys.executable).parent
 STRANGER_UID = 54321
@@ -76,7 +77,7 @@ class Scenario:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=READY_S,
         )
         if done.returncode not in fine:
             raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr.strip()}")
@@ -133,7 +134,7 @@ def replay(scenario: Scenario) -> str:
     fields = {"token": scenario.tokens["valid"], "nonce": os.urandom(16)}
     answers = []
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(READY_S)
         sock.connect(scenario.info["pos_socket"])
         decoder = FrameDecoder()
         for number in (1, 2):
@@ -163,7 +164,7 @@ def stranger(scenario: Scenario) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=READY_S,
         cwd="/",
     )
     return "refused: FORBIDDEN" if done.returncode == 4 and "FORBIDDEN" in done.stderr else f"{done.stdout}{done.stderr}"
@@ -212,7 +213,7 @@ class Tills:
             thread.join()
 
     def _work(self, file: Path) -> None:
-        with LicenseClient(self._path, deadline=20) as client:
+        with LicenseClient(self._path, deadline=READY_S) as client:
             while not self._stop.is_set():
                 try:
                     verdict = client.validate_file(file)
@@ -223,9 +224,9 @@ class Tills:
                 self.asked += 1
                 time.sleep(0.005)
 
-    def wait_for(self, more: int, patience: float = 20.0) -> None:
+    def wait_for(self, more: int) -> None:
         """Returns when so many more have been answered."""
-        wanted, ends = self.asked + more, time.monotonic() + patience
+        wanted, ends = self.asked + more, time.monotonic() + READY_S
         while self.asked < wanted and time.monotonic() < ends:
             time.sleep(0.02)
 
@@ -242,7 +243,7 @@ def killed(scenario: Scenario, directory: Path) -> str:
     with Tills(scenario, directory) as tills:
         pid = stand_info(scenario)["agent_pid"]
         os.kill(pid, signal.SIGKILL)
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + READY_S
         while stand_info(scenario)["agent_pid"] == pid and time.monotonic() < ends:
             time.sleep(0.05)
         tills.wait_for(20)
@@ -297,7 +298,11 @@ def cut_off(scenario: Scenario, token: Path) -> Iterator[str]:
     """Cuts the server off, lives through degraded mode, and brings the server back; tells the state at each stage."""
     root = str(Path(scenario.info["state_dir"]).parent)
     # Seconds instead of a day and a week: the agent's clock is the real one, so the server's dates are shortened.
-    scenario.tool("license-server", "periods", "--interval", "3", "--grace", "20")
+    began = time.monotonic()
+    scenario.tool("license-agent-cli", "status")
+    # What is to be seen in grace takes a few commands: on a slow machine, more seconds of it.
+    grace = max(20, int(40 * (time.monotonic() - began)))
+    scenario.tool("license-server", "periods", "--interval", "3", "--grace", str(grace))
     scenario.tool("license-agent-cli", "rotate")
     with LicenseClient(scenario.info["pos_socket"]) as client:
 
@@ -306,20 +311,20 @@ def cut_off(scenario: Scenario, token: Path) -> Iterator[str]:
             mode = json.loads(scenario.tool("license-agent-cli", "--json", "degraded", "show"))["mode"]
             return f"{mode}, {'valid' if verdict.valid else 'refused'}: {verdict.reason}"
 
-        def until(mode: str, patience: float) -> str:
-            ends = time.monotonic() + patience
+        def until(mode: str) -> str:
+            ends = time.monotonic() + READY_S
             while time.monotonic() < ends and not (found := state()).startswith(mode):
                 time.sleep(0.5)
             return found
 
         yield state()
         scenario.tool("license-stand", "server", "stop", "--dir", root)
-        yield until("degraded", 30)
-        yield until("expired", 60)
+        yield until("degraded")
+        yield until("expired")
         scenario.tool("license-server", "periods", "--interval", "86400", "--grace", "604800")
         scenario.tool("license-stand", "server", "start", "--dir", root)
         scenario.tool("license-agent-cli", "contact")
-        yield until("online", 30)
+        yield until("online")
 
 
 def stand_info(scenario: Scenario) -> dict[str, Any]:
@@ -409,7 +414,7 @@ def running_stand(root: Path, backend: str) -> Iterator[dict[str, Any]]:
     )
     try:
         info = root / "stand.json"
-        ends = time.monotonic() + 180
+        ends = time.monotonic() + READY_S
         while not info.exists():
             if process.poll() is not None or time.monotonic() > ends:
                 raise SystemExit("demo: the stand did not come up")
@@ -417,7 +422,7 @@ def running_stand(root: Path, backend: str) -> Iterator[dict[str, Any]]:
         yield json.loads(info.read_text())
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(READY_S)
 
 
 def main() -> int:
