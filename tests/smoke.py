@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stand.programs import READY_S
+
 
 def main() -> int:
     """A stand from the wheels: software works, and the TPM backend says what is missing."""
@@ -19,13 +21,17 @@ def main() -> int:
     directory.chmod(0o755)
     try:
         refused = subprocess.run(
-            [bin_ / "license-stand", "up", "--dir", directory / "tpm"], capture_output=True, text=True, check=False, timeout=120
+            [bin_ / "license-stand", "up", "--dir", directory / "tpm"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=READY_S,
         )
         assert refused.returncode == 1 and "install tpm2-pytss" in refused.stderr, refused.stderr
         stand = subprocess.Popen([bin_ / "license-stand", "up", "--dir", directory / "s", "--backend", "software"])
         try:
             info = directory / "s" / "stand.json"
-            ends = time.monotonic() + 120
+            ends = time.monotonic() + READY_S
             while not info.exists():
                 assert stand.poll() is None and time.monotonic() < ends, "the stand did not come up"
                 time.sleep(0.05)
@@ -41,7 +47,7 @@ def main() -> int:
                 assert done.returncode == status, (kind, done)
         finally:
             stand.send_signal(signal.SIGTERM)
-            stand.wait(60)
+            stand.wait(READY_S)
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(directory)

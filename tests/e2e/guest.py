@@ -23,10 +23,11 @@ if __name__ == "__main__":  # run by its path, not as a module
 
 from tests.e2e.guestagent import Ended, GuestAgent, NoAnswer, Refused
 from tests.e2e.image import Image, make_ext4
+from tests.support.waiting import READY_S
 
-BOOT_SECONDS = 240.0
-REBOOT_SECONDS = 300.0
-POWEROFF_SECONDS = 120.0
+BOOT_SECONDS = REBOOT_SECONDS = 2 * READY_S
+"""Where the processor is emulated, a boot takes a minute on a machine that does nothing else."""
+POWEROFF_SECONDS = READY_S
 BACKGROUND_FOLDER = "/var/log/e2e"
 """Where commands in the background leave their output, on the guest's disk."""
 

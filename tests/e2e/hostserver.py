@@ -13,6 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+if __name__ == "__main__":  # run by its path, not as a module
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.support.waiting import READY_S
+
 PROGRAM = Path(__file__).resolve().parents[2] / ".venv/bin/license-server"
 
 
@@ -32,7 +37,7 @@ class HostServer:
     def run(self, *arguments: str) -> str:
         """What `license-server ARGUMENTS --dir …` prints."""
         done = subprocess.run(
-            [PROGRAM, *arguments, "--dir", str(self._directory)], capture_output=True, text=True, timeout=120, check=False
+            [PROGRAM, *arguments, "--dir", str(self._directory)], capture_output=True, text=True, timeout=READY_S, check=False
         )
         if done.returncode:
             raise RuntimeError(f"license-server {arguments[0]} on the host: {done.stderr[-500:]}")
@@ -48,7 +53,7 @@ class HostServer:
             self._process = subprocess.Popen(
                 [PROGRAM, "serve", "--dir", str(self._directory), "--bind", f"127.0.0.1:{self.port}"], stderr=log
             )
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + READY_S
         while time.monotonic() < ends and self._process.poll() is None:
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -61,7 +66,7 @@ class HostServer:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(20)
+                self._process.wait(READY_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

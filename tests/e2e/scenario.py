@@ -18,6 +18,7 @@ from tests.e2e.guest import Guest, Result
 from tests.e2e.hostserver import HostServer, listening
 from tests.e2e.image import build
 from tests.e2e.report import Report
+from tests.support.waiting import READY_S
 
 PROBES = Path(__file__).parent / "probes"
 SERVER, OTHER = "10.0.2.100", "10.0.2.101"
@@ -109,7 +110,7 @@ class Scenario:
 
     # What the people of this story do
 
-    def sh(self, command: str, *, user: str | None = None, timeout: float = 240, check: bool = True) -> Result:
+    def sh(self, command: str, *, user: str | None = None, timeout: float = READY_S, check: bool = True) -> Result:
         return self.guest.run(command, user=user, timeout=timeout, check=check)
 
     def out(self, command: str, **options: Any) -> str:
@@ -128,14 +129,14 @@ class Scenario:
         answer = self.till()
         self.check(f"a till validates its license {when}", answer.get("valid") is True, answer)
 
-    def until(self, what: str, seen: Callable[[], bool], seconds: float) -> None:
-        ends = time.monotonic() + seconds
+    def until(self, what: str, seen: Callable[[], bool]) -> None:
+        ends = time.monotonic() + READY_S
         while not (good := seen()) and time.monotonic() < ends:
             time.sleep(0.5)
         self.check(what, good)
 
-    def active(self, unit: str, *, seconds: float = 120) -> None:
-        self.until(f"{unit} is active", lambda: self.out(f"systemctl is-active {unit}", check=False) == "active", seconds)
+    def active(self, unit: str) -> None:
+        self.until(f"{unit} is active", lambda: self.out(f"systemctl is-active {unit}", check=False) == "active")
 
     def pid(self, unit: str = CORE) -> int:
         return int(self.out(f"systemctl show -P MainPID {unit}"))
@@ -155,7 +156,7 @@ class Scenario:
         self.active(CORE)
         time.sleep(3)
         self.sh("touch /run/till.stop")
-        status = till.wait(180)
+        status = till.wait(READY_S)
         output = till.output().strip()
         told = json.loads(output) if status == 0 else {}
         self.check(
@@ -223,7 +224,7 @@ class Scenario:
             "systemctl stop license-agent-link.service"
         )
         self.check("provision", True, self.out(provision))
-        self.until("the agent has a secret", lambda: "active" in json.dumps(self.secrets()).lower(), 120)
+        self.until("the agent has a secret", lambda: "active" in json.dumps(self.secrets()).lower())
         self.agent_id = str(self.status()["agent_id"])
         self.modes(STATE_MODES)
 
@@ -236,7 +237,7 @@ class Scenario:
         token = self.server.run("issue", "--agent", self.agent_id, "--feature", "fuel", "--expires", "+30d")
         self.sh("mkdir -p /srv/till")
         self.guest.put(token.encode(), "/srv/till/license")
-        self.until("the agent knows the till after a reload", lambda: self.till().get("valid") is True, 30)
+        self.until("the agent knows the till after a reload", lambda: self.till().get("valid") is True)
         self.till_is_served("after enrollment")
         answer = self.till("stranger")
         self.check("a stranger is refused", "FORBIDDEN" in answer.get("text", ""), answer)
@@ -261,7 +262,7 @@ class Scenario:
         self.till_is_served("after the rotation")
         if self.quick:
             return
-        self.until("the link has left by itself", lambda: self.out(f"systemctl is-active {LINK}", check=False) != "active", 90)
+        self.until("the link has left by itself", lambda: self.out(f"systemctl is-active {LINK}", check=False) != "active")
 
     def restart_and_upgrade(self) -> None:
         before = self.out("dpkg-query -W -f '${Version}' license-agent")
@@ -281,7 +282,7 @@ class Scenario:
         self.modes(MODES)
 
     def restart(self) -> None:
-        self.sh("systemctl restart license-agent", timeout=200)
+        self.sh("systemctl restart license-agent", timeout=READY_S)
 
     def hang(self) -> None:
         self.sh(
@@ -291,7 +292,7 @@ class Scenario:
         )
         before = self.pid()
         self.sh(f"kill -STOP {before}")
-        self.until("the watchdog replaces a daemon that hangs", lambda: self.pid() not in (0, before), 120)
+        self.until("the watchdog replaces a daemon that hangs", lambda: self.pid() not in (0, before))
         self.active(CORE)
         self.check(
             "the journal says so",
@@ -313,7 +314,7 @@ class Scenario:
         def crash() -> None:
             before = int(self.out("systemctl show -P NRestarts license-agent"))
             for _ in range(10):
-                self.until("it is there to be killed", lambda: self.pid() != 0, 60)
+                self.until("it is there to be killed", lambda: self.pid() != 0)
                 self.sh(f"kill -9 {self.pid()}", check=False)
                 time.sleep(1)
             crashes = int(self.out("systemctl show -P NRestarts license-agent")) - before
@@ -327,13 +328,13 @@ class Scenario:
         self.check("with a broken configuration tills are told so", "misconfigured" in json.dumps(answer).lower(), answer)
         self.check("the journal names the key", "nonsense" in self.out("journalctl -b -u license-agent --no-pager | tail -20"))
         self.sh("cp -a /root/config.toml /etc/license-agent/config.toml")
-        self.until("it comes back by itself once that is repaired", lambda: self.till().get("valid") is True, 60)
+        self.until("it comes back by itself once that is repaired", lambda: self.till().get("valid") is True)
         self.same("no socket was lost", "active", self.out("systemctl is-active license-agent-pos.socket"))
 
     def metrics(self) -> None:
         self.sh("systemctl start prometheus-node-exporter")
         self.until(
-            "node_exporter answers", lambda: bool(self.out("curl -fs http://127.0.0.1:9100/metrics | head -1", check=False)), 60
+            "node_exporter answers", lambda: bool(self.out("curl -fs http://127.0.0.1:9100/metrics | head -1", check=False))
         )
         told = self.out("curl -fs http://127.0.0.1:9100/metrics | grep -E '^license_agent|^node_textfile'")
         for name in (
@@ -376,9 +377,9 @@ class Scenario:
             " >/etc/systemd/system/license-server.service.d/master-key.conf && systemctl daemon-reload"
         )
         self.kill_what_is_refused(LICENSE_SERVER)
-        self.sh("systemctl start license-server", timeout=200)
+        self.sh("systemctl start license-server", timeout=READY_S)
         self.active(LICENSE_SERVER)
-        self.until("it is ready", lambda: self.sh("curl -fs http://127.0.0.1:9443/readyz", check=False).status == 0, 60)
+        self.until("it is ready", lambda: self.sh("curl -fs http://127.0.0.1:9443/readyz", check=False).status == 0)
         keys = self.sh("curl -ksS https://127.0.0.1:8443/api/v1/key-set")
         self.check("it serves its key set by TLS", keys.stdout.startswith("eyJ"), keys.stdout[:40] or keys.stderr)
         label = self.out(f"cat /proc/{self.pid(LICENSE_SERVER)}/attr/current")
@@ -457,7 +458,7 @@ class Scenario:
         """Tries everything in a copy of the unit: the same profile and lines, as `user`."""
         label = f"{unit} as {user}" if user == "root" and unit != INSTALLER else unit
         victim = self.guest.background(["python3", "-B", "/payload/probes/victim.py"], user=None if user == "root" else user)
-        self.until("the victim is up", lambda: self.sh(f"test -s {victim.path}", check=False).status == 0, 30)
+        self.until("the victim is up", lambda: self.sh(f"test -s {victim.path}", check=False).status == 0)
         pid, address = victim.output().split()
         arguments = f"{pid} {address} {OTHER}:9999 {SERVER}:8443"
         free = {
@@ -474,7 +475,7 @@ class Scenario:
             f" >/run/systemd/system/{attacker}.service && systemctl daemon-reload && systemctl start {attacker}"
         )
         ended = f"systemctl is-active {attacker}"
-        self.until("the attacker has tried", lambda: self.out(ended, check=False) in ("inactive", "failed"), 60)
+        self.until("the attacker has tried", lambda: self.out(ended, check=False) in ("inactive", "failed"))
         self.same("and has come to the end", "success", self.out(f"systemctl show -P Result {attacker}"))
         caged = self.attempted(
             f"journalctl --sync; journalctl -b -u {attacker} -o cat --no-pager | grep -a '^ATTEMPTS' | tail -1"
@@ -531,19 +532,19 @@ class Scenario:
                 " >/run/systemd/system/license-agent.service.d/locks.conf && rm -f /run/license-agent/try-exec"
                 " && systemctl daemon-reload && systemctl restart license-agent"
                 " && journalctl --sync && touch /run/license-agent/try-exec",
-                timeout=200,
+                timeout=READY_S,
             )
             name = lock or ("AppArmor" if profile else "no lock")
             seen = "journalctl -b -u license-agent -o cat --no-pager | grep -a '^EXEC' | tail -1"
             number = f"journalctl -b _PID={self.pid()} -o cat --no-pager | grep -a '^EXEC' | tail -1"
-            self.until(f"{name}: exec was tried in the daemon", lambda n=number: bool(self.out(n, check=False)), 60)
+            self.until(f"{name}: exec was tried in the daemon", lambda n=number: bool(self.out(n, check=False)))
             told = json.loads(self.out(number or seen).removeprefix("EXEC "))
             for call in ("execve", "execveat"):
                 self.same(f"{name} alone, {call} in the daemon's process", expected, told[call])
         self.sh(
             "rm -r /run/systemd/system/license-agent.service.d && rm -f /run/license-agent/try-exec && systemctl daemon-reload"
         )
-        self.sh("systemctl restart license-agent", timeout=200)
+        self.sh("systemctl restart license-agent", timeout=READY_S)
         self.active(CORE)
 
     def back_out(self) -> None:
@@ -626,12 +627,10 @@ def main() -> int:
     parser.add_argument("--until", choices=STEPS, help="stop after this step")
     parser.add_argument("--from", dest="begin", choices=STEPS, help="after 'sell', go on with this step")
     parser.add_argument("--quick", action="store_true", help=f"without: {', '.join(LONG)}; and without long ways in the others")
-    parser.add_argument("--within", type=float, metavar="SECONDS", help="begin no further step after so long, and say so")
     parser.add_argument("--hold", action="store_true", help="keep the guest at the end, or where it failed, until Enter")
     options = parser.parse_args()
     report = Report(lambda line: print(line, flush=True))
     image = None
-    began = time.monotonic()
     try:
         with report.step("the guest"):
             image = build(options.directory / "image")
@@ -656,9 +655,6 @@ def main() -> int:
                         report.write(f"\n-- left out by --quick: {name}")
                         continue
                     if options.begin and list(STEPS).index("sell") < list(STEPS).index(name) < list(STEPS).index(options.begin):
-                        continue
-                    if options.within and time.monotonic() - began > options.within:
-                        report.write(f"\n-- left out, the time is up: {name}")
                         continue
                     with report.step(name):
                         step(scenario)
