@@ -14,6 +14,8 @@ from confine.basics import basic_rules, python_paths
 from confine.landlock import Access, granted, handled_fs, kernel_abi, ruleset_attributes
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 ABI = kernel_abi()
 needs_landlock = pytest.mark.skipif(ABI is None, reason="this kernel has no Landlock; scripts/e2e shows it in a guest that has")

@@ -13,6 +13,8 @@ from confine.errors import ConfineError
 from confine.noexec import ALLOW, KILL_PROCESS, MACHINES, REFUSE, X32_BIT, exec_filter
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 OTHERS = {"i386": 0x40000003, "arm": 0x40000028, "riscv64": 0xC00000F3, "nothing": 0, "all bits": 0xFFFFFFFF}
 

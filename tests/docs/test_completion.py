@@ -18,6 +18,8 @@ from cli.main import main as cli
 from server.main import main as server
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging" / "completion.py"
 BIN = Path(sys.executable).parent

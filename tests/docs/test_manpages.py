@@ -154,6 +154,7 @@ def test_every_program_that_is_installed_has_its_page() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+@pytest.mark.system
 def test_a_page_is_clean_for_groff(name: str) -> None:
     assert shutil.which("groff"), "groff is missing: install the Debian package groff-base"
     command = ["groff", "-mdoc", "-Tutf8", "-ww", "-z", str(ROOT / "packaging" / "man" / name)]

@@ -26,6 +26,8 @@ from tests.hwsec.relay import Relay
 t = pytest.importorskip("tpm2_pytss")
 from tpm2_pytss import utils  # noqa: E402
 
+pytestmark = pytest.mark.system
+
 SECRET = bytes(range(100, 132))
 # Part 2, 6.5.2
 ACTIVATE, CERTIFY = 0x147, 0x148

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "contracts", "hwsec", "ipc", "server", "stand")
 PURE = (

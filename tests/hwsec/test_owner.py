@@ -386,6 +386,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.system
 def test_a_process_stops_although_its_hardware_hangs() -> None:
     told = subprocess.run(
         [sys.executable, "-c", _STOPS_WHILE_HUNG], cwd=ROOT, capture_output=True, text=True, timeout=READY_S, check=True

@@ -256,6 +256,7 @@ print(ctypes.CDLL(None).prctl(get_dumpable, 0, 0, 0, 0), resource.getrlimit(reso
 """
 
 
+@pytest.mark.system
 def test_a_process_can_forbid_its_dumps() -> None:
     told = subprocess.run([sys.executable, "-c", _FORBIDS_DUMPS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "0 (0, 0)"

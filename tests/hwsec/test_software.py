@@ -356,6 +356,7 @@ stop()
 """
 
 
+@pytest.mark.system
 def test_no_scalar_and_no_shared_value_stays_in_the_process(tmp_path: Path) -> None:
     """Whole or by halves, also reversed, as the library below keeps numbers."""
     scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [32, 0, 0, 0, 32], tmp_path)

@@ -271,6 +271,7 @@ stop()
 """
 
 
+@pytest.mark.system
 def test_no_copy_of_a_secret_stays_in_the_process(tmp_path: Path) -> None:
     """Enrolling, wrapping, committing, loading, opening: none leaves a secret or the KEK behind in clear."""
     scan = scan_after_each_stop(_STOPS_AFTER_EACH_STEP, [32, 32, 0, 0, 32], tmp_path)

@@ -25,6 +25,8 @@ from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 from tests.support.swtpm import Swtpm
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 tpm2_pytss = pytest.importorskip("tpm2_pytss")
 
 ROOT = Path(__file__).resolve().parents[2]

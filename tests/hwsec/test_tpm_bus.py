@@ -19,6 +19,8 @@ from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.relay import Exchange, Relay
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("tpm2_pytss")
 
 # Part 2, 6.5.2

@@ -48,6 +48,8 @@ from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.hwsec.memory_scan import lingering, scan_after_each_stop
 
+pytestmark = pytest.mark.system
+
 tpm2_pytss = pytest.importorskip("tpm2_pytss")
 
 VENDOR = ec.derive_private_key(7, ec.SECP256R1())

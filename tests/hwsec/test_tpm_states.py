@@ -30,6 +30,8 @@ from tests.hwsec.auth_values import auth_values
 from tests.hwsec.conftest import TpmMachine
 from tests.support.swtpm import Swtpm
 
+pytestmark = pytest.mark.system
+
 t = pytest.importorskip("tpm2_pytss")
 
 ANCHOR = Anchor(2, bytes(range(32)), version=1)

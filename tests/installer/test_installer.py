@@ -27,6 +27,8 @@ from ipc.installermessages import (
 )
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 
 def asked(path: Path, data: bytes) -> Description | Declined | None:
     with socket.socket(socket.AF_UNIX) as sock:

@@ -23,6 +23,8 @@ from ipc.peer import UntrustedDaemon
 from tests.ipc.fakeagent import FakeAgent, answers, answers_with, closes, error, frame, refuses_at_once, silent, success
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 Call = tuple[Any, ...]
 Driver = Callable[..., list[Any]]
 

@@ -11,6 +11,8 @@ import pytest
 from ipc.clienttrust import trusted_uids
 from ipc.peer import Peer, UntrustedDaemon, check_daemon, peer_of
 
+pytestmark = pytest.mark.system
+
 ME = os.geteuid()
 
 

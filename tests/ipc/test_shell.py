@@ -10,6 +10,8 @@ import pytest
 from ipc.shell import EXIT_INVALID, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
 from tests.ipc.fakeagent import FakeAgent, answers, answers_with, error, frame, success
 
+pytestmark = pytest.mark.system
+
 
 def run(directory: Path, *arguments: str, act: Any = answers) -> int:
     with FakeAgent(directory / "s", act) as agent:

@@ -17,6 +17,8 @@ from link.service import Service
 from link.session import Session
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 CONFIG = LinkConfig(core_uid=os.geteuid())
 HELLO = encode_link(Hello(v=1, id=1, time=0, certificates=None, provisioning=None))
 

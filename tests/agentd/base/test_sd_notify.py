@@ -8,6 +8,8 @@ import pytest
 
 from agentd.base.sd_notify import MAX_WAITING, Notices
 
+pytestmark = pytest.mark.system
+
 
 def test_a_socket_that_nobody_reads_does_not_stop_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "notify"

@@ -8,6 +8,8 @@ import pytest
 
 from agentd.sockets.listeners import ListenError, own_sockets
 
+pytestmark = pytest.mark.system
+
 
 def test_the_pos_socket_is_for_all_and_the_admin_socket_for_us(socket_dir: Path) -> None:
     run = socket_dir / "run"

@@ -33,6 +33,8 @@ from ipc.linkmessages import (
 )
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 NOW = 1_893_456_000
 
 

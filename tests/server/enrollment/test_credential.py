@@ -24,6 +24,8 @@ from server.enrollment.endorsement import check_endorsement, hardware_id
 from tests.hwsec.conftest import TpmMachine
 from tests.server.attestationworld import AGREEMENT, AK, EK_ECC, EK_RSA, IDENTITY, NONCE, area, name, new_key
 
+pytestmark = pytest.mark.system
+
 t = pytest.importorskip("tpm2_pytss")
 from tpm2_pytss import utils  # noqa: E402
 

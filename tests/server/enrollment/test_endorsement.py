@@ -317,6 +317,7 @@ SETUP = "/usr/share/swtpm/swtpm-localca"
 
 
 @pytest.mark.skipif(shutil.which("swtpm_setup") is None or not Path(SETUP).exists(), reason="swtpm_setup is not installed")
+@pytest.mark.system
 def test_a_manufactured_tpm_has_a_certificate_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """swtpm_setup writes one for the RSA key, and a certificate authority of its own for the purpose."""
     from hwsec.tpm import TpmBackend

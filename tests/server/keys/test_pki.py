@@ -26,6 +26,8 @@ from server.wiring import Office, Plan, found_office, open_office
 from tests.server.devices import ISSUER, NOW, Device, make_csr
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 NAMES = ("license.example", "192.0.2.7", "2001:db8::7")
 
 

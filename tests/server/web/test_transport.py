@@ -27,6 +27,8 @@ from server.web.transport import ApiProtocol
 from tests.support.clientpki import Identity, authority, client_context, leaf
 from tests.support.waiting import READY_S, wait_until
 
+pytestmark = pytest.mark.system
+
 CA = authority()
 CLIENT = leaf(CA, "pos-1")
 
