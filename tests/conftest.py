@@ -48,6 +48,7 @@ CANNOT_BE_HAD = re.compile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pure", action="store_true", help="only tests that need no socket, process, TPM or PostgreSQL")
+    parser.addoption("--rewrite", action="store_true", help="write what commands print now into the files of tests/sessions")
     parser.addoption("--nothing-missing", action="store_true", help="fail a test that is skipped because something is missing")
 
 
