@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.uplink.schedule import early, share
+from common.statetable import Table
 from contracts.exchange import Cause
 
 ROTATE_EARLY = (0.05, 0.15)
@@ -62,10 +63,7 @@ TRANSITIONS: dict[Step, dict[Event, Step]] = {
     Step.CONFIRMED: {Event.REISSUED: Step.ACTIVATED, Event.LOST: Step.REQUESTED, Event.REFUSED: Step.ACTIVATED},
     Step.ACTIVATED: {Event.LOGGED: Step.IDLE},
 }
-
-
-class UnknownTransition(Exception):
-    """The table has no such event for this step."""
+step = Table("a rotation", TRANSITIONS).step
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -97,14 +95,11 @@ def advance(rotation: Rotation, event: Event, version: int | None = None) -> Rot
     Raises:
         UnknownTransition: the table does not know the event at this step.
     """
-    try:
-        step = TRANSITIONS[rotation.step][event]
-    except KeyError:
-        raise UnknownTransition(f"{event.value} cannot happen to a rotation that is {rotation.step.value}") from None
+    after = step(rotation.step, event)
     if event is Event.LOST:
         # What is sealed stays sealed; the next version is asked for on top of it.
-        return msgspec.structs.replace(rotation, step=step, before=rotation.version, version=0)
-    return msgspec.structs.replace(rotation, step=step, version=rotation.version if version is None else version)
+        return msgspec.structs.replace(rotation, step=after, before=rotation.version, version=0)
+    return msgspec.structs.replace(rotation, step=after, version=rotation.version if version is None else version)
 
 
 def begun(cause: Cause, newest: int, now: int) -> Rotation:

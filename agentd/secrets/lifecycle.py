@@ -7,6 +7,7 @@ clock that jumps forward and back changes nothing for good.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.statetable import Table
 from hwsec.storeformat import VersionMeta
 
 
@@ -43,27 +44,12 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.INVALIDATED: {},
 }
+step = Table("a secret version", TRANSITIONS).step
 
 STATE_NUMBERS = {State.ACTIVE: 1, State.GRACE: 2, State.INVALIDATED: 3}
 """The numbers that stand for the states in the TPM's anchor; append-only."""
 
 MAX_VERSIONS = 16
-
-
-class UnknownTransition(Exception):
-    """The table has no such event for this state."""
-
-
-def step(state: State, event: Event) -> State:
-    """The state after an event.
-
-    Raises:
-        UnknownTransition: the table does not know the event in this state.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise UnknownTransition(f"{event.value} cannot happen to a secret that is {state.value}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ administrator and the POS application are told, and what is counted, logged and 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from common.statetable import Table
+
 CONTACTS_FAILED = 3
 """So many contacts must have failed in a row, while a new secret is due."""
 
@@ -40,22 +42,7 @@ TRANSITIONS: dict[Mode, dict[Event, Mode]] = {
     Mode.DEGRADED: {Event.RESTORED: Mode.ONLINE, Event.GRACE_ENDED: Mode.EXPIRED},
     Mode.EXPIRED: {Event.RESTORED: Mode.ONLINE},
 }
-
-
-class UnknownTransition(Exception):
-    """The table has no such event in this mode."""
-
-
-def step(mode: Mode, event: Event) -> Mode:
-    """The mode after an event.
-
-    Raises:
-        UnknownTransition: the table does not know the event in this mode.
-    """
-    try:
-        return TRANSITIONS[mode][event]
-    except KeyError:
-        raise UnknownTransition(f"{event.value} cannot happen while the agent is {mode.value}") from None
+step = Table("an agent", TRANSITIONS).step
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from common.statetable import Table
+
 BASE_S = 2.0
 CAP_S = 900.0
 LIMIT = 5
@@ -93,22 +95,7 @@ TRANSITIONS: dict[BreakerState, dict[BreakerEvent, BreakerState]] = {
         BreakerEvent.FAILED: BreakerState.OPEN,
     },
 }
-
-
-class UnknownTransition(Exception):
-    """The table has no such event in this state; the state is as before."""
-
-
-def next_state(state: BreakerState, event: BreakerEvent) -> BreakerState:
-    """The state after an event.
-
-    Raises:
-        UnknownTransition: the table has no such transition.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise UnknownTransition(f"{event} in {state}") from None
+next_state = Table("a circuit breaker", TRANSITIONS).step
 
 
 class CircuitBreaker:

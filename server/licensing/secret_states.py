@@ -10,6 +10,8 @@ INVALIDATED  given up by an administrator
 
 from enum import StrEnum
 
+from common.statetable import Table
+
 
 class State(StrEnum):
     """State of a secret version."""
@@ -56,22 +58,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.DIVERGED: {Event.DIVERGED: State.DIVERGED, Event.INVALIDATED: State.INVALIDATED},
     State.INVALIDATED: {Event.INVALIDATED: State.INVALIDATED},
 }
+step = Table("a secret version", TRANSITIONS).step
 
 MINTING = (State.ACTIVE,)
 """Licenses are made with the newest of these."""
-
-
-class UnknownTransition(Exception):
-    """The table has no such event for this state."""
-
-
-def step(state: State, event: Event) -> State:
-    """The state after an event.
-
-    Raises:
-        UnknownTransition: the table does not know the event in this state.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise UnknownTransition(f"{event.value} cannot happen to a secret that is {state.value}") from None

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.rotation.table import TRANSITIONS, Event, Rotation, Step, UnknownTransition, advance, begun, taken_up, unconfirmed
+from agentd.rotation.table import TRANSITIONS, Event, Rotation, Step, advance, begun, taken_up, unconfirmed
+from common.statetable import UnknownTransition
 from contracts.exchange import Cause
 
 EVERY = [(step, event) for step in Step for event in Event]

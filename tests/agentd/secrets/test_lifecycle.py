@@ -11,13 +11,13 @@ from agentd.secrets.lifecycle import (
     Event,
     Limits,
     State,
-    UnknownTransition,
     grace_until,
     next_change,
     state_at,
     step,
     valid_until,
 )
+from common.statetable import UnknownTransition
 from tests.agentd.world import DAY, T0, meta
 
 EXPECTED = {

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.sync.degraded import TRANSITIONS, Degraded, Event, Mode, Outlook, UnknownTransition, events, moved, step
+from agentd.sync.degraded import TRANSITIONS, Degraded, Event, Mode, Outlook, events, moved, step
+from common.statetable import UnknownTransition
 
 FINE = Outlook(has_server=True, failures=0, due=False, ended=False, held=False)
 EVERY = [(mode, event) for mode in Mode for event in Event]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.statetable import UnknownTransition
 from contracts.delivery import verify_delivery
 from contracts.exchange import RefusalCode
 from contracts.jose import b64encode
@@ -16,7 +17,7 @@ from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.base.refused import Declined
 from server.licensing.licenses import Order
-from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, UnknownTransition, step
+from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, step
 from server.licensing.secrets import MAX_LIVE, key_check
 from server.wiring import Office
 from tests.server.devices import NOW, Device

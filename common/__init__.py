@@ -1,0 +1,1 @@
+"""Machinery that several programs share. It imports nothing of ours; every other folder but `ipc` may import it."""
