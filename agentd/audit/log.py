@@ -13,8 +13,8 @@ from typing import Any
 from agentd.base.alerts import AUDIT_BUDGET, AUDIT_FILE, Alert, Severity
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
-from agentd.base.ratelimit import Buckets
 from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
+from common.tokenbucket import Buckets
 from ipc.peer import Peer
 
 from .coalesced import CoalescedEvents, Repeat

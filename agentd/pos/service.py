@@ -8,11 +8,11 @@ from agentd import VERSION
 from agentd.audit.core import Core
 from agentd.audit.log import actor
 from agentd.base.config import PosConfig
-from agentd.base.ratelimit import Buckets
 from agentd.licenses.validator import Entry, Validator
 from agentd.licenses.verdict import Ruling
 from agentd.sockets.connection import Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
+from common.tokenbucket import Buckets
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (

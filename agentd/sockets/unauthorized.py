@@ -5,7 +5,7 @@ from collections.abc import Callable
 from agentd.audit.log import AuditLog, actor
 from agentd.base.alerts import UNAUTHORIZED
 from agentd.base.counters import Counters
-from agentd.base.ratelimit import Buckets
+from common.tokenbucket import Buckets
 from ipc.peer import Peer
 
 ALERT_EVERY_S, ALERTS_AT_ONCE = 60.0, 3

@@ -1,9 +1,9 @@
-"""How much one caller may ask: token buckets, and the bounds of requests. Nothing here performs IO; time is a parameter."""
+"""Bounds what one caller may ask: rates, and the sizes and times of a request. Nothing here performs IO."""
 
 import ipaddress
-import math
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from common.tokenbucket import BoundedBuckets
 
 MAX_BODY_BYTES = 64 * 1024
 """Of a request's body, as it comes over the wire."""
@@ -18,7 +18,7 @@ KEEP_ALIVE_S = 30
 """An idle connection is closed after this."""
 MAX_CONNECTIONS = 4096
 MAX_KEYS = 16_384
-"""Callers for which a bucket is kept; the one that was silent longest is forgotten first."""
+"""Callers for which a bucket is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +42,9 @@ FAILED_CLAIM_RATE = Rate(1 / 60, 10)
 """Refused claims, for each address."""
 
 
-class Buckets:
-    """One token bucket for each key.
-
-    Args:
-        rate: what each of them allows.
-        most: for how many keys one is kept.
-    """
-
-    def __init__(self, rate: Rate, most: int = MAX_KEYS) -> None:
-        self._rate = rate
-        self._most = most
-        self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, key: str, now: float) -> int:
-        """Takes a token.
-
-        Args:
-            key: whose bucket.
-            now: seconds of a clock that never goes back.
-
-        Returns:
-            0 if there was one, else the seconds until there will be one, rounded up.
-        """
-        wait = self.wait(key, now)
-        if not wait:
-            tokens = self._tokens(key, now) - 1
-            self._filled[key] = (tokens, now)
-            self._filled.move_to_end(key)
-            if len(self._filled) > self._most:
-                self._filled.popitem(last=False)
-        return wait
-
-    def wait(self, key: str, now: float) -> int:
-        """As `take`, without taking."""
-        missing = 1 - self._tokens(key, now)
-        return math.ceil(missing / self._rate.per_second) if missing > 0 else 0
-
-    def _tokens(self, key: str, now: float) -> float:
-        tokens, then = self._filled.get(key, (float(self._rate.burst), now))
-        return min(float(self._rate.burst), tokens + max(0.0, now - then) * self._rate.per_second)
+def buckets(rate: Rate, most: int = MAX_KEYS) -> BoundedBuckets:
+    """A bucket for each caller, at most `most` of them."""
+    return BoundedBuckets(rate.per_second, rate.burst, most)
 
 
 def address_key(address: str) -> str:

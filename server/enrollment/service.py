@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import EXCHANGE_VERSION, REQUEST_ID, Refusal, RefusalCode, Reply, convert
 from contracts.jose import MalformedToken, b64decode, b64encode, jwk_from_point, point_from_jwk, thumbprint
-from server.base.limits import FAILED_CLAIM_RATE, Buckets, address_key
+from server.base.limits import FAILED_CLAIM_RATE, address_key, buckets
 from server.base.refused import Declined
 from server.exchange.ports import ActivationStore, AuditLog, ClaimStore, EnrollmentKeys, Session
 from server.exchange.requests import NotAuthentic, NotReadable, open_signed, parse_signed
@@ -78,7 +78,7 @@ class Enrollment:
         self._policy = policy
         self._random = random
         self._steady = steady
-        self._refused = Buckets(FAILED_CLAIM_RATE)
+        self._refused = buckets(FAILED_CLAIM_RATE)
 
     def begin(self, body: dict[str, Any], address: str, now: int) -> Answer:
         """The first step.

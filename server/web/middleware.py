@@ -12,7 +12,7 @@ from typing import Any
 
 from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
-from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, Buckets, address_key
+from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, address_key, buckets
 
 from .peers import Peer, peer_of_header
 from .responses import Answer, error
@@ -109,8 +109,8 @@ class Guard:
         self._observe = observe
         self._wall = wall
         self._steady = steady
-        self._agents = Buckets(AGENT_RATE)
-        self._addresses = Buckets(ADDRESS_RATE)
+        self._agents = buckets(AGENT_RATE)
+        self._addresses = buckets(ADDRESS_RATE)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """One request, or the lifespan."""
@@ -152,10 +152,11 @@ class Guard:
         scope["extensions"][CALLER] = caller
         now = self._steady()
         if caller.peer is None:
-            wait = self._addresses.take(address_key(address), now)
+            limit, key = self._addresses, address_key(address)
         else:
-            wait = self._agents.take(caller.peer.fingerprint, now)
-        if wait:
+            limit, key = self._agents, caller.peer.fingerprint
+        if not limit.take(key, now):
+            wait = limit.wait(key, now)
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; again in {wait} s", wait)
         if scope["method"] == "POST" and not _is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")

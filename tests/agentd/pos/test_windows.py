@@ -1,9 +1,8 @@
-"""Nonces are used once, and rates keep their bounds."""
+"""A nonce is used once, and forgotten in the end."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.base.ratelimit import Buckets
 from agentd.pos.nonces import NonceOutcome, NonceWindow
 
 DAY = 86_400
@@ -56,31 +55,3 @@ def test_idle_users_cost_no_memory() -> None:
     assert len(window._users) == 50
     window.forget_idle(20.0)
     assert window._users == {}
-
-
-def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
-    buckets = Buckets(2.0, 5.0)
-    assert [buckets.take("a", 0.0) for _time in range(7)] == [True] * 5 + [False] * 2
-    assert buckets.take("b", 0.0)
-    assert not buckets.take("a", 0.4)
-    assert buckets.take("a", 0.5)
-    assert [buckets.take("a", 100.0) for _time in range(6)] == [True] * 5 + [False]
-
-
-@given(st.lists(st.floats(0, 3), max_size=80), st.integers(1, 5), st.integers(1, 8))
-def test_never_more_than_burst_and_rate_allow(waits: list[float], rate: int, burst: int) -> None:
-    buckets, now, taken = Buckets(rate, burst), 0.0, 0
-    for wait in waits:
-        now += wait
-        taken += buckets.take("a", now)
-        assert taken <= burst + now * rate + 1e-6
-        buckets.forget_full(now)
-
-
-def test_full_buckets_cost_no_memory() -> None:
-    buckets = Buckets(1.0, 2.0)
-    buckets.take("a", 0.0)
-    buckets.forget_full(0.9)
-    assert len(buckets.levels) == 1
-    buckets.forget_full(1.0)
-    assert len(buckets.levels) == 0

@@ -1,47 +1,15 @@
-"""Token buckets, whose bucket it is, and challenges."""
+"""Whose token bucket it is, and challenges."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.base.limits import Buckets, Rate, address_key
+from server.base.limits import address_key
 from server.exchange.challenges import CHALLENGE_LIFETIME_S, CLOCK_TOLERANCE_S, is_fresh, new_challenge
 
 KEY = bytes(range(32))
 PRINT = "ab" * 32
 NOW = 1_800_000_000
-
-
-def test_a_burst_passes_then_the_rate_holds() -> None:
-    buckets = Buckets(Rate(2, 3))
-    assert [buckets.take("a", 10.0) for _ in range(4)] == [0, 0, 0, 1]
-    assert buckets.take("b", 10.0) == 0, "another caller has a bucket of its own"
-    assert buckets.take("a", 10.5) == 0
-    assert buckets.take("a", 10.5) == 1
-
-
-def test_waiting_takes_nothing() -> None:
-    buckets = Buckets(Rate(0.1, 1))
-    assert [buckets.wait("a", 0.0) for _ in range(3)] == [0, 0, 0]
-    assert buckets.take("a", 0.0) == 0
-    assert buckets.wait("a", 0.0) == 10
-
-
-def test_the_table_is_bounded_and_forgets_the_silent_ones() -> None:
-    buckets = Buckets(Rate(1, 1), most=2)
-    for name in ("a", "b", "c"):
-        assert buckets.take(name, 0.0) == 0
-    assert buckets.take("c", 0.0) == 1
-    assert buckets.take("a", 0.0) == 0, "forgotten"
-
-
-@given(st.lists(st.floats(0, 5), max_size=60), st.floats(0.1, 10), st.integers(1, 10))
-def test_never_more_than_burst_and_rate_allow(pauses: list[float], rate: float, burst: int) -> None:
-    buckets, now, passed = Buckets(Rate(rate, burst)), 0.0, 0
-    for pause in pauses:
-        now += pause
-        passed += buckets.take("a", now) == 0
-    assert passed <= burst + now * rate + 1e-6
 
 
 @pytest.mark.parametrize(
