@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from audittrail.chain import Chain
+from common.files import no_trace
 from hwsec.backend import Backend
-from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded
 from hwsec.vault import Vault

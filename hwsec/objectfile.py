@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from common.files import write_atomic
+
 from .errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled, OldFormat
-from .files import write_atomic
 from .pcrpolicy import Binding
 from .secretfile import read_secret_file
 from .secretmem import SecretBuffer

@@ -1,4 +1,4 @@
-"""Files with secrets in them, read into secret memory: no copy stays in ordinary memory. `hwsec.files` writes them from it."""
+"""Files with secrets in them, read into secret memory: no copy stays in ordinary memory. `common.files` writes them from it."""
 
 import os
 from pathlib import Path

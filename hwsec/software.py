@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
+from common.files import write_atomic
+
 from .backend import (
     DIGEST_BYTES,
     POINT_BYTES,
@@ -49,7 +51,6 @@ from .errors import (
     NvGone,
     OldFormat,
 )
-from .files import write_atomic
 from .secretfile import read_secret_file
 from .secretmem import SecretBuffer, wipe_bytes
 from .vault import SECRET_BYTES, Vault, WrappedSecret, os_random_into

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.files import fsync_directory, no_trace, write_atomic, write_temporary
+
 from .backend import Anchor, Backend
 from .errors import StoreCorrupt, StoreMissing, StoreRollback
-from .files import fsync_directory, no_trace, write_atomic, write_temporary
 from .secretmem import SecretBuffer
 from .storeformat import (
     MAX_STORE_BYTES,

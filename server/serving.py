@@ -16,6 +16,8 @@ from cryptography import x509
 from sqlalchemy import func, select
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from common.files import write_atomic
+
 from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
 from .api.ops import Check, create_ops
@@ -214,10 +216,4 @@ def write_tls_files(keys: Keys, directory: Path) -> None:
         ("server.key", key, 0o600),
         ("clients.pem", keys.client_ca_pem().encode(), 0o644),
     ):
-        temporary = directory / f".{name}.new"
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / name)
+        write_atomic(directory / name, data, mode)

@@ -21,7 +21,7 @@ from audittrail.archive import ArchiveDamaged, Header
 from audittrail.chain import APPLICATION, CLASSES, TAIL_BYTES, ZERO_HASH
 from audittrail.verify import open_regular, seq_of
 from audittrail.whole import Entry, Unseal, anchors_path, entries, first_seq_of, plain_files, read_anchors, read_archive
-from hwsec.files import fsync_directory, write_atomic
+from common.files import fsync_directory, write_atomic
 
 MODE = 0o640
 DAY_S = 86_400

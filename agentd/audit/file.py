@@ -11,7 +11,7 @@ from audittrail.archive import ArchiveDamaged
 from audittrail.chain import CLASSES, MAX_LINE_BYTES, ZERO_HASH, Heads
 from audittrail.verify import Verification, open_regular, seq_of, verify_files
 from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
-from hwsec.files import fsync_directory
+from common.files import fsync_directory
 
 MODE = 0o640
 _DAY = re.compile(rb'"time":"([0-9-]{10})T')

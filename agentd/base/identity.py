@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import write_atomic
 from contracts.claims import AGENT_ID
-from hwsec.files import write_atomic
 
 from .config import Config, ConfigError
 from .errors import StartError

@@ -28,6 +28,7 @@ from agentd.uplink.linkclient import LinkClient
 from agentd.uplink.replies import key_set_in, signed_reply
 from agentd.uplink.tlskey import BadCertificate, check_certificate
 from agentd.uplink.transport import API, LinkTransport, NotTheServer, Transport
+from common.files import no_trace
 from contracts.claimseal import encrypt_claim
 from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import signing_input, with_signature
@@ -42,7 +43,6 @@ from contracts.jose import (
 from contracts.keyset import SignedKeySet, verify_key_set
 from hwsec.backend import Backend, TpmEvidence
 from hwsec.errors import AlreadyEnrolled, StoreMissing
-from hwsec.files import no_trace
 from hwsec.owner import HardwareOwner
 from hwsec.sealedblob import seal_blob
 from hwsec.secretmem import wipe_bytes

@@ -22,8 +22,8 @@ from agentd.secrets.pcr_policy import keep_policy, policy_name
 from audittrail.archive import archives
 from audittrail.chain import Chain, Heads, heads_fields
 from audittrail.whole import anchors_path, plain_files
+from common.files import fsync_directory
 from hwsec.errors import HwsecError, NotEnrolled, StoreCorrupt
-from hwsec.files import fsync_directory
 from hwsec.storeformat import MAX_STORE_BYTES, decode_store
 from hwsec.vault import Vault
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from hwsec.files import write_atomic
+from common.files import write_atomic
 
 log = logging.getLogger(__name__)
 

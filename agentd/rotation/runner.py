@@ -14,6 +14,7 @@ from agentd.secrets.lifecycle import valid_until
 from agentd.secrets.trusted_time import FRESH_S
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NotTheServer
+from common.files import no_trace, write_atomic
 from contracts.exchange import (
     MAX_LICENSES_PER_REQUEST,
     Cause,
@@ -29,7 +30,6 @@ from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyconfirmation import key_check
 from contracts.licensetoken import WrongAudience
-from hwsec.files import no_trace, write_atomic
 
 from .table import Event, Rotation, Step, advance, begun, rotation_time, taken_up, unconfirmed
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from agentd.base.config import Config
 from agentd.base.errors import NotProvisioned, StartError
 from agentd.base.identity import traces
+from common.files import no_trace
 from hwsec.backend import Backend
 from hwsec.errors import ForeignHardware, NotEnrolled, OldFormat, StoreMissing
-from hwsec.files import no_trace
 from hwsec.software import SoftwareBackend
 from hwsec.store import Loaded, SealedStore
 from hwsec.tpm import TpmBackend

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from hwsec.files import write_atomic
+from common.files import write_atomic
 
 from .metrics import Gauges, Metrics
 from .parts import AgentParts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.sync.mode import Kept
-from hwsec.files import write_atomic
+from common.files import write_atomic
 
 FORMAT = 1
 MAX_TIME_S = 253_402_300_800  # the year 10000

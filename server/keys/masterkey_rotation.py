@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from server.base import privatefile
+from common.files import write_atomic
 from server.base.errors import RegistryError
 from server.registry.audit import Audit
 from server.registry.database import Database
@@ -86,9 +86,9 @@ class Rotation:
         """Puts the new key in use."""
         if self._to is not None:
             self._place = replace(self._place, master=self._to)
-            privatefile.replace(self._place.directory / SETTINGS, settings_of(self._place))
+            write_atomic(self._place.directory / SETTINGS, settings_of(self._place))
         elif self._bytes is not None:
-            privatefile.replace(Path(self._place.master), self._bytes)
+            write_atomic(Path(self._place.master), self._bytes)
 
     def finish(self, now: int) -> None:
         """Forgets what the old key has wrapped, once the new one has opened the registry from where it is kept (OP-05)."""

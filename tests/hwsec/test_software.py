@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.bootclock
 import hwsec.software
+from common.files import write_atomic
 from hwsec.backend import Anchor, BackendState, HardwareClock
 from hwsec.bootclock import boot_clock, read_boot_clock
 from hwsec.errors import BackendUnavailable, ForeignHardware, HwsecError, NotEnrolled, OldFormat
-from hwsec.files import write_atomic
 from hwsec.software import PBKDF2_CEILING, PBKDF2_FLOOR, PBKDF2_ITERATIONS, SoftwareBackend
 from hwsec.vault import Vault
 from tests.hwsec.conftest import SoftwareMachine

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 import hwsec.objectfile
+from common.files import write_atomic
 from hwsec.backend import Anchor
 from hwsec.errors import BackendState, BackendUnavailable, ForeignHardware, HardwareReset, HwsecError, NotEnrolled
-from hwsec.files import write_atomic
 from hwsec.objectfile import MAGIC, Blob
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend, preload_library
 from tests.hwsec.auth_values import auth_values

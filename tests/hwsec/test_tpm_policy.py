@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.objectfile
 import hwsec.tpm2.guard
+from common.files import write_atomic
 from hwsec.backend import Anchor, BackendState, TpmEvidence
 from hwsec.errors import (
     ActivationRefused,
@@ -24,7 +25,6 @@ from hwsec.errors import (
     PcrMismatch,
     PcrUninitialized,
 )
-from hwsec.files import write_atomic
 from hwsec.nvlayout import NV_POLICY_COUNTER
 from hwsec.objectfile import MAGIC
 from hwsec.pcrpolicy import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.base import privatefile
+from common.files import write_atomic
 from server.registry.database import sqlite_url
 from server.wiring import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
 from tests.server.devices import ISSUER, NOW
@@ -60,7 +60,7 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path, founded: Callable[
         shutil.copytree(base or founded(None), tmp_path, dirs_exist_ok=True)
         made = tmp_path / "server"
         place = Place(made, url or sqlite_url(made / "server.db"), str(made / "master.key"))
-        privatefile.replace(made / SETTINGS, settings_of(place))
+        write_atomic(made / SETTINGS, settings_of(place))
         yield made
 
 

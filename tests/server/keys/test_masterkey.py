@@ -81,10 +81,10 @@ def test_a_crash_while_the_file_is_replaced_leaves_the_old_one(
         patch.setattr(Path, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
             masterkey_rotation.rotate(place_of(directory), database, lambda: NOW, None, keep_old=False)
-    assert (directory / "master.key.tmp").exists()
+    assert (directory / ".master.key.new").exists()
     assert opens(directory)
     masterkey_rotation.rotate(place_of(directory), database, lambda: NOW, None, keep_old=False)
-    assert not (directory / "master.key.tmp").exists()
+    assert not (directory / ".master.key.new").exists()
     assert opens(directory)
     assert (directory / "master.key").stat().st_mode & 0o777 == 0o600
 

@@ -1,5 +1,6 @@
 """A private file is replaced whole or not at all, with exactly its mode, and through no link that somebody laid."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsec.files import fsync_directory, write_atomic, write_temporary
+from common.files import OTHERS_WRITE, create, file_problems, fsync_directory, write_atomic, write_temporary
 
 
 class Killed(BaseException):
@@ -172,3 +173,45 @@ def test_no_descriptor_stays_open(tmp_path: Path, durable: bool) -> None:
     with pytest.raises(OSError):
         write_atomic(tmp_path / "file", b"new", durable=durable)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.usefixtures("any_umask")
+def test_a_new_file_is_whole_private_and_takes_nobodys_place(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create(path, b"content")
+    assert (path.read_bytes(), mode_of(path)) == (b"content", 0o600)
+    with pytest.raises(FileExistsError):
+        create(path, b"other")
+    assert path.read_bytes() == b"content"
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        create(tmp_path / "link", b"content")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_new_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        create(tmp_path / "key", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "forbidden", "fix"), [(0o640, 0o077, "chmod 0600"), (0o664, OTHERS_WRITE, "chmod go-w")])
+def test_the_problem_names_mode_and_owner_and_how_to_fix_them(tmp_path: Path, mode: int, forbidden: int, fix: str) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    info = path.stat()
+    own, other = info.st_uid, info.st_uid + 1
+    assert file_problems(path, info, {own}, 0) == []
+    of_mode, of_owner = file_problems(path, info, {other}, forbidden)
+    assert f"has mode {mode:04o}" in of_mode and of_mode.endswith(f"run: {fix} {path}")
+    assert of_owner == f"{path} belongs to uid {own}, not to uid {other}; run: chown {other} {path}"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    (problem,) = file_problems(tmp_path, tmp_path.stat(), set())
+    assert "not a regular file" in problem
