@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from common.listening import ListenError
 from confine.errors import ConfineError
 from confine.noexec import forbid_exec
 from hwsec.errors import HwsecError
@@ -17,7 +18,7 @@ from .base.config import ConfigError
 from .base.errors import StartError
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, parser
 from .runner import Runner
-from .sockets.listeners import ListenError, inherited_sockets
+from .sockets.listeners import inherited_sockets
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from common.listening import ListenError
 from confine.errors import ConfineError
 from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
@@ -29,7 +30,7 @@ from .daemon import Daemon
 from .enrollment.waiting import Unprovisioned
 from .sockets.acceptor import Acceptor
 from .sockets.connection import Hub
-from .sockets.listeners import ListenError, Listeners, own_sockets
+from .sockets.listeners import Listeners, own_sockets
 from .sockets.refusal import RefusingService
 from .wiring import Assembled, assemble, connect, lock_state, open_audit
 

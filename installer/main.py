@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 
+from common.listening import ListenError, passed_sockets
 from ipc.clienttrust import AGENT_USER
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
@@ -19,7 +20,6 @@ from .orders import answer
 
 EXIT_OK, EXIT_UNAVAILABLE = 0, 69
 IDLE_S = 30.0
-_FIRST_FD = 3
 
 
 def _log(level: int, text: str) -> None:
@@ -28,15 +28,13 @@ def _log(level: int, text: str) -> None:
 
 
 def _inherited() -> socket.socket | None:
-    """The one Unix socket that the service manager passed; None if it passed none, or something else."""
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or os.environ.pop("LISTEN_FDS", "") != "1":
+    """The one socket that systemd passed; None if it passed none, or something else."""
+    try:
+        passed = passed_sockets()
+    except ListenError as error:
+        _log(3, str(error))
         return None
-    os.set_inheritable(_FIRST_FD, False)
-    sock = socket.socket(fileno=_FIRST_FD)
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-        sock.detach()
-        return None
-    return sock
+    return passed[0][1] if len(passed) == 1 else None
 
 
 def serve(listener: socket.socket, core_uid: int, idle_s: float) -> None:

@@ -12,13 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+from common.listening import ListenError
 from confine.basics import basic_rules
 from confine.errors import ConfineError
 from confine.landlock import restrict
 from confine.noexec import forbid_exec
 
 from .config import DEFAULT_PATH, ConfigError, LinkConfig, load_config
-from .listener import DEFAULT_SOCKET, ListenError, inherited_socket, own_socket
+from .listener import DEFAULT_SOCKET, inherited_socket, own_socket
 from .service import Service
 from .upstreams import load_libraries
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd.sockets.listeners import ListenError, own_sockets
+from agentd.sockets.listeners import own_sockets
+from common.listening import ListenError
 
 pytestmark = pytest.mark.system
 
@@ -44,7 +45,7 @@ def test_a_live_socket_is_left_alone_and_nothing_stays_behind(socket_dir: Path, 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
 def test_a_directory_that_others_may_write_to_is_refused(socket_dir: Path, mode: int) -> None:
     socket_dir.chmod(mode)
-    with pytest.raises(ListenError, match=f"chmod 0755 {socket_dir}"):
+    with pytest.raises(ListenError, match=f"others may change it; run: chmod go-w {socket_dir}"):
         own_sockets(socket_dir)
     assert os.listdir(socket_dir) == []
 
