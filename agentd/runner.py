@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from common.listening import ListenError
+from common.sd_notify import Notices
 from confine.errors import ConfineError
 from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
@@ -22,7 +23,6 @@ from .base.config import Config, ConfigError, load_config
 from .base.confinement import Confinement, ConfinementStatus, NeedsRestart
 from .base.errors import NotProvisioned, StartError
 from .base.identity import check_fallback
-from .base.sd_notify import Notices
 from .base.statelock import StateLock
 from .base.user import agent_uid, leave_root
 from .commands import EXIT_CONFIG, EXIT_OK, EXIT_UNAVAILABLE

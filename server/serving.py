@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sdnotify
 from cryptography import x509
 from sqlalchemy import func, select
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.files import write_atomic
+from common.sd_notify import Notifier
 
 from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
@@ -34,6 +34,8 @@ from .wiring import Office
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Names of endpoints in metrics and log; everything else is `other`."""
+NOTICE_TIMEOUT_S = 5.0
+"""How long a notice to systemd may wait for room in its socket."""
 _log = logging.getLogger("license_server")
 
 
@@ -89,11 +91,11 @@ def serve(office: Office, options: Options) -> None:
         ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
         names.append("operators: " + _name(ops_sock.getsockname()))
         servers.append(Listener(create_ops(checks(office), metrics.text), ops_sock, H11Protocol, None))
-    notifier = sdnotify.SystemdNotifier()
+    notifier = Notifier(NOTICE_TIMEOUT_S)
 
     def ready() -> None:
         _log.info("serving", extra={"fields": {"listeners": names}})
-        notifier.notify("READY=1")
+        notifier.send("READY=1")
 
     def hangup() -> None:
         _reload(office.keys, context)
@@ -101,7 +103,7 @@ def serve(office: Office, options: Options) -> None:
     try:
         run(servers, ready, hangup)
     finally:
-        notifier.notify("STOPPING=1")
+        notifier.send("STOPPING=1")
         _log.info("stopped")
         if options.unix is not None:
             options.unix.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.sd_notify import MAX_WAITING, Notices
+from common.sd_notify import MAX_WAITING, Notices, Notifier
 
 pytestmark = pytest.mark.system
 
@@ -57,6 +57,43 @@ def test_a_manager_that_has_gone_is_told_nothing_more(
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         notices = Notices()
     notices.send("READY=1")
-    assert "takes no notice" in caplog.text
+    assert "did not take a notice" in caplog.text
     notices.close()
     notices.send("READY=1")
+
+
+def test_a_socket_that_is_not_there_is_logged_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
+    notifier = Notifier()
+    assert not notifier
+    assert f"{tmp_path}/none cannot be used: No such file" in caplog.text
+    assert notifier.send("READY=1")
+
+
+def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")  # the kernel gives it an abstract name, unix(7)
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
+        notifier = Notifier(timeout_s=5.0)
+        assert notifier and notifier.send("STOPPING=1")
+        assert manager.recv(64) == b"STOPPING=1"
+        notifier.close()
+
+
+def test_a_full_queue_is_waited_for_no_longer_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        filler, patient = Notifier(), Notifier(timeout_s=0.05)
+        while filler.send("WATCHDOG=1"):
+            pass
+        patient.send("READY=1")
+        filler.close()
+        patient.close()
+    assert "did not take a notice: timed out" in caplog.text
