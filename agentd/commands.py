@@ -20,10 +20,11 @@ from hwsec.owner import HardwareOwner
 from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
 from hwsec.secretmem import forbid_dumps
 from hwsec.vault import Vault
+from settings.errors import ConfigError
 
 from . import VERSION
 from .base.clock import Clock
-from .base.config import DEFAULT_PATH, Config, ConfigError, load_config
+from .base.config import DEFAULT_PATH, Config, load_config
 from .base.identity import check_fallback, identified
 from .base.user import agent_uid, leave_root, unreadable
 from .enrollment.by_hand import initialize, write_request
@@ -156,6 +157,7 @@ def check_config(options: argparse.Namespace) -> int:
         else:
             sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
         return EXIT_CONFIG
+    sys.stderr.write("".join(f"license-agent: warning: {warning}\n" for warning in config.warnings))
     problem = unreadable(options.config, config)
     if problem is not None:
         shown = json.dumps({"ok": False, "file": str(options.config), "problems": [problem]})

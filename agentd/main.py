@@ -12,9 +12,9 @@ from confine.errors import ConfineError
 from confine.noexec import forbid_exec
 from hwsec.errors import HwsecError
 from hwsec.secretmem import forbid_dumps
+from settings.errors import ConfigError
 
 from .base import journal
-from .base.config import ConfigError
 from .base.errors import StartError
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, parser
 from .runner import Runner

@@ -16,10 +16,11 @@ from confine.errors import ConfineError
 from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
 from ipc.errors import ErrorCode
+from settings.errors import ConfigError
 
 from . import VERSION
 from .base.clock import Clock
-from .base.config import Config, ConfigError, load_config
+from .base.config import Config, load_config
 from .base.confinement import Confinement, ConfinementStatus, NeedsRestart
 from .base.errors import NotProvisioned, StartError
 from .base.identity import check_fallback
@@ -128,6 +129,8 @@ class Runner:
             if self._confinement is None:
                 raise
             raise NeedsRestart(f"{error.filename}, which the configuration names, is out of this process's reach") from None
+        for warning in config.warnings:
+            log.warning("%s", warning)
         return config
 
     def _confine(self, config: Config) -> tuple[Confinement, HardwareOwner]:

@@ -17,8 +17,9 @@ from confine.basics import basic_rules
 from confine.errors import ConfineError
 from confine.landlock import restrict
 from confine.noexec import forbid_exec
+from settings.errors import ConfigError
 
-from .config import DEFAULT_PATH, ConfigError, LinkConfig, load_config
+from .config import DEFAULT_PATH, LinkConfig, load_config
 from .listener import DEFAULT_SOCKET, inherited_socket, own_socket
 from .service import Service
 from .upstreams import load_libraries

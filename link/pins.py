@@ -4,8 +4,6 @@ A pin is the SHA-256 of a public key (SubjectPublicKeyInfo in DER, RFC 7469 sect
 the trust anchor: the server's own certificate, or a CA's that the server sends in its chain, the root included.
 """
 
-import base64
-import binascii
 import hashlib
 import ipaddress
 import re
@@ -23,6 +21,7 @@ from cryptography.x509.verification import (
 )
 
 from ipc.linkmessages import FailCode
+from settings.values import pin_digest
 
 MAX_CHAIN = 8
 """Most certificates that are looked at; a server that sends more is refused."""
@@ -43,29 +42,13 @@ class PeerRefused(Exception):
         self.text = text
 
 
-def parse_pin(text: object) -> bytes:
-    """The 32 bytes of a pin: `sha256:` and base64 or hex.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    kind, _, digest = text.partition(":") if isinstance(text, str) else ("", "", "")
-    try:
-        raw = bytes.fromhex(digest) if len(digest) == 64 else base64.b64decode(digest, validate=True)
-    except (ValueError, binascii.Error):
-        raw = b""
-    if kind != "sha256" or len(raw) != 32:
-        raise ValueError("a pin is 'sha256:' and the SHA-256 of a public key (SPKI) in base64 or hex")
-    return raw
-
-
 def parse_pins(texts: Iterable[object]) -> frozenset[bytes]:
     """The pins of a list.
 
     Raises:
         ValueError: one of them is none, or there is none.
     """
-    pins = frozenset(parse_pin(text) for text in texts)
+    pins = frozenset(pin_digest(text) for text in texts)
     if not pins:
         raise ValueError("there must be at least one pin")
     return pins

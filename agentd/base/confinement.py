@@ -51,11 +51,8 @@ def rules_for(config: Config, config_file: Path, own_sockets: bool) -> list[Path
     """
     paths = config.paths
     read = [_directory(config_file)]
-    read += [
-        _directory(file)
-        for file in (config.audit.archive_key, config.server.client_cert, config.server.client_key)
-        if file is not None
-    ]
+    if config.audit.archive_key is not None:
+        read.append(_directory(config.audit.archive_key))
     write = [paths.state_dir, paths.log_dir]
     if not config.tpm.enabled:
         write += [paths.key_dir, _directory(config.tpm.fallback_encrypted_storage)]

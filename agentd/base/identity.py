@@ -10,8 +10,9 @@ from pathlib import Path
 
 from common.files import write_atomic
 from contracts.claims import AGENT_ID
+from settings.errors import ConfigError
 
-from .config import Config, ConfigError
+from .config import Config
 from .errors import StartError
 
 FILE_NAME = "agent.json"

@@ -11,10 +11,8 @@ administrator and the POS application are told, and what is counted, logged and 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from agentd.base.config import CONTACTS_FAILED
 from common.statetable import Table
-
-CONTACTS_FAILED = 3
-"""So many contacts must have failed in a row, while a new secret is due."""
 
 
 class Mode(StrEnum):

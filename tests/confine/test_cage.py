@@ -37,11 +37,14 @@ def test_the_run_directory_is_its_own_only_with_its_own_sockets() -> None:
 
 
 def test_what_administrators_replace_is_reached_by_its_directory_but_never_by_the_root() -> None:
-    config = Config(
-        audit=AuditConfig(archive_key=Path("/srv/archive/key.pem")),
-        server=ServerConfig(client_cert=Path("/client.pem"), client_key=Path("/srv/keys/client.key")),
-    )
-    assert paths(config, Access.READ) == {FILE.parent, Path("/srv/archive"), Path("/client.pem"), Path("/srv/keys")}
+    for file, reached in (("/srv/archive/key.pem", "/srv/archive"), ("/key.pem", "/key.pem")):
+        config = Config(audit=AuditConfig(archive_key=Path(file)))
+        assert paths(config, Access.READ) == {FILE.parent, Path(reached)}
+
+
+def test_keys_without_effect_open_nothing() -> None:
+    config = Config(server=ServerConfig(client_cert=Path("/srv/keys/client.pem"), client_key=Path("/srv/keys/client.key")))
+    assert paths(config, Access.READ) == {FILE.parent}
 
 
 def test_paths_are_those_of_the_configuration() -> None:

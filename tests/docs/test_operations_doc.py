@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 from click import Context, Group
 
+from agentd.base.config import CONTACTS_FAILED
 from agentd.rotation import table
 from agentd.sync import degraded
 from cli.main import main as cli
@@ -57,7 +58,7 @@ def test_the_rotation_is_drawn_from_its_table() -> None:
 def test_degraded_mode_is_drawn_from_its_table() -> None:
     assert block("degraded") == drawn(degraded.TRANSITIONS)
     assert first_cells("explanation", "## Degraded mode", "mode | what people see") == [mode.value for mode in degraded.Mode]
-    assert f"last {degraded.CONTACTS_FAILED} contacts have failed" in prose("explanation")
+    assert f"last {CONTACTS_FAILED} contacts have failed" in prose("explanation")
 
 
 def test_every_kind_of_key_is_documented_with_its_time() -> None:

@@ -12,7 +12,7 @@ from tests.support.waiting import READY_S
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("agentd", "audittrail", "cli", "common", "contracts", "hwsec", "ipc", "server", "stand")
+FOLDERS = ("agentd", "audittrail", "cli", "common", "contracts", "hwsec", "ipc", "server", "settings", "stand")
 PURE = (
     "hwsec.pcrpolicy",
     "hwsec.policyfiles",

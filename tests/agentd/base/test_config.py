@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentd.base.config import ConfigError, known_keys, load_config, parse_config
+from agentd.base.config import known_keys, load_config, parse_config
+from settings.errors import ConfigError
 from tests.support.waiting import READY_S
 
 PIN = "sha256:" + "ab" * 32
@@ -69,14 +70,14 @@ def test_names_are_looked_up() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (AGENT + "[poss]\n", ["unknown section [poss]", "did you mean 'pos'?"]),
+        (AGENT + "[poss]\n", ["unknown section [poss]", "did you mean [pos]?"]),
         (AGENT + "[zzzzzz]\n", ["unknown section [zzzzzz]", "known are"]),
         (AGENT + "rotation_intervall = 5\n", ["'rotation_intervall'", "[agent]", "did you mean 'rotation_interval'?"]),
         (AGENT + "zzzzzz = 5\n", ["'zzzzzz'", "known are"]),
-        ("pos = 5\n" + AGENT, ["must be a section [pos]"]),
-        ("server = 5\n" + AGENT, ["must be a section [server]"]),
-        ("server = true\n" + AGENT, ["must be a section [server]"]),
-        ("[[agent]]\nid = 'x'\n", ["must be a section [agent]"]),
+        ("pos = 5\n" + AGENT, ["must be a section, [pos]"]),
+        ("server = 5\n" + AGENT, ["must be a section, [server]"]),
+        ("server = true\n" + AGENT, ["must be a section, [server]"]),
+        ("[[agent]]\nid = 'x'\n", ["must be a section, [agent]"]),
         ("[agent]\nid = 'a b'\n", ["'id'", "letters"]),
         ("[agent]\nid = 5\n", ["'id'", "text in quotes"]),
         (AGENT + "rotation_interval = '1d'\n", ["'rotation_interval'", "whole number from 60"]),
@@ -162,14 +163,14 @@ def test_loose_permissions_are_refused(tmp_path: Path, mode: int) -> None:
 
 def test_another_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, AGENT)
-    real = Path.lstat
+    real = os.fstat
 
-    def lstat(self: Path) -> os.stat_result:
-        info = list(real(self))
+    def fstat(descriptor: int) -> os.stat_result:
+        info = list(real(descriptor))
         info[4] = 4242
         return os.stat_result(info)
 
-    monkeypatch.setattr(Path, "lstat", lstat)
+    monkeypatch.setattr(os, "fstat", fstat)
     (problem,) = load_problems(path)
     assert "belongs to uid 4242" in problem
     assert "chown" in problem
@@ -212,6 +213,16 @@ def with_key(tmp_path: Path, content: str, mode: int = 0o600) -> list[str]:
     key.chmod(mode)
     text = AGENT + f'[server]\nurl = "https://x"\ncert_pin = "{PIN}"\nclient_key = "{key}"\n'
     return load_problems(write(tmp_path, text))
+
+
+def test_keys_without_effect_are_warned_of_and_change_nothing() -> None:
+    config = parse_config(SEED, "c.toml", lookup, lookup)
+    assert config.warnings == tuple(
+        f"c.toml: '{key}' in [server] has no effect: the agent gets its certificate when it is provisioned, and makes the key "
+        "itself; remove the key"
+        for key in ("client_cert", "client_key")
+    )
+    assert parse_config(AGENT, "c.toml", lookup, lookup).warnings == ()
 
 
 def test_a_plain_private_key_is_refused(tmp_path: Path) -> None:

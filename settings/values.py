@@ -1,0 +1,172 @@
+"""Readers of single values. Each takes what TOML holds and returns what the program uses, or raises BadValue.
+
+Nothing here performs IO but the look-up of users and groups, which a caller may replace.
+"""
+
+import base64
+import grp
+import pwd
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OVERFLOW_ID = 65534
+"""The UID and GID that the kernel shows for users and groups outside our user namespace; they name nobody."""
+_MAX_ID = 2**32 - 2  # (uid_t) -1 means "no change" in chown(2)
+
+Reader = Callable[[Any], Any]
+"""Returns a value in its final form, or raises BadValue."""
+Lookup = Callable[[str], int]
+"""Returns the id of a name, or raises KeyError or ValueError."""
+
+
+class BadValue(Exception):
+    """A value that cannot be used. The text says what it must be, so that "'key' in [section] TEXT" is a sentence."""
+
+
+def user_id(name: str) -> int:
+    """Returns the UID of a user of this machine; raises KeyError."""
+    return pwd.getpwnam(name).pw_uid
+
+
+def group_id(name: str) -> int:
+    """Returns the GID of a group of this machine; raises KeyError."""
+    return grp.getgrnam(name).gr_gid
+
+
+def text(value: Any) -> str:
+    """Reads a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise BadValue("must be a text in quotes")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    """Reads true or false."""
+    if not isinstance(value, bool):
+        raise BadValue("must be true or false, without quotes")
+    return value
+
+
+def absolute_path(value: Any) -> Path:
+    """Reads a path that means the same from every working directory."""
+    path = Path(text(value))
+    if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        raise BadValue("must be an absolute path without '..' (and without a NUL character)")
+    return path
+
+
+def integer(least: int, most: int) -> Callable[[Any], int]:
+    """Makes the reader of a whole number within bounds."""
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise BadValue(f"must be a whole number from {least} to {most}")
+        return value
+
+    return read
+
+
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    """Makes the reader of one of a few words."""
+
+    def read(value: Any) -> str:
+        if value not in allowed:
+            raise BadValue(f"must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return read
+
+
+def matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+    """Makes the reader of a text of a form.
+
+    Args:
+        pattern: of the whole text.
+        what: what it must be, for the error: "must be a TCTI such as …".
+    """
+
+    def read(value: Any) -> str:
+        if not pattern.fullmatch(text(value)):
+            raise BadValue(what)
+        return str(value)
+
+    return read
+
+
+https_url = matching(re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^\s]*)?"), "must be an https:// address")
+"""Reads an address of HTTPS."""
+
+
+def pin_digest(pin: object) -> bytes:
+    """Returns the 32 bytes of a pin: `sha256:` and the SHA-256 of a public key (SPKI) in base64 or hex.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    kind, _, digest = pin.partition(":") if isinstance(pin, str) else ("", "", "")
+    try:
+        raw = bytes.fromhex(digest) if len(digest) == 64 else base64.b64decode(digest, validate=True)
+    except ValueError:
+        raw = b""
+    if kind != "sha256" or len(raw) != 32:
+        raise ValueError("a pin is 'sha256:' and the SHA-256 of a public key (SPKI) in base64 or hex")
+    return raw
+
+
+def pins(most: int | None = None) -> Callable[[Any], tuple[str, ...]]:
+    """Makes the reader of one pin or a list of pins, which stay as they are written."""
+    number = "at least one" if most is None else f"1 to {most}"
+
+    def read(value: Any) -> tuple[str, ...]:
+        found = value if isinstance(value, list) else [value]
+        try:
+            for pin in found:
+                pin_digest(pin)
+            if not found or (most is not None and len(found) > most):
+                raise ValueError
+        except ValueError:
+            raise BadValue(
+                'must be "sha256:" and the SHA-256 of the public key (SPKI) of the server or of a CA above it, in base64 or '
+                f"hex, or a list of {number} such"
+            ) from None
+        return tuple(found)
+
+    return read
+
+
+def one_id(kind: str, lookup: Lookup) -> Callable[[Any], int]:
+    """Makes the reader of a user or a group, by name or number.
+
+    Args:
+        kind: "user" or "group".
+        lookup: finds the id of a name.
+    """
+
+    def read(value: Any) -> int:
+        if isinstance(value, str) and value:
+            try:
+                value = lookup(value)
+            except (KeyError, ValueError):
+                problem = f"names the {kind} {value!r}, which does not exist on this machine; create it or remove it"
+                raise BadValue(problem) from None
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_ID:
+            raise BadValue(f"must be the name or the number of a {kind}; {value!r} is neither")
+        if value == OVERFLOW_ID:
+            raise BadValue(f"must not be {OVERFLOW_ID}: the kernel shows that number for every {kind} that it cannot name")
+        return value
+
+    return read
+
+
+def ids(kind: str, lookup: Lookup) -> Callable[[Any], frozenset[int]]:
+    """Makes the reader of a list of users or groups; as `one_id` for each."""
+    each = one_id(kind, lookup)
+
+    def read(value: Any) -> frozenset[int]:
+        if not isinstance(value, list):
+            raise BadValue(f"must be a list of {kind} names or numbers")
+        return frozenset(each(entry) for entry in value)
+
+    return read
