@@ -6,13 +6,17 @@ DIRECTORY/master.key       the master key, where it is a file
 """
 
 import os
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
 from sqlalchemy.orm import Session
+
+from settings.errors import ConfigError
+from settings.file import read_file
+from settings.sections import Key, Sections
+from settings.values import text
 
 from .agents.enrollment_tokens import Claims
 from .agents.registry import Agents
@@ -32,6 +36,7 @@ from .registry.database import Database, sqlite_url
 from .registry.models import Counter, Setting
 
 SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
+MAX_SETTINGS_BYTES = 64 * 1024
 _COUNTERS = ("serial", "key_set", "keys", REVOCATIONS, AUDIT_COUNTER)
 
 
@@ -99,15 +104,13 @@ def place_of(directory: Path) -> Place:
     """
     path = directory / SETTINGS
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise RegistryError(f"{path} does not exist: run 'license-server init --dir {directory}' first") from None
-    except (OSError, ValueError) as error:
-        raise RegistryError(f"{path} cannot be used: {error}") from None
-    url, master = content.get("database"), content.get("master_key")
-    if not isinstance(url, str) or not isinstance(master, str) or len(content) != 2:
-        raise RegistryError(f"{path} must have the keys 'database' and 'master_key', and no others")
-    return Place(directory, url, master)
+        file = read_file(path, MAX_SETTINGS_BYTES, f"run 'license-server init --dir {directory}' first")
+        found = Sections(file.text(), str(path))
+        values = found.section("", {"database": Key(text, required=True), "master_key": Key(text, required=True)})
+        found.check()
+    except ConfigError as error:
+        raise RegistryError("; ".join(error.problems)) from None
+    return Place(directory, values["database"], values["master_key"])
 
 
 def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Office:

@@ -73,7 +73,7 @@ class Sections:
         """Returns the values of a section's keys that are there and can be used.
 
         Args:
-            name: of the section; `upstream.server` is the section `server` within `upstream`.
+            name: of the section; `upstream.server` is the section `server` within `upstream`, "" the file without sections.
             keys: the keys that it may have.
             optional: the section may be removed, which the text about a missing key then says.
         """
@@ -82,21 +82,22 @@ class Sections:
         if len(self.problems) > before:
             return {}
         converted = {}
+        within = f" in [{name}]" if name else ""
         quoted = {key: f"'{key}'" for key in keys}
         for key, value in values.items():
             if key not in keys:
-                self.problem(f"unknown key '{key}' in [{name}]; {_hint(key, quoted)}")
+                self.problem(f"unknown key '{key}'{within}; {_hint(key, quoted)}")
                 continue
             try:
                 converted[key] = keys[key].read(value)
             except BadValue as bad:
-                self.problem(f"'{key}' in [{name}] {bad}")
+                self.problem(f"'{key}'{within} {bad}")
             if keys[key].unused:
-                self.warnings.append(f"{self._source}: '{key}' in [{name}] has no effect: {keys[key].unused}; remove the key")
+                self.warnings.append(f"{self._source}: '{key}'{within} has no effect: {keys[key].unused}; remove the key")
         fix = "add it, or remove the section" if optional else "add it"
         for key in keys:
             if keys[key].required and key not in values:
-                self.problem(f"the key '{key}' is missing in [{name}]; {fix}")
+                self.problem(f"the key '{key}' is missing{within}; {fix}")
         return converted
 
     def problem(self, text: str) -> None:
@@ -114,7 +115,7 @@ class Sections:
 
     def _table(self, name: str) -> dict[str, Any]:
         found: Any = self.content
-        for part in name.split("."):
+        for part in name.split(".") if name else ():
             found = found.get(part, {}) if isinstance(found, dict) else {}
         if not isinstance(found, dict):
             self.problem(f"'{name}' must be a section, [{name}]")

@@ -85,6 +85,18 @@ def test_a_section_within_another_has_its_whole_name_in_problems() -> None:
     ]
 
 
+def test_a_file_without_sections_is_read_like_one() -> None:
+    found = Sections("port = 0\nx = 1\n", "a.toml")
+    assert found.section("", KEYS) == {}
+    assert found.problems == [
+        "a.toml: 'port' must be a whole number from 1 to 9",
+        "a.toml: unknown key 'x'; known are 'port', 'loud', 'old'",
+    ]
+    found = Sections("", "a.toml")
+    found.section("", KEYS)
+    assert found.problems == ["a.toml: the key 'port' is missing; add it"]
+
+
 def test_a_section_that_may_go_says_so() -> None:
     found = Sections("[door]\n", "a.toml")
     found.section("door", KEYS, optional=True)
