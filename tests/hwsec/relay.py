@@ -8,12 +8,15 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.support.acceptor import Acceptor, end
 from tests.support.swtpm import free_port_pair
 
 _HOST = "127.0.0.1"
+_PATIENCE_S = 10.0
 
 
 class Exchange(NamedTuple):
@@ -52,8 +55,8 @@ class Relay:
         self._gate = threading.Event()
         self._gate.set()
         self._held: list[threading.Event] = []
-        self._ended = False
-        self._sockets: list[socket.socket] = []
+        self._acceptors: list[Acceptor] = []
+        self._open: list[socket.socket] = []
 
     @property
     def tcti(self) -> str:
@@ -74,39 +77,31 @@ class Relay:
         self._gate.set()
 
     def __enter__(self) -> Self:
-        while not self._sockets:
+        while not self.port:
             port = free_port_pair()
             with contextlib.suppress(OSError):
-                listeners = [socket.create_server((_HOST, port)), socket.create_server((_HOST, port + 1))]
-                self.port, self._sockets = port, list(listeners)
-        for listener, upstream, serve in (
-            (self._sockets[0], self._upstream, self._data),
-            (self._sockets[1], self._upstream + 1, self._control),
-        ):
-            threading.Thread(target=self._accept, args=(listener, upstream, serve), daemon=True).start()
+                data, control = socket.create_server((_HOST, port)), socket.create_server((_HOST, port + 1))
+                self.port = port
+        for listener, upstream, carry in ((data, self._upstream, self._data), (control, self._upstream + 1, self._control)):
+            acceptor = Acceptor(listener, partial(self._serve, upstream, carry), _PATIENCE_S)
+            self._acceptors.append(acceptor)
+            acceptor.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ended = True
+        for acceptor in self._acceptors:
+            acceptor.stopping.set()
         for gate in (self._gate, *self._held):
             gate.set()
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        for sock in self._open:
+            end(sock)
+        for acceptor in self._acceptors:
+            acceptor.__exit__()
 
-    def _accept(self, listener: socket.socket, upstream: int, serve: Callable[[socket.socket, socket.socket], None]) -> None:
-        with contextlib.suppress(OSError):
-            while not self._ended:
-                client = listener.accept()[0]
-                server = socket.create_connection((_HOST, upstream))
-                self._sockets += [client, server]
-                threading.Thread(target=self._serve, args=(serve, client, server), daemon=True).start()
-
-    @staticmethod
-    def _serve(serve: Callable[[socket.socket, socket.socket], None], client: socket.socket, server: socket.socket) -> None:
-        with client, server, contextlib.suppress(OSError, EOFError):
-            serve(client, server)
+    def _serve(self, upstream: int, carry: Callable[[socket.socket, socket.socket], None], client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, EOFError), socket.create_connection((_HOST, upstream)) as server:
+            self._open += [client, server]
+            carry(client, server)
 
     def _data(self, client: socket.socket, server: socket.socket) -> None:
         while True:

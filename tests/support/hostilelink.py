@@ -35,6 +35,7 @@ from ipc.linkmessages import (
     from_link_decoder,
     to_link_decoder,
 )
+from tests.support.acceptor import Acceptor
 from tests.support.waiting import READY_S
 
 API = "/api/v1/"
@@ -183,24 +184,19 @@ class HostileLink:
         self.asked: list[Asked] = []
         self.keys: list[tuple[str, bytes]] = []
         self._onward = onward
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.socket(socket.AF_UNIX)
+        listener = socket.socket(socket.AF_UNIX)
         path.unlink(missing_ok=True)
-        self._listener.bind(str(path))
+        listener.bind(str(path))
         path.chmod(0o666)
-        self._listener.listen(16)
-        self._listener.settimeout(0.05)
+        listener.listen(16)
+        self._acceptor = Acceptor(listener, self._serve, 1.0)
 
     def __enter__(self) -> "HostileLink":
-        self._start(self._accept)
+        self._acceptor.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(1.0)
-        self._listener.close()
+        self._acceptor.__exit__()
 
     @contextlib.contextmanager
     def behaving(self, behavior: Behavior) -> Iterator[None]:
@@ -214,17 +210,6 @@ class HostileLink:
     def of(self, purpose: str) -> list[Asked]:
         """All requests so far with that purpose."""
         return [asked for asked in self.asked if asked.purpose == purpose]
-
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                core, _ = self._listener.accept()
-                self._start(self._serve, core)
 
     def _serve(self, core: socket.socket) -> None:
         core.settimeout(READY_S)

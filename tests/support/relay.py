@@ -5,13 +5,14 @@ of its handshake with the first request, turn n + 1 its n-th request. Turn 1 of 
 answer (it sends nothing between handshake and first answer: it gives no session tickets).
 """
 
-import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.support.acceptor import Acceptor, end
 from tests.support.waiting import READY_S
 
 Side = Literal["client", "server"]
@@ -50,29 +51,24 @@ class Relay:
         self.target = 0
         self.rule: Callable[[Turn], None] | None = None
         self.turns: list[Turn] = []
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._open: list[socket.socket] = []
-        self._count = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.05)
-        self.port: int = self._listener.getsockname()[1]
+        self._count = itertools.count(1)
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._carry, PATIENCE_S)
+        self.port = self._acceptor.port
 
     def __enter__(self) -> "Relay":
-        self._start(self._accept)
+        self._acceptor.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
+        self._acceptor.stopping.set()
         self.cut()
-        for thread in self._threads:
-            thread.join(READY_S)
-        self._listener.close()
+        self._acceptor.__exit__()
 
     def cut(self) -> None:
         """Ends all connections that are open."""
         for sock in list(self._open):
-            _end(sock)
+            end(sock)
 
     def once(self, side: Side, number: int, act: Callable[[], None]) -> None:
         """Sets a rule: at that turn, on whatever connection it comes first, `act` is called once."""
@@ -85,19 +81,8 @@ class Relay:
 
         self.rule = rule
 
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                client, _ = self._listener.accept()
-                self._count += 1
-                self._start(self._carry, client, self._count)
-
-    def _carry(self, client: socket.socket, connection: int) -> None:
+    def _carry(self, client: socket.socket) -> None:
+        connection = next(self._count)
         with client:
             try:
                 server = socket.create_connection(("127.0.0.1", self.target), READY_S)
@@ -140,10 +125,10 @@ class _Conversation:
                     self._relay.begins(turn)
                 sink.sendall(data)
         except Cut:
-            _end(source)
+            end(source)
         except OSError:
             pass
-        _end(sink)
+        end(sink)
 
     def _begun(self, side: Side) -> Turn | None:
         with self._lock:
@@ -152,8 +137,3 @@ class _Conversation:
             self._talks = side
             self._turns[side] += 1
             return Turn(self._connection, side, self._turns[side])
-
-
-def _end(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)

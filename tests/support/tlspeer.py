@@ -5,10 +5,11 @@ import hashlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.acceptor import Acceptor, pump
 from tests.support.pki import Entity
 from tests.support.waiting import READY_S, wait_until
 
@@ -118,21 +119,15 @@ class TlsPeer:
         self._version = version
         self.records: list[Record] = []
         self._files = threading.Lock()
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.05)
-        self.port: int = self._listener.getsockname()[1]
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, PATIENCE_S)
+        self.port = self._acceptor.port
 
     def __enter__(self) -> "TlsPeer":
-        self._start(self._accept)
+        self._acceptor.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(READY_S)
-        self._listener.close()
+        self._acceptor.__exit__()
 
     def wait_for_a_connection(self) -> None:
         """Returns when the first connection has come."""
@@ -143,11 +138,6 @@ class TlsPeer:
         record = self.records[-1]
         assert record.done.wait(READY_S), "the connection has not ended"
         return record
-
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _context(self) -> ssl.SSLContext:
         chain, key = self._directory / "peer.pem", self._directory / "peer.key"
@@ -165,22 +155,16 @@ class TlsPeer:
             context.load_verify_locations(cadata=self._client_ca.chain_pem)
         return context
 
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection, _ = self._listener.accept()
-                record = Record()
-                self.records.append(record)
-                self._start(self._serve, connection, record)
-
-    def _serve(self, connection: socket.socket, record: Record) -> None:
-        connection.settimeout(READY_S)
+    def _serve(self, connection: socket.socket) -> None:
+        record = Record()
+        self.records.append(record)
+        connection.settimeout(PATIENCE_S)
         try:
             with connection, self._context().wrap_socket(connection, server_side=True) as secured:
                 record.handshake = True
                 if certificate := secured.getpeercert(binary_form=True):
                     record.client = _fingerprint(certificate)
-                self.behavior(Exchange(secured, record, self._stopping))
+                self.behavior(Exchange(secured, record, self._acceptor.stopping))
         except OSError as error:
             record.error = str(error)
         finally:
@@ -206,32 +190,15 @@ class Proxy:
         self._status = status
         self.asked: list[bytes] = []
         self.carried = b""
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.05)
-        self.port: int = self._listener.getsockname()[1]
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, PATIENCE_S)
+        self.port = self._acceptor.port
 
     def __enter__(self) -> "Proxy":
-        self._start(self._accept)
+        self._acceptor.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(READY_S)
-        self._listener.close()
-
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection, _ = self._listener.accept()
-                self._start(self._serve, connection)
+        self._acceptor.__exit__()
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(READY_S)
@@ -249,24 +216,10 @@ class Proxy:
             port = int(line.split(b" ")[1].rpartition(b":")[2])
             with socket.create_connection(("127.0.0.1", port), READY_S) as onward:
                 connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=_pump, args=(onward, connection, lambda _: None), daemon=True)
+                back = threading.Thread(target=pump, args=(onward, connection), daemon=True)
                 back.start()
-                _pump(connection, onward, self._carry)
-                back.join(READY_S)
+                pump(connection, onward, self._carry)
+                back.join(PATIENCE_S)
 
     def _carry(self, data: bytes) -> None:
         self.carried += data
-
-
-def _pump(source: socket.socket, sink: socket.socket, note: Callable[[bytes], None]) -> None:
-    with contextlib.suppress(OSError):
-        for data in _reads(source):
-            note(data)
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _reads(source: socket.socket) -> Iterator[bytes]:
-    while data := source.recv(65536):
-        yield data
