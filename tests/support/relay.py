@@ -53,7 +53,7 @@ class Relay:
         self.turns: list[Turn] = []
         self._open: list[socket.socket] = []
         self._count = itertools.count(1)
-        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._carry, PATIENCE_S)
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._carry, READY_S)
         self.port = self._acceptor.port
 
     def __enter__(self) -> "Relay":

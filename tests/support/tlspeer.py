@@ -119,7 +119,7 @@ class TlsPeer:
         self._version = version
         self.records: list[Record] = []
         self._files = threading.Lock()
-        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, PATIENCE_S)
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, READY_S)
         self.port = self._acceptor.port
 
     def __enter__(self) -> "TlsPeer":
@@ -158,7 +158,7 @@ class TlsPeer:
     def _serve(self, connection: socket.socket) -> None:
         record = Record()
         self.records.append(record)
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(READY_S)
         try:
             with connection, self._context().wrap_socket(connection, server_side=True) as secured:
                 record.handshake = True
@@ -190,7 +190,7 @@ class Proxy:
         self._status = status
         self.asked: list[bytes] = []
         self.carried = b""
-        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, PATIENCE_S)
+        self._acceptor = Acceptor(socket.create_server(("127.0.0.1", 0)), self._serve, READY_S)
         self.port = self._acceptor.port
 
     def __enter__(self) -> "Proxy":
@@ -219,7 +219,7 @@ class Proxy:
                 back = threading.Thread(target=pump, args=(onward, connection), daemon=True)
                 back.start()
                 pump(connection, onward, self._carry)
-                back.join(PATIENCE_S)
+                back.join(READY_S)
 
     def _carry(self, data: bytes) -> None:
         self.carried += data

@@ -9,7 +9,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from agentd import main, runner, wiring
+from agentd import main, runner
 
 _PLACE = Path(os.environ["LICENSE_TEST_KILL_AT"])
 
@@ -24,8 +24,7 @@ def _reached(step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-# The daemon connects with no trace of its own; this one takes the place of that default.
-runner.connect = partial(wiring.connect, trace=_reached)
+runner.connect = partial(runner.connect, trace=_reached)
 
 if __name__ == "__main__":
     main.entry()
