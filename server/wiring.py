@@ -10,18 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomli_w
 from sqlalchemy.orm import Session
-
-from settings.errors import ConfigError
-from settings.file import read_file
-from settings.sections import Key, Sections
-from settings.values import text
 
 from .agents.enrollment_tokens import Claims
 from .agents.registry import Agents
 from .base import privatefile
 from .base.errors import RegistryError
+from .base.settings import DATABASE, MASTER_KEY, SETTINGS, Place, place_of, settings_of
 from .keys import datakey, masterkey
 from .keys.keyring import LIFETIMES, SIGNING, Keys, certificate_key
 from .keys.masterkey import MasterKey
@@ -35,24 +30,7 @@ from .registry.cipher import KEY_BYTES, Cipher
 from .registry.database import Database, sqlite_url
 from .registry.models import Counter, Setting
 
-SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
-MAX_SETTINGS_BYTES = 64 * 1024
 _COUNTERS = ("serial", "key_set", "keys", REVOCATIONS, AUDIT_COUNTER)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server's things are.
-
-    Attributes:
-        directory: of the server.
-        url: of the database.
-        master: path of the master key's file, or a PKCS #11 URI; a systemd credential goes before it.
-    """
-
-    directory: Path
-    url: str
-    master: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +72,6 @@ class Office:
     def close(self) -> None:
         """Closes the database."""
         self.database.close()
-
-
-def place_of(directory: Path) -> Place:
-    """Where the things of the server in a directory are.
-
-    Raises:
-        RegistryError: there is no server, or its settings cannot be used.
-    """
-    path = directory / SETTINGS
-    try:
-        file = read_file(path, MAX_SETTINGS_BYTES, f"run 'license-server init --dir {directory}' first")
-        found = Sections(file.text(), str(path))
-        values = found.section("", {"database": Key(text, required=True), "master_key": Key(text, required=True)})
-        found.check()
-    except ConfigError as error:
-        raise RegistryError("; ".join(error.problems)) from None
-    return Place(directory, values["database"], values["master_key"])
 
 
 def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Office:
@@ -187,11 +148,6 @@ def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, 
         privatefile.create(settings, settings_of(place))
     finally:
         database.close()
-
-
-def settings_of(place: Place) -> bytes:
-    """The content of the settings' file."""
-    return tomli_w.dumps({"database": place.url, "master_key": place.master}).encode()
 
 
 def _fill(database: Database, master: MasterKey, plan: Plan, now: int) -> None:

@@ -1,5 +1,6 @@
 """Claims, with which devices are provisioned, and the attempts that are under way."""
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 
@@ -51,6 +52,11 @@ class Attempt:
         return f"<attempt with claim {self.claim_id}>"
 
 
+def digest_of(text: str) -> str:
+    """The SHA-256 of a token, in hex: what the registry keeps. A token is long and random, so it needs no salt."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _refused(text: str) -> Declined:
     return Declined(RefusalCode.CLAIM_REFUSED, text)
 
@@ -91,8 +97,6 @@ class Claims:
             lifetime_s: seconds until it ends.
             now: when.
         """
-        from .registry import digest_of
-
         text = secrets.token_urlsafe(24)
         with self._database.transaction() as session:
             row = Claim(
@@ -114,8 +118,6 @@ class Claims:
         Raises:
             Declined: there is no such claim, or it is not for this device.
         """
-        from .registry import digest_of
-
         with self._database.transaction() as session:
             row = session.scalars(select(Claim).where(Claim.digest == digest_of(text)).with_for_update()).first()
             if row is None or row.state == "revoked":

@@ -4,7 +4,6 @@ Every act is one transaction, with its audit record in it. Serial numbers come f
 has proved itself: they have no gaps, and a device that comes again keeps its own.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from server.registry.models import Agent, Certificate, KeptAnswer
 from server.web.peers import Peer
 
 from . import certificates
+from .enrollment_tokens import spend_claim
 
 HandKeys = dict[str, dict[str, str] | None]
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
@@ -252,8 +252,6 @@ class Agents:
         Raises:
             Declined: it is revoked, the claim is not its own, or the id belongs to another one.
         """
-        from .enrollment_tokens import spend_claim
-
         key = key_of_csr(csr_pem)
         with self._database.transaction() as session:
             agent = session.scalars(select(Agent).where(Agent.hw_id == hw_id).with_for_update()).first()
@@ -399,8 +397,3 @@ class Agents:
             self._answers += 1
             if self._answers % _SWEEP_EVERY == 1:
                 session.execute(delete(KeptAnswer).where(KeptAnswer.kept_until < now))
-
-
-def digest_of(text: str) -> str:
-    """How secret texts are kept: SHA-256, hex. They are long and random."""
-    return hashlib.sha256(text.encode()).hexdigest()

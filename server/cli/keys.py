@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from server.base.errors import RegistryError
+from server.base.settings import ROOT_KEY, place_of
 from server.keys.keyring import LIFETIMES, WARN_S, KeyRow
 from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.database import Database
-from server.wiring import ROOT_KEY, Plan, found_office, place_of
+from server.wiring import Plan, found_office
 
 from .options import (
     directory_option,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
+from server.base.settings import Place, place_of
 from server.keys import masterkey_rotation
 from server.keys.keyring import DAY
 from server.registry.database import Database
-from server.wiring import Place, place_of
 
 from .options import directory_option, json_option, now, utc
 

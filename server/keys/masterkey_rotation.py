@@ -17,9 +17,9 @@ from pathlib import Path
 
 from common.files import write_atomic
 from server.base.errors import RegistryError
+from server.base.settings import SETTINGS, Place, settings_of
 from server.registry.audit import Audit
 from server.registry.database import Database
-from server.wiring import SETTINGS, Place, settings_of
 
 from . import datakey, masterkey, pkcs11key
 from .datakey import Wrap

@@ -15,11 +15,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contracts.exchange import RefusalCode
 from server.base.refused import Declined
+from server.web.peers import AGENT_URI
 
 Key = ec.EllipticCurvePrivateKey
 BACKDATE_S = 300
 """Certificates begin a little earlier than they were made: clocks differ."""
-AGENT_URI = "urn:license-agent:agent:"
 
 
 def _time(seconds: int) -> datetime.datetime:

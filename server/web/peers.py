@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from server.keys.pki import AGENT_URI
-
+AGENT_URI = "urn:license-agent:agent:"
+"""How a client certificate names its agent: this, then the agent's id."""
 MAX_CERTIFICATE_CHARS = 16 * 1024
 MAX_SERIAL_DIGITS = 15
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from common.files import write_atomic
+from server.base.settings import SETTINGS, Place, settings_of
 from server.registry.database import sqlite_url
-from server.wiring import SETTINGS, Office, Place, Plan, found_office, open_office, settings_of
+from server.wiring import Office, Plan, found_office, open_office
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres
 from tests.support.softhsm import Token, token

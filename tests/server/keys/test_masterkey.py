@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from server.base.errors import RegistryError
+from server.base.settings import Place, place_of, settings_of
 from server.keys import datakey, masterkey, masterkey_rotation, pkcs11key
 from server.keys.masterkey_rotation import Rotation
 from server.registry.database import Database
-from server.wiring import Place, Plan, found_office, open_office, place_of, settings_of
+from server.wiring import Plan, found_office, open_office
 from tests.server.devices import ISSUER, NOW, Device
 from tests.support.softhsm import LABEL, MODULE, Token
 
