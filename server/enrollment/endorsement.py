@@ -1,8 +1,8 @@
-"""Whose TPM it is: the endorsement key's fixed template, the hardware id that follows from it, the manufacturer's certificate.
+"""Decides whether a TPM's manufacturer vouches for an endorsement key, and computes the hardware id.
 
-The chain is built here and not by `cryptography.x509.verification`: that is made for names of hosts, while these certificates
-have a critical subject alternative name with a directory name in it, often no subject, and no use that it knows. Revocation
-lists of manufacturers are not asked. Bytes and a time in, nothing out.
+`cryptography.x509.verification` builds and checks the chain to a root that the operator trusts. This file checks what only an
+endorsement certificate has: the key, the extensions and the names of the TCG EK Credential Profile 2.5. It does not consult the
+manufacturers' revocation lists. Pure: bytes, certificates and a time in, an error or nothing out.
 """
 
 import hashlib
@@ -11,19 +11,19 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from .tpm_public import AttestationError, endorsement_key
 
 Value = TypeVar("Value", bound=x509.ExtensionType)
 
 CERTIFICATE_MAX = 4096
-"""Bytes of a certificate that is looked at."""
+"""Bytes of the longest endorsement certificate that is parsed."""
 DEPTH_MAX = 4
-"""Certificates between the endorsement key's and a root."""
+"""Intermediate CAs between an endorsement certificate and a root, at most."""
 
 _UNREADABLE = (
     ValueError,
@@ -40,37 +40,24 @@ _TPM_NAMES = {
     "model": x509.ObjectIdentifier("2.23.133.2.2"),
     "version": x509.ObjectIdentifier("2.23.133.2.3"),
 }
-_LOOKED_AT = {
+_CHECKED = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
     ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
 }
-_LOOKED_AT_IN_CA = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
-_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_RSA_BITS = 2048
-
-
-def check_endorsement(ek_public: bytes) -> None:
-    """Whether it is an endorsement key of exactly one of the two fixed templates (TCG EK Credential Profile, L-2 and L-1).
-
-    Without a certificate this says nothing about who made the key. It says what a TPM will do with it, if it is in one: use it
-    for nothing but credentials.
-
-    Raises:
-        AttestationError: it is not.
-    """
-    endorsement_key(ek_public)
 
 
 def hardware_id(ek_public: bytes) -> str:
-    """SHA-256 over the public area, in hex: what the device calls its hardware id.
+    """The SHA-256 of an endorsement key's public area, in hex.
+
+    The key must have exactly one of the two fixed templates (TCG EK Credential Profile 2.5, L-2 and L-1). Without a certificate
+    that says nothing about who made it; it says that a TPM uses such a key for credentials only.
 
     Raises:
-        AttestationError: it is no endorsement key of ours.
+        AttestationError: the public area has another template.
     """
-    check_endorsement(ek_public)
+    endorsement_key(ek_public)
     return hashlib.sha256(ek_public).hexdigest()
 
 
@@ -81,62 +68,55 @@ def verify_ek_certificate(
     now: datetime,
     intermediates: Sequence[x509.Certificate] = (),
 ) -> None:
-    """Whether somebody whom the operator trusts says that this endorsement key is in a TPM.
+    """Returns if a CA that the operator trusts certifies that this endorsement key is in a TPM.
 
     Args:
-        certificate_der: as it stands in the TPM's NV memory.
+        certificate_der: from the TPM's NV memory.
         ek_public: the endorsement key's public area.
-        roots: manufacturers' CAs that are trusted. They are held to validity and use like all others.
+        roots: manufacturers' CAs that the operator trusts; their dates and use are checked like those of any other CA.
         now: with a time zone.
-        intermediates: the operator's copies of CAs between; trusted only by what the roots say.
+        intermediates: CAs that the operator has copied; they count only if a root has certified them.
 
     Raises:
-        AttestationError: nobody says so.
+        AttestationError: the certificate is not for this key, not an endorsement certificate, or leads to no trusted root.
     """
     key = endorsement_key(ek_public)
     if len(certificate_der) > CERTIFICATE_MAX:
-        raise AttestationError(f"the endorsement certificate has {len(certificate_der)} bytes, more than {CERTIFICATE_MAX}")
+        raise AttestationError(f"the endorsement certificate has {len(certificate_der)} bytes; the limit is {CERTIFICATE_MAX}")
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
-        _read_all(certificate)
+        _parse(certificate)
     except _UNREADABLE:
         raise AttestationError("the endorsement certificate cannot be read") from None
     if certificate.public_key() != key:
         raise AttestationError("the endorsement certificate is for another key than the TPM's endorsement key")
-    _require_time(certificate, now, "the endorsement certificate")
+    if now < certificate.not_valid_before_utc:
+        raise AttestationError("the endorsement certificate is not valid yet")
+    if now > certificate.not_valid_after_utc:
+        raise AttestationError("the endorsement certificate has expired")
     _require_ek_use(certificate.extensions, key)
-    reasons: list[str] = []
-    if not _anchored(certificate, roots, intermediates, now, 0, reasons):
-        why = reasons[-1] if reasons else "no trusted certificate has the name of its issuer"
-        raise AttestationError(f"the endorsement certificate does not lead to a trusted root: {why}")
+    _require_chain(certificate, roots, now, intermediates)
 
 
-def _read_all(certificate: x509.Certificate) -> None:
-    """Reads all that is looked at later; the library does so only when it is asked for, and raises one of `_UNREADABLE`."""
+def _parse(certificate: x509.Certificate) -> None:
+    """Parses all of a certificate; the library parses each part when it is first read, and raises one of `_UNREADABLE`."""
     _ = certificate.issuer, certificate.subject, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     _ = certificate.public_key(), certificate.extensions, certificate.signature_hash_algorithm
-
-
-def _require_time(certificate: x509.Certificate, now: datetime, what: str) -> None:
-    if now < certificate.not_valid_before_utc:
-        raise AttestationError(f"{what} is not valid yet")
-    if now > certificate.not_valid_after_utc:
-        raise AttestationError(f"{what} has expired")
 
 
 def _require_ek_use(extensions: x509.Extensions, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> None:
     """Extensions of an endorsement certificate (TCG EK Credential Profile 2.5, 3.2; RFC 5280, 4.2)."""
     for extension in extensions:
-        if extension.critical and extension.oid not in _LOOKED_AT:
+        if extension.critical and extension.oid not in _CHECKED:
             raise AttestationError(f"the endorsement certificate has a critical extension {extension.oid.dotted_string}")
         value = extension.value
         if isinstance(value, x509.BasicConstraints) and value.ca:
-            raise AttestationError("the endorsement certificate is that of a CA")
+            raise AttestationError("the endorsement certificate is a CA certificate")
         if isinstance(value, x509.ExtendedKeyUsage) and _EK_USAGE not in value:
-            raise AttestationError("the endorsement certificate is meant for another use")
+            raise AttestationError("the endorsement certificate is for another extended key usage")
     usage = _find(extensions, x509.KeyUsage)
     if usage is None or not (usage.key_agreement if isinstance(key, ec.EllipticCurvePublicKey) else usage.key_encipherment):
-        raise AttestationError("the endorsement certificate does not allow the use of an endorsement key")
+        raise AttestationError("the endorsement certificate does not allow the key usage of an endorsement key")
     alternatives = _find(extensions, x509.SubjectAlternativeName)
     names = [] if alternatives is None else alternatives.get_values_for_type(x509.DirectoryName)
     for word, oid in _TPM_NAMES.items():
@@ -151,67 +131,77 @@ def _find(extensions: x509.Extensions, kind: type[Value]) -> Value | None:
         return None
 
 
-def _anchored(
-    certificate: x509.Certificate,
-    roots: Sequence[x509.Certificate],
-    intermediates: Sequence[x509.Certificate],
-    now: datetime,
-    below: int,
-    reasons: list[str],
-) -> bool:
-    """Whether a chain leads from the certificate, below which there are so many CAs of the chain, to a root."""
-    if any(_issued(certificate, root, now, below, reasons) for root in roots):
-        return True
-    if below >= DEPTH_MAX:
-        return False
-    return any(
-        _issued(certificate, issuer, now, below, reasons) and _anchored(issuer, roots, intermediates, now, below + 1, reasons)
-        for issuer in intermediates
-        if issuer != certificate
+# The chain
+
+
+def _require_cert_sign(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.key_cert_sign:
+        raise ValueError("keyCertSign")
+
+
+_CA_EXTENSIONS = (
+    # Makers mark these critical, or not. The verifier itself checks the CA bit and the path length.
+    ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+    .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_cert_sign)
+    # No constraint of names is applied to a directory name here: a CA that insists on one is refused.
+    .may_be_present(x509.NameConstraints, Criticality.NON_CRITICAL, None)
+)
+_LEAF_EXTENSIONS = ExtensionPolicy.permit_all()
+"""`_require_ek_use` has checked them. The subject may be empty, with a critical directory name instead (RFC 5280, 4.1.2.6)."""
+
+_NOT_A_CA = "the issuer's certificate is not a CA certificate"
+_TOO_WEAK = "a certificate is signed with an algorithm or a key that is too weak"
+_REASONS = {
+    "no interior errors": "no trusted certificate has the name of its issuer",
+    "signature does not match": "its issuer has not signed it",
+    "2.5.29.30": "the issuer's certificate has a critical extension that is not supported: name constraints",
+    "critical extension": "the issuer's certificate has a critical extension that is not supported",
+    "basicConstraints": _NOT_A_CA,
+    "2.5.29.15": _NOT_A_CA,
+    "keyCertSign": _NOT_A_CA,
+    "path length": "the issuer's certificate does not allow a chain of this length",
+    "max depth": f"the chain has more than {DEPTH_MAX} intermediate certificates",
+    "Forbidden": _TOO_WEAK,
+    "too weak": _TOO_WEAK,
+}
+"""What the verifier's error contains, and how an administrator reads it. An error that is not listed is passed on as it is."""
+
+
+def _require_chain(
+    leaf: x509.Certificate, roots: Sequence[x509.Certificate], now: datetime, intermediates: Sequence[x509.Certificate]
+) -> None:
+    """A path from the certificate to a root (RFC 5280, 6.1)."""
+    readable = [authority for authority in roots if _is_readable(authority)]
+    if not readable:
+        why = "no trusted certificate is configured" if not roots else "the trusted certificate cannot be read"
+        raise AttestationError(f"the endorsement certificate does not lead to a trusted root: {why}")
+    between = [authority for authority in intermediates if _is_readable(authority)]
+    verifier = (
+        PolicyBuilder()
+        .store(Store(readable))
+        .time(now)
+        .max_chain_depth(DEPTH_MAX)
+        .extension_policies(ca_policy=_CA_EXTENSIONS, ee_policy=_LEAF_EXTENSIONS)
+        .build_client_verifier()
     )
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate, now: datetime, below: int, reasons: list[str]) -> bool:
-    """Whether `issuer` is a CA, now, and has signed the certificate (RFC 5280, 6.1.3 and 6.1.4); if not, a reason is added."""
     try:
-        _read_all(issuer)
+        verifier.verify(leaf, between)
+    except (VerificationError, *_UNREADABLE) as error:
+        why = _reason(str(error), [*readable, *between], now)
+        raise AttestationError(f"the endorsement certificate does not lead to a trusted root: {why}") from None
+
+
+def _is_readable(certificate: x509.Certificate) -> bool:
+    try:
+        _parse(certificate)
     except _UNREADABLE:
-        reasons.append("a certificate among the trusted ones or those between cannot be read")
-        return False
-    if certificate.issuer != issuer.subject:
-        return False
-    try:
-        _require_ca(issuer, below)
-        _require_time(issuer, now, "the issuer's certificate")
-        _require_signature(certificate, issuer)
-    except AttestationError as error:
-        reasons.append(str(error))
         return False
     return True
 
 
-def _require_ca(issuer: x509.Certificate, below: int) -> None:
-    extensions = issuer.extensions
-    constraints, usage = _find(extensions, x509.BasicConstraints), _find(extensions, x509.KeyUsage)
-    unknown = [each.oid for each in extensions if each.critical and each.oid not in _LOOKED_AT_IN_CA]
-    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-        raise AttestationError("the issuer's certificate is not that of a CA")
-    if constraints.path_length is not None and constraints.path_length < below:
-        raise AttestationError("the issuer's certificate allows no chain of this length")
-    if unknown:
-        raise AttestationError(f"the issuer's certificate has a critical extension {unknown[0].dotted_string}")
-
-
-def _require_signature(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    key = issuer.public_key()
-    strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _RSA_BITS) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
-    )
-    if not strong or not isinstance(certificate.signature_hash_algorithm, _HASHES):
-        raise AttestationError("a certificate is signed by an algorithm or a key that is too weak")
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except InvalidSignature:
-        raise AttestationError("its issuer has not signed it") from None
-    except _UNREADABLE:
-        raise AttestationError("its signature cannot be read, or is not by such a key as its issuer has") from None
+def _reason(text: str, authorities: Sequence[x509.Certificate], now: datetime) -> str:
+    if "validation time" in text:
+        ended = any(now > authority.not_valid_after_utc for authority in authorities)
+        return f"the issuer's certificate {'has expired' if ended else 'is not valid yet'}"
+    return next((reason for part, reason in _REASONS.items() if part in text), text)

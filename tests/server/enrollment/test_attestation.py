@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from contracts.jose import b64decode, b64encode
 from server.enrollment.attestation import AttestationError, read_evidence
-from server.enrollment.endorsement import check_endorsement, hardware_id
-from server.enrollment.tpm_public import AREA_MAX, ATTESTATION, ecc_key, parse_area, require_template
+from server.enrollment.endorsement import hardware_id
+from server.enrollment.tpm_public import AREA_MAX, ATTESTATION, ecc_key, endorsement_key, parse_area, require_template
 from tests.server.attestationworld import (
     AGREEMENT,
     AK,
@@ -284,7 +284,7 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 def test_endorsement_keys_of_the_two_templates_are_taken(rsa_key: rsa.RSAPrivateKey) -> None:
     for public in (area(EK_ECC, new_key()), rsa_area(rsa_key)):
-        check_endorsement(public)
+        endorsement_key(public)
         assert hardware_id(public) == hashlib.sha256(public).hexdigest()
 
 
@@ -315,14 +315,14 @@ def endorsement_errors(rsa_key: rsa.RSAPrivateKey) -> Iterator[tuple[str, bytes]
 
 def test_an_area_has_a_bound() -> None:
     with pytest.raises(AttestationError, match=r"has 1025 bytes, more than 1024$"):
-        check_endorsement(EK_ECC + bytes(AREA_MAX + 1 - len(EK_ECC)))
+        endorsement_key(EK_ECC + bytes(AREA_MAX + 1 - len(EK_ECC)))
 
 
 def test_all_else_is_no_endorsement_key(rsa_key: rsa.RSAPrivateKey) -> None:
     count = 0
     for case, public in endorsement_errors(rsa_key):
         count += 1
-        for check in (check_endorsement, hardware_id):
+        for check in (endorsement_key, hardware_id):
             try:
                 check(public)
             except AttestationError:
@@ -341,7 +341,7 @@ def test_garbage_for_an_area_is_a_typed_error(data: bytes, before: bytes) -> Non
         require_template(read, ATTESTATION, "key")
         ecc_key(read, "key")
 
-    for check in (check_endorsement, attestation_key):
+    for check in (endorsement_key, attestation_key):
         with pytest.raises(AttestationError) as caught:
             check(before + data)
         assert len(str(caught.value)) < 300

@@ -20,7 +20,8 @@ from hwsec.vault import Vault
 from server.enrollment import credential, tpm_public
 from server.enrollment.attestation import AttestationError, read_evidence
 from server.enrollment.credential import SECRET_MAX, make_credential
-from server.enrollment.endorsement import check_endorsement, hardware_id
+from server.enrollment.endorsement import hardware_id
+from server.enrollment.tpm_public import endorsement_key
 from tests.hwsec.conftest import TpmMachine
 from tests.server.attestationworld import AGREEMENT, AK, EK_ECC, EK_RSA, IDENTITY, NONCE, area, name, new_key
 
@@ -86,7 +87,7 @@ def test_both_sides_have_the_same_templates() -> None:
 
 def test_the_servers_credential_is_opened_by_the_tpm(device: TpmBackend, kind: str) -> None:
     public = public_of(device)
-    check_endorsement(public)
+    endorsement_key(public)
     assert hardware_id(public) == device.measure_hardware_id()
     attestation = device.evidence(NONCE)
     for size in (1, 16, SECRET_MAX):

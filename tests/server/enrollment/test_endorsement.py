@@ -165,7 +165,7 @@ LEAVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "another CA of the same name": (lambda: Authority("root").endorse(), "has not signed it"),
     "by itself": (lambda: Authority("root", key=EK).endorse(), "has not signed it"),
     "an unknown intermediate": (lambda: LOWER.endorse(), "no trusted certificate"),
-    "a CA's": (lambda: ROOT.endorse((CA_USE[0], *EK_USES[1:])), "that of a CA"),
+    "a CA's": (lambda: ROOT.endorse((CA_USE[0], *EK_USES[1:])), "is a CA certificate"),
     "no use": (lambda: ROOT.endorse(without(EK_USES, x509.KeyUsage)), "does not allow"),
     "another use": (
         lambda: ROOT.endorse(without(EK_USES, x509.KeyUsage, (usage(digital_signature=True), True))),
@@ -175,7 +175,7 @@ LEAVES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: ROOT.endorse(
             without(EK_USES, x509.ExtendedKeyUsage, (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False))
         ),
-        "another use",
+        "another extended key usage",
     ),
     "no names": (lambda: ROOT.endorse(EK_USES[:3]), "manufacturer"),
     "no manufacturer": (lambda: ROOT.endorse((*EK_USES[:3], alternative("2.23.133.2.2", "2.23.133.2.3"))), "manufacturer"),
@@ -195,7 +195,7 @@ LEAVES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "too long": (
         lambda: ROOT.endorse((*EK_USES, (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(4096)), False))),
-        "more than 4096",
+        "the limit is 4096",
     ),
     "more behind it": (lambda: ROOT.endorse() + b"\0", "cannot be read"),
     "in PEM": (lambda: x509.load_der_x509_certificate(ROOT.endorse()).public_bytes(Encoding.PEM), "cannot be read"),
@@ -213,10 +213,13 @@ def test_a_certificate_that_does_not_hold_is_refused(case: str) -> None:
 AUTHORITIES: dict[str, tuple[dict[str, Any], str]] = {
     "expired": ({"until": NOW - timedelta(seconds=1)}, "issuer's certificate has expired"),
     "not valid yet": ({"since": NOW + timedelta(seconds=1)}, "issuer's certificate is not valid yet"),
-    "without the CA bit": ({"extensions": ((x509.BasicConstraints(False, None), True), CA_USE[1])}, "not that of a CA"),
-    "without constraints": ({"extensions": CA_USE[1:]}, "not that of a CA"),
-    "without a use": ({"extensions": CA_USE[:1]}, "not that of a CA"),
-    "with another use": ({"extensions": (CA_USE[0], (usage(digital_signature=True, crl_sign=True), True))}, "not that of a CA"),
+    "without the CA bit": ({"extensions": ((x509.BasicConstraints(False, None), True), CA_USE[1])}, "is not a CA certificate"),
+    "without constraints": ({"extensions": CA_USE[1:]}, "is not a CA certificate"),
+    "without a use": ({"extensions": CA_USE[:1]}, "is not a CA certificate"),
+    "with another use": (
+        {"extensions": (CA_USE[0], (usage(digital_signature=True, crl_sign=True), True))},
+        "is not a CA certificate",
+    ),
     "with names that it may certify": (
         {"extensions": (*CA_USE, (x509.NameConstraints([x509.DNSName("example")], None), True))},
         "critical extension",
@@ -274,6 +277,22 @@ def test_a_root_that_cannot_be_read_spoils_no_other() -> None:
     broken = x509.load_der_x509_certificate(bytes(der))
     refuse(GOOD, "cannot be read", [broken])
     verify_ek_certificate(GOOD, PUBLIC, [broken, *ROOTS], NOW)
+
+
+def test_name_constraints_that_are_not_critical_are_no_reason_to_refuse() -> None:
+    constraints = x509.NameConstraints([x509.DNSName("example")], None)
+    authority = Authority("constrained", extensions=(*CA_USE, (constraints, False)))
+    verify_ek_certificate(authority.endorse(), PUBLIC, [authority.certificate], NOW)
+
+
+def test_a_critical_extension_of_an_issuer_that_nobody_knows_is_refused() -> None:
+    unknown = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), True)
+    authority = Authority("unknown", extensions=(*CA_USE, unknown))
+    refuse(authority.endorse(), "issuer's certificate has a critical extension", [authority.certificate])
+
+
+def test_without_roots_nothing_is_trusted() -> None:
+    refuse(GOOD, "does not lead to a trusted root: no trusted certificate", [])
 
 
 def test_an_endorsement_key_of_another_template_has_no_certificate() -> None:

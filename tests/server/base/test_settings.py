@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.base.errors import RegistryError
-from server.wiring import SETTINGS, place_of
+from server.base.settings import SETTINGS, place_of
 
 
 def test_database_and_master_key_are_read(tmp_path: Path) -> None:
