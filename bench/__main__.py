@@ -24,7 +24,7 @@ from tabulate import tabulate
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
 from server.licensing.licenses import Order
-from server.wiring import open_office
+from server.wiring import open_server
 from stand.programs import READY_S
 
 from .load import frames, percentile, round_trips, throughput
@@ -106,7 +106,7 @@ def one_reply(info: dict[str, Any], token: str) -> bytes:
 
 def new_license(info: dict[str, Any], directory: Path, count: int) -> Row:
     """Round trip of a license that the agent has never seen."""
-    office = open_office(Path(info["env"]["LICENSE_SERVER_DIR"]))
+    office = open_server(Path(info["env"]["LICENSE_SERVER_DIR"]))
     now = int(time.time())
     orders = [
         Order(f"bench-{os.urandom(8).hex()}", "Bench", ("sales", "fuel"), {"shop": "7"}, now, now + 9999) for _ in range(count)

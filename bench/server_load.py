@@ -33,7 +33,7 @@ from server.exchange.challenges import new_challenge
 from server.web.listeners import Listener, run, tcp_socket
 from server.web.tlscontext import server_context
 from server.web.transport import ApiProtocol
-from server.wiring import Office, open_office
+from server.wiring import Server, open_server
 from stand.programs import READY_S, free_ports
 
 from .load import percentile
@@ -59,7 +59,7 @@ class Agent:
     requests: list[bytes]
 
 
-def make_agents(office: Office, count: int, requests: int, directory: Path) -> list[Agent]:
+def make_agents(office: Server, count: int, requests: int, directory: Path) -> list[Agent]:
     """Agents of a server, activated in its database without the network."""
     assert requests <= AGENT_RATE.burst
     root = office.keys.client_ca_pem()
@@ -69,7 +69,7 @@ def make_agents(office: Office, count: int, requests: int, directory: Path) -> l
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls, hashes.SHA256())
         hw_id = os.urandom(32).hex()
-        claim = office.claims.use_claim(office.claims.new_claim(None, False, 3600, now), hw_id, now)
+        claim = office.enrollment_tokens.use(office.enrollment_tokens.create(None, False, 3600, now), hw_id, now)
         pem = csr.public_bytes(Encoding.PEM).decode()
         keys = [_jwk(identity), _jwk(agreement), _jwk(identity)]
         made = office.agents.activate(claim, hw_id, "software", "software", *keys, pem, None, now)
@@ -178,7 +178,7 @@ def measure(directory: Path, url: str | None, count: int, requests: int) -> tupl
     directory.mkdir(parents=True)
     made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), *where]
     subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-    office = open_office(home)
+    office = open_server(home)
     agents = make_agents(office, count, requests, directory)
     office.close()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -199,7 +199,7 @@ async def _static(_scope: Any, receive: Any, send: Any) -> None:
 
 def serve_floor(directory: Path, port: int) -> None:
     """The floor: a static answer over the same mutual TLS."""
-    office = open_office(directory)
+    office = open_server(directory)
     context = server_context(*office.keys.tls_material(), office.keys.client_ca_pem())
     office.close()
     run([Listener(_static, tcp_socket("127.0.0.1", port, "--bind"), ApiProtocol, context)], lambda: None, lambda: None)

@@ -27,7 +27,7 @@ from license_agent_client.errors import RemoteProtocolError
 from license_agent_client.frames import FrameDecoder
 from tabulate import tabulate
 
-from server.wiring import open_office
+from server.wiring import open_server
 from stand.programs import READY_S
 
 BIN = Path(sys.executable).parent
@@ -97,7 +97,7 @@ class Scenario:
 
 def forged(scenario: Scenario) -> str:
     """What a thief makes who has stolen the agent's secret, but not the issuer's key."""
-    office = open_office(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
+    office = open_server(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
     with office.database.reading() as session:
         opened = office.secrets.open(session, "pos-001", 3)
     kid = next(iter(office.keys.license_public_keys()))

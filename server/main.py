@@ -7,7 +7,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from .base.errors import RegistryError
-from .base.refused import Declined
+from .base.refused import RequestRefused
 
 _COMMANDS = {
     "keys": ("init", "migrate", "trust", "root-pin", "keys"),
@@ -40,7 +40,7 @@ def entry() -> None:
     """The console script."""
     try:
         main()
-    except (RegistryError, Declined) as error:
+    except (RegistryError, RequestRefused) as error:
         _fail(str(error))
     except SQLAlchemyError as error:
         _fail(f"the database does not work: {str(getattr(error, 'orig', None) or error).splitlines()[0][:300]}")

@@ -27,10 +27,10 @@ from .exchange.service import KINDS, Exchange
 from .keys.keyring import Keys
 from .registry.models import Agent
 from .web.listeners import Listener, run, tcp_socket, unix_socket
-from .web.middleware import Guard, Note, Scope, from_proxy, from_tls
+from .web.middleware import Middleware, Note, Scope, from_proxy, from_tls
 from .web.tlscontext import load_identity, server_context
 from .web.transport import ApiProtocol
-from .wiring import Office
+from .wiring import Server
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Names of endpoints in metrics and log; everything else is `other`."""
@@ -58,26 +58,28 @@ class Options:
     with_openapi: bool = False
 
 
-def serve(office: Office, options: Options) -> None:
+def serve(server: Server, options: Options) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP takes over a new TLS certificate.
 
     Args:
-        office: an open server.
+        server: an open server.
         options: where, and for whom.
 
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    metrics = Metrics(lambda: _facts(office), time.time)
+    metrics = Metrics(lambda: _facts(server), time.time)
     app = create_app(
-        Exchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom),
-        Enrollment(office.keys, office.claims, office.agents, office.audit, options.policy, os.urandom, time.monotonic),
-        office.keys,
+        Exchange(server.keys, server.agents, server.secrets, server.licenses, os.urandom),
+        Enrollment(
+            server.keys, server.enrollment_tokens, server.agents, server.audit, options.policy, os.urandom, time.monotonic
+        ),
+        server.keys,
         with_openapi=options.with_openapi,
     )
-    context = None if options.bind is None else _context(office.keys)
+    context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
-    guard = Guard(app, from_tls if context is not None else from_proxy, _observer(metrics))
+    admitting = Middleware(app, from_tls if context is not None else from_proxy, _observer(metrics))
     if options.bind is not None:
         sock = tcp_socket(*options.bind, "--bind")
         names.append(_name(sock.getsockname()))
@@ -86,11 +88,11 @@ def serve(office: Office, options: Options) -> None:
         names.append(str(options.unix))
     else:
         raise RegistryError("name an address with --bind HOST:PORT, or a socket with --unix PATH")
-    servers.append(Listener(guard, sock, ApiProtocol, context))
+    servers.append(Listener(admitting, sock, ApiProtocol, context))
     if options.ops is not None:
         ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
         names.append("operators: " + _name(ops_sock.getsockname()))
-        servers.append(Listener(create_ops(checks(office), metrics.text), ops_sock, H11Protocol, None))
+        servers.append(Listener(create_ops(checks(server), metrics.text), ops_sock, H11Protocol, None))
     notifier = Notifier(NOTICE_TIMEOUT_S)
 
     def ready() -> None:
@@ -98,7 +100,7 @@ def serve(office: Office, options: Options) -> None:
         notifier.send("READY=1")
 
     def hangup() -> None:
-        _reload(office.keys, context)
+        _reload(server.keys, context)
 
     try:
         run(servers, ready, hangup)
@@ -127,24 +129,24 @@ def _reload(keys: Keys, context: ssl.SSLContext | None) -> None:
         _log.info("the TLS certificate was reloaded")
 
 
-def checks(office: Office, wall: Callable[[], float] = time.time) -> dict[str, Check]:
+def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, Check]:
     """What readiness is made of."""
 
     def database() -> str | None:
         try:
-            office.database.ready()
+            server.database.ready()
         except RegistryError as problem:
             return str(problem)
         return None
 
     def keys() -> str | None:
-        office.keys.tls_material()
-        office.keys.key_set()
-        ended = [name for name, end in office.keys.expiring(int(wall()), 0) if end <= wall()]
+        server.keys.tls_material()
+        server.keys.key_set()
+        ended = [name for name, end in server.keys.expiring(int(wall()), 0) if end <= wall()]
         return f"ended: {', '.join(ended)}; run 'license-server keys rotate'" if ended else None
 
     def disk() -> str | None:
-        directory = office.place.directory
+        directory = server.place.directory
         try:
             with tempfile.TemporaryFile(dir=directory) as file:
                 file.write(b"\0")
@@ -157,12 +159,12 @@ def checks(office: Office, wall: Callable[[], float] = time.time) -> dict[str, C
     return {"database": database, "keys": keys, "disk": disk}
 
 
-def _facts(office: Office) -> Facts:
-    with office.database.reading() as session:
+def _facts(server: Server) -> Facts:
+    with server.database.reading() as session:
         rows = session.execute(select(Agent.status, func.count()).group_by(Agent.status)).all()
     agents = {str(status): int(count) for status, count in rows}
     ends: dict[str, int] = {}
-    for row in office.keys.listed():
+    for row in server.keys.listed():
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
     return Facts(agents, ends)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from .agents.enrollment_tokens import Claims
+from .agents.enrollment_tokens import EnrollmentTokens
 from .agents.registry import Agents
 from .base import privatefile
 from .base.errors import RegistryError
@@ -55,7 +55,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class Server:
     """An open server."""
 
     place: Place
@@ -65,7 +65,7 @@ class Office:
     audit: Audit
     keys: Keys
     agents: Agents
-    claims: Claims
+    enrollment_tokens: EnrollmentTokens
     secrets: Secrets
     licenses: Licenses
 
@@ -74,7 +74,7 @@ class Office:
         self.database.close()
 
 
-def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Office:
+def open_server(directory: Path, random: Callable[[int], bytes] = os.urandom) -> Server:
     """Opens the server in a directory.
 
     Raises:
@@ -84,13 +84,13 @@ def open_office(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
     database = Database(place.url)
     try:
         database.ready()
-        return wired(place, database, masterkey.in_use(place.master), random)
+        return wire(place, database, masterkey.in_use(place.master), random)
     except BaseException:
         database.close()
         raise
 
 
-def wired(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Office:
+def wire(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Server:
     """The parts of a server over its open database.
 
     Raises:
@@ -101,7 +101,7 @@ def wired(place: Place, database: Database, master: MasterKey, random: Callable[
     audit = Audit(database)
     keys = Keys(database, cipher, audit)
     secrets = Secrets(database, keys, cipher, audit, random)
-    return Office(
+    return Server(
         place,
         database,
         master,
@@ -109,13 +109,13 @@ def wired(place: Place, database: Database, master: MasterKey, random: Callable[
         audit,
         keys,
         Agents(database, keys, audit),
-        Claims(database, cipher, audit),
+        EnrollmentTokens(database, cipher, audit),
         secrets,
         Licenses(database, keys, secrets, audit),
     )
 
 
-def found_office(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> None:
+def create_server(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> None:
     """Makes a new server.
 
     Args:

@@ -9,18 +9,18 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.registry.audit import Audit
 from server.registry.cipher import Cipher
 from server.registry.database import Database
-from server.registry.models import Claim, ProvisionSession
+from server.registry.models import EnrollmentToken, ProvisioningAttempt
 
 SESSION_S = 600
 DEFAULT_LIFETIME_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimRow:
+class EnrollmentTokenRow:
     """A claim as administrators see it. Times are seconds since 1970 UTC."""
 
     claim_id: int
@@ -57,24 +57,24 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _refused(text: str) -> Declined:
-    return Declined(RefusalCode.CLAIM_REFUSED, text)
+def _refused(text: str) -> RequestRefused:
+    return RequestRefused(RefusalCode.CLAIM_REFUSED, text)
 
 
-def spend_claim(session: Session, claim_id: int, hw_id: str, agent_id: str, now: int) -> str:
+def spend(session: Session, claim_id: int, hw_id: str, agent_id: str, now: int) -> str:
     """Uses a claim within a transaction; returns the status that it gives.
 
     Raises:
-        Declined: it has ended meanwhile, or belongs to another device.
+        RequestRefused: it has ended meanwhile, or belongs to another device.
     """
-    claim = session.get(Claim, claim_id, with_for_update=True)
+    claim = session.get(EnrollmentToken, claim_id, with_for_update=True)
     if claim is None or claim.state == "revoked" or claim.expires_at <= now or claim.hw_id != hw_id:
         raise _refused("the claim does not count any more")
     claim.state, claim.agent_id = "used", agent_id
     return "factory_only" if claim.factory_only else "active"
 
 
-class Claims:
+class EnrollmentTokens:
     """Acts on claims.
 
     Args:
@@ -88,7 +88,7 @@ class Claims:
         self._cipher = cipher
         self._audit = audit
 
-    def new_claim(self, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> str:
+    def create(self, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> str:
         """A new claim's text; only its digest is kept.
 
         Args:
@@ -99,7 +99,7 @@ class Claims:
         """
         text = secrets.token_urlsafe(24)
         with self._database.transaction() as session:
-            row = Claim(
+            row = EnrollmentToken(
                 digest=digest_of(text),
                 hw_id=hw_id,
                 state="open",
@@ -112,14 +112,16 @@ class Claims:
             self._audit.record("admin", "claim.made", "ok", now, session=session, claim=row.id, hw_id=hw_id)
         return text
 
-    def use_claim(self, text: str, hw_id: str, now: int) -> int:
+    def use(self, text: str, hw_id: str, now: int) -> int:
         """The id of a claim that this device may use; it may use it again until its end.
 
         Raises:
-            Declined: there is no such claim, or it is not for this device.
+            RequestRefused: there is no such claim, or it is not for this device.
         """
         with self._database.transaction() as session:
-            row = session.scalars(select(Claim).where(Claim.digest == digest_of(text)).with_for_update()).first()
+            row = session.scalars(
+                select(EnrollmentToken).where(EnrollmentToken.digest == digest_of(text)).with_for_update()
+            ).first()
             if row is None or row.state == "revoked":
                 raise _refused("there is no such claim")
             if row.expires_at <= now:
@@ -131,25 +133,25 @@ class Claims:
                 raise _refused("the claim is for another device")
             return row.id
 
-    def listed(self) -> list[ClaimRow]:
+    def listed(self) -> list[EnrollmentTokenRow]:
         """All claims, the newest first; never their texts."""
         with self._database.reading() as session:
-            rows = session.scalars(select(Claim).order_by(Claim.id.desc())).all()
+            rows = session.scalars(select(EnrollmentToken).order_by(EnrollmentToken.id.desc())).all()
         return [
-            ClaimRow(row.id, row.hw_id, row.state, row.factory_only, row.agent_id, row.created_at, row.expires_at)
+            EnrollmentTokenRow(row.id, row.hw_id, row.state, row.factory_only, row.agent_id, row.created_at, row.expires_at)
             for row in rows
         ]
 
     def revoke(self, claim_id: int, now: int) -> None:
         """Ends a claim. Raises RegistryError if there is none with that number."""
         with self._database.transaction() as session:
-            row = session.get(Claim, claim_id, with_for_update=True)
+            row = session.get(EnrollmentToken, claim_id, with_for_update=True)
             if row is None:
                 raise RegistryError(f"there is no claim {claim_id}; 'license-server claim list' lists them")
             row.state = "revoked"
             self._audit.record("admin", "claim.revoked", "ok", now, session=session, claim=claim_id)
 
-    def start_session(
+    def start_attempt(
         self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
     ) -> None:
         """Keeps an attempt for ten minutes."""
@@ -157,21 +159,21 @@ class Claims:
         if credential is not None:
             sealed = self._cipher.seal("provision_session", session_id, "sealed", credential)
         with self._database.transaction() as session:
-            session.execute(delete(ProvisionSession).where(ProvisionSession.expires_at <= now))
+            session.execute(delete(ProvisioningAttempt).where(ProvisioningAttempt.expires_at <= now))
             session.add(
-                ProvisionSession(
+                ProvisioningAttempt(
                     id=session_id, claim_id=claim_id, begin=begin, nonce=nonce, sealed=sealed, expires_at=now + SESSION_S
                 )
             )
 
-    def session(self, session_id: str, now: int) -> Attempt:
+    def attempt(self, session_id: str, now: int) -> Attempt:
         """An attempt that is under way.
 
         Raises:
-            Declined: there is none with that name any more.
+            RequestRefused: there is none with that name any more.
         """
         with self._database.reading() as session:
-            row = session.get(ProvisionSession, session_id)
+            row = session.get(ProvisioningAttempt, session_id)
             if row is None or row.expires_at <= now:
                 raise _refused("the attempt took too long: run 'license-agent-cli provision' again")
             credential = None

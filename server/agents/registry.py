@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 from contracts.claims import AGENT_ID
 from contracts.exchange import RefusalCode
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.keys.keyring import Keys
 from server.keys.pki import BACKDATE_S, key_of_csr
 from server.registry.audit import Audit
 from server.registry.database import Database, next_number, present_number, skip_ahead
-from server.registry.models import Agent, Certificate, KeptAnswer
+from server.registry.models import Agent, Certificate, KeptReply
 from server.web.peers import Peer
 
 from . import certificates
-from .enrollment_tokens import spend_claim
+from .enrollment_tokens import spend
 
 HandKeys = dict[str, dict[str, str] | None]
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
@@ -250,28 +250,28 @@ class Agents:
         """Makes a device an agent, once it has proved what it is. The same device may come again: it keeps serial and id.
 
         Raises:
-            Declined: it is revoked, the claim is not its own, or the id belongs to another one.
+            RequestRefused: it is revoked, the claim is not its own, or the id belongs to another one.
         """
         key = key_of_csr(csr_pem)
         with self._database.transaction() as session:
             agent = session.scalars(select(Agent).where(Agent.hw_id == hw_id).with_for_update()).first()
             if agent is not None and agent.status == REVOKED:
-                raise Declined(RefusalCode.AGENT_REVOKED, "this device is revoked")
+                raise RequestRefused(RefusalCode.AGENT_REVOKED, "this device is revoked")
             if agent is None:
                 serial = next_number(session, "serial")
                 # Somebody else may have been here while this one waited for the counter.
                 agent = session.scalars(select(Agent).where(Agent.hw_id == hw_id)).first()
                 if agent is not None:
-                    raise Declined(RefusalCode.UNAVAILABLE, "this device is being provisioned already; ask again", 1)
+                    raise RequestRefused(RefusalCode.UNAVAILABLE, "this device is being provisioned already; ask again", 1)
                 agent = self._new_agent(session, serial, hw_id, wanted_agent_id, now)
             elif wanted_agent_id not in (None, agent.id):
-                raise Declined(
+                raise RequestRefused(
                     RefusalCode.CLAIM_REFUSED,
                     f"this device is agent {agent.id!r} already; mend its [agent] id, or leave it out",
                 )
             elif agent.serial is None:
                 agent.serial = next_number(session, "serial")
-            status = spend_claim(session, claim_id, hw_id, agent.id, now)
+            status = spend(session, claim_id, hw_id, agent.id, now)
             again = agent.identity_key is not None
             agent.status = status
             agent.backend = backend
@@ -301,10 +301,10 @@ class Agents:
     def _new_agent(self, session: Session, serial: int, hw_id: str, wanted: str | None, now: int) -> Agent:
         agent_id = wanted or f"pos-{serial:06d}"
         if not AGENT_ID.fullmatch(agent_id):
-            raise Declined(RefusalCode.BAD_REQUEST, "that is no agent id")
+            raise RequestRefused(RefusalCode.BAD_REQUEST, "that is no agent id")
         if session.get(Agent, agent_id) is not None:
             if wanted is not None:
-                raise Declined(RefusalCode.CLAIM_REFUSED, f"the id {agent_id!r} belongs to another device")
+                raise RequestRefused(RefusalCode.CLAIM_REFUSED, f"the id {agent_id!r} belongs to another device")
             agent_id = f"pos-{serial:06d}-{hw_id[:8]}"
         agent = Agent(
             id=agent_id,
@@ -342,7 +342,7 @@ class Agents:
         with self._database.transaction() as session:
             agent = session.get(Agent, agent_id, with_for_update=True)
             if agent is None:
-                raise Declined(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
+                raise RequestRefused(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
             issued = certificates.issue(session, self._keys, agent, key, now)
             number = certificates.number_of(issued[0])
             self._audit.record(f"agent {agent_id}", "certificate.renewed", "ok", now, session=session, certificate=number)
@@ -384,16 +384,16 @@ class Agents:
     def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
         """Digest of the request and the reply that was given to it; None if there was none."""
         with self._database.reading() as session:
-            row = session.get(KeptAnswer, (agent_id, request_id))
+            row = session.get(KeptReply, (agent_id, request_id))
             return None if row is None else (row.digest, row.reply)
 
     def keep_answer(self, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
         """Keeps a reply, for a request that may come again."""
         with self._database.transaction() as session:
-            row = KeptAnswer(
+            row = KeptReply(
                 agent_id=agent_id, request_id=request_id, digest=digest, reply=reply, kept_until=now + ANSWERS_KEPT_S
             )
             session.add(row)
             self._answers += 1
             if self._answers % _SWEEP_EVERY == 1:
-                session.execute(delete(KeptAnswer).where(KeptAnswer.kept_until < now))
+                session.execute(delete(KeptReply).where(KeptReply.kept_until < now))

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi import Response as HttpResponse
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -20,7 +21,7 @@ from server.exchange.ports import EnrollmentKeys
 from server.exchange.service import DATABASE_RETRY_S, KINDS, Exchange
 from server.web.middleware import CALLER, NOTE, Caller
 from server.web.peers import Peer
-from server.web.responses import Answer, error
+from server.web.responses import Response, error
 
 from .forms import JWS_PATTERN, BeginBody, ChallengeReply, ErrorReply, Nothing, SignedReply, SignedRequest
 
@@ -36,7 +37,7 @@ that the request did not get so far. All paths below `/api/v1/` but the provisio
 
 
 class _Stop(Exception):
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         self.answer = answer
 
 
@@ -88,7 +89,7 @@ def create_app(
     with_openapi: bool = False,
     wall: Callable[[], float] = time.time,
 ) -> FastAPI:
-    """The application; `guard.Guard` belongs in front of it.
+    """The application; `middleware.Middleware` belongs in front of it.
 
     Args:
         exchange: answers agents.
@@ -112,7 +113,7 @@ def create_app(
         return int(wall())
 
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
-    def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> Response:
+    def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> HttpResponse:
         """A challenge, to be put into requests that are made with the same client certificate."""
         stranger = exchange.stranger(peer, now())
         if stranger is not None:
@@ -124,18 +125,18 @@ def create_app(
         _add_purpose(app, exchange, purpose, (kind.__doc__ or "").strip().partition("\n")[0], now)
 
     @app.post(f"{PREFIX}/provision", response_model=SignedReply, responses=_responses(403, 409, signed=True))
-    def provision(request: Request, body: BeginBody) -> Response:
+    def provision(request: Request, body: BeginBody) -> HttpResponse:
         """The first step of a device: its claim, and what its hardware is."""
         return _respond(request, enrollment.begin(body.model_dump(), _caller(request).address, now()))
 
     @app.post(f"{PREFIX}/provision/complete", response_model=SignedReply, responses=_responses(403, 409, signed=True))
-    def provision_complete(request: Request, body: SignedRequest) -> Response:
+    def provision_complete(request: Request, body: SignedRequest) -> HttpResponse:
         """The second step: the proof, the keys and the certificate request."""
         return _respond(request, enrollment.complete(body.request, _caller(request).address, now()))
 
     @app.get(
         f"{PREFIX}/key-set",
-        response_class=Response,
+        response_class=HttpResponse,
         responses={
             200: {"description": "The key set, signed by the root.", "content": {"application/jose": {"schema": _JOSE}}},
             304: {"description": "It is the one of If-None-Match."},
@@ -145,13 +146,13 @@ def create_app(
     def key_set(
         if_none_match: Annotated[str | None, Header(max_length=256)] = None,
         root: Annotated[str | None, Query(pattern=r"^sha256:[0-9a-f]{64}$")] = None,
-    ) -> Response:
+    ) -> HttpResponse:
         """The server's keys, signed by its offline root; with `root`, the newest set that the root with this pin has signed."""
         text = keys.key_set() if root is None else keys.key_set_of(root) or keys.key_set()
         etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if if_none_match == etag:
-            return Response(status_code=304, headers={"etag": etag})
-        return Response(text, media_type="application/jose", headers={"etag": etag})
+            return HttpResponse(status_code=304, headers={"etag": etag})
+        return HttpResponse(text, media_type="application/jose", headers={"etag": etag})
 
     _describe_without_422(app)
     return app
@@ -164,7 +165,7 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
     responses = _responses(401, 403, 409, signed=True)
     path, name = f"{PREFIX}/{purpose}", purpose.replace("-", "_")
 
-    def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> Response:
+    def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> HttpResponse:
         return _respond(request, exchange.handle(purpose, peer, body.request, now()))
 
     ask.__doc__ = summary
@@ -176,7 +177,7 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
         request: Request,
         peer: AgentPeer,
         agent_request: Annotated[str, Header(max_length=MAX_HEADER_REQUEST_CHARS, pattern=JWS_PATTERN)],
-    ) -> Response:
+    ) -> HttpResponse:
         return _respond(request, exchange.handle(purpose, peer, agent_request, now()))
 
     ask_by_get.__doc__ = summary
@@ -184,32 +185,32 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
     app.add_api_route(path, ask_by_get, methods=["GET"], name=f"get_{name}", response_model=SignedReply, responses=by_get)
 
 
-def _respond(request: Request, answer: Answer) -> Response:
+def _respond(request: Request, answer: Response) -> HttpResponse:
     request.scope["extensions"][NOTE].code = None if answer.code is None else answer.code.value
     headers = {} if answer.retry_after_s is None else {"retry-after": str(answer.retry_after_s)}
-    return Response(answer.body(), answer.status, headers, "application/json")
+    return HttpResponse(answer.body(), answer.status, headers, "application/json")
 
 
-def _json(status: int, content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
+def _json(status: int, content: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
 
 
 def _add_errors(app: FastAPI) -> None:
-    def stop(request: Request, stopped: Exception) -> Response:
+    def stop(request: Request, stopped: Exception) -> HttpResponse:
         assert isinstance(stopped, _Stop)
         return _respond(request, stopped.answer)
 
-    def invalid(request: Request, problem: Exception) -> Response:
+    def invalid(request: Request, problem: Exception) -> HttpResponse:
         assert isinstance(problem, RequestValidationError)
         return _respond(request, error(400, RefusalCode.BAD_REQUEST, _where(problem)))
 
-    def http(request: Request, problem: Exception) -> Response:
+    def http(request: Request, problem: Exception) -> HttpResponse:
         assert isinstance(problem, HTTPException)
         response = _respond(request, error(problem.status_code, RefusalCode.BAD_REQUEST, str(problem.detail)[:200]))
         response.headers.update(problem.headers or {})
         return response
 
-    def database(request: Request, problem: Exception) -> Response:
+    def database(request: Request, problem: Exception) -> HttpResponse:
         # The kind only: the text of an exception may carry what was being worked on.
         _log.error("the database failed", extra={"fields": {"kind": type(problem).__name__}})
         text = "the server's database does not answer"

@@ -1,4 +1,4 @@
-"""What the server's acts raise for who administers it; what is for agents is `declined.Declined`."""
+"""What the server's acts raise for who administers it; what is for agents is `refused.RequestRefused`."""
 
 
 class RegistryError(Exception):

@@ -3,7 +3,7 @@
 from contracts.exchange import RefusalCode
 
 
-class Declined(Exception):
+class RequestRefused(Exception):
     """What was asked is not done.
 
     Attributes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, ClaimRow
+from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
 from server.agents.registry import ACTIVE, REVOKED, AgentRow
 from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
@@ -27,8 +27,8 @@ def enroll(directory: Path, request: Path) -> None:
     except ValueError:
         raise RegistryError(f"{request} is not an enrollment request (not JSON)") from None
     asked = read_request(content)
-    with opened(directory) as office:
-        office.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now())
+    with opened(directory) as server:
+        server.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now())
     click.echo(f"enrolled {asked.agent_id}; next: license-server rotate --agent {asked.agent_id}", err=True)
 
 
@@ -47,8 +47,8 @@ def claim_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: 
     """Print a new claim for one device."""
     if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
         raise RegistryError("a hardware id has 64 characters 0-9 and a-f, as 'license-agent hardware-id' prints it")
-    with opened(directory) as office:
-        write(office.claims.new_claim(hw_id, factory_only, lifetime, now()), out)
+    with opened(directory) as server:
+        write(server.enrollment_tokens.create(hw_id, factory_only, lifetime, now()), out)
 
 
 @claim.command("list")
@@ -57,11 +57,11 @@ def claim_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: 
 def claim_list(directory: Path, as_json: bool) -> None:
     """List all claims, never their texts."""
 
-    def line(row: ClaimRow) -> tuple[object, ...]:
+    def line(row: EnrollmentTokenRow) -> tuple[object, ...]:
         return row.claim_id, row.state, row.agent_id or "-", (row.hw_id or "any")[:16], utc(row.created_at), utc(row.expires_at)
 
-    with opened(directory) as office:
-        show(office.claims.listed(), ("claim", "state", "agent", "hardware", "made", "ends"), line, as_json)
+    with opened(directory) as server:
+        show(server.enrollment_tokens.listed(), ("claim", "state", "agent", "hardware", "made", "ends"), line, as_json)
 
 
 @claim.command("revoke")
@@ -69,8 +69,8 @@ def claim_list(directory: Path, as_json: bool) -> None:
 @click.argument("claim_id", type=click.IntRange(1))
 def claim_revoke(directory: Path, claim_id: int) -> None:
     """End the claim with number CLAIM_ID."""
-    with opened(directory) as office:
-        office.claims.revoke(claim_id, now())
+    with opened(directory) as server:
+        server.enrollment_tokens.revoke(claim_id, now())
 
 
 @click.group(invoke_without_command=True)
@@ -90,8 +90,8 @@ def _list_agents(directory: Path, as_json: bool) -> None:
         return row.agent_id, serial, row.status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
 
     headers = ("agent", "serial", "status", "attestation", "backend", "enrolled at", "last contact")
-    with opened(directory) as office:
-        show(office.agents.listed(), headers, line, as_json)
+    with opened(directory) as server:
+        show(server.agents.listed(), headers, line, as_json)
 
 
 @agents.command("list")
@@ -108,9 +108,9 @@ def agents_list(directory: Path, as_json: bool) -> None:
 @json_option
 def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
     """Print all that is known of an agent; never a secret."""
-    with opened(directory) as office:
-        row = office.agents.by_id(agent_id)
-        versions = () if row is None else office.secrets.listed(agent_id)
+    with opened(directory) as server:
+        row = server.agents.by_id(agent_id)
+        versions = () if row is None else server.secrets.listed(agent_id)
     if row is None:
         raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
     if as_json:
@@ -136,8 +136,8 @@ def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
 @click.argument("agent_id")
 def agents_revoke(directory: Path, agent_id: str) -> None:
     """Revoke an agent: it gets nothing any more from the next request on."""
-    with opened(directory) as office:
-        office.agents.set_status(agent_id, REVOKED, now())
+    with opened(directory) as server:
+        server.agents.set_status(agent_id, REVOKED, now())
 
 
 @agents.command("reinstate")
@@ -146,8 +146,8 @@ def agents_revoke(directory: Path, agent_id: str) -> None:
 @click.confirmation_option(prompt="The device will be able to get licenses again. Go on?")
 def agents_reinstate(directory: Path, agent_id: str) -> None:
     """Take a revocation back. The device must be provisioned anew: its certificates stay revoked."""
-    with opened(directory) as office:
-        office.agents.set_status(agent_id, ACTIVE, now())
+    with opened(directory) as server:
+        server.agents.set_status(agent_id, ACTIVE, now())
 
 
 @click.group(invoke_without_command=True)
@@ -166,8 +166,8 @@ def _list_secrets(directory: Path, agent_id: str, as_json: bool) -> None:
     def line(row: SecretRow) -> tuple[object, ...]:
         return row.version, row.state, utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
 
-    with opened(directory) as office:
-        show(office.secrets.listed(agent_id), ("version", "state", "valid from", "valid until", "grace until"), line, as_json)
+    with opened(directory) as server:
+        show(server.secrets.listed(agent_id), ("version", "state", "valid from", "valid until", "grace until"), line, as_json)
 
 
 @secrets.command("list")
@@ -187,8 +187,8 @@ def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool) -> Non
     """Have agents rotate at their next contact."""
     if (agent_id is None) != everyone:
         raise click.UsageError("Name one agent with --agent, or all with --all.")
-    with opened(directory) as office:
-        count = office.secrets.demand(agent_id, now())
+    with opened(directory) as server:
+        count = server.secrets.demand(agent_id, now())
     click.echo(f"{count} agents will rotate at their next contact", err=True)
 
 
@@ -198,8 +198,8 @@ def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool) -> Non
 @click.argument("version", type=click.IntRange(1))
 def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
     """Destroy an agent's secret VERSION here; it is to rotate at its next contact."""
-    with opened(directory) as office:
-        office.secrets.invalidate(agent_id, version, now())
+    with opened(directory) as server:
+        server.secrets.invalidate(agent_id, version, now())
 
 
 @click.command()
@@ -210,8 +210,8 @@ def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
 @out_option
 def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | None, out: Path | None) -> None:
     """Make an agent's next secret and print its delivery, to be carried by hand: signed, and encrypted to that agent."""
-    with opened(directory) as office:
-        write(office.secrets.rotate_by_hand(agent_id, now(), interval, grace), out)
+    with opened(directory) as server:
+        write(server.secrets.rotate_by_hand(agent_id, now(), interval, grace), out)
 
 
 @click.command()
@@ -220,10 +220,10 @@ def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | No
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
 def periods(directory: Path, interval: int | None, grace: int | None) -> None:
     """Show how long secrets are good for, or change it for those that are made from now on."""
-    with opened(directory) as office:
+    with opened(directory) as server:
         if interval is not None or grace is not None:
-            office.secrets.set_periods(interval, grace, now())
-        found = office.secrets.periods()
+            server.secrets.set_periods(interval, grace, now())
+        found = server.secrets.periods()
     click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
 
 
@@ -234,8 +234,8 @@ def periods(directory: Path, interval: int | None, grace: int | None) -> None:
 @out_option
 def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) -> None:
     """Print the server's time, signed, for an agent whose clock went wrong."""
-    with opened(directory) as office:
-        write(office.secrets.sign_time(agent_id, challenge, now()), out)
+    with opened(directory) as server:
+        write(server.secrets.sign_time(agent_id, challenge, now()), out)
 
 
 COMMANDS: tuple[click.Command, ...] = (enroll, claim, agents, secrets, rotate, periods, sign_time)

@@ -9,7 +9,7 @@ from server.base.settings import ROOT_KEY, place_of
 from server.keys.keyring import LIFETIMES, WARN_S, KeyRow
 from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.database import Database
-from server.wiring import Plan, found_office
+from server.wiring import Plan, create_server
 
 from .options import (
     directory_option,
@@ -61,7 +61,7 @@ def init(
     where = root_key or directory / ROOT_KEY
     secret = passphrase(passphrase_file, new=True)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
-    found_office(directory, plan, now(), url, master_key)
+    create_server(directory, plan, now(), url, master_key)
     click.echo(f"made the server in {directory}; its root's pin is printed by 'license-server root-pin'", err=True)
     click.echo(f"move the root key {where} to a place away from this machine: it is needed only to rotate keys", err=True)
     if secret is None:
@@ -86,16 +86,16 @@ def migrate(directory: Path) -> None:
 @out_option
 def trust(directory: Path, out: Path | None) -> None:
     """Print the public keys that agents trust (the input of 'license-agent init --trust')."""
-    with opened(directory) as office:
-        write(office.keys.trust().decode(), out)
+    with opened(directory) as server:
+        write(server.keys.trust().decode(), out)
 
 
 @click.command("root-pin")
 @directory_option
 def root_pin(directory: Path) -> None:
     """Print the pin of the offline root, for 'license-agent-cli provision --root'."""
-    with opened(directory) as office:
-        click.echo(office.keys.root_pins()[0])
+    with opened(directory) as server:
+        click.echo(server.keys.root_pins()[0])
 
 
 @click.group()
@@ -114,8 +114,8 @@ def keys_list(directory: Path, as_json: bool) -> None:
         soon = row.state == "active" and row.expires_at - moment <= WARN_S
         return row.kind, row.kid, row.state, utc(row.created_at), utc(row.expires_at), "ROTATE SOON" if soon else ""
 
-    with opened(directory) as office:
-        show(office.keys.listed(), ("kind", "id", "state", "made", "ends", ""), line, as_json)
+    with opened(directory) as server:
+        show(server.keys.listed(), ("kind", "id", "state", "made", "ends", ""), line, as_json)
 
 
 @keys.command("rotate")
@@ -141,14 +141,14 @@ def keys_rotate(
     """Make a new key of a KIND. Old ones go on being accepted for a time; all but 'tls' need the root key."""
     secret = passphrase(passphrase_file, new=False) if root_key is not None else None
     lent = None if root_key is None else read_root_key(root_key, secret)
-    with opened(directory) as office:
+    with opened(directory) as server:
         if kind != "root":
-            kid = office.keys.rotate(kind, now(), lent, names)
+            kid = server.keys.rotate(kind, now(), lent, names)
             click.echo(f"the {kind} key in use is {kid} now; what the old one made stays good for a time", err=True)
             return
         if lent is None or new_root_key is None:
             raise RegistryError("a new root needs --root-key (the present one) and --new-root-key (where the new one is to be)")
-        pin = office.keys.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
+        pin = server.keys.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
         click.echo(pin)
         click.echo("agents learn of the new root at their next contact; then rotate issuing-ca and tls with its key", err=True)
 
@@ -163,8 +163,8 @@ def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: 
     if root_key is None:
         raise RegistryError("a key set must be signed by the root: name its key with --root-key")
     lent = read_root_key(root_key, passphrase(passphrase_file, new=False))
-    with opened(directory) as office:
-        office.keys.end(kid, now(), lent)
+    with opened(directory) as server:
+        server.keys.end(kid, now(), lent)
 
 
 COMMANDS: tuple[click.Command, ...] = (init, migrate, trust, root_pin, keys)

@@ -49,8 +49,8 @@ def issue(
 ) -> None:
     """Issue a license and print its token."""
     order = Order(license_id or str(uuid.uuid4()), subject, features, metadata, not_before, expires)
-    with opened(directory) as office:
-        write(office.licenses.issue(agent_id, order, now(), secret_version), out)
+    with opened(directory) as server:
+        write(server.licenses.issue(agent_id, order, now(), secret_version), out)
 
 
 @click.command()
@@ -59,8 +59,8 @@ def issue(
 @out_option
 def reissue(directory: Path, agent_id: str, out: Path | None) -> None:
     """Print new tokens, one a line, for all running licenses of an agent, under its newest secret."""
-    with opened(directory) as office:
-        write("\n".join(office.licenses.reissue_all(agent_id, now())), out)
+    with opened(directory) as server:
+        write("\n".join(server.licenses.reissue_all(agent_id, now())), out)
 
 
 @click.command()
@@ -68,8 +68,8 @@ def reissue(directory: Path, agent_id: str, out: Path | None) -> None:
 @click.argument("license_id")
 def revoke(directory: Path, license_id: str) -> None:
     """Revoke the license LICENSE_ID for good; its agent learns of it at its next contact."""
-    with opened(directory) as office:
-        office.licenses.revoke(license_id, now())
+    with opened(directory) as server:
+        server.licenses.revoke(license_id, now())
 
 
 @click.command()
@@ -83,11 +83,11 @@ def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
     def line(row: Record) -> tuple[object, ...]:
         return row.seq, utc(row.at), row.actor, row.event, row.outcome, ", ".join(f"{k}={v}" for k, v in row.fields.items())
 
-    with opened(directory) as office:
+    with opened(directory) as server:
         if not check:
-            show(office.audit.tail(lines), ("record", "time", "who", "what", "outcome", "details"), line, as_json)
+            show(server.audit.tail(lines), ("record", "time", "who", "what", "outcome", "details"), line, as_json)
             return
-        held, problem = office.audit.verify()
+        held, problem = server.audit.verify()
     if problem is not None:
         click.echo(f"{held} records hold, then: {problem}", err=True)
         sys.exit(1)

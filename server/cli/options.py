@@ -12,7 +12,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from server.wiring import Office, open_office
+from server.wiring import Server, open_server
 
 from .times import parse_time
 
@@ -75,13 +75,13 @@ def now() -> int:
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Office]:
+def opened(directory: Path) -> Iterator[Server]:
     """The server in a directory, closed at the end."""
-    office = open_office(directory)
+    server = open_server(directory)
     try:
-        yield office
+        yield server
     finally:
-        office.close()
+        server.close()
 
 
 def passphrase(file: Path | None, *, new: bool) -> bytes | None:

@@ -69,8 +69,8 @@ def serve(
         raise RegistryError("name either an address with --bind HOST:PORT or a socket with --unix PATH")
     roots = [] if ek_roots is None else load_roots(ek_roots)
     log_to_stderr()
-    with opened(directory) as office:
-        run_server(office, Options(bind, unix, ops, Policy(accept, roots), with_openapi))
+    with opened(directory) as server:
+        run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi))
 
 
 @click.command()
@@ -90,8 +90,8 @@ def document() -> str:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory for the files.")
 def tls_files(directory: Path, out: Path) -> None:
     """Write certificate, key and client CAs for a proxy: server.pem, server.key, clients.pem."""
-    with opened(directory) as office:
-        write_tls_files(office.keys, out)
+    with opened(directory) as server:
+        write_tls_files(server.keys, out)
 
 
 COMMANDS = (serve, openapi, tls_files)

@@ -18,11 +18,11 @@ from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Com
 from contracts.exchange import EXCHANGE_VERSION, REQUEST_ID, Refusal, RefusalCode, Reply, convert
 from contracts.jose import MalformedToken, b64decode, b64encode, jwk_from_point, point_from_jwk, thumbprint
 from server.base.limits import FAILED_CLAIM_RATE, address_key, buckets
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.exchange.ports import ActivationStore, AuditLog, ClaimStore, EnrollmentKeys, Session
 from server.exchange.requests import NotAuthentic, NotReadable, open_signed, parse_signed
 from server.exchange.service import DATABASE_RETRY_S
-from server.web.responses import STATUS_OF, Answer, error
+from server.web.responses import STATUS_OF, Response, error
 
 from .attestation import AttestationError, read_evidence
 from .credential import make_credential
@@ -80,7 +80,7 @@ class Enrollment:
         self._steady = steady
         self._refused = buckets(FAILED_CLAIM_RATE)
 
-    def begin(self, body: dict[str, Any], address: str, now: int) -> Answer:
+    def begin(self, body: dict[str, Any], address: str, now: int) -> Response:
         """The first step.
 
         Args:
@@ -90,7 +90,7 @@ class Enrollment:
         """
         return self._guarded("provision.begin", body["request_id"], address, now, lambda: self._begin(body, now))
 
-    def complete(self, text: str, address: str, now: int) -> Answer:
+    def complete(self, text: str, address: str, now: int) -> Response:
         """The second step.
 
         Args:
@@ -106,33 +106,33 @@ class Enrollment:
             return error(403, RefusalCode.BAD_SIGNATURE, f"the request is not authentic: {problem}")
         return self._guarded("provision.complete", content["request_id"], address, now, lambda: self._complete(content, now))
 
-    def _guarded(self, event: str, request_id: str, address: str, now: int, step: Callable[[], Reply]) -> Answer:
+    def _guarded(self, event: str, request_id: str, address: str, now: int, step: Callable[[], Reply]) -> Response:
         key = address_key(address)
         wait = self._refused.wait(key, self._steady())
         if wait:
             return error(429, RefusalCode.RATE_LIMITED, f"too many refused attempts; again in {wait} s", wait)
         try:
             try:
-                return Answer(200, self._keys.sign_reply(step()))
-            except Declined as declined:
-                if declined.code in (RefusalCode.CLAIM_REFUSED, RefusalCode.ATTESTATION_FAILED):
+                return Response(200, self._keys.sign_reply(step()))
+            except RequestRefused as refused:
+                if refused.code in (RefusalCode.CLAIM_REFUSED, RefusalCode.ATTESTATION_FAILED):
                     self._refused.take(key, self._steady())
-                self._audit.record(f"address {address}"[:128], event, declined.code.value, now, reason=declined.text[:200])
-                return self._refusal(request_id, declined, now)
+                self._audit.record(f"address {address}"[:128], event, refused.code.value, now, reason=refused.text[:200])
+                return self._refusal(request_id, refused, now)
         except SQLAlchemyError:
             return error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
 
-    def _refusal(self, request_id: str, declined: Declined, now: int) -> Answer:
+    def _refusal(self, request_id: str, refused: RequestRefused, now: int) -> Response:
         refusal = Refusal(
             agent_id=NOBODY,
             request_id=request_id,
             issued_at=now,
-            code=declined.code,
-            text=declined.text[:500],
-            retry_after_s=declined.retry_after_s,
+            code=refused.code,
+            text=refused.text[:500],
+            retry_after_s=refused.retry_after_s,
         )
         signed = self._keys.sign_reply(refusal)
-        return Answer(STATUS_OF[declined.code], signed, declined.code, declined.text, declined.retry_after_s)
+        return Response(STATUS_OF[refused.code], signed, refused.code, refused.text, refused.retry_after_s)
 
     # The steps
 
@@ -146,8 +146,8 @@ class Enrollment:
         if begin.backend == "tpm":
             credential = self._random(CREDENTIAL_BYTES)
             blob, secret = _make_credential(begin, attestation, credential, self._random)
-        claim_id = self._claims.use_claim(claim, begin.hw_id, now)
-        self._claims.start_session(session, claim_id, msgspec.json.encode(begin), nonce, credential, now)
+        claim_id = self._claims.use(claim, begin.hw_id, now)
+        self._claims.start_attempt(session, claim_id, msgspec.json.encode(begin), nonce, credential, now)
         return Begun(
             agent_id=NOBODY,
             request_id=begin.request_id,
@@ -160,7 +160,7 @@ class Enrollment:
 
     def _complete(self, content: dict[str, Any], now: int) -> Reply:
         complete: Complete = _converted(content, Complete, "request")
-        session = self._claims.session(complete.session, now)
+        session = self._claims.attempt(complete.session, now)
         begin = msgspec.json.decode(session.begin, type=Begin)
         level = self._check_level(begin, now)
         _check_proof(complete, begin, session)
@@ -194,26 +194,26 @@ class Enrollment:
         try:
             claim = msgspec.json.decode(self._keys.open_claim(begin.claim), type=Claim)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Declined(RefusalCode.CLAIM_REFUSED, "what is encrypted in the claim is not of our form") from None
+            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "what is encrypted in the claim is not of our form") from None
         if claim.hw_id != begin.hw_id or claim.attestation != hashlib.sha256(attestation).hexdigest():
-            raise Declined(RefusalCode.CLAIM_REFUSED, "the claim is for another device, or for another attestation key")
+            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "the claim is for another device, or for another attestation key")
         return claim.claim
 
     def _check_level(self, begin: Begin, now: int) -> Level:
         level = self._level(begin, now)
         if level not in self._policy.accept:
-            raise Declined(RefusalCode.ATTESTATION_FAILED, f"this server does not accept devices that are {level}")
+            raise RequestRefused(RefusalCode.ATTESTATION_FAILED, f"this server does not accept devices that are {level}")
         return level
 
     def _level(self, begin: Begin, now: int) -> Level:
         if begin.backend == "software":
             if begin.endorsement_public is not None or begin.endorsement_certificate is not None:
-                raise Declined(RefusalCode.BAD_REQUEST, "a device with the software backend has no endorsement key")
+                raise RequestRefused(RefusalCode.BAD_REQUEST, "a device with the software backend has no endorsement key")
             return "software"
         public = _bytes(begin.endorsement_public or "", "endorsement_public")
         try:
             if hardware_id(public) != begin.hw_id:
-                raise Declined(RefusalCode.ATTESTATION_FAILED, "hw_id is not the hash of the endorsement key")
+                raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "hw_id is not the hash of the endorsement key")
         except AttestationError as problem:
             raise _failed(problem) from None
         if begin.endorsement_certificate is None or not self._policy.roots:
@@ -245,22 +245,22 @@ def _open_complete(text: str) -> dict[str, Any]:
 
 def _converted(content: dict[str, Any], kind: Any, what: str) -> Any:
     if content.get("v") != EXCHANGE_VERSION or isinstance(content["v"], bool):
-        raise Declined(RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {EXCHANGE_VERSION} only")
+        raise RequestRefused(RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {EXCHANGE_VERSION} only")
     try:
         return convert(content, kind, what)
     except MalformedToken as problem:
-        raise Declined(RefusalCode.BAD_REQUEST, str(problem)) from None
+        raise RequestRefused(RefusalCode.BAD_REQUEST, str(problem)) from None
 
 
 def _bytes(text: str, name: str) -> bytes:
     try:
         return b64decode(text)
     except MalformedToken:
-        raise Declined(RefusalCode.BAD_REQUEST, f"{name} must be base64url") from None
+        raise RequestRefused(RefusalCode.BAD_REQUEST, f"{name} must be base64url") from None
 
 
-def _failed(problem: AttestationError) -> Declined:
-    return Declined(RefusalCode.ATTESTATION_FAILED, str(problem)[:500])
+def _failed(problem: AttestationError) -> RequestRefused:
+    return RequestRefused(RefusalCode.ATTESTATION_FAILED, str(problem)[:500])
 
 
 def _make_credential(
@@ -277,23 +277,23 @@ def _check_proof(complete: Complete, begin: Begin, session: Session) -> None:
     """The TPM with that endorsement key has that attestation key: nobody else could open the credential."""
     if begin.backend == "software":
         if complete.proof is not None:
-            raise Declined(RefusalCode.BAD_REQUEST, "a device with the software backend has no proof")
+            raise RequestRefused(RefusalCode.BAD_REQUEST, "a device with the software backend has no proof")
         return
     if session.credential is None or complete.proof is None:
-        raise Declined(RefusalCode.ATTESTATION_FAILED, "the proof by the activated credential is missing")
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof by the activated credential is missing")
     wanted = hmac.digest(session.credential, proof_input(complete.session, session.nonce, complete.csr), "sha256")
     if not hmac.compare_digest(_bytes(complete.proof, "proof"), wanted):
-        raise Declined(RefusalCode.ATTESTATION_FAILED, "the proof does not fit: the credential was opened by nobody")
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof does not fit: the credential was opened by nobody")
 
 
 def _check_keys(complete: Complete, begin: Begin, nonce: bytes) -> dict[str, str]:
     """The attestation key of the first step has certified the keys of the second one. Returns its JWK."""
     if complete.evidence.get("attestation") != begin.attestation:
-        raise Declined(RefusalCode.ATTESTATION_FAILED, "the evidence is of another attestation key than the first step")
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the evidence is of another attestation key than the first step")
     try:
         keys = read_evidence(complete.evidence, nonce, begin.backend)
     except AttestationError as problem:
         raise _failed(problem) from None
     if complete.identity_key != jwk_from_point(keys.identity) or complete.agreement_key != jwk_from_point(keys.agreement):
-        raise Declined(RefusalCode.ATTESTATION_FAILED, "the keys are not those that the attestation key has certified")
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the keys are not those that the attestation key has certified")
     return jwk_from_point(keys.attestation)

@@ -1,6 +1,6 @@
 """What the exchange with agents and devices needs of the server's storage and keys. Forms only.
 
-Times are seconds since 1970 UTC. What is not to be done raises `Declined`; a database that is away, `SQLAlchemyError`.
+Times are seconds since 1970 UTC. What is not to be done raises `RequestRefused`; a database that is away, `SQLAlchemyError`.
 """
 
 from collections.abc import Sequence
@@ -155,15 +155,15 @@ class Activated(Protocol):
 class ClaimStore(Protocol):
     """Claims, and attempts that are under way."""
 
-    def use_claim(self, text: str, hw_id: str, now: int) -> int:
+    def use(self, text: str, hw_id: str, now: int) -> int:
         """The id of a claim that this device may use."""
 
-    def start_session(
+    def start_attempt(
         self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
     ) -> None:
         """Keeps an attempt."""
 
-    def session(self, session_id: str, now: int) -> Session:
+    def attempt(self, session_id: str, now: int) -> Session:
         """An attempt that is under way."""
 
 

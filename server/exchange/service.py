@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts import exchange as forms
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from contracts.jose import MalformedToken
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.web.peers import Peer
-from server.web.responses import PASSING, STATUS_OF, Answer, error
+from server.web.responses import PASSING, STATUS_OF, Response, error
 
 from .challenges import is_fresh, new_challenge
 from .ports import Agent, AgentStore, LicenseStore, SecretStore, Signer
@@ -87,7 +87,7 @@ class Exchange:
         """A challenge for the holder of that client certificate."""
         return new_challenge(self._keys.challenge_key(), fingerprint, now, self._random(16))
 
-    def stranger(self, peer: Peer, now: int) -> Answer | None:
+    def stranger(self, peer: Peer, now: int) -> Response | None:
         """What somebody is told whose client certificate counts no more; None for an agent.
 
         An agent tries a new certificate by asking for a challenge: one that gets it must be good for all else.
@@ -102,7 +102,7 @@ class Exchange:
         answer = self.handle(purpose, peer, request_text, now)
         return answer.status, answer.body()
 
-    def handle(self, purpose: str, peer: Peer | None, request_text: str, now: int) -> Answer:
+    def handle(self, purpose: str, peer: Peer | None, request_text: str, now: int) -> Response:
         """Answers one request.
 
         Args:
@@ -133,7 +133,7 @@ class Exchange:
             return False
         return None if self._agents.by_lost_record(peer) is None else True
 
-    def _handle(self, purpose: str, peer: Peer | None, text: str, now: int) -> Answer:
+    def _handle(self, purpose: str, peer: Peer | None, text: str, now: int) -> Response:
         known = None if peer is None else self._known(peer, now)
         if known is None or peer is None:
             return _unknown()
@@ -161,20 +161,20 @@ class Exchange:
                 return _unknown()
             return self._once(purpose, replace(context, agent=present, lost=lost_now), content, text)
 
-    def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str) -> Answer:
+    def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str) -> Response:
         agent, digest, fresh = context.agent, hashlib.sha256(text.encode()).hexdigest(), False
         try:
             _check_standing(agent)
             kept = self._agents.answer_of(agent.agent_id, context.request_id)
             if kept is not None:
                 if kept[0] != digest:
-                    raise Declined(RefusalCode.REPLAYED, "this request id was used for another request")
+                    raise RequestRefused(RefusalCode.REPLAYED, "this request id was used for another request")
                 return _again(kept[1])
             request = self._read(purpose, context, content)
             fresh = True
             reply = self._acts[type(request)](context, request)
-        except Declined as declined:
-            reply = _refusal(context, declined)
+        except RequestRefused as refused:
+            reply = _refusal(context, refused)
         if context.lost and fresh:
             # After the act: it locks rows, and the audit's counter must be locked last.
             self._agents.adopt(context.peer, context.now)
@@ -187,15 +187,15 @@ class Exchange:
     def _read(self, purpose: str, context: _Context, content: dict[str, Any]) -> Request:
         version = content.get("v")
         if version != forms.EXCHANGE_VERSION or isinstance(version, bool):
-            raise Declined(RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {forms.EXCHANGE_VERSION} only")
+            raise RequestRefused(RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {forms.EXCHANGE_VERSION} only")
         if content.get("agent_id") != context.agent.agent_id or content.get("purpose") != purpose:
-            raise Declined(RefusalCode.BAD_REQUEST, "the request is of another agent, or was sent to another endpoint")
+            raise RequestRefused(RefusalCode.BAD_REQUEST, "the request is of another agent, or was sent to another endpoint")
         try:
             request: Request = convert(content, KINDS[purpose], "request")
         except MalformedToken as problem:
-            raise Declined(RefusalCode.BAD_REQUEST, str(problem)) from None
+            raise RequestRefused(RefusalCode.BAD_REQUEST, str(problem)) from None
         if not is_fresh(request.challenge, self._keys.challenge_key(), context.peer.fingerprint, context.now):
-            raise Declined(RefusalCode.STALE_CHALLENGE, "the challenge is too old, or not for this client certificate")
+            raise RequestRefused(RefusalCode.STALE_CHALLENGE, "the challenge is too old, or not for this client certificate")
         return request
 
     # The acts
@@ -245,24 +245,24 @@ class Exchange:
 
 def _check_standing(agent: Agent) -> None:
     if agent.status == "revoked":
-        raise Declined(RefusalCode.AGENT_REVOKED, "this agent is revoked")
+        raise RequestRefused(RefusalCode.AGENT_REVOKED, "this agent is revoked")
 
 
-def _unknown() -> Answer:
+def _unknown() -> Response:
     return error(401, RefusalCode.UNKNOWN_AGENT, "no agent is known by this client certificate")
 
 
-def _refusal(context: _Context, declined: Declined) -> forms.Refusal:
-    return forms.Refusal(code=declined.code, text=declined.text[:500], retry_after_s=declined.retry_after_s, **context.head())
+def _refusal(context: _Context, refused: RequestRefused) -> forms.Refusal:
+    return forms.Refusal(code=refused.code, text=refused.text[:500], retry_after_s=refused.retry_after_s, **context.head())
 
 
-def _answer(signed: str, reply: Reply) -> Answer:
+def _answer(signed: str, reply: Reply) -> Response:
     if isinstance(reply, forms.Refusal):
-        return Answer(STATUS_OF[reply.code], signed, reply.code, reply.text, reply.retry_after_s)
-    return Answer(200, signed)
+        return Response(STATUS_OF[reply.code], signed, reply.code, reply.text, reply.retry_after_s)
+    return Response(200, signed)
 
 
-def _again(signed: str) -> Answer:
+def _again(signed: str) -> Response:
     """The answer that was kept, with the status that it had."""
     _header, content = parse_signed(signed)
     return _answer(signed, convert(content, forms.AnyReply, "kept reply"))

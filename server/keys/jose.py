@@ -31,7 +31,7 @@ def public_jwk(private: dict[str, str]) -> dict[str, str]:
     return public | {"kid": thumbprint(public)}
 
 
-def mint_token(claims: Claims, secret: bytes, version: int, issuer_key: dict[str, str]) -> str:
+def issue_token(claims: Claims, secret: bytes, version: int, issuer_key: dict[str, str]) -> str:
     """A license token for the agent in `claims.aud`, under one of its secret versions.
 
     Args:
@@ -46,7 +46,7 @@ def mint_token(claims: Claims, secret: bytes, version: int, issuer_key: dict[str
     return token
 
 
-def mint_delivery(
+def issue_delivery(
     agent_id: str,
     version: int,
     dates: dict[str, int],
@@ -74,7 +74,7 @@ def mint_delivery(
     return _sign(payload, DELIVERY_TYPE, delivery_key)
 
 
-def mint_server_time(agent_id: str, challenge: str, now: int, delivery_key: dict[str, str]) -> str:
+def issue_server_time(agent_id: str, challenge: str, now: int, delivery_key: dict[str, str]) -> str:
     """The server's time for one agent.
 
     Args:

@@ -25,7 +25,7 @@ from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.keyset import KEY_SET_TYPE, KeySet, PublicJwk, pin_of, pin_of_jwk, verify_key_set
 from contracts.trust import encode_trust
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.registry.audit import Audit
 from server.registry.cipher import Cipher
 from server.registry.database import Database, next_number, present_number
@@ -160,7 +160,7 @@ class Keys:
         """The content of a claim that was encrypted to one of the enrollment keys.
 
         Raises:
-            Declined: it does not open.
+            RequestRefused: it does not open.
         """
         for key in self._now().enrollment:
             try:
@@ -170,7 +170,7 @@ class Keys:
             content: bytes | None = opened.plaintext
             if content is not None:
                 return content
-        raise Declined(RefusalCode.CLAIM_REFUSED, "the claim does not open with the server's enrollment keys")
+        raise RequestRefused(RefusalCode.CLAIM_REFUSED, "the claim does not open with the server's enrollment keys")
 
     def challenge_key(self) -> bytes:
         """For the HMAC of challenges, 32 bytes."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contracts.exchange import RefusalCode
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.web.peers import AGENT_URI
 
 Key = ec.EllipticCurvePrivateKey
@@ -138,16 +138,16 @@ def key_of_csr(pem: str) -> ec.EllipticCurvePublicKey:
     """The key that a certificate is asked for.
 
     Raises:
-        Declined: it is no request of ours: PKCS #10, P-256, signed by its own key.
+        RequestRefused: it is no request of ours: PKCS #10, P-256, signed by its own key.
     """
     try:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
         key = csr.public_key()
         sound = csr.is_signature_valid
     except (ValueError, TypeError, UnicodeError) as error:
-        raise Declined(RefusalCode.BAD_REQUEST, f"the certificate request cannot be read: {error}"[:200]) from None
+        raise RequestRefused(RefusalCode.BAD_REQUEST, f"the certificate request cannot be read: {error}"[:200]) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not sound:
-        raise Declined(RefusalCode.BAD_REQUEST, "a certificate request must be for a P-256 key and signed by it")
+        raise RequestRefused(RefusalCode.BAD_REQUEST, "a certificate request must be for a P-256 key and signed by it")
     return key
 
 

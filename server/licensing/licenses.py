@@ -16,8 +16,8 @@ from contracts.exchange import MAX_REVOKED, RefusalCode
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, parse_token
 from server.base.errors import RegistryError
-from server.base.refused import Declined
-from server.keys.jose import mint_token
+from server.base.refused import RequestRefused
+from server.keys.jose import issue_token
 from server.keys.keyring import Keys
 from server.registry.audit import Audit
 from server.registry.database import Database, next_number, present_number
@@ -97,21 +97,21 @@ class Licenses:
                 raise RegistryError(f"license {order.jti!r} belongs to agent {known.agent_id!r}: choose another id")
             if known is not None and known.revoked_at is not None:
                 raise RegistryError(f"license {order.jti!r} is revoked: choose another id")
-            token, used = self._mint(session, agent_id, claims, version)
+            token, used = self._issue_token(session, agent_id, claims, version)
             session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
             self._audit.record(
                 "admin", "license.issued", "ok", now, session=session, agent=agent_id, license=order.jti, expires=order.expires
             )
             return token
 
-    def _mint(self, session: Session, agent_id: str, claims: Claims, version: int | None) -> tuple[str, int]:
+    def _issue_token(self, session: Session, agent_id: str, claims: Claims, version: int | None) -> tuple[str, int]:
         opened = self._secrets.open(session, agent_id, version)
         if opened is None and version is None:
             raise RegistryError(f"agent {agent_id!r} has no secret yet: it gets one at its first contact, or by 'rotate'")
         if opened is None:
             raise RegistryError(f"agent {agent_id!r} has no secret version {version} that licenses can be made with")
         used, secret = opened
-        token = mint_token(claims, secret, used, self._keys.license_key())
+        token = issue_token(claims, secret, used, self._keys.license_key())
         if len(token) > MAX_TOKEN_CHARS:
             raise RegistryError(f"such a license would be refused: its token has more than {MAX_TOKEN_CHARS} characters")
         return token, used
@@ -137,7 +137,7 @@ class Licenses:
             now: when.
 
         Raises:
-            Declined: that version is not known, or differs here.
+            RequestRefused: that version is not known, or differs here.
         """
         return self._reissue(agent_id, license_ids, version, now)
 
@@ -150,7 +150,7 @@ class Licenses:
             if self._secrets.open(session, agent_id, version) is None:
                 if version is None:
                     raise RegistryError(f"agent {agent_id!r} has no secret yet: run 'license-server rotate --agent {agent_id}'")
-                raise Declined(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version} to make licenses with")
+                raise RequestRefused(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version} to make licenses with")
             agent = session.get(Agent, agent_id)
             # Locked in an order, so that two who do this wait for each other in one direction only.
             locked = select(License).where(License.jti.in_(license_ids)).order_by(License.jti).with_for_update()
@@ -166,7 +166,7 @@ class Licenses:
                     missing.append(jti)
                     continue
                 claims = replace(claims, iat=max(now, claims.iat))
-                token, used = self._mint(session, agent_id, claims, version)
+                token, used = self._issue_token(session, agent_id, claims, version)
                 row.claims, row.secret_version = json.dumps(claims.as_json()), used
                 tokens.append(token)
             if tokens:

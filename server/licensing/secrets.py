@@ -18,8 +18,8 @@ from contracts.exchange import RefusalCode
 from contracts.jose import b64encode
 from contracts.servertime import CHALLENGE
 from server.base.errors import RegistryError
-from server.base.refused import Declined
-from server.keys.jose import mint_delivery, mint_server_time
+from server.base.refused import RequestRefused
+from server.keys.jose import issue_delivery, issue_server_time
 from server.keys.keyring import Keys
 from server.registry.audit import Audit
 from server.registry.cipher import Cipher
@@ -92,7 +92,7 @@ class Secrets:
             now: when.
 
         Raises:
-            Declined: it would end a version under which licenses still pass.
+            RequestRefused: it would end a version under which licenses still pass.
         """
         with self._database.transaction() as session:
             agent = self._agent(session, agent_id)
@@ -107,18 +107,22 @@ class Secrets:
         """The agent has sealed a version: licenses are made with it from now on.
 
         Raises:
-            Declined: there is no such version, or the agent holds another secret under its number.
+            RequestRefused: there is no such version, or the agent holds another secret under its number.
         """
-        failed: Declined | None = None
+        failed: RequestRefused | None = None
         with self._database.transaction() as session:
             agent = self._agent(session, agent_id)
             rows = self._rows(session, agent_id, now, version)
             row = rows.get(version)
             if row is None or State(row.state) is State.INVALIDATED:
-                failed = Declined(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version}: ask for another one")
+                failed = RequestRefused(
+                    RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version}: ask for another one"
+                )
             elif not self._take_note(session, agent, rows, version, check, now):
                 # What was noted is kept; the agent is refused after the transaction.
-                failed = Declined(RefusalCode.KEY_MISMATCH, f"secret version {version} differs here: ask for another one")
+                failed = RequestRefused(
+                    RefusalCode.KEY_MISMATCH, f"secret version {version} differs on the server: request another"
+                )
         if failed is not None:
             raise failed
 
@@ -149,8 +153,8 @@ class Secrets:
             rows = self._rows(session, agent_id, now)
             try:
                 row = self._make(session, agent, rows, 0, now, interval, grace)
-            except Declined as declined:
-                raise RegistryError(declined.text) from None
+            except RequestRefused as refused:
+                raise RegistryError(refused.text) from None
             rows[row.version] = row
             self._confirm(session, agent, rows, row, now)
             return self._deliver(agent, row, now)
@@ -207,7 +211,7 @@ class Secrets:
         with self._database.transaction() as session:
             self._known(session, agent_id)
             self._audit.record("admin", "time.signed", "ok", now, session=session, agent=agent_id)
-        return mint_server_time(agent_id, challenge, now, self._keys.rotation_key())
+        return issue_server_time(agent_id, challenge, now, self._keys.rotation_key())
 
     def listed(self, agent_id: str) -> list[SecretRow]:
         """The agent's versions, oldest first; never a secret."""
@@ -235,7 +239,7 @@ class Secrets:
     def _agent(self, session: Session, agent_id: str, *, lock: bool = True) -> Agent:
         agent = session.get(Agent, agent_id, with_for_update=lock)
         if agent is None:
-            raise Declined(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
+            raise RequestRefused(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
         return agent
 
     def _known(self, session: Session, agent_id: str, *, lock: bool = True) -> Agent:
@@ -307,7 +311,7 @@ class Secrets:
     ) -> Secret:
         live = sorted(row.grace_until for row in rows.values() if row.grace_until > now and row.state != State.INVALIDATED)
         if len(live) >= MAX_LIVE:
-            raise Declined(
+            raise RequestRefused(
                 RefusalCode.TOO_MANY_VERSIONS,
                 f"{len(live)} secret versions are live: another one would end one under which licenses pass",
                 max(live[0] - now, 1),
@@ -346,7 +350,7 @@ class Secrets:
             "grace_until": row.grace_until,
             "issued_at": now,
         }
-        return mint_delivery(agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keys.rotation_key())
+        return issue_delivery(agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keys.rotation_key())
 
 
 def _active(rows: dict[int, Secret]) -> Secret | None:

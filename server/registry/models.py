@@ -84,7 +84,7 @@ class Certificate(Base):
     used_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
-class Claim(Base):
+class EnrollmentToken(Base):
     """A claim, by the SHA-256 of its text. `state`: open, used, revoked."""
 
     __tablename__ = "claim"
@@ -98,7 +98,7 @@ class Claim(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ProvisionSession(Base):
+class ProvisioningAttempt(Base):
     """An attempt to be provisioned, between its two steps."""
 
     __tablename__ = "provision_session"
@@ -137,7 +137,7 @@ class License(Base):
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
-class KeptAnswer(Base):
+class KeptReply(Base):
     """A reply that was given, for a request that may come again."""
 
     __tablename__ = "kept_answer"

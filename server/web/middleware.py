@@ -15,7 +15,7 @@ from server.base.jsonlog import place_of
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, address_key, buckets
 
 from .peers import Peer, peer_of_header
-from .responses import Answer, error
+from .responses import Response, error
 from .transport import PEER_EXTENSION
 
 CALLER = "license_server.caller"
@@ -85,7 +85,7 @@ def from_proxy(scope: Scope) -> tuple[Peer | None, str]:
     )
 
 
-class Guard:
+class Middleware:
     """The application behind it sees identified callers, within their rates, with whole bodies only.
 
     Args:
@@ -129,7 +129,7 @@ class Guard:
 
         try:
             refused = await self._admit(scope, receive)
-            if isinstance(refused, Answer):
+            if isinstance(refused, Response):
                 note.code = None if refused.code is None else refused.code.value
                 await _send(noting, refused)
             else:
@@ -141,7 +141,7 @@ class Guard:
         finally:
             self._observe(scope, note, status, self._steady() - began)
 
-    async def _admit(self, scope: Scope, receive: Any) -> Answer | bytes:
+    async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
         """The body, or why the request goes no further."""
         try:
             peer, address = self._identify(scope)
@@ -171,7 +171,7 @@ def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
     return kind.strip() == _JSON and parameter.strip() in (b"", b"charset=utf-8", b'charset="utf-8"')
 
 
-async def _body(scope: Scope, receive: Any) -> Answer | bytes:
+async def _body(scope: Scope, receive: Any) -> Response | bytes:
     too_large = error(413, RefusalCode.BAD_REQUEST, f"a request has at most {MAX_BODY_BYTES} bytes")
     for name, value in scope["headers"]:
         # The protocol has checked that it is a number; how many digits it has is nobody's business.
@@ -206,7 +206,7 @@ def _replay(body: bytes) -> Callable[[], Any]:
     return receive
 
 
-async def _send(send: Any, answer: Answer) -> None:
+async def _send(send: Any, answer: Response) -> None:
     body = answer.body().encode()
     headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
     if answer.retry_after_s is not None:

@@ -27,7 +27,7 @@ PASSING = frozenset({RefusalCode.RATE_LIMITED, RefusalCode.UNAVAILABLE, RefusalC
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """An answer to one request.
 
     Attributes:
@@ -52,6 +52,6 @@ class Answer:
         return json.dumps({"error": {"code": code.value, "text": self.text}}, separators=(",", ":"), ensure_ascii=False)
 
 
-def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None = None) -> Answer:
+def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None = None) -> Response:
     """An answer that nobody signs: the server does not know yet, or cannot tell, whom it speaks to."""
-    return Answer(status, None, code, text, retry_after_s)
+    return Response(status, None, code, text, retry_after_s)

@@ -32,7 +32,7 @@ from hwsec.owner import HardwareOwner
 from ipc.peer import Peer
 from server.enrollment.by_hand import read_request
 from server.licensing.licenses import Order
-from server.wiring import Plan, found_office, open_office
+from server.wiring import Plan, create_server, open_server
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.waiting import READY_S
 
@@ -84,8 +84,8 @@ def test_licenses_are_validated_through_every_state(
         return made[-1]
 
     monkeypatch.setattr(by_hand, "make_backend", make_backend)
-    found_office(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
-    server = open_office(tmp_path / "server", lambda size: b"s" * size)
+    create_server(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
+    server = open_server(tmp_path / "server", lambda size: b"s" * size)
     by_hand.initialize(config, server.keys.trust())
     agreement = jwk_from_point(_opened(device).agreement_public())
     asked = read_request({"agent_id": "pos-1", "agreement_key": agreement, "backend": "tpm"})

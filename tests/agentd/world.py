@@ -21,7 +21,7 @@ from hwsec.secretmem import SecretBuffer
 from hwsec.store import Contents, SealedStore, StoredVersion
 from hwsec.storeformat import VersionMeta
 from hwsec.vault import Vault
-from server.keys.jose import mint_token
+from server.keys.jose import issue_token
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY, TRUST_FILE
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
@@ -48,7 +48,7 @@ def meta(version: int = 1, state: str = "ACTIVE", start: int = T0, **changes: An
 
 def token(version: int = 1, **changes: Any) -> str:
     claims: Claims = replace(CLAIMS, **{"nbf": T0, "exp": T0 + 30 * DAY, **changes})
-    return mint_token(claims, secret(version), version, LICENSE_KEY)
+    return issue_token(claims, secret(version), version, LICENSE_KEY)
 
 
 def core_of(clock: Clock, audit: AuditLog, vault: Vault, backend: MemoryBackend | None = None) -> Core:

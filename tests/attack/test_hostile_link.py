@@ -29,7 +29,7 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from ipc.clientpolicy import AgentRefused
 from ipc.linkmessages import LINK_VERSION, FailCode, Head, encode_link
-from server.wiring import Office, Plan, found_office, open_office
+from server.wiring import Plan, Server, create_server, open_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.chain import Chain, Till, running_chain
 from tests.support.hostilelink import Asked, Behavior, Failure, Raw, Reply, Said, always, payload_of, with_payload
@@ -44,8 +44,8 @@ class Liar:
 
     def __init__(self, chain: Chain, directory: Path) -> None:
         self.chain = chain
-        found_office(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
-        self.other: Office = open_office(directory / "other")
+        create_server(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
+        self.other: Server = open_server(directory / "other")
         self.key = ec.generate_private_key(ec.SECP256R1())
         self._directory = directory
         self._device: Device | None = None

@@ -33,9 +33,9 @@ from contracts.exchange import (
 )
 from contracts.jose import b64decode
 from contracts.keyset import KEY_SET_TYPE, verify_key_set
-from server.keys.jose import mint_delivery, new_signing_key, public_jwk
+from server.keys.jose import issue_delivery, new_signing_key, public_jwk
 from server.registry.models import Agent
-from server.wiring import Office, Plan, found_office, open_office
+from server.wiring import Plan, Server, create_server, open_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.background import in_background
 from tests.support.chain import Chain, Till, running_chain
@@ -85,9 +85,9 @@ def real(chain: Chain, _directory: Path) -> Entity:
         return _entity(*office.keys.tls_material())
 
 
-def other_office(directory: Path) -> Office:
-    found_office(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
-    return open_office(directory / "other")
+def other_office(directory: Path) -> Server:
+    create_server(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
+    return open_server(directory / "other")
 
 
 def another_root(_chain: Chain, directory: Path) -> Entity:
@@ -209,7 +209,7 @@ class Wrong:
     """What a server gone wrong works with."""
 
     chain: Chain
-    office: Office
+    office: Server
     asked: Asked
 
     @property
@@ -227,7 +227,7 @@ class Wrong:
             key = json.loads(row.agreement_key)
         newest = self.asked.request["current_secret_version"]
         number = newest + 1 if version is None else version
-        return mint_delivery(
+        return issue_delivery(
             agent_id or self.chain.agent_id, number, given, bytes(range(32)), key, self.office.keys.rotation_key()
         )
 
@@ -257,7 +257,7 @@ def _foreign_key(wrong: Wrong) -> Said:
     dates = {"valid_from": now, "valid_until": now + DAY, "grace_until": now + 8 * DAY, "issued_at": now}
     version = wrong.asked.request["current_secret_version"] + 1
     key = public_jwk(new_signing_key())
-    return wrong.deliver(mint_delivery(wrong.chain.agent_id, version, dates, bytes(32), key, wrong.office.keys.rotation_key()))
+    return wrong.deliver(issue_delivery(wrong.chain.agent_id, version, dates, bytes(32), key, wrong.office.keys.rotation_key()))
 
 
 def _again(wrong: Wrong) -> Said:

@@ -14,7 +14,7 @@ from contracts.claims import Claims
 from contracts.jose import BadSignature, MalformedToken, b64decode, b64encode, thumbprint
 from contracts.licensetoken import MAX_TOKEN_CHARS, MAX_VERSION, WrongAudience, key_id, open_token, parse_token
 from contracts.trust import Trust
-from server.keys.jose import mint_token, new_signing_key
+from server.keys.jose import issue_token, new_signing_key
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY, SECRET, TRUST, token
 
 HEADER = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": f"{AGENT}/3"}
@@ -236,7 +236,7 @@ def test_a_signer_of_deliveries_signs_no_licenses() -> None:
     from tests.contracts.world import DELIVERY_KEY
 
     with pytest.raises(BadSignature):
-        opened(mint_token(CLAIMS, SECRET, 3, DELIVERY_KEY))
+        opened(issue_token(CLAIMS, SECRET, 3, DELIVERY_KEY))
 
 
 def test_another_issuer_is_refused() -> None:

@@ -13,7 +13,7 @@ from contracts.claims import MAX_TIME
 from contracts.jose import BadSignature, MalformedToken, thumbprint
 from contracts.licensetoken import WrongAudience
 from contracts.servertime import CHALLENGE, TIME_TYPE, verify_server_time
-from server.keys.jose import mint_server_time, new_signing_key
+from server.keys.jose import issue_server_time, new_signing_key
 from tests.contracts.world import AGENT, DELIVERY_KEY, TRUST, delivery
 
 ASKED = "0123456789abcdef" * 2
@@ -32,17 +32,17 @@ def content(**changes: Any) -> dict[str, Any]:
 
 def test_what_the_server_signs_is_taken() -> None:
     assert CHALLENGE.fullmatch(ASKED)
-    assert verify_server_time(mint_server_time(AGENT, ASKED, NOW, DELIVERY_KEY), AGENT, ASKED, TRUST) == NOW
+    assert verify_server_time(issue_server_time(AGENT, ASKED, NOW, DELIVERY_KEY), AGENT, ASKED, TRUST) == NOW
     assert verify_server_time(signed(content()), AGENT, ASKED, TRUST) == NOW
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (mint_server_time("pos-other", ASKED, NOW, DELIVERY_KEY), WrongAudience),
-        (mint_server_time(AGENT, "f" * 32, NOW, DELIVERY_KEY), MalformedToken),
-        (mint_server_time(AGENT, ASKED, NOW, new_signing_key()), BadSignature),
-        (mint_server_time(AGENT, ASKED, NOW, DELIVERY_KEY)[:-4] + "AAAA", BadSignature),
+        (issue_server_time("pos-other", ASKED, NOW, DELIVERY_KEY), WrongAudience),
+        (issue_server_time(AGENT, "f" * 32, NOW, DELIVERY_KEY), MalformedToken),
+        (issue_server_time(AGENT, ASKED, NOW, new_signing_key()), BadSignature),
+        (issue_server_time(AGENT, ASKED, NOW, DELIVERY_KEY)[:-4] + "AAAA", BadSignature),
         (delivery(), MalformedToken),
         (signed(content(), typ="secret-delivery+jwt"), MalformedToken),
         (signed(content(), jku="https://x"), MalformedToken),

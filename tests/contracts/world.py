@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.claims import Claims
 from contracts.trust import Trust, encode_trust, parse_trust
-from server.keys.jose import mint_delivery, mint_token, new_signing_key, public_jwk
+from server.keys.jose import issue_delivery, issue_token, new_signing_key, public_jwk
 
 ISSUER = "https://license.example"
 AGENT = "pos-001"
@@ -35,10 +35,10 @@ DATES = {
 
 
 def token(claims: Claims = CLAIMS, secret: bytes = SECRET, version: int = 3, **changes: Any) -> str:
-    return mint_token(replace(claims, **changes), secret, version, LICENSE_KEY)
+    return issue_token(replace(claims, **changes), secret, version, LICENSE_KEY)
 
 
 def delivery(
     agent: str = AGENT, version: int = 4, secret: bytes = SECRET, key: dict[str, str] = DELIVERY_KEY, **dates: int
 ) -> str:
-    return mint_delivery(agent, version, {**DATES, **dates}, secret, public_jwk(AGREEMENT_KEY), key)
+    return issue_delivery(agent, version, {**DATES, **dates}, secret, public_jwk(AGREEMENT_KEY), key)

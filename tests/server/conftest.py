@@ -10,7 +10,7 @@ import pytest
 from common.files import write_atomic
 from server.base.settings import SETTINGS, Place, settings_of
 from server.registry.database import sqlite_url
-from server.wiring import Office, Plan, found_office, open_office
+from server.wiring import Plan, Server, create_server, open_server
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres
 from tests.support.softhsm import Token, token
@@ -35,7 +35,7 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], 
     def find(url: str | None) -> Path:
         if (url is None) not in made:
             base = tmp_path_factory.mktemp("founded")
-            found_office(base / "server", Plan(ISSUER, ("localhost",), base / "root.key", None), NOW, url)
+            create_server(base / "server", Plan(ISSUER, ("localhost",), base / "root.key", None), NOW, url)
             made[url is None] = base
         return made[url is None]
 
@@ -66,9 +66,9 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path, founded: Callable[
 
 
 @pytest.fixture
-def office(directory: Path) -> Iterator[Office]:
+def office(directory: Path) -> Iterator[Server]:
     """An open server without agents."""
-    made = open_office(directory)
+    made = open_server(directory)
     yield made
     made.close()
 

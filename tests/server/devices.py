@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from contracts.jose import b64encode
 from server.agents.registry import Activated
 from server.keys.pki import fingerprint_of
-from server.wiring import Office
+from server.wiring import Server
 
 NOW = 1_800_000_000
 ISSUER = "https://license.example"
@@ -44,17 +44,17 @@ class Device:
         self.hw_id = hashlib.sha256(f"device {self.number}".encode()).hexdigest()
         self.identity, self.agreement, self.attestation, self.tls = _SCALARS
 
-    def activate(self, office: Office, claim_id: int, wanted: str | None = None, now: int = NOW) -> Activated:
+    def activate(self, office: Server, claim_id: int, wanted: str | None = None, now: int = NOW) -> Activated:
         """The end of a provisioning: what was to be proved is proved."""
         identity, agreement, attestation = (public_jwk_of(key) for key in _SCALARS[:3])
         return office.agents.activate(
             claim_id, self.hw_id, "tpm", "attested", identity, agreement, attestation, make_csr(self.tls), wanted, now
         )
 
-    def come(self, office: Office, wanted: str | None = None, now: int = NOW, *, factory_only: bool = False) -> Activated:
+    def come(self, office: Server, wanted: str | None = None, now: int = NOW, *, factory_only: bool = False) -> Activated:
         """The whole way: a claim is made, used, and spent."""
-        text = office.claims.new_claim(None, factory_only, 3600, now)
-        return self.activate(office, office.claims.use_claim(text, self.hw_id, now), wanted, now)
+        text = office.enrollment_tokens.create(None, factory_only, 3600, now)
+        return self.activate(office, office.enrollment_tokens.use(text, self.hw_id, now), wanted, now)
 
 
 def der(pem: str) -> bytes:

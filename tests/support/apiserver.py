@@ -22,7 +22,7 @@ from contracts.jose import b64decode
 from contracts.keyset import pin_of
 from server.keys.pki import spki_of
 from server.licensing.secrets import key_check
-from server.wiring import Office, open_office
+from server.wiring import Server, open_server
 from tests.support.apiclient import Device
 from tests.support.waiting import READY_S, wait_until
 
@@ -62,9 +62,9 @@ class ApiServer:
             server.stop()
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[Office]:
+    def office(self) -> Iterator[Server]:
         """Its registry, beside the process."""
-        office = open_office(self.directory)
+        office = open_server(self.directory)
         try:
             yield office
         finally:
@@ -148,7 +148,7 @@ class ApiServer:
     def claim(self) -> str:
         """A claim for one device."""
         with self.office() as office:
-            text: str = office.claims.new_claim(None, False, 3600, int(time.time()))
+            text: str = office.enrollment_tokens.create(None, False, 3600, int(time.time()))
         self.claims.append(text)
         return text
 

@@ -20,7 +20,7 @@ from sqlalchemy import select
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from server.registry.models import Secret
-from server.wiring import Office
+from server.wiring import Server
 from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running
@@ -165,7 +165,7 @@ class Chain:
         return self.server.run(*arguments)
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[Office]:
+    def office(self) -> Iterator[Server]:
         """The server's registry, as its commands open it: quicker than a command."""
         with self.server.office() as office:
             yield office

@@ -41,7 +41,7 @@ from server.enrollment.by_hand import read_request
 from server.exchange.service import Exchange as ServerExchange
 from server.licensing.licenses import Order
 from server.web.peers import Peer, peer_of
-from server.wiring import Office, Plan, found_office, open_office, wired
+from server.wiring import Plan, Server, create_server, open_server, wire
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 
 AGENT = "pos-001"
@@ -102,7 +102,7 @@ class Server:
 
     directory: Path
     clock: StillClock
-    office: Office = field(init=False)
+    office: Server = field(init=False)
     exchange: ServerExchange = field(init=False)
     ahead: int = 0
 
@@ -110,7 +110,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self.office = open_office(self.directory)
+        self.office = open_server(self.directory)
         self._wire()
 
     def _wire(self) -> None:
@@ -120,7 +120,7 @@ class Server:
     def restart(self) -> None:
         """Another process takes over. It gets the pool of connections of the one before, for speed; nothing else is left."""
         place, database, master = self.office.place, self.office.database, self.office.master
-        self.office = wired(place, database, master, os.urandom)
+        self.office = wire(place, database, master, os.urandom)
         self._wire()
 
     @property
@@ -330,8 +330,8 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
     for name in ("state", "log"):
         (template / name).mkdir(parents=True)
     plan = Plan("server", ("localhost",), template / "root.key", None, interval, grace)
-    found_office(template / "server", plan, START)
-    office = open_office(template / "server")
+    create_server(template / "server", plan, START)
+    office = open_server(template / "server")
     device = MemoryDevice()
     backend = MemoryBackend(device)
     backend.create()

@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from server.registry.models import Secret
-from server.wiring import open_office
+from server.wiring import open_server
 
 
 def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:
@@ -15,7 +15,7 @@ def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:
         directory: of the server, which may run.
         agent_id: whose.
     """
-    office = open_office(directory)
+    office = open_server(directory)
     try:
         with office.database.reading() as session:
             rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id, Secret.sealed.is_not(None)))

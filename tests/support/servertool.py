@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.main import main
 
 _one_at_a_time = threading.Lock()  # the runner takes over the process's streams
@@ -28,7 +28,7 @@ def license_server(*arguments: str, env: Mapping[str, str], stdin: str | None = 
     with _one_at_a_time:
         result = CliRunner().invoke(main, list(arguments), input=stdin, env=env)
     error = result.exception
-    if isinstance(error, RegistryError | Declined | SQLAlchemyError | OSError):
+    if isinstance(error, RegistryError | RequestRefused | SQLAlchemyError | OSError):
         return Done(1, result.stdout, f"{result.stderr}license-server: {error}\n")
     if error is not None and not isinstance(error, SystemExit):
         raise error

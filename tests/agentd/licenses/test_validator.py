@@ -11,7 +11,7 @@ from agentd.secrets.lifecycle import MAX_VERSIONS, Limits, State
 from contracts.jose import b64encode
 from hwsec.store import Contents
 from ipc.clientwire import Reason
-from server.keys.jose import mint_token, new_signing_key
+from server.keys.jose import issue_token, new_signing_key
 from tests.agentd.world import DAY, T0, World, meta, secret, token
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY
 
@@ -33,7 +33,7 @@ def test_a_good_license_passes(make_world: Make) -> None:
 def test_each_refusal_has_its_reason(make_world: Make) -> None:
     world = make_world()
     good = token()
-    foreign = mint_token(CLAIMS, secret(1), 1, new_signing_key())
+    foreign = issue_token(CLAIMS, secret(1), 1, new_signing_key())
     cases = {
         good[:-4] + "AAAA": Reason.BAD_SIGNATURE,
         foreign: Reason.BAD_SIGNATURE,

@@ -10,9 +10,9 @@ from sqlalchemy import delete, update
 
 from contracts.exchange import RefusalCode
 from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, Activated
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.registry.models import Base, Counter
-from server.wiring import Office
+from server.wiring import Server
 from tests.server.devices import NOW, Device, fingerprint, make_csr
 
 DEVICES = [Device(number) for number in range(4)]
@@ -39,7 +39,7 @@ class Claim:
 class Registry(RuleBasedStateMachine):
     """Acts on the registry, and what they should do by a model in memory."""
 
-    office: Office
+    office: Server
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Registry(RuleBasedStateMachine):
     @rule(owner=st.none() | devices, factory_only=st.booleans())
     def make_a_claim(self, owner: int | None, factory_only: bool) -> None:
         hw_id = None if owner is None else DEVICES[owner].hw_id
-        text = self.office.claims.new_claim(hw_id, factory_only, LIFETIME_S, self.now)
+        text = self.office.enrollment_tokens.create(hw_id, factory_only, LIFETIME_S, self.now)
         assert text not in {claim.text for claim in self.claims}
         self.claims.append(Claim(text, self.now + LIFETIME_S, owner, factory_only))
 
@@ -71,9 +71,9 @@ class Registry(RuleBasedStateMachine):
         claim = self.pick(number)
         good = not claim.revoked and self.now < claim.ends and claim.owner in (None, device)
         try:
-            claim.number = self.office.claims.use_claim(claim.text, DEVICES[device].hw_id, self.now)
-        except Declined as declined:
-            assert declined.code is RefusalCode.CLAIM_REFUSED
+            claim.number = self.office.enrollment_tokens.use(claim.text, DEVICES[device].hw_id, self.now)
+        except RequestRefused as refused:
+            assert refused.code is RefusalCode.CLAIM_REFUSED
             assert not good
         else:
             assert good
@@ -87,10 +87,10 @@ class Registry(RuleBasedStateMachine):
         good = not claim.revoked and self.now < claim.ends and claim.owner == device and self.status.get(device) != REVOKED
         try:
             activated = DEVICES[device].activate(self.office, claim.number or 0, now=self.now)
-        except Declined as declined:
+        except RequestRefused as refused:
             assert not good
             wanted = RefusalCode.AGENT_REVOKED if self.status.get(device) == REVOKED else RefusalCode.CLAIM_REFUSED
-            assert declined.code is wanted
+            assert refused.code is wanted
         else:
             assert good
             self.take(device, activated, FACTORY_ONLY if claim.factory_only else ACTIVE)
@@ -108,7 +108,7 @@ class Registry(RuleBasedStateMachine):
     def revoke_a_claim(self, number: int) -> None:
         claim = self.pick(number)
         if claim.number is not None:
-            self.office.claims.revoke(claim.number, self.now)
+            self.office.enrollment_tokens.revoke(claim.number, self.now)
             claim.revoked = True
 
     @precondition(lambda self: self.serials)
@@ -157,12 +157,12 @@ class Registry(RuleBasedStateMachine):
         assert self.office.audit.verify()[1] is None
 
 
-def test_whatever_happens_serials_have_no_gap_and_no_certificate_outlives_its_agent(office: Office) -> None:
+def test_whatever_happens_serials_have_no_gap_and_no_certificate_outlives_its_agent(office: Server) -> None:
     machine: Callable[[], Registry] = type("Bound", (Registry,), {"office": office})
     run_state_machine_as_test(machine, settings=settings(max_examples=settings().max_examples // 3, stateful_step_count=25))
 
 
-def test_the_machine_reaches_what_it_is_about(office: Office, tmp_path: Path) -> None:
+def test_the_machine_reaches_what_it_is_about(office: Server, tmp_path: Path) -> None:
     """A model that no rule moves would show nothing."""
     machine = type("Bound", (Registry,), {"office": office})()
     machine.make_a_claim(None, False)

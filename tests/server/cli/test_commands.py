@@ -17,7 +17,7 @@ from server.cli import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main
-from server.wiring import open_office
+from server.wiring import open_server
 from tests.server.devices import Device, public_jwk_of
 
 
@@ -161,7 +161,7 @@ def test_init_fails_in_words(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_pin_is_that_of_the_root(place: Path, run: Run) -> None:
-    office = open_office(place)
+    office = open_server(place)
     root = x509.load_pem_x509_certificates(office.keys.tls_material()[0].encode())[-1]
     office.close()
     assert run("root-pin").out == pin_of(spki_of(root)) + "\n"
@@ -306,7 +306,7 @@ def test_the_audit_is_printed_and_verified(enrolled: Path, run: Run) -> None:
     assert [row["event"] for row in rows] == ["agent.enrolled", "secret.made", "secret.confirmed"]
     assert "server.founded" in run("audit").out
     assert run("audit", "--verify").out == "4 records hold\n"
-    office = open_office(enrolled)
+    office = open_server(enrolled)
     with office.database.transaction() as session:
         session.execute(sql("UPDATE audit SET actor = 'nobody' WHERE seq = 2"))
     office.close()
@@ -316,7 +316,7 @@ def test_the_audit_is_printed_and_verified(enrolled: Path, run: Run) -> None:
 
 def test_a_database_of_another_revision_is_migrated_by_command_only(place: Path, run: Run) -> None:
     assert "has revision" in run("migrate").err
-    office = open_office(place)
+    office = open_server(place)
     with office.database.transaction() as session:
         session.execute(sql("DELETE FROM alembic_version"))
     office.close()

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from server.keys.jose import new_signing_key
 from server.main import main
-from server.wiring import open_office
+from server.wiring import open_server
 
 
 def test_a_rotation_whose_output_cannot_be_written_makes_no_version(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_rotation_whose_output_cannot_be_written_makes_no_version(tmp_path: Pa
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"agent_id": "a", "agreement_key": key, "backend": "tpm"}))
     assert CliRunner().invoke(main, ["enroll", *where, "--request", str(request)]).exit_code == 0
-    office = open_office(tmp_path / "server")
+    office = open_server(tmp_path / "server")
     command = ["rotate", *where, "--agent", "a", "--out"]
     done = CliRunner().invoke(main, [*command, "/nonexistent/x"])
     assert done.exit_code == 2

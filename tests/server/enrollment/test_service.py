@@ -24,11 +24,11 @@ from contracts.exchange import REPLY_TYPE, Refusal, RefusalCode, Refused, Reply,
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.trust import encode_trust, parse_trust
 from server.base.limits import FAILED_CLAIM_RATE
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.enrollment.service import LEVELS, Enrollment, Policy
 from server.keys.jose import new_signing_key, public_jwk
 from server.keys.pki import key_of_csr
-from server.web.responses import STATUS_OF, Answer
+from server.web.responses import STATUS_OF, Response
 from tests.server.attestationworld import EK_ECC, PaperTpm, area, new_key, point
 
 NOW = 1_800_000_000
@@ -70,27 +70,27 @@ class Store:
 
     def open_claim(self, jwe: str) -> bytes:
         if not jwe.startswith("jwe."):
-            raise Declined(RefusalCode.CLAIM_REFUSED, "the claim does not decrypt")
+            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "the claim does not decrypt")
         return b64decode(jwe.removeprefix("jwe."))
 
     def key_set(self) -> str:
         return "key.set.text"
 
-    def use_claim(self, text: str, hw_id: str, now: int) -> int:
+    def use(self, text: str, hw_id: str, now: int) -> int:
         if self.fails is not None:
             raise self.fails
         if text != CLAIM or self.bound.setdefault(text, hw_id) != hw_id:
-            raise Declined(RefusalCode.CLAIM_REFUSED, "no such claim")
+            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "no such claim")
         return 7
 
-    def start_session(
+    def start_attempt(
         self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
     ) -> None:
         self.sessions[session_id] = KeptSession(claim_id, begin, nonce, credential)
 
-    def session(self, session_id: str, now: int) -> KeptSession:
+    def attempt(self, session_id: str, now: int) -> KeptSession:
         if session_id not in self.sessions:
-            raise Declined(RefusalCode.CLAIM_REFUSED, "no such session")
+            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "no such session")
         return self.sessions[session_id]
 
     def activate(self, *fields: Any) -> NewAgent:
@@ -181,7 +181,7 @@ class World:
             lambda: self.clock[0],
         )
 
-    def begin(self, body: dict[str, Any] | None = None, address: str = "192.0.2.1") -> Answer:
+    def begin(self, body: dict[str, Any] | None = None, address: str = "192.0.2.1") -> Response:
         return self.enrollment.begin(body or self.device.begin(), address, NOW)
 
     def begun(self) -> tuple[str, KeptSession]:
@@ -191,13 +191,13 @@ class World:
         session = self.read(answer, Begun, body["request_id"]).session
         return session, self.store.sessions[session]
 
-    def complete(self, content: dict[str, Any], **how: Any) -> Answer:
+    def complete(self, content: dict[str, Any], **how: Any) -> Response:
         return self.enrollment.complete(self.device.sign(content, **how), "192.0.2.1", NOW)
 
-    def read(self, answer: Answer, kind: Any, request_id: str, agent_id: str = NOBODY) -> Any:
+    def read(self, answer: Response, kind: Any, request_id: str, agent_id: str = NOBODY) -> Any:
         return verify_reply(json.loads(answer.body())["reply"], kind, agent_id, request_id, self.trust)
 
-    def refused(self, answer: Answer, request_id: str, code: RefusalCode) -> Refusal:
+    def refused(self, answer: Response, request_id: str, code: RefusalCode) -> Refusal:
         with pytest.raises(Refused) as caught:
             self.read(answer, Begun, request_id)
         assert caught.value.refusal.code is code and answer.status == STATUS_OF[code]

@@ -37,7 +37,7 @@ from contracts.exchange import (
     purpose_of,
 )
 from contracts.trust import encode_trust, parse_trust
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.service import CONTACT_S, KINDS, Exchange
 from server.keys.jose import new_signing_key, public_jwk
@@ -386,7 +386,7 @@ def test_the_same_request_gets_the_same_reply_and_acts_once(world: World) -> Non
 
 
 def test_a_refusal_is_given_again_too(world: World) -> None:
-    world.stores.fails = Declined(RefusalCode.TOO_MANY_VERSIONS, "too many", 77)
+    world.stores.fails = RequestRefused(RefusalCode.TOO_MANY_VERSIONS, "too many", 77)
     request = world.request()
     text = world.agent.sign(request)
     first = world.exchange.answer("rotate-secret", PEER, text, NOW)
@@ -397,7 +397,7 @@ def test_a_refusal_is_given_again_too(world: World) -> None:
 
 
 def test_what_passes_by_itself_is_not_kept(world: World) -> None:
-    world.stores.fails = Declined(RefusalCode.UNAVAILABLE, "later", 5)
+    world.stores.fails = RequestRefused(RefusalCode.UNAVAILABLE, "later", 5)
     text = world.agent.sign(world.request())
     answer = world.exchange.handle("rotate-secret", PEER, text, NOW)
     assert (answer.status, answer.code, answer.retry_after_s) == (503, RefusalCode.UNAVAILABLE, 5)
@@ -441,7 +441,7 @@ def test_a_database_that_is_away_is_nobodys_fault(world: World) -> None:
 
 @pytest.mark.parametrize("code", list(RefusalCode))
 def test_every_refusal_has_a_status(world: World, code: RefusalCode) -> None:
-    world.stores.fails = Declined(code, "x" * 600)
+    world.stores.fails = RequestRefused(code, "x" * 600)
     request = world.request()
     world.refused(world.ask(request), request.request_id, code)
 

@@ -12,7 +12,7 @@ from server.base.settings import Place, place_of, settings_of
 from server.keys import datakey, masterkey, masterkey_rotation, pkcs11key
 from server.keys.masterkey_rotation import Rotation
 from server.registry.database import Database
-from server.wiring import Plan, found_office, open_office
+from server.wiring import Plan, create_server, open_server
 from tests.server.devices import ISSUER, NOW, Device
 from tests.support.softhsm import LABEL, MODULE, Token
 
@@ -28,7 +28,7 @@ def database(directory: Path) -> Iterator[Database]:
 
 def opens(directory: Path) -> bool:
     """Whether the server opens, and what is sealed in it."""
-    office = open_office(directory)
+    office = open_server(directory)
     try:
         return len(office.keys.challenge_key()) == 32 and office.keys.tls_material()[1].startswith(b"-----BEGIN")
     finally:
@@ -91,7 +91,7 @@ def test_a_crash_while_the_file_is_replaced_leaves_the_old_one(
 
 
 def test_a_rotation_changes_nothing_for_a_server_that_runs(directory: Path, database: Database) -> None:
-    office = open_office(directory)
+    office = open_server(directory)
     Device(1).come(office)
     office.secrets.rotate("pos-000001", 0, None, 0, NOW)
     before = office.keys.challenge_key()
@@ -99,7 +99,7 @@ def test_a_rotation_changes_nothing_for_a_server_that_runs(directory: Path, data
     assert office.secrets.rotate("pos-000001", 0, None, 0, NOW)
     office.secrets.rotate_by_hand("pos-000001", NOW)
     office.close()
-    office = open_office(directory)
+    office = open_server(directory)
     assert office.keys.challenge_key() == before
     assert office.secrets.rotate("pos-000001", 0, None, 0, NOW)
     office.close()
@@ -139,7 +139,7 @@ def test_a_credential_of_systemd_goes_before_the_file(
     passed = credentials / masterkey.CREDENTIAL
     passed.write_bytes(bytes(32))
     with pytest.raises(RegistryError, match=r"systemd credential.*is not the one"):
-        open_office(directory)
+        open_server(directory)
     shutil.copy2(directory / "master.key", passed)
     (directory / "master.key").unlink()
     assert opens(directory)
@@ -231,13 +231,13 @@ def test_a_token_keeps_its_key_to_itself(hsm: Token) -> None:
 def test_a_server_whose_master_key_is_in_a_token(tmp_path: Path, url: str | None, hsm: Token) -> None:
     uri = hsm.uri(f"founded {tmp_path.name}")
     plan = Plan(ISSUER, ("localhost",), tmp_path / "root.key", None)
-    found_office(tmp_path / "server", plan, NOW, url, uri)
+    create_server(tmp_path / "server", plan, NOW, url, uri)
     assert not (tmp_path / "server" / "master.key").exists()
     assert opens(tmp_path / "server")
     hsm.write_pin("0000")
     try:
         with pytest.raises(RegistryError, match=r"PIN in .* is not that of token 'license server'"):
-            open_office(tmp_path / "server")
+            open_server(tmp_path / "server")
     finally:
         hsm.write_pin("4711")
     assert opens(tmp_path / "server")

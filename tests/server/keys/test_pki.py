@@ -17,12 +17,12 @@ from joserfc import jws
 
 from contracts.keyset import verify_key_set
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.keys.keyring import DAY, LIFETIMES, OVERLAP_S, Keys
 from server.keys.pki import make_issuing_ca, make_server_certificate, pem_of
 from server.keys.rootkey import read_root_key, write_root_key
 from server.licensing.licenses import Order
-from server.wiring import Office, Plan, found_office, open_office
+from server.wiring import Plan, Server, create_server, open_server
 from tests.server.devices import ISSUER, NOW, Device, make_csr
 from tests.support.waiting import READY_S
 
@@ -32,16 +32,16 @@ NAMES = ("license.example", "192.0.2.7", "2001:db8::7")
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
+def office(tmp_path: Path) -> Iterator[Server]:
     """A server with names; certificates do not depend on the database."""
-    found_office(tmp_path / "server", Plan(ISSUER, NAMES, tmp_path / "root.key", b"phrase"), NOW)
-    made = open_office(tmp_path / "server")
+    create_server(tmp_path / "server", Plan(ISSUER, NAMES, tmp_path / "root.key", b"phrase"), NOW)
+    made = open_server(tmp_path / "server")
     yield made
     made.close()
 
 
 @pytest.fixture
-def root_key(office: Office, tmp_path: Path) -> ec.EllipticCurvePrivateKey:
+def root_key(office: Server, tmp_path: Path) -> ec.EllipticCurvePrivateKey:
     return read_root_key(tmp_path / "root.key", b"phrase")
 
 
@@ -95,7 +95,7 @@ def _openssl(chain: list[x509.Certificate], root: x509.Certificate, when: int, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_servers_chain_holds_for_each_of_its_names(office: Office, name: str) -> None:
+def test_the_servers_chain_holds_for_each_of_its_names(office: Server, name: str) -> None:
     leaf, ca, root = server_chain(office.keys)
     assert holds([leaf, ca], root, NOW, name)
     assert holds([leaf, ca], root, NOW + 397 * DAY, name)
@@ -110,12 +110,12 @@ def test_the_servers_chain_holds_for_each_of_its_names(office: Office, name: str
         (NOW - 301, "license.example"),
     ],
 )
-def test_the_servers_chain_holds_for_no_other_name_and_time(office: Office, when: int, name: str) -> None:
+def test_the_servers_chain_holds_for_no_other_name_and_time(office: Server, when: int, name: str) -> None:
     leaf, ca, root = server_chain(office.keys)
     assert not holds([leaf, ca], root, when, name)
 
 
-def test_an_agents_certificate_is_for_clients_only_and_ends_soon(office: Office) -> None:
+def test_an_agents_certificate_is_for_clients_only_and_ends_soon(office: Server) -> None:
     activated = Device(1).come(office)
     leaf, ca = (pems(text)[0] for text in activated.certificates)
     root = server_chain(office.keys)[-1]
@@ -130,9 +130,9 @@ def test_an_agents_certificate_is_for_clients_only_and_ends_soon(office: Office)
     assert common.value == "pos-000001"
 
 
-def test_a_certificate_of_another_root_holds_not(office: Office, tmp_path: Path) -> None:
-    found_office(tmp_path / "other", Plan(ISSUER, NAMES, tmp_path / "other.key", None), NOW)
-    other = open_office(tmp_path / "other")
+def test_a_certificate_of_another_root_holds_not(office: Server, tmp_path: Path) -> None:
+    create_server(tmp_path / "other", Plan(ISSUER, NAMES, tmp_path / "other.key", None), NOW)
+    other = open_server(tmp_path / "other")
     foreign = server_chain(other.keys)
     other.close()
     leaf, ca, root = server_chain(office.keys)
@@ -141,7 +141,7 @@ def test_a_certificate_of_another_root_holds_not(office: Office, tmp_path: Path)
     assert not holds([foreign[0], ca], root, NOW, NAMES[0])
 
 
-def test_an_issuing_ca_makes_no_further_ca(office: Office) -> None:
+def test_an_issuing_ca_makes_no_further_ca(office: Server) -> None:
     """pathlen 0: who steals the issuing CA's key cannot hide behind CAs of his own."""
     with office.database.reading() as session:
         ca, ca_key = office.keys.issuing_ca(session)
@@ -151,7 +151,7 @@ def test_an_issuing_ca_makes_no_further_ca(office: Office) -> None:
     assert not holds([leaf, below, ca], server_chain(office.keys)[-1], NOW, NAMES[0])
 
 
-def test_tls_is_rotated_without_the_root_and_keeps_its_names(office: Office, root_key: ec.EllipticCurvePrivateKey) -> None:
+def test_tls_is_rotated_without_the_root_and_keeps_its_names(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
     before = server_chain(office.keys)
     number = office.keys.key_set_number()
     office.keys.rotate("tls", NOW + DAY, None)
@@ -171,7 +171,7 @@ def test_tls_is_rotated_without_the_root_and_keeps_its_names(office: Office, roo
 
 @pytest.mark.parametrize("kind", ["license", "rotation", "enrollment", "issuing-ca"])
 def test_what_stands_in_the_key_set_is_rotated_with_the_root_only(
-    office: Office, root_key: ec.EllipticCurvePrivateKey, kind: str
+    office: Server, root_key: ec.EllipticCurvePrivateKey, kind: str
 ) -> None:
     before, number = office.keys.listed(), office.keys.key_set_number()
     with pytest.raises(RegistryError, match="--root-key"):
@@ -193,7 +193,7 @@ def test_what_stands_in_the_key_set_is_rotated_with_the_root_only(
         assert len(content.certificates) == 3
 
 
-def test_old_license_keys_go_on_verifying_until_their_end(office: Office, root_key: ec.EllipticCurvePrivateKey) -> None:
+def test_old_license_keys_go_on_verifying_until_their_end(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
     Device(1).come(office)
     office.secrets.rotate_by_hand("pos-000001", NOW, 10**8, 10**8)
     token = office.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 10**8), NOW)
@@ -205,7 +205,7 @@ def test_old_license_keys_go_on_verifying_until_their_end(office: Office, root_k
     assert [row.state for row in office.keys.listed() if row.kind == "license"] == ["active", "retired", "ended"]
 
 
-def test_agents_of_the_old_issuing_ca_go_on(office: Office, root_key: ec.EllipticCurvePrivateKey) -> None:
+def test_agents_of_the_old_issuing_ca_go_on(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
     old = [pems(text)[0] for text in Device(1).come(office).certificates]
     office.keys.rotate("issuing-ca", NOW + DAY, root_key)
     new = [pems(text)[0] for text in Device(2).come(office, now=NOW + DAY).certificates]
@@ -224,7 +224,7 @@ def test_agents_of_the_old_issuing_ca_go_on(office: Office, root_key: ec.Ellipti
     assert holds([leaf, ca], root, NOW + DAY, NAMES[0])
 
 
-def test_a_root_hands_over_to_the_next(office: Office, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path) -> None:
+def test_a_root_hands_over_to_the_next(office: Server, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path) -> None:
     old_pin, old_root = office.keys.root_pins()[0], server_chain(office.keys)[-1]
     agent = [pems(text)[0] for text in Device(1).come(office).certificates]
     path = tmp_path / "next.key"
@@ -245,7 +245,7 @@ def test_a_root_hands_over_to_the_next(office: Office, root_key: ec.EllipticCurv
 
 
 def test_a_root_whose_key_cannot_be_kept_is_not_made(
-    office: Office, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path
+    office: Server, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
     before, key_set = office.keys.listed(), office.keys.key_set()
     with pytest.raises(RegistryError, match="not overwritten"):
@@ -253,7 +253,7 @@ def test_a_root_whose_key_cannot_be_kept_is_not_made(
     assert (office.keys.listed(), office.keys.key_set()) == (before, key_set)
 
 
-def test_what_ends_soon_is_told(office: Office) -> None:
+def test_what_ends_soon_is_told(office: Server) -> None:
     assert office.keys.expiring(NOW) == []
     soon = NOW + LIFETIMES["license"] - 30 * DAY
     assert sorted(kind for kind, _ in office.keys.expiring(soon)) == ["license", "rotation"]
@@ -262,7 +262,7 @@ def test_what_ends_soon_is_told(office: Office) -> None:
 
 
 def test_a_new_key_that_does_not_work_changes_nothing(
-    office: Office, root_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+    office: Server, root_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OP-05: validation after rotation, and rollback."""
     before, key_set = office.keys.listed(), office.keys.key_set()
@@ -285,13 +285,13 @@ def test_a_new_key_that_does_not_work_changes_nothing(
     [ec.SECP384R1(), ec.SECP256K1()],
     ids=["P-384", "secp256k1"],
 )
-def test_requests_for_other_curves_are_declined(office: Office, curve: ec.EllipticCurve) -> None:
+def test_requests_for_other_curves_are_declined(office: Server, curve: ec.EllipticCurve) -> None:
     Device(1).come(office)
-    with pytest.raises(Declined, match="P-256"):
+    with pytest.raises(RequestRefused, match="P-256"):
         office.agents.renew_certificate("pos-000001", make_csr(ec.generate_private_key(curve)), NOW)
 
 
-def test_a_request_signed_by_another_key_is_declined(office: Office) -> None:
+def test_a_request_signed_by_another_key_is_declined(office: Server) -> None:
     Device(1).come(office)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
     one, two = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -300,7 +300,7 @@ def test_a_request_signed_by_another_key_is_declined(office: Office) -> None:
     points = [_point(key) for key in (one, two)]
     assert der.count(points[0]) == 1
     forged = x509.load_der_x509_csr(der.replace(*points)).public_bytes(Encoding.PEM).decode()
-    with pytest.raises(Declined, match="signed by it"):
+    with pytest.raises(RequestRefused, match="signed by it"):
         office.agents.renew_certificate("pos-000001", forged, NOW)
 
 

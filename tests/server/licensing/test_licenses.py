@@ -15,7 +15,7 @@ from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
 from server.keys.jose import new_signing_key
 from server.licensing.licenses import Order
-from server.wiring import Office, Plan, found_office, open_office
+from server.wiring import Plan, Server, create_server, open_server
 
 NOW = 1_800_000_000
 KEY = {name: value for name, value in new_signing_key().items() if name != "d"}
@@ -23,20 +23,20 @@ ORDER = Order("license-1", "shop 12", ("till",), {"shop": "x"}, NOW, NOW + 1000)
 
 
 def found(directory: Path) -> Path:
-    found_office(directory, Plan("https://license.example", ("localhost",), directory / "root.key", None), NOW)
+    create_server(directory, Plan("https://license.example", ("localhost",), directory / "root.key", None), NOW)
     return directory
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
+def office(tmp_path: Path) -> Iterator[Server]:
     counter = iter(range(1, 100))
-    made = open_office(found(tmp_path / "server"), lambda size: bytes([next(counter)]) * size)
+    made = open_server(found(tmp_path / "server"), lambda size: bytes([next(counter)]) * size)
     enroll(made, request())
     yield made
     made.close()
 
 
-def enroll(office: Office, content: Any, now: int = NOW) -> None:
+def enroll(office: Server, content: Any, now: int = NOW) -> None:
     asked = read_request(content)
     office.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now)
 
@@ -52,17 +52,17 @@ def test_a_server_is_private_and_made_once(tmp_path: Path) -> None:
         assert (directory / name).stat().st_mode & 0o777 == 0o600
     with pytest.raises(RegistryError, match="not overwritten"):
         found(directory)
-    office = open_office(directory)
+    office = open_server(directory)
     assert office.keys.issuer == "https://license.example"
     office.close()
 
 
 def test_a_missing_server_is_told(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="license-server init --dir"):
-        open_office(tmp_path)
+        open_server(tmp_path)
 
 
-def test_enrolling_again_changes_the_key_and_nothing_else(office: Office) -> None:
+def test_enrolling_again_changes_the_key_and_nothing_else(office: Server) -> None:
     office.secrets.rotate_by_hand("pos-001", NOW)
     enroll(office, request(), NOW + 5)
     other = {name: value for name, value in new_signing_key().items() if name != "d"}
@@ -94,7 +94,7 @@ def test_a_bad_enrollment_request_is_told(change: dict[str, Any]) -> None:
         read_request(request(**change))
 
 
-def test_versions_grow_and_deliveries_verify(office: Office) -> None:
+def test_versions_grow_and_deliveries_verify(office: Server) -> None:
     trust = parse_trust(office.keys.trust())
     for number in (1, 2, 3):
         text = office.secrets.rotate_by_hand("pos-001", NOW + number, 100, 50)
@@ -109,7 +109,7 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     def broken(_size: int) -> bytes:
         raise RuntimeError
 
-    office = open_office(found(tmp_path / "s"), broken)
+    office = open_server(found(tmp_path / "s"), broken)
     enroll(office, request())
     records = office.audit.verify()
     with pytest.raises(RuntimeError):
@@ -127,12 +127,12 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
         lambda o: o.licenses.reissue_all("ghost", NOW),
     ],
 )
-def test_an_unknown_agent_is_told(office: Office, act: Any) -> None:
+def test_an_unknown_agent_is_told(office: Server, act: Any) -> None:
     with pytest.raises(RegistryError, match="'ghost'"):
         act(office)
 
 
-def opened(office: Office, token: str, agent: str = "pos-001") -> Any:
+def opened(office: Server, token: str, agent: str = "pos-001") -> Any:
     sealed = parse_token(token)
     with office.database.reading() as session:
         found = office.secrets.open(session, agent, sealed.version)
@@ -140,7 +140,7 @@ def opened(office: Office, token: str, agent: str = "pos-001") -> Any:
     return sealed.version, open_token(sealed, found[1], parse_trust(office.keys.trust()))
 
 
-def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Office) -> None:
+def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Server) -> None:
     with pytest.raises(RegistryError, match="no secret yet"):
         office.licenses.issue("pos-001", ORDER, NOW)
     office.secrets.rotate_by_hand("pos-001", NOW)
@@ -165,7 +165,7 @@ def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Office
     ],
     ids=repr,
 )
-def test_a_license_out_of_bounds_is_not_issued(office: Office, change: dict[str, Any], text: str) -> None:
+def test_a_license_out_of_bounds_is_not_issued(office: Server, change: dict[str, Any], text: str) -> None:
     office.secrets.rotate_by_hand("pos-001", NOW)
     with pytest.raises(RegistryError, match=f"would be refused: .*{text}"):
         office.licenses.issue("pos-001", replace(ORDER, **change), NOW)
@@ -173,7 +173,7 @@ def test_a_license_out_of_bounds_is_not_issued(office: Office, change: dict[str,
 
 
 @pytest.mark.parametrize("letter", ["v", "é", "\u20ac", "\U0001f600"])
-def test_a_license_too_large_for_a_token_is_not_issued(office: Office, letter: str) -> None:
+def test_a_license_too_large_for_a_token_is_not_issued(office: Server, letter: str) -> None:
     office.secrets.rotate_by_hand("pos-001", NOW)
     order = replace(ORDER, metadata={f"{number:064d}": letter * 256 for number in range(32)})
     with pytest.raises(RegistryError, match="would be refused"):
@@ -181,7 +181,7 @@ def test_a_license_too_large_for_a_token_is_not_issued(office: Office, letter: s
     assert office.licenses.reissue_all("pos-001", NOW) == []
 
 
-def test_reissue_gives_new_tokens_for_what_has_not_ended(office: Office) -> None:
+def test_reissue_gives_new_tokens_for_what_has_not_ended(office: Server) -> None:
     office.secrets.rotate_by_hand("pos-001", NOW)
     office.licenses.issue("pos-001", ORDER, NOW)
     office.licenses.issue("pos-001", replace(ORDER, jti="ended", expires=NOW + 10), NOW)
@@ -192,7 +192,7 @@ def test_reissue_gives_new_tokens_for_what_has_not_ended(office: Office) -> None
     assert office.licenses.reissue_all("pos-001", NOW + 1000) == []
 
 
-def test_a_license_belongs_to_one_agent(office: Office) -> None:
+def test_a_license_belongs_to_one_agent(office: Server) -> None:
     enroll(office, request(agent_id="pos-002"))
     for agent in ("pos-001", "pos-002"):
         office.secrets.rotate_by_hand(agent, NOW)
@@ -204,7 +204,7 @@ def test_a_license_belongs_to_one_agent(office: Office) -> None:
     assert opened(office, token)[1].aud == "pos-001"
 
 
-def test_the_servers_time_is_signed_for_an_agent_that_it_knows(office: Office) -> None:
+def test_the_servers_time_is_signed_for_an_agent_that_it_knows(office: Server) -> None:
     challenge = "ab" * 16
     text = office.secrets.sign_time("pos-001", challenge, NOW)
     assert verify_server_time(text, "pos-001", challenge, parse_trust(office.keys.trust())) == NOW

@@ -15,11 +15,11 @@ from contracts.jose import b64encode
 from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
 from server.base.errors import RegistryError
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
 from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, step
 from server.licensing.secrets import MAX_LIVE, key_check
-from server.wiring import Office
+from server.wiring import Server
 from tests.server.devices import NOW, Device
 
 AGENT = "pos-000001"
@@ -28,28 +28,28 @@ WRONG = b64encode(bytes(16))
 
 
 @pytest.fixture
-def office(office: Office) -> Office:
+def office(office: Server) -> Server:
     """A server with one agent, which has no secret yet."""
     Device(1).come(office)
     return office
 
 
-def rotate(office: Office, current: int = 0, highest: int | None = None, check: str | None = "right", now: int = NOW) -> int:
+def rotate(office: Server, current: int = 0, highest: int | None = None, check: str | None = "right", now: int = NOW) -> int:
     """A rotation as the agent asks for it; the version that is delivered."""
     text = office.secrets.rotate(AGENT, current, right(office, current, check), current if highest is None else highest, now)
     return verify_delivery(text, AGENT, parse_trust(office.keys.trust())).version
 
 
-def confirm(office: Office, version: int, check: str = "right", now: int = NOW) -> None:
+def confirm(office: Server, version: int, check: str = "right", now: int = NOW) -> None:
     office.secrets.confirm(AGENT, version, right(office, version, check) or "", now)
 
 
-def right(office: Office, version: int, check: str | None) -> str | None:
+def right(office: Server, version: int, check: str | None) -> str | None:
     known = {row.version: row.key_check for row in office.secrets.listed(AGENT)}
     return known.get(version, WRONG) if check == "right" else WRONG
 
 
-def states(office: Office) -> str:
+def states(office: Server) -> str:
     """All versions in short: `1G 2A`. X: diverged; I: invalidated."""
     letters = {"DIVERGED": "X"}
     return " ".join(f"{row.version}{letters.get(row.state, row.state[0])}" for row in office.secrets.listed(AGENT))
@@ -117,7 +117,7 @@ STORIES: dict[str, list[Say]] = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_rotation(office: Office, name: str) -> None:
+def test_rotation(office: Server, name: str) -> None:
     for number, say in enumerate(STORIES[name]):
         got: int | RefusalCode | None = None
         try:
@@ -125,13 +125,13 @@ def test_rotation(office: Office, name: str) -> None:
                 got = rotate(office, say.version, say.highest, say.check, say.now)
             else:
                 confirm(office, say.version, say.check, say.now)
-        except Declined as declined:
-            got = declined.code
+        except RequestRefused as refused:
+            got = refused.code
         assert (got, states(office)) == (say.gets, say.after), number
     assert office.audit.verify()[1] is None
 
 
-def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(office: Office) -> None:
+def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(office: Server) -> None:
     trust = parse_trust(office.keys.trust())
     first, again = (verify_delivery(office.secrets.rotate(AGENT, 0, None, 0, now), AGENT, trust) for now in (NOW, NOW + 60))
     assert (first.valid_from, first.valid_until, first.grace_until) == (NOW, NOW + INTERVAL, NOW + INTERVAL + GRACE)
@@ -140,17 +140,17 @@ def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(office: O
     assert first.encrypted.ciphertext != again.encrypted.ciphertext  # encrypted anew each time
 
 
-def test_no_more_versions_than_an_agent_holds(office: Office) -> None:
+def test_no_more_versions_than_an_agent_holds(office: Server) -> None:
     for version in range(1, MAX_LIVE + 1):
         assert rotate(office, version - 1) == version
         confirm(office, version)
-    with pytest.raises(Declined, match="are live") as caught:
+    with pytest.raises(RequestRefused, match="are live") as caught:
         rotate(office, MAX_LIVE, now=NOW + 1000)
     assert (caught.value.code, caught.value.retry_after_s) == (RefusalCode.TOO_MANY_VERSIONS, INTERVAL + GRACE - 1000)
     assert rotate(office, MAX_LIVE, now=NOW + INTERVAL + GRACE) == MAX_LIVE + 1
 
 
-def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Office) -> None:
+def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Server) -> None:
     def minted() -> int:
         return parse_token(office.licenses.issue(AGENT, Order("x", "x", (), {}, NOW, NOW + 9), NOW)).version
 
@@ -167,7 +167,7 @@ def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Office
     rotate(office, 2, check="wrong")  # diverged
     with pytest.raises(RegistryError, match="no secret"):
         minted()
-    with pytest.raises(Declined) as caught:
+    with pytest.raises(RequestRefused) as caught:
         office.licenses.reissue(AGENT, ["x"], 2, NOW)
     assert caught.value.code is RefusalCode.UNKNOWN_VERSION
 
@@ -184,14 +184,14 @@ def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Office
         (0, "right", 0, NOW, True),
     ],
 )
-def test_when_an_agent_is_told_to_rotate(office: Office, current: int, check: str, highest: int, now: int, due: bool) -> None:
+def test_when_an_agent_is_told_to_rotate(office: Server, current: int, check: str, highest: int, now: int, due: bool) -> None:
     assert office.secrets.status(AGENT, 0, None, 0, NOW) == (0, True)
     rotate(office)
     confirm(office, 1)
     assert office.secrets.status(AGENT, current, right(office, current, check), highest, now) == (1, due)
 
 
-def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(office: Office) -> None:
+def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(office: Server) -> None:
     rotate(office)
     confirm(office, 1)
     assert office.secrets.demand(AGENT, NOW) == 1
@@ -202,7 +202,7 @@ def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(office: Office) -
     assert office.secrets.status(AGENT, 2, right(office, 2, "right"), 2, NOW) == (2, False)
 
 
-def test_an_invalidated_version_is_replaced_at_the_next_contact(office: Office) -> None:
+def test_an_invalidated_version_is_replaced_at_the_next_contact(office: Server) -> None:
     rotate(office)
     confirm(office, 1)
     office.secrets.invalidate(AGENT, 1, NOW)
@@ -212,26 +212,26 @@ def test_an_invalidated_version_is_replaced_at_the_next_contact(office: Office) 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_confirmation_of_an_invalidated_version_is_refused(office: Office, version: int) -> None:
+def test_a_confirmation_of_an_invalidated_version_is_refused(office: Server, version: int) -> None:
     rotate(office)
     confirm(office, 1)
     rotate(office, 1)
     office.secrets.invalidate(AGENT, version, NOW)
     for check in ("right", "wrong"):
-        with pytest.raises(Declined) as caught:
+        with pytest.raises(RequestRefused) as caught:
             confirm(office, version, check=check)
         assert caught.value.code is RefusalCode.UNKNOWN_VERSION
     assert f"{version}I" in states(office)
     assert rotate(office, version, check="wrong") == (2 if version == 1 else 3)  # version 2 was pending
 
 
-def test_unknown_agents_are_told(office: Office) -> None:
+def test_unknown_agents_are_told(office: Server) -> None:
     for act in (
         lambda: office.secrets.rotate("ghost", 0, None, 0, NOW),
         lambda: office.secrets.confirm("ghost", 1, WRONG, NOW),
         lambda: office.secrets.status("ghost", 0, None, 0, NOW),
     ):
-        with pytest.raises(Declined) as caught:
+        with pytest.raises(RequestRefused) as caught:
             act()
         assert caught.value.code is RefusalCode.UNKNOWN_AGENT
 

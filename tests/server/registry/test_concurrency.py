@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from contracts.exchange import Cause, RefusalCode, RotateSecret
-from server.base.refused import Declined
+from server.base.refused import RequestRefused
 from server.exchange.service import Exchange
 from server.licensing.licenses import Order
 from server.registry.models import Agent
 from server.web.peers import peer_of
-from server.wiring import Office, open_office
+from server.wiring import Server, open_server
 from tests.server.agentside import AgentSide
 from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device, der, fingerprint, make_csr
@@ -22,7 +22,7 @@ from tests.server.devices import NOW, Device, der, fingerprint, make_csr
 THREADS = 8
 
 
-def test_eight_threads_get_serials_without_a_gap(office: Office) -> None:
+def test_eight_threads_get_serials_without_a_gap(office: Server) -> None:
     each = 6
 
     def several(first: int) -> list[int]:
@@ -37,7 +37,7 @@ def test_eight_threads_get_serials_without_a_gap(office: Office) -> None:
 
 def test_two_processes_get_serials_without_a_gap(directory: Path) -> None:
     """Each with connections of its own, as replicas of the server have them."""
-    with closing(open_office(directory)) as one, closing(open_office(directory)) as two:
+    with closing(open_server(directory)) as one, closing(open_server(directory)) as two:
         found = at_once(
             [
                 lambda office=office, first=first: [Device(n).come(office).serial for n in range(first, first + 5)]
@@ -47,15 +47,15 @@ def test_two_processes_get_serials_without_a_gap(directory: Path) -> None:
     assert sorted(serial for serials in found for serial in serials) == list(range(1, 21))
 
 
-def test_one_device_that_comes_eight_times_at_once_has_one_serial(office: Office) -> None:
+def test_one_device_that_comes_eight_times_at_once_has_one_serial(office: Server) -> None:
     device = Device(1)
-    text = office.claims.new_claim(None, False, 3600, NOW)
+    text = office.enrollment_tokens.create(None, False, 3600, NOW)
 
     def come() -> int | None:
         try:
-            return device.activate(office, office.claims.use_claim(text, device.hw_id, NOW)).serial
-        except Declined as declined:
-            assert declined.code is RefusalCode.UNAVAILABLE
+            return device.activate(office, office.enrollment_tokens.use(text, device.hw_id, NOW)).serial
+        except RequestRefused as refused:
+            assert refused.code is RefusalCode.UNAVAILABLE
             return None
 
     assert set(at_once([come] * THREADS)) <= {1, None}
@@ -63,21 +63,21 @@ def test_one_device_that_comes_eight_times_at_once_has_one_serial(office: Office
     assert Device(2).come(office).serial == 2
 
 
-def test_one_claim_serves_one_of_eight_devices(office: Office) -> None:
-    text = office.claims.new_claim(None, False, 3600, NOW)
+def test_one_claim_serves_one_of_eight_devices(office: Server) -> None:
+    text = office.enrollment_tokens.create(None, False, 3600, NOW)
 
     def use(number: int) -> int | None:
         try:
-            return office.claims.use_claim(text, Device(number).hw_id, NOW)
-        except Declined as declined:
-            assert declined.code is RefusalCode.CLAIM_REFUSED
+            return office.enrollment_tokens.use(text, Device(number).hw_id, NOW)
+        except RequestRefused as refused:
+            assert refused.code is RefusalCode.CLAIM_REFUSED
             return None
 
     found = at_once([lambda number=number: use(number) for number in range(THREADS)])
     assert sorted(found, key=str) == [1, *[None] * (THREADS - 1)]
 
 
-def test_one_agent_that_rotates_in_eight_threads_gets_one_version(office: Office) -> None:
+def test_one_agent_that_rotates_in_eight_threads_gets_one_version(office: Server) -> None:
     Device(1).come(office)
     deliveries = at_once([lambda: office.secrets.rotate("pos-000001", 0, None, 0, NOW)] * THREADS)
     assert len(deliveries) == THREADS
@@ -86,7 +86,7 @@ def test_one_agent_that_rotates_in_eight_threads_gets_one_version(office: Office
     assert [row.state for row in office.secrets.listed("pos-000001")] == ["ACTIVE"]
 
 
-def everything(office: Office, agents: list[str], certificates: dict[str, str], seed: int) -> None:
+def everything(office: Server, agents: list[str], certificates: dict[str, str], seed: int) -> None:
     """A hundred acts in random order, as agents and an administrator have them done at once."""
     rng = random.Random(seed)
     csr = make_csr(Device(1).tls)
@@ -104,7 +104,7 @@ def everything(office: Office, agents: list[str], certificates: dict[str, str], 
             office.audit.record("admin", "probe", "ok", NOW, number=number)
 
 
-def agents_act(office: Office, agent: str, certificate: str, csr: str, act: int, rng: random.Random) -> None:
+def agents_act(office: Server, agent: str, certificate: str, csr: str, act: int, rng: random.Random) -> None:
     if act == 0:
         newest = office.secrets.listed(agent)[-1]
         office.secrets.rotate(agent, newest.version, newest.key_check, newest.version, NOW)
@@ -126,7 +126,7 @@ def agents_act(office: Office, agent: str, certificate: str, csr: str, act: int,
             office.agents.keep_answer(agent, request_id, "digest", "reply", NOW)
 
 
-def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Office) -> None:
+def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Server) -> None:
     certificates = {}
     for number in range(3):
         activated = Device(number).come(office)
@@ -137,15 +137,15 @@ def test_all_acts_at_once_neither_fail_nor_wait_for_each_other(office: Office) -
     def act(seed: int) -> None:
         try:
             everything(office, agents, certificates, seed)
-        except Declined as declined:
-            pytest.fail(str(declined)) if declined.code is not RefusalCode.TOO_MANY_VERSIONS else None
+        except RequestRefused as refused:
+            pytest.fail(str(refused)) if refused.code is not RefusalCode.TOO_MANY_VERSIONS else None
 
     at_once([lambda seed=seed: act(seed) for seed in range(6)])
     assert office.audit.verify()[1] is None
 
 
 def test_the_same_request_at_once_to_two_processes_acts_once(directory: Path) -> None:
-    with closing(open_office(directory)) as one, closing(open_office(directory)) as two:
+    with closing(open_server(directory)) as one, closing(open_server(directory)) as two:
         activated = Device(1).come(one)
         agent, peer = AgentSide(activated.agent_id), peer_of(der(activated.certificates[0]))
         with one.database.transaction() as session:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.registry import database as module
 from server.registry.database import Database
 from server.registry.models import Setting
-from server.wiring import Office
+from server.wiring import Server
 from tests.support.waiting import READY_S
 
 
@@ -23,7 +23,7 @@ def put(database: Database, name: str) -> None:
         session.add(Setting(name=name, value="1"))
 
 
-def test_a_part_that_fails_takes_back_its_own_changes_only(office: Office) -> None:
+def test_a_part_that_fails_takes_back_its_own_changes_only(office: Server) -> None:
     database = office.database
     with database.unit():
         put(database, "a")
@@ -37,7 +37,7 @@ def test_a_part_that_fails_takes_back_its_own_changes_only(office: Office) -> No
     assert names(database) == {"a", "c"}
 
 
-def test_a_unit_that_fails_leaves_nothing_and_the_next_is_a_new_one(office: Office) -> None:
+def test_a_unit_that_fails_leaves_nothing_and_the_next_is_a_new_one(office: Server) -> None:
     database = office.database
     with pytest.raises(KeyboardInterrupt), database.unit():
         put(database, "a")
@@ -48,7 +48,7 @@ def test_a_unit_that_fails_leaves_nothing_and_the_next_is_a_new_one(office: Offi
     assert names(database) == {"b"}
 
 
-def test_nobody_else_sees_a_unit_before_its_end(office: Office) -> None:
+def test_nobody_else_sees_a_unit_before_its_end(office: Server) -> None:
     database, seen = office.database, []
     with database.unit():
         put(database, "a")
@@ -58,7 +58,7 @@ def test_nobody_else_sees_a_unit_before_its_end(office: Office) -> None:
     assert seen == [set()] and names(database) == {"a"}
 
 
-def test_a_unit_within_a_unit_is_a_mistake(office: Office) -> None:
+def test_a_unit_within_a_unit_is_a_mistake(office: Server) -> None:
     with office.database.unit(), pytest.raises(RuntimeError, match="unit"), office.database.unit():
         pass
 

@@ -14,8 +14,8 @@ from server.keys import datakey
 from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.cipher import Cipher
 from server.registry.database import Database
-from server.registry.models import ProvisionSession, Secret, ServerKey
-from server.wiring import Office, open_office
+from server.registry.models import ProvisioningAttempt, Secret, ServerKey
+from server.wiring import Server, open_server
 from tests.server.devices import NOW, Device
 from tests.support.postgres import Postgres
 
@@ -37,7 +37,7 @@ def found_in(dump: bytes, value: bytes) -> bool:
     return any(form in dump for form in forms(value))
 
 
-def sensitive(office: Office, directory: Path) -> dict[str, bytes]:
+def sensitive(office: Server, directory: Path) -> dict[str, bytes]:
     """All that is secret in the registry, opened."""
     values = {"master key": (directory / "master.key").read_bytes()}
     with office.database.reading() as session:
@@ -51,7 +51,7 @@ def sensitive(office: Office, directory: Path) -> dict[str, bytes]:
             if key.sealed is not None:
                 jwk = json.loads(cipher.open("server_key", key.kid, "sealed", key.sealed))
                 values[f"scalar of {key.kind} {key.kid}"] = base64.urlsafe_b64decode(jwk["d"] + "=")
-        for attempt in session.query(ProvisionSession):
+        for attempt in session.query(ProvisioningAttempt):
             values[f"credential {attempt.id}"] = cipher.open("provision_session", attempt.id, "sealed", attempt.sealed or b"")
     values["challenge key"] = office.keys.challenge_key()
     root = read_root_key(directory.parent / "root.key", None)
@@ -59,14 +59,14 @@ def sensitive(office: Office, directory: Path) -> dict[str, bytes]:
     return values
 
 
-def dump_of(office: Office, directory: Path, server: Postgres | None) -> bytes:
+def dump_of(office: Server, directory: Path, server: Postgres | None) -> bytes:
     """All that a thief of the database has."""
     if server is not None:
         return server.dump(office.place.url)
     return b"".join(path.read_bytes() for path in sorted(directory.glob("server.db*")))
 
 
-def test_a_dump_shows_no_secret(office: Office, directory: Path, request: pytest.FixtureRequest) -> None:
+def test_a_dump_shows_no_secret(office: Server, directory: Path, request: pytest.FixtureRequest) -> None:
     server: Postgres | None = None if office.database.is_sqlite else request.getfixturevalue("postgres")
     texts = []
     for number in (1, 2):
@@ -74,9 +74,9 @@ def test_a_dump_shows_no_secret(office: Office, directory: Path, request: pytest
         agent_id = f"pos-{number:06d}"
         office.secrets.rotate_by_hand(agent_id, NOW)
         office.secrets.rotate(agent_id, 0, None, 0, NOW)
-    texts.append(office.claims.new_claim(None, False, 600, NOW))
-    claim_id = office.claims.use_claim(texts[0], Device(3).hw_id, NOW)
-    office.claims.start_session("aa" * 16, claim_id, b"{}", b"n" * 32, CREDENTIAL, NOW)
+    texts.append(office.enrollment_tokens.create(None, False, 600, NOW))
+    claim_id = office.enrollment_tokens.use(texts[0], Device(3).hw_id, NOW)
+    office.enrollment_tokens.start_attempt("aa" * 16, claim_id, b"{}", b"n" * 32, CREDENTIAL, NOW)
     office.keys.rotate("license", NOW, read_root_key(directory.parent / "root.key", None))
     values = sensitive(office, directory)
     kinds = {name.split()[0] + " " + name.split()[1] for name in values}
@@ -101,7 +101,7 @@ def test_the_search_finds_a_value_in_any_form() -> None:
     assert not found_in(b"before " + base64.b64encode(value[::-1]), value)
 
 
-def test_the_root_key_is_not_kept_and_may_be_encrypted(office: Office, directory: Path, tmp_path: Path) -> None:
+def test_the_root_key_is_not_kept_and_may_be_encrypted(office: Server, directory: Path, tmp_path: Path) -> None:
     with office.database.reading() as session:
         assert [row.sealed for row in session.query(ServerKey) if row.kind == "root"] == [None]
     key = read_root_key(directory.parent / "root.key", None)
@@ -111,7 +111,7 @@ def test_the_root_key_is_not_kept_and_may_be_encrypted(office: Office, directory
     assert read_root_key(tmp_path / "encrypted", b"pass phrase").private_numbers() == key.private_numbers()
 
 
-def test_a_destroyed_secret_is_gone_from_the_raw_files(office: Office, directory: Path) -> None:
+def test_a_destroyed_secret_is_gone_from_the_raw_files(office: Server, directory: Path) -> None:
     """`secure_delete` of SQLite; PostgreSQL keeps it until it vacuums, and what is there is encrypted in both."""
     Device(1).come(office)
     office.secrets.rotate_by_hand("pos-000001", NOW)
@@ -127,7 +127,7 @@ def test_a_destroyed_secret_is_gone_from_the_raw_files(office: Office, directory
         assert sealed not in (directory / "server.db").read_bytes()
 
 
-def test_a_stolen_column_opens_in_no_other_place(office: Office) -> None:
+def test_a_stolen_column_opens_in_no_other_place(office: Server) -> None:
     for number in (1, 2):
         Device(number).come(office)
         office.secrets.rotate_by_hand(f"pos-{number:06d}", NOW)
@@ -143,7 +143,7 @@ def test_another_master_key_opens_nothing(directory: Path) -> None:
     (directory / "master.key").touch(mode=0o600)
     (directory / "master.key").write_bytes(bytes(32))
     with pytest.raises(RegistryError, match="is not the one of this registry"):
-        open_office(directory)
+        open_server(directory)
 
 
 def test_files_of_sqlite_are_private(tmp_path: Path) -> None:

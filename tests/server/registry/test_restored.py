@@ -15,8 +15,8 @@ from server.keys.rootkey import read_root_key
 from server.licensing.licenses import Order
 from server.registry.models import Agent, Certificate, Counter, KeySetRow
 from server.web.peers import Peer, peer_of
-from server.web.responses import Answer
-from server.wiring import Office
+from server.web.responses import Response
+from server.wiring import Server
 from tests.server.agentside import AgentSide
 from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device, der, make_csr
@@ -28,7 +28,7 @@ ID = "pos-000001"
 class World:
     """A server with an agent whose certificate was renewed, which the registry has forgotten."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Server) -> None:
         self.office = office
         self.exchange = Exchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom)
         self.first = peer_of(der(Device(1).come(office).certificates[0]))
@@ -45,7 +45,7 @@ class World:
         with self.office.database.transaction() as session:
             session.execute(delete(Certificate).where(Certificate.fingerprint == peer.fingerprint))
 
-    def ask(self, peer: Peer, now: int = NOW + 2 * DAY, made: int | None = None, agent: AgentSide | None = None) -> Answer:
+    def ask(self, peer: Peer, now: int = NOW + 2 * DAY, made: int | None = None, agent: AgentSide | None = None) -> Response:
         challenge = self.exchange.challenge(peer.fingerprint, now if made is None else made)
         signer = agent or self.agent
         fields = {"current_secret_version": 0, "key_check": None, "highest_version": 0, "serial": 1}
@@ -56,7 +56,7 @@ class World:
 
 
 @pytest.fixture
-def world(office: Office) -> World:
+def world(office: Server) -> World:
     return World(office)
 
 

@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from server.keys.pki import AGENT_URI
 from server.web.peers import peer_of
-from server.wiring import Office
+from server.wiring import Server
 from tests.server.devices import NOW, Device, der, fingerprint
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -31,7 +31,7 @@ def uri(text: str) -> x509.GeneralName:
     return x509.UniformResourceIdentifier(text)
 
 
-def test_an_agents_certificate_names_it(office: Office) -> None:
+def test_an_agents_certificate_names_it(office: Server) -> None:
     pem = Device(1).come(office).certificates[0]
     peer = peer_of(der(pem))
     assert (peer.agent_id, peer.serial, peer.fingerprint) == ("pos-000001", 1, fingerprint(pem))

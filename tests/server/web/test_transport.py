@@ -21,7 +21,7 @@ from server.base.errors import RegistryError
 from server.base.limits import MAX_BODY_BYTES
 from server.web import transport
 from server.web.listeners import Listener, host_and_port, tcp_socket, unix_socket
-from server.web.middleware import CALLER, Guard, Note, from_proxy, from_tls
+from server.web.middleware import CALLER, Middleware, Note, from_proxy, from_tls
 from server.web.tlscontext import load_identity, server_context
 from server.web.transport import ApiProtocol
 from tests.support.clientpki import Identity, authority, client_context, leaf
@@ -50,9 +50,9 @@ class Running:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         self.seen: list[tuple[int, str | None]] = []
-        guard = Guard(echo, from_tls if context else from_proxy, self._observe)
+        middleware = Middleware(echo, from_tls if context else from_proxy, self._observe)
         self.context = context
-        self.server = Listener(guard, sock, ApiProtocol, context)
+        self.server = Listener(middleware, sock, ApiProtocol, context)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         wait_until(lambda: self.server.listening, "the server does not listen", lives=self.thread.is_alive, pause_s=0.005)
@@ -225,7 +225,7 @@ def test_a_new_certificate_counts_from_the_next_connection_on(tls: tuple[Running
 
 def test_a_server_says_that_it_listens_once_it_does() -> None:
     sock = tcp_socket("127.0.0.1", 0, "bind")
-    server = Listener(Guard(echo, from_proxy, lambda *_: None), sock, ApiProtocol, None)
+    server = Listener(Middleware(echo, from_proxy, lambda *_: None), sock, ApiProtocol, None)
     early: list[bool] = []
 
     class Loop(asyncio.SelectorEventLoop):
