@@ -111,7 +111,8 @@ def new_license(info: dict[str, Any], directory: Path, count: int) -> Row:
     orders = [
         Order(f"bench-{os.urandom(8).hex()}", "Bench", ("sales", "fuel"), {"shop": "7"}, now, now + 9999) for _ in range(count)
     ]
-    requests = [frames(office.licenses.issue(info["agent_id"], order, now), 1)[0] for order in orders]
+    with office.database.write() as session:
+        requests = [frames(office.licenses.issue(session, info["agent_id"], order, now), 1)[0] for order in orders]
     ours, floors = [], []
     with peer(directory, "crypto", one_reply(info, info["tokens"]["valid"])) as crypto:
         # Turn by turn, so that both meet the same machine.

@@ -28,6 +28,7 @@ from joserfc.jwk import ECKey
 
 from contracts.exchange import REQUEST_TYPE, SecretStatus
 from contracts.jose import jwk_from_point
+from server.agents.activation import ProvenDevice
 from server.base.limits import AGENT_RATE
 from server.exchange.challenges import new_challenge
 from server.web.listeners import Listener, run, tcp_socket
@@ -69,10 +70,13 @@ def make_agents(office: Server, count: int, requests: int, directory: Path) -> l
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls, hashes.SHA256())
         hw_id = os.urandom(32).hex()
-        claim = office.enrollment_tokens.use(office.enrollment_tokens.create(None, False, 3600, now), hw_id, now)
         pem = csr.public_bytes(Encoding.PEM).decode()
         keys = [_jwk(identity), _jwk(agreement), _jwk(identity)]
-        made = office.agents.activate(claim, hw_id, "software", "software", *keys, pem, None, now)
+        device = ProvenDevice(hw_id, "software", "software", *keys, pem, None)
+        with office.database.write() as session:
+            token = office.enrollment_tokens.create(session, None, False, 3600, now)
+            token_id = office.enrollment_tokens.use(session, token, hw_id, now)
+            made = office.activation.activate(session, token_id, device, now)
         files = directory / f"{number}.pem", directory / f"{number}.key"
         files[0].write_text("".join(made.certificates))
         files[1].write_bytes(tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

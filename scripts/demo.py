@@ -98,7 +98,7 @@ class Scenario:
 def forged(scenario: Scenario) -> str:
     """What a thief makes who has stolen the agent's secret, but not the issuer's key."""
     office = open_server(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
-    with office.database.reading() as session:
+    with office.database.read() as session:
         opened = office.secrets.open(session, "pos-001", 3)
     kid = next(iter(office.keys.license_public_keys()))
     office.close()

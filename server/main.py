@@ -1,4 +1,4 @@
-"""`license-server`: the command line. Reads the clock and the kernel's randomness for the rest of the server."""
+"""Runs `license-server`: finds the command, and turns errors into a line on standard error and exit status 1."""
 
 import importlib
 import sys
@@ -12,11 +12,13 @@ from .base.refused import RequestRefused
 _COMMANDS = {
     "keys": ("init", "migrate", "trust", "root-pin", "keys"),
     "masterkey": ("master-key",),
-    "agents": ("enroll", "claim", "agents", "secrets", "rotate", "periods", "sign-time"),
+    "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time"),
     "licenses": ("issue", "reissue", "revoke", "audit"),
     "serve": ("serve", "openapi", "tls-files"),
 }
-"""Where each command is. Only what is used is imported: the API alone takes half a second."""
+"""The module of each command. Only the one that is used is imported: the API alone takes half a second."""
+_FORMER = {"claim": "enrollment-token"}
+"""Former names of commands. They work for one more release, and no help lists them."""
 
 
 class _Commands(click.Group):
@@ -24,6 +26,7 @@ class _Commands(click.Group):
         return [name for names in _COMMANDS.values() for name in names]
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        name = _FORMER.get(name, name)
         for module, names in _COMMANDS.items():
             if name in names:
                 commands = importlib.import_module(f"server.cli.{module}").COMMANDS
@@ -33,17 +36,17 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Issue licenses and secrets to agents."""
+    """Run a license server: agents, secrets, licenses and the keys behind them."""
 
 
 def entry() -> None:
-    """The console script."""
+    """The entry point of the console script."""
     try:
         main()
     except (RegistryError, RequestRefused) as error:
         _fail(str(error))
     except SQLAlchemyError as error:
-        _fail(f"the database does not work: {str(getattr(error, 'orig', None) or error).splitlines()[0][:300]}")
+        _fail(f"database error: {str(getattr(error, 'orig', None) or error).splitlines()[0][:300]}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
 

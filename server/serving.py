@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from sqlalchemy import func, select
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.files import write_atomic
@@ -22,15 +21,14 @@ from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
 from .api.ops import Check, create_ops
 from .base.errors import RegistryError
-from .enrollment.service import Enrollment, Policy
-from .exchange.service import KINDS, Exchange
-from .keys.keyring import Keys
-from .registry.models import Agent
+from .enrollment.service import Policy
+from .exchange.service import KINDS
+from .keys.keyring import Keyring
 from .web.listeners import Listener, run, tcp_socket, unix_socket
 from .web.middleware import Middleware, Note, Scope, from_proxy, from_tls
 from .web.tlscontext import load_identity, server_context
 from .web.transport import ApiProtocol
-from .wiring import Server
+from .wiring import Server, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Names of endpoints in metrics and log; everything else is `other`."""
@@ -70,12 +68,7 @@ def serve(server: Server, options: Options) -> None:
     """
     metrics = Metrics(lambda: _facts(server), time.time)
     app = create_app(
-        Exchange(server.keys, server.agents, server.secrets, server.licenses, os.urandom),
-        Enrollment(
-            server.keys, server.enrollment_tokens, server.agents, server.audit, options.policy, os.urandom, time.monotonic
-        ),
-        server.keys,
-        with_openapi=options.with_openapi,
+        wire_exchange(server), wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi
     )
     context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
@@ -111,12 +104,12 @@ def serve(server: Server, options: Options) -> None:
             options.unix.unlink(missing_ok=True)
 
 
-def _context(keys: Keys) -> ssl.SSLContext:
+def _context(keys: Keyring) -> ssl.SSLContext:
     chain, key = keys.tls_material()
     return server_context(chain, key, keys.client_ca_pem())
 
 
-def _reload(keys: Keys, context: ssl.SSLContext | None) -> None:
+def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:
     """Takes over certificate and client CAs; if that fails, those in use stay."""
     if context is None:
         return
@@ -142,7 +135,7 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
     def keys() -> str | None:
         server.keys.tls_material()
         server.keys.key_set()
-        ended = [name for name, end in server.keys.expiring(int(wall()), 0) if end <= wall()]
+        ended = [name for name, end in server.key_lifecycle.expiring(int(wall()), 0) if end <= wall()]
         return f"ended: {', '.join(ended)}; run 'license-server keys rotate'" if ended else None
 
     def disk() -> str | None:
@@ -160,11 +153,10 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
 
 
 def _facts(server: Server) -> Facts:
-    with server.database.reading() as session:
-        rows = session.execute(select(Agent.status, func.count()).group_by(Agent.status)).all()
-    agents = {str(status): int(count) for status, count in rows}
+    with server.database.read() as session:
+        agents = server.agents.count(session)
     ends: dict[str, int] = {}
-    for row in server.keys.listed():
+    for row in server.key_lifecycle.listed():
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
     return Facts(agents, ends)
@@ -211,7 +203,7 @@ def load_roots(directory: Path) -> list[x509.Certificate]:
     return roots
 
 
-def write_tls_files(keys: Keys, directory: Path) -> None:
+def write_tls_files(keys: Keyring, directory: Path) -> None:
     """What nginx needs: `server.pem`, `server.key` (0600) and `clients.pem`."""
     chain, key = keys.tls_material()
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)

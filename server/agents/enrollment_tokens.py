@@ -1,4 +1,7 @@
-"""Claims, with which devices are provisioned, and the attempts that are under way."""
+"""Makes and checks enrollment tokens, with which devices are provisioned, and keeps the attempts that use them.
+
+On the wire, in the database and in the audit log a token is called `claim`.
+"""
 
 import hashlib
 import secrets
@@ -10,18 +13,18 @@ from sqlalchemy.orm import Session
 from contracts.exchange import RefusalCode
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.registry.audit import Audit
+from server.registry import audit
 from server.registry.cipher import Cipher
-from server.registry.database import Database
 from server.registry.models import EnrollmentToken, ProvisioningAttempt
 
-SESSION_S = 600
+ATTEMPT_S = 600
+"""How long a device has for the second step of its provisioning."""
 DEFAULT_LIFETIME_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentTokenRow:
-    """A claim as administrators see it. Times are seconds since 1970 UTC."""
+    """An enrollment token as administrators see it. Times are seconds since 1970 UTC."""
 
     claim_id: int
     hw_id: str | None
@@ -34,22 +37,22 @@ class EnrollmentTokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt to be provisioned.
+    """A provisioning between its two steps.
 
     Attributes:
-        claim_id: the claim that was used.
+        token_id: the enrollment token that was used.
         begin: the first step's request, JSON.
-        nonce: that the keys must be certified with.
-        credential: the secret that only that TPM opens; None for software.
+        nonce: what the device's keys must be certified with.
+        credential: a secret that only the device's TPM can decrypt; None for software.
     """
 
-    claim_id: int
+    token_id: int
     begin: bytes
     nonce: bytes
     credential: bytes | None
 
     def __repr__(self) -> str:
-        return f"<attempt with claim {self.claim_id}>"
+        return f"<attempt with enrollment token {self.token_id}>"
 
 
 def digest_of(text: str) -> str:
@@ -61,122 +64,130 @@ def _refused(text: str) -> RequestRefused:
     return RequestRefused(RefusalCode.CLAIM_REFUSED, text)
 
 
-def spend(session: Session, claim_id: int, hw_id: str, agent_id: str, now: int) -> str:
-    """Uses a claim within a transaction; returns the status that it gives.
+def spend(session: Session, token_id: int, hw_id: str, agent_id: str, now: int) -> str:
+    """Marks a token as used by an agent; returns the status that it gives the agent.
 
     Raises:
-        RequestRefused: it has ended meanwhile, or belongs to another device.
+        RequestRefused: it has been revoked, has expired, or belongs to another device.
     """
-    claim = session.get(EnrollmentToken, claim_id, with_for_update=True)
-    if claim is None or claim.state == "revoked" or claim.expires_at <= now or claim.hw_id != hw_id:
-        raise _refused("the claim does not count any more")
-    claim.state, claim.agent_id = "used", agent_id
-    return "factory_only" if claim.factory_only else "active"
+    token = session.get(EnrollmentToken, token_id, with_for_update=True)
+    if token is None or token.state == "revoked" or token.expires_at <= now or token.hw_id != hw_id:
+        raise _refused("the enrollment token is no longer valid")
+    token.state, token.agent_id = "used", agent_id
+    return "factory_only" if token.factory_only else "active"
 
 
 class EnrollmentTokens:
-    """Acts on claims.
+    """Enrollment tokens, and attempts. Every method works in the transaction of the session that it is given.
 
     Args:
-        database: of the registry.
-        cipher: seals what only the server may know of an attempt.
-        audit: records.
+        cipher: seals the credential of an attempt.
     """
 
-    def __init__(self, database: Database, cipher: Cipher, audit: Audit) -> None:
-        self._database = database
+    def __init__(self, cipher: Cipher) -> None:
         self._cipher = cipher
-        self._audit = audit
 
-    def create(self, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> str:
-        """A new claim's text; only its digest is kept.
+    def create(self, session: Session, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> str:
+        """Makes a token and returns its text; the registry keeps the digest only.
 
         Args:
-            hw_id: the device that may use it; None binds it to the first one that does.
-            factory_only: its agent is for the factory's tests: it gets no licenses.
-            lifetime_s: seconds until it ends.
-            now: when.
+            session: of a writing transaction.
+            hw_id: the device that may use it; None binds it to the first device that does.
+            factory_only: the agent is for the factory's tests and gets no licenses.
+            lifetime_s: seconds until it expires.
+            now: seconds since 1970 UTC.
         """
         text = secrets.token_urlsafe(24)
-        with self._database.transaction() as session:
-            row = EnrollmentToken(
-                digest=digest_of(text),
-                hw_id=hw_id,
-                state="open",
-                factory_only=factory_only,
-                created_at=now,
-                expires_at=now + lifetime_s,
-            )
-            session.add(row)
-            session.flush()
-            self._audit.record("admin", "claim.made", "ok", now, session=session, claim=row.id, hw_id=hw_id)
+        row = EnrollmentToken(
+            digest=digest_of(text),
+            hw_id=hw_id,
+            state="open",
+            factory_only=factory_only,
+            created_at=now,
+            expires_at=now + lifetime_s,
+        )
+        session.add(row)
+        session.flush()
+        audit.record(session, "admin", "claim.made", "ok", now, claim=row.id, hw_id=hw_id)
         return text
 
-    def use(self, text: str, hw_id: str, now: int) -> int:
-        """The id of a claim that this device may use; it may use it again until its end.
+    def use(self, session: Session, text: str, hw_id: str, now: int) -> int:
+        """Returns the id of a token that this device may use. The device may use it again until it expires.
 
         Raises:
-            RequestRefused: there is no such claim, or it is not for this device.
+            RequestRefused: there is no such token, it has been revoked or has expired, or it is for another device.
         """
-        with self._database.transaction() as session:
-            row = session.scalars(
-                select(EnrollmentToken).where(EnrollmentToken.digest == digest_of(text)).with_for_update()
-            ).first()
-            if row is None or row.state == "revoked":
-                raise _refused("there is no such claim")
-            if row.expires_at <= now:
-                raise _refused("the claim has ended: have another one made ('license-server claim make')")
-            if row.hw_id is None:
-                row.hw_id = hw_id
-                self._audit.record(f"device {hw_id[:16]}", "claim.bound", "ok", now, session=session, claim=row.id)
-            elif row.hw_id != hw_id:
-                raise _refused("the claim is for another device")
-            return row.id
+        query = select(EnrollmentToken).where(EnrollmentToken.digest == digest_of(text))
+        row = session.scalars(query.with_for_update()).first()
+        if row is None or row.state == "revoked":
+            raise _refused("no such enrollment token")
+        if row.expires_at <= now:
+            raise _refused("the enrollment token has expired; 'license-server enrollment-token make' makes another")
+        if row.hw_id is None:
+            row.hw_id = hw_id
+            audit.record(session, f"device {hw_id[:16]}", "claim.bound", "ok", now, claim=row.id)
+        elif row.hw_id != hw_id:
+            raise _refused("the enrollment token is for another device")
+        return row.id
 
-    def listed(self) -> list[EnrollmentTokenRow]:
-        """All claims, the newest first; never their texts."""
-        with self._database.reading() as session:
-            rows = session.scalars(select(EnrollmentToken).order_by(EnrollmentToken.id.desc())).all()
+    def listed(self, session: Session) -> list[EnrollmentTokenRow]:
+        """All tokens, the newest first; never their texts."""
+        rows = session.scalars(select(EnrollmentToken).order_by(EnrollmentToken.id.desc())).all()
         return [
             EnrollmentTokenRow(row.id, row.hw_id, row.state, row.factory_only, row.agent_id, row.created_at, row.expires_at)
             for row in rows
         ]
 
-    def revoke(self, claim_id: int, now: int) -> None:
-        """Ends a claim. Raises RegistryError if there is none with that number."""
-        with self._database.transaction() as session:
-            row = session.get(EnrollmentToken, claim_id, with_for_update=True)
-            if row is None:
-                raise RegistryError(f"there is no claim {claim_id}; 'license-server claim list' lists them")
-            row.state = "revoked"
-            self._audit.record("admin", "claim.revoked", "ok", now, session=session, claim=claim_id)
-
-    def start_attempt(
-        self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
-    ) -> None:
-        """Keeps an attempt for ten minutes."""
-        sealed = None
-        if credential is not None:
-            sealed = self._cipher.seal("provision_session", session_id, "sealed", credential)
-        with self._database.transaction() as session:
-            session.execute(delete(ProvisioningAttempt).where(ProvisioningAttempt.expires_at <= now))
-            session.add(
-                ProvisioningAttempt(
-                    id=session_id, claim_id=claim_id, begin=begin, nonce=nonce, sealed=sealed, expires_at=now + SESSION_S
-                )
-            )
-
-    def attempt(self, session_id: str, now: int) -> Attempt:
-        """An attempt that is under way.
+    def revoke(self, session: Session, token_id: int, now: int) -> None:
+        """Revokes a token.
 
         Raises:
-            RequestRefused: there is none with that name any more.
+            RegistryError: there is none with this number.
         """
-        with self._database.reading() as session:
-            row = session.get(ProvisioningAttempt, session_id)
-            if row is None or row.expires_at <= now:
-                raise _refused("the attempt took too long: run 'license-agent-cli provision' again")
-            credential = None
-            if row.sealed is not None:
-                credential = self._cipher.open("provision_session", row.id, "sealed", row.sealed)
-            return Attempt(row.claim_id, row.begin, row.nonce, credential)
+        row = session.get(EnrollmentToken, token_id, with_for_update=True)
+        if row is None:
+            raise RegistryError(f"no enrollment token {token_id}; 'license-server enrollment-token list' lists them")
+        row.state = "revoked"
+        audit.record(session, "admin", "claim.revoked", "ok", now, claim=token_id)
+
+    # Attempts
+
+    def start_attempt(
+        self,
+        session: Session,
+        attempt_id: str,
+        token_id: int,
+        begin: bytes,
+        nonce: bytes,
+        credential: bytes | None,
+        now: int,
+    ) -> None:
+        """Keeps an attempt for `ATTEMPT_S` seconds."""
+        sealed = None
+        if credential is not None:
+            sealed = self._cipher.seal("provision_session", attempt_id, "sealed", credential)
+        session.execute(delete(ProvisioningAttempt).where(ProvisioningAttempt.expires_at <= now))
+        session.add(
+            ProvisioningAttempt(
+                id=attempt_id, claim_id=token_id, begin=begin, nonce=nonce, sealed=sealed, expires_at=now + ATTEMPT_S
+            )
+        )
+
+    def attempt(self, session: Session, attempt_id: str, now: int) -> Attempt:
+        """An attempt that has not expired.
+
+        Raises:
+            RequestRefused: there is none with this name.
+        """
+        row = session.get(ProvisioningAttempt, attempt_id)
+        if row is None or row.expires_at <= now:
+            raise _refused("the provisioning took too long; run 'license-agent-cli provision' again")
+        credential = None
+        if row.sealed is not None:
+            credential = self._cipher.open("provision_session", row.id, "sealed", row.sealed)
+        return Attempt(row.claim_id, row.begin, row.nonce, credential)
+
+    def record_refusal(self, session: Session, address: str, event: str, refused: RequestRefused, now: int) -> None:
+        """Records an attempt that was refused."""
+        actor = f"address {address}"[:128]
+        audit.record(session, actor, event, refused.code.value, now, reason=refused.text[:200])

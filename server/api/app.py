@@ -17,11 +17,11 @@ from contracts.exchange import EXCHANGE_VERSION, RefusalCode
 from server.base.limits import MAX_HEADER_REQUEST_CHARS
 from server.enrollment.service import Enrollment
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
-from server.exchange.ports import EnrollmentKeys
-from server.exchange.service import DATABASE_RETRY_S, KINDS, Exchange
+from server.exchange.service import KINDS, Exchange
+from server.keys.keyring import Keyring
 from server.web.middleware import CALLER, NOTE, Caller
 from server.web.peers import Peer
-from server.web.responses import Response, error
+from server.web.responses import DATABASE_DOWN, Response, error
 
 from .forms import JWS_PATTERN, BeginBody, ChallengeReply, ErrorReply, Nothing, SignedReply, SignedRequest
 
@@ -84,7 +84,7 @@ def _responses(*extra: int, signed: bool) -> dict[int | str, dict[str, Any]]:
 def create_app(
     exchange: Exchange,
     enrollment: Enrollment,
-    keys: EnrollmentKeys,
+    keyring: Keyring,
     *,
     with_openapi: bool = False,
     wall: Callable[[], float] = time.time,
@@ -94,7 +94,7 @@ def create_app(
     Args:
         exchange: answers agents.
         enrollment: provisions devices.
-        keys: for the key set.
+        keyring: has the key set.
         with_openapi: serve the OpenAPI document too.
         wall: seconds since 1970 UTC.
     """
@@ -115,9 +115,9 @@ def create_app(
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
     def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> HttpResponse:
         """A challenge, to be put into requests that are made with the same client certificate."""
-        stranger = exchange.stranger(peer, now())
-        if stranger is not None:
-            return _respond(request, stranger)
+        refused = exchange.refuse_unknown(peer, now())
+        if refused is not None:
+            return _respond(request, refused)
         text = exchange.challenge(peer.fingerprint, now())
         return _json(200, {"challenge": text, "expires_in": CHALLENGE_LIFETIME_S})
 
@@ -148,7 +148,7 @@ def create_app(
         root: Annotated[str | None, Query(pattern=r"^sha256:[0-9a-f]{64}$")] = None,
     ) -> HttpResponse:
         """The server's keys, signed by its offline root; with `root`, the newest set that the root with this pin has signed."""
-        text = keys.key_set() if root is None else keys.key_set_of(root) or keys.key_set()
+        text = keyring.key_set() if root is None else keyring.key_set_of(root) or keyring.key_set()
         etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if if_none_match == etag:
             return HttpResponse(status_code=304, headers={"etag": etag})
@@ -213,8 +213,7 @@ def _add_errors(app: FastAPI) -> None:
     def database(request: Request, problem: Exception) -> HttpResponse:
         # The kind only: the text of an exception may carry what was being worked on.
         _log.error("the database failed", extra={"fields": {"kind": type(problem).__name__}})
-        text = "the server's database does not answer"
-        return _respond(request, error(503, RefusalCode.UNAVAILABLE, text, DATABASE_RETRY_S))
+        return _respond(request, DATABASE_DOWN)
 
     app.add_exception_handler(_Stop, stop)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -1,15 +1,15 @@
-"""The server's no to an agent: a code and words. It becomes a signed refusal."""
+"""The refusal of an agent's or a device's request: a code and a text, which become a signed refusal."""
 
 from contracts.exchange import RefusalCode
 
 
 class RequestRefused(Exception):
-    """What was asked is not done.
+    """A request is refused.
 
     Attributes:
-        code: why.
-        text: in words; the agent's administrator reads it.
-        retry_after_s: when it may be tried again; None if that is of no use, or not known.
+        code: the reason.
+        text: the reason in words, for the agent's administrator.
+        retry_after_s: seconds until the request may succeed; None if that is unknown, or trying again is of no use.
     """
 
     def __init__(self, code: RefusalCode, text: str, retry_after_s: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Commands that have to do with agents, their claims and their secrets."""
+"""Commands for agents, enrollment tokens and secrets."""
 
 import json
 from dataclasses import asdict
@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
-from server.agents.registry import ACTIVE, REVOKED, AgentRow
+from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, row_of
+from server.agents.server_time import sign_time as sign_server_time
 from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
+from server.licensing import periods as secret_periods
 from server.licensing.secrets import SecretRow
 
-from .options import agent_option, directory_option, json_option, now, opened, out_option, show, utc, write
+from .options import agent_option, directory_option, json_option, now, out_option, reading, show, utc, write, writing
 
 
 @click.command()
@@ -21,63 +23,71 @@ from .options import agent_option, directory_option, json_option, now, opened, o
     "--request", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="From 'license-agent init'."
 )
 def enroll(directory: Path, request: Path) -> None:
-    """Register an agent by its enrollment request, carried by hand. For machines without a network."""
+    """Register an agent by its enrollment request, for machines without a network."""
     try:
         content = json.loads(request.read_text("utf-8"))
     except ValueError:
-        raise RegistryError(f"{request} is not an enrollment request (not JSON)") from None
+        raise RegistryError(f"{request} is not an enrollment request: it is not JSON") from None
     asked = read_request(content)
-    with opened(directory) as server:
-        server.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now())
+    with writing(directory) as (server, session):
+        server.agents.enroll_by_hand(session, asked.agent_id, asked.hw_id, asked.backend, asked.keys, now())
     click.echo(f"enrolled {asked.agent_id}; next: license-server rotate --agent {asked.agent_id}", err=True)
 
 
-@click.group()
-def claim() -> None:
-    """Claims, with which devices are provisioned."""
+@click.group("enrollment-token")
+def enrollment_token() -> None:
+    """Manage the tokens with which devices are provisioned. (Former name: claim.)"""
 
 
-@claim.command("make")
+@enrollment_token.command("make")
 @directory_option
-@click.option("--hw-id", metavar="HEX", help="The device that may use it; without it, the first one that does.")
-@click.option("--lifetime", type=click.IntRange(60, 10**9), default=DEFAULT_LIFETIME_S, show_default=True, help="Seconds.")
-@click.option("--factory-only", is_flag=True, help="For the factory's tests: such an agent gets no licenses.")
+@click.option("--hw-id", metavar="HEX", help="The only device that may use it; without it, the first device that does.")
+@click.option(
+    "--lifetime",
+    type=click.IntRange(60, 10**9),
+    default=DEFAULT_LIFETIME_S,
+    show_default=True,
+    help="Seconds until it expires.",
+)
+@click.option("--factory-only", is_flag=True, help="For factory tests: the agent gets no licenses.")
 @out_option
-def claim_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: bool, out: Path | None) -> None:
-    """Print a new claim for one device."""
+def enrollment_token_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: bool, out: Path | None) -> None:
+    """Make a token for one device and print it."""
     if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
-        raise RegistryError("a hardware id has 64 characters 0-9 and a-f, as 'license-agent hardware-id' prints it")
-    with opened(directory) as server:
-        write(server.enrollment_tokens.create(hw_id, factory_only, lifetime, now()), out)
+        raise RegistryError("a hardware id has 64 characters 0-9 and a-f; 'license-agent hardware-id' prints it")
+    with writing(directory) as (server, session):
+        text = server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now())
+    write(text, out)
 
 
-@claim.command("list")
+@enrollment_token.command("list")
 @directory_option
 @json_option
-def claim_list(directory: Path, as_json: bool) -> None:
-    """List all claims, never their texts."""
+def enrollment_token_list(directory: Path, as_json: bool) -> None:
+    """List all tokens; never their texts."""
 
     def line(row: EnrollmentTokenRow) -> tuple[object, ...]:
         return row.claim_id, row.state, row.agent_id or "-", (row.hw_id or "any")[:16], utc(row.created_at), utc(row.expires_at)
 
-    with opened(directory) as server:
-        show(server.enrollment_tokens.listed(), ("claim", "state", "agent", "hardware", "made", "ends"), line, as_json)
+    with reading(directory) as (server, session):
+        rows = server.enrollment_tokens.listed(session)
+    show(rows, ("claim", "state", "agent", "hardware", "made", "ends"), line, as_json)
 
 
-@claim.command("revoke")
+@enrollment_token.command("revoke")
 @directory_option
-@click.argument("claim_id", type=click.IntRange(1))
-def claim_revoke(directory: Path, claim_id: int) -> None:
-    """End the claim with number CLAIM_ID."""
-    with opened(directory) as server:
-        server.enrollment_tokens.revoke(claim_id, now())
+@click.argument("number", type=click.IntRange(1))
+def enrollment_token_revoke(directory: Path, number: int) -> None:
+    """Revoke the token with this NUMBER, from the list."""
+    with writing(directory) as (server, session):
+        server.enrollment_tokens.revoke(session, number, now())
 
 
 @click.group(invoke_without_command=True)
 @click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
 @click.pass_context
 def agents(ctx: click.Context, directory: Path | None) -> None:
-    """List the agents, revoke one, take that back."""
+    """List, show, revoke and reinstate agents. Without a command: list."""
     if ctx.invoked_subcommand is None:
         if directory is None:
             raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR).")
@@ -90,8 +100,9 @@ def _list_agents(directory: Path, as_json: bool) -> None:
         return row.agent_id, serial, row.status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
 
     headers = ("agent", "serial", "status", "attestation", "backend", "enrolled at", "last contact")
-    with opened(directory) as server:
-        show(server.agents.listed(), headers, line, as_json)
+    with reading(directory) as (server, session):
+        rows = server.agents.listed(session)
+    show(rows, headers, line, as_json)
 
 
 @agents.command("list")
@@ -107,12 +118,10 @@ def agents_list(directory: Path, as_json: bool) -> None:
 @click.argument("agent_id")
 @json_option
 def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
-    """Print all that is known of an agent; never a secret."""
-    with opened(directory) as server:
-        row = server.agents.by_id(agent_id)
-        versions = () if row is None else server.secrets.listed(agent_id)
-    if row is None:
-        raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
+    """Print everything that is known of an agent; never a secret."""
+    with reading(directory) as (server, session):
+        row = row_of(enrolled(session, agent_id, lock=False))
+        versions = server.secrets.listed(session, agent_id)
     if as_json:
         click.echo(json.dumps({**asdict(row), "secrets": [asdict(version) for version in versions]}, indent=2))
         return
@@ -135,19 +144,19 @@ def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
 @directory_option
 @click.argument("agent_id")
 def agents_revoke(directory: Path, agent_id: str) -> None:
-    """Revoke an agent: it gets nothing any more from the next request on."""
-    with opened(directory) as server:
-        server.agents.set_status(agent_id, REVOKED, now())
+    """Revoke an agent: the server refuses its requests from now on."""
+    with writing(directory) as (server, session):
+        server.agents.set_status(session, agent_id, REVOKED, now())
 
 
 @agents.command("reinstate")
 @directory_option
 @click.argument("agent_id")
-@click.confirmation_option(prompt="The device will be able to get licenses again. Go on?")
+@click.confirmation_option(prompt="The device will be able to get licenses again. Continue?")
 def agents_reinstate(directory: Path, agent_id: str) -> None:
-    """Take a revocation back. The device must be provisioned anew: its certificates stay revoked."""
-    with opened(directory) as server:
-        server.agents.set_status(agent_id, ACTIVE, now())
+    """Reinstate a revoked agent. Its certificates stay revoked: provision the device again."""
+    with writing(directory) as (server, session):
+        server.agents.set_status(session, agent_id, ACTIVE, now())
 
 
 @click.group(invoke_without_command=True)
@@ -155,7 +164,7 @@ def agents_reinstate(directory: Path, agent_id: str) -> None:
 @click.option("--agent", "agent_id", metavar="ID", help="The agent's id.")
 @click.pass_context
 def secrets(ctx: click.Context, directory: Path | None, agent_id: str | None) -> None:
-    """List an agent's secret versions and their dates (never a secret)."""
+    """List an agent's secret versions and their dates, never a secret. Without a command: list."""
     if ctx.invoked_subcommand is None:
         if directory is None or agent_id is None:
             raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR) or '--agent'.")
@@ -166,8 +175,9 @@ def _list_secrets(directory: Path, agent_id: str, as_json: bool) -> None:
     def line(row: SecretRow) -> tuple[object, ...]:
         return row.version, row.state, utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
 
-    with opened(directory) as server:
-        show(server.secrets.listed(agent_id), ("version", "state", "valid from", "valid until", "grace until"), line, as_json)
+    with reading(directory) as (server, session):
+        rows = server.secrets.listed(session, agent_id)
+    show(rows, ("version", "state", "valid from", "valid until", "grace until"), line, as_json)
 
 
 @secrets.command("list")
@@ -175,7 +185,7 @@ def _list_secrets(directory: Path, agent_id: str, as_json: bool) -> None:
 @agent_option
 @json_option
 def secrets_list(directory: Path, agent_id: str, as_json: bool) -> None:
-    """List an agent's secret versions (never a secret)."""
+    """List an agent's secret versions; never a secret."""
     _list_secrets(directory, agent_id, as_json)
 
 
@@ -184,11 +194,11 @@ def secrets_list(directory: Path, agent_id: str, as_json: bool) -> None:
 @click.option("--agent", "agent_id", metavar="ID", help="This agent.")
 @click.option("--all", "everyone", is_flag=True, help="All agents.")
 def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool) -> None:
-    """Have agents rotate at their next contact."""
+    """Make agents rotate their secrets at their next contact."""
     if (agent_id is None) != everyone:
         raise click.UsageError("Name one agent with --agent, or all with --all.")
-    with opened(directory) as server:
-        count = server.secrets.demand(agent_id, now())
+    with writing(directory) as (server, session):
+        count = server.secrets.demand(session, agent_id, now())
     click.echo(f"{count} agents will rotate at their next contact", err=True)
 
 
@@ -197,9 +207,9 @@ def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool) -> Non
 @agent_option
 @click.argument("version", type=click.IntRange(1))
 def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
-    """Destroy an agent's secret VERSION here; it is to rotate at its next contact."""
-    with opened(directory) as server:
-        server.secrets.invalidate(agent_id, version, now())
+    """Destroy an agent's secret VERSION on the server. The agent rotates at its next contact."""
+    with writing(directory) as (server, session):
+        server.secrets.invalidate(session, agent_id, version, now())
 
 
 @click.command()
@@ -209,9 +219,10 @@ def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.  [default: the server's]")
 @out_option
 def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | None, out: Path | None) -> None:
-    """Make an agent's next secret and print its delivery, to be carried by hand: signed, and encrypted to that agent."""
-    with opened(directory) as server:
-        write(server.secrets.rotate_by_hand(agent_id, now(), interval, grace), out)
+    """Make an agent's next secret and print its delivery, signed and encrypted to the agent, to be carried by hand."""
+    with writing(directory) as (server, session):
+        delivery = server.secrets.rotate_by_hand(session, agent_id, now(), interval, grace)
+    write(delivery, out)
 
 
 @click.command()
@@ -219,11 +230,12 @@ def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | No
 @click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
 def periods(directory: Path, interval: int | None, grace: int | None) -> None:
-    """Show how long secrets are good for, or change it for those that are made from now on."""
-    with opened(directory) as server:
-        if interval is not None or grace is not None:
-            server.secrets.set_periods(interval, grace, now())
-        found = server.secrets.periods()
+    """Show how long secrets are valid, or change it for secrets that are made from now on."""
+    if interval is not None or grace is not None:
+        with writing(directory) as (_server, session):
+            secret_periods.set_periods(session, interval, grace, now())
+    with reading(directory) as (_server, session):
+        found = secret_periods.periods(session)
     click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
 
 
@@ -233,9 +245,10 @@ def periods(directory: Path, interval: int | None, grace: int | None) -> None:
 @click.option("--challenge", required=True, metavar="HEX", help="From 'license-agent-cli clock challenge' on the machine.")
 @out_option
 def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) -> None:
-    """Print the server's time, signed, for an agent whose clock went wrong."""
-    with opened(directory) as server:
-        write(server.secrets.sign_time(agent_id, challenge, now()), out)
+    """Print the server's time, signed, for an agent whose clock is wrong."""
+    with writing(directory) as (server, session):
+        text = sign_server_time(session, server.keys, agent_id, challenge, now())
+    write(text, out)
 
 
-COMMANDS: tuple[click.Command, ...] = (enroll, claim, agents, secrets, rotate, periods, sign_time)
+COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time)

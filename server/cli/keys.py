@@ -6,7 +6,7 @@ import click
 
 from server.base.errors import RegistryError
 from server.base.settings import ROOT_KEY, place_of
-from server.keys.keyring import LIFETIMES, WARN_S, KeyRow
+from server.keys.lifecycle import LIFETIMES, WARN_S, KeyRow
 from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.database import Database
 from server.wiring import Plan, create_server
@@ -115,7 +115,7 @@ def keys_list(directory: Path, as_json: bool) -> None:
         return row.kind, row.kid, row.state, utc(row.created_at), utc(row.expires_at), "ROTATE SOON" if soon else ""
 
     with opened(directory) as server:
-        show(server.keys.listed(), ("kind", "id", "state", "made", "ends", ""), line, as_json)
+        show(server.key_lifecycle.listed(), ("kind", "id", "state", "made", "ends", ""), line, as_json)
 
 
 @keys.command("rotate")
@@ -143,12 +143,12 @@ def keys_rotate(
     lent = None if root_key is None else read_root_key(root_key, secret)
     with opened(directory) as server:
         if kind != "root":
-            kid = server.keys.rotate(kind, now(), lent, names)
+            kid = server.key_lifecycle.rotate(kind, now(), lent, names)
             click.echo(f"the {kind} key in use is {kid} now; what the old one made stays good for a time", err=True)
             return
         if lent is None or new_root_key is None:
             raise RegistryError("a new root needs --root-key (the present one) and --new-root-key (where the new one is to be)")
-        pin = server.keys.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
+        pin = server.key_lifecycle.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
         click.echo(pin)
         click.echo("agents learn of the new root at their next contact; then rotate issuing-ca and tls with its key", err=True)
 
@@ -164,7 +164,7 @@ def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: 
         raise RegistryError("a key set must be signed by the root: name its key with --root-key")
     lent = read_root_key(root_key, passphrase(passphrase_file, new=False))
     with opened(directory) as server:
-        server.keys.end(kid, now(), lent)
+        server.key_lifecycle.end(kid, now(), lent)
 
 
 COMMANDS: tuple[click.Command, ...] = (init, migrate, trust, root_pin, keys)

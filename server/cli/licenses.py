@@ -1,4 +1,4 @@
-"""Commands that have to do with licenses, and with what was recorded."""
+"""Commands for licenses and the audit log."""
 
 import sys
 import uuid
@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from server.licensing.licenses import Order
+from server.registry import audit as audit_log
 from server.registry.audit import Record
 
-from .options import TimeType, agent_option, directory_option, json_option, now, opened, out_option, show, utc, write
+from .options import TimeType, agent_option, directory_option, json_option, now, out_option, reading, show, utc, write, writing
 
 
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -29,11 +30,11 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--metadata", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="For the POS application; may be repeated."
 )
-@click.option("--not-before", type=TimeType(), default="now", show_default=True, help="Begin of the license.")
-@click.option("--expires", type=TimeType(), required=True, help="End: +30d, 2027-01-31, 2027-01-31T12:00:00Z.")
+@click.option("--not-before", type=TimeType(), default="now", show_default=True, help="When the license begins.")
+@click.option("--expires", type=TimeType(), required=True, help="When it ends: +30d, 2027-01-31, 2027-01-31T12:00:00Z.")
 @click.option("--subject", default="unnamed", show_default=True, help="Who the license is for.")
-@click.option("--license-id", help="The license's id; a new one if not given.")
-@click.option("--secret-version", type=click.IntRange(1), help="Use this version instead of the newest.")
+@click.option("--license-id", help="The license's id.  [default: a new one]")
+@click.option("--secret-version", type=click.IntRange(1), help="Issue it under this secret version instead of the newest.")
 @out_option
 def issue(
     directory: Path,
@@ -49,8 +50,9 @@ def issue(
 ) -> None:
     """Issue a license and print its token."""
     order = Order(license_id or str(uuid.uuid4()), subject, features, metadata, not_before, expires)
-    with opened(directory) as server:
-        write(server.licenses.issue(agent_id, order, now(), secret_version), out)
+    with writing(directory) as (server, session):
+        token = server.licenses.issue(session, agent_id, order, now(), secret_version)
+    write(token, out)
 
 
 @click.command()
@@ -58,36 +60,40 @@ def issue(
 @agent_option
 @out_option
 def reissue(directory: Path, agent_id: str, out: Path | None) -> None:
-    """Print new tokens, one a line, for all running licenses of an agent, under its newest secret."""
-    with opened(directory) as server:
-        write("\n".join(server.licenses.reissue_all(agent_id, now())), out)
+    """Print new tokens, one on each line, for all licenses of an agent that have not expired, under its newest secret."""
+    with writing(directory) as (server, session):
+        tokens = server.licenses.reissue_all(session, agent_id, now())
+    write("\n".join(tokens), out)
 
 
 @click.command()
 @directory_option
 @click.argument("license_id")
 def revoke(directory: Path, license_id: str) -> None:
-    """Revoke the license LICENSE_ID for good; its agent learns of it at its next contact."""
-    with opened(directory) as server:
-        server.licenses.revoke(license_id, now())
+    """Revoke the license LICENSE_ID for good. Its agent learns of it at its next contact."""
+    with writing(directory) as (server, session):
+        server.licenses.revoke(session, license_id, now())
 
 
 @click.command()
 @directory_option
-@click.option("--verify", "check", is_flag=True, help="Check the whole chain instead of printing records.")
-@click.option("-n", "--lines", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many, the newest.")
+@click.option("--verify", "check", is_flag=True, help="Verify the whole chain instead of printing records.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many of the newest records."
+)
 @json_option
 def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
-    """Print what was done on this server, or check that nobody changed the record of it."""
+    """Print the server's audit log, or verify that nobody has changed it."""
 
     def line(row: Record) -> tuple[object, ...]:
         return row.seq, utc(row.at), row.actor, row.event, row.outcome, ", ".join(f"{k}={v}" for k, v in row.fields.items())
 
-    with opened(directory) as server:
+    with reading(directory) as (_server, session):
         if not check:
-            show(server.audit.tail(lines), ("record", "time", "who", "what", "outcome", "details"), line, as_json)
+            rows = audit_log.tail(session, lines)
+            show(rows, ("record", "time", "who", "what", "outcome", "details"), line, as_json)
             return
-        held, problem = server.audit.verify()
+        held, problem = audit_log.verify(session)
     if problem is not None:
         click.echo(f"{held} records hold, then: {problem}", err=True)
         sys.exit(1)

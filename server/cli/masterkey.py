@@ -10,7 +10,7 @@ import click
 
 from server.base.settings import Place, place_of
 from server.keys import masterkey_rotation
-from server.keys.keyring import DAY
+from server.keys.lifecycle import DAY
 from server.registry.database import Database
 
 from .options import directory_option, json_option, now, utc

@@ -1,4 +1,4 @@
-"""Options and small helpers that the commands share."""
+"""Options and helpers that the commands share."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 from tabulate import tabulate
 
 from server.wiring import Server, open_server
@@ -34,12 +35,12 @@ passphrase_option = click.option(
     "passphrase_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Holds the passphrase of the root key's file; without it, a terminal is asked.",
+    help="A file whose first line is the root key's passphrase. Without it, the command asks on the terminal.",
 )
 
 
 def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
-    """Opens the output before anything is done: a secret that was made and not written would be lost."""
+    """Opens the output before the command does anything: a secret that is made and cannot be written would be lost."""
     if out is not None:
         try:
             out.open("a").close()
@@ -76,7 +77,7 @@ def now() -> int:
 
 @contextmanager
 def opened(directory: Path) -> Iterator[Server]:
-    """The server in a directory, closed at the end."""
+    """Opens the server in a directory, and closes it at the end."""
     server = open_server(directory)
     try:
         yield server
@@ -84,12 +85,26 @@ def opened(directory: Path) -> Iterator[Server]:
         server.close()
 
 
+@contextmanager
+def reading(directory: Path) -> Iterator[tuple[Server, Session]]:
+    """Opens the server in a directory, and a transaction that only reads."""
+    with opened(directory) as server, server.database.read() as session:
+        yield server, session
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[tuple[Server, Session]]:
+    """Opens the server in a directory, and a transaction that commits at the end."""
+    with opened(directory) as server, server.database.write() as session:
+        yield server, session
+
+
 def passphrase(file: Path | None, *, new: bool) -> bytes | None:
-    """The passphrase of a root key: from the file, or from a terminal; None where there is neither, or it is empty.
+    """The passphrase of a root key, from the file or the terminal; None if there is neither, or it is empty.
 
     Args:
-        file: its first line counts.
-        new: a terminal is asked twice.
+        file: has the passphrase in its first line.
+        new: asks twice on a terminal.
     """
     if file is not None:
         return file.read_bytes().split(b"\n", 1)[0] or None
@@ -110,12 +125,12 @@ def write(text: str, out: Path | None) -> None:
 
 
 def utc(seconds: int | None) -> str:
-    """A time as people read it; a dash for none."""
+    """A time for people, or a dash."""
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
 def show(rows: Sequence[Any], headers: Sequence[str], line: Any, as_json: bool) -> None:
-    """Prints rows: as a table, each by `line`, or as JSON with all they hold."""
+    """Prints rows as a table, with `line` for the cells of each, or as JSON with all their fields."""
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
     else:

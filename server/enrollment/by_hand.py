@@ -5,7 +5,8 @@ from typing import Any
 
 from contracts.claims import AGENT_ID
 from contracts.jose import MalformedToken, public_key_from_jwk
-from server.agents.registry import HandKeys, public_members
+from server.agents.activation import public_members
+from server.agents.registry import HandKeys
 from server.base.errors import RegistryError
 
 

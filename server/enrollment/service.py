@@ -1,6 +1,7 @@
-"""Makes agents of devices: a claim, the hardware's proof, then certificate and serial number. HTTP is `app.py`'s.
+"""Provisions devices: checks the enrollment token and the hardware's proof, then makes the device an agent.
 
-Two steps, each of which a device may repeat. Nothing is granted in the first one; in the second one, nothing before all holds.
+Text in, response out; `server.api.app` speaks HTTP. There are two steps, and a device may repeat each. The first one
+grants nothing; the second one grants nothing before every check has passed.
 """
 
 import hashlib
@@ -17,12 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import EXCHANGE_VERSION, REQUEST_ID, Refusal, RefusalCode, Reply, convert
 from contracts.jose import MalformedToken, b64decode, b64encode, jwk_from_point, point_from_jwk, thumbprint
+from server.agents.activation import Activation, ProvenDevice
+from server.agents.enrollment_tokens import Attempt, EnrollmentTokens
 from server.base.limits import FAILED_CLAIM_RATE, address_key, buckets
 from server.base.refused import RequestRefused
-from server.exchange.ports import ActivationStore, AuditLog, ClaimStore, EnrollmentKeys, Session
 from server.exchange.requests import NotAuthentic, NotReadable, open_signed, parse_signed
-from server.exchange.service import DATABASE_RETRY_S
-from server.web.responses import STATUS_OF, Response, error
+from server.keys.keyring import Keyring
+from server.registry.database import Database
+from server.web.responses import DATABASE_DOWN, STATUS_OF, Response, error
 
 from .attestation import AttestationError, read_evidence
 from .credential import make_credential
@@ -37,11 +40,11 @@ CREDENTIAL_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which devices are accepted.
+    """Which devices may become agents.
 
     Attributes:
-        accept: levels that may become agents.
-        roots: CAs of TPM manufacturers that count; without any, no device is `attested`.
+        accept: the levels that may.
+        roots: TPM manufacturers' CAs that the operator trusts; without any, no device is `attested`.
     """
 
     accept: frozenset[Level]
@@ -49,32 +52,32 @@ class Policy:
 
 
 class Enrollment:
-    """The two steps.
+    """The two steps of provisioning.
 
     Args:
-        keys: opens claims, signs replies.
-        claims: claims and attempts.
-        agents: makes agents, and records it.
-        audit: where refusals are recorded.
-        policy: which devices are accepted.
-        random: gives that many random bytes.
-        steady: seconds of a clock that never goes back; for the limit of refused claims.
+        database: the registry's.
+        keyring: decrypts enrollment tokens and signs replies.
+        tokens: enrollment tokens, and attempts between the steps.
+        activation: makes agents.
+        policy: which devices may become agents.
+        random: returns this many random bytes.
+        steady: seconds of a clock that never goes back, for the rate limit of refused attempts.
     """
 
     def __init__(
         self,
-        keys: EnrollmentKeys,
-        claims: ClaimStore,
-        agents: ActivationStore,
-        audit: AuditLog,
+        database: Database,
+        keyring: Keyring,
+        tokens: EnrollmentTokens,
+        activation: Activation,
         policy: Policy,
         random: Callable[[int], bytes],
         steady: Callable[[], float],
     ) -> None:
-        self._keys = keys
-        self._claims = claims
-        self._agents = agents
-        self._audit = audit
+        self._database = database
+        self._keyring = keyring
+        self._tokens = tokens
+        self._activation = activation
         self._policy = policy
         self._random = random
         self._steady = steady
@@ -85,42 +88,44 @@ class Enrollment:
 
         Args:
             body: the JSON object of `Begin`; its `request_id` has the right form.
-            address: where it comes from.
+            address: of the caller.
             now: seconds since 1970 UTC.
         """
-        return self._guarded("provision.begin", body["request_id"], address, now, lambda: self._begin(body, now))
+        return self._answer("provision.begin", body["request_id"], address, now, lambda: self._begin(body, now))
 
     def complete(self, text: str, address: str, now: int) -> Response:
         """The second step.
 
         Args:
             text: the JWS around a `Complete`.
-            address: where it comes from.
+            address: of the caller.
             now: seconds since 1970 UTC.
         """
         try:
             content = _open_complete(text)
         except NotReadable as problem:
-            return error(400, RefusalCode.BAD_REQUEST, f"the request is not of our form: {problem}")
+            return error(400, RefusalCode.BAD_REQUEST, f"malformed request: {problem}")
         except NotAuthentic as problem:
             return error(403, RefusalCode.BAD_SIGNATURE, f"the request is not authentic: {problem}")
-        return self._guarded("provision.complete", content["request_id"], address, now, lambda: self._complete(content, now))
+        return self._answer("provision.complete", content["request_id"], address, now, lambda: self._complete(content, now))
 
-    def _guarded(self, event: str, request_id: str, address: str, now: int, step: Callable[[], Reply]) -> Response:
+    def _answer(self, event: str, request_id: str, address: str, now: int, step: Callable[[], Reply]) -> Response:
+        """The signed reply of a step. A refusal is recorded, and slows its address down."""
         key = address_key(address)
         wait = self._refused.wait(key, self._steady())
         if wait:
-            return error(429, RefusalCode.RATE_LIMITED, f"too many refused attempts; again in {wait} s", wait)
+            return error(429, RefusalCode.RATE_LIMITED, f"too many refused attempts; try again in {wait} s", wait)
         try:
             try:
-                return Response(200, self._keys.sign_reply(step()))
+                return Response(200, self._keyring.sign_reply(step()))
             except RequestRefused as refused:
                 if refused.code in (RefusalCode.CLAIM_REFUSED, RefusalCode.ATTESTATION_FAILED):
                     self._refused.take(key, self._steady())
-                self._audit.record(f"address {address}"[:128], event, refused.code.value, now, reason=refused.text[:200])
+                with self._database.write() as session:
+                    self._tokens.record_refusal(session, address, event, refused, now)
                 return self._refusal(request_id, refused, now)
         except SQLAlchemyError:
-            return error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
+            return DATABASE_DOWN
 
     def _refusal(self, request_id: str, refused: RequestRefused, now: int) -> Response:
         refusal = Refusal(
@@ -131,7 +136,7 @@ class Enrollment:
             text=refused.text[:500],
             retry_after_s=refused.retry_after_s,
         )
-        signed = self._keys.sign_reply(refusal)
+        signed = self._keyring.sign_reply(refusal)
         return Response(STATUS_OF[refused.code], signed, refused.code, refused.text, refused.retry_after_s)
 
     # The steps
@@ -139,20 +144,21 @@ class Enrollment:
     def _begin(self, body: dict[str, Any], now: int) -> Reply:
         begin: Begin = _converted(body, Begin, "request")
         attestation = _bytes(begin.attestation, "attestation")
-        claim = self._open_claim(begin, attestation)
+        token = self._open_token(begin, attestation)
         self._check_level(begin, now)
-        nonce, session = self._random(NONCE_BYTES), self._random(16).hex()
+        nonce, attempt_id = self._random(NONCE_BYTES), self._random(16).hex()
         credential = blob = secret = None
         if begin.backend == "tpm":
             credential = self._random(CREDENTIAL_BYTES)
             blob, secret = _make_credential(begin, attestation, credential, self._random)
-        claim_id = self._claims.use(claim, begin.hw_id, now)
-        self._claims.start_attempt(session, claim_id, msgspec.json.encode(begin), nonce, credential, now)
+        with self._database.write() as session:
+            token_id = self._tokens.use(session, token, begin.hw_id, now)
+            self._tokens.start_attempt(session, attempt_id, token_id, msgspec.json.encode(begin), nonce, credential, now)
         return Begun(
             agent_id=NOBODY,
             request_id=begin.request_id,
             issued_at=now,
-            session=session,
+            session=attempt_id,
             nonce=b64encode(nonce),
             credential_blob=None if blob is None else b64encode(blob),
             encrypted_secret=None if secret is None else b64encode(secret),
@@ -160,23 +166,23 @@ class Enrollment:
 
     def _complete(self, content: dict[str, Any], now: int) -> Reply:
         complete: Complete = _converted(content, Complete, "request")
-        session = self._claims.attempt(complete.session, now)
-        begin = msgspec.json.decode(session.begin, type=Begin)
+        with self._database.read() as session:
+            attempt = self._tokens.attempt(session, complete.session, now)
+        begin = msgspec.json.decode(attempt.begin, type=Begin)
         level = self._check_level(begin, now)
-        _check_proof(complete, begin, session)
-        attestation_key = _check_keys(complete, begin, session.nonce)
-        activated = self._agents.activate(
-            session.claim_id,
-            begin.hw_id,
-            begin.backend,
-            level,
-            complete.identity_key,
-            complete.agreement_key,
-            attestation_key,
-            complete.csr,
-            complete.agent_id,
-            now,
+        _check_proof(complete, begin, attempt)
+        device = ProvenDevice(
+            hw_id=begin.hw_id,
+            backend=begin.backend,
+            level=level,
+            identity_key=complete.identity_key,
+            agreement_key=complete.agreement_key,
+            attestation_key=_check_keys(complete, begin, attempt.nonce),
+            csr_pem=complete.csr,
+            agent_id=complete.agent_id,
         )
+        with self._database.write() as session:
+            activated = self._activation.activate(session, attempt.token_id, device, now)
         return Completed(
             agent_id=activated.agent_id,
             request_id=complete.request_id,
@@ -184,36 +190,42 @@ class Enrollment:
             serial=activated.serial,
             attestation=level,
             certificates=tuple(activated.certificates),
-            key_set=self._keys.key_set(),
+            key_set=self._keyring.key_set(),
         )
 
     # The checks
 
-    def _open_claim(self, begin: Begin, attestation: bytes) -> str:
-        """The claim's text, once it is shown to be meant for this device."""
+    def _open_token(self, begin: Begin, attestation: bytes) -> str:
+        """Decrypts the enrollment token and checks that it was encrypted for this device."""
         try:
-            claim = msgspec.json.decode(self._keys.open_claim(begin.claim), type=Claim)
+            claim = msgspec.json.decode(self._keyring.open_enrollment_token(begin.claim), type=Claim)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "what is encrypted in the claim is not of our form") from None
+            raise RequestRefused(
+                RefusalCode.CLAIM_REFUSED, "the content of the encrypted enrollment token is malformed"
+            ) from None
         if claim.hw_id != begin.hw_id or claim.attestation != hashlib.sha256(attestation).hexdigest():
-            raise RequestRefused(RefusalCode.CLAIM_REFUSED, "the claim is for another device, or for another attestation key")
+            raise RequestRefused(
+                RefusalCode.CLAIM_REFUSED, "the enrollment token was encrypted for another device or attestation key"
+            )
         return claim.claim
 
     def _check_level(self, begin: Begin, now: int) -> Level:
         level = self._level(begin, now)
         if level not in self._policy.accept:
-            raise RequestRefused(RefusalCode.ATTESTATION_FAILED, f"this server does not accept devices that are {level}")
+            raise RequestRefused(RefusalCode.ATTESTATION_FAILED, f"this server does not accept {level} devices")
         return level
 
     def _level(self, begin: Begin, now: int) -> Level:
         if begin.backend == "software":
             if begin.endorsement_public is not None or begin.endorsement_certificate is not None:
-                raise RequestRefused(RefusalCode.BAD_REQUEST, "a device with the software backend has no endorsement key")
+                raise RequestRefused(
+                    RefusalCode.BAD_REQUEST, "a device with the software backend must not send an endorsement key"
+                )
             return "software"
         public = _bytes(begin.endorsement_public or "", "endorsement_public")
         try:
             if hardware_id(public) != begin.hw_id:
-                raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "hw_id is not the hash of the endorsement key")
+                raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "hw_id is not the SHA-256 of endorsement_public")
         except AttestationError as problem:
             raise _failed(problem) from None
         if begin.endorsement_certificate is None or not self._policy.roots:
@@ -227,7 +239,7 @@ class Enrollment:
 
 
 def _open_complete(text: str) -> dict[str, Any]:
-    """The content, signed by the key that stands in it: who holds that key has said all of this."""
+    """The content of a second step, signed by the identity key that it contains."""
     header, content = parse_signed(text)
     key = content.get("identity_key")
     try:
@@ -245,7 +257,9 @@ def _open_complete(text: str) -> dict[str, Any]:
 
 def _converted(content: dict[str, Any], kind: Any, what: str) -> Any:
     if content.get("v") != EXCHANGE_VERSION or isinstance(content["v"], bool):
-        raise RequestRefused(RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {EXCHANGE_VERSION} only")
+        raise RequestRefused(
+            RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {EXCHANGE_VERSION} of the protocol only"
+        )
     try:
         return convert(content, kind, what)
     except MalformedToken as problem:
@@ -273,27 +287,32 @@ def _make_credential(
         raise _failed(problem) from None
 
 
-def _check_proof(complete: Complete, begin: Begin, session: Session) -> None:
-    """The TPM with that endorsement key has that attestation key: nobody else could open the credential."""
+def _check_proof(complete: Complete, begin: Begin, attempt: Attempt) -> None:
+    """Checks that the endorsement key's TPM holds the attestation key: no other TPM can decrypt the credential."""
     if begin.backend == "software":
         if complete.proof is not None:
-            raise RequestRefused(RefusalCode.BAD_REQUEST, "a device with the software backend has no proof")
+            raise RequestRefused(RefusalCode.BAD_REQUEST, "a device with the software backend must not send a proof")
         return
-    if session.credential is None or complete.proof is None:
-        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof by the activated credential is missing")
-    wanted = hmac.digest(session.credential, proof_input(complete.session, session.nonce, complete.csr), "sha256")
+    if attempt.credential is None or complete.proof is None:
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof is missing: the TPM must activate the credential")
+    wanted = hmac.digest(attempt.credential, proof_input(complete.session, attempt.nonce, complete.csr), "sha256")
     if not hmac.compare_digest(_bytes(complete.proof, "proof"), wanted):
-        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof does not fit: the credential was opened by nobody")
+        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the proof is wrong: the TPM did not decrypt the credential")
 
 
 def _check_keys(complete: Complete, begin: Begin, nonce: bytes) -> dict[str, str]:
-    """The attestation key of the first step has certified the keys of the second one. Returns its JWK."""
+    """Checks that the first step's attestation key has certified the second step's keys; returns its JWK."""
     if complete.evidence.get("attestation") != begin.attestation:
-        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the evidence is of another attestation key than the first step")
+        raise RequestRefused(
+            RefusalCode.ATTESTATION_FAILED, "the evidence is from another attestation key than in the first step"
+        )
     try:
         keys = read_evidence(complete.evidence, nonce, begin.backend)
     except AttestationError as problem:
         raise _failed(problem) from None
     if complete.identity_key != jwk_from_point(keys.identity) or complete.agreement_key != jwk_from_point(keys.agreement):
-        raise RequestRefused(RefusalCode.ATTESTATION_FAILED, "the keys are not those that the attestation key has certified")
+        raise RequestRefused(
+            RefusalCode.ATTESTATION_FAILED,
+            "identity_key and agreement_key are not the keys that the attestation key has certified",
+        )
     return jwk_from_point(keys.attestation)

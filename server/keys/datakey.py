@@ -46,7 +46,7 @@ def wraps(session: Session, *, lock: bool = False) -> list[Wrap]:
     return [Wrap(w["way"], w["kind"], w["made_at"], base64.b64decode(w["wrapped"])) for w in json.loads(row.value)]
 
 
-def found(session: Session, data_key: bytes, master: MasterKey, now: int) -> None:
+def create(session: Session, data_key: bytes, master: MasterKey, now: int) -> None:
     """Keeps the data key of a new registry.
 
     Raises:

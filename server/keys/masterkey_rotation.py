@@ -18,7 +18,7 @@ from pathlib import Path
 from common.files import write_atomic
 from server.base.errors import RegistryError
 from server.base.settings import SETTINGS, Place, settings_of
-from server.registry.audit import Audit
+from server.registry import audit
 from server.registry.database import Database
 
 from . import datakey, masterkey, pkcs11key
@@ -56,7 +56,6 @@ class Rotation:
     def __init__(self, place: Place, database: Database, to: str | None = None) -> None:
         self._place = place
         self._database = database
-        self._audit = Audit(database)
         self._to = None if to is None else masterkey.place_of(to)
         self._bytes: bytes | None = None
         if self._to is None and pkcs11key.is_uri(place.master):
@@ -69,7 +68,7 @@ class Rotation:
     def add(self, now: int) -> None:
         """Makes the new key; either key opens the registry from now on."""
         old = masterkey.in_use(self._place.master)
-        with self._database.reading() as session:
+        with self._database.read() as session:
             # Before a key is made: whoever has not the old key gets nothing done.
             datakey.opened(session, old)
         if self._to is None:
@@ -78,9 +77,9 @@ class Rotation:
         else:
             masterkey.make(self._to)
             new = masterkey.of(self._to)
-        with self._database.transaction() as session:
+        with self._database.write() as session:
             datakey.add(session, old, new, now)
-            self._audit.record("admin", "master_key.added", "ok", now, session=session, kind=new.kind)
+            audit.record(session, "admin", "master_key.added", "ok", now, kind=new.kind)
 
     def switch(self) -> None:
         """Puts the new key in use."""
@@ -102,12 +101,10 @@ def finish(place: Place, database: Database, now: int) -> int:
         RegistryError: it does not open the registry itself.
     """
     master = masterkey.in_use(place.master)
-    with database.transaction() as session:
+    with database.write() as session:
         forgotten = datakey.keep_only(session, master)
         if forgotten:
-            Audit(database).record(
-                "admin", "master_key.finished", "ok", now, session=session, kind=master.kind, forgotten=forgotten
-            )
+            audit.record(session, "admin", "master_key.finished", "ok", now, kind=master.kind, forgotten=forgotten)
     return forgotten
 
 
@@ -144,7 +141,7 @@ def shown(place: Place, database: Database) -> Shown:
         RegistryError: it does not open the registry.
     """
     master = masterkey.in_use(place.master)
-    with database.reading() as session:
+    with database.read() as session:
         datakey.opened(session, master)
         there = datakey.wraps(session)
     mine = [wrap for wrap in there if _opens(wrap, master)]

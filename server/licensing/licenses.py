@@ -1,4 +1,4 @@
-"""Licenses: issued, re-issued under the agent's newest secret, revoked, judged."""
+"""Issues licenses, re-issues them under the agent's newest secret, revokes them, and validates tokens."""
 
 import json
 from collections.abc import Sequence
@@ -15,24 +15,26 @@ from contracts.claims import Claims, check_claims
 from contracts.exchange import MAX_REVOKED, RefusalCode
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, parse_token
+from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
-from server.keys.keyring import Keys
-from server.registry.audit import Audit
-from server.registry.database import Database, next_number, present_number
+from server.keys.keyring import Keyring
+from server.registry import audit
+from server.registry.database import next_number, present_number
 from server.registry.models import Agent, License, Secret
 
 from .secrets import Secrets
 
 REVOCATIONS_LAST_S = 7 * 86_400
-"""A revocation list is good for so long; agents fetch a newer one when half of it is over."""
+"""How long a revocation list is valid; an agent fetches a newer one after half of that."""
 REVOCATIONS = "revocations"
+"""The counter that numbers revocation lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A license to be issued. Times are seconds since 1970 UTC."""
+    """A license to issue. Times are seconds since 1970 UTC."""
 
     jti: str
     subject: str
@@ -43,35 +45,32 @@ class Order:
 
 
 class Licenses:
-    """Acts on licenses.
+    """The agents' licenses. Every method works in the transaction of the session that it is given.
 
     Args:
-        database: of the registry.
-        keys: sign.
-        secrets: encrypt.
-        audit: records.
+        keyring: signs tokens.
+        secrets: tokens are encrypted with them.
     """
 
-    def __init__(self, database: Database, keys: Keys, secrets: Secrets, audit: Audit) -> None:
-        self._database = database
-        self._keys = keys
+    def __init__(self, keyring: Keyring, secrets: Secrets) -> None:
+        self._keyring = keyring
         self._secrets = secrets
-        self._audit = audit
 
-    def issue(self, agent_id: str, order: Order, now: int, version: int | None = None) -> str:
-        """A token for a new license.
+    def issue(self, session: Session, agent_id: str, order: Order, now: int, version: int | None = None) -> str:
+        """Issues a license and returns its token.
 
         Args:
+            session: of a writing transaction.
             agent_id: an enrolled agent.
             order: what is licensed.
-            now: becomes `iat`.
-            version: the secret version to use; the newest that is confirmed if None.
+            now: seconds since 1970 UTC; becomes `iat`.
+            version: the secret version to use; None for the newest confirmed one.
 
         Raises:
-            RegistryError: no such agent or version, or the order is out of bounds.
+            RegistryError: there is no such agent or version, the id belongs to another license, or the order is out of bounds.
         """
         claims = Claims(
-            iss=self._keys.issuer,
+            iss=self._keyring.issuer,
             sub=order.subject,
             aud=agent_id,
             iat=now,
@@ -84,147 +83,149 @@ class Licenses:
         try:
             check_claims(claims.as_json())
         except MalformedToken as error:
-            raise RegistryError(f"such a license would be refused: {error}") from None
-        with self._database.transaction() as session:
-            # Locked: the same license may be issued twice at once.
-            agent = session.get(Agent, agent_id, with_for_update=True)
-            if agent is None:
-                raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
-            if agent.status != "active":
-                raise RegistryError(f"agent {agent_id!r} is {agent.status}: it gets no licenses")
-            known = session.get(License, order.jti)
-            if known is not None and known.agent_id != agent_id:
-                raise RegistryError(f"license {order.jti!r} belongs to agent {known.agent_id!r}: choose another id")
-            if known is not None and known.revoked_at is not None:
-                raise RegistryError(f"license {order.jti!r} is revoked: choose another id")
-            token, used = self._issue_token(session, agent_id, claims, version)
-            session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
-            self._audit.record(
-                "admin", "license.issued", "ok", now, session=session, agent=agent_id, license=order.jti, expires=order.expires
-            )
-            return token
+            raise RegistryError(f"agents would refuse this license: {error}") from None
+        # Locked: the same license may be issued twice at once.
+        agent = enrolled(session, agent_id)
+        if agent.status != ACTIVE:
+            raise RegistryError(f"agent {agent_id!r} is {agent.status}; only active agents get licenses")
+        known = session.get(License, order.jti)
+        if known is not None and known.agent_id != agent_id:
+            raise RegistryError(f"license {order.jti!r} belongs to agent {known.agent_id!r}; choose another id")
+        if known is not None and known.revoked_at is not None:
+            raise RegistryError(f"license {order.jti!r} is revoked; choose another id")
+        token, used = self._issue_token(session, agent_id, claims, version)
+        session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
+        audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires)
+        return token
 
     def _issue_token(self, session: Session, agent_id: str, claims: Claims, version: int | None) -> tuple[str, int]:
         opened = self._secrets.open(session, agent_id, version)
         if opened is None and version is None:
-            raise RegistryError(f"agent {agent_id!r} has no secret yet: it gets one at its first contact, or by 'rotate'")
+            raise RegistryError(
+                f"agent {agent_id!r} has no confirmed secret yet; it gets one at its first contact, "
+                f"or run 'license-server rotate --agent {agent_id}'"
+            )
         if opened is None:
-            raise RegistryError(f"agent {agent_id!r} has no secret version {version} that licenses can be made with")
+            raise RegistryError(f"agent {agent_id!r} has no secret version {version} that licenses can be issued under")
         used, secret = opened
-        token = issue_token(claims, secret, used, self._keys.license_key())
+        token = issue_token(claims, secret, used, self._keyring.license_key())
         if len(token) > MAX_TOKEN_CHARS:
-            raise RegistryError(f"such a license would be refused: its token has more than {MAX_TOKEN_CHARS} characters")
+            raise RegistryError(
+                f"agents would refuse this license: its token has {len(token)} characters, the limit is {MAX_TOKEN_CHARS}"
+            )
         return token, used
 
-    def reissue_all(self, agent_id: str, now: int) -> list[str]:
-        """New tokens for all of an agent's licenses that have not ended, under its newest secret."""
-        with self._database.reading() as session:
-            if session.get(Agent, agent_id) is None:
-                raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
-            query = select(License.jti).where(License.agent_id == agent_id).order_by(License.jti)
-            ids = list(session.scalars(query))
-        return list(self._reissue(agent_id, ids, None, now)[0])
-
-    def reissue(
-        self, agent_id: str, license_ids: Sequence[str], version: int, now: int
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """New tokens for an agent, and the licenses for which there is none.
-
-        Args:
-            agent_id: whose.
-            license_ids: which.
-            version: the newest secret version that the agent holds.
-            now: when.
+    def reissue_all(self, session: Session, agent_id: str, now: int) -> list[str]:
+        """New tokens for all of an agent's licenses that have not expired, under its newest confirmed secret.
 
         Raises:
-            RequestRefused: that version is not known, or differs here.
+            RegistryError: there is no such agent, or it has no secret yet.
         """
-        return self._reissue(agent_id, license_ids, version, now)
+        enrolled(session, agent_id, lock=False)
+        if self._secrets.open(session, agent_id, None) is None:
+            raise RegistryError(
+                f"agent {agent_id!r} has no confirmed secret yet; run 'license-server rotate --agent {agent_id}'"
+            )
+        ids = list(session.scalars(select(License.jti).where(License.agent_id == agent_id).order_by(License.jti)))
+        return list(self._reissue(session, agent_id, ids, None, now)[0])
+
+    def reissue(
+        self, session: Session, agent_id: str, license_ids: Sequence[str], version: int, now: int
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """New tokens for an agent, and the ids of the licenses for which there is none.
+
+        Args:
+            session: of a writing transaction.
+            agent_id: the agent.
+            license_ids: the licenses.
+            version: the newest secret version that the agent holds.
+            now: seconds since 1970 UTC.
+
+        Raises:
+            RequestRefused: the server does not know that version, or holds another secret under its number.
+        """
+        if self._secrets.open(session, agent_id, version) is None:
+            raise RequestRefused(
+                RefusalCode.UNKNOWN_VERSION, f"the server has no secret version {version} that licenses can be issued under"
+            )
+        return self._reissue(session, agent_id, license_ids, version, now)
 
     def _reissue(
-        self, agent_id: str, license_ids: Sequence[str], version: int | None, now: int
+        self, session: Session, agent_id: str, license_ids: Sequence[str], version: int | None, now: int
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         tokens: list[str] = []
         missing: list[str] = []
-        with self._database.transaction() as session:
-            if self._secrets.open(session, agent_id, version) is None:
-                if version is None:
-                    raise RegistryError(f"agent {agent_id!r} has no secret yet: run 'license-server rotate --agent {agent_id}'")
-                raise RequestRefused(RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version} to make licenses with")
-            agent = session.get(Agent, agent_id)
-            # Locked in an order, so that two who do this wait for each other in one direction only.
-            locked = select(License).where(License.jti.in_(license_ids)).order_by(License.jti).with_for_update()
-            rows = {row.jti: row for row in session.scalars(locked)}
-            for jti in dict.fromkeys(license_ids):
-                row = rows.get(jti)
-                gone = row is None or row.agent_id != agent_id or row.revoked_at is not None
-                if row is None or gone or agent is None or agent.status != "active":
-                    missing.append(jti)
-                    continue
-                claims = check_claims(json.loads(row.claims))
-                if claims.exp <= now:
-                    missing.append(jti)
-                    continue
-                claims = replace(claims, iat=max(now, claims.iat))
-                token, used = self._issue_token(session, agent_id, claims, version)
-                row.claims, row.secret_version = json.dumps(claims.as_json()), used
-                tokens.append(token)
-            if tokens:
-                self._audit.record(
-                    f"agent {agent_id}", "license.reissued", "ok", now, session=session, count=len(tokens), missing=len(missing)
-                )
+        agent = session.get(Agent, agent_id)
+        # Locked in the order of their ids, so that two callers cannot wait for each other.
+        locked = select(License).where(License.jti.in_(license_ids)).order_by(License.jti).with_for_update()
+        rows = {row.jti: row for row in session.scalars(locked)}
+        for jti in dict.fromkeys(license_ids):
+            row = rows.get(jti)
+            gone = row is None or row.agent_id != agent_id or row.revoked_at is not None
+            if row is None or gone or agent is None or agent.status != ACTIVE:
+                missing.append(jti)
+                continue
+            claims = check_claims(json.loads(row.claims))
+            if claims.exp <= now:
+                missing.append(jti)
+                continue
+            claims = replace(claims, iat=max(now, claims.iat))
+            token, used = self._issue_token(session, agent_id, claims, version)
+            row.claims, row.secret_version = json.dumps(claims.as_json()), used
+            tokens.append(token)
+        if tokens:
+            audit.record(session, f"agent {agent_id}", "license.reissued", "ok", now, count=len(tokens), missing=len(missing))
         return tuple(tokens), tuple(missing)
 
-    def revoke(self, jti: str, now: int) -> None:
+    def revoke(self, session: Session, jti: str, now: int) -> None:
         """Revokes a license for good.
 
         Raises:
-            RegistryError: there is no such license, or the agent's list is full.
+            RegistryError: there is no such license, or the agent's revocation list is full.
         """
-        with self._database.transaction() as session:
-            row = session.get(License, jti, with_for_update=True)
-            if row is None:
-                raise RegistryError(f"there is no license {jti!r}")
-            if row.revoked_at is None:
-                if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
-                    raise RegistryError(f"agent {row.agent_id!r} has {MAX_REVOKED} revoked licenses already: revoke the agent")
-                row.revoked_at = now
-                next_number(session, REVOCATIONS, now)
-            self._audit.record("admin", "license.revoked", "ok", now, session=session, license=jti, agent=row.agent_id)
+        row = session.get(License, jti, with_for_update=True)
+        if row is None:
+            raise RegistryError(f"there is no license {jti!r}")
+        if row.revoked_at is None:
+            if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
+                raise RegistryError(
+                    f"agent {row.agent_id!r} has {MAX_REVOKED} revoked licenses, which is the limit; revoke the agent instead"
+                )
+            row.revoked_at = now
+            next_number(session, REVOCATIONS, now)
+        audit.record(session, "admin", "license.revoked", "ok", now, license=jti, agent=row.agent_id)
 
-    def revocations(self, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:
-        """Number of the agent's revocation list, until when it is good, and the licenses on it.
+    def revocations(self, session: Session, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:
+        """The agent's revocation list: its number, until when it is valid, and the ids of the licenses.
 
-        A license whose time is over needs no revocation.
+        A license that has expired is not on it.
         """
-        with self._database.reading() as session:
-            return present_number(session, REVOCATIONS), now + REVOCATIONS_LAST_S, self._revoked(session, agent_id, now)
+        return present_number(session, REVOCATIONS), now + REVOCATIONS_LAST_S, self._revoked(session, agent_id, now)
 
     def _revoked(self, session: Session, agent_id: str, now: int) -> tuple[str, ...]:
         query = select(License).where(License.agent_id == agent_id, License.revoked_at.is_not(None)).order_by(License.jti)
         return tuple(row.jti for row in session.scalars(query) if json.loads(row.claims)["exp"] > now)
 
-    def validate(self, agent_id: str, token: str, now: int) -> tuple[bool, str, str | None, int | None]:
-        """The server's verdict on a token: whether it stands by it, why, which license it is and when that ends."""
+    def validate(self, session: Session, agent_id: str, token: str, now: int) -> tuple[bool, str, str | None, int | None]:
+        """The server's verdict on a token: whether it is valid, the reason, and the license's id and end as far as known."""
         try:
             sealed = parse_token(token)
         except MalformedToken:
             return False, "malformed", None, None
         if sealed.agent_id != agent_id:
             return False, "wrong_audience", None, None
-        with self._database.reading() as session:
-            row = session.get(Secret, (agent_id, sealed.version))
-            if row is None:
-                return False, "unknown_secret", None, None
-            opened = self._secrets.open(session, agent_id, sealed.version)
-            if opened is None or now >= row.grace_until:
-                return False, "secret_invalidated", None, None
-            claims = self._opened(token, opened[1])
-            if claims is None:
-                return False, "bad_signature", None, None
-            license_row = session.get(License, claims.jti)
+        row = session.get(Secret, (agent_id, sealed.version))
+        if row is None:
+            return False, "unknown_secret", None, None
+        opened = self._secrets.open(session, agent_id, sealed.version)
+        if opened is None or now >= row.grace_until:
+            return False, "secret_invalidated", None, None
+        claims = self._opened(token, opened[1])
+        if claims is None:
+            return False, "bad_signature", None, None
+        license_row = session.get(License, claims.jti)
         reason = "ok"
-        if claims.iss != self._keys.issuer or license_row is None:
+        if claims.iss != self._keyring.issuer or license_row is None:
             reason = "bad_signature"
         elif claims.aud != agent_id or license_row.agent_id != agent_id:
             reason = "wrong_audience"
@@ -237,11 +238,11 @@ class Licenses:
         return reason == "ok", reason, claims.jti, claims.exp
 
     def _opened(self, token: str, secret: bytes) -> Claims | None:
-        """What is in a token, opened with joserfc; None if it is not one of ours."""
+        """The claims of a token, decrypted and verified with joserfc; None if this server did not issue it."""
         try:
             inner = jwe.decrypt_compact(token, OctKey.import_key(secret), algorithms=["dir", "A256GCM"]).plaintext
             head = jws.extract_compact(inner or b"").headers()
-            key = self._keys.license_public_keys().get(str(head.get("kid")))
+            key = self._keyring.license_public_keys().get(str(head.get("kid")))
             if key is None or head.get("alg") != "ES256" or head.get("typ") != LICENSE_TYPE:
                 return None
             signed = jws.deserialize_compact(inner or b"", ECKey.import_key({**key}), algorithms=["ES256"])

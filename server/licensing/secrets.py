@@ -1,7 +1,7 @@
-"""The agents' secrets: made, handed out until they are confirmed, given up. The rules stand in `secretstates`.
+"""Makes the agents' secrets, delivers each until the agent confirms it, and retires it. `secret_states` has the rules.
 
-Whatever an agent says of the versions it holds is true: it has sealed them. A registry that was restored from an old backup
-therefore goes by the agent's numbers, and skips ahead of them.
+The server believes what an agent says of the versions it holds: the agent has sealed them. A registry that was restored from an
+old backup therefore follows the agent's numbers, and skips ahead of them.
 """
 
 import json
@@ -16,20 +16,19 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from contracts.jose import b64encode
-from contracts.servertime import CHALLENGE
+from server.agents.registry import enrolled, registered
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.keys.jose import issue_delivery, issue_server_time
-from server.keys.keyring import Keys
-from server.registry.audit import Audit
+from server.keys.jose import issue_delivery
+from server.keys.keyring import Keyring
+from server.registry import audit
 from server.registry.cipher import Cipher
-from server.registry.database import Database
-from server.registry.models import Agent, Secret, Setting
+from server.registry.models import Agent, Secret
 
+from .periods import periods
 from .secret_states import MINTING, Event, State, step
 
 SECRET_BYTES = 32
-DEFAULT_INTERVAL_S, DEFAULT_GRACE_S = 86_400, 604_800
 MAX_LIVE = 15
 """Versions whose grace has not ended, besides a new one: an agent holds 16."""
 _KEY_CHECK_BYTES = 16
@@ -49,182 +48,167 @@ class SecretRow:
 
 
 def key_check(secret: bytes, agent_id: str, version: int) -> str:
-    """What tells whether agent and server hold the same secret; 22 characters of base64url."""
+    """What agent and server compare to find out whether they hold the same secret: 22 characters of base64url."""
     info = f"license-agent/key-check/{agent_id}/{version}".encode()
     return b64encode(HKDF(hashes.SHA256(), _KEY_CHECK_BYTES, salt=None, info=info).derive(secret))
 
 
 class Secrets:
-    """Acts on secrets.
+    """The agents' secret versions. Every method works in the transaction of the session that it is given.
 
     Args:
-        database: of the registry.
-        keys: sign deliveries.
+        keyring: signs deliveries.
         cipher: seals secrets.
-        audit: records.
-        random: gives that many random bytes.
+        random: returns this many random bytes.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        keys: Keys,
-        cipher: Cipher,
-        audit: Audit,
-        random: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        self._database = database
-        self._keys = keys
+    def __init__(self, keyring: Keyring, cipher: Cipher, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._keyring = keyring
         self._cipher = cipher
-        self._audit = audit
         self._random = random
 
-    # What agents ask for
+    # For agents
 
-    def rotate(self, agent_id: str, current: int, check: str | None, highest: int, now: int) -> str:
-        """The delivery of the next secret: the same one until it is confirmed.
+    def rotate(self, session: Session, agent_id: str, current: int, check: str | None, highest: int, now: int) -> str:
+        """The delivery of the agent's next secret. Until the agent confirms it, it is the same secret each time.
 
         Args:
-            agent_id: whose.
-            current: the newest version that the agent holds; 0 if none.
-            check: its key check.
-            highest: the highest version that the agent ever held.
-            now: when.
+            session: of a writing transaction.
+            agent_id: the agent.
+            current: the newest version that it holds; 0 if it holds none.
+            check: the key check of that version.
+            highest: the highest version that it ever held.
+            now: seconds since 1970 UTC.
 
         Raises:
-            RequestRefused: it would end a version under which licenses still pass.
+            RequestRefused: too many versions are live; another one would end one under which licenses are still valid.
         """
-        with self._database.transaction() as session:
-            agent = self._agent(session, agent_id)
-            rows = self._rows(session, agent_id, now, current)
-            self._take_note(session, agent, rows, current, check, now)
-            row = self._pending(rows, max(highest, current), now)
-            if row is None:
-                row = self._make(session, agent, rows, max(highest, current), now)
-            return self._deliver(agent, row, now)
+        agent = registered(session, agent_id)
+        rows = self._rows(session, agent_id, now, current)
+        self._note(session, agent, rows, current, check, now)
+        row = self._pending(rows, max(highest, current), now)
+        if row is None:
+            row = self._make(session, agent, rows, max(highest, current), now)
+        return self._deliver(agent, row, now)
 
-    def confirm(self, agent_id: str, version: int, check: str, now: int) -> None:
-        """The agent has sealed a version: licenses are made with it from now on.
+    def confirm(self, session: Session, agent_id: str, version: int, check: str, now: int) -> RequestRefused | None:
+        """Notes that the agent has sealed a version: licenses are issued under it from now on.
 
-        Raises:
-            RequestRefused: there is no such version, or the agent holds another secret under its number.
+        Returns:
+            None, or the refusal if there is no such version, or the agent holds another secret under its number. It is returned
+            and not raised: what the agent said stays noted.
         """
-        failed: RequestRefused | None = None
-        with self._database.transaction() as session:
-            agent = self._agent(session, agent_id)
-            rows = self._rows(session, agent_id, now, version)
-            row = rows.get(version)
-            if row is None or State(row.state) is State.INVALIDATED:
-                failed = RequestRefused(
-                    RefusalCode.UNKNOWN_VERSION, f"there is no secret version {version}: ask for another one"
-                )
-            elif not self._take_note(session, agent, rows, version, check, now):
-                # What was noted is kept; the agent is refused after the transaction.
-                failed = RequestRefused(
-                    RefusalCode.KEY_MISMATCH, f"secret version {version} differs on the server: request another"
-                )
-        if failed is not None:
-            raise failed
+        agent = registered(session, agent_id)
+        rows = self._rows(session, agent_id, now, version)
+        row = rows.get(version)
+        if row is None or State(row.state) is State.INVALIDATED:
+            return RequestRefused(
+                RefusalCode.UNKNOWN_VERSION, f"the server has no secret version {version}; request a rotation"
+            )
+        if not self._note(session, agent, rows, version, check, now):
+            return RequestRefused(
+                RefusalCode.KEY_MISMATCH, f"the server has another secret under version {version}; request a rotation"
+            )
+        return None
 
-    def status(self, agent_id: str, current: int, check: str | None, highest: int, now: int) -> tuple[int, bool]:
-        """The version that licenses are made with (0 if none), and whether the agent is to rotate at once."""
-        with self._database.reading() as session:
-            agent = self._agent(session, agent_id, lock=False)
-            rows = self._rows(session, agent_id, now, current, lock=False)
-            active = _active(rows)
-            row = rows.get(current)
-            lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
-            # A version that was made by hand and has not been carried there yet is not waited for.
-            behind = active is not None and active.version > current
-            due = active is None or now >= active.valid_until or behind
-            ahead = highest > self._newest(session, agent_id)
-            return (0 if active is None else active.version), agent.urgent or lost or due or ahead
+    def status(
+        self, session: Session, agent_id: str, current: int, check: str | None, highest: int, now: int
+    ) -> tuple[int, bool]:
+        """The version that licenses are issued under (0 if none), and whether the agent must rotate at once."""
+        agent = registered(session, agent_id, lock=False)
+        rows = self._rows(session, agent_id, now, current, lock=False)
+        active = _active(rows)
+        row = rows.get(current)
+        lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
+        # A version that was made by hand may not have been carried to the agent yet; a rotation replaces it.
+        behind = active is not None and active.version > current
+        due = active is None or now >= active.valid_until or behind
+        ahead = highest > self._newest(session, agent_id)
+        return (0 if active is None else active.version), agent.urgent or lost or due or ahead
 
-    # What administrators ask for
+    # For administrators
 
-    def rotate_by_hand(self, agent_id: str, now: int, interval: int | None = None, grace: int | None = None) -> str:
-        """A new secret's delivery, to be carried by hand: it counts as confirmed.
+    def rotate_by_hand(
+        self, session: Session, agent_id: str, now: int, interval: int | None = None, grace: int | None = None
+    ) -> str:
+        """Makes a new secret and returns its delivery, to be carried by hand. The secret counts as confirmed.
+
+        Args:
+            session: of a writing transaction.
+            agent_id: the agent.
+            now: seconds since 1970 UTC.
+            interval: seconds until its successor is due; None for the server's setting.
+            grace: seconds of grace after that; None for the server's setting.
 
         Raises:
             RegistryError: there is no such agent, or too many versions are live.
         """
-        with self._database.transaction() as session:
-            agent = self._known(session, agent_id)
-            rows = self._rows(session, agent_id, now)
-            try:
-                row = self._make(session, agent, rows, 0, now, interval, grace)
-            except RequestRefused as refused:
-                raise RegistryError(refused.text) from None
-            rows[row.version] = row
-            self._confirm(session, agent, rows, row, now)
-            return self._deliver(agent, row, now)
+        agent = enrolled(session, agent_id)
+        rows = self._rows(session, agent_id, now)
+        try:
+            row = self._make(session, agent, rows, 0, now, interval, grace)
+        except RequestRefused as refused:
+            raise RegistryError(refused.text) from None
+        rows[row.version] = row
+        self._confirm(session, agent, rows, row, now)
+        return self._deliver(agent, row, now)
 
-    def demand(self, agent_id: str | None, now: int) -> int:
-        """Has one agent, or all, rotate at their next contact; returns how many."""
-        with self._database.transaction() as session:
-            query = select(Agent) if agent_id is None else select(Agent).where(Agent.id == agent_id)
-            # In an order, so that two who do this wait for each other in one direction only.
-            agents = list(session.scalars(query.order_by(Agent.id).with_for_update()))
-            if agent_id is not None and not agents:
-                raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
-            for agent in agents:
-                agent.urgent = True
-            self._audit.record("admin", "rotation.demanded", "ok", now, session=session, agent=agent_id or "all")
-            return len(agents)
+    def demand(self, session: Session, agent_id: str | None, now: int) -> int:
+        """Makes one agent, or all if None, rotate at their next contact; returns how many.
 
-    def invalidate(self, agent_id: str, version: int, now: int) -> None:
-        """Gives up a version here: no license is made with it any more, and its secret is destroyed.
+        Raises:
+            RegistryError: there is no such agent.
+        """
+        query = select(Agent) if agent_id is None else select(Agent).where(Agent.id == agent_id)
+        # Locked in the order of their ids, so that two callers cannot wait for each other.
+        agents = list(session.scalars(query.order_by(Agent.id).with_for_update()))
+        if agent_id is not None and not agents:
+            enrolled(session, agent_id)
+        for agent in agents:
+            agent.urgent = True
+        audit.record(session, "admin", "rotation.demanded", "ok", now, agent=agent_id or "all")
+        return len(agents)
+
+    def invalidate(self, session: Session, agent_id: str, version: int, now: int) -> None:
+        """Destroys a version on the server: no license is issued under it any more.
 
         Raises:
             RegistryError: there is no such agent or version.
         """
-        with self._database.transaction() as session:
-            agent = self._known(session, agent_id)
-            row = self._rows(session, agent_id, now, version).get(version)
-            if row is None:
-                raise RegistryError(f"agent {agent_id!r} has no secret version {version}")
-            row.state, row.sealed = step(State(row.state), Event.INVALIDATED), None
-            agent.urgent = True
-            self._audit.record("admin", "secret.invalidated", "ok", now, session=session, agent=agent_id, version=version)
+        agent = enrolled(session, agent_id)
+        row = self._rows(session, agent_id, now, version).get(version)
+        if row is None:
+            raise RegistryError(
+                f"agent {agent_id!r} has no secret version {version}; "
+                f"'license-server secrets list --agent {agent_id}' lists its versions"
+            )
+        row.state, row.sealed = step(State(row.state), Event.INVALIDATED), None
+        agent.urgent = True
+        audit.record(session, "admin", "secret.invalidated", "ok", now, agent=agent_id, version=version)
 
-    def periods(self) -> tuple[int, int]:
-        """Seconds until a secret's successor is due, and of grace after that, for secrets that are made from now on."""
-        with self._database.reading() as session:
-            return self._period(session, "interval", DEFAULT_INTERVAL_S), self._period(session, "grace", DEFAULT_GRACE_S)
-
-    def set_periods(self, interval: int | None, grace: int | None, now: int) -> None:
-        """Changes what `periods` tells; None leaves a period as it is. Secrets that exist keep their dates."""
-        with self._database.transaction() as session:
-            for name, value in (("interval", interval), ("grace", grace)):
-                if value is not None:
-                    session.merge(Setting(name=name, value=str(value)))
-            self._audit.record("admin", "rotation.periods", "ok", now, session=session, interval=interval, grace=grace)
-
-    def sign_time(self, agent_id: str, challenge: str, now: int) -> str:
-        """The server's time, in answer to an agent's challenge that was carried here by hand.
+    def listed(self, session: Session, agent_id: str) -> list[SecretRow]:
+        """The agent's versions, oldest first; never a secret.
 
         Raises:
-            RegistryError: no such agent, or that is no challenge.
+            RegistryError: there is no such agent.
         """
-        if not CHALLENGE.fullmatch(challenge):
-            raise RegistryError("a challenge has 32 characters 0-9 and a-f, as 'license-agent-cli clock challenge' prints it")
-        with self._database.transaction() as session:
-            self._known(session, agent_id)
-            self._audit.record("admin", "time.signed", "ok", now, session=session, agent=agent_id)
-        return issue_server_time(agent_id, challenge, now, self._keys.rotation_key())
-
-    def listed(self, agent_id: str) -> list[SecretRow]:
-        """The agent's versions, oldest first; never a secret."""
-        with self._database.reading() as session:
-            self._known(session, agent_id, lock=False)
-            rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version)).all()
+        enrolled(session, agent_id, lock=False)
+        rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version)).all()
         return [
             SecretRow(row.version, row.state, row.key_check, row.valid_from, row.valid_until, row.grace_until, row.confirmed_at)
             for row in rows
         ]
 
+    # For licenses
+
     def open(self, session: Session, agent_id: str, version: int | None) -> tuple[int, bytes] | None:
-        """A version to make licenses with, and its secret: that one, or the newest that is confirmed; None if there is none."""
+        """The number and the secret of a version that licenses may be issued under, or None.
+
+        Args:
+            session: of any transaction.
+            agent_id: the agent.
+            version: the version; None for the newest confirmed one.
+        """
         if version is None:
             query = select(Secret).where(Secret.agent_id == agent_id, Secret.state.in_(MINTING))
             row = session.scalars(query.order_by(Secret.version.desc()).limit(1)).first()
@@ -236,20 +220,8 @@ class Secrets:
 
     # Rows
 
-    def _agent(self, session: Session, agent_id: str, *, lock: bool = True) -> Agent:
-        agent = session.get(Agent, agent_id, with_for_update=lock)
-        if agent is None:
-            raise RequestRefused(RefusalCode.UNKNOWN_AGENT, "this agent is not registered")
-        return agent
-
-    def _known(self, session: Session, agent_id: str, *, lock: bool = True) -> Agent:
-        agent = session.get(Agent, agent_id, with_for_update=lock)
-        if agent is None:
-            raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
-        return agent
-
     def _rows(self, session: Session, agent_id: str, now: int, *also: int, lock: bool = True) -> dict[int, Secret]:
-        """The versions that still matter: those whose grace has not ended, those in use, and those named."""
+        """The versions that matter: those whose grace has not ended, those in use, and those named in `also`."""
         matters = or_(Secret.grace_until > now, Secret.state.in_((State.PENDING, State.ACTIVE)), Secret.version.in_(also))
         query = select(Secret).where(Secret.agent_id == agent_id, matters).order_by(Secret.version)
         return {row.version: row for row in session.scalars(query.with_for_update() if lock else query)}
@@ -257,23 +229,19 @@ class Secrets:
     def _newest(self, session: Session, agent_id: str) -> int:
         return session.scalar(select(func.max(Secret.version)).where(Secret.agent_id == agent_id)) or 0
 
-    def _take_note(
-        self, session: Session, agent: Agent, rows: dict[int, Secret], current: int, check: str | None, now: int
-    ) -> bool:
-        """Takes in which version the agent holds; False if it holds another secret under that number."""
+    def _note(self, session: Session, agent: Agent, rows: dict[int, Secret], current: int, check: str | None, now: int) -> bool:
+        """Notes which version the agent holds; returns False if it holds another secret under that number."""
         row = rows.get(current)
         if row is None:
             return True
         state = State(row.state)
         if state is State.INVALIDATED:
-            # Nothing that the agent says of it brings it back, or makes it worse.
+            # Nothing that the agent says can revive it.
             return False
         if row.key_check != check:
             if state is not State.DIVERGED:
                 row.state = step(state, Event.DIVERGED)
-                self._audit.record(
-                    f"agent {agent.id}", "secret.diverged", "alert", now, session=session, version=current, was=state.value
-                )
+                audit.record(session, f"agent {agent.id}", "secret.diverged", "alert", now, version=current, was=state.value)
             return False
         if state in (State.PENDING, State.ENDED):
             self._confirm(session, agent, rows, row, now)
@@ -286,7 +254,7 @@ class Secrets:
         row.state = step(State(row.state), Event.CONFIRMED)
         row.confirmed_at = now
         agent.urgent = False
-        self._audit.record(f"agent {agent.id}", "secret.confirmed", "ok", now, session=session, version=row.version)
+        audit.record(session, f"agent {agent.id}", "secret.confirmed", "ok", now, version=row.version)
 
     def _pending(self, rows: dict[int, Secret], above: int, now: int) -> Secret | None:
         found = None
@@ -313,11 +281,11 @@ class Secrets:
         if len(live) >= MAX_LIVE:
             raise RequestRefused(
                 RefusalCode.TOO_MANY_VERSIONS,
-                f"{len(live)} secret versions are live: another one would end one under which licenses pass",
+                f"{len(live)} secret versions are live; another one would end one under which licenses are valid",
                 max(live[0] - now, 1),
             )
-        interval = self._period(session, "interval", DEFAULT_INTERVAL_S) if interval is None else interval
-        grace = self._period(session, "grace", DEFAULT_GRACE_S) if grace is None else grace
+        usual = periods(session)
+        interval, grace = usual[0] if interval is None else interval, usual[1] if grace is None else grace
         version = max(above, self._newest(session, agent.id)) + 1
         secret = self._random(SECRET_BYTES)
         row = Secret(
@@ -332,15 +300,11 @@ class Secrets:
             made_at=now,
         )
         session.add(row)
-        # What nobody can use any more is not kept.
+        # Destroys what cannot be used any more.
         ended = (Secret.agent_id == agent.id, Secret.grace_until <= now, Secret.state != State.ACTIVE)
         session.execute(update(Secret).where(*ended).values(sealed=None))
-        self._audit.record(f"agent {agent.id}", "secret.made", "ok", now, session=session, version=version)
+        audit.record(session, f"agent {agent.id}", "secret.made", "ok", now, version=version)
         return row
-
-    def _period(self, session: Session, name: str, default: int) -> int:
-        row = session.get(Setting, name)
-        return default if row is None else int(row.value)
 
     def _deliver(self, agent: Agent, row: Secret, now: int) -> str:
         secret = self._cipher.open("secret", f"{agent.id}/{row.version}", "sealed", row.sealed or b"")
@@ -350,7 +314,9 @@ class Secrets:
             "grace_until": row.grace_until,
             "issued_at": now,
         }
-        return issue_delivery(agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keys.rotation_key())
+        return issue_delivery(
+            agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keyring.rotation_key()
+        )
 
 
 def _active(rows: dict[int, Secret]) -> Secret | None:

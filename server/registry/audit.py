@@ -1,6 +1,6 @@
-"""The server's audit: every operation, in a chain of hashes in the registry itself.
+"""Writes and verifies the server's audit log: a hash chain in the registry, with a record of every operation.
 
-A record is written in the transaction of what it tells of: neither is there without the other.
+A record is written in the transaction of the operation that it describes, so that neither exists without the other.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import ScalarResult, select
 from sqlalchemy.orm import Session
 
-from .database import Database, next_number
+from .database import next_number
 from .models import AuditRecord
 
 COUNTER = "audit"
 START = "0" * 64
+"""What the first record has in place of the hash of the one before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,79 +32,55 @@ class Record:
 
 
 def record_hash(prev: str, seq: int, at: int, actor: str, event: str, outcome: str, fields: str) -> str:
-    """SHA-256 over a record and the hash of the one before it, hex."""
+    """The SHA-256 of a record and of the hash of the one before it, in hex."""
     text = json.dumps([prev, seq, at, actor, event, outcome, fields], separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Audit:
-    """Records what is done.
+def record(session: Session, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
+    """Appends a record.
 
     Args:
-        database: of the registry.
+        session: the transaction of the operation.
+        actor: `admin`, `agent ID`, `device HW_ID`, `address IP` or `server`.
+        event: the operation's name, such as `license.issued`.
+        outcome: `ok`, `alert`, or what else the operation ended with.
+        now: seconds since 1970 UTC.
+        fields: details; never a secret.
     """
+    # Everything that may wait for another lock comes first: whoever holds the audit counter waits for nobody.
+    session.flush()
+    # The counter's row is locked until the transaction ends, so that records follow each other in the order of their hashes.
+    seq = next_number(session, COUNTER)
+    before = session.get(AuditRecord, seq - 1)
+    prev = START if before is None else before.hash
+    text = json.dumps(fields, separators=(",", ":"), sort_keys=True)
+    digest = record_hash(prev, seq, now, actor[:128], event, outcome, text)
+    session.add(
+        AuditRecord(seq=seq, at=now, actor=actor[:128], event=event, outcome=outcome, fields=text, prev=prev, hash=digest)
+    )
+    session.flush()
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
-    def record(self, actor: str, event: str, outcome: str, now: int, *, session: Session | None = None, **fields: Any) -> None:
-        """Records an operation.
+def tail(session: Session, limit: int) -> list[Record]:
+    """The newest records, oldest first."""
+    rows = session.scalars(select(AuditRecord).order_by(AuditRecord.seq.desc()).limit(limit)).all()
+    return [_record(row) for row in reversed(rows)]
 
-        Args:
-            actor: who: `admin`, `agent ID`, `device HW_ID`, `address IP`.
-            event: what.
-            outcome: how it ended.
-            now: when.
-            session: the transaction of the operation; one of its own if None.
-            fields: more of it; never a secret.
-        """
-        if session is None:
-            with self._database.transaction() as own:
-                self._write(own, actor, event, outcome, now, fields)
-        else:
-            self._write(session, actor, event, outcome, now, fields)
 
-    def _write(self, session: Session, actor: str, event: str, outcome: str, now: int, fields: dict[str, Any]) -> None:
-        # What waits for other locks comes first, so that nobody waits for whoever waits for this counter.
-        session.flush()
-        # The counter's row is held until the transaction ends: records stand in the order of their hashes.
-        seq = next_number(session, COUNTER)
-        before = session.get(AuditRecord, seq - 1)
-        prev = START if before is None else before.hash
-        text = json.dumps(fields, separators=(",", ":"), sort_keys=True)
-        digest = record_hash(prev, seq, now, actor[:128], event, outcome, text)
-        session.add(
-            AuditRecord(seq=seq, at=now, actor=actor[:128], event=event, outcome=outcome, fields=text, prev=prev, hash=digest)
-        )
-        session.flush()
-
-    def read(self, after: int = 0, limit: int = 100) -> list[Record]:
-        """Records after a number, oldest first."""
-        with self._database.reading() as session:
-            rows = session.scalars(
-                select(AuditRecord).where(AuditRecord.seq > after).order_by(AuditRecord.seq).limit(limit)
-            ).all()
-        return [_record(row) for row in rows]
-
-    def tail(self, limit: int) -> list[Record]:
-        """The newest records, oldest first."""
-        with self._database.reading() as session:
-            rows = session.scalars(select(AuditRecord).order_by(AuditRecord.seq.desc()).limit(limit)).all()
-        return [_record(row) for row in reversed(rows)]
-
-    def verify(self) -> tuple[int, str | None]:
-        """How many records hold, and what is wrong with the next one; None if nothing is."""
-        prev, held = START, 0
-        # Closed on every way out: PostgreSQL keeps a cursor for it.
-        with self._database.reading() as session, _all(session) as rows:
-            for row in rows:
-                expected = record_hash(prev, row.seq, row.at, row.actor, row.event, row.outcome, row.fields)
-                if row.seq != held + 1:
-                    return held, f"record {held + 1} is missing"
-                if row.prev != prev or row.hash != expected:
-                    return held, f"record {row.seq} was changed"
-                prev, held = row.hash, row.seq
-        return held, None
+def verify(session: Session) -> tuple[int, str | None]:
+    """Counts the records that verify, and says what is wrong with the next one; None if the chain is whole."""
+    prev, count = START, 0
+    # Closed on every way out: PostgreSQL keeps a cursor open.
+    with _all(session) as rows:
+        for row in rows:
+            expected = record_hash(prev, row.seq, row.at, row.actor, row.event, row.outcome, row.fields)
+            if row.seq != count + 1:
+                return count, f"record {count + 1} is missing"
+            if row.prev != prev or row.hash != expected:
+                return count, f"record {row.seq} was changed"
+            prev, count = row.hash, row.seq
+    return count, None
 
 
 def _all(session: Session) -> ScalarResult[AuditRecord]:

@@ -1,4 +1,8 @@
-"""The registry's database: one SQLite file, or PostgreSQL. Transactions that write take their locks at once."""
+"""Opens the registry's database, one SQLite file or PostgreSQL, and its transactions.
+
+Every function that works on the registry takes the session of its caller, who decides what belongs to one transaction. A
+transaction that writes takes SQLite's lock when it begins.
+"""
 
 import os
 import threading
@@ -30,70 +34,53 @@ class Database:
     """The registry's database.
 
     Args:
-        url: of SQLAlchemy; `sqlite:///PATH` or `postgresql+psycopg://…`.
+        url: in SQLAlchemy's form: `sqlite:///PATH` or `postgresql+psycopg://…`.
 
     Raises:
-        RegistryError: it is no such URL.
+        RegistryError: the URL has another form, or names another database.
     """
 
     def __init__(self, url: str) -> None:
         try:
             self.url = make_url(url)
         except ArgumentError:
-            raise RegistryError(f"{url!r} is no database URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME") from None
+            raise RegistryError(
+                f"{url!r} is not a database URL; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+            ) from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
-            raise RegistryError("the database must be SQLite or PostgreSQL")
+            raise RegistryError(f"the database is {self.url.get_backend_name()}; it must be SQLite or PostgreSQL")
         self.engine = _engine(self.url, self.is_sqlite)
         self._reader = self.engine.execution_options(reading=True)
-        # SQLite's own way to wait for another writer is to sleep and ask again, longer each time; threads of one process
-        # need not.
+        # SQLite waits for another writer by sleeping and trying again, longer each time. Threads of one process take turns.
         self._writing = threading.Lock() if self.is_sqlite else None
-        self._here = threading.local()
+        self._writers: set[int] = set()
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """A session in a transaction: all of it is done, or nothing. Within `unit`, a part of that one.
+    def write(self) -> Iterator[Session]:
+        """Opens a transaction that commits at the end of the block, or rolls back if the block raises.
+
+        A part of it that may fail alone goes into `session.begin_nested()`.
 
         Raises:
-            SQLAlchemyError: the database does not answer, or others write for too long.
+            SQLAlchemyError: the database does not answer, or other transactions hold its lock for more than `BUSY_S`.
+            RuntimeError: this thread is writing already; two transactions of one thread would wait for each other.
         """
-        joined = self._joined()
-        if joined is not None:
-            with joined.begin_nested():
-                yield joined
-            return
-        with self._turn(), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        thread = threading.get_ident()
+        if thread in self._writers:
+            raise RuntimeError("a transaction within a transaction: pass the session instead")
+        self._writers.add(thread)
+        try:
+            with self._turn(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        finally:
+            self._writers.discard(thread)
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """A session that only reads; it waits for no writer. Within `unit`, that one."""
-        joined = self._joined()
-        if joined is not None:
-            yield joined
-            return
+    def read(self) -> Iterator[Session]:
+        """Opens a transaction that only reads. It waits for no writer."""
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
-
-    @contextmanager
-    def unit(self) -> Iterator[Session]:
-        """One transaction, which every `transaction` and `reading` of this thread is a part of until it ends.
-
-        A part that fails takes back its own changes only.
-        """
-        if self._joined() is not None:
-            raise RuntimeError("a unit within a unit")
-        with self.transaction() as session:
-            self._here.session = session
-            try:
-                yield session
-            finally:
-                self._here.session = None
-
-    def _joined(self) -> Session | None:
-        found: Session | None = getattr(self._here, "session", None)
-        return found
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -108,7 +95,7 @@ class Database:
             self._writing.release()
 
     def revision(self) -> str | None:
-        """The revision of the schema; None for an empty database."""
+        """The revision of the schema, or None if the database is empty."""
         with self._reader.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
@@ -119,7 +106,7 @@ class Database:
         """Returns if the database answers and has the schema of this program.
 
         Raises:
-            RegistryError: it has not, or does not answer; the text says what to do.
+            RegistryError: it does not answer, or has another schema; the text says what to do.
         """
         try:
             found = self.revision()
@@ -134,16 +121,17 @@ class Database:
             )
 
     def migrate(self) -> None:
-        """Brings the schema to this program's revision.
+        """Migrates the schema to this program's revision.
 
         Raises:
-            RegistryError: it cannot be done.
+            RegistryError: the database does not answer, or a newer release made it.
         """
+        # Alembic takes a fifth of a second to import; only this command needs it.
         from .migrating import check_known, upgrade
 
         if self.is_sqlite and self.url.database:
             path = Path(self.url.database)
-            # Made before SQLite would make it with the mode of the umask.
+            # Created here with mode 0600; SQLite would use the umask.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
             check_known(self.revision())
@@ -167,7 +155,7 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
-        # pysqlite begins transactions late and by its own rules; here they are begun by the next listener.
+        # pysqlite begins transactions late and by its own rules. Turn that off: the next listener begins them.
         connection.isolation_level = None
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -181,12 +169,12 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
 
 
 def next_number(session: Session, name: str, at_least: int = 0) -> int:
-    """The next value of a counter; its row stays locked until the transaction ends, so that no number is left out.
+    """Increments a counter and returns its new value. The row stays locked until the transaction ends: no number is left out.
 
     Args:
-        session: a transaction.
-        name: of the counter.
-        at_least: goes on from there: numbers of the time are above all earlier ones also where those have been lost.
+        session: of a writing transaction.
+        name: the counter's name.
+        at_least: the smallest value to return. With the time in seconds, numbers grow even if a restored backup lost some.
     """
     row = session.get(Counter, name, with_for_update=True, populate_existing=True)
     if row is None:
@@ -197,7 +185,7 @@ def next_number(session: Session, name: str, at_least: int = 0) -> int:
 
 
 def skip_ahead(session: Session, name: str, value: int) -> bool:
-    """Has a counter go on above a value; whether it was below."""
+    """Raises a counter to a value and returns True, or returns False if it is there already."""
     row = session.get(Counter, name, with_for_update=True, populate_existing=True)
     if row is None or row.value >= value:
         return False
@@ -207,12 +195,6 @@ def skip_ahead(session: Session, name: str, value: int) -> bool:
 
 
 def present_number(session: Session, name: str) -> int:
-    """The value of a counter."""
+    """The value of a counter, without locking it."""
     row = session.get(Counter, name)
     return 0 if row is None else row.value
-
-
-def ping(database: Database) -> None:
-    """Raises SQLAlchemyError if the database does not answer."""
-    with database.engine.connect() as connection:
-        connection.execute(text("SELECT 1"))

@@ -55,3 +55,8 @@ class Response:
 def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None = None) -> Response:
     """An answer that nobody signs: the server does not know yet, or cannot tell, whom it speaks to."""
     return Response(status, None, code, text, retry_after_s)
+
+
+DATABASE_RETRY_S = 30
+DATABASE_DOWN = error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
+"""The response while the database does not answer."""

@@ -32,8 +32,9 @@ from hwsec.owner import HardwareOwner
 from ipc.peer import Peer
 from server.enrollment.by_hand import read_request
 from server.licensing.licenses import Order
-from server.wiring import Plan, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
+from tests.support.serverside import open_server
 from tests.support.waiting import READY_S
 
 ME = Peer(5, 5, 1)

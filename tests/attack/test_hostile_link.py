@@ -29,10 +29,11 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from ipc.clientpolicy import AgentRefused
 from ipc.linkmessages import LINK_VERSION, FailCode, Head, encode_link
-from server.wiring import Plan, Server, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.chain import Chain, Till, running_chain
 from tests.support.hostilelink import Asked, Behavior, Failure, Raw, Reply, Said, always, payload_of, with_payload
+from tests.support.serverside import ServerSide, open_server
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ class Liar:
     def __init__(self, chain: Chain, directory: Path) -> None:
         self.chain = chain
         create_server(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
-        self.other: Server = open_server(directory / "other")
+        self.other: ServerSide = open_server(directory / "other")
         self.key = ec.generate_private_key(ec.SECP256R1())
         self._directory = directory
         self._device: Device | None = None

@@ -35,12 +35,13 @@ from contracts.jose import b64decode
 from contracts.keyset import KEY_SET_TYPE, verify_key_set
 from server.keys.jose import issue_delivery, new_signing_key, public_jwk
 from server.registry.models import Agent
-from server.wiring import Plan, Server, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.background import in_background
 from tests.support.chain import Chain, Till, running_chain
 from tests.support.hostilelink import Asked, Reply, Said, always, with_payload
 from tests.support.pki import SERVER, Entity, make
+from tests.support.serverside import ServerSide, open_server
 from tests.support.tlspeer import Behavior, Exchange, TlsPeer, answer, raw
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def real(chain: Chain, _directory: Path) -> Entity:
         return _entity(*office.keys.tls_material())
 
 
-def other_office(directory: Path) -> Server:
+def other_office(directory: Path) -> ServerSide:
     create_server(directory / "other", Plan("license-server", ("127.0.0.1",), directory / "root", None), int(time.time()))
     return open_server(directory / "other")
 
@@ -209,7 +210,7 @@ class Wrong:
     """What a server gone wrong works with."""
 
     chain: Chain
-    office: Server
+    office: ServerSide
     asked: Asked
 
     @property
@@ -221,7 +222,7 @@ class Wrong:
         """A delivery with a secret of its own."""
         now = int(time.time())
         given = {"valid_from": now, "valid_until": now + DAY, "grace_until": now + 8 * DAY, "issued_at": now} | dates
-        with self.office.database.reading() as session:
+        with self.office.database.read() as session:
             row = session.get(Agent, self.chain.agent_id)
             assert row is not None
             key = json.loads(row.agreement_key)
@@ -469,9 +470,7 @@ def test_a_certificate_that_has_ended_or_is_revoked_opens_nothing(chain: Chain, 
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(device.tls, hashes.SHA256())
     with chain.office() as office:
         long_ago = int(time.time()) - 3650 * DAY
-        device.certificates = office.agents.renew_certificate(
-            device.agent_id, csr.public_bytes(Encoding.PEM).decode(), long_ago
-        )
+        device.certificates = office.certificates.renew(device.agent_id, csr.public_bytes(Encoding.PEM).decode(), long_ago)
     with pytest.raises(httpx.TransportError), device.client() as client:
         client.post(f"{PREFIX}/challenge", json={})
     device.certificates = good

@@ -14,8 +14,8 @@ from contracts import enrollment, evidence, exchange, keyset
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
-from server.agents import certificates, enrollment_tokens, registry
-from server.exchange import challenges
+from server.agents import certificates, enrollment_tokens
+from server.exchange import challenges, kept_replies
 from server.exchange import service as answering
 from server.licensing import licenses, secrets
 from server.web import responses
@@ -118,8 +118,8 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "CLOCK_TOLERANCE_S": challenges.CLOCK_TOLERANCE_S,
         "CHALLENGE_KEPT_S": int(asking.CHALLENGE_KEPT_S),
         "FRESH_S": int(trusted_time.FRESH_S),
-        "ANSWERS_KEPT_S": registry.ANSWERS_KEPT_S,
-        "SESSION_S": enrollment_tokens.SESSION_S,
+        "ANSWERS_KEPT_S": kept_replies.KEPT_S,
+        "SESSION_S": enrollment_tokens.ATTEMPT_S,
         "CERTIFICATE_S": certificates.LIFETIME_S,
         "REVOCATIONS_LAST_S": licenses.REVOCATIONS_LAST_S,
         "MAX_LIVE": secrets.MAX_LIVE,

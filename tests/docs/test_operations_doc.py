@@ -16,7 +16,7 @@ from cli.main import main as cli
 from link.config import parse_config
 from server.api.metrics import Facts, Metrics
 from server.enrollment.service import LEVELS
-from server.keys.keyring import DAY, LIFETIMES, OVERLAP_S
+from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
 from server.licensing.licenses import REVOCATIONS_LAST_S
 from server.main import main as server
 

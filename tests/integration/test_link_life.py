@@ -25,7 +25,7 @@ def chain() -> Iterator[Chain]:
 
 def _certificates(chain: Chain) -> list[tuple[str, str]]:
     """Fingerprint and state of the agent's certificates, the newest last."""
-    with chain.office() as office, office.database.reading() as session:
+    with chain.office() as office, office.database.read() as session:
         rows = session.scalars(select(Certificate).where(Certificate.agent_id == chain.agent_id)).all()
         return [(row.fingerprint, row.state) for row in sorted(rows, key=lambda row: row.not_after)]
 
@@ -88,7 +88,7 @@ def test_a_new_certificate_that_does_not_work_is_given_up_and_said_so(chain: Cha
 
     def issued_and_revoked(asked: Asked) -> Said:
         said = asked.forward()
-        with chain.office() as office, office.database.transaction() as session:
+        with chain.office() as office, office.database.write() as session:
             rows = session.scalars(select(Certificate).where(Certificate.agent_id == chain.agent_id)).all()
             (new,) = [row for row in rows if row.fingerprint not in known]
             new.state = "revoked"

@@ -37,11 +37,11 @@ def root_of(pair: Pair) -> ec.EllipticCurvePrivateKey:
 
 
 def test_every_kind_of_key_is_replaced_under_a_working_agent(pair: Pair) -> None:
-    root, keys = root_of(pair), pair.server.office.keys
+    root, keys, changes = root_of(pair), pair.server.office.keys, pair.server.office.key_lifecycle
     numbers = [keys.key_set_number()]
     for kind in ("license", "rotation", "enrollment", "issuing-ca", "tls"):
         pair.clock.seconds += 10
-        keys.rotate(kind, pair.server.now, root)
+        changes.rotate(kind, pair.server.now, root)
         numbers.append(keys.key_set_number())
         assert pair.contact(Cause.FORCED) is None, kind
         assert pair.valid(), f"a license of before the new {kind} key"
@@ -52,13 +52,13 @@ def test_every_kind_of_key_is_replaced_under_a_working_agent(pair: Pair) -> None
 
 
 def test_an_agent_that_slept_through_a_new_root_finds_its_way_by_the_old_one(pair: Pair) -> None:
-    keys, old = pair.server.office.keys, root_of(pair)
+    keys, changes, old = pair.server.office.keys, pair.server.office.key_lifecycle, root_of(pair)
     kept: list[ec.EllipticCurvePrivateKey] = []
-    pin = keys.rotate_root(pair.server.now, old, kept.append)
+    pin = changes.rotate_root(pair.server.now, old, kept.append)
     # Several sets later, all of them signed by a root that the agent has never heard of.
     for kind in ("rotation", "license", "rotation"):
         pair.clock.seconds += 10
-        keys.rotate(kind, pair.server.now, kept[0])
+        changes.rotate(kind, pair.server.now, kept[0])
     assert pin not in pair.agent.server.roots
     assert pair.contact(Cause.FORCED) is None
     known = pair.agent.server
@@ -69,15 +69,15 @@ def test_an_agent_that_slept_through_a_new_root_finds_its_way_by_the_old_one(pai
 
 
 def test_a_key_that_was_ended_signs_nothing_any_more(pair: Pair) -> None:
-    keys, root = pair.server.office.keys, root_of(pair)
-    old = next(row.kid for row in keys.listed() if row.kind == "license")
+    changes, root = pair.server.office.key_lifecycle, root_of(pair)
+    old = next(row.kid for row in changes.listed() if row.kind == "license")
     with pytest.raises(RegistryError, match="in use"):
-        keys.end(old, pair.server.now, root)
-    keys.rotate("license", pair.server.now, root)
+        changes.end(old, pair.server.now, root)
+    changes.rotate("license", pair.server.now, root)
     assert pair.contact(Cause.FORCED) is None
     token = pair.agent.validator.refreshed_token(pair.token, pair.clock.now())
     assert token is not None and pair.valid(pair.token)
-    keys.end(old, pair.server.now, root)
+    changes.end(old, pair.server.now, root)
     assert pair.contact() is None
     assert not pair.valid(pair.token), "made with the key that was ended"
     assert pair.valid(token)

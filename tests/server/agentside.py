@@ -10,7 +10,15 @@ from joserfc.jwk import ECKey
 
 from contracts.exchange import REQUEST_TYPE, Request, verify_reply
 from contracts.trust import Trust
+from server.exchange.service import Exchange
 from server.keys.jose import new_signing_key, public_jwk
+from server.web.peers import Peer
+
+
+def answered(exchange: Exchange, purpose: str, peer: Peer | None, text: str, now: int) -> tuple[int, str]:
+    """HTTP status and body of the response to a request."""
+    response = exchange.handle(purpose, peer, text, now)
+    return response.status, response.body()
 
 
 def new_id() -> str:

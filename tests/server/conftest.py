@@ -10,9 +10,10 @@ import pytest
 from common.files import write_atomic
 from server.base.settings import SETTINGS, Place, settings_of
 from server.registry.database import sqlite_url
-from server.wiring import Plan, Server, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres
+from tests.support.serverside import ServerSide, open_server
 from tests.support.softhsm import Token, token
 
 
@@ -22,8 +23,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
     else:
-        server: Postgres = request.getfixturevalue("postgres")
-        with server.database() as made:
+        cluster: Postgres = request.getfixturevalue("postgres")
+        with cluster.database() as made:
             yield made
 
 
@@ -55,9 +56,9 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path, founded: Callable[
     with ExitStack() as stack:
         url, base = None, None
         if request.param == "postgresql":
-            server: Postgres = request.getfixturevalue("postgres")
+            cluster: Postgres = request.getfixturevalue("postgres")
             template, base = request.getfixturevalue("postgres_template")
-            url = stack.enter_context(server.database(template))
+            url = stack.enter_context(cluster.database(template))
         shutil.copytree(base or founded(None), tmp_path, dirs_exist_ok=True)
         made = tmp_path / "server"
         place = Place(made, url or sqlite_url(made / "server.db"), str(made / "master.key"))
@@ -66,7 +67,7 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path, founded: Callable[
 
 
 @pytest.fixture
-def office(directory: Path) -> Iterator[Server]:
+def server(directory: Path) -> Iterator[ServerSide]:
     """An open server without agents."""
     made = open_server(directory)
     yield made

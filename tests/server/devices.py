@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from contracts.jose import b64encode
-from server.agents.registry import Activated
+from server.agents.activation import Activated, ProvenDevice
 from server.keys.pki import fingerprint_of
-from server.wiring import Server
+from tests.support.serverside import ServerSide
 
 NOW = 1_800_000_000
 ISSUER = "https://license.example"
@@ -44,17 +44,17 @@ class Device:
         self.hw_id = hashlib.sha256(f"device {self.number}".encode()).hexdigest()
         self.identity, self.agreement, self.attestation, self.tls = _SCALARS
 
-    def activate(self, office: Server, claim_id: int, wanted: str | None = None, now: int = NOW) -> Activated:
+    def activate(self, server: ServerSide, token_id: int, wanted: str | None = None, now: int = NOW) -> Activated:
         """The end of a provisioning: what was to be proved is proved."""
         identity, agreement, attestation = (public_jwk_of(key) for key in _SCALARS[:3])
-        return office.agents.activate(
-            claim_id, self.hw_id, "tpm", "attested", identity, agreement, attestation, make_csr(self.tls), wanted, now
-        )
+        proven = ProvenDevice(self.hw_id, "tpm", "attested", identity, agreement, attestation, make_csr(self.tls), wanted)
+        activated: Activated = server.activation.activate(token_id, proven, now)
+        return activated
 
-    def come(self, office: Server, wanted: str | None = None, now: int = NOW, *, factory_only: bool = False) -> Activated:
-        """The whole way: a claim is made, used, and spent."""
-        text = office.enrollment_tokens.create(None, factory_only, 3600, now)
-        return self.activate(office, office.enrollment_tokens.use(text, self.hw_id, now), wanted, now)
+    def come(self, server: ServerSide, wanted: str | None = None, now: int = NOW, *, factory_only: bool = False) -> Activated:
+        """The whole way: an enrollment token is made, used, and spent."""
+        text = server.enrollment_tokens.create(None, factory_only, 3600, now)
+        return self.activate(server, server.enrollment_tokens.use(text, self.hw_id, now), wanted, now)
 
 
 def der(pem: str) -> bytes:

@@ -22,8 +22,8 @@ from contracts.jose import b64decode
 from contracts.keyset import pin_of
 from server.keys.pki import spki_of
 from server.licensing.secrets import key_check
-from server.wiring import Server, open_server
 from tests.support.apiclient import Device
+from tests.support.serverside import ServerSide, open_server
 from tests.support.waiting import READY_S, wait_until
 
 COMMAND = Path(sys.executable).with_name("license-server")
@@ -62,7 +62,7 @@ class ApiServer:
             server.stop()
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[Server]:
+    def office(self) -> Iterator[ServerSide]:
         """Its registry, beside the process."""
         office = open_server(self.directory)
         try:

@@ -1,4 +1,4 @@
-"""Server, link and agent as processes of their own, put together on loopback as in the field.
+"""ServerSide, link and agent as processes of their own, put together on loopback as in the field.
 
     agent -> [hostile link ->] link -> relay -> server
 
@@ -20,13 +20,13 @@ from sqlalchemy import select
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from server.registry.models import Secret
-from server.wiring import Server
 from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running
 from tests.support.hostilelink import HostileLink
 from tests.support.link import Link
 from tests.support.relay import Relay
+from tests.support.serverside import ServerSide
 from tests.support.stand import BIN, short_directory
 from tests.support.swtpm import Swtpm
 from tests.support.waiting import READY_S, wait_until
@@ -165,7 +165,7 @@ class Chain:
         return self.server.run(*arguments)
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[Server]:
+    def office(self) -> Iterator[ServerSide]:
         """The server's registry, as its commands open it: quicker than a command."""
         with self.server.office() as office:
             yield office
@@ -238,7 +238,7 @@ class Chain:
 
     def let_old_versions_end(self) -> None:
         """As if time had passed for the server: it holds no more versions than it likes, however many rotations there were."""
-        with self.office() as office, office.database.transaction() as session:
+        with self.office() as office, office.database.write() as session:
             rows = session.scalars(select(Secret).where(Secret.agent_id == self.agent_id).order_by(Secret.version)).all()
             for row in rows[:-3]:
                 row.grace_until = row.valid_from

@@ -41,8 +41,9 @@ from server.enrollment.by_hand import read_request
 from server.exchange.service import Exchange as ServerExchange
 from server.licensing.licenses import Order
 from server.web.peers import Peer, peer_of
-from server.wiring import Plan, Server, create_server, open_server, wire
+from server.wiring import Plan, create_server, wire, wire_exchange
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
+from tests.support.serverside import ServerSide, open_server
 
 AGENT = "pos-001"
 LICENSE = "license-1"
@@ -102,7 +103,7 @@ class Server:
 
     directory: Path
     clock: StillClock
-    office: Server = field(init=False)
+    office: ServerSide = field(init=False)
     exchange: ServerExchange = field(init=False)
     ahead: int = 0
 
@@ -114,13 +115,12 @@ class Server:
         self._wire()
 
     def _wire(self) -> None:
-        office = self.office
-        self.exchange = ServerExchange(office.keys, office.agents, office.secrets, office.licenses, os.urandom)
+        self.exchange = wire_exchange(self.office.server)
 
     def restart(self) -> None:
         """Another process takes over. It gets the pool of connections of the one before, for speed; nothing else is left."""
         place, database, master = self.office.place, self.office.database, self.office.master
-        self.office = wire(place, database, master, os.urandom)
+        self.office = ServerSide(wire(place, database, master, os.urandom))
         self._wire()
 
     @property
@@ -200,8 +200,7 @@ class Wire:
             self.server.restart()
             raise NoContact("the server was stopped")
         if where == "acted":
-            agents = self.server.office.agents
-            agents.keep_answer = _stop  # type: ignore[method-assign, assignment]
+            self.server.exchange._stores.replies.keep = _stop  # type: ignore[method-assign, assignment]
             with contextlib.suppress(Stopped):
                 self.server.exchange.handle(name, self.peer, text, self.server.now)
             self.server.restart()
@@ -340,7 +339,7 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
     office.agents.enroll_by_hand(AGENT, None, "software", read_request(content).keys, START)
     config, vault = _config(template), Vault()
     scalar, csr = new_key(AGENT, vault)
-    certificates = tuple(office.agents.renew_certificate(AGENT, csr, START))
+    certificates = tuple(office.certificates.renew(AGENT, csr, START))
     peer = peer_of(x509.load_pem_x509_certificate(certificates[0].encode()).public_bytes(Encoding.DER))
     with backend.kek() as kek, vault.open(scalar) as key:
         sealed = seal_blob(kek, BLOB_NAME, key.view)

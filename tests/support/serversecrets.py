@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from server.registry.models import Secret
-from server.wiring import open_server
+from tests.support.serverside import open_server
 
 
 def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:
@@ -17,7 +17,7 @@ def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:
     """
     office = open_server(directory)
     try:
-        with office.database.reading() as session:
+        with office.database.read() as session:
             rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id, Secret.sealed.is_not(None)))
             return {
                 row.version: office.cipher.open("secret", f"{agent_id}/{row.version}", "sealed", row.sealed or b"")

@@ -9,11 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import delete, update
 
 from contracts.exchange import RefusalCode
-from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, Activated
+from server.agents.activation import Activated
+from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED
 from server.base.refused import RequestRefused
 from server.registry.models import Base, Counter
-from server.wiring import Server
 from tests.server.devices import NOW, Device, fingerprint, make_csr
+from tests.support.serverside import ServerSide
 
 DEVICES = [Device(number) for number in range(4)]
 LIFETIME_S = 100
@@ -39,11 +40,11 @@ class Claim:
 class Registry(RuleBasedStateMachine):
     """Acts on the registry, and what they should do by a model in memory."""
 
-    office: Server
+    server: ServerSide
 
     def __init__(self) -> None:
         super().__init__()
-        with self.office.database.transaction() as session:
+        with self.server.database.write() as session:
             for table in reversed(Base.metadata.sorted_tables):
                 if table.name not in KEPT:
                     session.execute(delete(table))
@@ -58,7 +59,7 @@ class Registry(RuleBasedStateMachine):
     @rule(owner=st.none() | devices, factory_only=st.booleans())
     def make_a_claim(self, owner: int | None, factory_only: bool) -> None:
         hw_id = None if owner is None else DEVICES[owner].hw_id
-        text = self.office.enrollment_tokens.create(hw_id, factory_only, LIFETIME_S, self.now)
+        text = self.server.enrollment_tokens.create(hw_id, factory_only, LIFETIME_S, self.now)
         assert text not in {claim.text for claim in self.claims}
         self.claims.append(Claim(text, self.now + LIFETIME_S, owner, factory_only))
 
@@ -71,7 +72,7 @@ class Registry(RuleBasedStateMachine):
         claim = self.pick(number)
         good = not claim.revoked and self.now < claim.ends and claim.owner in (None, device)
         try:
-            claim.number = self.office.enrollment_tokens.use(claim.text, DEVICES[device].hw_id, self.now)
+            claim.number = self.server.enrollment_tokens.use(claim.text, DEVICES[device].hw_id, self.now)
         except RequestRefused as refused:
             assert refused.code is RefusalCode.CLAIM_REFUSED
             assert not good
@@ -86,7 +87,7 @@ class Registry(RuleBasedStateMachine):
         claim = used[number % len(used)]
         good = not claim.revoked and self.now < claim.ends and claim.owner == device and self.status.get(device) != REVOKED
         try:
-            activated = DEVICES[device].activate(self.office, claim.number or 0, now=self.now)
+            activated = DEVICES[device].activate(self.server, claim.number or 0, now=self.now)
         except RequestRefused as refused:
             assert not good
             wanted = RefusalCode.AGENT_REVOKED if self.status.get(device) == REVOKED else RefusalCode.CLAIM_REFUSED
@@ -108,7 +109,7 @@ class Registry(RuleBasedStateMachine):
     def revoke_a_claim(self, number: int) -> None:
         claim = self.pick(number)
         if claim.number is not None:
-            self.office.enrollment_tokens.revoke(claim.number, self.now)
+            self.server.enrollment_tokens.revoke(claim.number, self.now)
             claim.revoked = True
 
     @precondition(lambda self: self.serials)
@@ -116,7 +117,7 @@ class Registry(RuleBasedStateMachine):
     def change_a_status(self, device: int, status: str) -> None:
         if device not in self.serials:
             return
-        self.office.agents.set_status(self.agent_id(device), status, self.now)
+        self.server.agents.set_status(self.agent_id(device), status, self.now)
         self.status[device] = status
         if status == REVOKED:
             self.ended |= self.good[device]
@@ -126,7 +127,7 @@ class Registry(RuleBasedStateMachine):
     @rule(device=devices)
     def renew_a_certificate(self, device: int) -> None:
         if device in self.serials and self.status[device] != REVOKED:
-            issued = self.office.agents.renew_certificate(self.agent_id(device), make_csr(DEVICES[device].tls), self.now)
+            issued = self.server.certificates.renew(self.agent_id(device), make_csr(DEVICES[device].tls), self.now)
             self.good[device].add(fingerprint(issued[0]))
 
     @rule(seconds=st.integers(1, LIFETIME_S))
@@ -138,7 +139,7 @@ class Registry(RuleBasedStateMachine):
 
     @invariant()
     def serials_have_no_gap_and_rows_are_as_they_should_be(self) -> None:
-        found = {row.hw_id: (row.serial, row.status) for row in self.office.agents.listed()}
+        found = {row.hw_id: (row.serial, row.status) for row in self.server.agents.listed()}
         assert found == {DEVICES[d].hw_id: (serial, self.status[d]) for d, serial in self.serials.items()}
         assert sorted(self.serials.values()) == list(range(1, len(self.serials) + 1))
 
@@ -146,25 +147,25 @@ class Registry(RuleBasedStateMachine):
     def only_good_certificates_count(self) -> None:
         for device, good in self.good.items():
             for certificate in good:
-                row = self.office.agents.by_certificate(certificate)
+                row = self.server.agents.by_certificate(certificate)
                 assert row is not None
                 assert row.hw_id == DEVICES[device].hw_id
         for certificate in self.ended:
-            row = self.office.agents.by_certificate(certificate)
+            row = self.server.agents.by_certificate(certificate)
             assert row is None or row.status == REVOKED
 
     def teardown(self) -> None:
-        assert self.office.audit.verify()[1] is None
+        assert self.server.audit.verify()[1] is None
 
 
-def test_whatever_happens_serials_have_no_gap_and_no_certificate_outlives_its_agent(office: Server) -> None:
-    machine: Callable[[], Registry] = type("Bound", (Registry,), {"office": office})
+def test_whatever_happens_serials_have_no_gap_and_no_certificate_outlives_its_agent(server: ServerSide) -> None:
+    machine: Callable[[], Registry] = type("Bound", (Registry,), {"server": server})
     run_state_machine_as_test(machine, settings=settings(max_examples=settings().max_examples // 3, stateful_step_count=25))
 
 
-def test_the_machine_reaches_what_it_is_about(office: Server, tmp_path: Path) -> None:
+def test_the_machine_reaches_what_it_is_about(server: ServerSide, tmp_path: Path) -> None:
     """A model that no rule moves would show nothing."""
-    machine = type("Bound", (Registry,), {"office": office})()
+    machine = type("Bound", (Registry,), {"server": server})()
     machine.make_a_claim(None, False)
     machine.use_a_claim(0, 1)
     machine.activate(0, 1)

@@ -17,8 +17,8 @@ from server.cli import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main
-from server.wiring import open_server
 from tests.server.devices import Device, public_jwk_of
+from tests.support.serverside import open_server
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ ARGUMENTS = {
     "agents revoke": ["x"],
     "agents reinstate": ["x", "--yes"],
     "agents show": ["x"],
-    "claim revoke": ["1"],
+    "enrollment-token revoke": ["1"],
     "issue": ["--agent", "x", "--expires", "+1d"],
     "keys rotate": ["tls"],
     "reissue": ["--agent", "x"],
@@ -147,7 +147,7 @@ def test_init_fails_in_words(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cases: list[tuple[list[object], int, str]] = [
         (["--dir", tmp_path / "a", "--database", "mysql://x/y"], 1, "must be SQLite or PostgreSQL"),
-        (["--dir", tmp_path / "b", "--database", "x"], 1, "no database URL"),
+        (["--dir", tmp_path / "b", "--database", "x"], 1, "is not a database URL"),
         (["--dir", tmp_path / "c", "--database", "postgresql+psycopg:///x?host=/nonexistent"], 1, "database"),
         (["--dir", tmp_path / "file"], 2, "is a file"),
         (["--dir", tmp_path / "d", "--master-key", "pkcs11:token=a"], 1, "has no module-path"),
@@ -161,32 +161,40 @@ def test_init_fails_in_words(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_pin_is_that_of_the_root(place: Path, run: Run) -> None:
-    office = open_server(place)
-    root = x509.load_pem_x509_certificates(office.keys.tls_material()[0].encode())[-1]
-    office.close()
+    server = open_server(place)
+    root = x509.load_pem_x509_certificates(server.keys.tls_material()[0].encode())[-1]
+    server.close()
     assert run("root-pin").out == pin_of(spki_of(root)) + "\n"
 
 
-def test_claims_are_made_listed_and_revoked(place: Path, run: Run, tmp_path: Path) -> None:
-    text = run("claim", "make").out.strip()
+def test_enrollment_tokens_are_made_listed_and_revoked(place: Path, run: Run, tmp_path: Path) -> None:
+    text = run("enrollment-token", "make").out.strip()
     assert len(text) >= 32
     out = tmp_path / "claim"
-    run("claim", "make", "--hw-id", "ab" * 32, "--factory-only", "--lifetime", 60, "--out", out)
+    run("enrollment-token", "make", "--hw-id", "ab" * 32, "--factory-only", "--lifetime", 60, "--out", out)
     assert len(out.read_text().strip()) >= 32
-    rows = run("claim", "list", "--json").json()
+    rows = run("enrollment-token", "list", "--json").json()
     assert [(row["claim_id"], row["state"], row["hw_id"], row["factory_only"]) for row in rows] == [
         (2, "open", "ab" * 32, True),
         (1, "open", None, False),
     ]
-    run("claim", "revoke", 1)
-    table = run("claim", "list").out
+    run("enrollment-token", "revoke", 1)
+    table = run("enrollment-token", "list").out
     assert "revoked" in table
     assert text not in table
-    assert "no claim 9" in run("claim", "revoke", 9, code=1).err
-    assert "64 characters" in run("claim", "make", "--hw-id", "AB" * 32, code=1).err
-    run("claim", "make", "--lifetime", 59, code=2)
-    run("claim", "make", "--out", "/nonexistent/x", code=2)
-    assert len(run("claim", "list", "--json").json()) == 2
+    assert "no enrollment token 9" in run("enrollment-token", "revoke", 9, code=1).err
+    assert "64 characters" in run("enrollment-token", "make", "--hw-id", "AB" * 32, code=1).err
+    run("enrollment-token", "make", "--lifetime", 59, code=2)
+    run("enrollment-token", "make", "--out", "/nonexistent/x", code=2)
+    assert len(run("enrollment-token", "list", "--json").json()) == 2
+
+
+def test_the_former_name_of_enrollment_token_works_and_is_in_no_help(place: Path, run: Run) -> None:
+    assert len(run("claim", "make").out.strip()) >= 32
+    run("claim", "revoke", 1)
+    assert [row["state"] for row in run("enrollment-token", "list", "--json").json()] == ["revoked"]
+    listed = [line.split()[0] for line in run("--help").out.partition("Commands:")[2].splitlines() if line]
+    assert "enrollment-token" in listed and "claim" not in listed
 
 
 def test_agents_are_listed_shown_revoked_and_reinstated(enrolled: Path, run: Run) -> None:
@@ -199,7 +207,7 @@ def test_agents_are_listed_shown_revoked_and_reinstated(enrolled: Path, run: Run
     assert "sealed" not in shown["secrets"][0]
     run("agents", "revoke", "till-1")
     assert "revoked" in run("agents").out
-    assert "is revoked: it gets no licenses" in run("issue", "--agent", "till-1", "--expires", "+1d", code=1).err
+    assert "is revoked; only active agents get licenses" in run("issue", "--agent", "till-1", "--expires", "+1d", code=1).err
     run("agents", "reinstate", "till-1", code=1)  # nobody said yes
     assert run("agents", "list", "--json").json()[0]["status"] == "revoked"
     run("agents", "reinstate", "till-1", "--yes")
@@ -234,14 +242,14 @@ def test_licenses_are_issued_reissued_and_revoked(enrolled: Path, run: Run) -> N
     run("revoke", "one")
     assert run("reissue", "--agent", "till-1").out.strip() == ""
     assert (
-        "is revoked: choose another id"
+        "is revoked; choose another id"
         in run("issue", "--agent", "till-1", "--expires", "+1d", "--license-id", "one", code=1).err
     )
     assert "no license 'two'" in run("revoke", "two", code=1).err
     for arguments, code, text in (
         (["--expires", "soon"], 2, "--expires"),
         (["--expires", "+1d", "--metadata", "novalue"], 2, "NAME=VALUE"),
-        (["--expires", "+1d", "--not-before", "+2d"], 1, "would be refused"),
+        (["--expires", "+1d", "--not-before", "+2d"], 1, "agents would refuse this license"),
         (["--expires", "+1d", "--secret-version", "7"], 1, "no secret version 7"),
     ):
         assert text in run("issue", "--agent", "till-1", *arguments, code=code).err
@@ -306,20 +314,20 @@ def test_the_audit_is_printed_and_verified(enrolled: Path, run: Run) -> None:
     assert [row["event"] for row in rows] == ["agent.enrolled", "secret.made", "secret.confirmed"]
     assert "server.founded" in run("audit").out
     assert run("audit", "--verify").out == "4 records hold\n"
-    office = open_server(enrolled)
-    with office.database.transaction() as session:
+    server = open_server(enrolled)
+    with server.database.write() as session:
         session.execute(sql("UPDATE audit SET actor = 'nobody' WHERE seq = 2"))
-    office.close()
+    server.close()
     assert "1 records hold, then: record 2 was changed" in run("audit", "--verify", code=1).err
     run("audit", "-n", 0, code=2)
 
 
 def test_a_database_of_another_revision_is_migrated_by_command_only(place: Path, run: Run) -> None:
     assert "has revision" in run("migrate").err
-    office = open_server(place)
-    with office.database.transaction() as session:
+    server = open_server(place)
+    with server.database.write() as session:
         session.execute(sql("DELETE FROM alembic_version"))
-    office.close()
+    server.close()
     assert "run 'license-server migrate'" in run("agents", code=1).err
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from server.keys.jose import new_signing_key
 from server.main import main
-from server.wiring import open_server
+from tests.support.serverside import open_server
 
 
 def test_a_rotation_whose_output_cannot_be_written_makes_no_version(tmp_path: Path) -> None:
@@ -17,12 +17,12 @@ def test_a_rotation_whose_output_cannot_be_written_makes_no_version(tmp_path: Pa
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"agent_id": "a", "agreement_key": key, "backend": "tpm"}))
     assert CliRunner().invoke(main, ["enroll", *where, "--request", str(request)]).exit_code == 0
-    office = open_server(tmp_path / "server")
+    server = open_server(tmp_path / "server")
     command = ["rotate", *where, "--agent", "a", "--out"]
     done = CliRunner().invoke(main, [*command, "/nonexistent/x"])
     assert done.exit_code == 2
     assert "cannot be written" in done.output
-    assert office.secrets.listed("a") == []
+    assert server.secrets.listed("a") == []
     assert CliRunner().invoke(main, [*command, str(tmp_path / "out")]).exit_code == 0
-    assert len(office.secrets.listed("a")) == 1
-    office.close()
+    assert len(server.secrets.listed("a")) == 1
+    server.close()

@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +25,7 @@ from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Com
 from contracts.exchange import REPLY_TYPE, Refusal, RefusalCode, Refused, Reply, verify_reply
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.trust import encode_trust, parse_trust
+from server.agents.activation import ProvenDevice
 from server.base.limits import FAILED_CLAIM_RATE
 from server.base.refused import RequestRefused
 from server.enrollment.service import LEVELS, Enrollment, Policy
@@ -37,7 +40,7 @@ CLAIM = "claim-0123456789abcdef"
 
 @dataclass
 class KeptSession:
-    claim_id: int
+    token_id: int
     begin: bytes
     nonce: bytes
     credential: bytes | None
@@ -68,7 +71,7 @@ class Store:
         )
         return text
 
-    def open_claim(self, jwe: str) -> bytes:
+    def open_enrollment_token(self, jwe: str) -> bytes:
         if not jwe.startswith("jwe."):
             raise RequestRefused(RefusalCode.CLAIM_REFUSED, "the claim does not decrypt")
         return b64decode(jwe.removeprefix("jwe."))
@@ -76,7 +79,7 @@ class Store:
     def key_set(self) -> str:
         return "key.set.text"
 
-    def use(self, text: str, hw_id: str, now: int) -> int:
+    def use(self, _session: object, text: str, hw_id: str, now: int) -> int:
         if self.fails is not None:
             raise self.fails
         if text != CLAIM or self.bound.setdefault(text, hw_id) != hw_id:
@@ -84,22 +87,28 @@ class Store:
         return 7
 
     def start_attempt(
-        self, session_id: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
+        self, _session: object, session_id: str, token_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
     ) -> None:
-        self.sessions[session_id] = KeptSession(claim_id, begin, nonce, credential)
+        self.sessions[session_id] = KeptSession(token_id, begin, nonce, credential)
 
-    def attempt(self, session_id: str, now: int) -> KeptSession:
+    def attempt(self, _session: object, session_id: str, now: int) -> KeptSession:
         if session_id not in self.sessions:
             raise RequestRefused(RefusalCode.CLAIM_REFUSED, "no such session")
         return self.sessions[session_id]
 
-    def activate(self, *fields: Any) -> NewAgent:
-        key_of_csr(fields[7])
-        self.activated.append(fields)
-        return NewAgent(fields[8] or "pos-000001", 1, ("leaf", "ca"))
+    def activate(self, _session: object, token_id: int, device: ProvenDevice, now: int) -> NewAgent:
+        key_of_csr(device.csr_pem)
+        self.activated.append((token_id, device, now))
+        return NewAgent(device.agent_id or "pos-000001", 1, ("leaf", "ca"))
 
-    def record(self, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
-        self.records.append((actor, event, outcome))
+    def record_refusal(self, _session: object, address: str, event: str, refused: RequestRefused, now: int) -> None:
+        self.records.append((f"address {address}", event, refused.code.value))
+
+    @contextmanager
+    def write(self) -> Iterator["Store"]:
+        yield self
+
+    read = write
 
 
 class Device:
@@ -220,8 +229,8 @@ def test_a_device_becomes_an_agent(backend: str, level: str) -> None:
     assert completed.certificates == ("leaf", "ca")
     paper = world.device.paper
     keys = [jwk_from_point(point(key)) for key in (paper.identity, paper.agreement, paper.attestation)]
-    wanted = (7, world.device.hw_id, backend, level, *keys, world.device.csr, "till-7", NOW)
-    assert world.store.activated == [wanted]
+    wanted = ProvenDevice(world.device.hw_id, backend, level, *keys, world.device.csr, "till-7")
+    assert world.store.activated == [(7, wanted, NOW)]
 
 
 def test_both_steps_may_be_repeated(world: World) -> None:

@@ -4,8 +4,8 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -40,10 +40,11 @@ from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.service import CONTACT_S, KINDS, Exchange
+from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
-from tests.server.agentside import AgentSide
+from tests.server.agentside import AgentSide, answered
 from tests.support.waiting import READY_S
 
 NOW = 1_800_000_000
@@ -82,33 +83,54 @@ class Stores:
     lost: dict[str, Row] = field(default_factory=dict)
     alone: threading.Lock = field(default_factory=threading.Lock)
 
-    def by_certificate(self, fingerprint: str) -> Row | None:
+    # Database
+
+    @contextmanager
+    def read(self) -> Iterator["Stores"]:
+        yield self
+
+    @contextmanager
+    def write(self) -> Iterator["Stores"]:
+        with self.alone:
+            yield self
+
+    def begin_nested(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    # Agents and lost records
+
+    def by_certificate(self, _session: object, fingerprint: str) -> Row | None:
         return self.rows.get(fingerprint)
 
-    def by_lost_record(self, peer: Peer) -> Row | None:
-        return self.lost.get(peer.fingerprint)
+    def lock(self, _session: object, agent_id: str) -> Row | None:
+        assert self.alone.locked()
+        return next((row for row in (*self.rows.values(), *self.lost.values()) if row.agent_id == agent_id), None)
 
-    def adopt(self, peer: Peer, now: int) -> None:
+    def is_lost_agent(self, _session: object, peer: Peer) -> bool:
+        return True
+
+    def skip_serial(self, _session: object, peer: Peer, now: int) -> None:
+        self.calls.append(("missed", peer.fingerprint, now))
+
+    def is_new_dispute(self, peer: Peer) -> bool:
+        return True
+
+    def record_dispute(self, _session: object, peer: Peer, now: int) -> None:
+        self.calls.append(("disputed", peer.fingerprint, now))
+
+    def find(self, _session: object, *key: Any) -> Any:
+        """A lost record by its peer, or a kept reply by agent and request."""
+        return self.answers.get(key) if len(key) == 2 else self.lost.get(key[0].fingerprint)
+
+    def adopt(self, _session: object, peer: Peer, now: int) -> None:
         self._call("adopt", peer.fingerprint, now)
         self.rows[peer.fingerprint] = self.lost.pop(peer.fingerprint)
 
-    def disputed(self, peer: Peer, now: int) -> None:
-        self.calls.append(("disputed", peer.fingerprint, now))
-
-    def missed(self, peer: Peer, now: int) -> None:
-        self.calls.append(("missed", peer.fingerprint, now))
-
-    @contextmanager
-    def unit(self, agent_id: str) -> Iterator[Row | None]:
-        with self.alone:
-            yield next((row for row in (*self.rows.values(), *self.lost.values()) if row.agent_id == agent_id), None)
-
-    def answer_of(self, agent_id: str, request_id: str) -> tuple[str, str] | None:
-        return self.answers.get((agent_id, request_id))
-
-    def keep_answer(self, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
+    def keep(self, _session: object, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
         assert (agent_id, request_id) not in self.answers
         self.answers[agent_id, request_id] = (digest, reply)
+
+    # Keyring
 
     def sign_reply(self, reply: Reply) -> str:
         header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(self.key)["kid"]}
@@ -130,34 +152,36 @@ class Stores:
         if self.fails is not None:
             raise self.fails
 
-    def saw(self, agent_id: str, now: int, fingerprint: str, seq: int | None, head: str | None) -> int | None:
+    def saw(self, _session: object, agent_id: str, now: int, fingerprint: str, seq: int | None, head: str | None) -> int | None:
         self._call("saw", agent_id, now, fingerprint, seq, head)
         return seq
 
-    def renew_certificate(self, agent_id: str, csr_pem: str, now: int) -> tuple[str, ...]:
+    def renew(self, _session: object, agent_id: str, csr_pem: str, now: int) -> tuple[str, ...]:
         self._call("renew", agent_id, csr_pem, now)
         return ("leaf", "ca")
 
-    def rotate(self, agent_id: str, current: int, key_check: str | None, highest: int, now: int) -> str:
+    def rotate(self, _session: object, agent_id: str, current: int, key_check: str | None, highest: int, now: int) -> str:
         self._call("rotate", agent_id, current, key_check, highest, now)
         return "a.b.c"
 
-    def confirm(self, agent_id: str, version: int, key_check: str, now: int) -> None:
+    def confirm(self, _session: object, agent_id: str, version: int, key_check: str, now: int) -> None:
         self._call("confirm", agent_id, version, key_check, now)
 
-    def status(self, agent_id: str, current: int, key_check: str | None, highest: int, now: int) -> tuple[int, bool]:
+    def status(
+        self, _session: object, agent_id: str, current: int, key_check: str | None, highest: int, now: int
+    ) -> tuple[int, bool]:
         self._call("status", agent_id, current, key_check, highest, now)
         return 2, True
 
-    def reissue(self, agent_id: str, ids: Any, version: int, now: int) -> tuple[list[str], list[str]]:
+    def reissue(self, _session: object, agent_id: str, ids: Any, version: int, now: int) -> tuple[list[str], list[str]]:
         self._call("reissue", agent_id, tuple(ids), version, now)
         return ["t.o.k"], ["b"]
 
-    def revocations(self, agent_id: str, now: int) -> tuple[int, int, list[str]]:
+    def revocations(self, _session: object, agent_id: str, now: int) -> tuple[int, int, list[str]]:
         self._call("revocations", agent_id, now)
         return 5, now + 60, ["a"]
 
-    def validate(self, agent_id: str, token: str, now: int) -> tuple[bool, str, str | None, int | None]:
+    def validate(self, _session: object, agent_id: str, token: str, now: int) -> tuple[bool, str, str | None, int | None]:
         self._call("validate", agent_id, token, now)
         return True, "ok", "a", now + 5
 
@@ -168,7 +192,8 @@ class World:
         self.stores = Stores({PRINT: Row("pos-1", "active", self.agent.public)})
         public = public_jwk(self.stores.key)
         self.agent.trust = parse_trust(encode_trust("issuer", [public], [public]))
-        self.exchange = Exchange(self.stores, self.stores, self.stores, self.stores, os.urandom)
+        parts = dict.fromkeys((each.name for each in fields(AllStores)), self.stores)
+        self.exchange = Exchange(self.stores, self.stores, AllStores(**parts), os.urandom)  # type: ignore[arg-type]
 
     def challenge(self, now: int = NOW) -> str:
         return self.exchange.challenge(PRINT, now)
@@ -177,7 +202,7 @@ class World:
         return self.agent.request(kind, changes.pop("challenge", self.challenge()), **{**FIELDS[kind], **changes})
 
     def ask(self, request: Any, now: int = NOW) -> tuple[int, str]:
-        return self.exchange.answer(purpose_of(request), PEER, self.agent.sign(request), now)
+        return answered(self.exchange, purpose_of(request), PEER, self.agent.sign(request), now)
 
     def refused(self, answer: tuple[int, str], request_id: str, code: RefusalCode) -> Refused:
         with pytest.raises(Refused) as caught:
@@ -254,7 +279,7 @@ def test_agents_are_told_to_come_at_different_times(world: World) -> None:
 @pytest.mark.parametrize("peer", [None, Peer("cd" * 32, 0, NOW + 86_400, "2", "pos-1", 1)])
 def test_without_a_known_certificate_nobody_is_an_agent(world: World, peer: Peer | None) -> None:
     text = world.agent.sign(world.request())
-    erred(world.exchange.answer("rotate-secret", peer, text, NOW), 401, RefusalCode.UNKNOWN_AGENT)
+    erred(answered(world.exchange, "rotate-secret", peer, text, NOW), 401, RefusalCode.UNKNOWN_AGENT)
     assert world.stores.calls == ([] if peer is None else [("missed", peer.fingerprint, NOW)])
 
 
@@ -268,15 +293,15 @@ def test_a_revoked_agent_is_told_so(world: World) -> None:
 def test_an_agent_without_a_registered_identity_key_signs_nothing(world: World) -> None:
     world.stores.rows[PRINT].identity_key = {}
     text = world.agent.sign(world.request())
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
 
 
 def test_a_revoked_agent_gets_no_kept_answer_either(world: World) -> None:
     request = world.request()
     text = world.agent.sign(request)
-    assert world.exchange.answer("rotate-secret", PEER, text, NOW)[0] == 200
+    assert answered(world.exchange, "rotate-secret", PEER, text, NOW)[0] == 200
     world.stores.rows[PRINT].status = "revoked"
-    world.refused(world.exchange.answer("rotate-secret", PEER, text, NOW), request.request_id, RefusalCode.AGENT_REVOKED)
+    world.refused(answered(world.exchange, "rotate-secret", PEER, text, NOW), request.request_id, RefusalCode.AGENT_REVOKED)
 
 
 # Whether it is theirs
@@ -284,13 +309,13 @@ def test_a_revoked_agent_gets_no_kept_answer_either(world: World) -> None:
 
 def test_another_key_signs_nothing(world: World) -> None:
     text = world.agent.sign(world.request(), key=new_signing_key())
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
 
 
 def test_an_agent_does_not_sign_for_another(world: World) -> None:
     other = AgentSide("pos-2")
     text = other.sign(other.request(RotateSecret, world.challenge(), **FIELDS[RotateSecret]))
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 403, RefusalCode.BAD_SIGNATURE)
     request = world.request(agent_id="pos-2")
     world.refused(world.ask(request), request.request_id, RefusalCode.BAD_REQUEST)
 
@@ -313,27 +338,27 @@ def test_the_header_is_exactly_what_it_must_be(world: World, header: dict[str, A
     protected = {"alg": "ES256", "typ": "agent-request+jwt", "kid": "pos-1", **header}
     protected = {name: value for name, value in protected.items() if value is not None}
     text = _raw_jws(protected, msgspec.json.encode(content), world.agent.key)
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("alg", ["none", "HS256", "ES384"])
 def test_the_algorithm_is_not_the_senders_choice(world: World, alg: str) -> None:
     protected = {"alg": alg, "typ": "agent-request+jwt", "kid": "pos-1"}
     text = _raw_jws(protected, msgspec.json.encode(world.request()), world.agent.key)
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "a.b.c", "..", "a.b.c.d", "é.b.c", "[].[].[]", "e30.W10.AA", "A" * 70_000, "e30.e30."]
 )
 def test_rubbish_is_told_to_be_rubbish(world: World, text: str) -> None:
-    erred(world.exchange.answer("rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(answered(world.exchange, "rotate-secret", PEER, text, NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("request_id", [None, 7, "", "A" * 32, "0" * 31])
 def test_without_a_request_id_there_is_nothing_to_sign(world: World, request_id: object) -> None:
     content = msgspec.to_builtins(world.request()) | {"request_id": request_id}
-    erred(world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW), 400, RefusalCode.BAD_REQUEST)
+    erred(answered(world.exchange, "rotate-secret", PEER, world.agent.sign(content), NOW), 400, RefusalCode.BAD_REQUEST)
 
 
 # What it says
@@ -342,7 +367,7 @@ def test_without_a_request_id_there_is_nothing_to_sign(world: World, request_id:
 @pytest.mark.parametrize("version", [0, 2, "1", None, True, [1]])
 def test_another_version_is_refused_by_name(world: World, version: object) -> None:
     content = msgspec.to_builtins(world.request()) | {"v": version, "new_in_this_version": 1}
-    answer = world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW)
+    answer = answered(world.exchange, "rotate-secret", PEER, world.agent.sign(content), NOW)
     world.refused(answer, content["request_id"], RefusalCode.UNSUPPORTED_VERSION)
 
 
@@ -351,14 +376,14 @@ def test_another_version_is_refused_by_name(world: World, version: object) -> No
 )
 def test_what_is_not_of_our_form_is_refused(world: World, change: dict[str, Any]) -> None:
     content = msgspec.to_builtins(world.request()) | change
-    answer = world.exchange.answer("rotate-secret", PEER, world.agent.sign(content), NOW)
+    answer = answered(world.exchange, "rotate-secret", PEER, world.agent.sign(content), NOW)
     world.refused(answer, content["request_id"], RefusalCode.BAD_REQUEST)
     assert not world.stores.calls
 
 
 def test_a_request_is_for_one_endpoint(world: World) -> None:
     request = world.request()
-    answer = world.exchange.answer("secret-status", PEER, world.agent.sign(request), NOW)
+    answer = answered(world.exchange, "secret-status", PEER, world.agent.sign(request), NOW)
     world.refused(answer, request.request_id, RefusalCode.BAD_REQUEST)
 
 
@@ -380,8 +405,8 @@ def test_a_challenge_of_another_certificate_is_stale(world: World) -> None:
 
 def test_the_same_request_gets_the_same_reply_and_acts_once(world: World) -> None:
     text = world.agent.sign(world.request())
-    first = world.exchange.answer("rotate-secret", PEER, text, NOW)
-    assert world.exchange.answer("rotate-secret", PEER, text, NOW + 3600) == first
+    first = answered(world.exchange, "rotate-secret", PEER, text, NOW)
+    assert answered(world.exchange, "rotate-secret", PEER, text, NOW + 3600) == first
     assert len(world.stores.calls) == 1
 
 
@@ -389,10 +414,10 @@ def test_a_refusal_is_given_again_too(world: World) -> None:
     world.stores.fails = RequestRefused(RefusalCode.TOO_MANY_VERSIONS, "too many", 77)
     request = world.request()
     text = world.agent.sign(request)
-    first = world.exchange.answer("rotate-secret", PEER, text, NOW)
+    first = answered(world.exchange, "rotate-secret", PEER, text, NOW)
     assert world.refused(first, request.request_id, RefusalCode.TOO_MANY_VERSIONS).refusal.retry_after_s == 77
     world.stores.fails = None
-    assert world.exchange.answer("rotate-secret", PEER, text, NOW) == first
+    assert answered(world.exchange, "rotate-secret", PEER, text, NOW) == first
     assert len(world.stores.calls) == 1
 
 
@@ -402,7 +427,7 @@ def test_what_passes_by_itself_is_not_kept(world: World) -> None:
     answer = world.exchange.handle("rotate-secret", PEER, text, NOW)
     assert (answer.status, answer.code, answer.retry_after_s) == (503, RefusalCode.UNAVAILABLE, 5)
     world.stores.fails = None
-    assert world.exchange.answer("rotate-secret", PEER, text, NOW)[0] == 200
+    assert answered(world.exchange, "rotate-secret", PEER, text, NOW)[0] == 200
 
 
 def test_a_request_id_is_for_one_request(world: World) -> None:
@@ -421,7 +446,7 @@ def test_twice_at_once_acts_once(world: World) -> None:
     text = world.agent.sign(world.request())
     answers: list[tuple[int, str]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(world.exchange.answer("rotate-secret", PEER, text, NOW)))
+        threading.Thread(target=lambda: answers.append(answered(world.exchange, "rotate-secret", PEER, text, NOW)))
         for _ in range(4)
     ]
     for thread in threads:

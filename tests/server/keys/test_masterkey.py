@@ -12,8 +12,9 @@ from server.base.settings import Place, place_of, settings_of
 from server.keys import datakey, masterkey, masterkey_rotation, pkcs11key
 from server.keys.masterkey_rotation import Rotation
 from server.registry.database import Database
-from server.wiring import Plan, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.server.devices import ISSUER, NOW, Device
+from tests.support.serverside import open_server
 from tests.support.softhsm import LABEL, MODULE, Token
 
 HOW = ("in place", "to a file", "to a token")
@@ -28,11 +29,11 @@ def database(directory: Path) -> Iterator[Database]:
 
 def opens(directory: Path) -> bool:
     """Whether the server opens, and what is sealed in it."""
-    office = open_server(directory)
+    server = open_server(directory)
     try:
-        return len(office.keys.challenge_key()) == 32 and office.keys.tls_material()[1].startswith(b"-----BEGIN")
+        return len(server.keys.challenge_key()) == 32 and server.keys.tls_material()[1].startswith(b"-----BEGIN")
     finally:
-        office.close()
+        server.close()
 
 
 def target(how: str, directory: Path, hsm: Token) -> str | None:
@@ -56,7 +57,7 @@ def test_a_crash_after_any_step_leaves_a_server_that_opens(
     shown = masterkey_rotation.shown(place_of(directory), database)
     assert len(shown.others) == (1 if steps in (1, 2) else 0)
     assert shown.made_at == (NOW + 1 if steps >= 2 else NOW)
-    with database.reading() as session:
+    with database.read() as session:
         works = True
         try:
             datakey.opened(session, masterkey.of(str(old)))
@@ -91,29 +92,29 @@ def test_a_crash_while_the_file_is_replaced_leaves_the_old_one(
 
 
 def test_a_rotation_changes_nothing_for_a_server_that_runs(directory: Path, database: Database) -> None:
-    office = open_server(directory)
-    Device(1).come(office)
-    office.secrets.rotate("pos-000001", 0, None, 0, NOW)
-    before = office.keys.challenge_key()
+    server = open_server(directory)
+    Device(1).come(server)
+    server.secrets.rotate("pos-000001", 0, None, 0, NOW)
+    before = server.keys.challenge_key()
     masterkey_rotation.rotate(place_of(directory), database, lambda: NOW, None, keep_old=False)
-    assert office.secrets.rotate("pos-000001", 0, None, 0, NOW)
-    office.secrets.rotate_by_hand("pos-000001", NOW)
-    office.close()
-    office = open_server(directory)
-    assert office.keys.challenge_key() == before
-    assert office.secrets.rotate("pos-000001", 0, None, 0, NOW)
-    office.close()
+    assert server.secrets.rotate("pos-000001", 0, None, 0, NOW)
+    server.secrets.rotate_by_hand("pos-000001", NOW)
+    server.close()
+    server = open_server(directory)
+    assert server.keys.challenge_key() == before
+    assert server.secrets.rotate("pos-000001", 0, None, 0, NOW)
+    server.close()
 
 
 def test_the_old_key_may_stay_good_until_all_have_the_new_one(directory: Path, database: Database) -> None:
     old, new = directory.parent / "old.key", directory.parent / "new.key"
     shutil.copy2(directory / "master.key", old)
     masterkey_rotation.rotate(place_of(directory), database, lambda: NOW, str(new), keep_old=True)
-    with database.reading() as session:
+    with database.read() as session:
         assert datakey.opened(session, masterkey.of(str(old))) == datakey.opened(session, masterkey.of(str(new)))
     assert masterkey_rotation.finish(place_of(directory), database, NOW) == 1
     with (
-        database.reading() as session,
+        database.read() as session,
         pytest.raises(RegistryError, match=r"is not the one of this registry; that is: file .*new\.key"),
     ):
         datakey.opened(session, masterkey.of(str(old)))
@@ -125,7 +126,7 @@ def test_finish_forgets_nothing_if_the_key_in_use_does_not_open_the_registry(dir
     (directory / "new.key").write_bytes(bytes(32))
     with pytest.raises(RegistryError, match="is not the one of this registry"):
         masterkey_rotation.finish(place_of(directory), database, NOW)
-    with database.reading() as session:
+    with database.read() as session:
         assert len(datakey.wraps(session)) == 2
 
 
@@ -245,7 +246,7 @@ def test_a_server_whose_master_key_is_in_a_token(tmp_path: Path, url: str | None
     with pytest.raises(RegistryError, match="name another one with --to"):
         Rotation(place_of(tmp_path / "server"), database)
     masterkey_rotation.rotate(place_of(tmp_path / "server"), database, lambda: NOW, str(tmp_path / "k"), keep_old=False)
-    with database.reading() as session, pytest.raises(RegistryError, match="is not the one of this registry"):
+    with database.read() as session, pytest.raises(RegistryError, match="is not the one of this registry"):
         datakey.opened(session, masterkey.of(uri))
     database.close()
     assert opens(tmp_path / "server")

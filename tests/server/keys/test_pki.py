@@ -18,12 +18,14 @@ from joserfc import jws
 from contracts.keyset import verify_key_set
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.keys.keyring import DAY, LIFETIMES, OVERLAP_S, Keys
+from server.keys.keyring import Keyring
+from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
 from server.keys.pki import make_issuing_ca, make_server_certificate, pem_of
 from server.keys.rootkey import read_root_key, write_root_key
 from server.licensing.licenses import Order
-from server.wiring import Plan, Server, create_server, open_server
+from server.wiring import Plan, create_server
 from tests.server.devices import ISSUER, NOW, Device, make_csr
+from tests.support.serverside import ServerSide, open_server
 from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.system
@@ -32,7 +34,7 @@ NAMES = ("license.example", "192.0.2.7", "2001:db8::7")
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[ServerSide]:
     """A server with names; certificates do not depend on the database."""
     create_server(tmp_path / "server", Plan(ISSUER, NAMES, tmp_path / "root.key", b"phrase"), NOW)
     made = open_server(tmp_path / "server")
@@ -41,7 +43,7 @@ def office(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def root_key(office: Server, tmp_path: Path) -> ec.EllipticCurvePrivateKey:
+def root_key(server: ServerSide, tmp_path: Path) -> ec.EllipticCurvePrivateKey:
     return read_root_key(tmp_path / "root.key", b"phrase")
 
 
@@ -49,8 +51,8 @@ def pems(text: str) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(text.encode())
 
 
-def server_chain(keys: Keys) -> list[x509.Certificate]:
-    """Server certificate, issuing CA, root."""
+def server_chain(keys: Keyring) -> list[x509.Certificate]:
+    """ServerSide certificate, issuing CA, root."""
     return pems(keys.tls_material()[0])
 
 
@@ -95,8 +97,8 @@ def _openssl(chain: list[x509.Certificate], root: x509.Certificate, when: int, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_servers_chain_holds_for_each_of_its_names(office: Server, name: str) -> None:
-    leaf, ca, root = server_chain(office.keys)
+def test_the_servers_chain_holds_for_each_of_its_names(server: ServerSide, name: str) -> None:
+    leaf, ca, root = server_chain(server.keys)
     assert holds([leaf, ca], root, NOW, name)
     assert holds([leaf, ca], root, NOW + 397 * DAY, name)
 
@@ -110,82 +112,82 @@ def test_the_servers_chain_holds_for_each_of_its_names(office: Server, name: str
         (NOW - 301, "license.example"),
     ],
 )
-def test_the_servers_chain_holds_for_no_other_name_and_time(office: Server, when: int, name: str) -> None:
-    leaf, ca, root = server_chain(office.keys)
+def test_the_servers_chain_holds_for_no_other_name_and_time(server: ServerSide, when: int, name: str) -> None:
+    leaf, ca, root = server_chain(server.keys)
     assert not holds([leaf, ca], root, when, name)
 
 
-def test_an_agents_certificate_is_for_clients_only_and_ends_soon(office: Server) -> None:
-    activated = Device(1).come(office)
+def test_an_agents_certificate_is_for_clients_only_and_ends_soon(server: ServerSide) -> None:
+    activated = Device(1).come(server)
     leaf, ca = (pems(text)[0] for text in activated.certificates)
-    root = server_chain(office.keys)[-1]
+    root = server_chain(server.keys)[-1]
     assert holds([leaf, ca], root, NOW, None)
     assert holds([leaf, ca], root, NOW + 30 * DAY - 1, None)
     assert not holds([leaf, ca], root, NOW + 30 * DAY + 1, None)
     assert not holds([leaf, ca], root, NOW, "license.example")
-    assert not holds(server_chain(office.keys)[:2], root, NOW, None)  # nor is the server's for clients
+    assert not holds(server_chain(server.keys)[:2], root, NOW, None)  # nor is the server's for clients
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:license-agent:agent:pos-000001"]
     (common,) = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     assert common.value == "pos-000001"
 
 
-def test_a_certificate_of_another_root_holds_not(office: Server, tmp_path: Path) -> None:
+def test_a_certificate_of_another_root_holds_not(server: ServerSide, tmp_path: Path) -> None:
     create_server(tmp_path / "other", Plan(ISSUER, NAMES, tmp_path / "other.key", None), NOW)
     other = open_server(tmp_path / "other")
     foreign = server_chain(other.keys)
     other.close()
-    leaf, ca, root = server_chain(office.keys)
+    leaf, ca, root = server_chain(server.keys)
     assert not holds(foreign[:2], root, NOW, NAMES[0])
     assert not holds([leaf, foreign[1]], root, NOW, NAMES[0])
     assert not holds([foreign[0], ca], root, NOW, NAMES[0])
 
 
-def test_an_issuing_ca_makes_no_further_ca(office: Server) -> None:
+def test_an_issuing_ca_makes_no_further_ca(server: ServerSide) -> None:
     """pathlen 0: who steals the issuing CA's key cannot hide behind CAs of his own."""
-    with office.database.reading() as session:
-        ca, ca_key = office.keys.issuing_ca(session)
+    with server.database.read() as session:
+        ca, ca_key = server.keys.issuing_ca(session)
     key = ec.generate_private_key(ec.SECP256R1())
     below = make_issuing_ca(key.public_key(), ca, ca_key, "thief", NOW, NOW + DAY)
     leaf = make_server_certificate(key.public_key(), below, key, NAMES, NOW, NOW + DAY)
-    assert not holds([leaf, below, ca], server_chain(office.keys)[-1], NOW, NAMES[0])
+    assert not holds([leaf, below, ca], server_chain(server.keys)[-1], NOW, NAMES[0])
 
 
-def test_tls_is_rotated_without_the_root_and_keeps_its_names(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
-    before = server_chain(office.keys)
-    number = office.keys.key_set_number()
-    office.keys.rotate("tls", NOW + DAY, None)
-    leaf, ca, root = server_chain(office.keys)
+def test_tls_is_rotated_without_the_root_and_keeps_its_names(server: ServerSide, root_key: ec.EllipticCurvePrivateKey) -> None:
+    before = server_chain(server.keys)
+    number = server.keys.key_set_number()
+    server.key_lifecycle.rotate("tls", NOW + DAY, None)
+    leaf, ca, root = server_chain(server.keys)
     assert (ca, root) == tuple(before[1:])
     assert leaf.public_key() != before[0].public_key()
-    key = load_pem_private_key(office.keys.tls_material()[1], None)
+    key = load_pem_private_key(server.keys.tls_material()[1], None)
     assert key.public_key() == leaf.public_key()
-    assert office.keys.key_set_number() == number
+    assert server.keys.key_set_number() == number
     for name in NAMES:
         assert holds([leaf, ca], root, NOW + DAY + 397 * DAY, name)
-    office.keys.rotate("tls", NOW + 2 * DAY, None, ("new.example",))
-    leaf, ca, root = server_chain(office.keys)
+    server.key_lifecycle.rotate("tls", NOW + 2 * DAY, None, ("new.example",))
+    leaf, ca, root = server_chain(server.keys)
     assert holds([leaf, ca], root, NOW + 2 * DAY, "new.example")
     assert not holds([leaf, ca], root, NOW + 2 * DAY, NAMES[0])
 
 
 @pytest.mark.parametrize("kind", ["license", "rotation", "enrollment", "issuing-ca"])
 def test_what_stands_in_the_key_set_is_rotated_with_the_root_only(
-    office: Server, root_key: ec.EllipticCurvePrivateKey, kind: str
+    server: ServerSide, root_key: ec.EllipticCurvePrivateKey, kind: str
 ) -> None:
-    before, number = office.keys.listed(), office.keys.key_set_number()
+    before, number = server.key_lifecycle.listed(), server.keys.key_set_number()
     with pytest.raises(RegistryError, match="--root-key"):
-        office.keys.rotate(kind, NOW, None)
-    with pytest.raises(RegistryError, match="not the key of a root"):
-        office.keys.rotate(kind, NOW, ec.generate_private_key(ec.SECP256R1()))
-    assert (office.keys.listed(), office.keys.key_set_number()) == (before, number)
-    kid = office.keys.rotate(kind, NOW + DAY, root_key)
-    rows = {row.kid: row for row in office.keys.listed() if row.kind == kind}
+        server.key_lifecycle.rotate(kind, NOW, None)
+    with pytest.raises(RegistryError, match="not that of a root of this server"):
+        server.key_lifecycle.rotate(kind, NOW, ec.generate_private_key(ec.SECP256R1()))
+    assert (server.key_lifecycle.listed(), server.keys.key_set_number()) == (before, number)
+    kid = server.key_lifecycle.rotate(kind, NOW + DAY, root_key)
+    rows = {row.kid: row for row in server.key_lifecycle.listed() if row.kind == kind}
     assert len(rows) == 2
     assert rows[kid].state == "active"
     (old,) = (row for row in rows.values() if row.kid != kid)
     assert (old.state, old.expires_at) == ("retired", max(NOW + LIFETIMES[kind], NOW + DAY + OVERLAP_S))
-    content = verify_key_set(office.keys.key_set(), office.keys.root_pins(), number).content
+    content = verify_key_set(server.keys.key_set(), server.keys.root_pins(), number).content
     lists = {"license": content.license_keys, "rotation": content.rotation_keys, "enrollment": content.enrollment_keys}
     if kind in lists:
         assert [key.kid for key in lists[kind]] == [kid, old.kid]  # the one to be used stands first
@@ -193,79 +195,79 @@ def test_what_stands_in_the_key_set_is_rotated_with_the_root_only(
         assert len(content.certificates) == 3
 
 
-def test_old_license_keys_go_on_verifying_until_their_end(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
-    Device(1).come(office)
-    office.secrets.rotate_by_hand("pos-000001", NOW, 10**8, 10**8)
-    token = office.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 10**8), NOW)
-    office.keys.rotate("license", NOW + DAY, root_key)
-    assert office.licenses.validate("pos-000001", token, NOW + 2 * DAY)[:2] == (True, "ok")
+def test_old_license_keys_go_on_verifying_until_their_end(server: ServerSide, root_key: ec.EllipticCurvePrivateKey) -> None:
+    Device(1).come(server)
+    server.secrets.rotate_by_hand("pos-000001", NOW, 10**8, 10**8)
+    token = server.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 10**8), NOW)
+    server.key_lifecycle.rotate("license", NOW + DAY, root_key)
+    assert server.licenses.validate("pos-000001", token, NOW + 2 * DAY)[:2] == (True, "ok")
     end = NOW + LIFETIMES["license"]
-    office.keys.rotate("license", end, root_key)
-    assert office.licenses.validate("pos-000001", token, end + 1)[:2] == (False, "bad_signature")
-    assert [row.state for row in office.keys.listed() if row.kind == "license"] == ["active", "retired", "ended"]
+    server.key_lifecycle.rotate("license", end, root_key)
+    assert server.licenses.validate("pos-000001", token, end + 1)[:2] == (False, "bad_signature")
+    assert [row.state for row in server.key_lifecycle.listed() if row.kind == "license"] == ["active", "retired", "ended"]
 
 
-def test_agents_of_the_old_issuing_ca_go_on(office: Server, root_key: ec.EllipticCurvePrivateKey) -> None:
-    old = [pems(text)[0] for text in Device(1).come(office).certificates]
-    office.keys.rotate("issuing-ca", NOW + DAY, root_key)
-    new = [pems(text)[0] for text in Device(2).come(office, now=NOW + DAY).certificates]
-    trusted = pems(office.keys.client_ca_pem())
-    root = server_chain(office.keys)[-1]
+def test_agents_of_the_old_issuing_ca_go_on(server: ServerSide, root_key: ec.EllipticCurvePrivateKey) -> None:
+    old = [pems(text)[0] for text in Device(1).come(server).certificates]
+    server.key_lifecycle.rotate("issuing-ca", NOW + DAY, root_key)
+    new = [pems(text)[0] for text in Device(2).come(server, now=NOW + DAY).certificates]
+    trusted = pems(server.keys.client_ca_pem())
+    root = server_chain(server.keys)[-1]
     for leaf, ca in (old, new):
         assert ca in trusted
         assert holds([leaf, ca], root, NOW + 2 * DAY, None)
     assert old[1] != new[1]
     # The server's own certificate is of the old one until it is rotated.
-    leaf, ca, _ = server_chain(office.keys)
+    leaf, ca, _ = server_chain(server.keys)
     assert ca == old[1]
-    office.keys.rotate("tls", NOW + DAY, None)
-    leaf, ca, _ = server_chain(office.keys)
+    server.key_lifecycle.rotate("tls", NOW + DAY, None)
+    leaf, ca, _ = server_chain(server.keys)
     assert ca == new[1]
     assert holds([leaf, ca], root, NOW + DAY, NAMES[0])
 
 
-def test_a_root_hands_over_to_the_next(office: Server, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path) -> None:
-    old_pin, old_root = office.keys.root_pins()[0], server_chain(office.keys)[-1]
-    agent = [pems(text)[0] for text in Device(1).come(office).certificates]
+def test_a_root_hands_over_to_the_next(server: ServerSide, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path) -> None:
+    old_pin, old_root = server.keys.root_pins()[0], server_chain(server.keys)[-1]
+    agent = [pems(text)[0] for text in Device(1).come(server).certificates]
     path = tmp_path / "next.key"
-    new_pin = office.keys.rotate_root(NOW + DAY, root_key, lambda key: write_root_key(path, key, None))
+    new_pin = server.key_lifecycle.rotate_root(NOW + DAY, root_key, lambda key: write_root_key(path, key, None))
     # Who knows only the old root takes the set that it has signed, and learns the new pin from it.
-    handed = verify_key_set(office.keys.key_set(), (old_pin,))
+    handed = verify_key_set(server.keys.key_set(), (old_pin,))
     assert (handed.root, set(handed.content.roots)) == (old_pin, {old_pin, new_pin})
     new_key = read_root_key(path, None)
-    office.keys.rotate("issuing-ca", NOW + 2 * DAY, new_key)
-    office.keys.rotate("tls", NOW + 2 * DAY, None)
-    taken = verify_key_set(office.keys.key_set(), handed.content.roots, handed.content.number)
+    server.key_lifecycle.rotate("issuing-ca", NOW + 2 * DAY, new_key)
+    server.key_lifecycle.rotate("tls", NOW + 2 * DAY, None)
+    taken = verify_key_set(server.keys.key_set(), handed.content.roots, handed.content.number)
     assert taken.root == new_pin
-    leaf, ca, root = server_chain(office.keys)
+    leaf, ca, root = server_chain(server.keys)
     assert root.public_key() == new_key.public_key()
     assert holds([leaf, ca], root, NOW + 3 * DAY, NAMES[0])
     assert holds(agent, old_root, NOW + 3 * DAY, None)
-    assert old_root in pems(office.keys.client_ca_pem())
+    assert old_root in pems(server.keys.client_ca_pem())
 
 
 def test_a_root_whose_key_cannot_be_kept_is_not_made(
-    office: Server, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path
+    server: ServerSide, root_key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
-    before, key_set = office.keys.listed(), office.keys.key_set()
+    before, key_set = server.key_lifecycle.listed(), server.keys.key_set()
     with pytest.raises(RegistryError, match="not overwritten"):
-        office.keys.rotate_root(NOW, root_key, lambda key: write_root_key(tmp_path / "root.key", key, None))
-    assert (office.keys.listed(), office.keys.key_set()) == (before, key_set)
+        server.key_lifecycle.rotate_root(NOW, root_key, lambda key: write_root_key(tmp_path / "root.key", key, None))
+    assert (server.key_lifecycle.listed(), server.keys.key_set()) == (before, key_set)
 
 
-def test_what_ends_soon_is_told(office: Server) -> None:
-    assert office.keys.expiring(NOW) == []
+def test_what_ends_soon_is_told(server: ServerSide) -> None:
+    assert server.key_lifecycle.expiring(NOW) == []
     soon = NOW + LIFETIMES["license"] - 30 * DAY
-    assert sorted(kind for kind, _ in office.keys.expiring(soon)) == ["license", "rotation"]
-    assert office.keys.expiring(soon - 1) == []
-    assert {kind for kind, _ in office.keys.expiring(NOW + 3650 * DAY)} == set(LIFETIMES)
+    assert sorted(kind for kind, _ in server.key_lifecycle.expiring(soon)) == ["license", "rotation"]
+    assert server.key_lifecycle.expiring(soon - 1) == []
+    assert {kind for kind, _ in server.key_lifecycle.expiring(NOW + 3650 * DAY)} == set(LIFETIMES)
 
 
 def test_a_new_key_that_does_not_work_changes_nothing(
-    office: Server, root_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+    server: ServerSide, root_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OP-05: validation after rotation, and rollback."""
-    before, key_set = office.keys.listed(), office.keys.key_set()
+    before, key_set = server.key_lifecycle.listed(), server.keys.key_set()
     sign = jws.serialize_compact
 
     def broken(header: dict[str, object], payload: bytes, key: object, **options: object) -> str:
@@ -273,11 +275,11 @@ def test_a_new_key_that_does_not_work_changes_nothing(
         return text[:-8] + "AAAAAAAA"
 
     with monkeypatch.context() as patch:
-        patch.setattr("server.keys.keyring.jws.serialize_compact", broken)
+        patch.setattr("server.keys.lifecycle.jws.serialize_compact", broken)
         with pytest.raises(RegistryError, match="new license key does not work; nothing was changed"):
-            office.keys.rotate("license", NOW, root_key)
-    assert (office.keys.listed(), office.keys.key_set()) == (before, key_set)
-    assert office.keys.rotate("license", NOW, root_key)
+            server.key_lifecycle.rotate("license", NOW, root_key)
+    assert (server.key_lifecycle.listed(), server.keys.key_set()) == (before, key_set)
+    assert server.key_lifecycle.rotate("license", NOW, root_key)
 
 
 @pytest.mark.parametrize(
@@ -285,14 +287,14 @@ def test_a_new_key_that_does_not_work_changes_nothing(
     [ec.SECP384R1(), ec.SECP256K1()],
     ids=["P-384", "secp256k1"],
 )
-def test_requests_for_other_curves_are_declined(office: Server, curve: ec.EllipticCurve) -> None:
-    Device(1).come(office)
+def test_requests_for_other_curves_are_declined(server: ServerSide, curve: ec.EllipticCurve) -> None:
+    Device(1).come(server)
     with pytest.raises(RequestRefused, match="P-256"):
-        office.agents.renew_certificate("pos-000001", make_csr(ec.generate_private_key(curve)), NOW)
+        server.certificates.renew("pos-000001", make_csr(ec.generate_private_key(curve)), NOW)
 
 
-def test_a_request_signed_by_another_key_is_declined(office: Server) -> None:
-    Device(1).come(office)
+def test_a_request_signed_by_another_key_is_declined(server: ServerSide) -> None:
+    Device(1).come(server)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
     one, two = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     signed = x509.CertificateSigningRequestBuilder().subject_name(name).sign(one, hashes.SHA256())
@@ -301,7 +303,7 @@ def test_a_request_signed_by_another_key_is_declined(office: Server) -> None:
     assert der.count(points[0]) == 1
     forged = x509.load_der_x509_csr(der.replace(*points)).public_bytes(Encoding.PEM).decode()
     with pytest.raises(RequestRefused, match="signed by it"):
-        office.agents.renew_certificate("pos-000001", forged, NOW)
+        server.certificates.renew("pos-000001", forged, NOW)
 
 
 def _point(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -15,7 +15,8 @@ from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
 from server.keys.jose import new_signing_key
 from server.licensing.licenses import Order
-from server.wiring import Plan, Server, create_server, open_server
+from server.wiring import Plan, create_server
+from tests.support.serverside import ServerSide, open_server
 
 NOW = 1_800_000_000
 KEY = {name: value for name, value in new_signing_key().items() if name != "d"}
@@ -28,7 +29,7 @@ def found(directory: Path) -> Path:
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[ServerSide]:
     counter = iter(range(1, 100))
     made = open_server(found(tmp_path / "server"), lambda size: bytes([next(counter)]) * size)
     enroll(made, request())
@@ -36,9 +37,9 @@ def office(tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def enroll(office: Server, content: Any, now: int = NOW) -> None:
+def enroll(server: ServerSide, content: Any, now: int = NOW) -> None:
     asked = read_request(content)
-    office.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now)
+    server.agents.enroll_by_hand(asked.agent_id, asked.hw_id, asked.backend, asked.keys, now)
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -52,9 +53,9 @@ def test_a_server_is_private_and_made_once(tmp_path: Path) -> None:
         assert (directory / name).stat().st_mode & 0o777 == 0o600
     with pytest.raises(RegistryError, match="not overwritten"):
         found(directory)
-    office = open_server(directory)
-    assert office.keys.issuer == "https://license.example"
-    office.close()
+    server = open_server(directory)
+    assert server.keys.issuer == "https://license.example"
+    server.close()
 
 
 def test_a_missing_server_is_told(tmp_path: Path) -> None:
@@ -62,15 +63,15 @@ def test_a_missing_server_is_told(tmp_path: Path) -> None:
         open_server(tmp_path)
 
 
-def test_enrolling_again_changes_the_key_and_nothing_else(office: Server) -> None:
-    office.secrets.rotate_by_hand("pos-001", NOW)
-    enroll(office, request(), NOW + 5)
+def test_enrolling_again_changes_the_key_and_nothing_else(server: ServerSide) -> None:
+    server.secrets.rotate_by_hand("pos-001", NOW)
+    enroll(server, request(), NOW + 5)
     other = {name: value for name, value in new_signing_key().items() if name != "d"}
-    enroll(office, request(agreement_key={**other, "d": "secret"}, backend="software"), NOW + 6)
-    (row,) = office.agents.listed()
+    enroll(server, request(agreement_key={**other, "d": "secret"}, backend="software"), NOW + 6)
+    (row,) = server.agents.listed()
     assert (row.agent_id, row.backend, row.created_at, row.updated_at) == ("pos-001", "software", NOW, NOW + 6)
     assert row.agreement_key == other
-    assert [secret.version for secret in office.secrets.listed("pos-001")] == [1]
+    assert [secret.version for secret in server.secrets.listed("pos-001")] == [1]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +95,14 @@ def test_a_bad_enrollment_request_is_told(change: dict[str, Any]) -> None:
         read_request(request(**change))
 
 
-def test_versions_grow_and_deliveries_verify(office: Server) -> None:
-    trust = parse_trust(office.keys.trust())
+def test_versions_grow_and_deliveries_verify(server: ServerSide) -> None:
+    trust = parse_trust(server.keys.trust())
     for number in (1, 2, 3):
-        text = office.secrets.rotate_by_hand("pos-001", NOW + number, 100, 50)
+        text = server.secrets.rotate_by_hand("pos-001", NOW + number, 100, 50)
         found = verify_delivery(text, "pos-001", trust)
         assert (found.version, found.valid_from, found.issued_at) == (number, NOW + number, NOW + number)
         assert (found.valid_until, found.grace_until) == (NOW + number + 100, NOW + number + 150)
-    states = [row.state for row in office.secrets.listed("pos-001")]
+    states = [row.state for row in server.secrets.listed("pos-001")]
     assert states == ["GRACE", "GRACE", "ACTIVE"]
 
 
@@ -109,14 +110,14 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     def broken(_size: int) -> bytes:
         raise RuntimeError
 
-    office = open_server(found(tmp_path / "s"), broken)
-    enroll(office, request())
-    records = office.audit.verify()
+    server = open_server(found(tmp_path / "s"), broken)
+    enroll(server, request())
+    records = server.audit.verify()
     with pytest.raises(RuntimeError):
-        office.secrets.rotate_by_hand("pos-001", NOW)
-    assert office.secrets.listed("pos-001") == []
-    assert office.audit.verify() == records
-    office.close()
+        server.secrets.rotate_by_hand("pos-001", NOW)
+    assert server.secrets.listed("pos-001") == []
+    assert server.audit.verify() == records
+    server.close()
 
 
 @pytest.mark.parametrize(
@@ -127,29 +128,29 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
         lambda o: o.licenses.reissue_all("ghost", NOW),
     ],
 )
-def test_an_unknown_agent_is_told(office: Server, act: Any) -> None:
+def test_an_unknown_agent_is_told(server: ServerSide, act: Any) -> None:
     with pytest.raises(RegistryError, match="'ghost'"):
-        act(office)
+        act(server)
 
 
-def opened(office: Server, token: str, agent: str = "pos-001") -> Any:
+def opened(server: ServerSide, token: str, agent: str = "pos-001") -> Any:
     sealed = parse_token(token)
-    with office.database.reading() as session:
-        found = office.secrets.open(session, agent, sealed.version)
+    with server.database.read() as session:
+        found = server.within(session).secrets.open(agent, sealed.version)
     assert found is not None
-    return sealed.version, open_token(sealed, found[1], parse_trust(office.keys.trust()))
+    return sealed.version, open_token(sealed, found[1], parse_trust(server.keys.trust()))
 
 
-def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Server) -> None:
-    with pytest.raises(RegistryError, match="no secret yet"):
-        office.licenses.issue("pos-001", ORDER, NOW)
-    office.secrets.rotate_by_hand("pos-001", NOW)
-    office.secrets.rotate_by_hand("pos-001", NOW)
-    version, claims = opened(office, office.licenses.issue("pos-001", ORDER, NOW + 3))
+def test_a_license_is_issued_under_the_newest_or_the_named_secret(server: ServerSide) -> None:
+    with pytest.raises(RegistryError, match="no confirmed secret yet"):
+        server.licenses.issue("pos-001", ORDER, NOW)
+    server.secrets.rotate_by_hand("pos-001", NOW)
+    server.secrets.rotate_by_hand("pos-001", NOW)
+    version, claims = opened(server, server.licenses.issue("pos-001", ORDER, NOW + 3))
     assert (version, claims.jti, claims.iat, claims.aud, claims.features) == (2, "license-1", NOW + 3, "pos-001", ("till",))
-    assert opened(office, office.licenses.issue("pos-001", ORDER, NOW, 1))[0] == 1
+    assert opened(server, server.licenses.issue("pos-001", ORDER, NOW, 1))[0] == 1
     with pytest.raises(RegistryError, match="no secret version 9"):
-        office.licenses.issue("pos-001", ORDER, NOW, 9)
+        server.licenses.issue("pos-001", ORDER, NOW, 9)
 
 
 @pytest.mark.parametrize(
@@ -165,51 +166,51 @@ def test_a_license_is_issued_under_the_newest_or_the_named_secret(office: Server
     ],
     ids=repr,
 )
-def test_a_license_out_of_bounds_is_not_issued(office: Server, change: dict[str, Any], text: str) -> None:
-    office.secrets.rotate_by_hand("pos-001", NOW)
-    with pytest.raises(RegistryError, match=f"would be refused: .*{text}"):
-        office.licenses.issue("pos-001", replace(ORDER, **change), NOW)
-    assert office.licenses.reissue_all("pos-001", NOW) == []
+def test_a_license_out_of_bounds_is_not_issued(server: ServerSide, change: dict[str, Any], text: str) -> None:
+    server.secrets.rotate_by_hand("pos-001", NOW)
+    with pytest.raises(RegistryError, match=f"agents would refuse this license: .*{text}"):
+        server.licenses.issue("pos-001", replace(ORDER, **change), NOW)
+    assert server.licenses.reissue_all("pos-001", NOW) == []
 
 
 @pytest.mark.parametrize("letter", ["v", "é", "\u20ac", "\U0001f600"])
-def test_a_license_too_large_for_a_token_is_not_issued(office: Server, letter: str) -> None:
-    office.secrets.rotate_by_hand("pos-001", NOW)
+def test_a_license_too_large_for_a_token_is_not_issued(server: ServerSide, letter: str) -> None:
+    server.secrets.rotate_by_hand("pos-001", NOW)
     order = replace(ORDER, metadata={f"{number:064d}": letter * 256 for number in range(32)})
-    with pytest.raises(RegistryError, match="would be refused"):
-        office.licenses.issue("pos-001", order, NOW)
-    assert office.licenses.reissue_all("pos-001", NOW) == []
+    with pytest.raises(RegistryError, match="agents would refuse this license"):
+        server.licenses.issue("pos-001", order, NOW)
+    assert server.licenses.reissue_all("pos-001", NOW) == []
 
 
-def test_reissue_gives_new_tokens_for_what_has_not_ended(office: Server) -> None:
-    office.secrets.rotate_by_hand("pos-001", NOW)
-    office.licenses.issue("pos-001", ORDER, NOW)
-    office.licenses.issue("pos-001", replace(ORDER, jti="ended", expires=NOW + 10), NOW)
-    office.secrets.rotate_by_hand("pos-001", NOW + 5)
-    (token,) = office.licenses.reissue_all("pos-001", NOW + 10)
-    version, claims = opened(office, token)
+def test_reissue_gives_new_tokens_for_what_has_not_ended(server: ServerSide) -> None:
+    server.secrets.rotate_by_hand("pos-001", NOW)
+    server.licenses.issue("pos-001", ORDER, NOW)
+    server.licenses.issue("pos-001", replace(ORDER, jti="ended", expires=NOW + 10), NOW)
+    server.secrets.rotate_by_hand("pos-001", NOW + 5)
+    (token,) = server.licenses.reissue_all("pos-001", NOW + 10)
+    version, claims = opened(server, token)
     assert (version, claims.jti, claims.iat, claims.exp) == (2, "license-1", NOW + 10, NOW + 1000)
-    assert office.licenses.reissue_all("pos-001", NOW + 1000) == []
+    assert server.licenses.reissue_all("pos-001", NOW + 1000) == []
 
 
-def test_a_license_belongs_to_one_agent(office: Server) -> None:
-    enroll(office, request(agent_id="pos-002"))
+def test_a_license_belongs_to_one_agent(server: ServerSide) -> None:
+    enroll(server, request(agent_id="pos-002"))
     for agent in ("pos-001", "pos-002"):
-        office.secrets.rotate_by_hand(agent, NOW)
-    office.licenses.issue("pos-001", ORDER, NOW)
+        server.secrets.rotate_by_hand(agent, NOW)
+    server.licenses.issue("pos-001", ORDER, NOW)
     with pytest.raises(RegistryError, match="license-1"):
-        office.licenses.issue("pos-002", ORDER, NOW)
-    assert office.licenses.reissue_all("pos-002", NOW + 1) == []
-    (token,) = office.licenses.reissue_all("pos-001", NOW + 1)
-    assert opened(office, token)[1].aud == "pos-001"
+        server.licenses.issue("pos-002", ORDER, NOW)
+    assert server.licenses.reissue_all("pos-002", NOW + 1) == []
+    (token,) = server.licenses.reissue_all("pos-001", NOW + 1)
+    assert opened(server, token)[1].aud == "pos-001"
 
 
-def test_the_servers_time_is_signed_for_an_agent_that_it_knows(office: Server) -> None:
+def test_the_servers_time_is_signed_for_an_agent_that_it_knows(server: ServerSide) -> None:
     challenge = "ab" * 16
-    text = office.secrets.sign_time("pos-001", challenge, NOW)
-    assert verify_server_time(text, "pos-001", challenge, parse_trust(office.keys.trust())) == NOW
+    text = server.sign_time("pos-001", challenge, NOW)
+    assert verify_server_time(text, "pos-001", challenge, parse_trust(server.keys.trust())) == NOW
     with pytest.raises(RegistryError, match="is enrolled"):
-        office.secrets.sign_time("pos-999", challenge, NOW)
+        server.sign_time("pos-999", challenge, NOW)
     for bad in ("", "AB" * 16, "ab" * 15, "ab" * 16 + "\n"):
         with pytest.raises(RegistryError, match="32 characters"):
-            office.secrets.sign_time("pos-001", bad, NOW)
+            server.sign_time("pos-001", bad, NOW)

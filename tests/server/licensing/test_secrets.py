@@ -19,8 +19,8 @@ from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
 from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, step
 from server.licensing.secrets import MAX_LIVE, key_check
-from server.wiring import Server
 from tests.server.devices import NOW, Device
+from tests.support.serverside import ServerSide
 
 AGENT = "pos-000001"
 INTERVAL, GRACE = 86_400, 604_800
@@ -28,31 +28,35 @@ WRONG = b64encode(bytes(16))
 
 
 @pytest.fixture
-def office(office: Server) -> Server:
-    """A server with one agent, which has no secret yet."""
-    Device(1).come(office)
-    return office
+def server(server: ServerSide) -> ServerSide:
+    """A server with one agent, which has no confirmed secret yet."""
+    Device(1).come(server)
+    return server
 
 
-def rotate(office: Server, current: int = 0, highest: int | None = None, check: str | None = "right", now: int = NOW) -> int:
+def rotate(
+    server: ServerSide, current: int = 0, highest: int | None = None, check: str | None = "right", now: int = NOW
+) -> int:
     """A rotation as the agent asks for it; the version that is delivered."""
-    text = office.secrets.rotate(AGENT, current, right(office, current, check), current if highest is None else highest, now)
-    return verify_delivery(text, AGENT, parse_trust(office.keys.trust())).version
+    text = server.secrets.rotate(AGENT, current, right(server, current, check), current if highest is None else highest, now)
+    return verify_delivery(text, AGENT, parse_trust(server.keys.trust())).version
 
 
-def confirm(office: Server, version: int, check: str = "right", now: int = NOW) -> None:
-    office.secrets.confirm(AGENT, version, right(office, version, check) or "", now)
+def confirm(server: ServerSide, version: int, check: str = "right", now: int = NOW) -> None:
+    refused = server.secrets.confirm(AGENT, version, right(server, version, check) or "", now)
+    if refused is not None:
+        raise refused
 
 
-def right(office: Server, version: int, check: str | None) -> str | None:
-    known = {row.version: row.key_check for row in office.secrets.listed(AGENT)}
+def right(server: ServerSide, version: int, check: str | None) -> str | None:
+    known = {row.version: row.key_check for row in server.secrets.listed(AGENT)}
     return known.get(version, WRONG) if check == "right" else WRONG
 
 
-def states(office: Server) -> str:
+def states(server: ServerSide) -> str:
     """All versions in short: `1G 2A`. X: diverged; I: invalidated."""
     letters = {"DIVERGED": "X"}
-    return " ".join(f"{row.version}{letters.get(row.state, row.state[0])}" for row in office.secrets.listed(AGENT))
+    return " ".join(f"{row.version}{letters.get(row.state, row.state[0])}" for row in server.secrets.listed(AGENT))
 
 
 @dataclass(frozen=True)
@@ -117,58 +121,58 @@ STORIES: dict[str, list[Say]] = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_rotation(office: Server, name: str) -> None:
+def test_rotation(server: ServerSide, name: str) -> None:
     for number, say in enumerate(STORIES[name]):
         got: int | RefusalCode | None = None
         try:
             if say.does == "rotate":
-                got = rotate(office, say.version, say.highest, say.check, say.now)
+                got = rotate(server, say.version, say.highest, say.check, say.now)
             else:
-                confirm(office, say.version, say.check, say.now)
+                confirm(server, say.version, say.check, say.now)
         except RequestRefused as refused:
             got = refused.code
-        assert (got, states(office)) == (say.gets, say.after), number
-    assert office.audit.verify()[1] is None
+        assert (got, states(server)) == (say.gets, say.after), number
+    assert server.audit.verify()[1] is None
 
 
-def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(office: Server) -> None:
-    trust = parse_trust(office.keys.trust())
-    first, again = (verify_delivery(office.secrets.rotate(AGENT, 0, None, 0, now), AGENT, trust) for now in (NOW, NOW + 60))
+def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(server: ServerSide) -> None:
+    trust = parse_trust(server.keys.trust())
+    first, again = (verify_delivery(server.secrets.rotate(AGENT, 0, None, 0, now), AGENT, trust) for now in (NOW, NOW + 60))
     assert (first.valid_from, first.valid_until, first.grace_until) == (NOW, NOW + INTERVAL, NOW + INTERVAL + GRACE)
     assert (again.valid_from, again.valid_until, again.grace_until) == (first.valid_from, first.valid_until, first.grace_until)
     assert (first.issued_at, again.issued_at) == (NOW, NOW + 60)
     assert first.encrypted.ciphertext != again.encrypted.ciphertext  # encrypted anew each time
 
 
-def test_no_more_versions_than_an_agent_holds(office: Server) -> None:
+def test_no_more_versions_than_an_agent_holds(server: ServerSide) -> None:
     for version in range(1, MAX_LIVE + 1):
-        assert rotate(office, version - 1) == version
-        confirm(office, version)
+        assert rotate(server, version - 1) == version
+        confirm(server, version)
     with pytest.raises(RequestRefused, match="are live") as caught:
-        rotate(office, MAX_LIVE, now=NOW + 1000)
+        rotate(server, MAX_LIVE, now=NOW + 1000)
     assert (caught.value.code, caught.value.retry_after_s) == (RefusalCode.TOO_MANY_VERSIONS, INTERVAL + GRACE - 1000)
-    assert rotate(office, MAX_LIVE, now=NOW + INTERVAL + GRACE) == MAX_LIVE + 1
+    assert rotate(server, MAX_LIVE, now=NOW + INTERVAL + GRACE) == MAX_LIVE + 1
 
 
-def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Server) -> None:
+def test_licenses_are_made_with_the_newest_confirmed_version_only(server: ServerSide) -> None:
     def minted() -> int:
-        return parse_token(office.licenses.issue(AGENT, Order("x", "x", (), {}, NOW, NOW + 9), NOW)).version
+        return parse_token(server.licenses.issue(AGENT, Order("x", "x", (), {}, NOW, NOW + 9), NOW)).version
 
-    with pytest.raises(RegistryError, match="no secret yet"):
+    with pytest.raises(RegistryError, match="no confirmed secret yet"):
         minted()
-    rotate(office)
-    with pytest.raises(RegistryError, match="no secret yet"):
+    rotate(server)
+    with pytest.raises(RegistryError, match="no confirmed secret yet"):
         minted()
-    confirm(office, 1)
-    rotate(office, 1)
+    confirm(server, 1)
+    rotate(server, 1)
     assert minted() == 1
-    confirm(office, 2)
+    confirm(server, 2)
     assert minted() == 2
-    rotate(office, 2, check="wrong")  # diverged
-    with pytest.raises(RegistryError, match="no secret"):
+    rotate(server, 2, check="wrong")  # diverged
+    with pytest.raises(RegistryError, match="no confirmed secret"):
         minted()
     with pytest.raises(RequestRefused) as caught:
-        office.licenses.reissue(AGENT, ["x"], 2, NOW)
+        server.licenses.reissue(AGENT, ["x"], 2, NOW)
     assert caught.value.code is RefusalCode.UNKNOWN_VERSION
 
 
@@ -184,52 +188,54 @@ def test_licenses_are_made_with_the_newest_confirmed_version_only(office: Server
         (0, "right", 0, NOW, True),
     ],
 )
-def test_when_an_agent_is_told_to_rotate(office: Server, current: int, check: str, highest: int, now: int, due: bool) -> None:
-    assert office.secrets.status(AGENT, 0, None, 0, NOW) == (0, True)
-    rotate(office)
-    confirm(office, 1)
-    assert office.secrets.status(AGENT, current, right(office, current, check), highest, now) == (1, due)
+def test_when_an_agent_is_told_to_rotate(
+    server: ServerSide, current: int, check: str, highest: int, now: int, due: bool
+) -> None:
+    assert server.secrets.status(AGENT, 0, None, 0, NOW) == (0, True)
+    rotate(server)
+    confirm(server, 1)
+    assert server.secrets.status(AGENT, current, right(server, current, check), highest, now) == (1, due)
 
 
-def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(office: Server) -> None:
-    rotate(office)
-    confirm(office, 1)
-    assert office.secrets.demand(AGENT, NOW) == 1
+def test_an_urgent_rotation_is_demanded_until_one_is_confirmed(server: ServerSide) -> None:
+    rotate(server)
+    confirm(server, 1)
+    assert server.secrets.demand(AGENT, NOW) == 1
     for _ in range(2):
-        assert office.secrets.status(AGENT, 1, right(office, 1, "right"), 1, NOW) == (1, True)
-        rotate(office, 1)
-    confirm(office, 2)
-    assert office.secrets.status(AGENT, 2, right(office, 2, "right"), 2, NOW) == (2, False)
+        assert server.secrets.status(AGENT, 1, right(server, 1, "right"), 1, NOW) == (1, True)
+        rotate(server, 1)
+    confirm(server, 2)
+    assert server.secrets.status(AGENT, 2, right(server, 2, "right"), 2, NOW) == (2, False)
 
 
-def test_an_invalidated_version_is_replaced_at_the_next_contact(office: Server) -> None:
-    rotate(office)
-    confirm(office, 1)
-    office.secrets.invalidate(AGENT, 1, NOW)
-    assert office.secrets.status(AGENT, 1, right(office, 1, "right"), 1, NOW) == (0, True)
-    assert rotate(office, 1) == 2
-    assert states(office) == "1I 2P"
+def test_an_invalidated_version_is_replaced_at_the_next_contact(server: ServerSide) -> None:
+    rotate(server)
+    confirm(server, 1)
+    server.secrets.invalidate(AGENT, 1, NOW)
+    assert server.secrets.status(AGENT, 1, right(server, 1, "right"), 1, NOW) == (0, True)
+    assert rotate(server, 1) == 2
+    assert states(server) == "1I 2P"
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_confirmation_of_an_invalidated_version_is_refused(office: Server, version: int) -> None:
-    rotate(office)
-    confirm(office, 1)
-    rotate(office, 1)
-    office.secrets.invalidate(AGENT, version, NOW)
+def test_a_confirmation_of_an_invalidated_version_is_refused(server: ServerSide, version: int) -> None:
+    rotate(server)
+    confirm(server, 1)
+    rotate(server, 1)
+    server.secrets.invalidate(AGENT, version, NOW)
     for check in ("right", "wrong"):
         with pytest.raises(RequestRefused) as caught:
-            confirm(office, version, check=check)
+            confirm(server, version, check=check)
         assert caught.value.code is RefusalCode.UNKNOWN_VERSION
-    assert f"{version}I" in states(office)
-    assert rotate(office, version, check="wrong") == (2 if version == 1 else 3)  # version 2 was pending
+    assert f"{version}I" in states(server)
+    assert rotate(server, version, check="wrong") == (2 if version == 1 else 3)  # version 2 was pending
 
 
-def test_unknown_agents_are_told(office: Server) -> None:
+def test_unknown_agents_are_told(server: ServerSide) -> None:
     for act in (
-        lambda: office.secrets.rotate("ghost", 0, None, 0, NOW),
-        lambda: office.secrets.confirm("ghost", 1, WRONG, NOW),
-        lambda: office.secrets.status("ghost", 0, None, 0, NOW),
+        lambda: server.secrets.rotate("ghost", 0, None, 0, NOW),
+        lambda: server.secrets.confirm("ghost", 1, WRONG, NOW),
+        lambda: server.secrets.status("ghost", 0, None, 0, NOW),
     ):
         with pytest.raises(RequestRefused) as caught:
             act()

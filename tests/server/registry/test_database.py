@@ -1,66 +1,75 @@
-"""A unit is one transaction: its parts fail alone, and it holds as a whole or not at all."""
+"""A transaction commits as a whole or not at all; a part of it may fail alone."""
 
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from server.registry import database as module
 from server.registry.database import Database
 from server.registry.models import Setting
-from server.wiring import Server
+from tests.support.serverside import ServerSide
 from tests.support.waiting import READY_S
 
 
 def names(database: Database) -> set[str]:
-    with database.reading() as session:
-        return {name for name in ("a", "b", "c") if session.get(Setting, name) is not None}
+    with database.read() as session:
+        return names_in(session)
 
 
-def put(database: Database, name: str) -> None:
-    with database.transaction() as session:
+def names_in(session: Session) -> set[str]:
+    return {name for name in ("a", "b", "c") if session.get(Setting, name) is not None}
+
+
+def put(session: Session, name: str) -> None:
+    with session.begin_nested():
         session.add(Setting(name=name, value="1"))
 
 
-def test_a_part_that_fails_takes_back_its_own_changes_only(office: Server) -> None:
-    database = office.database
-    with database.unit():
-        put(database, "a")
-        with pytest.raises(ValueError, match="refused"), database.transaction() as session:
+def test_a_part_that_fails_takes_back_its_own_changes_only(server: ServerSide) -> None:
+    with server.database.write() as session:
+        put(session, "a")
+        with pytest.raises(ValueError, match="refused"), session.begin_nested():
             session.add(Setting(name="b", value="1"))
             raise ValueError("refused")
+        session.expunge_all()
         with pytest.raises(SQLAlchemyError):
-            put(database, "a")
-        put(database, "c")
-        assert names(database) == {"a", "c"}
-    assert names(database) == {"a", "c"}
+            put(session, "a")
+        put(session, "c")
+        assert names_in(session) == {"a", "c"}
+    assert names(server.database) == {"a", "c"}
 
 
-def test_a_unit_that_fails_leaves_nothing_and_the_next_is_a_new_one(office: Server) -> None:
-    database = office.database
-    with pytest.raises(KeyboardInterrupt), database.unit():
-        put(database, "a")
+def test_a_transaction_that_fails_leaves_nothing_and_the_next_is_a_new_one(server: ServerSide) -> None:
+    database = server.database
+    with pytest.raises(KeyboardInterrupt), database.write() as session:
+        put(session, "a")
         raise KeyboardInterrupt
     assert names(database) == set()
-    with database.unit():
-        put(database, "b")
+    with database.write() as session:
+        put(session, "b")
     assert names(database) == {"b"}
 
 
-def test_nobody_else_sees_a_unit_before_its_end(office: Server) -> None:
-    database, seen = office.database, []
-    with database.unit():
-        put(database, "a")
+def test_nobody_else_sees_a_transaction_before_its_end(server: ServerSide) -> None:
+    database, seen = server.database, []
+    with database.write() as session:
+        put(session, "a")
+        seen.append(names(database))
         other = threading.Thread(target=lambda: seen.append(names(database)))
         other.start()
         other.join(READY_S)
-    assert seen == [set()] and names(database) == {"a"}
+    assert seen == [set(), set()] and names(database) == {"a"}
 
 
-def test_a_unit_within_a_unit_is_a_mistake(office: Server) -> None:
-    with office.database.unit(), pytest.raises(RuntimeError, match="unit"), office.database.unit():
+def test_a_transaction_within_a_transaction_is_a_mistake(server: ServerSide) -> None:
+    with server.database.write(), pytest.raises(RuntimeError, match="pass the session"), server.database.write():
         pass
+    with server.database.write() as session:
+        put(session, "a")
+    assert names(server.database) == {"a"}
 
 
 def test_a_writer_that_holds_on_does_not_stop_the_others_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,15 +80,17 @@ def test_a_writer_that_holds_on_does_not_stop_the_others_for_good(tmp_path: Path
 
     def write() -> None:
         try:
-            put(database, "b")
+            with database.write() as session:
+                put(session, "b")
         except SQLAlchemyError as problem:
             problems.append(problem)
 
-    with database.transaction():
+    with database.write():
         other = threading.Thread(target=write)
         other.start()
         other.join(READY_S)
     assert [str(problem) for problem in problems] == ["other requests have been writing for 0.2 s"]
-    put(database, "b")
+    with database.write() as session:
+        put(session, "b")
     assert names(database) == {"b"}
     database.close()

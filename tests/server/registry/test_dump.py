@@ -15,9 +15,9 @@ from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.cipher import Cipher
 from server.registry.database import Database
 from server.registry.models import ProvisioningAttempt, Secret, ServerKey
-from server.wiring import Server, open_server
 from tests.server.devices import NOW, Device
 from tests.support.postgres import Postgres
+from tests.support.serverside import ServerSide, open_server
 
 CREDENTIAL = b"credential of thirty-two bytes!!"
 
@@ -37,11 +37,11 @@ def found_in(dump: bytes, value: bytes) -> bool:
     return any(form in dump for form in forms(value))
 
 
-def sensitive(office: Server, directory: Path) -> dict[str, bytes]:
+def sensitive(server: ServerSide, directory: Path) -> dict[str, bytes]:
     """All that is secret in the registry, opened."""
     values = {"master key": (directory / "master.key").read_bytes()}
-    with office.database.reading() as session:
-        values["data key"] = datakey.opened(session, office.master)
+    with server.database.read() as session:
+        values["data key"] = datakey.opened(session, server.master)
         cipher = Cipher(values["data key"])
         for secret in session.query(Secret):
             if secret.sealed is not None:
@@ -53,42 +53,42 @@ def sensitive(office: Server, directory: Path) -> dict[str, bytes]:
                 values[f"scalar of {key.kind} {key.kid}"] = base64.urlsafe_b64decode(jwk["d"] + "=")
         for attempt in session.query(ProvisioningAttempt):
             values[f"credential {attempt.id}"] = cipher.open("provision_session", attempt.id, "sealed", attempt.sealed or b"")
-    values["challenge key"] = office.keys.challenge_key()
+    values["challenge key"] = server.keys.challenge_key()
     root = read_root_key(directory.parent / "root.key", None)
     values["scalar of the root"] = root.private_numbers().private_value.to_bytes(32, "big")
     return values
 
 
-def dump_of(office: Server, directory: Path, server: Postgres | None) -> bytes:
+def dump_of(server: ServerSide, directory: Path, cluster: Postgres | None) -> bytes:
     """All that a thief of the database has."""
-    if server is not None:
-        return server.dump(office.place.url)
+    if cluster is not None:
+        return cluster.dump(server.place.url)
     return b"".join(path.read_bytes() for path in sorted(directory.glob("server.db*")))
 
 
-def test_a_dump_shows_no_secret(office: Server, directory: Path, request: pytest.FixtureRequest) -> None:
-    server: Postgres | None = None if office.database.is_sqlite else request.getfixturevalue("postgres")
+def test_a_dump_shows_no_secret(server: ServerSide, directory: Path, request: pytest.FixtureRequest) -> None:
+    cluster: Postgres | None = None if server.database.is_sqlite else request.getfixturevalue("postgres")
     texts = []
     for number in (1, 2):
-        Device(number).come(office)
+        Device(number).come(server)
         agent_id = f"pos-{number:06d}"
-        office.secrets.rotate_by_hand(agent_id, NOW)
-        office.secrets.rotate(agent_id, 0, None, 0, NOW)
-    texts.append(office.enrollment_tokens.create(None, False, 600, NOW))
-    claim_id = office.enrollment_tokens.use(texts[0], Device(3).hw_id, NOW)
-    office.enrollment_tokens.start_attempt("aa" * 16, claim_id, b"{}", b"n" * 32, CREDENTIAL, NOW)
-    office.keys.rotate("license", NOW, read_root_key(directory.parent / "root.key", None))
-    values = sensitive(office, directory)
+        server.secrets.rotate_by_hand(agent_id, NOW)
+        server.secrets.rotate(agent_id, 0, None, 0, NOW)
+    texts.append(server.enrollment_tokens.create(None, False, 600, NOW))
+    claim_id = server.enrollment_tokens.use(texts[0], Device(3).hw_id, NOW)
+    server.enrollment_tokens.start_attempt("aa" * 16, claim_id, b"{}", b"n" * 32, CREDENTIAL, NOW)
+    server.key_lifecycle.rotate("license", NOW, read_root_key(directory.parent / "root.key", None))
+    values = sensitive(server, directory)
     kinds = {name.split()[0] + " " + name.split()[1] for name in values}
     assert {"secret pos-000001/1", "secret pos-000002/2", "scalar of", "master key", "data key"} <= kinds
     assert len([name for name in values if name.startswith("scalar of")]) == 7
     assert values["credential " + "aa" * 16] == CREDENTIAL
-    dump = dump_of(office, directory, server)
+    dump = dump_of(server, directory, cluster)
     shown = [name for name, value in {**values, "claim": texts[0].encode()}.items() if found_in(dump, value)]
     assert shown == []
     # The search finds what is there: in the clear, and what is sealed as it stands.
     assert found_in(dump, Device(1).hw_id.encode())
-    with office.database.reading() as session:
+    with server.database.read() as session:
         sealed = session.get_one(Secret, ("pos-000001", 1)).sealed
     assert sealed is not None
     assert found_in(dump, sealed)
@@ -101,8 +101,8 @@ def test_the_search_finds_a_value_in_any_form() -> None:
     assert not found_in(b"before " + base64.b64encode(value[::-1]), value)
 
 
-def test_the_root_key_is_not_kept_and_may_be_encrypted(office: Server, directory: Path, tmp_path: Path) -> None:
-    with office.database.reading() as session:
+def test_the_root_key_is_not_kept_and_may_be_encrypted(server: ServerSide, directory: Path, tmp_path: Path) -> None:
+    with server.database.read() as session:
         assert [row.sealed for row in session.query(ServerKey) if row.kind == "root"] == [None]
     key = read_root_key(directory.parent / "root.key", None)
     write_root_key(tmp_path / "encrypted", key, b"pass phrase")
@@ -111,31 +111,31 @@ def test_the_root_key_is_not_kept_and_may_be_encrypted(office: Server, directory
     assert read_root_key(tmp_path / "encrypted", b"pass phrase").private_numbers() == key.private_numbers()
 
 
-def test_a_destroyed_secret_is_gone_from_the_raw_files(office: Server, directory: Path) -> None:
+def test_a_destroyed_secret_is_gone_from_the_raw_files(server: ServerSide, directory: Path) -> None:
     """`secure_delete` of SQLite; PostgreSQL keeps it until it vacuums, and what is there is encrypted in both."""
-    Device(1).come(office)
-    office.secrets.rotate_by_hand("pos-000001", NOW)
-    with office.database.reading() as session:
+    Device(1).come(server)
+    server.secrets.rotate_by_hand("pos-000001", NOW)
+    with server.database.read() as session:
         sealed = session.get_one(Secret, ("pos-000001", 1)).sealed
-    office.secrets.invalidate("pos-000001", 1, NOW)
-    with office.database.reading() as session:
+    server.secrets.invalidate("pos-000001", 1, NOW)
+    with server.database.read() as session:
         assert session.get_one(Secret, ("pos-000001", 1)).sealed is None
     assert sealed is not None
-    if office.database.is_sqlite:
-        office.close()  # the last one to close writes the log into the file
+    if server.database.is_sqlite:
+        server.close()  # the last one to close writes the log into the file
         assert [path.name for path in directory.glob("server.db*")] == ["server.db"]
         assert sealed not in (directory / "server.db").read_bytes()
 
 
-def test_a_stolen_column_opens_in_no_other_place(office: Server) -> None:
+def test_a_stolen_column_opens_in_no_other_place(server: ServerSide) -> None:
     for number in (1, 2):
-        Device(number).come(office)
-        office.secrets.rotate_by_hand(f"pos-{number:06d}", NOW)
-    with office.database.transaction() as session:
+        Device(number).come(server)
+        server.secrets.rotate_by_hand(f"pos-{number:06d}", NOW)
+    with server.database.write() as session:
         one, two = (session.get_one(Secret, (f"pos-{n:06d}", 1)) for n in (1, 2))
         one.sealed, two.sealed = two.sealed, one.sealed
-    with office.database.reading() as session, pytest.raises(RegistryError, match="cannot be opened"):
-        office.secrets.open(session, "pos-000001", None)
+    with server.database.read() as session, pytest.raises(RegistryError, match="cannot be opened"):
+        server.within(session).secrets.open("pos-000001", None)
 
 
 def test_another_master_key_opens_nothing(directory: Path) -> None:
@@ -149,7 +149,7 @@ def test_another_master_key_opens_nothing(directory: Path) -> None:
 def test_files_of_sqlite_are_private(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/x.db")
     database.migrate()
-    with database.transaction() as session:
+    with database.write() as session:
         session.connection().exec_driver_sql("CREATE TABLE probe (x INTEGER)")
         modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("x.db*")}
     database.close()

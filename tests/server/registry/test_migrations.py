@@ -14,7 +14,7 @@ from server.base.errors import RegistryError
 from server.registry.database import Database, sqlite_url
 from server.registry.migrating import alembic_config
 from server.registry.models import REVISION, Base
-from server.wiring import open_server
+from tests.support.serverside import open_server
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory.from_config(alembic_config()).walk_revisions()))]
 
@@ -79,10 +79,10 @@ def test_another_revision_is_refused_with_what_to_do(database: Database) -> None
 
 
 def test_a_server_with_an_old_schema_does_not_open(directory: Path) -> None:
-    office = open_server(directory)
-    with office.database.engine.begin() as connection:
+    server = open_server(directory)
+    with server.database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    office.close()
+    server.close()
     with pytest.raises(RegistryError, match="revision 0000"):
         open_server(directory)
 
@@ -90,7 +90,7 @@ def test_a_server_with_an_old_schema_does_not_open(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("nonsense", "no database URL"),
+        ("nonsense", "is not a database URL"),
         ("mysql://x/y", "must be SQLite or PostgreSQL"),
         ("postgresql+psycopg://license@/x?host=/nonexistent", "does not answer"),
     ],

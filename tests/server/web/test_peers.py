@@ -11,8 +11,8 @@ from cryptography.x509.oid import NameOID
 
 from server.keys.pki import AGENT_URI
 from server.web.peers import peer_of
-from server.wiring import Server
 from tests.server.devices import NOW, Device, der, fingerprint
+from tests.support.serverside import ServerSide
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -31,8 +31,8 @@ def uri(text: str) -> x509.GeneralName:
     return x509.UniformResourceIdentifier(text)
 
 
-def test_an_agents_certificate_names_it(office: Server) -> None:
-    pem = Device(1).come(office).certificates[0]
+def test_an_agents_certificate_names_it(server: ServerSide) -> None:
+    pem = Device(1).come(server).certificates[0]
     peer = peer_of(der(pem))
     assert (peer.agent_id, peer.serial, peer.fingerprint) == ("pos-000001", 1, fingerprint(pem))
     assert peer.number == f"{x509.load_pem_x509_certificate(pem.encode()).serial_number:x}"
