@@ -18,7 +18,7 @@ from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
 from server.api.metrics import Facts
 from server.api.metrics import Metrics as ServerMetrics
-from server.keys.keyring import LIFETIMES
+from server.keys.lifecycle import LIFETIMES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"

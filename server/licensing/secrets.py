@@ -9,13 +9,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
-from contracts.jose import b64encode
+from contracts.keyconfirmation import key_check
 from server.agents.registry import enrolled, registered
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
@@ -31,7 +29,6 @@ from .secret_states import MINTING, Event, State, step
 SECRET_BYTES = 32
 MAX_LIVE = 15
 """Versions whose grace has not ended, besides a new one: an agent holds 16."""
-_KEY_CHECK_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +42,6 @@ class SecretRow:
     valid_until: int
     grace_until: int
     confirmed_at: int | None
-
-
-def key_check(secret: bytes, agent_id: str, version: int) -> str:
-    """What agent and server compare to find out whether they hold the same secret: 22 characters of base64url."""
-    info = f"license-agent/key-check/{agent_id}/{version}".encode()
-    return b64encode(HKDF(hashes.SHA256(), _KEY_CHECK_BYTES, salt=None, info=info).derive(secret))
 
 
 class Secrets:

@@ -302,7 +302,7 @@ def test_a_segment_with_a_line_that_is_no_record_stays(tmp_path: Path) -> None:
     made = build(tmp_path, archived=0)
     segment = plain_files(made.log)[0]
     segment.write_bytes(segment.read_bytes() + b"junk\n")
-    with pytest.raises(archiver.SegmentDamaged, match="no records"):
+    with pytest.raises(archiver.SegmentDamaged, match="not records"):
         archiver.archive_segment(segment, "audit", NOON, KEY, None, pause=lambda: None)
     assert segment.exists()
     assert archive.archives(made.log) == []

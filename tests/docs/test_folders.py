@@ -54,9 +54,3 @@ def test_a_debian_package_has_what_its_programs_import_and_nothing_else(package:
     programs = {module.split(".")[0] for module in re.findall(r"=([\w.]+)", found[2])}
     assert programs
     assert set(found[1].split()) == needed(programs)
-
-
-def test_the_upgrade_test_begins_from_a_commit_that_changed_what_is_shipped() -> None:
-    found = re.search(r'shipped="([^"]+)"', (ROOT / "scripts" / "e2e").read_text("utf-8"))
-    assert found is not None
-    assert set(FOLDERS) - {"stand"} <= set(found[1].split())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from agentd.uplink.client import Answer, Exchange, NoContact
+from agentd.uplink.client import ExchangeClient
 from agentd.uplink.tlskey import check_certificate
+from agentd.uplink.transport import NoContact, Response
 from contracts.exchange import RefusalCode, Refused, convert
 from contracts.jose import public_key_from_jwk
 from contracts.keyset import verify_key_set
@@ -24,7 +26,7 @@ IDENTITY = ec.derive_private_key(FROZEN["agent"]["identity_scalar"], ec.SECP256R
 
 
 class Signer:
-    """The hardware of the agent in the file, as far as an exchange needs it; also the line to it, and its backend."""
+    """The hardware of the agent in the file, as far as an exchange needs it; also the connection to it, and its backend."""
 
     @property
     def backend(self) -> "Signer":
@@ -49,22 +51,17 @@ class Clock:
         return 0.0
 
 
-def exchange_of(each: dict[str, Any], asked: dict[str, Any], sent: list[tuple[str, str, bytes]]) -> Exchange:
-    async def carry(method: str, path: str, body: bytes) -> Answer:
+def exchange_of(each: dict[str, Any], asked: dict[str, Any], sent: list[tuple[str, str, bytes]]) -> ExchangeClient:
+    async def carry(method: str, path: str, body: bytes) -> Response:
         sent.append((method, path, body))
         if path.endswith("/challenge"):
-            return Answer(200, json.dumps({"challenge": asked["challenge"], "expires_in": 300}).encode())
-        return Answer(each["status"], each["reply"].encode())
+            return Response(200, json.dumps({"challenge": asked["challenge"], "expires_in": 300}).encode())
+        return Response(each["status"], each["reply"].encode())
 
-    return Exchange(
-        asked["agent_id"],
-        lambda: TRUST,
-        Signer(),  # type: ignore[arg-type]
-        Clock(asked["timestamp"]),  # type: ignore[arg-type]
-        carry,
-        lambda: FROZEN["now"] + 86_400,
-        lambda size: bytes.fromhex(asked["request_id"])[:size],
-    )
+    core = SimpleNamespace(agent_id=asked["agent_id"], hardware=Signer(), clock=Clock(asked["timestamp"]))
+    store = SimpleNamespace(trust=TRUST)
+    certificates = SimpleNamespace(ends=FROZEN["now"] + 86_400)
+    return ExchangeClient(core, store, carry, certificates, lambda size: bytes.fromhex(asked["request_id"])[:size])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("each", signed_exchanges(), ids=lambda each: each["name"])

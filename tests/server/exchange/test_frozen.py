@@ -1,6 +1,8 @@
 """The server reads what agents and devices of release 0.1.0 sent."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ from contracts.enrollment import Completed
 from contracts.exchange import REPLY_TYPE, REQUEST_TYPE, Reply, convert
 from contracts.jose import b64decode
 from server.api.forms import BeginBody, ChallengeReply, ErrorReply, SignedReply, SignedRequest
+from server.base.refused import RequestRefused
 from server.enrollment.service import LEVELS, Enrollment, Policy
 from server.exchange.challenges import CHALLENGE_LIFETIME_S, is_fresh
 from server.exchange.requests import open_signed
@@ -45,7 +48,7 @@ def test_every_body_of_a_reply_is_of_the_documented_form() -> None:
 
 @dataclass
 class Kept:
-    claim_id: int
+    token_id: int
     begin: bytes
     nonce: bytes
     credential: bytes | None
@@ -73,7 +76,7 @@ class Store:
         )
         return text
 
-    def open_claim(self, text: str) -> bytes:
+    def open_enrollment_token(self, text: str) -> bytes:
         key = ECKey.import_key({**FROZEN["enrollment_key"]})
         opened = jwe.decrypt_compact(text, key, algorithms=["ECDH-ES", "A256GCM"]).plaintext
         assert opened is not None
@@ -83,24 +86,30 @@ class Store:
         text: str = FROZEN["key_sets"][0]
         return text
 
-    def use_claim(self, text: str, hw_id: str, now: int) -> int:
+    def use(self, _session: object, text: str, hw_id: str, now: int) -> int:
         assert text == self.device["claim"]
         return 1
 
-    def start_session(
-        self, session: str, claim_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
+    def start_attempt(
+        self, _session: object, name: str, token_id: int, begin: bytes, nonce: bytes, credential: bytes | None, now: int
     ) -> None:
-        self.sessions[session] = Kept(claim_id, begin, nonce, credential)
+        self.sessions[name] = Kept(token_id, begin, nonce, credential)
 
-    def session(self, session: str, now: int) -> Kept:
-        return self.sessions[session]
+    def attempt(self, _session: object, name: str, now: int) -> Kept:
+        return self.sessions[name]
+
+    @contextmanager
+    def write(self) -> Iterator["Store"]:
+        yield self
+
+    read = write
 
     def activate(self, *fields: Any) -> Activated:
         done = json.loads(parts(json.loads(self.device["completed"])["reply"])[1])
         return Activated(done["agent_id"], done["serial"], tuple(done["certificates"]))
 
-    def record(self, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
-        raise AssertionError(f"{event}: {outcome} {fields}")
+    def record_refusal(self, _session: object, address: str, event: str, refused: RequestRefused, now: int) -> None:
+        raise AssertionError(f"{event}: {refused}")
 
 
 @pytest.mark.parametrize("device", FROZEN["provisioning"], ids=lambda device: device["backend"])
@@ -109,7 +118,13 @@ def test_a_device_is_provisioned(device: dict[str, Any]) -> None:
     begun = json.loads(parts(json.loads(device["begun"])["reply"])[1])
     sizes = {32: b64decode(begun["nonce"]), 16: bytes.fromhex(begun["session"])}
     enrollment = Enrollment(
-        store, store, store, store, Policy(frozenset(LEVELS)), lambda size: sizes.get(size, bytes(size)), lambda: 0.0
+        store,  # type: ignore[arg-type]
+        store,  # type: ignore[arg-type]
+        store,  # type: ignore[arg-type]
+        store,  # type: ignore[arg-type]
+        Policy(frozenset(LEVELS)),
+        lambda size: sizes.get(size, bytes(size)),
+        lambda: 0.0,
     )
     body = BeginBody.model_validate_json(device["begin"])
     answer = enrollment.begin(body.model_dump(), "192.0.2.1", NOW)

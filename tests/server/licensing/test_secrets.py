@@ -12,13 +12,14 @@ from common.statetable import UnknownTransition
 from contracts.delivery import verify_delivery
 from contracts.exchange import RefusalCode
 from contracts.jose import b64encode
+from contracts.keyconfirmation import key_check
 from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
 from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, step
-from server.licensing.secrets import MAX_LIVE, key_check
+from server.licensing.secrets import MAX_LIVE
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
 
