@@ -1,4 +1,4 @@
-"""Anchors: what stands in the place of records that retention has removed. Nothing here performs IO.
+"""Anchors the chain that is left where retention has removed records. Nothing here performs IO.
 
 An anchor says up to which record a class was removed and what hash that record had, so that the chain that is left still hangs
 on something; it is signed by the machine's identity key, so that nobody else can cut a chain and call it retention.

@@ -1,4 +1,4 @@
-"""Archives of the audit log: the records of one class of one closed segment, compressed and encrypted. Performs no IO.
+"""Compresses and encrypts the records of one class of one closed segment, and opens such archives. Performs no IO.
 
     "LAARCH1\\n" | header length (4 bytes, big-endian) | header (JSON) | ciphertext
 

@@ -1,4 +1,4 @@
-"""Certificates of checkpoints: the hardware's word that the audit value was what the log says. Nothing here performs IO.
+"""Reads certificates of checkpoints: the hardware's signed statement of the audit value. Nothing here performs IO.
 
 A TPM gives a TPMS_ATTEST of TPM2_NV_Certify over the audit NV index (TPM 2.0 Library, Part 3, 31.16; Part 2, 10.12), signed by
 its attestation key. The software backend, which has no hardware to speak for it, signs a form of its own that no TPM makes.

@@ -1,8 +1,8 @@
-"""One record of the audit log as a line of JSON, and the chains that the records form. Nothing here performs IO.
+"""Encodes audit records as lines of JSON and chains them by their hashes. Nothing here performs IO.
 
     {"seq":7,"class":"security","time":"…","mono":12.345678,"event":"…","outcome":"…", … ,"prev":"<64 hex>","hash":"<64 hex>"}
 
-All records stand in one log, numbered through by `seq`. Those of one retention class form a chain of their own, so that one
+All records are in one log, numbered consecutively by `seq`. Those of one retention class form a chain of their own, so that one
 class can be removed when its time is over while the others go on: `hash` is SHA-256 over the bytes of the line before
 `,"hash":`; `prev` is the `hash` of the class's record before (64 zeros for its first).
 """
@@ -60,7 +60,7 @@ class Chain:
 
     Attributes:
         seq: number of the last record; 0 before the first.
-        heads: where each class's chain stands.
+        heads: the last hash of each class's chain.
     """
 
     __slots__ = ("_heads", "seq")

@@ -1,4 +1,4 @@
-"""ES256 as the machine's keys make it: ECDSA on P-256 over SHA-256, r || s (RFC 7518, 3.4)."""
+"""Verifies ES256 as the machine's keys make it: ECDSA on P-256 over SHA-256, r || s (RFC 7518, 3.4)."""
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes

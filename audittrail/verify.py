@@ -41,7 +41,7 @@ _KINDS = {kind.encode(): kind for kind in CLASSES}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The first place where the log does not hold.
+    """The first place where the log is not intact.
 
     Attributes:
         line: line number in its file, from 1; counted over all files by `verify_lines`.
@@ -78,7 +78,7 @@ class Verification:
         last_checkpoint: number of the last checkpoint; 0 if there is none.
         certified: number of the last record that holds a certificate of the value; 0 if there is none.
         attestation: public point of the machine's attestation key, set by who knows it; without it the signatures of the
-            certificates go unchecked.
+            certificates are not checked.
         problem: None if all records hold.
     """
 
@@ -99,8 +99,8 @@ class Verification:
         """Whether all records hold."""
         return self.problem is None
 
-    def told(self) -> dict[str, Any]:
-        """What the check found, for people and programs: plain values by name."""
+    def audit_fields(self) -> dict[str, Any]:
+        """Returns what the check found as plain values by name."""
         return {
             "ok": self.ok,
             "problem": None if self.problem is None else str(self.problem),
@@ -205,7 +205,7 @@ def _why(line: bytes, seq: int, head: bytes | None) -> str:
 
 
 def _check_statement(line: bytes, seq: int, result: Verification, whole: bool) -> str | None:
-    """Holds what a checkpoint or the first record of a segment says about the chains against the chains."""
+    """Compares what a checkpoint or the first record of a segment says about the chains with the chains."""
     try:
         record = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

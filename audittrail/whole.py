@@ -1,4 +1,4 @@
-"""The whole of a log: archives first, then the closed segments, then the open file. Reads files; writes none."""
+"""Checks a whole log: archives first, then the closed segments, then the open file. Reads files; writes no file."""
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
@@ -176,13 +176,13 @@ def verify_log(log: Path, unseal: Unseal | None, identity: bytes | None, attesta
 def _verify_archived(found: list[Entry], unseal: Unseal, result: Verification) -> Verification:
     place: list[tuple[Path, int]] = [(Path(), 0)]
 
-    def told() -> Iterator[bytes]:
+    def archived() -> Iterator[bytes]:
         for _, path, number, line in archived_lines(found, unseal):
             place[0] = (path, number)
             yield line
 
     try:
-        result = verify_lines(told(), result, whole=False)
+        result = verify_lines(archived(), result, whole=False)
     except ArchiveDamaged as error:
         result.problem = Problem(0, result.last_seq + 1, str(error))
     else:

@@ -1,1 +1,1 @@
-"""`license-agent-cli`: the administrator's command. Imports `ipc` and `audittrail` only."""
+"""The administrator's command, `license-agent-cli`. Imports `ipc`, `audittrail` and `common` only."""

@@ -1,4 +1,4 @@
-"""The agent's admin socket, as the commands use it."""
+"""Sends requests to the agent's admin socket for the commands, and prints the replies."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ADMIN_DEADLINE_S = 60.0
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""
 ROOM = 65_536
-"""What is read of an input: more than any token or delivery may have, so that one that is too long is refused as such."""
+"""What is read of an input: more than a token or delivery may have, so that one that is too long is refused for its length."""
 
 
 class Agent:
@@ -32,7 +32,7 @@ class Agent:
         self._agent_uid = agent_uid
 
     def ask(self, op: str, *, deadline: float = ADMIN_DEADLINE_S, **fields: Any) -> dict[str, Any]:
-        """One request; a socket that is not there is told at once, not after the deadline."""
+        """Sends one request. A socket that does not exist is an error at once, not after the deadline."""
         if not os.path.exists(self._path):
             raise AgentUnavailable(
                 f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"

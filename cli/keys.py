@@ -1,4 +1,4 @@
-"""Keys that an administrator names on the command line."""
+"""Reads the keys that an administrator names on the command line."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def operator_unseal(path: Path) -> Unseal:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise BadKey(f"{path} holds no private key in PEM form without a password") from None
+        raise BadKey(f"{path} holds no unencrypted private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadKey(f"{path} does not hold a P-256 key")
 
@@ -44,7 +44,7 @@ def public_point(path: Path) -> bytes:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (ValueError, UnsupportedAlgorithm):
-        raise BadKey(f"{path} holds no public key in PEM form") from None
+        raise BadKey(f"{path} holds no public key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadKey(f"{path} does not hold a P-256 key")
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

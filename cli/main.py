@@ -1,4 +1,4 @@
-"""`license-agent-cli`: the command line.
+"""Defines the command line of `license-agent-cli`.
 
 Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered with, configuration refused), 2 wrong usage,
 3 the agent does not answer, 4 the agent refused the request.
@@ -42,7 +42,7 @@ FOLLOW_EVERY_S = 0.5
 @click.option("--agent-uid", type=int, metavar="UID", help="The agent's UID if its user is not license-agent.")
 @click.pass_context
 def main(ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None) -> None:
-    """Look after the license agent of this machine."""
+    """Manage the license agent of this machine."""
     ctx.obj = Agent(socket, as_json, agent_uid)
 
 
@@ -68,7 +68,7 @@ def secrets(ctx: click.Context) -> None:
 @click.argument("file", type=click.File("r"))
 @pass_agent
 def secrets_install(agent: Agent, file: Any) -> None:
-    """Take over a secret from a delivery FILE of the license server ('-' for standard input)."""
+    """Install the secret in a delivery FILE from the license server ('-' for standard input)."""
     reply = agent.ask("secret_install", delivery=file.read(ROOM).strip())
     agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE (store generation {reply['generation']})")
 
@@ -78,16 +78,16 @@ def secrets_install(agent: Agent, file: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_agent
 def secrets_invalidate(agent: Agent, version: int, yes: bool) -> None:
-    """Give up secret VERSION for good: licenses made with it are refused from now on."""
+    """Invalidate secret VERSION for good: licenses issued under it are refused from now on."""
     if not yes:
-        click.confirm(f"Licenses under version {version} will be refused until they are re-issued. Go on?", abort=True)
+        click.confirm(f"Licenses under version {version} will be refused until they are re-issued. Continue?", abort=True)
     reply = agent.ask("secret_invalidate", version=version)
     agent.show(reply, f"secret version {reply['secret_version']} is INVALIDATED (store generation {reply['generation']})")
 
 
 @main.group("license")
 def license_() -> None:
-    """Look at licenses."""
+    """Check and import licenses."""
 
 
 def _token(text: str) -> str:
@@ -97,7 +97,7 @@ def _token(text: str) -> str:
         with open(text[1:], encoding="ascii") as file:
             text = file.read(ROOM).strip()
     if not text:
-        raise click.UsageError("there is no token: it is empty")
+        raise click.UsageError("the token is empty")
     return text
 
 
@@ -105,7 +105,7 @@ def _token(text: str) -> str:
 @click.argument("token")
 @pass_agent
 def license_check(agent: Agent, token: str) -> None:
-    """Show what a POS application would be told about TOKEN ('-' reads it from standard input, @FILE from a file)."""
+    """Show the verdict that a POS application would get for TOKEN ('-' reads it from standard input, @FILE from a file)."""
     reply = agent.ask("license_check", token=_token(token))
     agent.show(reply, render.license_text(reply))
     if not reply["valid"]:
@@ -116,7 +116,7 @@ def license_check(agent: Agent, token: str) -> None:
 @click.argument("token")
 @pass_agent
 def license_import(agent: Agent, token: str) -> None:
-    """Keep the re-issued TOKEN for the POS applications to fetch ('-' or @FILE as for check)."""
+    """Store the re-issued TOKEN, so that POS applications get it ('-' or @FILE as for check)."""
     reply = agent.ask("license_import", token=_token(token))
     agent.show(reply, f"license {reply['license']}: kept its token under secret version {reply['secret_version']}")
 
@@ -128,7 +128,7 @@ def audit() -> None:
 
 @audit.command("tail")
 @click.option("-n", "--lines", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
 @pass_agent
 def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
     """Show the newest records (with --json: one record a line)."""
@@ -148,7 +148,7 @@ def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Check this log (and its segments) without the agent. The end of the log is then not held against the agent's head.",
+    help="Check this log (and its segments) without the agent. Records removed from the end of the log are then not noticed.",
 )
 @click.option("--archive-key", type=readable, help="With --file: the operator's private key (PEM), to check the archives too.")
 @click.option("--identity-key", type=readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
@@ -162,7 +162,7 @@ def audit_verify(
     """Check the log's chains; exit status 1 if a record was changed, removed, inserted or moved."""
     if file is None:
         if archive_key or identity_key or attestation_key:
-            raise click.UsageError("keys are for a log that is checked without the agent (--file); the agent knows its own")
+            raise click.UsageError("the key options need --file: the agent uses its own keys")
         reply, where = agent.ask("audit_verify"), "the agent's log"
     else:
         unseal = None if archive_key is None else keys.operator_unseal(archive_key)
@@ -177,7 +177,7 @@ def audit_verify(
 
 def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
     return {
-        **found.told(),
+        **found.audit_fields(),
         "unchecked_before": {} if archived else {kind: seq for kind, (seq, prev) in found.begins.items() if prev != ZERO_HASH},
     }
 
@@ -187,7 +187,7 @@ def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
 @click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only records after this number.")
 @pass_agent
 def audit_export(agent: Agent, kind: str | None, after: int) -> None:
-    """Print all records that there are, oldest first, also from archives: one JSON line each."""
+    """Print all records, oldest first, including those in archives: one JSON line each."""
     end = agent.ask("status")["audit"]["seq"]
     after -= 1 if after == 0 else 0
     while after < end:
@@ -205,7 +205,7 @@ def audit_export(agent: Agent, kind: str | None, after: int) -> None:
 @click.argument("archive", type=readable)
 @click.option("--archive-key", type=readable, required=True, help="The operator's private key (PEM).")
 def audit_open(archive: Path, archive_key: Path) -> None:
-    """Print the records of one ARCHIVE, without the agent that wrote it."""
+    """Print the records in one ARCHIVE; needs no agent."""
     _, compressed = keys.operator_unseal(archive_key)(archive.read_bytes())
     for line in lines(compressed):
         sys.stdout.buffer.write(line)
@@ -229,7 +229,7 @@ def policy_show(agent: Agent, pcrs: tuple[int, ...]) -> None:
 @click.argument("file", type=click.File("r"))
 @pass_agent
 def policy_install(agent: Agent, file: Any) -> None:
-    """Keep a signed policy from FILE ('license-agent sign-policy' makes one, away from the machine)."""
+    """Install a signed policy from FILE ('license-agent sign-policy' makes one, on another machine)."""
     reply = agent.ask("policy_install", policy=file.read(ROOM))
     agent.show(reply, f"installed as {reply['file']}")
 
@@ -240,7 +240,7 @@ def policy_install(agent: Agent, file: Any) -> None:
 @click.option("--key", type=click.File("r"), help="The vendor's policy key (public, PEM).")
 @pass_agent
 def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> None:
-    """Bind the secrets: to nothing, to Secure Boot, or to PCRs. A fitting signed policy must be installed before."""
+    """Bind the secrets: to nothing, to Secure Boot, or to PCRs. Install a matching signed policy first."""
     text = key.read(4096) if key is not None else ""
     reply = agent.ask("policy_bind", kind=kind, pcrs=sorted(set(pcrs)), key=text)
     agent.show(reply, f"the secrets are bound to: {reply['binding']}")
@@ -251,22 +251,22 @@ def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> Non
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_agent
 def policy_revoke(agent: Agent, number: int, yes: bool) -> None:
-    """Refuse signed policies with a lower NUMBER, for ever."""
+    """Refuse signed policies with a number below NUMBER, forever."""
     if not yes:
-        click.confirm(f"Policies with a number below {number} can never be used on this machine again. Go on?", abort=True)
+        click.confirm(f"Policies with a number below {number} can never be used on this machine again. Continue?", abort=True)
     reply = agent.ask("policy_revoke", number=number)
     agent.show(reply, f"policies below number {reply['policy_number']} are refused from now on")
 
 
 @main.group()
 def clock() -> None:
-    """Set the agent's idea of the time right, by the server's word."""
+    """Correct the agent's trusted time with a statement from the server."""
 
 
 @clock.command("challenge")
 @pass_agent
 def clock_challenge(agent: Agent) -> None:
-    """Print a challenge for 'license-server sign-time'. It is good for one answer, within 24 hours."""
+    """Print a challenge for 'license-server sign-time'. It is valid for one answer, for 24 hours."""
     reply = agent.ask("clock_challenge")
     agent.show(reply, reply["challenge"])
 
@@ -275,29 +275,32 @@ def clock_challenge(agent: Agent) -> None:
 @click.argument("file", type=click.File("r"))
 @pass_agent
 def clock_reset(agent: Agent, file: Any) -> None:
-    """Take over the server's time from FILE ('-' for standard input), even if the agent believed in a later one."""
+    """Accept the server's time from FILE ('-' for standard input), even if it is before the agent's."""
     reply = agent.ask("clock_reset", statement=file.read(ROOM).strip())
-    agent.show(reply, f"the server's time is {render.utc(reply['signed'])}; the agent goes by {render.utc(reply['time'])} now")
+    agent.show(
+        reply,
+        f"the server's time is {render.utc(reply['signed'])}; the agent's trusted time is now {render.utc(reply['time'])}",
+    )
 
 
 @main.command()
 @pass_agent
 def metrics(agent: Agent) -> None:
-    """Print the metrics, as Prometheus reads them."""
+    """Print the metrics in the Prometheus text format."""
     reply = agent.ask("metrics")
     agent.show(reply, reply["text"].rstrip("\n"))
 
 
 @main.group()
 def config() -> None:
-    """Look at the configuration."""
+    """Check the configuration."""
 
 
 @config.command("check")
 @click.option("--file", envvar="LICENSE_AGENT_CONFIG", metavar="PATH", help="The file (default: the agent's).")
 @pass_agent
 def config_check(agent: Agent, file: str | None) -> None:
-    """Check the configuration file as the agent does at its start; the agent need not run."""
+    """Check the configuration file as the agent does when it starts; the agent need not be running."""
     program = Path(sys.argv[0]).resolve().with_name("license-agent")
     command = [str(program) if program.exists() else "license-agent"]
     command += ["--config", file] if file else []
@@ -305,7 +308,7 @@ def config_check(agent: Agent, file: str | None) -> None:
         done = subprocess.run([*command, "check-config", "--json"], capture_output=True, text=True, check=False)
         reply = json.loads(done.stdout)
     except (OSError, ValueError):
-        click.echo("license-agent-cli: the command license-agent cannot be run; is the package installed whole?", err=True)
+        click.echo("license-agent-cli: the command license-agent cannot be run; is the package installed?", err=True)
         sys.exit(EXIT_UNAVAILABLE)
     agent.show(reply, "\n".join(reply["problems"]) or f"{reply['file']}: no problems found")
     if not reply["ok"]:

@@ -1,4 +1,4 @@
-"""Turns the agent's replies into text for people. Pure."""
+"""Turns the agent's replies into text for people. Nothing here performs IO."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ _STATE_COLORS = {"ACTIVE": "green", "GRACE": "yellow", "INVALIDATED": "red"}
 
 
 def utc(seconds: int | None) -> str:
-    """A time as people read it; a dash for none."""
+    """A time as people read it; a dash for None."""
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -60,16 +60,16 @@ def _revocations(server: dict[str, Any]) -> str:
 def status_text(reply: dict[str, Any]) -> str:
     """The reply to `status`."""
     if reply["mode"] == "unprovisioned":
-        told = "this device is no license agent yet: 'license-agent-cli provision' makes it one"
-        return f"{told}\nconfinement: {_confinement(reply['confinement'])}"
+        unprovisioned = "this device is not a license agent yet: 'license-agent-cli provision' makes it one"
+        return f"{unprovisioned}\nconfinement: {_confinement(reply['confinement'])}"
     backend, secrets, rotation = reply["backend"], reply["secrets"], reply["rotation"]
     due = rotation["next_due"]
     next_due = "-" if due is None else f"{utc(due)} ({_relative(due, reply['time'])})"
     rows = [
         ("agent", f"{reply['agent_id']}, version {reply['agent_version']}, up {in_words(reply['uptime_s'])}"),
         ("backend", f"{backend['name']}: {backend['detail']}"),
-        ("answers", yes_no(backend["available"], bad=False)),
-        ("stolen disk defended", yes_no(backend["protects_stolen_disk"], bad=False)),
+        ("backend answers", yes_no(backend["available"], bad=False)),
+        ("protects a stolen disk", yes_no(backend["protects_stolen_disk"], bad=False)),
         ("binding to boot state", backend["binding"]),
         ("secrets", f"{secrets['active']} active, {secrets['grace']} in grace, {secrets['total']} in all"),
         ("last rotation", utc(rotation["last"])),
@@ -109,7 +109,7 @@ def secrets_text(reply: dict[str, Any]) -> str:
         for secret in reply["secrets"]
     ]
     if not rows:
-        return "no secrets yet: install a delivery from the license server"
+        return "no secrets yet; 'license-agent-cli provision' or 'secrets install' brings one"
     return tabulate(rows, headers=["version", "state", "valid from", "valid until", "grace until", "invalidated"])
 
 
@@ -124,7 +124,7 @@ def license_text(reply: dict[str, Any]) -> str:
         ("metadata", ", ".join(f"{name}={value}" for name, value in reply["metadata"].items()) or "-"),
         ("secret", f"version {reply['secret_version'] or '-'}, {state(reply['secret_state'] or '-')}"),
         ("re-issue due", yes_no(reply["reissue_due"], bad=True)),
-        ("newer token here", "yes" if reply["refreshed"] else "no"),
+        ("newer token stored", "yes" if reply["refreshed"] else "no"),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
@@ -168,14 +168,14 @@ def _resealed(numbers: list[int]) -> str:
     if not numbers:
         return ""
     places = ", ".join(map(str, numbers))
-    return click.style(f"\nNOTE: the seal was begun anew at record {places}; see the alert.audit_seal before it", fg="yellow")
+    return click.style(f"\nNOTE: a new seal begins at record {places}; see the alert.audit_seal before it", fg="yellow")
 
 
 def _unchecked(begins: dict[str, int]) -> str:
     if not begins:
         return ""
     places = ", ".join(f"{kind} before record {seq}" for kind, seq in begins.items())
-    return click.style(f"\nNOTE: older records are archived or removed and were not checked: {places}", fg="yellow")
+    return click.style(f"\nNOTE: older records are archived or removed, and were not checked: {places}", fg="yellow")
 
 
 def policy_text(reply: dict[str, Any]) -> str:

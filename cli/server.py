@@ -1,4 +1,4 @@
-"""Commands that have to do with the license server: provisioning, contacts, rotations, degraded mode."""
+"""Defines the commands that concern the license server: provisioning, contacts, rotations, degraded mode."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from .agent import ROOM, SERVER_DEADLINE_S, Agent, pass_agent
 
 
 def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """The claim itself, or where it is read from: it need not stand in the list of processes."""
+    """Returns the token, or reads it from where the value says, so that the list of processes need not show it."""
     if value == "-":
         return sys.stdin.read(ROOM).strip()
     if value.startswith("@"):
@@ -33,7 +33,7 @@ def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 )
 @pass_agent
 def provision(agent: Agent, url: str, root: str, claim: str) -> None:
-    """Make this device an agent of a license server. May be repeated if it was cut off."""
+    """Make this device an agent of a license server. Run it again if it was interrupted."""
     reply = agent.ask("provision", deadline=SERVER_DEADLINE_S, url=url, root=root, claim=claim)
     agent.show(reply, f"this device is agent {reply['agent_id']}, serial {reply['serial']} ({reply['attestation']})")
 
@@ -49,14 +49,14 @@ def rotate(agent: Agent) -> None:
 @click.command()
 @pass_agent
 def contact(agent: Agent) -> None:
-    """Contact the license server now, and do what it asks for."""
+    """Contact the license server now, and do what it asks."""
     reply = agent.ask("contact", deadline=SERVER_DEADLINE_S)
     agent.show(reply, render.server_text(reply))
 
 
 @click.group()
 def certificate() -> None:
-    """Look after the TLS client certificate."""
+    """Manage the TLS client certificate."""
 
 
 @certificate.command("renew")
@@ -69,7 +69,7 @@ def certificate_renew(agent: Agent) -> None:
 
 @click.group()
 def degraded() -> None:
-    """Degraded mode: the agent works without its server. Needs degraded_switch = "allowed" to be switched on."""
+    """Show and switch degraded mode, in which the agent works without its server ([agent] degraded_switch = "allowed")."""
 
 
 @degraded.command("show")
@@ -85,7 +85,7 @@ def degraded_show(agent: Agent) -> None:
 @degraded.command("on")
 @pass_agent
 def degraded_on(agent: Agent) -> None:
-    """Leave the server alone from now on. No license lives longer for it."""
+    """Stop contacting the server. No license becomes valid for longer."""
     reply = agent.ask("degraded_switch", on=True)
     agent.show(reply, f"the agent is {reply['mode']}; 'license-agent-cli degraded off' ends it")
 
@@ -93,7 +93,7 @@ def degraded_on(agent: Agent) -> None:
 @degraded.command("off")
 @pass_agent
 def degraded_off(agent: Agent) -> None:
-    """Contact the server again."""
+    """Start contacting the server again."""
     reply = agent.ask("degraded_switch", on=False)
     agent.show(reply, f"the agent is {reply['mode']}")
 

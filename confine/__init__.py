@@ -1,1 +1,1 @@
-"""Locks that a process puts on itself. Nothing here knows any program; standard library and raw system calls only."""
+"""Restrictions that a process puts on itself. Nothing here knows any program; standard library and raw system calls only."""

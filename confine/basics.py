@@ -1,4 +1,4 @@
-"""Rules that every Python program of ours needs: its code, the machine's settings, the kernel's views."""
+"""Lists the files that every Python program of ours reads: its code, the machine's settings, the kernel's views."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ _READ = (
     # As a whole: passwd, group, hosts and resolv.conf are replaced by rename, and a rule for a file stays with the old one.
     # What in it is secret has modes and owners, and AppArmor names the files.
     "/etc",
-    # As a whole for the same reason: the kernel may make the inodes of /proc/self anew.
+    # As a whole for the same reason: the kernel may replace the inodes of /proc/self.
     "/proc",
     "/sys/devices/system/cpu",
     "/dev/urandom",

@@ -1,5 +1,5 @@
-"""What can go wrong while a process locks itself in."""
+"""Defines the error of a process that cannot confine itself."""
 
 
 class ConfineError(Exception):
-    """A lock cannot be put on: the text says which and why. A program that meets it must not go on without the lock."""
+    """A restriction cannot be applied; the text says which and why. The program must not go on without it."""

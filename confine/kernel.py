@@ -1,4 +1,4 @@
-"""Raw calls into the kernel. libc is the one that the interpreter is linked with: looking for another runs programs."""
+"""Makes raw system calls. libc is the one that the interpreter is linked with: looking for another would run programs."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What files the process can reach, by Landlock: what no rule gives is refused, root or not, for good.
+"""Limits the files that the process can reach, with Landlock: the kernel refuses what no rule allows, even to root, for good.
 
 The bits and structures are those of linux/landlock.h; Documentation/userspace-api/landlock.rst tells what came with which ABI.
 Not mediated by Landlock, and so not here: stat, chdir, connecting to a Unix socket by its path, what is open already.
@@ -100,11 +100,11 @@ def kernel_abi() -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
             return None
-        raise ConfineError(f"the kernel does not tell its version of Landlock: {error.strerror}") from None
+        raise ConfineError(f"the kernel does not report its Landlock version: {error.strerror}") from None
 
 
 def restrict(rules: Sequence[PathRule], *, tcp: bool) -> int | None:
-    """Restricts the process to these rules, for good. A second call restricts further.
+    """Restricts the process to these rules for good. A second call restricts it further.
 
     Args:
         rules: what it can still reach.
@@ -122,20 +122,20 @@ def restrict(rules: Sequence[PathRule], *, tcp: bool) -> int | None:
         return None
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
-        raise ConfineError(f"Landlock comes too late: the process has {threads} threads already")
+        raise ConfineError(f"Landlock must be applied before the first thread starts; the process has {threads} threads")
     abi = min(offered, NEWEST_ABI)
     attributes = ctypes.create_string_buffer(ruleset_attributes(abi, tcp))
     try:
         ruleset = system_call(_CREATE_RULESET, ctypes.addressof(attributes), len(attributes) - 1, 0)
     except OSError as error:
-        raise ConfineError(f"Landlock, ABI {abi}, takes no rules: {error.strerror}") from None
+        raise ConfineError(f"the kernel does not create a Landlock ruleset (ABI {abi}): {error.strerror}") from None
     try:
         for rule in rules:
             _add(ruleset, rule, abi)
         set_no_new_privileges()
         system_call(_RESTRICT_SELF, ruleset, 0)
     except OSError as error:
-        raise ConfineError(f"Landlock cannot be put in force: {error.strerror}") from None
+        raise ConfineError(f"the Landlock rules cannot be applied: {error.strerror}") from None
     finally:
         os.close(ruleset)
     return abi
@@ -155,6 +155,6 @@ def _add(ruleset: int, rule: PathRule, abi: int) -> None:
         beneath = ctypes.create_string_buffer(struct.pack("<Qi", granted(rule.access, directory, abi), place))
         system_call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.addressof(beneath), 0)
     except OSError as error:
-        raise ConfineError(f"Landlock takes no rule for {rule.path}: {error.strerror}") from None
+        raise ConfineError(f"Landlock refuses the rule for {rule.path}: {error.strerror}") from None
     finally:
         os.close(place)

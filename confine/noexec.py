@@ -1,4 +1,4 @@
-"""No program can be started any more: a seccomp filter for the whole process, its threads and whatever it forks.
+"""Forbids the process to start any program, with a seccomp filter for all its threads and everything it forks.
 
 execve and execveat answer EPERM and everything else goes on. A call by the tables of another architecture ends the process:
 no code of ours makes one, what makes it looks for a way around this filter, and the kernel logs a kill while it keeps quiet
@@ -70,7 +70,7 @@ def exec_filter(machine: str) -> bytes:
         machine: as uname(2) calls it.
 
     Raises:
-        ConfineError: it is none of `MACHINES`.
+        ConfineError: it is not in `MACHINES`.
     """
     known = _machine(machine)
     refused = [(_JUMP_NOT_BELOW, X32_BIT)] if known.x32 else []
@@ -109,6 +109,6 @@ def forbid_exec() -> None:
     try:
         stuck = system_call(numbers.seccomp, _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.addressof(program))
     except OSError as error:
-        raise ConfineError(f"the kernel takes no filter against exec (seccomp): {error.strerror}") from None
+        raise ConfineError(f"the kernel refuses the seccomp filter against exec: {error.strerror}") from None
     if stuck:
-        raise ConfineError(f"thread {stuck} has a seccomp filter of its own and cannot be kept from exec")
+        raise ConfineError(f"thread {stuck} has a seccomp filter of its own, so the filter against exec cannot apply to it")

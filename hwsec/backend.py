@@ -1,4 +1,4 @@
-"""What a backend offers. One contract, kept by the TPM, the software fallback and the memory backend of the tests."""
+"""Defines the contract of a backend, which the TPM, the software fallback and the tests' memory backend keep."""
 
 import struct
 from contextlib import AbstractContextManager
@@ -71,7 +71,7 @@ class Anchor:
     state: int = 0
 
     def encode(self) -> bytes:
-        """`ANCHOR_BYTES` bytes, as they stand in the NV index."""
+        """`ANCHOR_BYTES` bytes, as the NV index holds them."""
         return _ANCHOR.pack(
             _MAGIC,
             self.generation,
@@ -103,7 +103,7 @@ class HardwareClock:
         milliseconds: time that the hardware has been powered; without a TPM, the time since the machine was started.
         reset_count: changes with each start of the machine.
         restart_count: resumes since then.
-        safe: False while the hardware may have told a higher value before.
+        safe: False while the hardware may have reported a higher value before.
     """
 
     milliseconds: int
@@ -222,7 +222,7 @@ class Backend(Protocol):
         """Has the audit value signed by the attestation key, which signs nothing that is not the hardware's own statement.
 
         Args:
-            nonce: of the verifier, at most `NONCE_MAX` bytes; it stands in what is signed.
+            nonce: of the verifier, at most `NONCE_MAX` bytes; it is part of what is signed.
 
         Raises:
             AuditEmpty: it has never been extended.
@@ -274,7 +274,7 @@ class Backend(Protocol):
         """Has the attestation key say which identity and key-agreement key go with it.
 
         Args:
-            nonce: of the verifier, at most `NONCE_MAX` bytes; it stands in what is signed.
+            nonce: of the verifier, at most `NONCE_MAX` bytes; it is part of what is signed.
 
         Raises:
             ValueError: the nonce is too long.

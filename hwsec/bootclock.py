@@ -1,4 +1,4 @@
-"""A hardware clock for machines without a TPM: what the kernel knows of the time since it was started."""
+"""Reads a clock for machines without a TPM: the time since the kernel started."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What can go wrong with the protection of secrets. Missing hardware is an error when it is used, not when it is imported.
+"""Defines the errors of the protection of secrets. Missing hardware is an error when it is used, not when it is imported.
 
 Each error names the state of the hardware that it shows, so that a metric or a status can be made from it.
 """
@@ -47,7 +47,7 @@ class HardwareReset(BackendUnavailable):
     """The TPM has forgotten our sessions and objects: it was reset while the machine slept, or somebody flushed them.
 
     The call has changed nothing: the TPM looks at handles and sessions before it executes a command, and a call that has
-    already had its effect raises another BackendUnavailable. The connection has been given up, and the next call makes a new
+    already had its effect raises another BackendUnavailable. The connection has been closed, and the next call makes a new
     one; so the call may be repeated once at once. A second HardwareReset in a row says that somebody goes on flushing. (Only
     answers to executed commands carry an HMAC: somebody on the bus can pretend a reset. Repeating is then an effect more.)
     """

@@ -1,4 +1,4 @@
-"""How often NV memory may be written. Pure: a token bucket, with the time as a parameter.
+"""Limits how often NV memory is written, as a token bucket. Nothing here performs IO; time is a parameter.
 
 NV cells of a TPM wear out; chips are sold for about 100,000 writes of one index. 48 writes a day reach that in 5 years and
 more, and a burst lets an installation or a recovery through. The bucket lives as long as the process: a restart fills it.
@@ -10,7 +10,7 @@ _DAY_S = 86_400.0
 
 
 class NvBudget:
-    """Counts what may still be written. It refuses nothing: that is up to whoever asks for a write.
+    """Counts what may still be written. It refuses nothing: the caller of a write decides.
 
     Args:
         now: seconds of a clock that never goes back.

@@ -1,4 +1,4 @@
-"""Where our NV indices lie. Pure: a signer off the machine needs the same numbers."""
+"""Places our NV indices. Nothing here performs IO: a signer on another machine needs the same numbers."""
 
 NV_BASE = 0x018A6E00
 """Our NV indices follow this number, in the owner's range (Part 2, 13.2; Registry of Reserved TPM Handles)."""

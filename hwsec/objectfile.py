@@ -1,4 +1,4 @@
-"""The file of what only this TPM can load, and its twin.
+"""Reads and writes the file of objects that only this TPM can load, and its twin.
 
     "LATPMOB2" | SHA-256 of the rest | MessagePack body
 
@@ -76,7 +76,7 @@ class SealedObjects(msgspec.Struct, frozen=True):
 
 
 class _KekRecord(msgspec.Struct, frozen=True):
-    """`SealedKek` as it stands in the file."""
+    """`SealedKek` as the file holds it."""
 
     blob: Blob
     auth: memoryview
@@ -84,7 +84,7 @@ class _KekRecord(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """`SealedObjects` as it stands in the file; read, its views are of the buffer that holds the file."""
+    """`SealedObjects` as the file holds it; read, its views are of the buffer that holds the file."""
 
     srk_name: bytes
     kek: _KekRecord
@@ -99,7 +99,7 @@ class ObjectFile:
     """The file and its twin.
 
     Args:
-        path: the file; its twin stands beside it.
+        path: the file; its twin is beside it.
         vault: holds the auth values in memory.
     """
 
@@ -142,10 +142,10 @@ class ObjectFile:
             return objects
         if any(data is not None and _is_old(data) for data in copies.values()):
             raise OldFormat(
-                f"{self.path} was written by an earlier version: move it and its twin away and initialize this agent anew, "
+                f"{self.path} was written by an earlier version: move it and its twin away and initialize this agent again, "
                 "which needs new secrets from the server"
             )
-        raise NotEnrolled(f"{self.path} and its twin are damaged: initialize this agent anew")
+        raise NotEnrolled(f"{self.path} and its twin are damaged: initialize this agent again")
 
     def _parse(self, data: memoryview) -> SealedObjects | None:
         checksum, body = data[len(MAGIC) : _HEAD], data[_HEAD:]

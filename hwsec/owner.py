@@ -1,4 +1,4 @@
-"""One thread owns the hardware; others ask it and wait no longer than their deadline.
+"""Gives the hardware one owner thread; others ask it and wait no longer than their deadline.
 
 A call into a TPM library cannot be cancelled. So the thread is a daemon thread: past its deadline it is abandoned, with its
 connection, and replaced; at most `REPLACEMENTS` may hang beside the one that serves; a stop of the process never joins them.
@@ -36,7 +36,7 @@ class HardwareOwner:
     """Runs calls one after another on a thread of their own.
 
     Attributes:
-        on_abandon: called on the event loop when a call is abandoned, before another thread takes over.
+        on_abandon: called on the event loop when a call is abandoned, before another thread replaces it.
     """
 
     def __init__(self, name: str = "hardware") -> None:
@@ -57,7 +57,7 @@ class HardwareOwner:
 
         Args:
             call: does its work without regard to the event loop.
-            deadline: seconds until the caller gives up.
+            deadline: seconds until the caller stops waiting.
 
         Raises:
             BackendHung: `call` was begun and not done in time; the thread that runs it is abandoned.
@@ -121,7 +121,7 @@ class HardwareOwner:
             result, error = None, None
             try:
                 result = job.call()
-            except BaseException as raised:  # noqa: BLE001 - it is handed to whoever waits for it
+            except BaseException as raised:  # noqa: BLE001 - it goes to the caller that waits for it
                 error = raised
             with self._lock:
                 job.finished = True

@@ -1,4 +1,4 @@
-"""Policies that bind the KEK to states of the machine, and the vendor's signatures over them. Nothing here performs IO.
+"""Computes policies that bind the KEK to states of the machine, and the vendor's signatures over them. Performs no IO.
 
 The KEK's own policy names no PCR value: it says "what the vendor's key has approved, and the auth value" (PolicyAuthorize, then
 PolicyAuthValue). What is approved is a set of PCR values together with a number (PolicyPCR, then PolicyNV: policy counter <=
@@ -52,7 +52,7 @@ _CC_POLICY_AUTHORIZE = 0x16A
 _CC_POLICY_AUTH_VALUE = 0x16B
 _CC_POLICY_PCR = 0x17F
 EO_UNSIGNED_LE = 0x0009
-"""TPM2_EO (Part 2, 6.8): what stands in the NV index is less than or equal to the operand."""
+"""TPM2_EO (Part 2, 6.8): the NV index holds a value less than or equal to the operand."""
 
 # Part 2, 8.3.2: userWithAuth, sign
 _POLICY_KEY_ATTRIBUTES = 0x00040040
@@ -338,7 +338,7 @@ def check_initialized(binding: Binding, values: Mapping[int, bytes]) -> None:
     """Whether the PCRs of the binding say anything at all.
 
     Raises:
-        PcrUninitialized: one is missing, all zeros or all ones, or stands where a firmware without Secure Boot leaves PCR 7.
+        PcrUninitialized: one is missing, all zeros or all ones, or is PCR 7 as firmware without Secure Boot leaves it.
     """
     missing = [index for index in binding.pcrs if index not in values]
     if missing:
@@ -381,7 +381,7 @@ def choose_policy(
         newest = max(policy.number for policy in fitting)
         raise PcrMismatch(
             f"the policy for the present values of PCR {_list(binding.pcrs)} has been revoked: its number is {newest}, the "
-            f"policy counter stands at {counter}; install one with a number from {counter} on"
+            f"policy counter is at {counter}; install one with a number from {counter} on"
         )
     if not ours:
         raise PcrMismatch(f"no policy for PCR {_list(binding.pcrs)} that the vendor's key has signed is installed")

@@ -1,4 +1,4 @@
-"""The directory of signed policies. To install one is to put a file there; what is not one is passed over, not obeyed."""
+"""Reads the directory of signed policies. A file that is not a policy is ignored, not obeyed."""
 
 from dataclasses import dataclass
 from pathlib import Path

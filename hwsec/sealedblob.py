@@ -1,10 +1,10 @@
-"""A secret of any length under the KEK, as bytes that may lie anywhere. Nothing here performs IO.
+"""Encrypts a secret of any length under the KEK, as bytes that may be stored anywhere. Nothing here performs IO.
 
     "LASBLOB1" | nonce (12 bytes) | AES-256-GCM ciphertext with its tag (16 bytes)
 
-The key is derived from the KEK for this purpose alone; head and name are the associated data, so that one blob cannot be put in
-another's place. An older blob of the same name is not told from the newest: keep blobs in a section of the sealed store, whose
-anchor does that.
+The key is derived from the KEK for this purpose alone; head and name are the associated data, so that no blob can replace
+another. Nothing here distinguishes an older blob of the same name from the newest: keep blobs in a section of the sealed store,
+whose anchor does.
 """
 
 import os

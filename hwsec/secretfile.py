@@ -1,4 +1,4 @@
-"""Files with secrets in them, read into secret memory: no copy stays in ordinary memory. `common.files` writes them from it."""
+"""Reads files with secrets into secret memory: no copy stays in ordinary memory. `common.files` writes them from there."""
 
 import os
 from pathlib import Path

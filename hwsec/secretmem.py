@@ -1,4 +1,4 @@
-"""Memory for secrets: out of swap and core dumps, wiped when closed, and unable to print itself.
+"""Holds secrets in memory that is not swapped or dumped, is wiped when closed, and cannot print itself.
 
 memfd_secret(2) where the kernel has it: its pages are not in the kernel's own map, so that not even /proc/PID/mem shows
 them. Elsewhere anonymous pages under mlock(2) and MADV_DONTDUMP.

@@ -1,4 +1,4 @@
-"""The software backend: the same contract without a TPM, for machines that have none and whose owner accepts that.
+"""Implements the backend without a TPM, for machines that have no TPM and whose owner accepts that.
 
 The KEK is PBKDF2-HMAC-SHA256 (RFC 8018, 5.2) over 32 random bytes and the machine id. Key material, anchor and audit value
 lie in a directory apart from the store. **Whoever copies the whole disk has both, and who puts back an older copy of the whole
@@ -201,10 +201,10 @@ class SoftwareBackend:
         with contextlib.suppress(msgspec.MsgspecError):
             msgspec.msgpack.decode(buffer.view, type=_OldKeyFile)
             raise OldFormat(
-                f"{self._key_path} was written by an earlier version: move it away and initialize this agent anew, which "
+                f"{self._key_path} was written by an earlier version: move it away and initialize this agent again, which "
                 "needs new secrets from the server"
             )
-        raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent anew")
+        raise NotEnrolled(f"{self._key_path} is damaged: initialize this agent again")
 
     def _open_key(self, key: _KeyFile) -> WrappedSecret:
         if len(key.material) != SECRET_BYTES:
@@ -246,9 +246,9 @@ class SoftwareBackend:
         try:
             state = msgspec.msgpack.decode(_read(self._state_path), type=_StateFile)
         except FileNotFoundError:
-            raise NvGone(f"{self._state_path} is gone: put it back, or initialize this agent anew") from None
+            raise NvGone(f"{self._state_path} is gone: put it back, or initialize this agent again") from None
         except msgspec.MsgspecError:
-            raise ForeignHardware(f"{self._state_path} is damaged: put it back, or initialize this agent anew") from None
+            raise ForeignHardware(f"{self._state_path} is damaged: put it back, or initialize this agent again") from None
         if not hmac.compare_digest(state.tag, self._tag(state.counter, state.audit, state.anchor)):
             raise ForeignHardware(f"{self._state_path} was not written by this agent (its tag is wrong)")
         return state
@@ -349,7 +349,7 @@ class SoftwareBackend:
         return buffer
 
     def clock(self) -> HardwareClock:
-        """Time since the machine was started, with a reset count that stands for this start."""
+        """Time since the machine was started, with a reset count for this start."""
         return self._clock()
 
     def random(self, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a backend says of itself to somebody who does not trust the machine, and what one without a TPM signs for it. Pure.
+"""Encodes what a backend says of itself to a verifier that does not trust the machine. Nothing here performs IO.
 
 Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59.
 """

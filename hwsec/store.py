@@ -1,6 +1,6 @@
-"""The sealed store on disk: loads the copy that the anchor names, and commits new ones so that a cut at any point leaves one.
+"""Loads the copy of the sealed store that the anchor names, and commits new ones so that a power cut at any point leaves one.
 
-Commit: new file, fsync -> anchor -> counter -> rename -> twin. At start only the copy whose digest stands in the anchor is
+Commit: new file, fsync -> anchor -> counter -> rename -> twin. At start only the copy whose digest the anchor holds is
 accepted, in whichever of the three files it lies; the other two are then brought up to it.
 """
 
@@ -60,7 +60,7 @@ class Loaded:
     Attributes:
         contents: what it holds.
         generation: number of its commit.
-        repairs: what was mended on the way, or could not be, a sentence each; for the audit log.
+        repairs: what was repaired on the way, or could not be, a sentence each; for the audit log.
     """
 
     contents: Contents
@@ -72,12 +72,12 @@ class SealedStore:
     """Reads and commits one store. Not for two threads at once.
 
     Args:
-        path: the file; its twin and its pending copy stand beside it.
+        path: the file; its twin and its pending copy are beside it.
         backend: guards the key and the anchor; open.
         vault: where the secrets rest in memory.
         agent_id: whose store it is.
         state_number: turns a state word into the anchor's number.
-        trace: told each step of a commit that is done; tests pass one that stops there.
+        trace: called after each step of a commit; tests pass one that stops there.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class SealedStore:
             raise StoreMissing(f"no store has been committed for {self._path}: run 'license-agent init' first")
         if case is AnchorCase.TORN:
             raise StoreRollback(
-                f"the anchor names generation {anchor.generation}, the counter stands at {counter}: "
+                f"the anchor names generation {anchor.generation}, the counter is at {counter}: "
                 "somebody else wrote to them; recover with new secrets from the server"
             )
         copies = self._read_copies()

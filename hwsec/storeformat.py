@@ -1,4 +1,4 @@
-"""The bytes of the sealed store, and what a set of copies means beside the anchor. Nothing here performs IO.
+"""Encodes the sealed store, and decides what a set of copies means beside the anchor. Nothing here performs IO.
 
     "LASTORE1" | MessagePack body | HMAC-SHA256 tag over all before it (32 bytes)
 
@@ -38,7 +38,7 @@ class VersionMeta(msgspec.Struct, frozen=True):
         valid_until: when its successor was due.
         grace_until: when licenses under it end at the latest; set and signed by the server.
         installed_at: when this machine took it over.
-        invalidated_at: when it was given up; None if it was not.
+        invalidated_at: when it was invalidated; None if it was not.
     """
 
     version: int
@@ -140,7 +140,7 @@ def _tag(kek: SecretBuffer, data: bytes) -> bytes:
 
 
 class AnchorCase(Enum):
-    """How anchor and counter stand to each other."""
+    """How the anchor relates to the counter."""
 
     EMPTY = "no commit yet"
     COMMITTED = "the anchor is the newest commit"

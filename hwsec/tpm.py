@@ -50,10 +50,10 @@ from .pcrpolicy import NO_BINDING, Binding, check_initialized
 from .secretmem import SecretBuffer, overwrite_freed
 from .statements import check_nonce
 from .tpm2 import endorsement, facts, keys
-from .tpm2.guard import KekGuard
 from .tpm2.library import preload_library
 from .tpm2.nv import NvIndices
 from .tpm2.objects import area, create_key, loaded, public_point
+from .tpm2.sealer import KekSealer
 from .tpm2.templates import AGREEMENT, ATTESTATION, IDENTITY
 from .tpm2.transport import SRK_HANDLE, Transport
 from .vault import SECRET_BYTES, Vault, os_random_into
@@ -72,7 +72,7 @@ class TpmBackend:
 
     Args:
         tcti: how to reach the TPM, as tpm2-tss writes it: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
-        objects: the file for the sealed objects; a twin stands beside it.
+        objects: the file for the sealed objects; a twin is beside it.
         nv_base: four NV indices after it are ours.
         binding: what `create` binds the KEK to. A KEK that exists keeps its binding until `rebind`.
         policies: directory of signed policies (`hwsec.policyfiles`).
@@ -91,13 +91,13 @@ class TpmBackend:
         policies: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        # Of its own, as all that `replace` makes anew: an abandoned call may have it open.
+        # Of its own, as everything that `replace` creates: an abandoned call may have it open.
         self._vault = Vault()
         self._tpm = Transport(tcti)
         self._file = ObjectFile(objects, self._vault)
         self._nv_base = nv_base
         self._nv = NvIndices(self._tpm, nv_base, self._vault)
-        self._guard = KekGuard(self._tpm, self._nv, nv_base, policies, self._vault)
+        self._sealer = KekSealer(self._tpm, self._nv, nv_base, policies, self._vault)
         self._wanted = binding
         self._policies = policies
         self._monotonic = monotonic
@@ -172,7 +172,7 @@ class TpmBackend:
                 self._wrote()
                 self._random_into(kek.view)
                 with self._fresh_auth() as kek_auth:
-                    sealed = self._guard.seal(kek, kek_auth, self._wanted, counter_auth)
+                    sealed = self._sealer.seal(kek, kek_auth, self._wanted, counter_auth)
             objects = SealedObjects(
                 srk_name=self._tpm.salt_key_name(self._tpm.srk),
                 kek=sealed,
@@ -233,7 +233,7 @@ class TpmBackend:
         self._connect()
         with SecretBuffer(SECRET_BYTES) as buffer:
             with self._key_auth(objects, _COUNTER) as counter_auth:
-                self._guard.unseal(objects.kek, counter_auth, buffer)
+                self._sealer.unseal(objects.kek, counter_auth, buffer)
             yield buffer
 
     def _random_into(self, view: memoryview) -> None:
@@ -258,14 +258,14 @@ class TpmBackend:
     def read_pcrs(self, indices: Iterable[int]) -> dict[int, bytes]:
         """Values of the SHA-256 bank by index; what the TPM does not have is left out. Works before the enrolment."""
         self._connect()
-        return self._guard.read_pcrs(indices)
+        return self._sealer.read_pcrs(indices)
 
     def policy_number(self) -> int:
         """The policy counter: signed policies with a lower number are refused."""
         objects = self._require_objects()
         self._connect()
         with self._key_auth(objects, _COUNTER) as counter_auth:
-            return self._guard.policy_number(counter_auth)
+            return self._sealer.policy_number(counter_auth)
 
     def revoke_policies(self, number: int) -> None:
         """Raises the policy counter to `number`, so that signed policies with a lower one are refused from now on, for ever.
@@ -278,18 +278,18 @@ class TpmBackend:
         objects = self._require_objects()
         self._connect()
         with self._key_auth(objects, _COUNTER) as counter_auth:
-            counter = self._guard.policy_number(counter_auth)
+            counter = self._sealer.policy_number(counter_auth)
             if number - counter > REVOCATION_STEP_MAX:
-                raise ValueError(f"the policy counter stands at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
+                raise ValueError(f"the policy counter is at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
             if number > counter and objects.kek.binding.policy_key is not None:
-                self._guard.fitting(objects.kek.binding, counter_auth, number)
+                self._sealer.fitting(objects.kek.binding, counter_auth, number)
         with self._nv.together(), _after_the_effect():
             for _step in range(counter, number):
                 self._nv.increment(NV_POLICY_COUNTER)
                 self._wrote()
 
     def rebind(self, binding: Binding) -> None:
-        """Binds the KEK to something else: unseals it by the present policy, seals it anew, replaces file and twin.
+        """Binds the KEK to something else: unseals it by the present policy, seals it again, replaces file and twin.
 
         The KEK stays the same, so an old copy of the file goes on opening it by the old policy, on this TPM.
 
@@ -299,7 +299,7 @@ class TpmBackend:
         """
         objects = self._require_objects()
         with self.kek() as kek, self._fresh_auth() as auth, self._key_auth(objects, _COUNTER) as counter_auth:
-            sealed = self._guard.seal(kek, auth, binding, counter_auth)
+            sealed = self._sealer.seal(kek, auth, binding, counter_auth)
         changed = msgspec.structs.replace(objects, kek=sealed)
         self._file.write(changed)
         self._objects = changed
@@ -411,7 +411,7 @@ class TpmBackend:
     # Enrollment with a server
 
     def endorsement(self) -> Endorsement | None:
-        """The endorsement key, made anew from its seed, with its certificate from NV."""
+        """The endorsement key, derived from its seed, with its certificate from NV."""
         self._connect()
         return endorsement.read_endorsement(self._tpm)
 
@@ -446,14 +446,14 @@ class TpmBackend:
         return facts.read_clock(self._tpm)
 
     def measure_hardware_id(self) -> str | None:
-        """SHA-256 of the endorsement key's public area, made anew from the endorsement seed."""
+        """SHA-256 of the endorsement key's public area, derived from the endorsement seed."""
         self._connect()
         return endorsement.hardware_id(self._tpm)
 
     def _ask_hardware_id(self) -> str | None:
         if self._objects is not None:
             return self._objects.hardware_id
-        # Made anew for each connection only: an RSA endorsement key takes a TPM seconds.
+        # Derived once for each connection: an RSA endorsement key takes a TPM seconds.
         if self._hardware_id is None or self._hardware_id[0] != self._tpm.generation:
             self._hardware_id = self._tpm.generation, endorsement.hardware_id(self._tpm)
         return self._hardware_id[1]
@@ -505,7 +505,7 @@ class TpmBackend:
             raise NvGone(f"NV index {names} is gone: the TPM was cleared, or the index deleted")
         if objects.kek.binding.policy_key is not None:
             with self._key_auth(objects, _COUNTER) as counter_auth:
-                self._guard.fitting(objects.kek.binding, counter_auth)
+                self._sealer.fitting(objects.kek.binding, counter_auth)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Secrets in memory, encrypted under a key that lives for this process only and sits in secret memory.
+"""Keeps secrets encrypted in memory, under a key that exists in this process only, in secret memory.
 
 A secret is opened into secret memory for the length of a `with` block and wiped at its end.
 """

@@ -1,3 +1,3 @@
-"""The root side of the agent: carries out the core's typed orders, and has no network. Imports ipc and confine only."""
+"""The root side of the agent: carries out the core's typed orders, and has no network. Imports ipc, confine and common only."""
 
 VERSION = "0.1.0"

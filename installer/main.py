@@ -1,4 +1,4 @@
-"""`license-agent-installer`: serves the core, one order at a time, and leaves when idle. Clock and process are touched here."""
+"""Serves the core's orders, one at a time, and exits when idle. Clock and process are touched here."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from common.listening import ListenError, passed_sockets
 from ipc.clienttrust import AGENT_USER
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
-from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, INSTALLER_VERSION, ORDER_TIMEOUT_S, Declined, encode_installer
+from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, INSTALLER_VERSION, ORDER_TIMEOUT_S, Refused, encode_installer
 from ipc.peer import peer_of
 
 from . import VERSION
@@ -42,7 +42,7 @@ def serve(listener: socket.socket, core_uid: int, idle_s: float) -> None:
 
     Args:
         listener: a Unix stream socket.
-        core_uid: the only user who is heard.
+        core_uid: the only user whose orders are answered.
         idle_s: seconds.
     """
     listener.settimeout(idle_s)
@@ -54,18 +54,16 @@ def serve(listener: socket.socket, core_uid: int, idle_s: float) -> None:
         with sock:
             try:
                 _serve_one(sock, core_uid)
-            except OSError as error:  # a peer that is slow, or has gone, is no concern of the next one
-                _log(4, f"a connection was given up: {error.strerror or error}")
+            except OSError as error:  # a peer that is slow or gone must not affect the next one
+                _log(4, f"a connection failed: {error.strerror or error}")
 
 
 def _serve_one(sock: socket.socket, core_uid: int) -> None:
     uid = peer_of(sock, sure_of_pid=False).uid
     if uid != core_uid:
-        _log(4, f"uid {uid} tried the installer's socket; it is for uid {core_uid} alone")
+        _log(4, f"refused a connection from uid {uid}; only uid {core_uid} may use the installer's socket")
         sock.settimeout(ORDER_TIMEOUT_S)
-        sock.sendall(
-            encode_installer(Declined(v=INSTALLER_VERSION, id=0, text="the installer's socket is for the agent alone"))
-        )
+        sock.sendall(encode_installer(Refused(v=INSTALLER_VERSION, id=0, text="only the agent may use the installer's socket")))
         return
     ends = time.monotonic() + ORDER_TIMEOUT_S
     decoder = FrameDecoder(INSTALLER_MAX_FRAME_BYTES)
@@ -77,20 +75,20 @@ def _serve_one(sock: socket.socket, core_uid: int) -> None:
         try:
             frames = decoder.receive_data(data, 1)
         except RemoteProtocolError as error:
-            sock.sendall(encode_installer(Declined(v=INSTALLER_VERSION, id=0, text=str(error)[:500])))
+            sock.sendall(encode_installer(Refused(v=INSTALLER_VERSION, id=0, text=str(error)[:500])))
             return
         if frames:
             sock.sendall(encode_installer(answer(frames[0])))
             return
-    raise TimeoutError("no whole order within the time for it")
+    raise TimeoutError(f"the order was not complete within {ORDER_TIMEOUT_S:g} s")
 
 
 def entry() -> None:
     """The console script."""
     parser = argparse.ArgumentParser(
         prog="license-agent-installer",
-        description="Carry out what the license agent orders as root. systemd starts it, with its socket.",
-        epilog=f"Exit status: 0 fine, 2 wrong usage, {EXIT_UNAVAILABLE} no socket from systemd, or no user {AGENT_USER}.",
+        description="Carries out the license agent's orders as root. systemd starts it with its socket.",
+        epilog=f"Exit status: 0 success, 2 wrong usage, {EXIT_UNAVAILABLE} no socket from systemd, or no user {AGENT_USER}.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     parser.parse_args()
@@ -99,11 +97,11 @@ def entry() -> None:
     try:
         core_uid = pwd.getpwnam(AGENT_USER).pw_uid
     except KeyError:
-        _log(3, f"there is no user {AGENT_USER}; the package license-agent makes it")
+        _log(3, f"the user {AGENT_USER} does not exist; the package license-agent creates it")
         sys.exit(EXIT_UNAVAILABLE)
     listener = _inherited()
     if listener is None:
-        _log(3, "systemd must start this program, with its one socket (license-agent-installer.socket)")
+        _log(3, "systemd passed no socket; start license-agent-installer.socket, which starts this program")
         sys.exit(EXIT_UNAVAILABLE)
     with listener:
         serve(listener, core_uid, IDLE_S)

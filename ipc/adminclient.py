@@ -1,4 +1,4 @@
-"""The client of the admin socket. A request may change something, so it is never repeated by itself."""
+"""Sends administrators' requests to the admin socket. A request may change something, so it is never sent twice."""
 
 from collections.abc import Generator
 from typing import Any

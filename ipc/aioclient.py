@@ -1,4 +1,4 @@
-"""The asyncio client: the same calls as the blocking one, as coroutines."""
+"""Runs the client library's calls as asyncio coroutines."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Every number of the local protocol, in one place. `docs/protocol.md` repeats them; a test holds the two together."""
+"""Holds every bound of the local protocol. `docs/protocol.md` repeats them; a test holds the two together."""
 
 PROTOCOL_VERSION = 1
 

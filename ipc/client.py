@@ -1,4 +1,4 @@
-"""The blocking client."""
+"""Runs the client library's calls on a blocking socket."""
 
 import contextlib
 import os

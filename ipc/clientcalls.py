@@ -1,4 +1,4 @@
-"""The calls of the client library as conversations: each yields questions, is sent replies, and returns its result.
+"""Defines the client library's calls as conversations: each yields questions, receives replies and returns its result.
 
 Nothing here performs IO but `TokenFile`; `client` and `aioclient` drive the same conversations over their sockets. What ends
 a question without an answer is thrown into its conversation, which decides whether it ends the call.
@@ -35,7 +35,7 @@ What it raises does not cost the caller the verdict: the verdict's `refresh_erro
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request. `fields` is called anew for each attempt, so that a nonce is never sent twice."""
+    """One request. `fields` is called again for each attempt, so that a nonce is never sent twice."""
 
     op: str
     fields: Callable[[], dict[str, Any]] = field(default=dict)

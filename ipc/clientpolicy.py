@@ -1,4 +1,4 @@
-"""When a client tries again, and until when. Nothing here performs IO; the clients do.
+"""Decides when a client tries again, and until when. Nothing here performs IO; the clients do.
 
 The rule: a connection that broke, could not be made, or said SHUTTING_DOWN is tried again with a fresh nonce until the
 deadline; so are RATE_LIMITED, TIMED_OUT and UNAVAILABLE, after a pause. Every other error is an answer. A request may be
@@ -18,11 +18,11 @@ LONGEST_PAUSE_S = 0.25
 
 
 class LicenseAgentError(Exception):
-    """Base of what the client library raises."""
+    """The base of the client library's errors."""
 
 
 class AgentUnavailable(LicenseAgentError):
-    """No answer within the deadline; the cause says what stood in the way last."""
+    """No answer came within the deadline; the cause is the last failure."""
 
 
 class AgentRefused(LicenseAgentError):

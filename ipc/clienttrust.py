@@ -1,4 +1,4 @@
-"""Whom a client takes for the agent: root (systemd made the socket), the agent's user, or the client's own user."""
+"""Decides which users may serve the agent's socket: root (systemd made the socket), the agent's user, the client's own user."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ def trusted_uids(agent_uid: int | None = None) -> frozenset[int]:
     """The UIDs that may serve the socket and own its directory.
 
     A process of the client's own user can do anything in the client's name already, so trusting it adds nothing; it is
-    what lets a stand run without root.
+    how the local stand runs without root.
 
     Args:
         agent_uid: the agent's UID where its user is not named `license-agent`.

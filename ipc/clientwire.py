@@ -1,4 +1,4 @@
-"""Requests as bytes, replies as values, for the client side. Nothing here performs IO.
+"""Encodes requests and decodes replies for the client side. Nothing here performs IO.
 
 Unlike the daemon, a client passes over fields that it does not know: a newer daemon may add some. A known field of the
 wrong type, or a key that comes twice, makes the reply invalid.
@@ -44,11 +44,11 @@ class Verdict:
         metadata: what the issuer attached; empty unless valid.
         secret_state: state of the secret version that the token was made with: ACTIVE, GRACE or INVALIDATED.
         degraded: the agent has not been able to renew its secret in time.
-        clock_suspect: the machine's clock stands behind a time that has certainly passed.
+        clock_suspect: the machine's clock shows a time that is certainly over.
         reissue_due: the license should be re-issued under the present secret.
         refresh_by: until when a refreshed token is needed, seconds since 1970 UTC.
         refreshed: the agent holds a newer token of this license; `refresh_license` hands it over.
-        refresh_error: why the newer token did not take the place of the old one; None if it did, or there is none. Not part of
+        refresh_error: why the newer token did not replace the old one; None if it did, or there is no newer one. Not part of
             the agent's answer: the client library sets it, and the verdict counts all the same.
     """
 

@@ -1,4 +1,4 @@
-"""Errors of the local protocol.
+"""Defines the errors of the local protocol.
 
 Codes are append-only: a number is never given another meaning, and one that falls out of use stays reserved. What the daemon
 cannot map to a code becomes INTERNAL without detail.
@@ -11,7 +11,7 @@ class ErrorCode(IntEnum):
     """What an error reply carries in `error.code`."""
 
     INTERNAL = 1
-    """The daemon failed in a way that it does not describe to its peer. Its journal says more."""
+    """The daemon failed in a way that it does not describe to its peer; the journal has the details."""
     FRAME_TOO_LARGE = 2
     """The length prefix is above the ceiling. The connection is closed."""
     BAD_MESSAGE = 3
@@ -28,9 +28,9 @@ class ErrorCode(IntEnum):
     NONCE_REPLAYED = 9
     """This user has used this nonce before. A client makes a fresh one for each attempt."""
     AGENT_MISCONFIGURED = 10
-    """The daemon runs, but cannot work before an administrator mends what its journal names."""
+    """The daemon runs, but cannot work until an administrator fixes what its journal names."""
     SHUTTING_DOWN = 11
-    """The daemon is stopping. Connect anew."""
+    """The daemon is stopping. Connect again."""
     TIMED_OUT = 12
     """The peer was silent, or left a frame unfinished, for too long. The connection is closed."""
     NOT_FOUND = 13
@@ -45,7 +45,7 @@ class ProtocolError(Exception):
     """A rule of the protocol was broken.
 
     Attributes:
-        code: the code that stands for it on the wire.
+        code: the number on the wire.
         request_id: the request that it answers, where that is known.
     """
 

@@ -1,4 +1,4 @@
-"""Frames: a 4-byte big-endian length, then that many bytes. Nothing here performs IO.
+"""Cuts a byte stream into frames: a 4-byte big-endian length, then that many bytes. Nothing here performs IO.
 
 The same bytes give the same frames however they are cut.
 """

@@ -1,4 +1,4 @@
-"""What the core may order from the installer, over the installer's socket. Nothing here performs IO.
+"""Defines the orders that the core may send to the installer. Nothing here performs IO.
 
 One order for each connection: the core sends it, the installer answers and closes. The only order so far asks what the
 installer can do; the orders of an update come with the update.
@@ -34,8 +34,8 @@ class Description(Request, tag="description", frozen=True):
     orders: Annotated[tuple[str, ...], Meta(max_length=32)]
 
 
-class Declined(Request, tag="declined", frozen=True):
-    """The order is not carried out. `id` is 0 where the order's could not be read."""
+class Refused(Request, tag="declined", frozen=True):
+    """The installer does not carry the order out. `id` is 0 where the order's id could not be read."""
 
     text: Annotated[str, Meta(max_length=500)]
 
@@ -49,8 +49,8 @@ def to_installer_decoder() -> RequestDecoder[Any]:
 
 
 def from_installer_decoder() -> RequestDecoder[Any]:
-    """Decodes `Description` and `Declined`; what is wrong with others is a `RemoteProtocolError`."""
-    return RequestDecoder(Description | Declined)
+    """Decodes `Description` and `Refused`; what is wrong with others is a `RemoteProtocolError`."""
+    return RequestDecoder(Description | Refused)
 
 
 def encode_installer(message: Request) -> bytes:

@@ -1,8 +1,8 @@
-"""What core and link say to each other over the link's socket, and every number of it. Nothing here performs IO.
+"""Defines the messages between core and link, and all their bounds. Nothing here performs IO.
 
 The core sends one `Hello`, then one `Fetch` after another. The link answers the first with `Ready`, each of the others with
-`Head`, any number of `Chunk` and `End`, or at any point with `Failed`. Both sides decode strictly: what a link that was taken
-over might send is read like any other hostile input.
+`Head`, any number of `Chunk` and `End`, or at any point with `Failed`. Both sides decode strictly: what the link sends is
+read as hostile input, since an attacker may control it.
 """
 
 import re
@@ -36,14 +36,14 @@ MAX_KEY_BYTES = 4 * 1024
 MAX_PINS = 8
 MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 100, 3_600_000
 HELLO_TIMEOUT_S = 5
-"""A connection that has not said hello after so long is closed."""
+"""A connection without a hello after this time is closed."""
 SESSION_IDLE_S = 60
-"""A connection without a fetch for so long is closed."""
+"""A connection without a fetch for this time is closed."""
 MAX_SESSIONS = 8
 """Connections that the link serves at once; more wait in the socket's queue."""
 
 ANSWER_HEADERS = frozenset({"content-type", "content-length", "retry-after", "etag", "content-range", "date"})
-"""The headers of an answer that the link hands on; all others stay behind."""
+"""The headers of an answer that the link passes on; it drops all others."""
 
 Upstream = Literal["server", "enrollment", "ota", "webhook"]
 Method = Literal["GET", "POST"]
@@ -73,9 +73,9 @@ class FailCode(StrEnum):
     TOO_LARGE = "too_large"
     """The answer's body is above the fetch's `max_body`."""
     REDIRECT = "redirect"
-    """The server sent the caller elsewhere; that is never followed."""
+    """The server answered with a redirect, which the link never follows."""
     BAD_RESPONSE = "bad_response"
-    """What came is not HTTP/1.1 as this link takes it, or it ended too early."""
+    """The answer is not HTTP/1.1 as this link accepts it, or it ended too early."""
     PROXY = "proxy"
     """The proxy cannot be reached, or makes no tunnel."""
     NOT_ALLOWED = "not_allowed"
@@ -127,7 +127,7 @@ class Fetch(Request, tag="fetch", frozen=True):
 
 
 class Ready(Request, tag="ready", frozen=True):
-    """The hello was taken."""
+    """The link accepted the hello."""
 
 
 class Head(Request, tag="head", frozen=True):
@@ -152,7 +152,7 @@ class End(Request, tag="end", frozen=True):
 
 
 class Failed(Request, tag="failed", frozen=True):
-    """There is no whole answer. `id` is 0 where the request's could not be read."""
+    """The answer is missing or incomplete. `id` is 0 where the request's id could not be read."""
 
     code: FailCode
     text: Text
@@ -184,7 +184,7 @@ def encode_link(message: Request) -> bytes:
 
 
 def check_fetch(fetch: Fetch) -> None:
-    """What the types of `Fetch` cannot say.
+    """Checks the rules that the types of `Fetch` cannot express.
 
     The path must be absolute under the upstream's base (RFC 3986 section 3.3): no scheme, no host, no fragment, no empty or
     dot segment, and none of these in disguise (percent-encoded dot, slash, backslash or NUL).

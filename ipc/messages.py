@@ -1,4 +1,4 @@
-"""The messages that the daemon takes and gives, as strict structs. Nothing here performs IO.
+"""Defines the messages that the daemon receives and sends, as strict structs. Nothing here performs IO.
 
 A request is decoded in one pass straight into its struct (msgspec): unknown operation, unknown or missing field, wrong type
 and every bound are refused there. All fields are required, so a duplicate key shows as a map that claims more entries than
@@ -58,25 +58,25 @@ class SecretList(Request, tag="secrets", frozen=True):
 
 
 class SecretInstall(Request, tag="secret_install", frozen=True):
-    """Take over a new secret version from a delivery that the server signed and encrypted for this agent."""
+    """Install a new secret version from a delivery that the server signed and encrypted for this agent."""
 
     delivery: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
 class SecretInvalidate(Request, tag="secret_invalidate", frozen=True):
-    """Give up a secret version for good."""
+    """Invalidate a secret version for good."""
 
     version: SecretVersion
 
 
 class LicenseCheck(Request, tag="license_check", frozen=True):
-    """What would a POS application be told about this token?"""
+    """What verdict would a POS application get for this token?"""
 
     token: Token
 
 
 class LicenseImport(Request, tag="license_import", frozen=True):
-    """Keep this re-issued token for the POS applications to fetch."""
+    """Store this re-issued token, so that POS applications get it."""
 
     token: Token
 
@@ -109,7 +109,7 @@ class PolicyShow(Request, tag="policy_show", frozen=True):
 
 
 class PolicyInstall(Request, tag="policy_install", frozen=True):
-    """Keep a signed policy."""
+    """Install a signed policy."""
 
     policy: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
@@ -123,7 +123,7 @@ class PolicyBind(Request, tag="policy_bind", frozen=True):
 
 
 class PolicyRevoke(Request, tag="policy_revoke", frozen=True):
-    """Refuse signed policies with a lower number, for ever."""
+    """Refuse signed policies with a lower number, forever."""
 
     number: Annotated[int, Meta(ge=1, le=MAX_ID)]
 
@@ -133,7 +133,7 @@ class ClockChallenge(Request, tag="clock_challenge", frozen=True):
 
 
 class ClockReset(Request, tag="clock_reset", frozen=True):
-    """Take over the server's time, in answer to the challenge, even if it lowers the floor."""
+    """Accept the server's time, in answer to the challenge, even if it lowers the floor."""
 
     statement: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
@@ -196,7 +196,7 @@ AdminRequest = (
 
 
 class VerdictReply(msgspec.Struct, frozen=True, gc=False):
-    """The reply to `validate_license`; the meaning of each field stands with `clientwire.Verdict`."""
+    """The reply to `validate_license`; `clientwire.Verdict` explains each field."""
 
     v: int
     id: int

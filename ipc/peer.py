@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel tells it.
+"""Finds out who is at the other end of a Unix socket, from the kernel.
 
 UID and GID are those at the time of connect (SO_PEERCRED, unix(7)); only they authorize. The PID is for the audit alone,
 since PIDs are reused: where the kernel has SO_PEERPIDFD (6.5 and later) it is read through the pidfd, which shows -1 once
@@ -69,7 +69,7 @@ def _pid_through_pidfd(sock: socket.socket, fallback: int) -> int:
 
 
 class UntrustedDaemon(Exception):
-    """What answers on the socket, or who owns the socket's directory, is not the agent; the text says which and why."""
+    """The peer on the socket, or the owner of the socket's directory, is not the agent; the text says which and why."""
 
 
 def check_daemon(sock: socket.socket, path: str, trusted_uids: frozenset[int]) -> None:

@@ -1,4 +1,4 @@
-"""`license-agent-client`: the POS socket for shells.
+"""Defines `license-agent-client`, which asks the POS socket from a shell.
 
 Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer from the agent, 4 the agent refused the request.
 """
@@ -31,7 +31,7 @@ _seconds.__name__ = "number of seconds"  # what argparse calls it in its error
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="license-agent-client",
-        description="Ask the license agent of this machine.",
+        description="Asks the license agent of this machine whether a license is valid.",
         epilog="Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 refused.",
     )
     parser.add_argument("--socket", metavar="PATH", help="the agent's POS socket (or LICENSE_AGENT_SOCKET)")
@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("token", help="the token; '-' reads it from standard input, @FILE from a file")
     refresh = commands.add_parser("refresh", help="print the newest token of the same license, if there is one")
     refresh.add_argument("token", help="as for validate")
-    commands.add_parser("info", help="print what the agent says about itself, as JSON")
-    commands.add_parser("ping", help="see whether the agent answers")
+    commands.add_parser("info", help="print the agent's id, version and state as JSON")
+    commands.add_parser("ping", help="check that the agent answers")
     return parser
 
 
@@ -54,7 +54,7 @@ def _token(argument: str) -> str:
         with open(argument[1:], encoding="ascii", errors="replace") as file:
             argument = file.read(TOKEN_READ_CHARS).strip()
     if not argument:
-        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "there is no token: it is empty")
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "the token is empty")
     return argument
 
 

@@ -1,4 +1,4 @@
-"""`license-agent-link`: the only place where its parts are wired together, and where clock and process are touched."""
+"""Reads the link's configuration, confines the process and serves. Only here are clock and process touched."""
 
 import argparse
 import asyncio
@@ -51,8 +51,8 @@ _seconds.__name__ = "number of seconds"  # what argparse calls it in its error
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="license-agent-link",
-        description="Fetch over mutual TLS for the license agent, which has no network.",
-        epilog="Exit status: 0 fine, 2 wrong usage, 69 the socket cannot be used, 78 configuration refused.",
+        description="Fetches over mutual TLS for the license agent.",
+        epilog="Exit status: 0 success, 2 wrong usage, 69 the socket cannot be used, 78 the configuration is refused.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="PATH", help="default: %(default)s")
     parser.add_argument(
@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=DEFAULT_IDLE_S,
         metavar="SECONDS",
-        help="leave after so long without a connection, if systemd passed the socket; default: %(default)g",
+        help="exit after this time without a connection, if systemd passed the socket; default: %(default)g",
     )
-    parser.add_argument("--check", action="store_true", help="check the configuration and leave")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     return parser
 
 
@@ -91,7 +91,7 @@ async def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | No
 def main(arguments: list[str] | None = None) -> int:
     """Runs the link and returns its exit status."""
     options = _parser().parse_args(arguments)
-    # There is nothing to save: a signal ends the process where it stands.
+    # There is nothing to save: a signal ends the process at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     handler = logging.StreamHandler(sys.stderr)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
             return EXIT_OK
         inherited = inherited_socket()
         listener = inherited or own_socket(options.socket)
-        # After its own socket has been made, it writes nothing; where it may connect to is for its configuration to say.
+        # Its own socket exists now, so it writes nothing more; the configuration says where it may connect to.
         abi = restrict(basic_rules(), tcp=True)
     except ConfigError as error:
         for problem in error.problems:

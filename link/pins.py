@@ -1,4 +1,4 @@
-"""Who the server is: pins and chains, judged at a time that the core vouches for. Nothing here performs IO.
+"""Decides whether a server is the right one, by pins, its chain and a time that the core vouches for. Performs no IO.
 
 A pin is the SHA-256 of a public key (SubjectPublicKeyInfo in DER, RFC 7469 section 2.4). The certificate with a pinned key is
 the trust anchor: the server's own certificate, or a CA's that the server sends in its chain, the root included.
@@ -46,7 +46,7 @@ def parse_pins(texts: Iterable[object]) -> frozenset[bytes]:
     """The pins of a list.
 
     Raises:
-        ValueError: one of them is none, or there is none.
+        ValueError: one of them is not a pin, or the list is empty.
     """
     pins = frozenset(pin_digest(text) for text in texts)
     if not pins:
@@ -88,7 +88,7 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int) 
         PeerRefused: no pinned key in the chain (PIN_MISMATCH), or no valid path from it to this host (TLS).
     """
     if not 0 < len(chain) <= MAX_CHAIN:
-        raise PeerRefused(FailCode.TLS, f"the server sent {len(chain)} certificates; 1 to {MAX_CHAIN} are taken")
+        raise PeerRefused(FailCode.TLS, f"the server sent {len(chain)} certificates; it must send 1 to {MAX_CHAIN}")
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
         leaf, others = certificates[0], certificates[1:]
@@ -112,4 +112,4 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int) 
         builder.store(Store(anchors)).build_server_verifier(subject).verify(leaf, others)
     except Exception as error:  # noqa: BLE001 - likewise
         why = re.sub(r" \(encountered processing .*", "", str(error), flags=re.DOTALL)
-        raise PeerRefused(FailCode.TLS, f"the server's certificate does not hold for {host}: {why}"[:400]) from None
+        raise PeerRefused(FailCode.TLS, f"the server's certificate is not valid for {host}: {why}"[:400]) from None

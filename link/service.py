@@ -1,4 +1,4 @@
-"""Accepts the core's connections and nobody else's, and leaves when none has come for a while."""
+"""Accepts connections from the core only, and ends the process after a while without one."""
 
 import asyncio
 import logging
@@ -14,9 +14,9 @@ from .session import Session, readable
 log = logging.getLogger("link")
 
 ACCEPT_PAUSE_S = 0.2
-"""After an accept that failed for want of descriptors or memory."""
-STRANGER_LOG_S = 10.0
-"""Strangers are logged once in so long."""
+"""The pause after an accept that failed because descriptors or memory ran out."""
+UNAUTHORIZED_LOG_S = 10.0
+"""The least time between two log lines about unauthorized users."""
 
 
 class Service:
@@ -24,9 +24,9 @@ class Service:
 
     Args:
         listener: non-blocking; stays open.
-        config: who may come, and where they may go.
+        config: who may connect, and which upstreams may be reached.
         monotonic: seconds that pass.
-        idle_s: how long to stay without a connection of the core; None for ever.
+        idle_s: seconds without a connection from the core, after which it stops; None to serve forever.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Service:
         self._monotonic = monotonic
         self._idle_s = idle_s
         self._sessions: set[asyncio.Task[None]] = set()
-        self._quiet_until = -STRANGER_LOG_S
+        self._quiet_until = -UNAUTHORIZED_LOG_S
 
     async def serve(self) -> None:
         """Returns after `idle_s` without a connection. A connection that comes at that moment stays in the socket's queue."""
@@ -50,15 +50,15 @@ class Service:
             for task in ended:
                 self._sessions.discard(task)
                 if (error := task.exception()) is not None:
-                    log.error("a connection ended by a fault of the link", exc_info=error)
+                    log.error("an error in the link ended a connection", exc_info=error)
             if (came and await self._accept()) or ended:
                 last_used = self._monotonic()
             if not came and not ended:
-                log.info("leaving: no connection for %g s", self._idle_s)
+                log.info("exiting: no connection for %g s", self._idle_s)
                 return
 
     async def _next_event(self, limit: float | None) -> tuple[bool, set[asyncio.Task[None]]]:
-        """Whether somebody waits to be accepted, and the sessions that have ended."""
+        """Waits; returns whether a connection can be accepted, and the sessions that have ended."""
         arrival = asyncio.create_task(readable(self._listener))
         full = len(self._sessions) >= MAX_SESSIONS
         try:
@@ -71,7 +71,7 @@ class Service:
         return arrival in done, done & self._sessions
 
     async def _accept(self) -> bool:
-        """Whether the core has come."""
+        """Accepts a connection; returns whether it is the core's."""
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -95,9 +95,9 @@ class Service:
 
     def _turn_away(self, sock: socket.socket, uid: int) -> None:
         if (now := self._monotonic()) >= self._quiet_until:
-            self._quiet_until = now + STRANGER_LOG_S
-            log.warning("uid %d tried the link's socket; it is for uid %d alone", uid, self._config.core_uid)
-        refusal = Failed(v=LINK_VERSION, id=0, code=FailCode.NOT_ALLOWED, text="the link's socket is for the agent alone")
+            self._quiet_until = now + UNAUTHORIZED_LOG_S
+            log.warning("refused a connection from uid %d; only uid %d may use the link's socket", uid, self._config.core_uid)
+        refusal = Failed(v=LINK_VERSION, id=0, code=FailCode.NOT_ALLOWED, text="only the agent may use the link's socket")
         with sock:
             try:
                 sock.send(encode_link(refusal))

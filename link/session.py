@@ -1,4 +1,4 @@
-"""One connection of the core: hello, then fetches one after another. Nothing of it outlives the connection."""
+"""Serves one connection of the core: a hello, then fetches one after another. No state outlives the connection."""
 
 import array
 import asyncio
@@ -35,7 +35,7 @@ from .upstreams import CoreGone, FetchError, UpstreamClient
 log = logging.getLogger("link")
 
 KNOWS_CLIENT = frozenset({"server", "ota"})
-"""Upstreams that are shown the client certificate if they ask for one; nobody else learns whose machine this is."""
+"""Upstreams that are shown the client certificate if they ask for one; no other server learns which machine this is."""
 _READ_BYTES = 64 * 1024
 _FD_BYTES = array.array("i").itemsize
 SEND_TIMEOUT_S = 5.0
@@ -90,7 +90,7 @@ class Session:
         self._sending = False
 
     async def run(self) -> None:
-        """Returns when the connection has ended, for whatever reason."""
+        """Serves until the connection ends, for any reason."""
         try:
             await self._converse()
         except _Refused as refused:
@@ -119,7 +119,7 @@ class Session:
                 return
             request = self._decode(body)
             if not isinstance(request, Fetch):
-                raise _Refused(FailCode.MALFORMED, "a connection has one hello", request.id)
+                raise _Refused(FailCode.MALFORMED, "a second hello on one connection", request.id)
             await self._attend(request)
 
     async def _read_hello(self) -> Hello | None:
@@ -135,11 +135,11 @@ class Session:
             return None
         hello = self._decode(body)
         if not isinstance(hello, Hello):
-            raise _Refused(FailCode.MALFORMED, "a connection begins with a hello", hello.id)
+            raise _Refused(FailCode.MALFORMED, "the first message must be a hello", hello.id)
         if flags & socket.MSG_CTRUNC or len(self._key_fds) != (hello.certificates is not None):
             raise _Refused(
                 FailCode.MALFORMED,
-                "a hello brings one descriptor with the client key, or neither key nor certificate",
+                "a hello must bring a certificate with one descriptor for its key, or neither",
                 hello.id,
             )
         return hello
@@ -162,13 +162,13 @@ class Session:
     def _provisioned(self, wanted: Provisioning, request_id: int) -> UpstreamConfig:
         named = self._config.upstreams.get(wanted.upstream)
         if named is not None:
-            # The file's word counts; a core that means another place is told so, and reaches neither.
+            # The file decides. A core that names another address gets an error and reaches neither.
             if wanted.url.rstrip("/") != named.url.rstrip("/"):
                 text = f"the link's configuration has {named.url} for the upstream {wanted.upstream}, not {wanted.url}"
                 raise _Refused(FailCode.NOT_ALLOWED, text[:400], request_id)
             return named
         if not self._config.provisioning:
-            raise _Refused(FailCode.NOT_ALLOWED, "the link's configuration allows no provisioning", request_id)
+            raise _Refused(FailCode.NOT_ALLOWED, "the link's configuration does not allow provisioning", request_id)
         try:
             url, host = parse_url(wanted.url)
             return UpstreamConfig(url, host, parse_pins(wanted.pins), self._config.provisioning_proxy)

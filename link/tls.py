@@ -1,4 +1,4 @@
-"""TLS 1.3 in which the server is judged inside the handshake: before that, nothing of ours is encrypted, let alone sent.
+"""Judges the server inside the TLS 1.3 handshake: before that, no certificate and no request leaves this process.
 
 The objects of `ssl` that work on memory (`SSLObject`) keep their output until somebody takes it. So when the judgment falls,
 neither the client's certificate nor the end of the handshake has left; a server that is refused has seen a ClientHello.
@@ -131,7 +131,7 @@ def load_client_key(context: ssl.SSLContext, certificates: str, key_fd: int) -> 
         # An empty password: otherwise OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(f"/proc/self/fd/{made[0]}", f"/proc/self/fd/{key_fd}", password="")
     except (ssl.SSLError, OSError, ValueError):
-        raise ClientKeyError("the client key cannot be read, or is not that of the certificate") from None
+        raise ClientKeyError("the client key cannot be read, or does not belong to the certificate") from None
     finally:
         for number in made:
             os.close(number)
@@ -141,11 +141,11 @@ def _check_memfd(number: int) -> None:
     try:
         info, seals = os.fstat(number), fcntl.fcntl(number, fcntl.F_GET_SEALS)
     except OSError:
-        raise ClientKeyError("the client key is not in a memfd") from None
+        raise ClientKeyError("the client key's descriptor is not a memfd") from None
     if not stat.S_ISREG(info.st_mode) or seals & _SEALS != _SEALS:
         raise ClientKeyError("the memfd of the client key is not sealed")
     if not 0 < info.st_size <= MAX_KEY_BYTES:
-        raise ClientKeyError(f"the client key has {info.st_size} bytes; 1 to {MAX_KEY_BYTES} are taken")
+        raise ClientKeyError(f"the client key has {info.st_size} bytes; it must have 1 to {MAX_KEY_BYTES}")
 
 
 def _memfd(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Fetches over HTTP/1.1 inside judged TLS. A server's answer leaves here as messages; every failure has its code.
+"""Fetches over HTTP/1.1 inside judged TLS. Passes the server's answer on as messages, and gives every failure a code.
 
 httpx is used by its transport: it knows no cookies, redirects, authentication, environment or decoding.
 """
@@ -46,7 +46,7 @@ class FetchError(Exception):
     """A fetch failed.
 
     Attributes:
-        code: what is told to the core.
+        code: sent to the core.
         text: the same for people; what a server put into it is printable ASCII.
     """
 
@@ -100,7 +100,7 @@ class UpstreamClient:
         except (FetchError, CoreGone):
             raise
         except TimeoutError:
-            raise FetchError(FailCode.TIMEOUT, f"no whole answer within {fetch.timeout_ms} ms") from None
+            raise FetchError(FailCode.TIMEOUT, f"the answer was not complete within {fetch.timeout_ms} ms") from None
         except Exception as error:  # noqa: BLE001 - sorted below; what has no code goes on as it is
             # A tunnel that was never made is the proxy's doing.
             tunnel = self._config.proxy is not None and before == self.context.accepted
@@ -157,16 +157,16 @@ def check_head(response: httpx.Response, fetch: Fetch) -> int:
     """
     status, headers = response.status_code, response.headers
     if 300 <= status < 400 and status != 304:
-        raise FetchError(FailCode.REDIRECT, f"the server answered {status}, a redirect; these are not followed")
+        raise FetchError(FailCode.REDIRECT, f"the server answered {status}, a redirect; the link does not follow redirects")
     if not 200 <= status <= 599:
         raise FetchError(FailCode.BAD_RESPONSE, f"the server answered {status}")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise FetchError(FailCode.BAD_RESPONSE, "the server compressed its answer, which was not asked for")
+        raise FetchError(FailCode.BAD_RESPONSE, "the server compressed its answer, though the link did not ask for that")
     length = headers.get("content-length")
     if length is None and "transfer-encoding" not in headers and status not in _BODILESS:
-        raise FetchError(FailCode.BAD_RESPONSE, "the answer does not say where it ends")
+        raise FetchError(FailCode.BAD_RESPONSE, "the answer has neither Content-Length nor chunked encoding")
     if length is not None and status not in _BODILESS and int(length) > fetch.max_body:
-        raise FetchError(FailCode.TOO_LARGE, f"the answer has {int(length)} bytes; at most {fetch.max_body} are taken")
+        raise FetchError(FailCode.TOO_LARGE, f"the answer has {int(length)} bytes; at most {fetch.max_body} are accepted")
     return status
 
 

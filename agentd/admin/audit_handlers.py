@@ -53,4 +53,4 @@ class AuditHandlers:
             sealed = await self._checkpoint.sealed_value()
             if sealed not in found.values:
                 problem = "the log does not match the sealed value: a checkpoint is missing or was replaced"
-        return {**found.told(), "ok": problem is None, "problem": problem}
+        return {**found.audit_fields(), "ok": problem is None, "problem": problem}

@@ -1,4 +1,4 @@
-"""Response codes (Part 2, 6.6.3) and what they mean to us. Pure."""
+"""Maps response codes (Part 2, 6.6.3) to what they mean for us. Nothing here performs IO."""
 
 from ..errors import BackendUnavailable, HardwareReset, LockedOut, OutOfSessions
 

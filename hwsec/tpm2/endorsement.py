@@ -1,4 +1,4 @@
-"""The endorsement key: made anew from its seed for each use, its certificate, and what it opens.
+"""Derives the endorsement key from its seed for each use, reads its certificate, and decrypts with it.
 
 It belongs to the TPM and not to us. Its policy is TPM2_PolicySecret of the endorsement hierarchy, whose auth value is empty
 unless an administrator has taken it; then the TPM has no identity to show, which is not an error here.
@@ -84,7 +84,7 @@ def _canonical(tpm: Transport, area: Any) -> bytes:
 
 
 def hardware_id(tpm: Transport) -> str | None:
-    """Hex SHA-256 over the endorsement key's public area, as it stands in `Endorsement.public`; None where there is none."""
+    """Hex SHA-256 over the endorsement key's public area, as in `Endorsement.public`; None where there is none."""
     with _endorsement_key(tpm) as key:
         return None if key is None else hashlib.sha256(key[1]).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a TPM tells about itself: clock, hierarchies, lockout, room. None of it needs an auth value of ours."""
+"""Reads what a TPM reports about itself: clock, hierarchies, lockout, room. None of it needs an auth value of ours."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ _IN_LOCKOUT = 1 << 9
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """What stands in TPM2_PT_PERMANENT and beside it.
+    """The bits of TPM2_PT_PERMANENT, and more.
 
     Attributes:
         hierarchies_open: of `owner`, `endorsement`, `lockout`, those whose auth value is empty.

@@ -1,4 +1,4 @@
-"""The agent's keys in the TPM: loaded for one use, by an auth value that is no one else's."""
+"""Loads the agent's keys in the TPM for one use each, by an auth value that nobody else has."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""The TPM library, imported when it is first needed: that it is missing is an error of use."""
+"""Imports the TPM library when it is first needed, so that a missing one is an error of its use."""
 
 import contextlib
 import os
@@ -26,6 +26,6 @@ def library() -> Any:
 
 
 def preload_library() -> None:
-    """Imports the TPM library now; that it is missing is told when it is used."""
+    """Imports the TPM library now; a missing one is an error when it is used."""
     with contextlib.suppress(BackendUnavailable):
         library()

@@ -1,4 +1,4 @@
-"""Our NV indices: anchor (ordinary), commit counter and policy counter (counter), audit value (extend).
+"""Defines and uses our NV indices: anchor (ordinary), commit counter and policy counter (counter), audit value (extend).
 
 All are written and read by an auth value of their own, never by the owner, and count no failures (NO_DA). The TPM library has
 an auth value only while a command runs; else it rests in the vault.
@@ -56,7 +56,7 @@ class NvIndices:
         return [self._base + number for number in NUMBERS if self._base + number not in there]
 
     def define(self, number: int, auth: SecretBuffer) -> None:
-        """Makes an index anew (TPM2_NV_DefineSpace: Part 3, 31.3) in the place of what is there.
+        """Defines an index again (TPM2_NV_DefineSpace: Part 3, 31.3) in the place of what is there.
 
         An enrolment that was cut leaves an index behind whose auth nobody knows.
         """
@@ -147,7 +147,7 @@ class NvIndices:
                         raise self._gone(number) from None
                     if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
                         raise ForeignHardware(
-                            f"NV index 0x{self._base + number:08x} has another auth value than ours: somebody has made it anew"
+                            f"NV index 0x{self._base + number:08x} has another auth value than ours: somebody has redefined it"
                         ) from None
                     raise
 

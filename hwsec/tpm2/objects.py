@@ -1,4 +1,4 @@
-"""Sealed objects and keys below the SRK: made, loaded for the time of one use, unsealed."""
+"""Creates sealed objects and keys below the SRK, loads them for the time of one use, and unseals."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -128,7 +128,7 @@ def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[An
 
 
 def area(blob: Blob) -> bytes:
-    """The marshalled TPMT_PUBLIC: what stands in a TPM2B_PUBLIC behind its length (Part 2, 12.2.5)."""
+    """The marshalled TPMT_PUBLIC: what follows the length in a TPM2B_PUBLIC (Part 2, 12.2.5)."""
     return blob.public[2:]
 
 

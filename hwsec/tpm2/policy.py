@@ -1,4 +1,4 @@
-"""PCRs, and the assertions of the KEK's policy in a policy session. Which policy it is, `hwsec.pcrpolicy` says."""
+"""Reads PCRs, and makes the KEK policy's assertions in a policy session. `hwsec.pcrpolicy` says which policy it is."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

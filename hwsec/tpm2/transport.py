@@ -1,4 +1,4 @@
-"""The connection to a TPM: its storage root key, and the sessions that are salted with it.
+"""Connects to a TPM: its storage root key, and the sessions that are salted with it.
 
 Every command that carries a secret runs in a session that is salted with the SRK and encrypts the first parameter in both
 directions (Part 1, 19.6.8 and 21), so that a tapped bus shows neither; the session's HMACs show a changed or repeated answer.
@@ -23,7 +23,7 @@ AUTH_COVER = b"\x01" * 32
 
 
 class Transport:
-    """A connection that is made when it is needed, and made anew after it broke.
+    """A connection that is made when it is needed, and made again after it broke.
 
     Args:
         tcti: how to reach the TPM, as tpm2-tss writes it.
@@ -100,7 +100,7 @@ class Transport:
             if pinned is not None and self.salt_key_name(self._srk) != pinned:
                 raise ForeignHardware(
                     "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
-                    "has another name; initialize this agent anew, which needs new secrets from the server"
+                    "has another name; initialize this agent again, which needs new secrets from the server"
                 )
             self._session = self.start_session(t.TPM2_SE.HMAC)
         except BaseException:
@@ -112,8 +112,8 @@ class Transport:
 
         Raises:
             TpmRefusal, LockedOut, OutOfSessions: the TPM refuses; the connection stays.
-            HardwareReset: it was not executed; the connection is given up.
-            BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is given up.
+            HardwareReset: it was not executed; the connection is closed.
+            BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is closed.
         """
         self._stop_if_given_up()
         if self._esys is None:
@@ -157,9 +157,7 @@ class Transport:
                     with contextlib.suppress(Exception):
                         self._esys.get_capability(self._t.TPM2_CAP.COMMANDS, 0, 200)
                 self.abandon()
-            raise BackendUnavailable(
-                f"the connection to the TPM at {self.tcti} was given up when it hung; there is another one"
-            )
+            raise BackendUnavailable(f"the connection to the TPM at {self.tcti} was closed when it hung; there is a new one")
 
     def abandon(self) -> None:
         """Forgets a broken connection; the next `connect` makes a new one."""

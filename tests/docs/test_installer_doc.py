@@ -3,7 +3,7 @@
 from installer.orders import ORDERS
 from ipc import installermessages
 from ipc.clienttrust import AGENT_USER
-from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, ORDER_TIMEOUT_S, Declined, Describe, Description
+from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, ORDER_TIMEOUT_S, Describe, Description, Refused
 from tests.docs.test_link_doc import section, tables
 
 TEXT = section("protocol.md", "The installer's socket")
@@ -11,7 +11,7 @@ MESSAGES, BOUNDS = tables(TEXT)
 
 
 def test_every_message_and_its_fields_are_told() -> None:
-    for side, messages in (("core", (Describe,)), ("installer", (Description, Declined))):
+    for side, messages in (("core", (Describe,)), ("installer", (Description, Refused))):
         for message in messages:
             told = MESSAGES[str(message.__struct_config__.tag)]
             assert told[0] == side

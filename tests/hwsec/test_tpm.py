@@ -302,7 +302,7 @@ def test_a_call_that_was_abandoned_comes_back_and_disturbs_nothing(
         return goes_on(*arguments)
 
     monkeypatch.setattr(late._tpm, step, hangs)
-    with pytest.raises(BackendUnavailable, match="given up"):
+    with pytest.raises(BackendUnavailable, match="was closed when it hung"):
         late.open()
     assert fresh[0].sign(b"message") and fresh[0].status().available
     assert not late.status().available

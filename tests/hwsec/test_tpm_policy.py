@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import hwsec.objectfile
-import hwsec.tpm2.guard
+import hwsec.tpm2.sealer
 from common.files import write_atomic
 from hwsec.backend import Anchor, BackendState, TpmEvidence
 from hwsec.errors import (
@@ -153,7 +153,7 @@ def test_the_tpm_computes_the_digests_that_we_compute(bound: Bound) -> None:
     values = backend.read_pcrs((7, 11))
     t, tpm = tpm2_pytss, backend._tpm
     with backend._key_auth(backend._require_objects(), "policy counter") as auth:
-        backend._guard.policy_number(auth)  # from now on it is known
+        backend._sealer.policy_number(auth)  # from now on it is known
     signed = sign_pcr_policy(VENDOR, values, 3)
 
     def digest(session: Any) -> bytes:
@@ -280,7 +280,7 @@ def test_without_its_policies_the_kek_is_closed(bound: Bound) -> None:
 
 
 def without_our_checks(monkeypatch: pytest.MonkeyPatch, policy: SignedPolicy) -> None:
-    monkeypatch.setattr(hwsec.tpm2.guard, "choose_policy", lambda *_arguments: policy)
+    monkeypatch.setattr(hwsec.tpm2.sealer, "choose_policy", lambda *_arguments: policy)
 
 
 def test_the_tpm_refuses_a_strangers_signature(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,7 +474,7 @@ def test_a_policy_counter_made_anew_by_the_owner_opens_nothing(bound: Bound) -> 
         esys.nv_increment(index)
         assert bytes(esys.nv_read(index, 8)) != (1).to_bytes(8, "big"), "a counter does not start again"
     backend = bound.opened()
-    with pytest.raises(ForeignHardware, match="made it anew"):
+    with pytest.raises(ForeignHardware, match="redefined it"):
         kek_of(backend)
     assert backend.status().state is BackendState.FOREIGN
 

@@ -19,9 +19,9 @@ from ipc.frames import FrameDecoder
 from ipc.installermessages import (
     INSTALLER_MAX_FRAME_BYTES,
     INSTALLER_VERSION,
-    Declined,
     Describe,
     Description,
+    Refused,
     encode_installer,
     from_installer_decoder,
 )
@@ -30,7 +30,7 @@ from tests.support.waiting import READY_S
 pytestmark = pytest.mark.system
 
 
-def asked(path: Path, data: bytes) -> Description | Declined | None:
+def asked(path: Path, data: bytes) -> Description | Refused | None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(READY_S)
         sock.connect(str(path))
@@ -40,7 +40,7 @@ def asked(path: Path, data: bytes) -> Description | Declined | None:
         decoder = FrameDecoder(INSTALLER_MAX_FRAME_BYTES)
         while received := sock.recv(65536):
             for frame in decoder.receive_data(received):
-                message: Description | Declined = from_installer_decoder().decode(frame)
+                message: Description | Refused = from_installer_decoder().decode(frame)
                 return message
     return None
 
@@ -73,10 +73,10 @@ def test_the_core_learns_that_nothing_can_be_ordered_yet(served: Path) -> None:
     assert ORDERS == ()
 
 
-def test_another_user_is_declined_unheard(served_for_another: Path) -> None:
+def test_another_user_is_refused_unheard(served_for_another: Path) -> None:
     told = asked(served_for_another, encode_installer(Describe(v=INSTALLER_VERSION, id=7)))
-    assert isinstance(told, Declined)
-    assert "for the agent alone" in told.text
+    assert isinstance(told, Refused)
+    assert "only the agent may use the installer's socket" in told.text
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_another_user_is_declined_unheard(served_for_another: Path) -> None:
 def test_what_is_no_order_is_declined_and_the_next_one_heard(served: Path, body: dict[str, object]) -> None:
     frame = msgspec.msgpack.encode(body)
     told = asked(served, len(frame).to_bytes(4, "big") + frame)
-    assert isinstance(told, Declined), told
+    assert isinstance(told, Refused), told
     assert isinstance(asked(served, encode_installer(Describe(v=INSTALLER_VERSION, id=1))), Description)
 
 
 def test_a_frame_beyond_the_ceiling_is_declined(served: Path) -> None:
     told = asked(served, (INSTALLER_MAX_FRAME_BYTES + 1).to_bytes(4, "big") + b"x" * 100)
-    assert isinstance(told, Declined)
+    assert isinstance(told, Refused)
 
 
 def test_half_an_order_disturbs_nobody(served: Path) -> None:
@@ -116,4 +116,4 @@ def asked_half(path: Path) -> bytes:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered_without_an_error(frame: bytes) -> None:
-    assert isinstance(answer(frame), Declined | Description)
+    assert isinstance(answer(frame), Refused | Description)

@@ -141,7 +141,7 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
         path.unlink()
     with bench.running():
         told = bench.tool("license-agent-cli", "status")
-        assert "no license agent yet" in told and "exec forbidden yes" in told
+        assert "not a license agent yet" in told and "exec forbidden yes" in told
         client = LicenseClient(bench.run_dir / "pos.sock", deadline=3, agent_uid=bench.uid)
         with client, pytest.raises(AgentUnavailable, match="can provision it"):
             client.validate("a.b.c.d.e")
@@ -221,7 +221,7 @@ def test_an_audit_log_that_was_cut_back_is_alerted_at_the_next_start(bench: Benc
     with bench.running() as running:
         assert "ALERT the audit log does not match its sealed value" in running.log()
         said = bench.tool("license-agent-cli", "audit", "verify")
-        assert "intact" in said and "begun anew" in said
+        assert "intact" in said and "a new seal begins" in said
     assert any(record["event"] == "alert.audit_seal" for record in bench.records())
     # It goes on from there: the next start has nothing to complain about.
     with bench.running() as running:
@@ -241,7 +241,7 @@ def test_a_cut_between_log_and_seal_is_no_tampering(bench: Bench) -> None:
         with bench.running() as running:
             assert "ALERT" not in running.log()
             said = bench.tool("license-agent-cli", "audit", "verify")
-            assert "intact" in said and "begun anew" not in said
+            assert "intact" in said and "a new seal begins" not in said
 
 
 def test_a_torn_last_line_is_set_aside(bench: Bench) -> None:

@@ -776,7 +776,7 @@ def test_an_activated_link_leaves_when_idle_and_is_started_again(link: Link, ser
             link.start("--idle", "0.3", inherited=listener)
             assert fetch(link).status == 200
             assert link.process is not None and link.process.wait(READY_S) == 0
-            assert "leaving: no connection for 0.3 s" in link.log()
+            assert "exiting: no connection for 0.3 s" in link.log()
 
 
 def test_a_link_of_its_own_socket_stays(link: Link, serve: Serve, pki: Pki) -> None:

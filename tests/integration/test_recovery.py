@@ -214,7 +214,7 @@ def test_the_servers_word_sets_the_time_right() -> None:
         first = machine.tool("license-agent-cli", "clock", "challenge").strip()
         assert "another challenge" in machine.tool(*reset, fine=(4,))
         sign(first)
-        assert "the agent goes by" in machine.tool(*reset)
+        assert "the agent's trusted time is now" in machine.tool(*reset)
         # It is good once.
         assert "no challenge is waiting" in machine.tool(*reset, fine=(4,))
         machine.tool("license-agent-cli", "clock", "challenge")

@@ -85,4 +85,4 @@ def test_a_fault_of_ours_ends_one_connection_and_is_logged(
 
     with caplog.at_level(logging.INFO, "link"):
         assert asyncio.run(work()) == encode_link(Ready(v=1, id=1))
-    assert "a connection ended by a fault of the link" in caplog.text and "leaving: no connection" in caplog.text
+    assert "an error in the link ended a connection" in caplog.text and "exiting: no connection" in caplog.text

@@ -1,4 +1,4 @@
-"""The sealed KEK: sealed by a binding, and unsealed by what the present state of the machine allows.
+"""Seals the KEK under a binding, and unseals it if the machine's state allows.
 
 Whether a signed policy fits is decided before the TPM is asked, for the sake of a clear error; the TPM decides it once more.
 """
@@ -25,7 +25,7 @@ from .transport import Transport
 _ATTEMPTS = 3  # any extension of a PCR between the assertions and the unsealing costs one (Part 1, 19.7.7.4)
 
 
-class KekGuard:
+class KekSealer:
     """Seals and unseals the KEK over a connection that somebody else makes.
 
     Args:
@@ -78,7 +78,7 @@ class KekGuard:
                 if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
                     raise ForeignHardware(
                         "the TPM refuses the auth value in the file of sealed objects: the file has been changed, or the "
-                        "policy counter was made anew"
+                        "policy counter was defined again"
                     ) from None
                 if reason.code == RC_POLICY_FAIL:
                     raise PcrMismatch(
@@ -87,7 +87,7 @@ class KekGuard:
                     ) from None
                 if sealed.binding.policy_key is None or reason.code not in (RC_PCR_CHANGED, RC_VALUE, RC_POLICY):
                     raise
-            # PCRs or policy counter have moved since they were read: whether a policy fits is asked anew.
+            # PCRs or policy counter have moved since they were read: whether a policy fits is asked again.
         raise PcrMismatch(
             f"PCRs or policy counter moved each time while the key was being unsealed ({_ATTEMPTS} attempts); try again when "
             "the machine has finished starting"
