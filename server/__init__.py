@@ -1,4 +1,6 @@
-"""The license server: agents, secrets and licenses. Imports `contracts` only.
+"""The license server: it registers agents, issues secrets and licenses, and holds the keys. Imports `contracts` only.
 
-So far it works on a directory and is run by hand; the API that agents call over mutual TLS is not built yet.
+Its rooms, from top to bottom; each imports only rooms below it (import-linter checks that):
+
+main, cli, serving, wiring, api, enrollment, exchange, licensing, agents, keys, registry, web, base
 """

@@ -1,4 +1,4 @@
-"""`license-server serve`: the composition of the HTTP side. Reads clock and randomness for it, and writes nothing but logs."""
+"""Runs `license-server serve`: wires the API, its listeners, metrics and readiness checks, and reloads TLS on SIGHUP."""
 
 import ipaddress
 import logging
@@ -31,7 +31,7 @@ from .web.transport import ApiProtocol
 from .wiring import Server, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
-"""Names of endpoints in metrics and log; everything else is `other`."""
+"""Endpoints that metrics and the log name; every other path is `other`."""
 NOTICE_TIMEOUT_S = 5.0
 """How long a notice to systemd may wait for room in its socket."""
 _log = logging.getLogger("license_server")
@@ -39,14 +39,14 @@ _log = logging.getLogger("license_server")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of `serve`.
+    """How to serve.
 
     Attributes:
         bind: host and port of the TLS listener; None behind a proxy.
         unix: path of the socket behind a proxy; None with a TLS listener.
-        ops: host and port for operators; None for none.
-        policy: which devices are accepted.
-        with_openapi: serve the OpenAPI document.
+        ops: host and port of the listener for operators; None for no such listener.
+        policy: which devices may become agents.
+        with_openapi: whether to serve the OpenAPI document.
     """
 
     bind: tuple[str, int] | None
@@ -57,11 +57,7 @@ class Options:
 
 
 def serve(server: Server, options: Options) -> None:
-    """Serves until SIGTERM or SIGINT; SIGHUP takes over a new TLS certificate.
-
-    Args:
-        server: an open server.
-        options: where, and for whom.
+    """Serves until SIGTERM or SIGINT. SIGHUP reloads the TLS certificate.
 
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
@@ -80,7 +76,7 @@ def serve(server: Server, options: Options) -> None:
         sock = unix_socket(options.unix)
         names.append(str(options.unix))
     else:
-        raise RegistryError("name an address with --bind HOST:PORT, or a socket with --unix PATH")
+        raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
     servers.append(Listener(admitting, sock, ApiProtocol, context))
     if options.ops is not None:
         ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
@@ -110,20 +106,20 @@ def _context(keys: Keyring) -> ssl.SSLContext:
 
 
 def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:
-    """Takes over certificate and client CAs; if that fails, those in use stay."""
+    """Loads the certificate and the client CAs again. If that fails, the present ones stay in use."""
     if context is None:
         return
     try:
         context.load_verify_locations(cadata=keys.client_ca_pem())
         load_identity(context, *keys.tls_material())
-    except Exception as problem:  # noqa: BLE001 - a server that runs goes on running
-        _log.error("the TLS certificate was not reloaded", extra={"fields": {"kind": type(problem).__name__}})
+    except Exception as problem:  # noqa: BLE001 - a running server keeps running
+        _log.error("the TLS certificate could not be reloaded", extra={"fields": {"kind": type(problem).__name__}})
     else:
         _log.info("the TLS certificate was reloaded")
 
 
 def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, Check]:
-    """What readiness is made of."""
+    """The readiness checks, by name."""
 
     def database() -> str | None:
         try:
@@ -136,7 +132,7 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
         server.keys.tls_material()
         server.keys.key_set()
         ended = [name for name, end in server.key_lifecycle.expiring(int(wall()), 0) if end <= wall()]
-        return f"ended: {', '.join(ended)}; run 'license-server keys rotate'" if ended else None
+        return f"expired: {', '.join(ended)}; run 'license-server keys rotate'" if ended else None
 
     def disk() -> str | None:
         directory = server.place.directory
@@ -146,7 +142,7 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as problem:
-            return f"{directory} cannot be written: {problem.strerror}"
+            return f"{directory} is not writable: {problem.strerror}"
         return None
 
     return {"database": database, "keys": keys, "disk": disk}
@@ -163,7 +159,7 @@ def _facts(server: Server) -> Facts:
 
 
 def endpoint_of(path: str) -> str:
-    """The endpoint's name for metrics and log."""
+    """The name of a path's endpoint in metrics and the log."""
     name = path.removeprefix(f"{PREFIX}/")
     return name if name in ENDPOINTS else "other"
 
@@ -185,10 +181,10 @@ def _name(address: tuple[Any, ...]) -> str:
 
 
 def load_roots(directory: Path) -> list[x509.Certificate]:
-    """CAs of TPM manufacturers: every certificate in the files *.pem and *.der of a directory.
+    """Loads TPM manufacturers' CAs: every certificate in the files *.pem and *.der of a directory.
 
     Raises:
-        RegistryError: there is none, or a file has none.
+        RegistryError: the directory has no such file, or a file has no certificate.
     """
     roots: list[x509.Certificate] = []
     try:
@@ -197,14 +193,14 @@ def load_roots(directory: Path) -> list[x509.Certificate]:
         for path in sorted(directory.glob("*.der")):
             roots.append(x509.load_der_x509_certificate(path.read_bytes()))
     except (ValueError, OSError) as problem:
-        raise RegistryError(f"{path} has no certificate in it: {problem}") from None
+        raise RegistryError(f"{path} cannot be read as a certificate: {problem}") from None
     if not roots:
-        raise RegistryError(f"{directory} has no *.pem and no *.der: put the manufacturers' root certificates there")
+        raise RegistryError(f"{directory} has no *.pem or *.der file; put the manufacturers' root certificates there")
     return roots
 
 
 def write_tls_files(keys: Keyring, directory: Path) -> None:
-    """What nginx needs: `server.pem`, `server.key` (0600) and `clients.pem`."""
+    """Writes `server.pem`, `server.key` (mode 0600) and `clients.pem`, for nginx."""
     chain, key = keys.tls_material()
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     for name, data, mode in (

@@ -1,4 +1,4 @@
-"""The API over HTTP: paths, bodies, statuses. A thin shell: what is decided is decided in `exchange.py` and `enrollment.py`."""
+"""Maps HTTP to the exchange and the enrollment: paths, bodies, statuses. A thin shell; it decides nothing."""
 
 import hashlib
 import json
@@ -27,13 +27,13 @@ from .forms import JWS_PATTERN, BeginBody, ChallengeReply, ErrorReply, Nothing, 
 
 PREFIX = "/api/v1"
 BY_GET = ("secret-status", "revocation-list")
-"""Purposes that may also be asked for with GET."""
+"""Purposes that also have a GET endpoint."""
 _log = logging.getLogger("license_server")
 
-_DESCRIPTION = """The license server's side of the exchange with agents; docs/protocol.md tells what is in the signed texts.
+_DESCRIPTION = """The license server's side of the exchange with agents; docs/protocol.md describes what is signed.
 
-A reply is signed by a rotation key, and so is a refusal to an agent or a device. An `error` is signed by nobody: it says
-that the request did not get so far. All paths below `/api/v1/` but the provisioning and `key-set` need a client certificate."""
+A rotation key signs every reply, and every refusal to an agent or a device. An `error` is not signed: the server could not yet
+tell who asks. All paths below `/api/v1/` but the provisioning and `key-set` need a client certificate."""
 
 
 class _Stop(Exception):
@@ -49,7 +49,11 @@ def _caller(request: Request) -> Caller:
 async def _peer(request: Request) -> Peer:
     caller = _caller(request)
     if caller.peer is None:
-        text = "the client certificate is outside its dates" if caller.expired else "this endpoint needs a client certificate"
+        text = (
+            "the client certificate has expired, or is not valid yet"
+            if caller.expired
+            else "this endpoint needs a client certificate"
+        )
         raise _Stop(error(401, RefusalCode.UNKNOWN_AGENT, text))
     return caller.peer
 
@@ -57,18 +61,18 @@ async def _peer(request: Request) -> Peer:
 AgentPeer = Annotated[Peer, Depends(_peer)]
 
 _ERRORS: dict[int, str] = {
-    400: "The request is not of our form.",
+    400: "The request is malformed.",
     408: "The request took too long to arrive.",
     413: "The request is too large.",
     415: "The content-type is not application/json.",
-    429: "Too many requests; Retry-After says when to come again.",
+    429: "Too many requests; Retry-After says when to try again.",
     500: "The server failed.",
-    503: "The server is not able to answer now.",
+    503: "The server cannot answer now.",
 }
 _AGENT_ERRORS = {
     401: "No client certificate, or one that is unknown, replaced, revoked or outside its dates.",
-    403: "Refused: the request is not authentic, or what it asks for is not granted.",
-    409: "Refused: it does not fit what the server knows.",
+    403: "Refused: the request is not authentic, or not allowed.",
+    409: "Refused: the request conflicts with what the server knows.",
 }
 
 
@@ -89,7 +93,7 @@ def create_app(
     with_openapi: bool = False,
     wall: Callable[[], float] = time.time,
 ) -> FastAPI:
-    """The application; `middleware.Middleware` belongs in front of it.
+    """Makes the application. `middleware.Middleware` belongs in front of it.
 
     Args:
         exchange: answers agents.
@@ -114,7 +118,7 @@ def create_app(
 
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
     def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> HttpResponse:
-        """A challenge, to be put into requests that are made with the same client certificate."""
+        """A challenge for requests with the same client certificate."""
         refused = exchange.refuse_unknown(peer, now())
         if refused is not None:
             return _respond(request, refused)
@@ -126,12 +130,12 @@ def create_app(
 
     @app.post(f"{PREFIX}/provision", response_model=SignedReply, responses=_responses(403, 409, signed=True))
     def provision(request: Request, body: BeginBody) -> HttpResponse:
-        """The first step of a device: its claim, and what its hardware is."""
+        """The first step of a device: its enrollment token, and its hardware."""
         return _respond(request, enrollment.begin(body.model_dump(), _caller(request).address, now()))
 
     @app.post(f"{PREFIX}/provision/complete", response_model=SignedReply, responses=_responses(403, 409, signed=True))
     def provision_complete(request: Request, body: SignedRequest) -> HttpResponse:
-        """The second step: the proof, the keys and the certificate request."""
+        """The second step of a device: the proof, its keys and a certificate request."""
         return _respond(request, enrollment.complete(body.request, _caller(request).address, now()))
 
     @app.get(
@@ -139,7 +143,7 @@ def create_app(
         response_class=HttpResponse,
         responses={
             200: {"description": "The key set, signed by the root.", "content": {"application/jose": {"schema": _JOSE}}},
-            304: {"description": "It is the one of If-None-Match."},
+            304: {"description": "The key set has not changed since If-None-Match."},
             **{status: value for status, value in _responses(signed=False).items() if status != 415},
         },
     )
@@ -147,7 +151,7 @@ def create_app(
         if_none_match: Annotated[str | None, Header(max_length=256)] = None,
         root: Annotated[str | None, Query(pattern=r"^sha256:[0-9a-f]{64}$")] = None,
     ) -> HttpResponse:
-        """The server's keys, signed by its offline root; with `root`, the newest set that the root with this pin has signed."""
+        """The server's keys, signed by its offline root; with `root`, the newest set that this root has signed."""
         text = keyring.key_set() if root is None else keyring.key_set_of(root) or keyring.key_set()
         etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if if_none_match == etag:
@@ -211,8 +215,8 @@ def _add_errors(app: FastAPI) -> None:
         return response
 
     def database(request: Request, problem: Exception) -> HttpResponse:
-        # The kind only: the text of an exception may carry what was being worked on.
-        _log.error("the database failed", extra={"fields": {"kind": type(problem).__name__}})
+        # The kind only: the text of an exception may quote what was being processed.
+        _log.error("database error", extra={"fields": {"kind": type(problem).__name__}})
         return _respond(request, DATABASE_DOWN)
 
     app.add_exception_handler(_Stop, stop)
@@ -222,14 +226,14 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _where(problem: RequestValidationError) -> str:
-    """Where the body is wrong, and how; never what was in it."""
+    """Where the body is malformed, and how; never what it contains."""
     first = problem.errors()[0]
     place = ".".join(str(part) for part in first.get("loc", ()))[:100]
-    return f"the request is not of our form: {place}: {first.get('type', 'invalid')}"
+    return f"malformed request: {place}: {first.get('type', 'invalid')}"
 
 
 def _describe_without_422(app: FastAPI) -> None:
-    """FastAPI documents its own form of 422, which this server never sends."""
+    """Removes FastAPI's own 422 from the document: this server never sends it."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The bodies of the API, for reading them strictly and for its OpenAPI document. What is signed inside them is `contracts`'."""
+"""Declares the bodies of the API, to parse them strictly and to document them. `contracts` has what is signed inside them."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ class Nothing(_Body):
 
 
 class SignedRequest(_Body):
-    """A request of an agent: JWS (ES256) by its identity key."""
+    """An agent's request: JWS (ES256) by its identity key."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"request": _EXAMPLE_JWS}]})
 
@@ -34,7 +34,7 @@ class SignedRequest(_Body):
 
 
 class BeginBody(_Body):
-    """A device asks to be provisioned (`contracts.enrollment.Begin`)."""
+    """A device's request to be provisioned (`contracts.enrollment.Begin`)."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -62,7 +62,7 @@ class BeginBody(_Body):
 
 
 class ChallengeReply(_Body):
-    """A challenge, and for how many seconds it counts."""
+    """A challenge, and for how many seconds it is valid."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"challenge": "AAAAAGs2RQ0" + "A" * 64, "expires_in": CHALLENGE_LIFETIME_S}]}
@@ -73,7 +73,7 @@ class ChallengeReply(_Body):
 
 
 class SignedReply(_Body):
-    """A reply: JWS (ES256) by a rotation key of the server; with another status than 200 a refusal is in it."""
+    """A reply: JWS (ES256) by a rotation key of the server. With another status than 200, it is a refusal."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reply": _EXAMPLE_JWS}]})
 
@@ -81,14 +81,14 @@ class SignedReply(_Body):
 
 
 class ErrorContent(_Body):
-    """Why not, before the server knows who asks."""
+    """Why the request failed before the server knew who asks."""
 
     code: RefusalCode
     text: Annotated[str, Field(max_length=500)]
 
 
 class ErrorReply(_Body):
-    """An error that nobody signs."""
+    """An unsigned error."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"error": {"code": "bad_request", "text": "the body must be JSON"}}]}

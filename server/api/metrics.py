@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it, in a registry of its own. Nothing here performs IO: `Facts` are handed in."""
+"""Declares the server's Prometheus metrics and counts responses. Performs no IO: the caller supplies `Facts`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""2 s and 5 s are the targets of P95 and P99 (OP-08)."""
+"""Seconds. 2 and 5 are the targets of P95 and P99 (OP-08)."""
 STATUSES = ("active", "factory_only", "revoked")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true at the moment of a scrape. Times are seconds since 1970 UTC.
+    """The state of the server at a scrape.
 
     Attributes:
         agents: number of agents by status.
-        ends: end of each key or certificate, by its name.
+        ends: when each key or certificate ends, by its name; seconds since 1970 UTC.
     """
 
     agents: dict[str, int]
@@ -29,7 +29,7 @@ class Metrics:
     """The server's metrics.
 
     Args:
-        facts: gives the facts of the moment; raises what the database raises.
+        facts: returns the present facts; raises what the database raises.
         wall: seconds since 1970 UTC.
     """
 
@@ -58,13 +58,13 @@ class Metrics:
         self._registry.register(_FactsCollector(facts, wall))
 
     def count(self, endpoint: str, status: int, code: str | None, seconds: float) -> None:
-        """Takes note of an answer.
+        """Counts a response.
 
         Args:
-            endpoint: a path's last part; one of a closed list.
+            endpoint: the last part of a path; one of a closed list.
             status: HTTP status.
             code: of a refusal; None for a success.
-            seconds: how long it took.
+            seconds: from the request's head to the response.
         """
         self._requests.labels(endpoint, _outcome(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
@@ -76,7 +76,7 @@ class Metrics:
             self._provisioned.inc()
 
     def text(self) -> bytes:
-        """The text format."""
+        """The metrics in the text format."""
         return generate_latest(self._registry)
 
 
@@ -92,7 +92,7 @@ class _FactsCollector(Collector):
         self._wall = wall
 
     def describe(self) -> list[Metric]:
-        return []  # so that registering does not ask the database
+        return []  # otherwise registering would query the database
 
     def collect(self) -> Iterator[Metric]:
         facts, now = self._facts(), self._wall()

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics for operators, on a listener of their own. ASGI; what is checked is handed in."""
+"""Serves health, readiness and metrics to operators, on a listener of their own."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from starlette.routing import Route
 from server.base.jsonlog import place_of
 
 Check = Callable[[], str | None]
-"""None if all is well, else what is wrong, in words without secrets. What it raises counts as wrong too."""
+"""Returns None, or what is wrong in words without secrets. A check that raises has failed."""
 
 
 def create_ops(checks: dict[str, Check], metrics: Callable[[], bytes]) -> Starlette:
-    """The application for operators.
+    """Makes the application for operators.
 
     Args:
-        checks: by name; all must pass for readiness.
-        metrics: the text of `/metrics`.
+        checks: by name; the server is ready if all pass.
+        metrics: returns the text of `/metrics`.
     """
 
     def healthz(_request: Request) -> Response:
@@ -38,5 +38,5 @@ def create_ops(checks: dict[str, Check], metrics: Callable[[], bytes]) -> Starle
 def _result(check: Check) -> str:
     try:
         return check() or "ok"
-    except Exception as problem:  # noqa: BLE001 - whatever a check meets means "not ready", not a stack trace
+    except Exception as problem:  # noqa: BLE001 - whatever a check raises means "not ready", not a stack trace
         return f"failed: {type(problem).__name__} at {place_of(problem)}"

@@ -1,5 +1,5 @@
-"""What the server's acts raise for who administers it; what is for agents is `refused.RequestRefused`."""
+"""The error that a command reports to the administrator. A request is refused with `refused.RequestRefused` instead."""
 
 
 class RegistryError(Exception):
-    """What an administrator asked for cannot be done; the text says why and what to do."""
+    """A command cannot do what the administrator asked for. The text says why, and what to do."""

@@ -1,4 +1,7 @@
-"""Log lines as JSON on standard error. No token, no secret, no text of an exception: those may carry what was worked on."""
+"""Writes the log as JSON lines to standard error.
+
+A line has no token, no secret and no exception text: an exception may quote what was being processed.
+"""
 
 import json
 import logging
@@ -7,7 +10,7 @@ import time
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line: time, level, event and the record's `fields`."""
+    """Formats a record as one line: time, level, event and the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -23,7 +26,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Sends what the server and its libraries log to standard error, as JSON lines."""
+    """Logs the server's events, and its libraries' warnings, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -33,7 +36,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def place_of(problem: BaseException) -> str:
-    """File and line in which an exception was raised."""
+    """The file and line where an exception was raised."""
     trace = problem.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -24,12 +24,12 @@ MAX_SETTINGS_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server's things are.
+    """Where a server keeps its data.
 
     Attributes:
-        directory: of the server.
+        directory: the server's directory.
         url: of the database.
-        master: path of the master key's file, or a PKCS #11 URI; a systemd credential goes before it.
+        master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
     directory: Path
@@ -38,10 +38,10 @@ class Place:
 
 
 def place_of(directory: Path) -> Place:
-    """Where the things of the server in a directory are.
+    """Reads the settings of the server in a directory.
 
     Raises:
-        RegistryError: there is no server, or its settings cannot be used.
+        RegistryError: there is no server, or its settings are invalid.
     """
     path = directory / SETTINGS
     try:
@@ -55,5 +55,5 @@ def place_of(directory: Path) -> Place:
 
 
 def settings_of(place: Place) -> bytes:
-    """The content of the settings' file."""
+    """The content of the settings file."""
     return tomli_w.dumps({"database": place.url, "master_key": place.master}).encode()

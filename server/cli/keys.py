@@ -1,4 +1,4 @@
-"""Commands that have to do with the server's own keys."""
+"""Commands for a new server, its database and its own keys."""
 
 from pathlib import Path
 
@@ -36,11 +36,11 @@ from .options import (
     metavar="NAME",
     help="DNS name or IP address of the server; may be repeated.  [default: localhost, 127.0.0.1]",
 )
-@click.option("--database", "url", metavar="URL", help="postgresql+psycopg://USER@HOST/NAME instead of a file of SQLite.")
+@click.option("--database", "url", metavar="URL", help="postgresql+psycopg://USER@HOST/NAME, instead of a SQLite file.")
 @click.option(
     "--master-key",
     metavar="WHERE",
-    help="A file, or a PKCS #11 URI of a key in a token; made if missing. A systemd credential goes before it.",
+    help="A file, or a PKCS #11 URI of a key in a token; created if missing. A systemd credential takes precedence.",
 )
 @click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.  [default: 86400]")
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.  [default: 604800]")
@@ -57,21 +57,21 @@ def init(
     root_key: Path | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Make a new server: its keys and certificates, and an empty registry."""
+    """Create a server: its keys and certificates, and an empty registry."""
     where = root_key or directory / ROOT_KEY
     secret = passphrase(passphrase_file, new=True)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
     create_server(directory, plan, now(), url, master_key)
-    click.echo(f"made the server in {directory}; its root's pin is printed by 'license-server root-pin'", err=True)
-    click.echo(f"move the root key {where} to a place away from this machine: it is needed only to rotate keys", err=True)
+    click.echo(f"created the server in {directory}; 'license-server root-pin' prints the pin of its root", err=True)
+    click.echo(f"move the root key {where} away from this machine; only key rotations need it", err=True)
     if secret is None:
-        click.echo("NOTICE: the root key's file is not encrypted; give --root-passphrase-file to have it so", err=True)
+        click.echo("NOTICE: the root key's file is not encrypted; --root-passphrase-file would encrypt it", err=True)
 
 
 @click.command()
 @directory_option
 def migrate(directory: Path) -> None:
-    """Bring the database to this program's revision. Make a backup first."""
+    """Migrate the database to this program's revision. Make a backup first."""
     database = Database(place_of(directory).url)
     try:
         before = database.revision()
@@ -85,7 +85,7 @@ def migrate(directory: Path) -> None:
 @directory_option
 @out_option
 def trust(directory: Path, out: Path | None) -> None:
-    """Print the public keys that agents trust (the input of 'license-agent init --trust')."""
+    """Print the public keys that agents trust, for 'license-agent init --trust'."""
     with opened(directory) as server:
         write(server.keys.trust().decode(), out)
 
@@ -100,14 +100,14 @@ def root_pin(directory: Path) -> None:
 
 @click.group()
 def keys() -> None:
-    """Look after the server's keys and certificates."""
+    """List, rotate and end the server's keys and certificates."""
 
 
 @keys.command("list")
 @directory_option
 @json_option
 def keys_list(directory: Path, as_json: bool) -> None:
-    """List all keys. What ends within 30 days is marked."""
+    """List all keys, and mark those that end within 30 days."""
     moment = now()
 
     def line(row: KeyRow) -> tuple[str, ...]:
@@ -121,12 +121,18 @@ def keys_list(directory: Path, as_json: bool) -> None:
 @keys.command("rotate")
 @directory_option
 @click.argument("kind", type=click.Choice(list(LIFETIMES)))
-@click.option("--name", "names", multiple=True, metavar="NAME", help="With 'tls': other names than those of the present one.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="With 'tls': other names than the present certificate's.",
+)
 @click.option(
     "--new-root-key",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="With 'root': where the new root's private key is to be.",
+    help="With 'root': the file for the new root's private key.",
 )
 @root_key_option
 @passphrase_option
@@ -138,30 +144,32 @@ def keys_rotate(
     root_key: Path | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Make a new key of a KIND. Old ones go on being accepted for a time; all but 'tls' need the root key."""
+    """Replace the key of a KIND. The old key stays valid for a while. All kinds but 'tls' need the root key."""
     secret = passphrase(passphrase_file, new=False) if root_key is not None else None
     lent = None if root_key is None else read_root_key(root_key, secret)
     with opened(directory) as server:
         if kind != "root":
             kid = server.key_lifecycle.rotate(kind, now(), lent, names)
-            click.echo(f"the {kind} key in use is {kid} now; what the old one made stays good for a time", err=True)
+            click.echo(f"the {kind} key is now {kid}; what the old key signed stays valid for a while", err=True)
             return
         if lent is None or new_root_key is None:
-            raise RegistryError("a new root needs --root-key (the present one) and --new-root-key (where the new one is to be)")
+            raise RegistryError("a new root needs --root-key (the present key) and --new-root-key (the file for the new one)")
         pin = server.key_lifecycle.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
         click.echo(pin)
-        click.echo("agents learn of the new root at their next contact; then rotate issuing-ca and tls with its key", err=True)
+        click.echo(
+            "agents learn the new root at their next contact; after that, rotate issuing-ca and tls with its key", err=True
+        )
 
 
 @keys.command("end")
 @directory_option
-@click.option("--id", "kid", required=True, metavar="ID", help="Of the key, from 'keys list'. It may begin with a dash.")
+@click.option("--id", "kid", required=True, metavar="ID", help="The key's id, from 'keys list'. It may begin with a dash.")
 @root_key_option
 @passphrase_option
 def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: Path | None) -> None:
-    """Take a retired key out of the key set at once, because somebody else may have it. Needs the root key."""
+    """End a retired key at once, because somebody else may have it. Needs the root key."""
     if root_key is None:
-        raise RegistryError("a key set must be signed by the root: name its key with --root-key")
+        raise RegistryError("a key set must be signed by the root; give the root's key with --root-key")
     lent = read_root_key(root_key, passphrase(passphrase_file, new=False))
     with opened(directory) as server:
         server.key_lifecycle.end(kid, now(), lent)

@@ -1,4 +1,4 @@
-"""Commands that have to do with the master key."""
+"""Commands for the master key."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def _ready(directory: Path) -> Iterator[tuple[Place, Database]]:
 
 @click.group("master-key")
 def master_key() -> None:
-    """Look after the key that protects the registry."""
+    """Show and rotate the key that protects the registry."""
 
 
 @master_key.command("show")
@@ -44,7 +44,7 @@ def show_key(directory: Path, as_json: bool) -> None:
         return
     click.echo(f"{found.kind}, in use since {utc(found.made_at)} ({max(now() - found.made_at, 0) // DAY} days)")
     for other in found.others:
-        click.echo(f"still good as well: {other}; 'license-server master-key finish' ends that")
+        click.echo(f"still opens the registry too: {other}; 'license-server master-key finish' ends that")
 
 
 @master_key.command("rotate")
@@ -53,28 +53,31 @@ def show_key(directory: Path, as_json: bool) -> None:
     "--to", metavar="WHERE", help="A new file, or a PKCS #11 URI of a new key in a token.  [default: the old one's place]"
 )
 @click.option(
-    "--keep-old", is_flag=True, help="Leave the old key good until 'finish': other machines or systemd have it still."
+    "--keep-old", is_flag=True, help="Keep the old key valid until 'finish', because other machines or systemd still use it."
 )
 def rotate_key(directory: Path, to: str | None, keep_old: bool) -> None:
-    """Protect the registry with a new master key. Servers that run go on; the old key opens nothing afterwards."""
+    """Protect the registry with a new master key. Running servers continue; the old key opens nothing afterwards."""
     with _ready(directory) as (place, database):
         masterkey_rotation.rotate(place, database, now, to, keep_old=keep_old)
         found = masterkey_rotation.shown(place_of(directory), database)
     click.echo(f"the master key is now: {found.kind}", err=True)
     if found.others:
         click.echo(
-            "the old one is good until 'license-server master-key finish': bring the new one to all machines first", err=True
+            "the old one stays valid until 'license-server master-key finish'; copy the new one to all machines first",
+            err=True,
         )
-    click.echo("backups made so far open with the old key only: keep it as long as you keep them, away from here", err=True)
+    click.echo(
+        "backups made before now open with the old key only; keep it as long as you keep them, on another machine", err=True
+    )
 
 
 @master_key.command("finish")
 @directory_option
 def finish_rotation(directory: Path) -> None:
-    """End a rotation: only the master key in use opens the registry from now on."""
+    """Finish a rotation: from now on, only the master key in use opens the registry."""
     with _ready(directory) as (place, database), masterkey_rotation.locked(directory):
         forgotten = masterkey_rotation.finish(place, database, now())
-    click.echo(f"only the key in use opens the registry now; {forgotten} others were forgotten", err=True)
+    click.echo(f"only the key in use opens the registry now; {forgotten} others were removed", err=True)
 
 
 COMMANDS: tuple[click.Command, ...] = (master_key,)

@@ -1,4 +1,4 @@
-"""Commands that have to do with the API: serving it, describing it, and what a proxy in front of it needs."""
+"""Commands for the API: serve it, print its OpenAPI document, write the files for a proxy in front of it."""
 
 import json
 from pathlib import Path
@@ -28,31 +28,34 @@ def _address(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
 def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozenset[Level]:
     names = {name.strip() for name in text.split(",")}
     if not names <= set(LEVELS):
-        raise click.BadParameter(f"a list of {', '.join(LEVELS)}")
+        unknown = ", ".join(sorted(names - set(LEVELS)))
+        raise click.BadParameter(f"{unknown!r} is not a level; the levels are {', '.join(LEVELS)}")
     return frozenset(level for level in LEVELS if level in names)
 
 
 @click.command()
 @directory_option
-@click.option("--bind", callback=_address, metavar="HOST:PORT", help="Listen here, with mutual TLS 1.3.")
+@click.option("--bind", callback=_address, metavar="HOST:PORT", help="Listen on this address, with mutual TLS 1.3.")
 @click.option(
     "--unix",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Listen on this socket, behind nginx (packaging/server/nginx.conf).",
 )
-@click.option("--ops", callback=_address, metavar="HOST:PORT", help="Health, readiness and metrics; a loopback address.")
+@click.option(
+    "--ops", callback=_address, metavar="HOST:PORT", help="Serve health, readiness and metrics here; a loopback address."
+)
 @click.option(
     "--accept",
     callback=_levels,
     default=",".join(LEVELS),
     show_default=True,
     metavar="LEVELS",
-    help="Devices that may be provisioned.",
+    help="Levels of devices that may be provisioned.",
 )
 @click.option(
     "--ek-roots",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of TPM manufacturers' root certificates (*.pem, *.der); without it no device is 'attested'.",
+    help="Directory of TPM manufacturers' root certificates (*.pem, *.der). Without it, no device is 'attested'.",
 )
 @click.option("--openapi", "with_openapi", is_flag=True, help="Serve the OpenAPI document too.")
 def serve(
@@ -64,9 +67,9 @@ def serve(
     ek_roots: Path | None,
     with_openapi: bool,
 ) -> None:
-    """Serve the API to agents and devices. SIGTERM stops it; SIGHUP takes over a new TLS certificate."""
+    """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate."""
     if (bind is None) == (unix is None):
-        raise RegistryError("name either an address with --bind HOST:PORT or a socket with --unix PATH")
+        raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
     roots = [] if ek_roots is None else load_roots(ek_roots)
     log_to_stderr()
     with opened(directory) as server:
@@ -81,15 +84,15 @@ def openapi(out: Path | None) -> None:
 
 
 def document() -> str:
-    """The OpenAPI document, JSON."""
+    """The OpenAPI document as JSON."""
     return json.dumps(create_app(None, None, None).openapi(), indent=2)  # type: ignore[arg-type]
 
 
 @click.command("tls-files")
 @directory_option
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory for the files.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The directory for the files.")
 def tls_files(directory: Path, out: Path) -> None:
-    """Write certificate, key and client CAs for a proxy: server.pem, server.key, clients.pem."""
+    """Write the certificate, its key and the client CAs for a proxy: server.pem, server.key, clients.pem."""
     with opened(directory) as server:
         write_tls_files(server.keys, out)
 

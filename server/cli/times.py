@@ -1,4 +1,4 @@
-"""Times as people type them. Nothing here performs IO."""
+"""Parses times as people type them. Pure."""
 
 import re
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ def parse_time(text: str, now: int) -> int:
     """Seconds since 1970 UTC of `+30d`, `-2h`, `now`, `2027-01-31`, `2027-01-31T12:00:00Z` or `1800000000`.
 
     Raises:
-        ValueError: another form, or a time before 1970 or after 9999.
+        ValueError: the text has another form, or the time is before 1970 or after 9999.
     """
     relative = _RELATIVE.fullmatch(text)
     if text == "now":

@@ -1,8 +1,7 @@
-"""What the attestation key says of a device's other keys, checked before any of them is believed.
+"""Verifies a device's evidence: its attestation key has certified its other keys, and each key has its template.
 
-Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59. That the attestation key itself is
-in the TPM of the endorsement key is not shown here, but by the credential that only that TPM opens (`server.credential`). Bytes
-in, values out.
+Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59. That the attestation key is in the
+TPM of the endorsement key is proved by `credential`: only that TPM can decrypt it. Pure: bytes in, values out.
 """
 
 import hmac
@@ -37,7 +36,7 @@ __all__ = ["AttestationError", "VerifiedKeys", "read_evidence", "verify_evidence
 NONCE_MIN = 16
 NONCE_MAX = 32
 ATTEST_MAX = 1024
-"""Bytes of a TPMS_ATTEST that is looked at; one for a key of ours has 175 and the nonce."""
+"""Bytes of the longest TPMS_ATTEST that is parsed; one for a key of ours has 175 and the nonce."""
 
 _GENERATED = 0xFF544347  # TPM_GENERATED_VALUE (Part 2, 6.2)
 _ATTEST_CERTIFY = 0x8017  # TPM_ST (Part 2, 6.9)
@@ -50,12 +49,12 @@ _SIGNATURE = 64
 
 @dataclass(frozen=True, slots=True)
 class VerifiedKeys:
-    """Public keys that belong together, each an uncompressed point of P-256.
+    """A device's public keys, each an uncompressed point of P-256.
 
     Attributes:
-        attestation: of the key that has spoken for the other two.
-        identity: of the key that signs the agent's requests.
-        agreement: of the key that secrets are encrypted to.
+        attestation: the key that has certified the other two.
+        identity: the key that signs the agent's requests.
+        agreement: the key that secrets are encrypted to.
         attestation_name: the attestation key's Name (Part 1, 16); None for software.
     """
 
@@ -66,30 +65,30 @@ class VerifiedKeys:
 
 
 def read_evidence(content: dict[str, Any], nonce: bytes, kind: Literal["tpm", "software"]) -> VerifiedKeys:
-    """The keys in a device's evidence, verified.
+    """Verifies a device's evidence and returns its keys.
 
     Args:
         content: `Complete.evidence`.
         nonce: what the server has sent, `NONCE_MIN` to `NONCE_MAX` bytes.
-        kind: what the device said at the beginning; evidence of the other kind is refused.
+        kind: the backend that the device named in the first step; evidence of the other kind is refused.
 
     Raises:
-        AttestationError: it is of another form, or does not hold.
+        AttestationError: it has another form, or does not verify.
     """
     try:
         if kind == "tpm":
             return verify_evidence(msgspec.convert(content, TpmEvidence, strict=True), nonce)
         return verify_software_evidence(msgspec.convert(content, SoftwareEvidence, strict=True), nonce)
     except msgspec.ValidationError as error:
-        raise AttestationError(f"the evidence is not of the form for {kind}: {error}") from None
+        raise AttestationError(f"malformed evidence for {kind}: {error}") from None
 
 
 def verify_evidence(evidence: TpmEvidence, nonce: bytes) -> VerifiedKeys:
-    """The keys of a TPM, each of its template and certified by the attestation key with this nonce.
+    """Verifies that a TPM's keys have their templates, and that the attestation key has certified them with this nonce.
 
     Raises:
-        AttestationError: one of that is not so.
-        ValueError: the nonce is not of a length that the server sends.
+        AttestationError: a key has another template, or is not certified.
+        ValueError: the nonce has a length that the server never sends.
     """
     _require_nonce(nonce)
     area = _area(evidence.attestation, ATTESTATION, "attestation key")
@@ -100,11 +99,11 @@ def verify_evidence(evidence: TpmEvidence, nonce: bytes) -> VerifiedKeys:
 
 
 def verify_software_evidence(evidence: SoftwareEvidence, nonce: bytes) -> VerifiedKeys:
-    """The keys of a device without a TPM, named by the first of them with this nonce.
+    """Verifies that the attestation key of a device without a TPM has signed the other two, with this nonce.
 
     Raises:
-        AttestationError: a point is none, or the signature does not hold.
-        ValueError: the nonce is not of a length that the server sends.
+        AttestationError: a point is invalid, or the signature does not verify.
+        ValueError: the nonce has a length that the server never sends.
     """
     _require_nonce(nonce)
     attestation = _decoded(evidence.attestation, _POINT, "attestation key")
@@ -125,7 +124,7 @@ def _require_nonce(nonce: bytes) -> None:
 
 def _distinct(keys: VerifiedKeys) -> VerifiedKeys:
     if len({keys.attestation, keys.identity, keys.agreement}) != 3:
-        raise AttestationError("one key stands in two places; attestation, identity and agreement key must be three")
+        raise AttestationError("the attestation, identity and agreement keys must be three different keys")
     return keys
 
 
@@ -145,7 +144,7 @@ def _bytes(text: str, what: str) -> bytes:
 
 def _key_of(point: bytes, what: str) -> ec.EllipticCurvePublicKey:
     try:
-        # Of 65 bytes, the library takes the uncompressed form only.
+        # Of 65 bytes, the library accepts the uncompressed form only.
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
         raise AttestationError(f"the {what} is not an uncompressed point of P-256") from None
@@ -170,7 +169,7 @@ def _certified(
     if not hmac.compare_digest(found.extra_data, nonce):
         raise AttestationError(f"the attestation of the {what} was made for another nonce")
     if found.name != area.name:
-        raise AttestationError(f"the attestation of the {what} is that of another key")
+        raise AttestationError(f"the attestation of the {what} is for another key")
     return point_of(key)
 
 
@@ -192,12 +191,12 @@ class _Certify:
 def _parse_certify(data: bytes, what: str) -> _Certify:
     """A TPMS_ATTEST with a TPMS_CERTIFY_INFO (Part 2, 10.12.12 and 10.12.3)."""
     if len(data) > ATTEST_MAX:
-        raise AttestationError(f"{what} has {len(data)} bytes, more than {ATTEST_MAX}")
+        raise AttestationError(f"{what} has {len(data)} bytes; the limit is {ATTEST_MAX}")
     reader = Reader(data, what)
     if reader.number(4) != _GENERATED:
-        raise AttestationError(f"{what} is not the word of a TPM")
+        raise AttestationError(f"{what} was not generated by a TPM")
     if reader.number(2) != _ATTEST_CERTIFY:
-        raise AttestationError(f"{what} is about something else than a key")
+        raise AttestationError(f"{what} does not certify a key")
     signer = reader.sized()
     extra_data = reader.sized()
     reader.take(_CLOCK_INFO)
@@ -206,5 +205,5 @@ def _parse_certify(data: bytes, what: str) -> _Certify:
     name, qualified = reader.sized(), reader.sized()
     reader.end()
     if safe not in (0, 1) or len(signer) != _NAME or len(name) != _NAME or len(qualified) != _NAME:
-        raise AttestationError(f"{what} is not as a TPM makes it")
+        raise AttestationError(f"{what} is malformed")
     return _Certify(extra_data, name)

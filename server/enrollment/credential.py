@@ -1,7 +1,7 @@
-"""A secret that only one TPM opens, and only with one attestation key loaded: TPM2_MakeCredential, done without a TPM.
+"""Encrypts a secret that only one TPM, with one attestation key loaded, can decrypt: TPM2_MakeCredential without a TPM.
 
 Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59: Part 1, 24 (credentials), 11.4.10
-(key derivation), B.10.4 and C.6.4 (secret sharing by RSA and ECC); Part 3, 12.6. Bytes in, bytes out.
+(key derivation), B.10.4 and C.6.4 (secret sharing by RSA and ECC); Part 3, 12.6. Pure: bytes in, bytes out.
 """
 
 from collections.abc import Callable
@@ -27,19 +27,19 @@ _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 def make_credential(
     ek_public: bytes, attestation_public: bytes, secret: bytes, random: Callable[[int], bytes]
 ) -> tuple[bytes, bytes]:
-    """Encrypts `secret` so that a TPM gives it out only if it has both keys (TPM2_ActivateCredential).
+    """Encrypts `secret` so that a TPM decrypts it only if it has both keys (TPM2_ActivateCredential).
 
     Args:
         ek_public: the endorsement key's marshalled TPMT_PUBLIC.
         attestation_public: the attestation key's; it must have our template.
         secret: 1 to `SECRET_MAX` bytes.
-        random: gives that many random bytes; the padding of RSA takes its own.
+        random: returns this many random bytes; the padding of RSA takes its own.
 
     Returns:
         The contents of TPM2B_ID_OBJECT and of TPM2B_ENCRYPTED_SECRET.
 
     Raises:
-        AttestationError: one of the keys is not of its template.
+        AttestationError: one of the keys has another template.
         ValueError: the secret has another length.
     """
     if not 1 <= len(secret) <= SECRET_MAX:

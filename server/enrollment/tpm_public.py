@@ -1,7 +1,7 @@
-"""Public areas of TPM keys, as a device sends them: read strictly, and held against the one template that each must have.
+"""Parses the public areas of TPM keys strictly, and compares each with the one template that it must have.
 
 Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59. The device makes its keys from
-templates of its own; a test holds the two against each other. Bytes in, values out.
+templates of its own; a test compares the two. Pure: bytes in, values out.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 AREA_MAX = 1024
-"""Bytes of a marshalled TPMT_PUBLIC that is looked at; the longest that is accepted has 314."""
+"""Bytes of the longest TPMT_PUBLIC that is parsed; the longest that is accepted has 314."""
 
 # TPM_ALG_ID (Part 2, 6.3), TPM_ECC_CURVE (6.4)
 ALG_RSA, ALG_SHA256, ALG_NULL, ALG_ECDSA, ALG_ECDH, ALG_ECC = 0x0001, 0x000B, 0x0010, 0x0018, 0x0019, 0x0023
@@ -39,7 +39,7 @@ _BITS = {
 
 
 class AttestationError(Exception):
-    """What a device shows of its hardware is not what it must be; the text says what, and names no secret."""
+    """A device's evidence is wrong. The text says what is wrong, and contains no secret."""
 
 
 def _bits(*names: str) -> int:
@@ -48,7 +48,7 @@ def _bits(*names: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """All of a public area but the key itself.
+    """A public area without the key itself.
 
     Attributes:
         kind: TPMI_ALG_PUBLIC, RSA or ECC.
@@ -121,7 +121,7 @@ class Reader:
         """The next `size` bytes; AttestationError if there are fewer."""
         start, self._at = self._at, self._at + size
         if self._at > len(self._data):
-            raise AttestationError(f"{self._what} is cut off")
+            raise AttestationError(f"{self._what} is truncated")
         return self._data[start : self._at]
 
     def number(self, size: int) -> int:
@@ -133,23 +133,23 @@ class Reader:
         return self.take(self.number(2))
 
     def end(self) -> None:
-        """Raises AttestationError: there is more."""
+        """Raises AttestationError if there are more bytes."""
         if self._at != len(self._data):
-            raise AttestationError(f"{self._what} goes on behind its end")
+            raise AttestationError(f"{self._what} has extra bytes at its end")
 
 
 def parse_area(data: bytes, what: str) -> PublicArea:
-    """A public area of a kind that can occur here.
+    """Parses the public area of an ECC or RSA key.
 
     Args:
         data: marshalled TPMT_PUBLIC.
         what: names the key in errors.
 
     Raises:
-        AttestationError: it is none.
+        AttestationError: the bytes are not a public area.
     """
     if len(data) > AREA_MAX:
-        raise AttestationError(f"the public area of the {what} has {len(data)} bytes, more than {AREA_MAX}")
+        raise AttestationError(f"the public area of the {what} has {len(data)} bytes; the limit is {AREA_MAX}")
     reader = Reader(data, f"the public area of the {what}")
     kind, name_alg, attributes = reader.number(2), reader.number(2), reader.number(4)
     policy = reader.sized()
@@ -178,7 +178,7 @@ def _algorithm(reader: Reader, details: int) -> tuple[int, ...]:
 
 
 def require_template(area: PublicArea, template: Template, what: str) -> None:
-    """Raises AttestationError: the area differs from the template in something; the text says in what."""
+    """Raises AttestationError if the area differs from the template; the text says in what."""
     found = area.template
     if found == template:
         return
@@ -222,11 +222,11 @@ def rsa_key(area: PublicArea, what: str) -> rsa.RSAPublicKey:
     """
     modulus = int.from_bytes(area.unique[0], "big")
     if len(area.unique[0]) != _MODULUS_BITS // 8 or modulus.bit_length() != _MODULUS_BITS or not modulus & 1:
-        raise AttestationError(f"the modulus of the {what} is no odd number of {_MODULUS_BITS} bits")
+        raise AttestationError(f"the modulus of the {what} is not an odd number of {_MODULUS_BITS} bits")
     try:
         return rsa.RSAPublicNumbers(_EXPONENT, modulus).public_key()
     except ValueError:
-        raise AttestationError(f"the {what} is no RSA key") from None
+        raise AttestationError(f"the {what} is not an RSA key") from None
 
 
 def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
@@ -236,10 +236,10 @@ def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def endorsement_key(ek_public: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
-    """The endorsement key of an area that has exactly one of the two fixed templates, written in its one canonical form.
+    """The endorsement key in a public area, which must have one of the two fixed templates, in its canonical form.
 
     Raises:
-        AttestationError: it has not.
+        AttestationError: the area has another template or form.
     """
     what = "endorsement key"
     area = parse_area(ek_public, what)
@@ -248,6 +248,6 @@ def endorsement_key(ek_public: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPubl
         return rsa_key(area, what)
     require_template(area, ENDORSEMENT_ECC, what)
     if any(len(each) != _COORDINATE for each in area.unique):
-        # Else one TPM could have two hardware ids.
+        # Otherwise one TPM could have two hardware ids.
         raise AttestationError(f"the coordinates of the endorsement key must have {_COORDINATE} bytes each")
     return ecc_key(area, what)

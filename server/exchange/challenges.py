@@ -1,6 +1,6 @@
-"""Challenges: the server's word for when a request was made, bound to one client certificate. Nothing here performs IO.
+"""Makes and checks challenges, which prove that a request is new. Pure.
 
-A challenge is not remembered; the HMAC over its time and the certificate's fingerprint tells that it is ours.
+The server stores no challenge: its HMAC over the time and the client certificate's fingerprint proves that this server made it.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ from contracts.jose import MalformedToken, b64decode, b64encode
 
 CHALLENGE_LIFETIME_S = 300
 CLOCK_TOLERANCE_S = 60
-"""So far the clocks of two servers behind one address may differ."""
+"""How far the clocks of two servers behind one address may differ."""
 _CONTEXT = b"license-server/challenge/1\0"
 _RANDOM_BYTES = 16
 _BODY_BYTES = 8 + _RANDOM_BYTES
 
 
 def new_challenge(key: bytes, fingerprint: str, now: int, random: bytes) -> str:
-    """A challenge for the holder of a client certificate.
+    """Makes a challenge for the holder of a client certificate.
 
     Args:
         key: 32 bytes that only the servers know.
-        fingerprint: SHA-256 of the certificate, hex.
+        fingerprint: SHA-256 of the certificate, in hex.
         now: seconds since 1970 UTC.
         random: 16 bytes.
     """
@@ -30,7 +30,7 @@ def new_challenge(key: bytes, fingerprint: str, now: int, random: bytes) -> str:
 
 
 def is_fresh(challenge: str, key: bytes, fingerprint: str, now: int) -> bool:
-    """Whether it is a challenge of ours for that certificate, not older than `CHALLENGE_LIFETIME_S`."""
+    """Whether this server made the challenge, for that certificate, less than `CHALLENGE_LIFETIME_S` seconds ago."""
     try:
         data = b64decode(challenge)
     except MalformedToken:

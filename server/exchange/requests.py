@@ -1,4 +1,7 @@
-"""Reads what agents sign, with joserfc: not the agent's own parser, so that the two hold each other to the standards. No IO."""
+"""Parses and verifies the requests that agents sign. Pure.
+
+It uses joserfc and not the agent's own parser, so that each side tests the other against the standards.
+"""
 
 from typing import Any
 
@@ -11,43 +14,43 @@ from contracts.exchange import MAX_REQUEST_CHARS
 
 
 class NotReadable(Exception):
-    """It is no JWS of our form; the text says where. No key has been used."""
+    """The request is not a JWS of our form; the text says what is wrong. No key was used."""
 
 
 class NotAuthentic(Exception):
-    """It is of our form, and the key in question did not sign it."""
+    """The request has our form, but the agent's key did not sign it."""
 
 
 def open_signed(text: str, kind: str, kid: str, key: dict[str, str]) -> dict[str, Any]:
-    """The content of a request, once its header and signature have been checked.
+    """Verifies the header and the signature of a request, and returns its content.
 
     Args:
         text: JWS in compact serialization.
-        kind: its `typ`.
-        kid: its key id.
-        key: public JWK that must have signed it; empty if none is registered.
+        kind: the `typ` that it must have.
+        kid: the key id that it must have.
+        key: public JWK that must have signed it; empty if none is registered, and then nothing verifies.
 
     Raises:
-        NotReadable: it is not of our form.
-        NotAuthentic: another key signed it, or it names another one.
+        NotReadable: it has another form.
+        NotAuthentic: another key signed it, or it names another key.
     """
     header, content = parse_signed(text)
     if header != {"alg": "ES256", "typ": kind, "kid": header["kid"]}:
-        raise NotReadable(f"its header must be alg ES256, typ {kind} and kid, and nothing else")
+        raise NotReadable(f"its header must have alg ES256, typ {kind}, kid, and no other member")
     if header["kid"] != kid:
-        raise NotAuthentic("it names another signer than the one that sent it")
+        raise NotAuthentic("its kid is another agent's")
     try:
         jws.deserialize_compact(text, ECKey.import_key({**public_part(key)}), algorithms=["ES256"])
     except (JoseError, ValueError, KeyError):
-        raise NotAuthentic("its signature does not fit the key that is registered") from None
+        raise NotAuthentic("the registered key has not signed it") from None
     return content
 
 
 def parse_signed(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and content of a request that nobody has checked yet.
+    """Parses a request without verifying it; returns header and content.
 
     Raises:
-        NotReadable: it is no JWS around a JSON object, or has no `kid`.
+        NotReadable: it is not a JWS around a JSON object, or has no `kid`.
     """
     if len(text) > MAX_REQUEST_CHARS or not text.isascii() or text.count(".") != 2:
         raise NotReadable("it must be a JWS in compact serialization")
@@ -62,5 +65,5 @@ def parse_signed(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def public_part(key: dict[str, str]) -> dict[str, str]:
-    """The members of a P-256 JWK that make the public key."""
+    """The public members of a P-256 JWK."""
     return {name: key[name] for name in ("kty", "crv", "x", "y")}

@@ -1,1 +1,1 @@
-"""The server's keys: keyring, certificates, root key, master key, data key, JOSE."""
+"""The server's keys: keyring, life cycle, certificates, root key, master key, data key, JOSE."""

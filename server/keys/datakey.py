@@ -1,6 +1,6 @@
-"""The data key as it stands in the registry: wrapped by the master key, and while that is rotated by two of them.
+"""Stores the data key in the registry, wrapped by the master key; by two master keys while a rotation is under way.
 
-Each wrap: how it was made, by what kind of key, when, and the data key encrypted. The newest stands first.
+A wrap says how it was made, by what kind of master key, and when, and holds the encrypted data key. The newest comes first.
 """
 
 import base64
@@ -24,8 +24,8 @@ class Wrap:
     Attributes:
         way: `MasterKey.way`.
         kind: `MasterKey.kind`, for people.
-        made_at: seconds since 1970 UTC; how old this master key is.
-        wrapped: the data key, encrypted.
+        made_at: when this master key came into use; seconds since 1970 UTC.
+        wrapped: the encrypted data key.
     """
 
     way: str
@@ -38,30 +38,30 @@ def wraps(session: Session, *, lock: bool = False) -> list[Wrap]:
     """The wraps in the registry, the newest first.
 
     Raises:
-        RegistryError: there are none.
+        RegistryError: the registry has none.
     """
     row = session.get(Setting, NAME, with_for_update=lock)
     if row is None:
-        raise RegistryError("the registry has no data key: run 'license-server init'")
+        raise RegistryError("the registry has no data key; run 'license-server init'")
     return [Wrap(w["way"], w["kind"], w["made_at"], base64.b64decode(w["wrapped"])) for w in json.loads(row.value)]
 
 
 def create(session: Session, data_key: bytes, master: MasterKey, now: int) -> None:
-    """Keeps the data key of a new registry.
+    """Stores the data key of a new registry.
 
     Raises:
-        RegistryError: it has one already.
+        RegistryError: the registry has one already.
     """
     if session.get(Setting, NAME) is not None:
-        raise RegistryError("the database holds a server already; it is not overwritten")
+        raise RegistryError("the database already has a server, which is not overwritten")
     session.add(Setting(name=NAME, value=_text([_wrap(data_key, master, now)])))
 
 
 def opened(session: Session, master: MasterKey) -> bytes:
-    """The data key.
+    """Unwraps the data key.
 
     Raises:
-        RegistryError: this master key did not wrap it.
+        RegistryError: this master key has not wrapped it.
     """
     there = wraps(session)
     for wrap in there:
@@ -69,28 +69,28 @@ def opened(session: Session, master: MasterKey) -> bytes:
         if data_key is not None:
             return data_key
     raise RegistryError(
-        f"the master key ({master.kind}) is not the one of this registry; that is: {', '.join(wrap.kind for wrap in there)}"
+        f"the master key ({master.kind}) is not the one of this registry, which is: {', '.join(wrap.kind for wrap in there)}"
     )
 
 
 def add(session: Session, old: MasterKey, new: MasterKey, now: int) -> None:
-    """Wraps the data key with a further master key; from now on either opens it.
+    """Wraps the data key with a second master key; from now on either opens it.
 
     Raises:
-        RegistryError: the old one does not open it.
+        RegistryError: the old master key does not open it.
     """
     there = wraps(session, lock=True)
     data_key = opened(session, old)
-    # Of earlier rotations that came to nothing, only what opens now is of use.
+    # Wraps of earlier rotations that failed, by master keys other than the present one, are dropped.
     kept = [wrap for wrap in there if unwrapped(wrap, old) is not None]
     _set(session, [_wrap(data_key, new, now), *kept])
 
 
 def keep_only(session: Session, master: MasterKey) -> int:
-    """Forgets what other master keys have wrapped; returns how many wraps that were.
+    """Deletes the wraps of other master keys and returns how many there were.
 
     Raises:
-        RegistryError: this one opens none.
+        RegistryError: this master key opens none.
     """
     there = wraps(session, lock=True)
     opened(session, master)
@@ -100,7 +100,7 @@ def keep_only(session: Session, master: MasterKey) -> int:
 
 
 def unwrapped(wrap: Wrap, master: MasterKey) -> bytes | None:
-    """The data key, or None if another master key wrapped it."""
+    """Unwraps the data key; None if another master key wrapped it."""
     if wrap.way != master.way:
         return None
     try:
@@ -112,7 +112,7 @@ def unwrapped(wrap: Wrap, master: MasterKey) -> bytes | None:
 def _wrap(data_key: bytes, master: MasterKey, now: int) -> Wrap:
     made = Wrap(master.way, master.kind, now, master.wrap(data_key))
     if master.unwrap(made.wrapped) != data_key:
-        raise RegistryError(f"the master key ({master.kind}) does not work; nothing was changed")
+        raise RegistryError(f"the master key ({master.kind}) does not unwrap what it has wrapped; nothing was changed")
     return made
 
 

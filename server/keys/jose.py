@@ -1,6 +1,6 @@
-"""Makes what agents open: license tokens and secret deliveries. Nothing here performs IO.
+"""Issues what agents open: license tokens, secret deliveries and signed times. Pure.
 
-It uses joserfc, not the agent's parsers, so that the two hold each other to the standards.
+It uses joserfc and not the agent's own parsers, so that each side tests the other against the standards.
 """
 
 import json
@@ -32,13 +32,13 @@ def public_jwk(private: dict[str, str]) -> dict[str, str]:
 
 
 def issue_token(claims: Claims, secret: bytes, version: int, issuer_key: dict[str, str]) -> str:
-    """A license token for the agent in `claims.aud`, under one of its secret versions.
+    """Issues a license token for the agent in `claims.aud`, signed, then encrypted under one of its secrets.
 
     Args:
-        claims: what the license says.
+        claims: of the license.
         secret: 32 bytes.
         version: the secret's version.
-        issuer_key: private JWK.
+        issuer_key: private JWK that signs.
     """
     signed = _sign(claims.as_json(), LICENSE_TYPE, issuer_key)
     header = {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": key_id(claims.aud, version)}
@@ -54,12 +54,12 @@ def issue_delivery(
     agreement_key: dict[str, str],
     delivery_key: dict[str, str],
 ) -> str:
-    """A secret for one agent.
+    """Issues a secret for one agent, encrypted to its agreement key, then signed.
 
     Args:
-        agent_id: whom it is for.
+        agent_id: the agent.
         version: the secret's version.
-        dates: valid_from, valid_until, grace_until, issued_at.
+        dates: valid_from, valid_until, grace_until and issued_at, in seconds since 1970 UTC.
         secret: 32 bytes.
         agreement_key: the agent's public JWK.
         delivery_key: private JWK that signs.
@@ -75,11 +75,11 @@ def issue_delivery(
 
 
 def issue_server_time(agent_id: str, challenge: str, now: int, delivery_key: dict[str, str]) -> str:
-    """The server's time for one agent.
+    """Issues the server's time for one agent and challenge.
 
     Args:
-        agent_id: whom it is for.
-        challenge: what it answers.
+        agent_id: the agent.
+        challenge: the agent's.
         now: seconds since 1970 UTC.
         delivery_key: private JWK that signs.
     """

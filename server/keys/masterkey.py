@@ -1,7 +1,7 @@
-"""The master key: it wraps the data key, and never stands in the registry.
+"""Finds or makes the master key, which wraps the data key.
 
-It comes from a systemd credential, from a file, or never leaves a token (`pkcs11key`); whoever holds it and the database can
-open everything. How a data key is kept and how the master key is rotated: `datakey`, `masterkeyrotation`.
+It is a systemd credential, a file, or a key that never leaves a PKCS #11 token (`pkcs11key`). It is never in the registry: with
+the registry and the master key, everything can be decrypted. `datakey` stores what it wraps, `masterkey_rotation` rotates it.
 """
 
 import os
@@ -24,7 +24,7 @@ SOFT = "aes-256-gcm"
 
 
 class NotWrapped(Exception):
-    """Another master key has wrapped this."""
+    """The data was wrapped by another master key."""
 
 
 class MasterKey(Protocol):
@@ -32,20 +32,20 @@ class MasterKey(Protocol):
 
     @property
     def kind(self) -> str:
-        """What it is, for people."""
+        """Where the key is, for people."""
         ...
 
     @property
     def way(self) -> str:
-        """How it wraps, as it stands beside what it has wrapped."""
+        """How it wraps; stored beside each wrap."""
         ...
 
     def wrap(self, data_key: bytes) -> bytes:
-        """The data key as it stands in the registry."""
+        """Encrypts the data key."""
         ...
 
     def unwrap(self, wrapped: bytes) -> bytes:
-        """The data key; NotWrapped if another master key wrapped it."""
+        """Decrypts the data key. Raises NotWrapped if another master key wrapped it."""
         ...
 
 
@@ -57,14 +57,14 @@ class SoftMasterKey:
         kind: where it came from.
 
     Raises:
-        RegistryError: it has another size.
+        RegistryError: the key has another size.
     """
 
     way = SOFT
 
     def __init__(self, key: bytes, kind: str) -> None:
         if len(key) != KEY_BYTES:
-            raise RegistryError(f"the master key ({kind}) must have {KEY_BYTES} bytes, it has {len(key)}")
+            raise RegistryError(f"the master key ({kind}) has {len(key)} bytes; it must have {KEY_BYTES}")
         self._key = key
         self._kind = kind
 
@@ -72,7 +72,7 @@ class SoftMasterKey:
         return f"<master key, {self._kind}>"
 
     def __reduce__(self) -> str:
-        raise TypeError("a master key is not pickled")
+        raise TypeError("a master key cannot be pickled")
 
     @property
     def kind(self) -> str:
@@ -80,15 +80,15 @@ class SoftMasterKey:
         return self._kind
 
     def wrap(self, data_key: bytes) -> bytes:
-        """Nonce and data key under AES-256-GCM."""
+        """Encrypts the data key with AES-256-GCM; the nonce comes first."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + AESGCM(self._key).encrypt(nonce, data_key, ASSOCIATED)
 
     def unwrap(self, wrapped: bytes) -> bytes:
-        """The data key.
+        """Decrypts the data key.
 
         Raises:
-            NotWrapped: this master key did not wrap it.
+            NotWrapped: another master key wrapped it.
         """
         try:
             return AESGCM(self._key).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], ASSOCIATED)
@@ -100,7 +100,7 @@ class TokenMasterKey:
     """A master key that stays in a PKCS #11 token.
 
     Args:
-        uri: names it; see `pkcs11key`.
+        uri: where it is; see `pkcs11key`.
     """
 
     way = "pkcs11-aes-256-gcm"
@@ -110,19 +110,19 @@ class TokenMasterKey:
 
     @property
     def kind(self) -> str:
-        """Which token."""
+        """The labels of the token and the key."""
         return f"token {self._uri.token!r}, key {self._uri.object!r}"
 
     def wrap(self, data_key: bytes) -> bytes:
-        """Nonce and data key under AES-256-GCM, encrypted in the token."""
+        """Has the token encrypt the data key with AES-256-GCM; the nonce comes first."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + pkcs11key.encrypt(self._uri, nonce, data_key, ASSOCIATED)
 
     def unwrap(self, wrapped: bytes) -> bytes:
-        """The data key.
+        """Has the token decrypt the data key.
 
         Raises:
-            NotWrapped: the token's key did not wrap it.
+            NotWrapped: another key wrapped it.
             RegistryError: the token cannot be used.
         """
         opened = pkcs11key.decrypt(self._uri, wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], ASSOCIATED)
@@ -132,13 +132,13 @@ class TokenMasterKey:
 
 
 def of(where: str) -> MasterKey:
-    """The master key that is kept there.
+    """Opens a master key.
 
     Args:
         where: the path of a file, or a PKCS #11 URI.
 
     Raises:
-        RegistryError: it is not there, or others may read it.
+        RegistryError: there is none, or others may read its file.
     """
     if pkcs11key.is_uri(where):
         return TokenMasterKey(pkcs11key.parse(where))
@@ -146,12 +146,12 @@ def of(where: str) -> MasterKey:
 
 
 def in_use(where: str) -> MasterKey:
-    """The master key that systemd has passed, or else the one that is kept there."""
+    """The master key that systemd has passed; if it has passed none, the one at `where`."""
     return from_credential() or of(where)
 
 
 def make(where: str) -> None:
-    """Makes a fresh master key: a file of mode 0600, or a key in a token that cannot be taken out.
+    """Makes a new master key: a file of mode 0600, or a key in a token that cannot be extracted.
 
     Raises:
         RegistryError: there is one already, or it cannot be made.
@@ -163,20 +163,20 @@ def make(where: str) -> None:
 
 
 def exists(where: str) -> bool:
-    """Whether there is a master key already."""
+    """Whether there is a file or a key at `where`."""
     return pkcs11key.exists(pkcs11key.parse(where)) if pkcs11key.is_uri(where) else Path(where).exists()
 
 
 def fresh() -> bytes:
-    """The bytes of a new master key."""
+    """Random bytes for a new master key."""
     return os.urandom(KEY_BYTES)
 
 
 def place_of(text: str) -> str:
-    """Where a master key is to be, as an administrator has written it: a path becomes absolute.
+    """Normalizes what an administrator has written as a master key's place: a path becomes absolute.
 
     Raises:
-        RegistryError: it is a PKCS #11 URI that cannot be used.
+        RegistryError: the text is an invalid PKCS #11 URI.
     """
     if pkcs11key.is_uri(text):
         pkcs11key.parse(text)

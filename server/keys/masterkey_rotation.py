@@ -1,11 +1,11 @@
-"""Another master key for the registry, in steps that each leave a server that opens.
+"""Rotates the master key in three steps, each of which leaves a server that opens.
 
-1. `add`      the new key exists, and the registry's data key is wrapped by both
-2. `switch`   the server's settings, or the file itself, have the new one
-3. `finish`   the registry forgets what the old one has wrapped
+1. `add`      makes the new key, and wraps the registry's data key with both
+2. `switch`   writes the new key's place to the settings, or replaces the file itself
+3. `finish`   deletes what the old key has wrapped
 
-A crash after the first step leaves the old key in use, after the second the new one; the next rotation, or `finish` alone,
-tidies up. Who rotates holds a lock on the server's directory, so that no two rotations overwrite each other's keys.
+After a crash behind the first step the old key is in use, behind the second the new one; the next rotation, or `finish` alone,
+cleans up. A rotation locks the server's directory, so that no two rotations overwrite each other's keys.
 """
 
 import fcntl
@@ -28,12 +28,12 @@ from .masterkey import MasterKey, SoftMasterKey
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The master key, for people. Times are seconds since 1970 UTC.
+    """The master key, for people.
 
     Attributes:
         kind: where it is.
-        made_at: when it came into use.
-        others: kinds of further master keys that still open the registry.
+        made_at: when it came into use; seconds since 1970 UTC.
+        others: other master keys that still open the registry.
     """
 
     kind: str
@@ -45,12 +45,12 @@ class Rotation:
     """One rotation of the master key, step by step.
 
     Args:
-        place: of the server.
+        place: the server's.
         database: its registry, ready.
-        to: where the new key is to be; None puts it in the place of the old one.
+        to: the new key's place; None replaces the old key in its place.
 
     Raises:
-        RegistryError: there is no such rotation.
+        RegistryError: a key in a token cannot be replaced in its place, or there is a key at `to` already.
     """
 
     def __init__(self, place: Place, database: Database, to: str | None = None) -> None:
@@ -60,16 +60,16 @@ class Rotation:
         self._bytes: bytes | None = None
         if self._to is None and pkcs11key.is_uri(place.master):
             raise RegistryError(
-                "a key in a token is not replaced in its place: name another one with --to 'pkcs11:…;object=NEW…'"
+                "a key in a token cannot be replaced in its place; name another key with --to 'pkcs11:…;object=NEW…'"
             )
         if self._to is not None and masterkey.exists(self._to):
-            raise RegistryError(f"there is a key at {self._to} already; name another place with --to")
+            raise RegistryError(f"there is already a key at {self._to}; name another place with --to")
 
     def add(self, now: int) -> None:
         """Makes the new key; either key opens the registry from now on."""
         old = masterkey.in_use(self._place.master)
         with self._database.read() as session:
-            # Before a key is made: whoever has not the old key gets nothing done.
+            # Before a new key is made: without the old one, nothing happens.
             datakey.opened(session, old)
         if self._to is None:
             self._bytes = masterkey.fresh()
@@ -82,7 +82,7 @@ class Rotation:
             audit.record(session, "admin", "master_key.added", "ok", now, kind=new.kind)
 
     def switch(self) -> None:
-        """Puts the new key in use."""
+        """Puts the new key to use."""
         if self._to is not None:
             self._place = replace(self._place, master=self._to)
             write_atomic(self._place.directory / SETTINGS, settings_of(self._place))
@@ -90,15 +90,15 @@ class Rotation:
             write_atomic(Path(self._place.master), self._bytes)
 
     def finish(self, now: int) -> None:
-        """Forgets what the old key has wrapped, once the new one has opened the registry from where it is kept (OP-05)."""
+        """Deletes what the old key has wrapped, once the new key has opened the registry from its place (OP-05)."""
         finish(self._place, self._database, now)
 
 
 def finish(place: Place, database: Database, now: int) -> int:
-    """Has the master key in use be the only one that opens the registry; returns how many others it forgot.
+    """Makes the master key in use the only one that opens the registry; returns how many other wraps it deleted.
 
     Raises:
-        RegistryError: it does not open the registry itself.
+        RegistryError: the master key in use does not open the registry.
     """
     master = masterkey.in_use(place.master)
     with database.write() as session:
@@ -109,22 +109,22 @@ def finish(place: Place, database: Database, now: int) -> int:
 
 
 def rotate(place: Place, database: Database, now: Callable[[], int], to: str | None, *, keep_old: bool) -> None:
-    """A new master key.
+    """Rotates the master key.
 
     Args:
-        place: of the server.
+        place: the server's.
         database: its registry, ready.
-        now: the time.
-        to: where the new key is to be; None puts it in the place of the old one.
-        keep_old: leaves the old one good until `finish`: for other machines, or a systemd credential, that have it still.
+        now: returns seconds since 1970 UTC.
+        to: the new key's place; None replaces the old key in its place.
+        keep_old: keeps the old key valid until `finish`, for other machines or a systemd credential that still have it.
 
     Raises:
-        RegistryError: it cannot be done; the key in use stays good.
+        RegistryError: the rotation failed; the key in use stays valid.
     """
     if masterkey.from_credential() is not None and (to is None or not keep_old):
         raise RegistryError(
-            "the master key is a systemd credential, which is not replaced from here: name a new file with --to, "
-            "give --keep-old, have systemd pass that file, and then run 'license-server master-key finish'"
+            "the master key is a systemd credential, which this command cannot replace: name a new file with --to, "
+            "give --keep-old, make systemd pass that file, and then run 'license-server master-key finish'"
         )
     with locked(place.directory):
         rotation = Rotation(place, database, to)
@@ -135,7 +135,7 @@ def rotate(place: Place, database: Database, now: Callable[[], int], to: str | N
 
 
 def shown(place: Place, database: Database) -> Shown:
-    """The master key in use.
+    """Describes the master key in use.
 
     Raises:
         RegistryError: it does not open the registry.
@@ -155,7 +155,7 @@ def _opens(wrap: Wrap, master: MasterKey) -> bool:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the server's lock; RegistryError if somebody else does."""
+    """Locks the server's directory. Raises RegistryError if another rotation has locked it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -1,8 +1,8 @@
-"""An AES key that stays in a PKCS #11 token: found by its URI (RFC 7512), made, and used. The only file that knows the library.
+"""Makes and uses an AES key that never leaves its PKCS #11 token, found by its URI (RFC 7512). Only this file uses the library.
 
     pkcs11:token=TOKEN;object=KEY?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/etc/license-server/pin
 
-The PIN stands in a file of its own: not in the URI, which is no secret.
+The PIN is in a file of its own, and not in the URI, which is no secret.
 """
 
 import threading
@@ -24,19 +24,19 @@ _BITS, _TAG_BITS = 256, 128
 _EXAMPLE = "pkcs11:token=TOKEN;object=KEY?module-path=FILE.so&pin-source=FILE"
 _PATH, _QUERY = frozenset({"token", "object", "serial"}), frozenset({"module-path", "pin-source"})
 _one_login = threading.Lock()
-"""A token knows one login of a process, whatever sessions it has."""
+"""A token has one login for each process, whatever sessions the process has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uri:
-    """Where a key is.
+    """The place of a key.
 
     Attributes:
         token: label of the token.
         object: label of the key.
         module: the token's library.
         pin_file: holds the user's PIN in its first line.
-        serial: the token's serial number, where two have one label.
+        serial: the token's serial number, to tell tokens with the same label apart; None if it does not matter.
     """
 
     token: str
@@ -47,21 +47,21 @@ class Uri:
 
 
 def is_uri(text: str) -> bool:
-    """Whether a text is to be a PKCS #11 URI. Case does not count (RFC 3986, 3.1)."""
+    """Whether a text has the scheme of a PKCS #11 URI, in any case (RFC 3986, 3.1)."""
     return text[: len(_SCHEME)].lower() == _SCHEME
 
 
 def parse(text: str) -> Uri:
-    """The key that a URI names.
+    """Parses a URI.
 
     Raises:
-        RegistryError: something is missing, or not known here.
+        RegistryError: an attribute is missing or unknown.
     """
     path, _, query = text[len(_SCHEME) :].partition("?")
     found = {**_attributes(path, ";", _PATH), **_attributes(query, "&", _QUERY)}
     missing = sorted(({"token", "object"} | _QUERY) - found.keys())
     if missing:
-        raise RegistryError(f"the PKCS #11 URI has no {', '.join(missing)}; it has the form {_EXAMPLE}")
+        raise RegistryError(f"the PKCS #11 URI has no {', '.join(missing)}; write {_EXAMPLE}")
     module, pin = Path(found["module-path"]), Path(found["pin-source"].removeprefix("file://").removeprefix("file:"))
     if not module.is_absolute() or not pin.is_absolute():
         raise RegistryError("module-path and pin-source of the PKCS #11 URI must be absolute paths")
@@ -73,16 +73,18 @@ def _attributes(text: str, separator: str, known: frozenset[str]) -> dict[str, s
     for part in text.split(separator) if text else ():
         name, sign, value = part.partition("=")
         if name == "pin-value":
-            raise RegistryError("a PIN must not stand in a URI: write it to a file of mode 0600, named by pin-source")
+            raise RegistryError(
+                "a PIN must not be in a URI; write it to a file of mode 0600, and name the file with pin-source"
+            )
         if name not in known or name in found or not sign or not value:
-            raise RegistryError(f"{name!r} in the PKCS #11 URI cannot be used; it has the form {_EXAMPLE}")
+            raise RegistryError(f"invalid {name!r} in the PKCS #11 URI; write {_EXAMPLE}")
         found[name] = unquote(value)
     return found
 
 
 @contextmanager
 def _session(uri: Uri, *, writing: bool = False) -> Iterator["Session"]:
-    # Only who uses a token needs the library.
+    # The library is imported only if a token is used.
     import pkcs11
 
     pin = privatefile.read(uri.pin_file, "the PIN file").split(b"\n", 1)[0].decode("utf-8", "replace")
@@ -96,7 +98,7 @@ def _session(uri: Uri, *, writing: bool = False) -> Iterator["Session"]:
                 yield session
         except pkcs11.PinIncorrect:
             raise RegistryError(
-                f"the PIN in {uri.pin_file} is not that of token {uri.token!r}: mend it before another try, tokens lock"
+                f"the PIN in {uri.pin_file} is not that of token {uri.token!r}; fix it before you try again: tokens lock"
             ) from None
         except pkcs11.PKCS11Error as error:
             text = f"{type(error).__name__} {error}".strip()
@@ -109,9 +111,9 @@ def _key(session: "Session", uri: Uri) -> Any:
     try:
         return session.get_key(object_class=pkcs11.ObjectClass.SECRET_KEY, key_type=pkcs11.KeyType.AES, label=uri.object)
     except pkcs11.NoSuchKey:
-        raise RegistryError(f"there is no AES key {uri.object!r} in token {uri.token!r}") from None
+        raise RegistryError(f"token {uri.token!r} has no AES key {uri.object!r}") from None
     except pkcs11.MultipleObjectsReturned:
-        raise RegistryError(f"there are several AES keys {uri.object!r} in token {uri.token!r}: name one of its own") from None
+        raise RegistryError(f"token {uri.token!r} has several AES keys {uri.object!r}; give one a label of its own") from None
 
 
 def exists(uri: Uri) -> bool:
@@ -135,12 +137,12 @@ def make(uri: Uri) -> None:
     """Makes an AES-256 key in the token: private, sensitive, not extractable.
 
     Raises:
-        RegistryError: there is one of that label, or the token cannot be used.
+        RegistryError: the token has a key with this label, or cannot be used.
     """
     import pkcs11
 
     if exists(uri):
-        raise RegistryError(f"token {uri.token!r} has a key {uri.object!r} already; it is not overwritten")
+        raise RegistryError(f"token {uri.token!r} already has a key {uri.object!r}, which is not overwritten")
     with _session(uri, writing=True) as session:
         session.generate_key(
             pkcs11.KeyType.AES,
@@ -157,7 +159,7 @@ def make(uri: Uri) -> None:
 
 
 def encrypt(uri: Uri, nonce: bytes, data: bytes, associated: bytes) -> bytes:
-    """`data` under AES-256-GCM in the token, with its tag (CKM_AES_GCM, PKCS #11 3.0, 2.13.2).
+    """Encrypts `data` with AES-256-GCM in the token; the tag comes last (CKM_AES_GCM, PKCS #11 3.0, 2.13.2).
 
     Raises:
         RegistryError: the token cannot be used.
@@ -172,7 +174,7 @@ def encrypt(uri: Uri, nonce: bytes, data: bytes, associated: bytes) -> bytes:
 
 
 def decrypt(uri: Uri, nonce: bytes, data: bytes, associated: bytes) -> bytes | None:
-    """What was encrypted; None if it was not by this key.
+    """Decrypts what `encrypt` has returned; None if another key encrypted it.
 
     Raises:
         RegistryError: the token cannot be used.
@@ -186,6 +188,6 @@ def decrypt(uri: Uri, nonce: bytes, data: bytes, associated: bytes) -> bytes | N
                 data, mechanism=pkcs11.Mechanism.AES_GCM, mechanism_param=pkcs11.GCMParams(nonce, associated, _TAG_BITS)
             )
         except (pkcs11.EncryptedDataInvalid, pkcs11.EncryptedDataLenRange, pkcs11.GeneralError):
-            # SoftHSM says no more than "general error" of a tag that does not hold.
+            # SoftHSM reports a wrong tag as "general error" only.
             return None
     return result

@@ -19,7 +19,7 @@ from server.web.peers import AGENT_URI
 
 Key = ec.EllipticCurvePrivateKey
 BACKDATE_S = 300
-"""Certificates begin a little earlier than they were made: clocks differ."""
+"""How much earlier than now a certificate begins, because clocks differ."""
 
 
 def _time(seconds: int) -> datetime.datetime:
@@ -106,7 +106,7 @@ def make_server_certificate(
 def make_client_certificate(
     key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, agent_id: str, serial: int | None, now: int, until: int
 ) -> x509.Certificate:
-    """The TLS client certificate of an agent; its number is there for a registry that was restored from an older backup."""
+    """The TLS client certificate of an agent. It has the serial number, in case the registry loses it (`lost_records`)."""
     names = [x509.NameAttribute(NameOID.COMMON_NAME, agent_id)]
     if serial is not None:
         names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)))
@@ -127,7 +127,7 @@ def _authority(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """A DNS name or an IP address, as it stands in a certificate."""
+    """A DNS name or an IP address, in the form of a certificate."""
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
@@ -135,10 +135,10 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def key_of_csr(pem: str) -> ec.EllipticCurvePublicKey:
-    """The key that a certificate is asked for.
+    """The key in a certificate request.
 
     Raises:
-        RequestRefused: it is no request of ours: PKCS #10, P-256, signed by its own key.
+        RequestRefused: it is not a PKCS #10 request for a P-256 key, signed by that key.
     """
     try:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
@@ -147,7 +147,7 @@ def key_of_csr(pem: str) -> ec.EllipticCurvePublicKey:
     except (ValueError, TypeError, UnicodeError) as error:
         raise RequestRefused(RefusalCode.BAD_REQUEST, f"the certificate request cannot be read: {error}"[:200]) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not sound:
-        raise RequestRefused(RefusalCode.BAD_REQUEST, "a certificate request must be for a P-256 key and signed by it")
+        raise RequestRefused(RefusalCode.BAD_REQUEST, "the certificate request must be for a P-256 key and signed by it")
     return key
 
 

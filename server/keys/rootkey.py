@@ -1,4 +1,4 @@
-"""The offline root's private key: a PEM file that the administrator keeps away from the server. It is never in the registry."""
+"""Writes and reads the offline root's private key: a PEM file that the administrator keeps away from the server."""
 
 from pathlib import Path
 
@@ -29,20 +29,22 @@ def write_root_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: byte
 
 
 def read_root_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
-    """The key in a file.
+    """Reads the key from a file.
 
     Raises:
-        RegistryError: it is not there, or the passphrase is not the right one.
+        RegistryError: the file cannot be read, has no P-256 key, or the passphrase is wrong.
     """
     try:
         key = load_pem_private_key(path.read_bytes(), passphrase)
     except OSError as error:
-        raise RegistryError(f"{path}: {error.strerror}; bring the root key here for as long as it is needed") from None
+        raise RegistryError(
+            f"the root key {path} cannot be read: {error.strerror}; bring it to this machine while it is needed"
+        ) from None
     except TypeError:
-        need = "needs its passphrase (--root-passphrase-file)" if passphrase is None else "has no passphrase"
-        raise RegistryError(f"{path} {need}") from None
+        need = "is encrypted; give --root-passphrase-file" if passphrase is None else "is not encrypted; give no passphrase"
+        raise RegistryError(f"the root key {path} {need}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise RegistryError(f"{path} holds no private key, or the passphrase is wrong") from None
+        raise RegistryError(f"{path} has no private key, or the passphrase is wrong") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise RegistryError(f"{path} does not hold a P-256 key")
+        raise RegistryError(f"{path} has a private key that is not P-256")
     return key

@@ -2,7 +2,7 @@
 
     version (1 byte) | nonce (12 bytes) | ciphertext with its tag (16 bytes)
 
-The data key itself stands in the registry wrapped by the master key, which does not (`masterkey`).
+The data key is in the registry too, wrapped by the master key, which is not.
 """
 
 import os
@@ -34,19 +34,19 @@ class Cipher:
         return "<cipher of the registry>"
 
     def challenge_key(self) -> bytes:
-        """The key of the challenges, 32 bytes: derived, so that all replicas have the same one."""
+        """The HMAC key of challenges, 32 bytes. It is derived, so that all replicas have the same one."""
         return self._derived
 
     def seal(self, table: str, row: str, column: str, data: bytes) -> bytes:
-        """`data` as it stands in that place."""
+        """Encrypts `data` for one place."""
         nonce = os.urandom(_NONCE_BYTES)
         return _VERSION + nonce + AESGCM(self._key).encrypt(nonce, data, _place(table, row, column))
 
     def open(self, table: str, row: str, column: str, sealed: bytes) -> bytes:
-        """What was sealed in that place.
+        """Decrypts what was sealed for this place.
 
         Raises:
-            RegistryError: it was changed, moved, or sealed under another key.
+            RegistryError: it was changed, moved to another place, or sealed under another key.
         """
         try:
             if sealed[:1] != _VERSION:
@@ -55,7 +55,7 @@ class Cipher:
             return AESGCM(self._key).decrypt(nonce, ciphertext, _place(table, row, column))
         except (InvalidTag, ValueError):
             raise RegistryError(
-                f"{column} of {table} {row} cannot be opened: it was changed, or belongs to another master key"
+                f"{column} of {table} {row} cannot be decrypted: it was changed, or belongs to another master key"
             ) from None
 
 

@@ -117,7 +117,7 @@ class Database:
 
             check_known(found)
             raise RegistryError(
-                f"the database has revision {found or 'none'}, this program needs {REVISION}: run 'license-server migrate'"
+                f"the database has revision {found or 'none'}, this program needs {REVISION}; run 'license-server migrate'"
             )
 
     def migrate(self) -> None:

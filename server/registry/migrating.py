@@ -1,4 +1,4 @@
-"""Runs the migrations that stand in `migrations`. Apart from `database`, since only who migrates needs Alembic."""
+"""Runs the migrations in `migrations`. A file of its own, because only migrations need Alembic."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from server.base.errors import RegistryError
 
 
 def alembic_config() -> Config:
-    """Where the migrations are; whoever runs them adds the attribute `connection`."""
+    """The configuration of the migrations, to which the caller adds the attribute `connection`."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     return config
 
 
 def check_known(revision: str | None) -> None:
-    """Raises RegistryError if a newer release has made the database."""
+    """Raises RegistryError if a newer release has migrated the database."""
     known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     if revision is not None and revision not in known:
         raise RegistryError(
-            f"the database has revision {revision}, which this program does not know: a newer release made it; run that one"
+            f"the database has revision {revision}, which this program does not know; run the newer release that made it"
         )
 
 
 def upgrade(engine: Engine) -> None:
-    """Brings a database to the newest revision. Raises SQLAlchemyError."""
+    """Migrates a database to the newest revision. Raises SQLAlchemyError."""
     with engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

@@ -1,10 +1,10 @@
-"""The tables of the registry. What is secret stands sealed in columns named `sealed`; times are seconds since 1970 UTC."""
+"""Declares the tables of the registry. Secrets are encrypted in columns named `sealed`; times are seconds since 1970 UTC."""
 
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 REVISION = "0001"
-"""The newest migration: it makes what these tables say."""
+"""The newest migration: it makes the tables that are declared here."""
 
 
 class Base(DeclarativeBase):
@@ -12,7 +12,7 @@ class Base(DeclarativeBase):
 
 
 class Setting(Base):
-    """What there is one of: the issuer's name, the wrapped data key."""
+    """A value of which there is one: the issuer's name, the wrapped data key, the periods."""
 
     __tablename__ = "setting"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -20,7 +20,7 @@ class Setting(Base):
 
 
 class Counter(Base):
-    """Numbers that only grow: serials, key sets, revocations, audit records. Whoever changes one holds its row."""
+    """A number that only grows: serials, key sets, revocations, audit records. Its row is locked while it changes."""
 
     __tablename__ = "counter"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -28,7 +28,7 @@ class Counter(Base):
 
 
 class ServerKey(Base):
-    """A key of the server. `kind`: license, rotation, enrollment, issuing-ca, tls, root; `state`: active, retired."""
+    """A key of the server. `kind`: license, rotation, enrollment, issuing-ca, tls, root; `state`: active, retired, ended."""
 
     __tablename__ = "server_key"
     kid: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -51,7 +51,7 @@ class KeySetRow(Base):
 
 
 class Agent(Base):
-    """A device that was made an agent. `serial` is missing where that was done by hand."""
+    """An agent. `serial` is missing if it was enrolled by hand."""
 
     __tablename__ = "agent"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -85,7 +85,7 @@ class Certificate(Base):
 
 
 class EnrollmentToken(Base):
-    """A claim, by the SHA-256 of its text. `state`: open, used, revoked."""
+    """An enrollment token, by the SHA-256 of its text. `state`: open, used, revoked."""
 
     __tablename__ = "claim"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -99,7 +99,7 @@ class EnrollmentToken(Base):
 
 
 class ProvisioningAttempt(Base):
-    """An attempt to be provisioned, between its two steps."""
+    """A provisioning between its two steps."""
 
     __tablename__ = "provision_session"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -111,7 +111,7 @@ class ProvisioningAttempt(Base):
 
 
 class Secret(Base):
-    """A secret version of an agent; `state` as in `secretstates`."""
+    """A secret version of an agent; `state` as in `secret_states`."""
 
     __tablename__ = "secret"
     agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), primary_key=True)
@@ -138,7 +138,7 @@ class License(Base):
 
 
 class KeptReply(Base):
-    """A reply that was given, for a request that may come again."""
+    """The reply to a request that may come again."""
 
     __tablename__ = "kept_answer"
     agent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -149,7 +149,7 @@ class KeptReply(Base):
 
 
 class AuditRecord(Base):
-    """What was done, by whom; each record carries the hash of the one before it."""
+    """An audit record, with the hash of the one before it."""
 
     __tablename__ = "audit"
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

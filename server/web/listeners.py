@@ -1,4 +1,4 @@
-"""Sockets and the loop: the API's listener, the operators' one, signals. What runs behind them is handed in."""
+"""Binds the sockets, and runs the listeners of the API and of the operators until a signal stops them."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ from server.base.errors import RegistryError
 from server.base.limits import HANDSHAKE_DEADLINE_S, KEEP_ALIVE_S, MAX_HEAD_BYTES
 
 GRACEFUL_S = 10
-"""Requests under way are finished for that long when the server stops."""
+"""How long a server that stops waits for requests under way."""
 SHUTDOWN_DEADLINE_S = 5
-"""For the peer's part in closing TLS."""
+"""How long the peer may take to close TLS."""
 BACKLOG = 1024
 WORKERS = 8
-"""Threads that work on requests."""
+"""Threads that handle requests."""
 
 
 class Listener(uvicorn.Server):
@@ -36,7 +36,7 @@ class Listener(uvicorn.Server):
     Args:
         app: ASGI application.
         sock: bound, not yet listening.
-        protocol: one object for each connection.
+        protocol: the class of connections.
         context: TLS; None for plain HTTP.
     """
 
@@ -60,11 +60,11 @@ class Listener(uvicorn.Server):
         self._protocol = protocol
         self._context = context
         self.listening = False
-        """Whether a client is answered; uvicorn's own `started` is set before there is a socket to connect to."""
+        """Whether clients can connect. uvicorn sets its own `started` before there is a socket."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens. uvicorn itself would leave the handshake a whole minute."""
-        # Threads share one interpreter and, with SQLite, one writer: more of them than this only wait for each other.
+        """Listens. uvicorn itself would give the TLS handshake a whole minute."""
+        # Threads share one interpreter and, with SQLite, one writer: more of them would only wait for each other.
         anyio.to_thread.current_default_thread_limiter().total_tokens = WORKERS
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class Listener(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves them to `run`, which has more than one server."""
+        """Does nothing: `run` handles signals, for more than one server."""
         yield
 
 
@@ -89,9 +89,9 @@ def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[],
     """Serves until SIGTERM or SIGINT.
 
     Args:
-        servers: all of them.
-        ready: called once all listen.
-        hangup: called at SIGHUP.
+        servers: the listeners.
+        ready: called when all listen.
+        hangup: called on SIGHUP.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(servers, ready, hangup))
@@ -120,10 +120,10 @@ async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Calla
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """The parts of `HOST:PORT`; an IPv6 host stands in brackets.
+    """Splits `HOST:PORT`; an IPv6 host is in brackets.
 
     Raises:
-        ValueError: another form.
+        ValueError: the text has another form.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -132,17 +132,25 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def tcp_socket(host: str, port: int, what: str, loopback_only: bool = False) -> socket.socket:
-    """A bound TCP socket.
+    """Binds a TCP socket.
+
+    Args:
+        host: an address or a name of this machine.
+        port: 0 for any free port.
+        what: the option that named the address, for errors.
+        loopback_only: refuse any other address.
 
     Raises:
-        RegistryError: the address is taken, not ours, not allowed or no address.
+        RegistryError: the address is in use, not this machine's, or not allowed.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError:
         raise RegistryError(f"{what}: {host!r} is not an address of this machine") from None
     if loopback_only and not ipaddress.ip_address(address[0]).is_loopback:
-        raise RegistryError(f"{what} must be a loopback address such as 127.0.0.1:9464, because nobody is authenticated there")
+        raise RegistryError(
+            f"{what} must be a loopback address such as 127.0.0.1:9464, because its clients are not authenticated"
+        )
     sock = socket.socket(family, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -155,10 +163,10 @@ def tcp_socket(host: str, port: int, what: str, loopback_only: bool = False) -> 
 
 
 def unix_socket(path: Path) -> socket.socket:
-    """A bound Unix socket, mode 0660: for the server's user and a group that the proxy is in.
+    """Binds a Unix socket of mode 0660, for the server's user and a group that the proxy belongs to.
 
     Raises:
-        RegistryError: another server listens there, or it cannot be made.
+        RegistryError: another server listens there, or the socket cannot be created.
     """
     _clear(path)
     sock = socket.socket(socket.AF_UNIX)
@@ -174,13 +182,13 @@ def unix_socket(path: Path) -> socket.socket:
 
 
 def _clear(path: Path) -> None:
-    """Removes the socket of a server that is gone."""
+    """Removes the socket of a server that does not run any more."""
     try:
         is_socket = stat.S_ISSOCK(path.lstat().st_mode)
     except FileNotFoundError:
         return
     if not is_socket:
-        raise RegistryError(f"{path} exists and is not a socket; it is not removed")
+        raise RegistryError(f"{path} exists and is not a socket; remove it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

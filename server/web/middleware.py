@@ -1,6 +1,6 @@
-"""What every request passes before the application sees it: who is connected, how often, how much. ASGI, no other IO.
+"""Admits requests before the application sees them: identifies the caller, limits its rate, bounds the body. ASGI middleware.
 
-The body is read here, whole and bounded; the application gets it from memory.
+It reads the body, whole and bounded, and hands it to the application from memory.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ Scope = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request.
+    """The sender of a request.
 
     Attributes:
-        peer: its client certificate; None if it has none that counts now.
-        address: its address, as far as is known.
-        expired: whether it has one that is outside its dates.
+        peer: its client certificate; None if it has none, or one outside its dates.
+        address: its address; empty if unknown.
+        expired: whether it has a client certificate outside its dates.
     """
 
     peer: Peer | None
@@ -47,36 +47,36 @@ class Caller:
 
 @dataclass(slots=True)
 class Note:
-    """What the application tells of its answer, for metrics and log: `code` is why not, None for a success."""
+    """What the application notes of its response, for metrics and log: the refusal's `code`, or None for a success."""
 
     code: str | None = None
 
 
 Observe = Callable[[Scope, Note, int, float], None]
-"""Told of each request once it is answered: scope, note, HTTP status, seconds."""
+"""Called after each response with scope, note, HTTP status and seconds."""
 Identify = Callable[[Scope], tuple[Peer | None, str]]
 
 
 def from_tls(scope: Scope) -> tuple[Peer | None, str]:
-    """Peer and address on our own TLS listener: from the connection, never from a header."""
+    """Peer and address on the TLS listener: from the connection, never from a header."""
     client = scope.get("client")
     return scope.get("extensions", {}).get(PEER_EXTENSION), "" if client is None else str(client[0])
 
 
 def from_proxy(scope: Scope) -> tuple[Peer | None, str]:
-    """Peer and address behind nginx: from the headers that it overwrites, on a Unix socket only.
+    """Peer and address behind nginx: from the headers that nginx overwrites, on a Unix socket only.
 
     Raises:
-        ValueError: the connection did not come over a Unix socket, a header stands twice, or what is in it is no certificate.
+        ValueError: the connection is not from a Unix socket, a header is there twice, or contains no certificate.
     """
     server = scope.get("server")
     if server is None or server[1] is not None or scope.get("client") is not None:
-        raise ValueError("client certificates are taken from a proxy on the Unix socket only")
+        raise ValueError("headers of a proxy are accepted on the Unix socket only")
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in (CERTIFICATE_HEADER, ADDRESS_HEADER):
             if name in found:
-                raise ValueError("a header of the proxy stands twice")
+                raise ValueError("a header of the proxy is there twice")
             found[name] = value
     certificate = found.get(CERTIFICATE_HEADER)
     return (
@@ -86,12 +86,12 @@ def from_proxy(scope: Scope) -> tuple[Peer | None, str]:
 
 
 class Middleware:
-    """The application behind it sees identified callers, within their rates, with whole bodies only.
+    """Passes to the application only requests of identified callers, within their rates, with whole bodies.
 
     Args:
         app: the application.
-        identify: how callers are known: `from_tls` or `from_proxy`.
-        observe: told of each answer.
+        identify: `from_tls` or `from_proxy`.
+        observe: called after each response.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
     """
@@ -113,7 +113,7 @@ class Middleware:
         self._addresses = buckets(ADDRESS_RATE)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """One request, or the lifespan."""
+        """Handles one request, or the lifespan."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -134,19 +134,19 @@ class Middleware:
                 await _send(noting, refused)
             else:
                 await self._app(scope, _replay(refused), noting)
-        except Exception as problem:  # noqa: BLE001 - the application has answered; what it did not foresee ends here
+        except Exception as problem:  # noqa: BLE001 - whatever the application did not foresee ends here
             _log.error("a request failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
             if not started:
-                await _send(noting, error(500, RefusalCode.UNAVAILABLE, "the server failed; it has noted where"))
+                await _send(noting, error(500, RefusalCode.UNAVAILABLE, "internal error; the server's log says where"))
         finally:
             self._observe(scope, note, status, self._steady() - began)
 
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
-        """The body, or why the request goes no further."""
+        """The body, or the response that refuses the request."""
         try:
             peer, address = self._identify(scope)
         except ValueError:
-            return error(400, RefusalCode.BAD_REQUEST, "the client certificate could not be read")
+            return error(400, RefusalCode.BAD_REQUEST, "the client certificate cannot be read")
         expired = peer is not None and not peer.valid_at(int(self._wall()))
         caller = Caller(None if expired else peer, address, expired)
         scope["extensions"][CALLER] = caller
@@ -157,7 +157,7 @@ class Middleware:
             limit, key = self._agents, caller.peer.fingerprint
         if not limit.take(key, now):
             wait = limit.wait(key, now)
-            return error(429, RefusalCode.RATE_LIMITED, f"too many requests; again in {wait} s", wait)
+            return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
         if scope["method"] == "POST" and not _is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
         return await _body(scope, receive)
@@ -172,9 +172,9 @@ def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 async def _body(scope: Scope, receive: Any) -> Response | bytes:
-    too_large = error(413, RefusalCode.BAD_REQUEST, f"a request has at most {MAX_BODY_BYTES} bytes")
+    too_large = error(413, RefusalCode.BAD_REQUEST, f"the body is too large; the limit is {MAX_BODY_BYTES} bytes")
     for name, value in scope["headers"]:
-        # The protocol has checked that it is a number; how many digits it has is nobody's business.
+        # The protocol has checked that it is a number, but not how many digits it has.
         if name == b"content-length" and (len(value) > 9 or int(value) > MAX_BODY_BYTES):
             return too_large
     body = bytearray()
@@ -183,14 +183,14 @@ async def _body(scope: Scope, receive: Any) -> Response | bytes:
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return error(400, RefusalCode.BAD_REQUEST, "the request was cut off")
+                    return error(400, RefusalCode.BAD_REQUEST, "the connection was closed before the end of the body")
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
                     return too_large
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        return error(408, RefusalCode.BAD_REQUEST, f"a request must be here within {REQUEST_DEADLINE_S} s")
+        return error(408, RefusalCode.BAD_REQUEST, f"the request did not arrive within {REQUEST_DEADLINE_S} s")
 
 
 def _replay(body: bytes) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""Who is at the other end: a client certificate, known by its fingerprint. Nothing here performs IO."""
+"""Parses client certificates: fingerprint, dates, and the agent that a certificate names. Pure."""
 
 import contextlib
 import hashlib
@@ -21,12 +21,12 @@ class Peer:
     """A client certificate that the TLS layer has verified. Times are seconds since 1970 UTC.
 
     Attributes:
-        fingerprint: SHA-256 of its DER, hex.
-        not_before: it is valid from then on.
-        not_after: it is valid until then.
-        number: its serial number, hex.
-        agent_id: the agent that it names; empty if none.
-        serial: the agent's number; None if it has none.
+        fingerprint: SHA-256 of its DER, in hex.
+        not_before: the first second of its validity.
+        not_after: the last second of its validity.
+        number: its serial number, in hex.
+        agent_id: the agent that it names; empty if it names none.
+        serial: the agent's serial number; None if it has none.
     """
 
     fingerprint: str
@@ -37,15 +37,15 @@ class Peer:
     serial: int | None = None
 
     def valid_at(self, now: int) -> bool:
-        """Whether it is within its dates: it may have ended on a connection that is still open."""
+        """Whether it is within its dates. It may have expired on a connection that is still open."""
         return self.not_before <= now <= self.not_after
 
 
 def peer_of(der: bytes) -> Peer:
-    """The peer of a certificate in DER.
+    """Parses a certificate in DER.
 
     Raises:
-        ValueError: it is no certificate.
+        ValueError: the bytes are not a certificate.
     """
     certificate = x509.load_der_x509_certificate(der)
     return Peer(
@@ -58,7 +58,7 @@ def peer_of(der: bytes) -> Peer:
 
 
 def _named(certificate: x509.Certificate) -> tuple[str, int | None]:
-    """The agent's id and number, as `pki.make_client_certificate` writes them."""
+    """The agent's id and serial number, where `pki.make_client_certificate` writes them."""
     names: list[str] = []
     with contextlib.suppress(x509.ExtensionNotFound):
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -70,11 +70,11 @@ def _named(certificate: x509.Certificate) -> tuple[str, int | None]:
 
 @lru_cache(maxsize=1024)
 def peer_of_header(value: bytes) -> Peer:
-    """The peer of nginx' `$ssl_client_escaped_cert`: PEM, URL-encoded.
+    """Parses nginx' `$ssl_client_escaped_cert`: a certificate in PEM, URL-encoded.
 
     Raises:
-        ValueError: it is no certificate.
+        ValueError: the value is not a certificate.
     """
     if len(value) > MAX_CERTIFICATE_CHARS:
-        raise ValueError("a certificate that long is none of ours")
+        raise ValueError(f"the certificate has more than {MAX_CERTIFICATE_CHARS} characters")
     return peer_of(x509.load_pem_x509_certificate(unquote_to_bytes(value)).public_bytes(Encoding.DER))

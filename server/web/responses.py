@@ -1,4 +1,4 @@
-"""What goes back over HTTP: a signed reply, or an error before the server knows who asks. Nothing here performs IO."""
+"""Builds responses: a signed reply, or an unsigned error if the server does not know yet who asks. Pure."""
 
 import json
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ STATUS_OF = {
 }
 """The HTTP status of a signed refusal."""
 PASSING = frozenset({RefusalCode.RATE_LIMITED, RefusalCode.UNAVAILABLE, RefusalCode.STALE_CHALLENGE})
-"""Refusals that are not kept: the same request may succeed, or fail for another reason, when it comes again."""
+"""Refusals that pass by themselves. They are not kept: the same request may succeed when it comes again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer to one request.
+    """The response to one request.
 
     Attributes:
         status: HTTP status.
-        reply: JWS by a rotation key; None for an error, which nobody signs.
-        code: why not; None for a success.
-        text: of an error, in words.
-        retry_after_s: when it may be tried again; None if that is not known.
+        reply: JWS by a rotation key; None for an error, which is not signed.
+        code: why the request was refused; None for a success.
+        text: the reason in words.
+        retry_after_s: seconds until the request may succeed; None if unknown.
     """
 
     status: int
@@ -45,7 +45,7 @@ class Response:
     retry_after_s: int | None = None
 
     def body(self) -> str:
-        """The body as it is sent: `{"reply": …}` or `{"error": {"code": …, "text": …}}`."""
+        """The JSON body: `{"reply": …}` or `{"error": {"code": …, "text": …}}`."""
         if self.reply is not None:
             return json.dumps({"reply": self.reply}, separators=(",", ":"))
         code = RefusalCode.UNAVAILABLE if self.code is None else self.code
@@ -53,7 +53,7 @@ class Response:
 
 
 def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None = None) -> Response:
-    """An answer that nobody signs: the server does not know yet, or cannot tell, whom it speaks to."""
+    """An unsigned response: the server does not know yet, or cannot find out, who asks."""
     return Response(status, None, code, text, retry_after_s)
 
 

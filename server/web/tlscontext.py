@@ -1,27 +1,27 @@
-"""The server's TLS: 1.3 only; client certificates optional in the handshake, verified if given. Keys never touch the disk."""
+"""Makes the TLS context: version 1.3 only, client certificates optional but verified. Private keys never touch the disk."""
 
 import os
 import ssl
 
 
 def server_context(chain_pem: str, key_pem: bytes, client_ca_pem: str) -> ssl.SSLContext:
-    """A context for the API's listener.
+    """Makes the context of the API's listener.
 
     Args:
-        chain_pem: the server's certificate, those above it, and the root at the end: a new agent has its pin only.
-        key_pem: its private key.
-        client_ca_pem: whose client certificates count.
+        chain_pem: the server's certificate and those above it; the root comes last, because a new agent has only its pin.
+        key_pem: the certificate's private key.
+        client_ca_pem: the CAs of client certificates.
 
     Raises:
-        ssl.SSLError: certificate and key do not fit.
+        ssl.SSLError: certificate and key do not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
-    # The issuing CA is an anchor by itself, whether or not the root stands beside it (RFC 5280, 6.1.1 d).
+    # The issuing CA is a trust anchor by itself, with or without the root (RFC 5280, 6.1.1 d).
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=client_ca_pem)
-    # A resumed session would not verify the client's certificate again.
+    # A resumed session would skip the verification of the client's certificate.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     load_identity(context, chain_pem, key_pem)
@@ -29,12 +29,12 @@ def server_context(chain_pem: str, key_pem: bytes, client_ca_pem: str) -> ssl.SS
 
 
 def load_identity(context: ssl.SSLContext, chain_pem: str, key_pem: bytes) -> None:
-    """Gives a context a certificate and its key; open connections keep the ones they have.
+    """Loads a certificate and its key into a context. Open connections keep theirs.
 
     Raises:
-        ssl.SSLError: certificate and key do not fit.
+        ssl.SSLError: certificate and key do not match.
     """
-    # `load_cert_chain` reads files only; these have no name and are gone when closed.
+    # `load_cert_chain` reads files only. These have no name, and vanish when they are closed.
     chain, key = _anonymous(chain_pem.encode()), _anonymous(key_pem)
     try:
         context.load_cert_chain(f"/proc/self/fd/{chain}", f"/proc/self/fd/{key}")

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol, with what it lacks: the peer certificate in the scope, a deadline for each request, a ceiling.
+"""Adds to uvicorn's HTTP/1.1 protocol: the peer's certificate in the scope, a deadline per request, a limit of connections.
 
-`tests/server/web/test_transport.py` tests what is used of uvicorn's own class, so that an upgrade that changes it is noticed.
-If the certificate does not reach the scope, the application takes nobody for an agent: it fails closed.
+`tests/server/web/test_transport.py` tests the parts of uvicorn's class that are used: an upgrade that changes them fails there.
+Without a certificate in the scope, the application takes no caller for an agent: this fails closed.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from .peers import peer_of
 PEER_EXTENSION = "license_server.peer"
 """In `scope["extensions"]`: the `Peer` of this connection. Absent without a client certificate."""
 _WRITE_BUFFER = 2 * 1024 * 1024
-"""More than any reply has: a client that does not read holds no task, only its connection, until that is idle too long."""
+"""More than any reply has. A client that does not read holds no task, only its connection, until that is idle too long."""
 
 
 class ApiProtocol(H11Protocol):
@@ -28,7 +28,7 @@ class ApiProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the certificate, which is the same for all requests of the connection."""
+        """Reads the peer's certificate, once for all requests of the connection."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
@@ -38,7 +38,7 @@ class ApiProtocol(H11Protocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Bounds the time from a request's first byte to its last."""
+        """Limits the time from a request's first byte to its last."""
         super().data_received(data)
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             self._arm()
@@ -46,13 +46,13 @@ class ApiProtocol(H11Protocol):
             self._disarm()
 
     def on_response_complete(self) -> None:
-        """A request that came close behind the one before may be half here."""
+        """Starts the deadline of the next request, which may have arrived in part."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more will come."""
+        """Stops the deadline."""
         self._disarm()
         super().connection_lost(exc)
 

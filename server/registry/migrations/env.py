@@ -1,4 +1,4 @@
-"""Runs the migrations over the connection that `database` hands in."""
+"""Runs the migrations over the connection that `migrating` passes."""
 
 from alembic import context
 

@@ -122,7 +122,7 @@ def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Pat
 
     root = ("--root-key", place / "offline" / "root.key")
     (old,) = licenses()
-    assert "name its key with --root-key" in run("keys", "end", "--id", str(old), code=1).err
+    assert "give the root's key with --root-key" in run("keys", "end", "--id", str(old), code=1).err
     assert "in use" in run("keys", "end", "--id", str(old), *root, code=1).err
     assert "no key 'x'" in run("keys", "end", "--id", "x", *root, code=1).err
     run("keys", "rotate", "license", *root)
@@ -265,7 +265,7 @@ def test_keys_are_listed_and_rotated(place: Path, run: Run, tmp_path: Path) -> N
     rows = run("keys", "list", "--json").json()
     assert sorted(str(row["kind"]) for row in rows) == ["enrollment", "issuing-ca", "license", "root", "rotation", "tls"]
     assert "ROTATE SOON" not in run("keys", "list").out
-    assert "key in use is" in run("keys", "rotate", "tls", "--name", "new.example").err
+    assert "the tls key is now" in run("keys", "rotate", "tls", "--name", "new.example").err
     assert "--root-key" in run("keys", "rotate", "license", code=1).err
     for kind in ("license", "rotation", "enrollment", "issuing-ca"):
         run("keys", "rotate", kind, "--root-key", root)
@@ -278,7 +278,7 @@ def test_keys_are_listed_and_rotated(place: Path, run: Run, tmp_path: Path) -> N
     run("keys", "rotate", "issuing-ca", "--root-key", tmp_path / "new.key")
     run("keys", "rotate", "all", code=2)
     (tmp_path / "not.key").write_text("x")
-    for key, text in ((tmp_path / "none", "No such file"), (tmp_path / "not.key", "holds no private key")):
+    for key, text in ((tmp_path / "none", "No such file"), (tmp_path / "not.key", "has no private key")):
         assert text in run("keys", "rotate", "license", "--root-key", key, code=1).err
     assert "--new-root-key" in run("keys", "rotate", "root", "--root-key", root, code=1).err
 
@@ -298,8 +298,8 @@ def test_the_master_key_is_shown_and_rotated(place: Path, run: Run, tmp_path: Pa
     run("master-key", "rotate", "--to", tmp_path / "new.key", "--keep-old")
     shown = json.loads(run("master-key", "show", "--json").out)
     assert (shown["kind"], shown["others"]) == (f"file {tmp_path}/new.key", [f"file {place}/master.key"])
-    assert "still good as well" in run("master-key", "show").out
-    assert "1 others were forgotten" in run("master-key", "finish").err
+    assert "still opens the registry too" in run("master-key", "show").out
+    assert "1 others were removed" in run("master-key", "finish").err
     assert "already" in run("master-key", "rotate", "--to", tmp_path / "new.key", code=1).err
     (tmp_path / "new.key").chmod(0o644)
     assert "chmod 0600" in run("agents", code=1).err

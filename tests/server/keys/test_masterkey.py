@@ -115,7 +115,7 @@ def test_the_old_key_may_stay_good_until_all_have_the_new_one(directory: Path, d
     assert masterkey_rotation.finish(place_of(directory), database, NOW) == 1
     with (
         database.read() as session,
-        pytest.raises(RegistryError, match=r"is not the one of this registry; that is: file .*new\.key"),
+        pytest.raises(RegistryError, match=r"is not the one of this registry, which is: file .*new\.key"),
     ):
         datakey.opened(session, masterkey.of(str(old)))
     assert masterkey_rotation.finish(place_of(directory), database, NOW) == 0
@@ -184,8 +184,8 @@ def file_key(path: Path, data: bytes, mode: int = 0o600) -> Path:
         (lambda path: path / "none", "cannot be read: No such file"),
         (lambda path: path, "cannot be read: Is a directory"),
         (lambda path: file_key(path / "k", bytes(32), 0o640), "mode 0640.*chmod 0600"),
-        (lambda path: file_key(path / "k", bytes(31)), "must have 32 bytes, it has 31"),
-        (lambda path: file_key(path / "k", b""), "it has 0"),
+        (lambda path: file_key(path / "k", bytes(31)), "has 31 bytes; it must have 32"),
+        (lambda path: file_key(path / "k", b""), "has 0 bytes; it must have 32"),
     ],
 )
 def test_a_file_that_is_no_master_key_is_told(tmp_path: Path, make: Callable[[Path], Path], text: str) -> None:
@@ -243,7 +243,7 @@ def test_a_server_whose_master_key_is_in_a_token(tmp_path: Path, url: str | None
         hsm.write_pin("4711")
     assert opens(tmp_path / "server")
     database = Database(place_of(tmp_path / "server").url)
-    with pytest.raises(RegistryError, match="name another one with --to"):
+    with pytest.raises(RegistryError, match="name another key with --to"):
         Rotation(place_of(tmp_path / "server"), database)
     masterkey_rotation.rotate(place_of(tmp_path / "server"), database, lambda: NOW, str(tmp_path / "k"), keep_old=False)
     with database.read() as session, pytest.raises(RegistryError, match="is not the one of this registry"):
@@ -284,7 +284,7 @@ QUERY = "?module-path=/m.so&pin-source=/pin"
         ("pkcs11:token;object=c" + QUERY, "'token'"),
         ("pkcs11:token=a;object=b;x-y=c" + QUERY, "'x-y'"),
         ("pkcs11:token=a;object=b;;" + QUERY, "''"),
-        ("pkcs11:token=a;object=b" + QUERY + "&pin-value=1", "PIN must not stand in a URI"),
+        ("pkcs11:token=a;object=b" + QUERY + "&pin-value=1", "PIN must not be in a URI"),
         ("pkcs11:token=a;object=b?module-path=m.so&pin-source=/pin", "absolute"),
         ("pkcs11:token=a;object=b?module-path=/m.so&pin-source=pin", "absolute"),
         ("pkcs11:token=a;object=b?module-path=/m.so&pin-source=|sh", "absolute"),

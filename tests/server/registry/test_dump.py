@@ -134,7 +134,7 @@ def test_a_stolen_column_opens_in_no_other_place(server: ServerSide) -> None:
     with server.database.write() as session:
         one, two = (session.get_one(Secret, (f"pos-{n:06d}", 1)) for n in (1, 2))
         one.sealed, two.sealed = two.sealed, one.sealed
-    with server.database.read() as session, pytest.raises(RegistryError, match="cannot be opened"):
+    with server.database.read() as session, pytest.raises(RegistryError, match="cannot be decrypted"):
         server.within(session).secrets.open("pos-000001", None)
 
 

@@ -74,7 +74,7 @@ def test_another_revision_is_refused_with_what_to_do(database: Database) -> None
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for act in (database.ready, database.migrate):
-        with pytest.raises(RegistryError, match="has revision 9999, which this program does not know: a newer release"):
+        with pytest.raises(RegistryError, match="has revision 9999, which this program does not know; run the newer release"):
             act()
 
 
