@@ -1,13 +1,23 @@
-"""The documents and manual pages read as plain American English: none of the words that this project avoids.
+"""Documents, manual pages, help texts and messages read as plain American English: none of the words that this project avoids.
 
 A failure lists file:line: word: text. Words in backticks are names of the code and are not looked at.
 """
 
+import argparse
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from agentd.commands import parser as agent_parser
+from cli.main import main as cli
+from ipc.shell import _parser as client_parser
+from link.main import _parser as link_parser
+from server.main import main as server
+from stand.main import main as stand
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -97,4 +107,93 @@ def test_documents_and_manual_pages_avoid_these_words() -> None:
             str(path.relative_to(ROOT)), plain(path.read_text("utf-8")) if path.suffix == ".md" else path.read_text("utf-8")
         )
     ]
+    assert not hits, report(hits)
+
+
+# What the programs say: help texts and messages.
+
+FOLDERS = ("agentd", "cli", "ipc", "hwsec", "contracts", "audittrail", "confine", "link", "installer", "server", "stand")
+LOGGERS = {"debug", "info", "warning", "error", "critical", "exception", "log"}
+HELP_OPTIONS = {"help", "short_help", "epilog", "description"}
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """The help text of every command and subcommand, with the words that call it."""
+    for name, group in (("license-agent-cli", cli), ("license-server", server), ("license-stand", stand)):
+        yield from click_helps(name, group)
+    parsers = {"license-agent": agent_parser(), "license-agent-link": link_parser(), "license-agent-client": client_parser()}
+    for name, parser in parsers.items():
+        yield from argparse_helps(name, parser)
+
+
+def click_helps(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
+    context = click.Context(command, info_name=name, **command.context_settings)
+    yield f"{name} --help", command.get_help(context)
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            below = command.get_command(context, word)
+            assert below is not None
+            yield from click_helps(f"{name} {word}", below)
+
+
+def argparse_helps(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    yield f"{name} --help", parser.format_help()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                yield from argparse_helps(f"{name} {word}", below)
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The strings that people read, with their lines: in what is raised, in what is logged, and in help options."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from strings(node.exc)
+        elif isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in LOGGERS:
+                yield from (text for argument in node.args for text in strings(argument))
+            yield from (text for option in node.keywords if option.arg in HELP_OPTIONS for text in strings(option.value))
+
+
+def strings(node: ast.AST) -> Iterator[tuple[int, str]]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.lineno, part.value
+
+
+def hits_of(folder: str) -> list[str]:
+    """The avoided words in the messages and help options of a folder's files, each once."""
+    hits: dict[str, None] = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for line, text in texts(ast.parse(path.read_text("utf-8"))):
+            hits |= dict.fromkeys(found(str(path.relative_to(ROOT)), text, line))
+    return list(hits)
+
+
+CODE = """
+NAME = "anew"
+def f(x):
+    log.warning("mend %s", x)
+    raise E(f"{x} is told {x}") from g("whoever")
+option("--x", help="Made anew.")
+raise E(x, y("lest"))
+"""
+
+
+def test_the_check_finds_messages_and_help_but_no_other_strings() -> None:
+    hits = [(line, text) for line, text in texts(ast.parse(CODE)) if list(found("x", text))]
+    assert sorted(hits) == [(4, "mend %s"), (5, " is told "), (6, "Made anew."), (7, "lest")]
+
+
+def test_every_program_shows_its_help_in_plain_words() -> None:
+    shown = dict(helps())
+    assert len(shown) > 70 and all(text.strip() for text in shown.values())
+    hits = [hit for name, text in shown.items() for hit in found(name, text)]
+    assert not hits, report(hits)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_messages_and_help_options_avoid_these_words(folder: str) -> None:
+    assert sum(1 for path in (ROOT / folder).rglob("*.py") for _ in texts(ast.parse(path.read_text("utf-8")))) > 5
+    hits = hits_of(folder)
     assert not hits, report(hits)
