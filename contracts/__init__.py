@@ -1,4 +1,4 @@
-"""What agent and server say to each other: license tokens, secret deliveries, trust. Imports nothing of ours.
+"""Declares what agent and server exchange: tokens, deliveries, requests, replies, trust. Imports nothing of ours.
 
-Agent and server share these types. The server mints with joserfc; the agent opens with the strict parsers here.
+Both sides share these types. The server issues tokens with joserfc; the agent opens them with the strict parsers here.
 """

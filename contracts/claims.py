@@ -1,6 +1,6 @@
-"""What a license says. Nothing here performs IO.
+"""Checks the claims of a license. Pure.
 
-A claim that we do not know is refused, not passed over: it may be a restriction that an older agent would not honor.
+An unknown claim is refused and not ignored: it may be a restriction that an older agent would not honor.
 """
 
 import re
@@ -31,10 +31,10 @@ class Claims:
         iss: the license server.
         sub: who the license is for.
         aud: the agent id it is for.
-        iat: when this token was made; of two tokens of a license the later one counts.
-        nbf: the license begins.
-        exp: the license ends; at that second it is no longer valid.
-        jti: the license; a re-issued token keeps it.
+        iat: when this token was issued; of two tokens of a license, the later one counts.
+        nbf: the first second of the license.
+        exp: the end of the license; in that second it is no longer valid.
+        jti: the license's id; a re-issued token keeps it.
         features: what is licensed.
         metadata: what the issuer attaches for the POS application.
     """
@@ -50,15 +50,15 @@ class Claims:
     metadata: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """The claims set as it is signed."""
+        """The claims set that is signed."""
         return {name: getattr(self, name) for name in sorted(_NAMES - {"features"})} | {"features": list(self.features)}
 
 
 def check_claims(content: dict[str, Any]) -> Claims:
-    """The claims, if every one is there, known, of its type and within its bounds.
+    """Checks that every claim is there, known, of its type and within its bounds.
 
     Raises:
-        MalformedToken: otherwise; the text names the claim.
+        MalformedToken: one is not; the text names the claim.
     """
     if content.keys() != _NAMES:
         raise MalformedToken(f"claims missing or unknown: {ascii(', '.join(sorted(content.keys() ^ _NAMES)))[:100]}")

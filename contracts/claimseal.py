@@ -1,4 +1,4 @@
-"""Encrypts a claim to the server's enrollment key: JWE compact, ECDH-ES and A256GCM (RFC 7516, RFC 7518 4.6). No IO."""
+"""Encrypts an enrollment token to the server's enrollment key: compact JWE, ECDH-ES, A256GCM (RFC 7516, RFC 7518 4.6). Pure."""
 
 import json
 
@@ -18,16 +18,16 @@ _TAG_BYTES = 16
 
 
 def encrypt_claim(claim: Claim, key: PublicJwk, ephemeral: ec.EllipticCurvePrivateKey, nonce: bytes) -> str:
-    """The claim for the server only.
+    """Encrypts a token so that only the server can read it.
 
     Args:
-        claim: what the administrator was given, with what it is bound to.
+        claim: the token, with the device that it is for.
         key: an enrollment key of the key set.
-        ephemeral: a P-256 key made for this once.
+        ephemeral: a fresh P-256 key.
         nonce: 12 fresh random bytes.
 
     Raises:
-        MalformedToken: the enrollment key is no point of the curve.
+        MalformedToken: the enrollment key is not a point of the curve.
     """
     public = public_key_from_jwk(msgspec.to_builtins(key))
     point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

@@ -1,4 +1,4 @@
-"""A secret on its way from the server to one agent: JWS (ES256) around a JWE (ECDH-ES, A256GCM). Nothing here performs IO.
+"""Verifies and decrypts secret deliveries, from the server to one agent: JWS (ES256) around JWE (ECDH-ES, A256GCM). Pure.
 
 The signed payload is the reply of a rotation: `agent_id`, `secret_version`, `valid_from`, `valid_until`, `grace_until`,
 `issued_at` and `new_secret_encrypted`, a compact JWE of 32 raw bytes to the agent's key-agreement key. Direct key agreement
@@ -41,7 +41,7 @@ class EncryptedSecret:
 
     Attributes:
         peer_point: the server's ephemeral public point, 65 bytes.
-        protected: the header as it was sent; associated data of the encryption.
+        protected: the header as received; associated data of the encryption.
         nonce: 12 bytes.
         ciphertext: 32 bytes and the tag.
     """
@@ -57,12 +57,12 @@ class Delivery:
     """A verified delivery whose secret is still encrypted. Times are seconds since 1970 UTC.
 
     Attributes:
-        agent_id: whom it is for.
+        agent_id: the agent that it is for.
         version: the secret's version.
-        valid_from: when it comes into force.
+        valid_from: when the secret becomes valid.
         valid_until: when its successor is due.
         grace_until: when licenses under it end at the latest.
-        issued_at: when the server signed this.
+        issued_at: when the server signed the delivery.
         encrypted: the secret, for the agent's key-agreement key only.
     """
 
@@ -79,8 +79,8 @@ def verify_delivery(delivery: str, agent_id: str, trust: Trust) -> Delivery:
     """Checks signature, addressee and form of a delivery.
 
     Raises:
-        MalformedToken: it is not of our form.
-        BadSignature: nobody whom we trust signed it.
+        MalformedToken: the delivery has another form.
+        BadSignature: no key that the agent trusts signed it.
         WrongAudience: it is for another agent.
     """
     content = verify_statement(delivery, DELIVERY_TYPE, _MEMBERS, "delivery", trust)
@@ -133,7 +133,7 @@ def decrypt_secret(encrypted: EncryptedSecret, shared: Key, key: bytearray | mem
         encrypted: from a verified delivery.
         shared: x coordinate of the agreed point, 32 bytes.
         key: 32 bytes of the caller's secret memory, used for the content key; the caller wipes it.
-        into: 32 bytes that take the secret.
+        into: 32 bytes that receive the secret.
 
     Raises:
         BadSignature: it was not encrypted to this agent's key, or was changed.

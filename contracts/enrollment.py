@@ -1,11 +1,11 @@
-"""How a device becomes an agent: claim, proof of its hardware, certificate. Forms only; nothing here performs IO.
+"""Declares the messages that make a device an agent: enrollment token, proof of its hardware, certificate. Types only.
 
     POST /api/v1/provision            Begin  ->  Begun     (signed by a rotation key; nothing is granted yet)
     POST /api/v1/provision/complete   Complete, signed by the new identity key  ->  Completed
 
-The claim travels encrypted to the server's enrollment key, bound to the hardware id and the attestation key beside it. The
-server answers with a credential that only the TPM with that endorsement key and that attestation key can open
-(TPM2_ActivateCredential, TPM 2.0 Library Part 1, 24; Part 3, 12.5). Both steps may be repeated by the same device.
+An enrollment token is called `claim` on the wire. It is encrypted to the server's enrollment key, together with the hardware id
+and the attestation key that it is for. The server answers with a credential that only the TPM with both keys can decrypt
+(TPM2_ActivateCredential, TPM 2.0 Library Part 1, 24; Part 3, 12.5). A device may repeat both steps.
 """
 
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from .jose import b64encode
 
 COMPLETE_TYPE = "provision-complete+jwt"
 NOBODY = ""
-"""Stands for the agent id in replies to a device that has none yet."""
+"""The agent id in replies to a device that has none yet."""
 
 Opaque = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=8192)]
 """Bytes in base64url."""
@@ -29,7 +29,7 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     """What is encrypted in `Begin.claim` (JWE, ECDH-ES, A256GCM).
 
     Attributes:
-        claim: the secret text that the administrator was given.
+        claim: the text of the enrollment token.
         hw_id: as in `Begin`.
         attestation: SHA-256 of the attestation key's area or point in `Begin`, hex.
     """
@@ -40,16 +40,16 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
 
 class Begin(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A device asks to be provisioned.
+    """A device's request to be provisioned.
 
     Attributes:
         v: version of these forms.
         request_id: echoed in the reply.
         claim: compact JWE around a `Claim`.
-        hw_id: SHA-256 of the endorsement key's public area, hex; for software what tells the machine.
-        backend: what guards the keys.
+        hw_id: SHA-256 of the endorsement key's public area, in hex; for software, what identifies the machine.
+        backend: what protects the keys.
         endorsement_public: TPMT_PUBLIC of the endorsement key; None for software.
-        endorsement_certificate: its certificate in DER, where the TPM has one.
+        endorsement_certificate: its certificate in DER, if the TPM has one.
         attestation: TPMT_PUBLIC of the attestation key; for software its public point.
     """
 
@@ -87,11 +87,11 @@ class Complete(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         request_id: echoed in the reply.
         session: from `Begun`.
         proof: HMAC-SHA256 by the activated credential over `proof_input`, base64url; None for software.
-        evidence: as in `contracts.evidence`: what the attestation key says of the other keys.
+        evidence: as in `contracts.evidence`: the attestation key's certification of the other keys.
         identity_key: public JWK.
         agreement_key: public JWK.
         csr: PKCS #10 request in PEM for the TLS key.
-        agent_id: what the device's configuration calls it; None leaves it to the server.
+        agent_id: the id in the device's configuration; None lets the server choose.
     """
 
     v: Literal[1] = 1
@@ -109,7 +109,7 @@ class Completed(Reply, frozen=True):
     """The device is an agent now; `agent_id` is its id.
 
     Attributes:
-        serial: its number; the same one whenever it is provisioned again.
+        serial: its serial number; it keeps it when it is provisioned again.
         attestation: how sure the server is of the hardware.
         certificates: PEM; the agent's own, then those between it and the root.
         key_set: the root-signed key set.
@@ -122,5 +122,5 @@ class Completed(Reply, frozen=True):
 
 
 def proof_input(session: str, nonce: bytes, csr: str) -> bytes:
-    """What the activated credential authenticates: this attempt, and the TLS key that is to be certified."""
+    """What the activated credential authenticates: this attempt, and the certificate request."""
     return b"\0".join((b"license-agent/provision/1", session.encode(), b64encode(nonce).encode(), csr.encode()))

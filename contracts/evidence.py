@@ -1,4 +1,4 @@
-"""What a device shows of its hardware when it is enrolled, as it stands in JSON. Types only.
+"""Declares a device's evidence of its hardware, as JSON. Types only.
 
 Bytes are base64url without padding. `Complete.evidence` (contracts.enrollment) is a `TpmEvidence` or a `SoftwareEvidence`, by
 the backend that `Begin` named. Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59.
@@ -21,11 +21,11 @@ Point = Annotated[str, Meta(pattern=_ALPHABET, min_length=87, max_length=87)]
 
 
 class Endorsement(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The key that tells one TPM from all others.
+    """The key that identifies a TPM.
 
     Attributes:
         public: TPMT_PUBLIC (Part 2, 12.2.4) of template L-2 or L-1 of the TCG EK Credential Profile.
-        certificate: the manufacturer's, where the TPM has one.
+        certificate: the manufacturer's, if the TPM has one.
     """
 
     public: Area
@@ -33,7 +33,7 @@ class Endorsement(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
 
 
 class CertifiedKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What the attestation key says of another key (TPM2_Certify: Part 3, 18.2).
+    """The attestation key's certification of another key (TPM2_Certify: Part 3, 18.2).
 
     Attributes:
         public: the other key's TPMT_PUBLIC.
@@ -47,7 +47,7 @@ class CertifiedKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 
 
 class TpmEvidence(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """That two keys are in the TPM in which the attestation key is.
+    """Proves that two keys are in the same TPM as the attestation key.
 
     Attributes:
         attestation: the attestation key's TPMT_PUBLIC.
@@ -61,7 +61,7 @@ class TpmEvidence(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
 
 
 class SoftwareEvidence(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """That who has the attestation key names two others. It says nothing about where they are.
+    """Proves that the holder of the attestation key names two other keys. It proves nothing about where they are.
 
     Attributes:
         attestation: the attestation key's point.

@@ -1,11 +1,11 @@
-"""What an agent asks of the license server, and what it is told. Forms and the agent's checks; nothing here performs IO.
+"""Declares the requests of agents and the replies of the license server, and verifies replies. Pure.
 
     request  JWS (ES256) by the agent's identity key   {"alg": "ES256", "typ": "agent-request+jwt", "kid": "<agent id>"}
     reply    JWS (ES256) by a rotation key of the server {"alg": "ES256", "typ": "server-reply+jwt", "kid": "<key id>"}
 
-A request carries a challenge of the server, so that its age is known without the agent's clock, and a random id that the reply
-echoes: whoever carries the two can delay or drop them, not answer by himself, and not answer with an old reply. The same
-request may be sent again; it gets the same reply.
+A request contains a challenge of the server, which bounds its age without the agent's clock, and a random id that the reply
+echoes. A carrier can delay or drop messages, but can neither forge a reply nor replay an old one. The same request may be sent
+again; it gets the same reply.
 """
 
 import json
@@ -29,7 +29,7 @@ MAX_REPLY_CHARS = 1024 * 1024
 MAX_LICENSES_PER_REQUEST = 32
 MAX_REVOKED = 4096
 KEY_CHECK_CHARS = 22
-"""16 bytes in base64url: enough to tell that both sides hold the same secret, and nothing about it."""
+"""16 bytes in base64url: enough to find out whether both sides hold the same secret, and nothing about it."""
 
 REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 """Form of a request id: 16 random bytes in hex."""
@@ -48,12 +48,12 @@ Pem = Annotated[str, Meta(min_length=1, max_length=8192)]
 
 
 class Cause(StrEnum):
-    """Why a rotation is asked for."""
+    """Why an agent requests a rotation."""
 
     DUE = "due"
     FORCED = "forced"
     URGENT = "urgent"
-    """The server had asked for it."""
+    """The server demanded it."""
 
 
 def _dashed(name: str) -> str:
@@ -64,14 +64,14 @@ def _dashed(name: str) -> str:
 
 
 class Request(msgspec.Struct, tag_field="purpose", tag=_dashed, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What every request carries.
+    """The members of every request.
 
     Attributes:
-        v: version of these forms.
-        agent_id: who asks.
-        request_id: another one for each request; the same one when a request is sent again.
-        challenge: from the server, not long ago.
-        timestamp: the agent's clock; it may be wrong, and decides nothing.
+        v: version of the protocol.
+        agent_id: the sender.
+        request_id: new for each request; a request that is sent again keeps it.
+        challenge: a recent one from the server.
+        timestamp: the agent's clock. It may be wrong, and decides nothing.
     """
 
     v: Literal[1] = 1
@@ -82,14 +82,14 @@ class Request(msgspec.Struct, tag_field="purpose", tag=_dashed, forbid_unknown_f
 
 
 class RotateSecret(Request, frozen=True):
-    """A new secret, please.
+    """Requests the agent's next secret.
 
     Attributes:
-        current_secret_version: the newest one here; 0 before the first.
-        key_check: of that secret (`agentd` derives it); None before the first.
-        highest_version: the highest number ever taken over: a server restored from an old backup skips ahead of it.
+        current_secret_version: the newest version that the agent holds; 0 before the first.
+        key_check: of that secret; None before the first.
+        highest_version: the highest version that it ever accepted: a server restored from an old backup skips ahead of it.
         serial: the agent's serial number, for the same reason.
-        cause: why.
+        cause: why it asks.
     """
 
     current_secret_version: SecretVersion
@@ -100,14 +100,14 @@ class RotateSecret(Request, frozen=True):
 
 
 class ConfirmRotation(Request, frozen=True):
-    """The version is sealed here; use it for new licenses."""
+    """Confirms that the agent has sealed a version; licenses may be issued under it."""
 
     secret_version: SecretVersion
     key_check: KeyCheck
 
 
 class SecretStatus(Request, frozen=True):
-    """What is new? Sent at each contact.
+    """Asks for news, at each contact.
 
     Attributes:
         current_secret_version: as in `RotateSecret`.
@@ -127,24 +127,24 @@ class SecretStatus(Request, frozen=True):
 
 
 class ReissueLicenses(Request, frozen=True):
-    """New tokens for these licenses, under that secret version."""
+    """Requests new tokens for licenses, under a secret version."""
 
     licenses: Annotated[tuple[LicenseId, ...], Meta(min_length=1, max_length=MAX_LICENSES_PER_REQUEST)]
     secret_version: SecretVersion
 
 
 class ValidateLicense(Request, frozen=True):
-    """What does the server say of this token?"""
+    """Asks for the server's verdict on a token."""
 
     token: Token
 
 
 class RevocationList(Request, frozen=True):
-    """Which of this agent's licenses are revoked?"""
+    """Requests the list of the agent's revoked licenses."""
 
 
 class RenewCertificate(Request, frozen=True):
-    """A certificate for a new TLS key.
+    """Requests a certificate for a new TLS key.
 
     Attributes:
         csr: PKCS #10 request in PEM (RFC 2986), signed by the new key.
@@ -162,11 +162,11 @@ AnyRequest = (
 
 
 class Reply(msgspec.Struct, tag_field="kind", tag=_dashed, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What every reply carries.
+    """The members of every reply.
 
     Attributes:
-        v: version of these forms.
-        agent_id: whom it is for.
+        v: version of the protocol.
+        agent_id: the agent that it is for.
         request_id: of the request that it answers.
         issued_at: the server's time.
     """
@@ -188,7 +188,7 @@ class RotateReply(Reply, frozen=True):
 
 
 class ConfirmReply(Reply, frozen=True):
-    """Licenses are made with that version from now on."""
+    """The server issues licenses under that version from now on."""
 
     secret_version: SecretVersion
 
@@ -198,11 +198,11 @@ class StatusReply(Reply, frozen=True):
 
     Attributes:
         secret_version: the newest confirmed one; 0 before the first.
-        rotate_now: the agent is to rotate at once.
+        rotate_now: whether the agent must rotate at once.
         revocations: number of the agent's revocation list.
         key_set: number of the key set.
-        next_contact_s: seconds until the server would like to be asked again.
-        audit_seq: up to where the server has taken note of the audit log; None before the first time.
+        next_contact_s: seconds until the agent's next contact.
+        audit_seq: the newest audit record that the server has noted; None before the first.
     """
 
     secret_version: SecretVersion
@@ -214,11 +214,11 @@ class StatusReply(Reply, frozen=True):
 
 
 class ReissueReply(Reply, frozen=True):
-    """New tokens; of licenses that are not among `missing`.
+    """New tokens for the licenses that are not in `missing`.
 
     Attributes:
-        tokens: in no particular order; each says itself which license it is.
-        missing: licenses that are unknown, revoked or at their end: there is no new token for them.
+        tokens: in no particular order; each names its license.
+        missing: licenses that are unknown, revoked or expired, and get no new token.
     """
 
     tokens: Annotated[tuple[Token, ...], Meta(max_length=MAX_LICENSES_PER_REQUEST)]
@@ -229,10 +229,10 @@ class ValidateReply(Reply, frozen=True):
     """The server's verdict on a token.
 
     Attributes:
-        valid: whether the server stands by it.
-        reason: `ok`, or why not; as on the POS socket.
-        license_id: of the token; None where it could not be opened.
-        expires_at: end of the license; None where it could not be opened.
+        valid: whether the token is valid.
+        reason: `ok`, or why it is not valid; as on the POS socket.
+        license_id: of the token; None if it could not be decrypted.
+        expires_at: end of the license; None if it could not be decrypted.
     """
 
     valid: bool
@@ -245,9 +245,9 @@ class RevocationReply(Reply, frozen=True):
     """The agent's revocation list.
 
     Attributes:
-        number: grows with each change; a lower one is not taken over.
-        next_update: until then a newer one should have come.
-        revoked: ids of the agent's licenses that are revoked, all of them.
+        number: grows with each change; an agent does not accept a lower one.
+        next_update: when the agent should have a newer list.
+        revoked: the ids of all revoked licenses of the agent.
     """
 
     number: Number
@@ -266,7 +266,7 @@ class RenewReply(Reply, frozen=True):
 
 
 class RefusalCode(StrEnum):
-    """Why the server does not do what was asked. Append-only."""
+    """Why the server refuses a request. Append-only."""
 
     BAD_REQUEST = "bad_request"
     UNSUPPORTED_VERSION = "unsupported_version"
@@ -281,7 +281,7 @@ class RefusalCode(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     """Agent and server hold different secrets under that number. Rotate."""
     TOO_MANY_VERSIONS = "too_many_versions"
-    """Another secret would end one under which licenses still pass."""
+    """Another secret would end one under which licenses are still valid."""
     CLAIM_REFUSED = "claim_refused"
     ATTESTATION_FAILED = "attestation_failed"
     RATE_LIMITED = "rate_limited"
@@ -289,12 +289,12 @@ class RefusalCode(StrEnum):
 
 
 class Refusal(Reply, frozen=True):
-    """No.
+    """The server refuses the request.
 
     Attributes:
-        code: why.
-        text: in words.
-        retry_after_s: when it may be tried again; None if that is of no use, or not known.
+        code: the reason.
+        text: the reason in words.
+        retry_after_s: seconds until the request may succeed; None if that is unknown, or trying again is of no use.
     """
 
     code: RefusalCode
@@ -311,10 +311,10 @@ def purpose_of(request: Request | type[Request]) -> str:
 
 
 class Refused(Exception):
-    """The server, and nobody else, has refused a request.
+    """The server has refused a request, and signed that.
 
     Attributes:
-        refusal: its words.
+        refusal: the signed refusal.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -326,12 +326,12 @@ class Refused(Exception):
 
 
 def signing_input(header: dict[str, str], content: msgspec.Struct) -> bytes:
-    """What is signed of a JWS (RFC 7515, 5.1)."""
+    """The signing input of a JWS (RFC 7515, 5.1)."""
     return f"{b64encode(json.dumps(header, separators=(',', ':')).encode())}.{b64encode(msgspec.json.encode(content))}".encode()
 
 
 def request_input(request: Request) -> bytes:
-    """What the agent's identity key signs of a request."""
+    """The bytes of a request that the agent's identity key signs."""
     return signing_input({"alg": "ES256", "typ": REQUEST_TYPE, "kid": request.agent_id}, request)
 
 
@@ -344,20 +344,20 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 def verify_reply(text: str, kind: type[R], agent_id: str | None, request_id: str, trust: Trust) -> R:
-    """The server's reply to a request, once signature, addressee and form have been checked.
+    """Verifies signature, addressee and form of the server's reply to a request.
 
     Args:
         text: JWS in compact serialization.
-        kind: what must be in it.
-        agent_id: who asked; None leaves it to the caller to look whom the reply is for.
+        kind: the type of reply that the request must get.
+        agent_id: the agent that asked; None leaves that check to the caller.
         request_id: of the request.
-        trust: whose signatures count.
+        trust: the keys that may sign.
 
     Raises:
-        MalformedToken: it is not of our form, or answers another request.
-        BadSignature: nobody whom we trust signed it.
+        MalformedToken: the reply has another form, or answers another request.
+        BadSignature: no key that the agent trusts signed it.
         WrongAudience: it is for another agent.
-        Refused: the server says no.
+        Refused: the server refused the request.
     """
     content = _verified(text, trust)
     if agent_id is not None and content.get("agent_id") != agent_id:
@@ -374,21 +374,21 @@ def verify_reply(text: str, kind: type[R], agent_id: str | None, request_id: str
 
 
 def convert(content: dict[str, Any], kind: Any, what: str) -> Any:
-    """JSON content as a struct of `kind`.
+    """Converts JSON content to a struct of `kind`.
 
     Raises:
-        MalformedToken: it has not that form; the text says where.
+        MalformedToken: the content has another form; the text says where.
     """
     try:
         return msgspec.convert(content, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise MalformedToken(f"the {what} is not of our form: {error}"[:300]) from None
+        raise MalformedToken(f"malformed {what}: {error}"[:300]) from None
 
 
 def _verified(text: str, trust: Trust) -> dict[str, Any]:
     parts = text.split(".", 3)
     if len(text) > MAX_REPLY_CHARS or not text.isascii() or len(parts) != 3:
-        raise MalformedToken("a reply of the server is a JWS in compact serialization")
+        raise MalformedToken("malformed server's reply: it must be a JWS in compact serialization")
     protected, payload, signature = parts
     if len(protected) > MAX_HEADER_CHARS:
         raise MalformedToken("the reply's header is too long")

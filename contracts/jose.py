@@ -1,4 +1,4 @@
-"""The few JOSE parts that the agent accepts, read strictly. Nothing here performs IO.
+"""Parses the few parts of JOSE that the agent accepts, strictly. Pure.
 
 Sources: RFC 7515 (JWS), RFC 7516 (JWE), RFC 7517 (JWK), RFC 7518 (algorithms), RFC 8725 (best practice). Algorithms are fixed
 by the caller and never read from a token. Base64url is accepted in its one canonical form only (RFC 4648, 3.5), so that no two
@@ -22,11 +22,11 @@ _ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
 
 
 class MalformedToken(Exception):
-    """It is not of the form that we issue; the text says where. No key has been used."""
+    """The text does not have the form that the server issues; the message says where. No key was used."""
 
 
 class BadSignature(Exception):
-    """It is of our form, and was not made, or not left, by somebody who holds the key."""
+    """The text has our form, but the holder of the key has not made it, or somebody has changed it."""
 
 
 def b64encode(data: bytes) -> str:
@@ -62,7 +62,7 @@ def b64decode(text: str) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name comes twice")
+        raise ValueError("a name is there twice")
     return result
 
 
@@ -74,10 +74,10 @@ _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_refuse_numbe
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object (RFC 8259) in UTF-8 with unique names and integer numbers.
+    """Parses a JSON object (RFC 8259) in UTF-8 with unique names and integer numbers only.
 
     Raises:
-        MalformedToken: `data` is anything else; `what` names it in the text.
+        MalformedToken: `data` is anything else; `what` names it in the message.
     """
     try:
         value = _decoder.decode(data.decode("utf-8"))
@@ -89,7 +89,7 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_header(part: str, expected: Mapping[str, str | None], what: str) -> dict[str, Any]:
-    """A protected header that has exactly the expected members.
+    """Parses a protected header, which must have exactly the expected members.
 
     Args:
         part: base64url.
@@ -136,7 +136,7 @@ def jwk_from_point(point: bytes) -> dict[str, str]:
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """The key id that we give to keys: the JWK thumbprint (RFC 7638), SHA-256, base64url."""
+    """The id of a key: its JWK thumbprint (RFC 7638), SHA-256, base64url."""
     canonical = json.dumps({name: jwk[name] for name in ("crv", "kty", "x", "y")}, separators=(",", ":"), sort_keys=True)
     return b64encode(hashlib.sha256(canonical.encode()).digest())
 
@@ -149,10 +149,10 @@ def _public_key(point: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> None:
-    """Checks an ES256 signature (RFC 7518, 3.4).
+    """Verifies an ES256 signature (RFC 7518, 3.4).
 
     Raises:
-        BadSignature: it does not fit.
+        BadSignature: the key has not signed the data.
     """
     if len(signature) != ES256_SIGNATURE_BYTES:
         raise BadSignature("an ES256 signature has 64 bytes")

@@ -1,7 +1,7 @@
-"""The server's keys, signed by its offline root: what an agent trusts beyond its one pin. Nothing here performs IO.
+"""Verifies key sets: the server's keys, signed by its offline root. Pure.
 
-A JWS (ES256) whose header carries the root's public key. An agent knows the root by its pin, the SHA-256 of its SPKI, and takes
-over a set with a higher number only. The set names the root that may sign the next ones, so that a root can be replaced.
+A key set is a JWS (ES256) whose header has the root's public key. An agent knows the root by its pin, the SHA-256 of its SPKI,
+and accepts a set with a higher number only. A set names the roots that may sign the next sets, so that a root can be replaced.
 """
 
 import hashlib
@@ -40,15 +40,15 @@ class KeySet(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     """Content of a key set. Times are seconds since 1970 UTC.
 
     Attributes:
-        v: version of this form.
+        v: version of the protocol.
         number: grows with each set.
         issuer: what licenses carry as `iss`.
         issued_at: when it was signed.
-        expires: when the next one should have come at the latest.
+        expires: when the agent should have the next set at the latest.
         license_keys: sign licenses.
         rotation_keys: sign replies and secret deliveries.
-        enrollment_keys: to which claims are encrypted; the first one is to be used.
-        certificates: PEM; the issuing CAs and the root, for who checks certificates.
+        enrollment_keys: enrollment tokens are encrypted to the first one.
+        certificates: PEM; the issuing CAs and the roots.
         roots: pins of the roots that may sign the next sets.
     """
 
@@ -64,15 +64,15 @@ class KeySet(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     roots: Annotated[tuple[Pin, ...], Meta(min_length=1, max_length=4)]
 
     def trust(self) -> Trust:
-        """Whose signatures count by this set.
+        """The keys of this set that sign.
 
         Raises:
-            MalformedToken: a key is no point of the curve, or stands twice.
+            MalformedToken: a key is not a point of the curve, or is there twice.
         """
         return parse_trust(self.trust_file())
 
     def trust_file(self) -> bytes:
-        """The same as a trust file, as it stands in the sealed store."""
+        """The same as a trust file, which the sealed store holds."""
         license_keys, rotation_keys = (
             [msgspec.to_builtins(key) for key in keys] for keys in (self.license_keys, self.rotation_keys)
         )
@@ -93,25 +93,25 @@ def pin_of(spki: bytes) -> str:
 
 
 def pin_of_jwk(jwk: dict[str, Any]) -> str:
-    """The pin of a P-256 key given as a JWK; MalformedToken if it is none."""
+    """The pin of a P-256 key in a JWK. Raises MalformedToken if it is not such a key."""
     return pin_of(public_key_from_jwk(jwk).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def verify_key_set(text: str, roots: tuple[str, ...], above: int = -1) -> SignedKeySet:
-    """The key set in `text`, if a root that we trust signed it.
+    """Verifies that a trusted root has signed a key set, and returns it.
 
     Args:
         text: JWS in compact serialization.
         roots: pins (`pin_of`) of the roots that may sign.
-        above: a set counts only with a higher number than this.
+        above: the set must have a higher number than this.
 
     Raises:
-        MalformedToken: it is not of our form, or its number is not higher.
-        BadSignature: no root that we trust signed it.
+        MalformedToken: the set has another form, or its number is not higher.
+        BadSignature: no root in `roots` signed it.
     """
     parts = text.split(".", 3)
     if len(text) > MAX_KEY_SET_CHARS or not text.isascii() or len(parts) != 3:
-        raise MalformedToken("a key set is a JWS in compact serialization")
+        raise MalformedToken("malformed key set: it must be a JWS in compact serialization")
     protected, payload, signature = parts
     jwk = parse_header(protected, {"alg": "ES256", "typ": KEY_SET_TYPE, "jwk": None}, "key set's header")["jwk"]
     if not isinstance(jwk, dict) or jwk.keys() != {"kty", "crv", "x", "y"}:

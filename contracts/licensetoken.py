@@ -1,10 +1,10 @@
-"""License tokens: JWE (dir, A256GCM) around JWS (ES256), opened strictly. Nothing here performs IO.
+"""Parses and opens license tokens strictly: JWE (dir, A256GCM) around JWS (ES256). Pure.
 
     JWE header  {"alg": "dir", "enc": "A256GCM", "cty": "JWT", "kid": "<agent id>/<secret version>"}
     JWS header  {"alg": "ES256", "typ": "license+jwt", "kid": "<issuer key id>"}
 
-To forge one takes both the secret that this agent shares with the server and the issuer's private key. `docs/protocol.md` tells
-how to mint one with any JOSE tool.
+A forger needs both the secret that the agent shares with the server and the issuer's private key. `docs/protocol.md` shows how
+to issue a token with any JOSE tool.
 """
 
 import re
@@ -36,12 +36,12 @@ class WrongAudience(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """A token of the right form, not yet opened.
+    """A token of the right form that is still encrypted.
 
     Attributes:
-        agent_id: whom it is for, as its header says.
+        agent_id: the agent that its header names.
         version: the secret version that opens it.
-        protected: the header as it was sent; associated data of the encryption.
+        protected: the header as received; associated data of the encryption.
         nonce: 12 bytes.
         ciphertext: ends with the 16-byte tag.
     """
@@ -59,10 +59,10 @@ def key_id(agent_id: str, version: int) -> str:
 
 
 def parse_token(token: str) -> SealedToken:
-    """Reads a token's form; cheap, and without any key.
+    """Parses a token; cheap, and without any key.
 
     Raises:
-        MalformedToken: it is not of the form that we issue.
+        MalformedToken: the token has another form than the server issues.
     """
     if len(token) > MAX_TOKEN_CHARS or not token.isascii():
         raise MalformedToken(f"a token has at most {MAX_TOKEN_CHARS} ASCII characters")
@@ -103,17 +103,17 @@ def _signer(protected: str) -> object:
 
 
 def open_token(sealed: SealedToken, secret: Key, trust: Trust) -> Claims:
-    """Decrypts a token, checks the issuer's signature and the claims' form; not their times.
+    """Decrypts a token, and verifies the issuer's signature and the form of the claims, but not their times.
 
     Args:
         sealed: from `parse_token`.
         secret: 32 bytes, the version that `sealed` names.
-        trust: whose signatures count.
+        trust: the keys that may sign.
 
     Raises:
-        BadSignature: it was not made, or not left, by those who hold both keys.
+        BadSignature: the token was not issued with both keys, or was changed.
         WrongAudience: it is signed for another agent.
-        MalformedToken: it is genuine and not a license of our form.
+        MalformedToken: it is genuine, but its claims have another form.
     """
     try:
         inner = AESGCM(secret).decrypt(sealed.nonce, sealed.ciphertext, sealed.protected)

@@ -1,7 +1,7 @@
-"""The server's word on what time it is, in answer to an agent's challenge. Nothing here performs IO.
+"""Verifies the server's signed time, an answer to an agent's challenge. Pure.
 
-It is the way out for a machine whose floor of time is wrong: unlike all else that carries a time, it may lower the floor. The
-challenge makes it good for one agent, once, and tells how old it can be at the most.
+It repairs a machine whose time floor is wrong: unlike everything else with a time, it may lower the floor. The challenge makes
+it valid for one agent, once, and bounds its age.
 """
 
 import re
@@ -20,22 +20,22 @@ _MEMBERS = frozenset({"agent_id", "challenge", "time"})
 
 
 def verify_server_time(text: str, agent_id: str, challenge: str, trust: Trust) -> int:
-    """The signed time, seconds since 1970 UTC.
+    """Verifies a signed time and returns it, in seconds since 1970 UTC.
 
     Args:
-        text: the statement.
-        agent_id: whom it must be for.
-        challenge: what it must answer.
-        trust: whose signatures count.
+        text: the signed statement.
+        agent_id: the agent that it must be for.
+        challenge: the challenge that it must answer.
+        trust: the keys that may sign.
 
     Raises:
-        MalformedToken: it is not of our form, or answers another challenge.
-        BadSignature: nobody whom we trust signed it.
+        MalformedToken: the statement has another form, or answers another challenge.
+        BadSignature: no key that the agent trusts signed it.
         WrongAudience: it is for another agent.
     """
     content = verify_statement(text, TIME_TYPE, _MEMBERS, "server time", trust)
     if content["agent_id"] != agent_id:
         raise WrongAudience("the server time is for another agent")
     if content["challenge"] != challenge:
-        raise MalformedToken("the server time answers another challenge: ask for a new one")
+        raise MalformedToken("the server time answers another challenge; make a new one")
     return integer(content, "time", 1, MAX_TIME, "server time")

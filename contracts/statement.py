@@ -1,4 +1,4 @@
-"""What the server signs for an agent besides licenses: a JWS (ES256) by a delivery key over a JSON object. No IO."""
+"""Verifies what the server signs for an agent besides licenses: a JWS (ES256) by a delivery key over a JSON object. Pure."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ MAX_STATEMENT_CHARS = 16 * 1024
 
 
 def verify_statement(text: str, kind: str, members: frozenset[str], what: str, trust: Trust) -> dict[str, Any]:
-    """The content of a statement, once its signature and form have been checked.
+    """Verifies signature and form of a statement, and returns its content.
 
     Args:
         text: JWS in compact serialization (RFC 7515, 3.1).
         kind: the header's `typ`, so that one kind of statement is never taken for another (RFC 8725, 3.11).
-        members: exactly these must stand in the content.
+        members: the names that the content must have, and no others.
         what: names the statement in errors.
-        trust: whose signatures count.
+        trust: the keys that may sign.
 
     Raises:
-        MalformedToken: it is not of our form.
-        BadSignature: nobody whom we trust signed it.
+        MalformedToken: the statement has another form.
+        BadSignature: no key that the agent trusts signed it.
     """
     parts = text.split(".", 3)
     if len(text) > MAX_STATEMENT_CHARS or not text.isascii() or len(parts) != 3:
-        raise MalformedToken(f"a {what} is a JWS in compact serialization")
+        raise MalformedToken(f"malformed {what}: it must be a JWS in compact serialization")
     protected, payload, signature = parts
     if len(protected) > MAX_HEADER_CHARS:
         raise MalformedToken(f"the {what}'s header is too long")
@@ -38,7 +38,7 @@ def verify_statement(text: str, kind: str, members: frozenset[str], what: str, t
 
 
 def integer(content: dict[str, Any], name: str, least: int, most: int, what: str) -> int:
-    """An integer member within bounds; MalformedToken if it is anything else."""
+    """An integer member within bounds. Raises MalformedToken if it is anything else."""
     value = content[name]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise MalformedToken(f"the {what}'s {name} must be an integer from {least} to {most}")

@@ -1,4 +1,4 @@
-"""Whose signatures an agent accepts. Nothing here performs IO."""
+"""Parses trust files: the keys whose signatures an agent accepts. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class Trust:
     delivery_keys: Mapping[str, ec.EllipticCurvePublicKey]
 
     def license_key(self, kid: object) -> ec.EllipticCurvePublicKey:
-        """The key that signs licenses under this id; BadSignature if there is none."""
+        """The key with this id that signs licenses. Raises BadSignature if there is none."""
         return _find(self.license_keys, kid)
 
     def delivery_key(self, kid: object) -> ec.EllipticCurvePublicKey:
-        """The key that signs deliveries under this id; BadSignature if there is none."""
+        """The key with this id that signs deliveries. Raises BadSignature if there is none."""
         return _find(self.delivery_keys, kid)
 
 
@@ -49,7 +49,7 @@ def encode_trust(issuer: str, license_keys: list[dict[str, str]], delivery_keys:
 
 
 def parse_trust(data: bytes) -> Trust:
-    """The trust in a trust file.
+    """Parses a trust file.
 
     Raises:
         MalformedToken: it is not a trust file; the text says why.

@@ -108,11 +108,6 @@ class Agents:
             return None
         return row_of(found[0])
 
-    def by_id(self, session: Session, agent_id: str) -> AgentRow | None:
-        """The agent with this id, or None."""
-        agent = session.get(Agent, agent_id)
-        return None if agent is None else row_of(agent)
-
     def lock(self, session: Session, agent_id: str) -> Agent | None:
         """Waits until no other transaction, of any process, works on this agent, and keeps others out until this one ends.
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from server import wiring
 from server.agents import server_time
+from server.agents.registry import AgentRow
 from server.exchange.kept_replies import KeptReplies
 from server.licensing import periods
 from server.registry import audit
@@ -73,6 +74,9 @@ class ServerSide:
     def within(self, session: Session) -> "ServerSide":
         """The same server; all acts belong to one transaction."""
         return ServerSide(self.server, session)
+
+    def agent(self, agent_id: str) -> AgentRow | None:
+        return next((row for row in self.agents.listed() if row.agent_id == agent_id), None)
 
     def sign_time(self, agent_id: str, challenge: str, now: int) -> str:
         with self.database.write() as session:

@@ -23,7 +23,7 @@ def test_serials_follow_each_other_and_stay_with_their_device(server: ServerSide
     again = ONE.come(server, now=NOW + 5)
     assert (again.agent_id, again.serial) == (first.agent_id, first.serial)
     assert THREE.come(server).serial == 3
-    row = server.agents.by_id("pos-000001")
+    row = server.agent("pos-000001")
     assert row is not None
     assert (row.hw_id, row.status, row.attestation, row.created_at, row.updated_at) == (
         ONE.hw_id,
@@ -84,7 +84,7 @@ def test_a_revoked_device_stays_revoked_until_it_is_reinstated(server: ServerSid
 
 def test_a_factory_device_gets_no_licenses(server: ServerSide) -> None:
     ONE.come(server, factory_only=True)
-    row = server.agents.by_id("pos-000001")
+    row = server.agent("pos-000001")
     assert row is not None
     assert row.status == FACTORY_ONLY
     assert server.agents.count() == {ACTIVE: 0, REVOKED: 0, FACTORY_ONLY: 1}
@@ -132,7 +132,7 @@ def test_an_audit_log_that_went_back_is_an_alert(
     server.agents.saw("pos-000001", NOW + 1, certificate, *first)
     assert server.agents.saw("pos-000001", NOW + 2, certificate, *second) == acknowledged
     assert any(record.event == "alert.agent_audit" for record in server.audit.tail(100)) is alert
-    row = server.agents.by_id("pos-000001")
+    row = server.agent("pos-000001")
     assert row is not None
     assert row.last_seen == NOW + 2
     assert server.agents.saw("ghost", NOW, certificate, 1, HEAD) is None
