@@ -1,5 +1,6 @@
 """Runs our other commands to their end. A `Warm` one keeps their programs loaded, for the many commands of a stand's start."""
 
+import contextlib
 import json
 import os
 import signal
@@ -49,7 +50,8 @@ class Warm(Commands):
     def __exit__(self, *_: object) -> None:
         for process in self._programs.values():
             # Its process group: also the command that it may be running.
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.communicate()
         self._programs.clear()
 
@@ -64,9 +66,11 @@ class Warm(Commands):
                 start_new_session=True,
             )
         assert process.stdin is not None and process.stdout is not None  # for mypy: both are pipes
-        process.stdin.write(json.dumps({"arguments": arguments, "env": env}) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"arguments": arguments, "env": env}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
         if not line:
             raise StandError(f"{name} {arguments[0]} failed: its program ended with status {process.wait()}")
         reply = json.loads(line)

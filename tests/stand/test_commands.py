@@ -1,0 +1,65 @@
+"""A command of a program that was loaded before does what the same command does by itself."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stand.commands import Commands, Warm
+from stand.programs import StandError
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(params=[Commands, Warm])
+def commands(request: pytest.FixtureRequest) -> Iterator[Commands]:
+    if request.param is Commands:
+        yield Commands()
+    else:
+        with Warm() as warm:
+            yield warm
+
+
+def test_commands_follow_one_another(commands: Commands, tmp_path: Path) -> None:
+    server = str(tmp_path / "server")
+    assert commands.run("license-server", "init", "--dir", server) == ""
+    pin = commands.run("license-server", "root-pin", "--dir", server)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", pin)
+    # The environment is that of one command only.
+    assert commands.run("license-server", "root-pin", env={"LICENSE_SERVER_DIR": server}) == pin
+    with pytest.raises(StandError, match=r"(?s)license-server root-pin failed: .*Missing option '--dir'"):
+        commands.run("license-server", "root-pin")
+    assert commands.run("license-server", "agents", "list", "--dir", server).startswith("agent")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "text"),
+    [
+        ("license-server", ("root-pin", "--dir", "nowhere"), "nowhere/settings.toml does not exist"),
+        ("license-server", ("isue",), "No such command 'isue'"),
+        ("license-agent-cli", ("--socket", "nowhere", "status"), "nowhere does not exist"),
+        ("license-agent", ("--config", "nowhere", "check-config"), "nowhere does not exist"),
+    ],
+)
+def test_what_fails_says_why(commands: Commands, name: str, arguments: tuple[str, ...], text: str) -> None:
+    for _ in range(2):
+        with pytest.raises(StandError, match=f"(?s){name} {arguments[0]} failed: .*{text}"):
+            commands.run(name, *arguments)
+
+
+def test_a_command_is_a_process_of_its_own(tmp_path: Path) -> None:
+    """It leaves nothing behind in the program that was loaded."""
+    with Warm() as warm:
+        (tmp_path / "secret").touch(mode=0o600)
+        before = warm.run("license-server", "--help")
+        with pytest.raises(StandError):
+            warm.run("license-server", "init", "--dir", str(tmp_path / "secret"))
+        assert warm.run("license-server", "--help") == before
+        (process,) = warm._programs.values()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        with pytest.raises(StandError, match="its program ended with status -9"):
+            warm.run("license-server", "--help")
