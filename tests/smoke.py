@@ -39,7 +39,7 @@ def main() -> int:
             env = {**os.environ, **content["env"]}
             for kind, status in (("valid", 0), ("expired", 1)):
                 done = subprocess.run(
-                    [bin_ / "license-agent-client", "validate", content["tokens"][kind]],
+                    [bin_ / "license-agent-client", "--deadline", str(READY_S), "validate", content["tokens"][kind]],
                     env=env,
                     capture_output=True,
                     check=False,
