@@ -66,7 +66,7 @@ def test_a_copy_opens_on_no_other_machine(disk: Disk, tmp_path: Path) -> None:
         own = machine.tpm
         with Swtpm(tmp_path / "another") as machine.tpm:
             machine.write_config()
-            disk.refused("another TPM", "initialize this agent anew")
+            disk.refused("another TPM", "initialize this agent again")
             said = machine.tool("license-agent", "init", "--trust", str(machine.root / "trust.json"), fine=(69,))
             assert "another TPM" in said
             assert_clear(said)
