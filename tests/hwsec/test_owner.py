@@ -246,7 +246,7 @@ def test_a_slow_call_within_its_deadline_keeps_the_hardware_to_itself(stuck: thr
         late: list[str] = []
         begun = threading.Event()
         slow = asyncio.ensure_future(owner.run(waiting(begun, stuck), LONG))
-        await asyncio.to_thread(begun.wait)
+        assert await asyncio.to_thread(begun.wait, LONG)
         for _time in range(REPLACEMENTS + 2):
             with pytest.raises(BackendUnavailable, match="busy") as caught:
                 await owner.run(lambda: late.append("ran"), SOON / 2)
@@ -323,8 +323,9 @@ def test_a_caller_that_leaves_does_not_hide_a_hang(stuck: threading.Event) -> No
     async def scenario() -> None:
         owner = HardwareOwner()
         begun = threading.Event()
-        leaver = asyncio.ensure_future(owner.run(waiting(begun, stuck), LATER))
-        await asyncio.to_thread(begun.wait)
+        await owner.run(lambda: None, LONG)  # the thread runs, so that the next call begins at once
+        leaver = asyncio.ensure_future(owner.run(waiting(begun, stuck), 5 * LATER))
+        assert await asyncio.to_thread(begun.wait, LONG)
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaver
@@ -338,7 +339,7 @@ def test_a_caller_that_leaves_stops_no_call_that_has_begun() -> None:
         owner = HardwareOwner()
         begun, release, done = threading.Event(), threading.Event(), threading.Event()
         leaver = asyncio.ensure_future(owner.run(waiting(begun, release, done), LONG))
-        await asyncio.to_thread(begun.wait)
+        assert await asyncio.to_thread(begun.wait, LONG)
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaver
