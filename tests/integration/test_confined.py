@@ -88,7 +88,7 @@ def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_
     with bench.running(inherited=True) as running:
         (bench.root / "aside").rename(bench.log)
         assert running.process.wait(READY_S) == 69
-        assert f"what stands at {bench.log} is not what stood there" in running.log()
+        assert f"{bench.log} was replaced after this process was confined to it" in running.log()
         running.kill_and_restart()
         assert running.process.poll() is None
         bench.tool("license-agent-cli", "status")

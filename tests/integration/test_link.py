@@ -524,7 +524,7 @@ def test_another_user_is_turned_away(link: Link, serve: Serve, pki: Pki) -> None
         )
         (said,) = messages(bytes.fromhex(done.stdout))
         assert isinstance(said, Failed) and said.code is FailCode.NOT_ALLOWED
-    assert "uid 54321 tried the link's socket" in link.log()
+    assert "refused a connection from uid 54321" in link.log()
     assert fetch(link).status == 200
 
 

@@ -210,13 +210,13 @@ def test_the_servers_word_sets_the_time_right() -> None:
             )
 
         sign("ab" * 16)
-        assert "no challenge is waiting" in machine.tool(*reset, fine=(4,))
+        assert "no challenge is outstanding" in machine.tool(*reset, fine=(4,))
         first = machine.tool("license-agent-cli", "clock", "challenge").strip()
         assert "another challenge" in machine.tool(*reset, fine=(4,))
         sign(first)
         assert "the agent's trusted time is now" in machine.tool(*reset)
         # It is good once.
-        assert "no challenge is waiting" in machine.tool(*reset, fine=(4,))
+        assert "no challenge is outstanding" in machine.tool(*reset, fine=(4,))
         machine.tool("license-agent-cli", "clock", "challenge")
         assert "another challenge" in machine.tool(*reset, fine=(4,))
         (machine.root / "time").write_text("junk")
