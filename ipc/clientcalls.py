@@ -41,9 +41,6 @@ class Question:
     fields: Callable[[], dict[str, Any]] = field(default=dict)
 
 
-Conversation = Generator[Question, "Answer", Any]
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A reply, and the fields with which the answered attempt was made."""

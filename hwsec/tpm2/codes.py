@@ -21,7 +21,6 @@ _RC_NO_ROOM = {
 _RC_REFERENCES = range(0x910, 0x91F)  # a handle or session that is no longer there: the TPM has been reset
 
 # Format one: these six bits and bit 7, beside the number of the handle, parameter or session.
-RC_ATTRIBUTES = 0x82
 RC_VALUE = 0x84
 RC_HANDLE = 0x8B
 RC_AUTH_FAIL = 0x8E

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from audittrail import anchor
 from audittrail.archive import ArchiveDamaged, lines, read_header
-from audittrail.certificate import parse
+from audittrail.certificate import certified_value
 from audittrail.chain import ZERO_HASH
 from audittrail.verify import verify_lines
 
@@ -25,7 +25,7 @@ def check(data: bytes) -> None:
     """Checks the bytes as a log, as the content of records whose hashes are right, and as what lies beside a log."""
     verify_lines(data.splitlines(keepends=True))
     verify_lines([line + b"\n" for line in data.split(b"\n")])
-    for kind, read in ((ArchiveDamaged, read_header), (ValueError, parse), (ValueError, anchor.decode)):
+    for kind, read in ((ArchiveDamaged, read_header), (ValueError, certified_value), (ValueError, anchor.decode)):
         with contextlib.suppress(kind):
             read(data)
     with contextlib.suppress(ArchiveDamaged):
