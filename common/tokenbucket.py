@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 
 class Buckets:
-    """A token bucket for each key. Whoever uses it calls `forget_full` now and then.
+    """A token bucket for each key. The user calls `forget_full` now and then, to bound its memory.
 
     Args:
         rate: tokens that come back each second.

@@ -28,7 +28,7 @@ def system_call(number: int, *arguments: int) -> int:
 
 
 def set_no_new_privileges() -> None:
-    """Gives up for good what a program could gain by being started (prctl(2), PR_SET_NO_NEW_PRIVS); both locks need it.
+    """Renounces for good what a program could gain by being started (prctl(2), PR_SET_NO_NEW_PRIVS); both restrictions need it.
 
     Raises:
         ConfineError: the kernel refuses.

@@ -21,7 +21,7 @@ REPLACEMENTS = 2
 
 
 class _Job:
-    """A call, and how far it has come. `future` is done once the caller has an answer, be it that there is none."""
+    """A call, and how far it has come. `future` is done once the caller has a result or an error."""
 
     __slots__ = ("call", "finished", "future", "started")
 

@@ -14,7 +14,7 @@ class PolicyFiles:
 
     Attributes:
         policies: the signed policies.
-        passed_over: files that are none, with the reason, a sentence each.
+        passed_over: a sentence for each file that is not a policy, with the reason.
     """
 
     policies: tuple[SignedPolicy, ...] = ()

@@ -1,8 +1,8 @@
 """Implements the backend without a TPM, for machines that have no TPM and whose owner accepts that.
 
 The KEK is PBKDF2-HMAC-SHA256 (RFC 8018, 5.2) over 32 random bytes and the machine id. Key material, anchor and audit value
-lie in a directory apart from the store. **Whoever copies the whole disk has both, and who puts back an older copy of the whole
-disk is not noticed**: that is what a TPM is for.
+are in a directory apart from the store. **Anyone who copies the whole disk has both, and nothing here notices an older copy of
+the whole disk that was put back**: that is what a TPM is for.
 """
 
 import contextlib

@@ -99,7 +99,7 @@ class SealedStore:
         self._trace = trace
 
     def load(self) -> Loaded:
-        """Reads the newest committed store, finishing or mending what a power cut or a bad block left.
+        """Reads the newest committed store, finishing or repairing what a power cut or a bad block left.
 
         Raises:
             StoreMissing: nothing has been committed, or all copies are gone.

@@ -37,7 +37,7 @@ class VersionMeta(msgspec.Struct, frozen=True):
         valid_from: when it came into force.
         valid_until: when its successor was due.
         grace_until: when licenses under it end at the latest; set and signed by the server.
-        installed_at: when this machine took it over.
+        installed_at: when this machine installed it.
         invalidated_at: when it was invalidated; None if it was not.
     """
 

@@ -145,7 +145,7 @@ def activate(tpm: Transport, attestation: Blob, auth: SecretBuffer, credential_b
     endorsement key wants a session of its policy.
 
     Raises:
-        NoEndorsementKey: there is none.
+        NoEndorsementKey: the TPM has no endorsement key.
         ActivationRefused: the TPM does not open it.
     """
     t = tpm.t

@@ -93,7 +93,7 @@ class NvIndices:
         return number in self._known()
 
     def authorize(self, number: int, auth: SecretBuffer) -> None:
-        """Takes over the auth value of an index. Once for a connection: the library keeps each handle that it is asked for.
+        """Sets the auth value of an index. Once for a connection: the library keeps each handle that it is asked for.
 
         Raises:
             NvGone: it is not there.

@@ -114,7 +114,7 @@ class KekSealer:
         """The signed policy for the present state, with a number from `lowest` on.
 
         Raises:
-            PcrMismatch, PcrUninitialized: there is none.
+            PcrMismatch, PcrUninitialized: no policy fits.
         """
         found = read_policies(self._policies)
         values = self.read_pcrs(binding.pcrs)
