@@ -1,4 +1,4 @@
-"""Bounds what one caller may ask: rates, and the sizes and times of a request. Nothing here performs IO."""
+"""Bounds what one caller may ask: rates, and the sizes and times of a request. Pure."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Rate:
 
     Attributes:
         per_second: requests a second in the long run.
-        burst: requests at once, after a silence.
+        burst: requests at once, after a pause.
     """
 
     per_second: float
@@ -39,7 +39,7 @@ AGENT_RATE = Rate(5, 60)
 ADDRESS_RATE = Rate(2, 40)
 """For each address (IPv6: each /64), over all requests without a client certificate. A shop's tills share one address."""
 FAILED_CLAIM_RATE = Rate(1 / 60, 10)
-"""Refused claims, for each address."""
+"""Refused provisioning attempts, for each address."""
 
 
 def buckets(rate: Rate, most: int = MAX_KEYS) -> BoundedBuckets:
@@ -48,9 +48,9 @@ def buckets(rate: Rate, most: int = MAX_KEYS) -> BoundedBuckets:
 
 
 def address_key(address: str) -> str:
-    """The key of an address: itself, for IPv6 its /64, since one host has that many addresses.
+    """The bucket of an address: its own, or for IPv6 that of its /64, because one host has that many addresses.
 
-    A text that is no address is a key of its own.
+    A text that is not an address has a bucket of its own.
     """
     try:
         parsed = ipaddress.ip_address(address)

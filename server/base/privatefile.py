@@ -19,7 +19,7 @@ def create(path: Path, data: bytes) -> None:
     try:
         create_file(path, data)
     except FileExistsError:
-        raise RegistryError(f"{path} exists already; it is not overwritten") from None
+        raise RegistryError(f"{path} already exists and is not overwritten") from None
 
 
 def read(path: Path, what: str) -> bytes:

@@ -1,11 +1,11 @@
-"""Life of a secret version on the server, as a table. Nothing here performs IO.
+"""Declares the states of a secret version on the server, and the transitions between them. Pure.
 
-PENDING      made, and handed out until the agent confirms that it is sealed
-ACTIVE       confirmed: licenses are made with it
-GRACE        followed by another; licenses under it pass until `grace_until`
-ENDED        given up before it was confirmed
-DIVERGED     the agent holds another secret under that number: no license is made with it
-INVALIDATED  given up by an administrator
+PENDING      made, and delivered until the agent confirms that it has sealed it
+ACTIVE       confirmed: licenses are issued under it
+GRACE        superseded; licenses under it are valid until `grace_until`
+ENDED        replaced before the agent confirmed it
+DIVERGED     the agent holds another secret under the same number; no license is issued under it
+INVALIDATED  destroyed by an administrator
 """
 
 from enum import StrEnum
@@ -30,7 +30,7 @@ class Event(StrEnum):
     CONFIRMED = "confirmed"
     SUPERSEDED = "superseded"
     REPLACED = "replaced"
-    """It was never confirmed, and a later one is handed out."""
+    """The agent never confirmed it, and a later version is delivered."""
     DIVERGED = "diverged"
     INVALIDATED = "invalidated"
 
@@ -60,5 +60,5 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 step = Table("a secret version", TRANSITIONS).step
 
-MINTING = (State.ACTIVE,)
-"""Licenses are made with the newest of these."""
+ISSUING = (State.ACTIVE,)
+"""Licenses are issued under the newest version in one of these states."""

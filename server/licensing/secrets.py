@@ -24,7 +24,7 @@ from server.registry.cipher import Cipher
 from server.registry.models import Agent, Secret
 
 from .periods import periods
-from .secret_states import MINTING, Event, State, step
+from .secret_states import ISSUING, Event, State, step
 
 SECRET_BYTES = 32
 MAX_LIVE = 15
@@ -201,7 +201,7 @@ class Secrets:
             version: the version; None for the newest confirmed one.
         """
         if version is None:
-            query = select(Secret).where(Secret.agent_id == agent_id, Secret.state.in_(MINTING))
+            query = select(Secret).where(Secret.agent_id == agent_id, Secret.state.in_(ISSUING))
             row = session.scalars(query.order_by(Secret.version.desc()).limit(1)).first()
         else:
             row = session.get(Secret, (agent_id, version))
@@ -311,5 +311,5 @@ class Secrets:
 
 
 def _active(rows: dict[int, Secret]) -> Secret | None:
-    found = [row for row in rows.values() if State(row.state) in MINTING]
+    found = [row for row in rows.values() if State(row.state) in ISSUING]
     return max(found, key=lambda row: row.version, default=None)

@@ -48,7 +48,7 @@ def record(session: Session, actor: str, event: str, outcome: str, now: int, **f
         now: seconds since 1970 UTC.
         fields: details; never a secret.
     """
-    # Everything that may wait for another lock comes first: whoever holds the audit counter waits for nobody.
+    # Everything that may wait for another lock comes first: a transaction that holds the audit counter waits for no other.
     session.flush()
     # The counter's row is locked until the transaction ends, so that records follow each other in the order of their hashes.
     seq = next_number(session, COUNTER)

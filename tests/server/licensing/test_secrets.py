@@ -18,7 +18,7 @@ from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
-from server.licensing.secret_states import MINTING, TRANSITIONS, Event, State, step
+from server.licensing.secret_states import ISSUING, TRANSITIONS, Event, State, step
 from server.licensing.secrets import MAX_LIVE
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
@@ -272,4 +272,4 @@ def test_what_is_given_up_never_comes_back(events: list[Event]) -> None:
     for end in (State.INVALIDATED, State.DIVERGED):
         if end in seen:
             assert state in (State.INVALIDATED, end)
-            assert not set(seen[seen.index(end) :]) & set(MINTING)
+            assert not set(seen[seen.index(end) :]) & set(ISSUING)
