@@ -60,7 +60,7 @@ def test_a_tpm_that_hangs_and_comes_back(stand: Stand) -> None:
     assert stand.info["agent_pid"] == agent
     done = stand.run("license-agent-cli", "audit", "verify")
     assert done.stdout.startswith("intact"), done.stdout
-    assert "is given up; the next call makes a new one" in agent_log(stand)
+    assert "is abandoned; the next call opens a new one" in agent_log(stand)
 
 
 def test_a_stop_does_not_wait_for_a_tpm_that_hangs(stand: Stand) -> None:
