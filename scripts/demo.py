@@ -284,7 +284,7 @@ def new_server_key(scenario: Scenario) -> str:
     before = json.loads(scenario.tool("license-agent-cli", "--json", "status"))["server"]["key_set"]
     scenario.tool("license-server", "keys", "rotate", "rotation", "--root-key", str(root))
     # The running server looks for changed keys once a second (LOOK_AGAIN_S), not with each request.
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + READY_S
     while True:
         server = json.loads(scenario.tool("license-agent-cli", "--json", "contact"))
         if server["key_set"] > before or time.monotonic() > ends:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.listening import ListenError, listen, passed_sockets
+from tests.support.waiting import READY_S
 
 # Passes its sockets as systemd does, then looks at what it got.
 SCRIPT = """
@@ -35,7 +36,7 @@ print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
 
 def passing(environment: str, *kinds: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT, environment, *kinds]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2], check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=READY_S, cwd=Path(__file__).parents[2], check=False)
 
 
 @pytest.mark.parametrize(

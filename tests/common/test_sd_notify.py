@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.sd_notify import MAX_WAITING, Notices, Notifier
+from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.system
 
@@ -75,7 +76,7 @@ def test_a_socket_that_is_not_there_is_logged_and_stops_nothing(
 def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")  # the kernel gives it an abstract name, unix(7)
-        manager.settimeout(5)
+        manager.settimeout(READY_S)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
         notifier = Notifier(timeout_s=5.0)
         assert notifier and notifier.send("STOPPING=1")

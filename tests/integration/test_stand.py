@@ -352,7 +352,7 @@ def test_at_a_terminal_a_stand_asks_nothing() -> None:
         os.close(side)
         shown = b""
         try:
-            ends = time.monotonic() + 60
+            ends = time.monotonic() + READY_S
             while b"the stand is up" not in shown:
                 assert time.monotonic() < ends and process.poll() is None, shown.decode()
                 if select.select([terminal], [], [], 0.1)[0]:
@@ -363,7 +363,7 @@ def test_at_a_terminal_a_stand_asks_nothing() -> None:
             assert read_root_key(Path(info["env"]["LICENSE_SERVER_DIR"]) / "offline" / "root.key", None)
         finally:
             os.write(terminal, b"\x03")
-            process.wait(60)
+            process.wait(READY_S)
             os.close(terminal)
         assert not root.exists()
 
