@@ -106,13 +106,13 @@ def one_reply(info: dict[str, Any], token: str) -> bytes:
 
 def new_license(info: dict[str, Any], directory: Path, count: int) -> Row:
     """Round trip of a license that the agent has never seen."""
-    office = open_server(Path(info["env"]["LICENSE_SERVER_DIR"]))
+    server_side = open_server(Path(info["env"]["LICENSE_SERVER_DIR"]))
     now = int(time.time())
     orders = [
         Order(f"bench-{os.urandom(8).hex()}", "Bench", ("sales", "fuel"), {"shop": "7"}, now, now + 9999) for _ in range(count)
     ]
-    with office.database.write() as session:
-        requests = [frames(office.licenses.issue(session, info["agent_id"], order, now), 1)[0] for order in orders]
+    with server_side.database.write() as session:
+        requests = [frames(server_side.licenses.issue(session, info["agent_id"], order, now), 1)[0] for order in orders]
     ours, floors = [], []
     with peer(directory, "crypto", one_reply(info, info["tokens"]["valid"])) as crypto:
         # Turn by turn, so that both meet the same machine.

@@ -60,10 +60,10 @@ class Agent:
     requests: list[bytes]
 
 
-def make_agents(office: Server, count: int, requests: int, directory: Path) -> list[Agent]:
+def make_agents(server_side: Server, count: int, requests: int, directory: Path) -> list[Agent]:
     """Agents of a server, activated in its database without the network."""
     assert requests <= AGENT_RATE.burst
-    root = office.keys.client_ca_pem()
+    root = server_side.keys.client_ca_pem()
     now, agents = int(time.time()), []
     for number in range(count):
         identity, agreement, tls = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
@@ -73,10 +73,10 @@ def make_agents(office: Server, count: int, requests: int, directory: Path) -> l
         pem = csr.public_bytes(Encoding.PEM).decode()
         keys = [_jwk(identity), _jwk(agreement), _jwk(identity)]
         device = ProvenDevice(hw_id, "software", "software", *keys, pem, None)
-        with office.database.write() as session:
-            token = office.enrollment_tokens.create(session, None, False, 3600, now)
-            token_id = office.enrollment_tokens.use(session, token, hw_id, now)
-            made = office.activation.activate(session, token_id, device, now)
+        with server_side.database.write() as session:
+            token = server_side.enrollment_tokens.create(session, None, False, 3600, now)
+            token_id = server_side.enrollment_tokens.use(session, token, hw_id, now)
+            made = server_side.activation.activate(session, token_id, device, now)
         files = directory / f"{number}.pem", directory / f"{number}.key"
         files[0].write_text("".join(made.certificates))
         files[1].write_bytes(tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -84,7 +84,7 @@ def make_agents(office: Server, count: int, requests: int, directory: Path) -> l
         context.load_verify_locations(cadata=root)
         context.load_cert_chain(*files)
         own = x509.load_pem_x509_certificate(made.certificates[0].encode())
-        challenge = new_challenge(office.keys.challenge_key(), own.fingerprint(hashes.SHA256()).hex(), now, os.urandom(16))
+        challenge = new_challenge(server_side.keys.challenge_key(), own.fingerprint(hashes.SHA256()).hex(), now, os.urandom(16))
         agents.append(Agent(context, [_post(made.agent_id, challenge, identity) for _ in range(requests)]))
     return agents
 
@@ -182,9 +182,9 @@ def measure(directory: Path, url: str | None, count: int, requests: int) -> tupl
     directory.mkdir(parents=True)
     made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), *where]
     subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-    office = open_server(home)
-    agents = make_agents(office, count, requests, directory)
-    office.close()
+    server_side = open_server(home)
+    agents = make_agents(server_side, count, requests, directory)
+    server_side.close()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         with _running([sys.executable, "-m", "bench.server_load", "--dir", str(home)], directory) as (port, pid):
             floor = runner.run(_load(port, agents, pid))
@@ -203,9 +203,9 @@ async def _static(_scope: Any, receive: Any, send: Any) -> None:
 
 def serve_floor(directory: Path, port: int) -> None:
     """The floor: a static answer over the same mutual TLS."""
-    office = open_server(directory)
-    context = server_context(*office.keys.tls_material(), office.keys.client_ca_pem())
-    office.close()
+    server_side = open_server(directory)
+    context = server_context(*server_side.keys.tls_material(), server_side.keys.client_ca_pem())
+    server_side.close()
     run([Listener(_static, tcp_socket("127.0.0.1", port, "--bind"), ApiProtocol, context)], lambda: None, lambda: None)
 
 

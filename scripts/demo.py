@@ -97,11 +97,11 @@ class Scenario:
 
 def forged(scenario: Scenario) -> str:
     """What a thief makes who has stolen the agent's secret, but not the issuer's key."""
-    office = open_server(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
-    with office.database.read() as session:
-        opened = office.secrets.open(session, "pos-001", 3)
-    kid = next(iter(office.keys.license_public_keys()))
-    office.close()
+    server_side = open_server(Path(scenario.info["env"]["LICENSE_SERVER_DIR"]))
+    with server_side.database.read() as session:
+        opened = server_side.secrets.open(session, "pos-001", 3)
+    kid = next(iter(server_side.keys.license_public_keys()))
+    server_side.close()
     if opened is None:
         raise RuntimeError("there is no secret to steal")
     now = int(time.time())

@@ -430,7 +430,7 @@ def test_a_lie_leaves_the_device_unprovisioned_and_the_claim_good(tmp_path: Path
         chain.agent_id = chain.admin("provision", **chain.wish(claim))["agent_id"]
         chain.wait_until(lambda: chain.mode() == "online")
         chain.settle()
-        with chain.office() as office:
-            agents = [row.agent_id for row in office.agents.listed()]
+        with chain.server_side() as server_side:
+            agents = [row.agent_id for row in server_side.agents.listed()]
         liar.other.close()
         assert chain.agent_id in agents and len(agents) == 2, "one device has become one agent, besides the attacker's"

@@ -82,8 +82,8 @@ def _entity(chain_pem: str, key_pem: bytes) -> Entity:
 
 def real(chain: Chain, _directory: Path) -> Entity:
     """The server's own TLS key: whoever has it stands where the server stands, and can still sign nothing."""
-    with chain.office() as office:
-        return _entity(*office.keys.tls_material())
+    with chain.server_side() as server_side:
+        return _entity(*server_side.keys.tls_material())
 
 
 def other_office(directory: Path) -> ServerSide:
@@ -92,11 +92,11 @@ def other_office(directory: Path) -> ServerSide:
 
 
 def another_root(_chain: Chain, directory: Path) -> Entity:
-    office = other_office(directory)
+    server_side = other_office(directory)
     try:
-        return _entity(*office.keys.tls_material())
+        return _entity(*server_side.keys.tls_material())
     finally:
-        office.close()
+        server_side.close()
 
 
 def another_ca(chain: Chain, _directory: Path) -> Entity:
@@ -210,7 +210,7 @@ class Wrong:
     """What a server gone wrong works with."""
 
     chain: Chain
-    office: ServerSide
+    server_side: ServerSide
     asked: Asked
 
     @property
@@ -222,14 +222,14 @@ class Wrong:
         """A delivery with a secret of its own."""
         now = int(time.time())
         given = {"valid_from": now, "valid_until": now + DAY, "grace_until": now + 8 * DAY, "issued_at": now} | dates
-        with self.office.database.read() as session:
+        with self.server_side.database.read() as session:
             row = session.get(Agent, self.chain.agent_id)
             assert row is not None
             key = json.loads(row.agreement_key)
         newest = self.asked.request["current_secret_version"]
         number = newest + 1 if version is None else version
         return issue_delivery(
-            agent_id or self.chain.agent_id, number, given, bytes(range(32)), key, self.office.keys.rotation_key()
+            agent_id or self.chain.agent_id, number, given, bytes(range(32)), key, self.server_side.keys.rotation_key()
         )
 
     def deliver(self, delivery: str, **changes: Any) -> Reply:
@@ -240,7 +240,7 @@ class Wrong:
         return self.reply(StatusReply(**{**fields, "key_set": 1, "next_contact_s": 60, **self.head, **changes}))
 
     def reply(self, content: Any, key: dict[str, str] | None = None) -> Reply:
-        jwk = key or self.office.keys.rotation_key()
+        jwk = key or self.server_side.keys.rotation_key()
         header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(jwk)["kid"]}
         data = content if isinstance(content, bytes) else msgspec.json.encode(content)
         text = jws.serialize_compact(header, data, ECKey.import_key({**jwk}), algorithms=["ES256"])
@@ -258,7 +258,9 @@ def _foreign_key(wrong: Wrong) -> Said:
     dates = {"valid_from": now, "valid_until": now + DAY, "grace_until": now + 8 * DAY, "issued_at": now}
     version = wrong.asked.request["current_secret_version"] + 1
     key = public_jwk(new_signing_key())
-    return wrong.deliver(issue_delivery(wrong.chain.agent_id, version, dates, bytes(32), key, wrong.office.keys.rotation_key()))
+    return wrong.deliver(
+        issue_delivery(wrong.chain.agent_id, version, dates, bytes(32), key, wrong.server_side.keys.rotation_key())
+    )
 
 
 def _again(wrong: Wrong) -> Said:
@@ -280,7 +282,9 @@ WRONG_ROTATIONS: dict[str, Callable[[Wrong], Said]] = {
     "a reply to another request": lambda w: w.deliver(w.delivery(), request_id="0" * 32),
     "a secret for another key": _foreign_key,
     "a future version of the protocol": _future,
-    "a reply by the license key": lambda w: w.reply(RotateReply(delivery=w.delivery(), **w.head), w.office.keys.license_key()),
+    "a reply by the license key": lambda w: w.reply(
+        RotateReply(delivery=w.delivery(), **w.head), w.server_side.keys.license_key()
+    ),
     "a reply by a new key": lambda w: w.reply(RotateReply(delivery=w.delivery(), **w.head), new_signing_key()),
     "an end before the begin": lambda w: w.deliver(w.delivery(valid_until=int(NOW()) - 10)),
     "grace before the end": lambda w: w.deliver(w.delivery(grace_until=int(NOW()) + 10)),
@@ -297,10 +301,10 @@ WRONG_ROTATIONS: dict[str, Callable[[Wrong], Said]] = {
 @pytest.mark.parametrize("name", WRONG_ROTATIONS)
 def test_a_rotation_that_makes_no_sense_is_not_taken(chain: Chain, till: Till, name: str) -> None:
     before = chain.snapshot()
-    with chain.office() as office:
+    with chain.server_side() as server_side:
 
         def behave(asked: Asked) -> Said:
-            return WRONG_ROTATIONS[name](Wrong(chain, office, asked))
+            return WRONG_ROTATIONS[name](Wrong(chain, server_side, asked))
 
         with chain.bad.behaving(always("rotate-secret", behave)):
             chain.rotate_fails()
@@ -330,8 +334,8 @@ def _plain(wrong: Wrong) -> StatusReply:
 @pytest.mark.parametrize("name", WRONG_STATUS)
 def test_a_status_that_makes_no_sense_is_not_taken(chain: Chain, till: Till, name: str) -> None:
     before = chain.snapshot()
-    with chain.office() as office:
-        behave = always("secret-status", lambda asked: WRONG_STATUS[name](Wrong(chain, office, asked)))
+    with chain.server_side() as server_side:
+        behave = always("secret-status", lambda asked: WRONG_STATUS[name](Wrong(chain, server_side, asked)))
         with chain.bad.behaving(behave):
             assert chain.asks("contact")
             assert chain.snapshot() == before
@@ -340,8 +344,8 @@ def test_a_status_that_makes_no_sense_is_not_taken(chain: Chain, till: Till, nam
 
 
 def test_a_status_of_1970_moves_no_clock(chain: Chain, till: Till) -> None:
-    with chain.office() as office:
-        behave = always("secret-status", lambda asked: Wrong(chain, office, asked).status(issued_at=0))
+    with chain.server_side() as server_side:
+        behave = always("secret-status", lambda asked: Wrong(chain, server_side, asked).status(issued_at=0))
         with chain.bad.behaving(behave):
             chain.admin("contact")
             assert_clock_is_right(chain)
@@ -351,20 +355,22 @@ def test_a_status_of_1970_moves_no_clock(chain: Chain, till: Till) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_an_old_key_set_is_not_taken_though_the_root_signed_it(chain: Chain, till: Till, number: int) -> None:
     chain.settle()
-    with chain.office() as office:
+    with chain.server_side() as server_side:
         key = load_pem_private_key((chain.root / "root.key").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        content = verify_key_set(office.keys.key_set(), office.keys.root_pins()).content
+        content = verify_key_set(server_side.keys.key_set(), server_side.keys.root_pins()).content
         public = ECKey.import_key(key).as_dict(private=False)
         header = {"alg": "ES256", "typ": KEY_SET_TYPE, "jwk": {name: public[name] for name in ("kty", "crv", "x", "y")}}
         old = msgspec.structs.replace(content, number=number, rotation_keys=content.license_keys)
         text = jws.serialize_compact(header, msgspec.json.encode(old), ECKey.import_key(key), algorithms=["ES256"])
-        assert verify_key_set(text, office.keys.root_pins()).content.number == number
+        assert verify_key_set(text, server_side.keys.root_pins()).content.number == number
 
         def behave(asked: Asked) -> Said:
             if asked.purpose == "key-set":
                 return Reply(text.encode())
-            return Wrong(chain, office, asked).status(key_set=2**50) if asked.purpose == "secret-status" else asked.forward()
+            return (
+                Wrong(chain, server_side, asked).status(key_set=2**50) if asked.purpose == "secret-status" else asked.forward()
+            )
 
         before = chain.snapshot()
         with chain.bad.behaving(behave):
@@ -380,10 +386,10 @@ def test_a_lower_revocation_number_takes_nothing_back(chain: Chain, till: Till) 
     chain.settle()
     assert not chain.admin("license_check", token=revoked)["valid"]
     before = chain.snapshot()
-    with chain.office() as office:
+    with chain.server_side() as server_side:
 
         def behave(asked: Asked) -> Said:
-            wrong = Wrong(chain, office, asked)
+            wrong = Wrong(chain, server_side, asked)
             if asked.purpose == "revocation-list":
                 return wrong.reply(
                     RevocationReply(number=before["revocations"] - 1, next_update=int(NOW()) + DAY, revoked=(), **wrong.head)
@@ -415,8 +421,8 @@ def thief(chain: Chain, directory: Path) -> Device:
 def test_a_stolen_tls_key_without_the_identity_key_gets_nothing(chain: Chain, till: Till, tmp_path: Path) -> None:
     chain.settle()
     device = thief(chain, tmp_path)
-    with chain.office() as office:
-        before = office.secrets.listed(chain.agent_id)
+    with chain.server_side() as server_side:
+        before = server_side.secrets.listed(chain.agent_id)
     with device.client() as client:
         challenge = device.challenge(client)
         fields = {"current_secret_version": chain.newest(), "key_check": None, "highest_version": 99, "serial": 1}
@@ -436,8 +442,8 @@ def test_a_stolen_tls_key_without_the_identity_key_gets_nothing(chain: Chain, ti
             assert (response.status_code, response.json()["error"]["code"]) == (403, "bad_signature"), purpose
             # Not even a refusal is signed for it, which the agent might believe.
             assert "reply" not in response.json()
-    with chain.office() as office:
-        assert office.secrets.listed(chain.agent_id) == before
+    with chain.server_side() as server_side:
+        assert server_side.secrets.listed(chain.agent_id) == before
 
 
 def test_a_replayed_request_acts_once_and_elsewhere_not_at_all(chain: Chain, till: Till, tmp_path: Path) -> None:
@@ -458,8 +464,8 @@ def test_a_replayed_request_acts_once_and_elsewhere_not_at_all(chain: Chain, til
         assert nobody.status_code == 401
     chain.settle()
     assert chain.newest() == newest
-    with chain.office() as office:
-        assert max(row.version for row in office.secrets.listed(chain.agent_id)) == newest
+    with chain.server_side() as server_side:
+        assert max(row.version for row in server_side.secrets.listed(chain.agent_id)) == newest
 
 
 def test_a_certificate_that_has_ended_or_is_revoked_opens_nothing(chain: Chain, tmp_path: Path) -> None:
@@ -468,9 +474,9 @@ def test_a_certificate_that_has_ended_or_is_revoked_opens_nothing(chain: Chain, 
     good = device.certificates
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "device")])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(device.tls, hashes.SHA256())
-    with chain.office() as office:
+    with chain.server_side() as server_side:
         long_ago = int(time.time()) - 3650 * DAY
-        device.certificates = office.certificates.renew(device.agent_id, csr.public_bytes(Encoding.PEM).decode(), long_ago)
+        device.certificates = server_side.certificates.renew(device.agent_id, csr.public_bytes(Encoding.PEM).decode(), long_ago)
     with pytest.raises(httpx.TransportError), device.client() as client:
         client.post(f"{PREFIX}/challenge", json={})
     device.certificates = good

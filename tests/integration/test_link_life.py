@@ -25,7 +25,7 @@ def chain() -> Iterator[Chain]:
 
 def _certificates(chain: Chain) -> list[tuple[str, str]]:
     """Fingerprint and state of the agent's certificates, the newest last."""
-    with chain.office() as office, office.database.read() as session:
+    with chain.server_side() as server_side, server_side.database.read() as session:
         rows = session.scalars(select(Certificate).where(Certificate.agent_id == chain.agent_id)).all()
         return [(row.fingerprint, row.state) for row in sorted(rows, key=lambda row: row.not_after)]
 
@@ -50,8 +50,8 @@ def test_through_a_proxy(chain: Chain) -> None:
 
 
 def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(chain: Chain, tmp_path: Path) -> None:
-    with chain.office() as office:
-        pem, key_pem = office.keys.tls_material()
+    with chain.server_side() as server_side:
+        pem, key_pem = server_side.keys.tls_material()
     certificate, *above = x509.load_pem_x509_certificates(pem.encode())
     key = load_pem_private_key(key_pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -88,7 +88,7 @@ def test_a_new_certificate_that_does_not_work_is_given_up_and_said_so(chain: Cha
 
     def issued_and_revoked(asked: Asked) -> Said:
         said = asked.forward()
-        with chain.office() as office, office.database.write() as session:
+        with chain.server_side() as server_side, server_side.database.write() as session:
             rows = session.scalars(select(Certificate).where(Certificate.agent_id == chain.agent_id)).all()
             (new,) = [row for row in rows if row.fingerprint not in known]
             new.state = "revoked"

@@ -45,8 +45,8 @@ def rotated_once(chain: Chain, till: Till, before: int) -> None:
     """One new version, the same on both sides, and the till has its license under it."""
     chain.settle()
     assert chain.newest() == before + 1
-    with chain.office() as office:
-        rows = office.secrets.listed(chain.agent_id)
+    with chain.server_side() as server_side:
+        rows = server_side.secrets.listed(chain.agent_id)
     assert [row.version for row in rows] == list(range(1, before + 2)), "the server has made a secret that nobody needed"
     assert not [row for row in rows if row.state in ("DIVERGED", "PENDING")], rows
     rounds = till.rounds

@@ -61,7 +61,7 @@ def active(pair: Pair) -> tuple[list[int], list[int]]:
     """The ACTIVE versions of the agent, and of the server."""
     ring, now = pair.agent.ring, pair.clock.now()
     ours = [stored.meta.version for stored in ring.versions if ring.state_of(stored, now) is State.ACTIVE]
-    theirs = [row.version for row in pair.server.office.secrets.listed(AGENT) if row.state == "ACTIVE"]
+    theirs = [row.version for row in pair.server.server_side.secrets.listed(AGENT) if row.state == "ACTIVE"]
     return ours, theirs
 
 
@@ -84,7 +84,7 @@ def rotate(pair: Pair, fate: Fate) -> None:
     assert len(ours) == 1 and ours == theirs, (ours, theirs)
     newest = pair.agent.ring.newest
     assert newest is not None and newest.secret is not None
-    check = {row.version: row.key_check for row in pair.server.office.secrets.listed(AGENT)}
+    check = {row.version: row.key_check for row in pair.server.server_side.secrets.listed(AGENT)}
     with pair.agent.core.vault.open(newest.secret) as secret:
         assert check[ours[0]] == key_check(secret.view, AGENT, ours[0])
     renewed = pair.agent.validator.refreshed_token(token, pair.clock.now())
@@ -115,10 +115,10 @@ def test_the_choice_leaves_no_pair_out() -> None:
 
 def test_a_server_restored_from_an_old_backup_skips_ahead(memory: Path) -> None:
     pair = prepare(memory / "restored", INTERVAL, GRACE)(memory / "restored-pair")
-    office = memory / "restored-pair" / "server"
+    server_side = memory / "restored-pair" / "server"
     copy = memory / "backup"
-    pair.server.office.close()
-    shutil.copytree(office, copy)
+    pair.server.server_side.close()
+    shutil.copytree(server_side, copy)
     pair.server.start()
     for _ in range(3):
         pair.clock.seconds += 1000
@@ -126,9 +126,9 @@ def test_a_server_restored_from_an_old_backup_skips_ahead(memory: Path) -> None:
     assert active(pair) == ([4], [4])
     token = pair.agent.validator.refreshed_token(pair.token, pair.clock.now())
     assert token is not None
-    pair.server.office.close()
-    shutil.rmtree(office)
-    shutil.copytree(copy, office)
+    pair.server.server_side.close()
+    shutil.rmtree(server_side)
+    shutil.copytree(copy, server_side)
     pair.server.start()
     assert active(pair) == ([4], [1])
     pair.until_settled()
@@ -160,7 +160,7 @@ def test_the_same_pending_version_is_handed_out_until_it_is_confirmed(memory: Pa
     for _ in range(3):
         pair.wire.fate = Fate(message=("rotate-secret", "reply_lost"))
         assert isinstance(pair.contact(Cause.FORCED), NoContact)
-    states = {row.version: row.state for row in pair.server.office.secrets.listed(AGENT)}
+    states = {row.version: row.state for row in pair.server.server_side.secrets.listed(AGENT)}
     assert states == {1: "ACTIVE", 2: "PENDING"}
     pair.until_settled()
     assert active(pair) == ([2], [2])
@@ -170,19 +170,19 @@ def test_the_same_pending_version_is_handed_out_until_it_is_confirmed(memory: Pa
 def test_secrets_that_differ_under_one_number_are_found_and_replaced(memory: Path) -> None:
     pair = prepare(memory / "differ", INTERVAL, GRACE)(memory / "differ-pair")
     backup = memory / "differ-backup"
-    pair.server.office.close()
+    pair.server.server_side.close()
     shutil.copytree(memory / "differ-pair" / "server", backup)
     pair.server.start()
     pair.clock.seconds += 10
     assert pair.contact(Cause.FORCED) is None
-    pair.server.office.close()
+    pair.server.server_side.close()
     shutil.rmtree(memory / "differ-pair" / "server")
     shutil.copytree(backup, memory / "differ-pair" / "server")
     pair.server.start()
     # The restored server makes a version 2 of its own, by an administrator's hand: not the one that the agent has.
-    pair.server.office.secrets.rotate_by_hand(AGENT, pair.server.now)
+    pair.server.server_side.secrets.rotate_by_hand(AGENT, pair.server.now)
     pair.until_settled()
-    states = {row.version: row.state for row in pair.server.office.secrets.listed(AGENT)}
+    states = {row.version: row.state for row in pair.server.server_side.secrets.listed(AGENT)}
     assert states == {1: "GRACE", 2: "DIVERGED", 3: "ACTIVE"}
     assert active(pair) == ([3], [3])
     pair.close()
@@ -190,7 +190,7 @@ def test_secrets_that_differ_under_one_number_are_found_and_replaced(memory: Pat
 
 def test_a_license_of_a_revoked_agent_is_not_renewed_and_the_agent_says_so(memory: Path) -> None:
     pair = prepare(memory / "revoked", INTERVAL, GRACE)(memory / "revoked-pair")
-    pair.server.office.agents.set_status(AGENT, "revoked", pair.server.now)
+    pair.server.server_side.agents.set_status(AGENT, "revoked", pair.server.now)
     error = pair.contact(Cause.FORCED)
     assert "revoked" in str(error) and pair.agent.cycle.record.refused is not None
     assert pair.agent.rotation.newest == 1 and pair.valid()
@@ -199,7 +199,7 @@ def test_a_license_of_a_revoked_agent_is_not_renewed_and_the_agent_says_so(memor
 
 def test_a_revoked_license_is_refused_after_the_next_contact_and_after_a_restart(memory: Path) -> None:
     pair = prepare(memory / "license", INTERVAL, GRACE)(memory / "license-pair")
-    pair.server.office.licenses.revoke(LICENSE, pair.server.now)
+    pair.server.server_side.licenses.revoke(LICENSE, pair.server.now)
     assert pair.valid()
     assert pair.contact() is None
     assert not pair.valid()

@@ -37,7 +37,7 @@ def root_of(pair: Pair) -> ec.EllipticCurvePrivateKey:
 
 
 def test_every_kind_of_key_is_replaced_under_a_working_agent(pair: Pair) -> None:
-    root, keys, changes = root_of(pair), pair.server.office.keys, pair.server.office.key_lifecycle
+    root, keys, changes = root_of(pair), pair.server.server_side.keys, pair.server.server_side.key_lifecycle
     numbers = [keys.key_set_number()]
     for kind in ("license", "rotation", "enrollment", "issuing-ca", "tls"):
         pair.clock.seconds += 10
@@ -52,7 +52,7 @@ def test_every_kind_of_key_is_replaced_under_a_working_agent(pair: Pair) -> None
 
 
 def test_an_agent_that_slept_through_a_new_root_finds_its_way_by_the_old_one(pair: Pair) -> None:
-    keys, changes, old = pair.server.office.keys, pair.server.office.key_lifecycle, root_of(pair)
+    keys, changes, old = pair.server.server_side.keys, pair.server.server_side.key_lifecycle, root_of(pair)
     kept: list[ec.EllipticCurvePrivateKey] = []
     pin = changes.rotate_root(pair.server.now, old, kept.append)
     # Several sets later, all of them signed by a root that the agent has never heard of.
@@ -69,7 +69,7 @@ def test_an_agent_that_slept_through_a_new_root_finds_its_way_by_the_old_one(pai
 
 
 def test_a_key_that_was_ended_signs_nothing_any_more(pair: Pair) -> None:
-    changes, root = pair.server.office.key_lifecycle, root_of(pair)
+    changes, root = pair.server.server_side.key_lifecycle, root_of(pair)
     old = next(row.kid for row in changes.listed() if row.kind == "license")
     with pytest.raises(RegistryError, match="in use"):
         changes.end(old, pair.server.now, root)
@@ -93,9 +93,9 @@ def test_the_first_revocation_list_comes_before_the_first_revocation(pair: Pair)
 
 
 def test_a_list_that_is_older_than_ours_takes_no_revocation_back(pair: Pair) -> None:
-    office = pair.server.office
-    second = office.licenses.issue(AGENT, Order("license-2", "shop", ("till",), {}, START, START + 99 * DAY), START)
-    office.licenses.revoke(LICENSE, pair.server.now)
+    server_side = pair.server.server_side
+    second = server_side.licenses.issue(AGENT, Order("license-2", "shop", ("till",), {}, START, START + 99 * DAY), START)
+    server_side.licenses.revoke(LICENSE, pair.server.now)
     assert pair.contact() is None and not pair.valid()
     number = pair.agent.validator.revocations.number
     # A server that was restored from an old backup: it has forgotten the revocation, and makes another one.
@@ -103,7 +103,7 @@ def test_a_list_that_is_older_than_ours_takes_no_revocation_back(pair: Pair) -> 
     pair.agent.validator.revocations = lists.Revocations(
         number=older.number, issued_at=older.issued_at, next_update=older.next_update, revoked=frozenset({LICENSE})
     )
-    office.licenses.revoke("license-2", pair.server.now)
+    server_side.licenses.revoke("license-2", pair.server.now)
     pair.clock.seconds += 2 * DAY
     assert pair.contact(Cause.FORCED) is None, "a lower number must not stop the rotation"
     assert pair.agent.validator.revocations.revoked == {LICENSE, "license-2"}
@@ -111,20 +111,20 @@ def test_a_list_that_is_older_than_ours_takes_no_revocation_back(pair: Pair) -> 
 
 
 def test_a_registry_that_was_restored_gives_no_revoked_license_back(pair: Pair, tmp_path: Path) -> None:
-    pair.server.office.licenses.issue(AGENT, Order("another", "shop", (), {}, START, START + 99 * DAY), START)
-    pair.server.office.close()
+    pair.server.server_side.licenses.issue(AGENT, Order("another", "shop", (), {}, START, START + 99 * DAY), START)
+    pair.server.server_side.close()
     shutil.copytree(pair.server.directory, tmp_path / "backup")
     pair.server.start()
-    pair.server.office.licenses.revoke(LICENSE, pair.server.now)
+    pair.server.server_side.licenses.revoke(LICENSE, pair.server.now)
     assert pair.contact() is None and not pair.valid()
-    pair.server.office.close()
+    pair.server.server_side.close()
     shutil.rmtree(pair.server.directory)
     shutil.copytree(tmp_path / "backup", pair.server.directory)
     pair.server.start()
     pair.clock.seconds += DAY
     assert pair.contact() is None and not pair.valid()
     # The first revocation after the restore makes a list with a higher number than the agent's.
-    pair.server.office.licenses.revoke("another", pair.server.now)
+    pair.server.server_side.licenses.revoke("another", pair.server.now)
     before = pair.agent.validator.revocations.number
     assert pair.contact() is None and pair.agent.validator.revocations.number > before
     assert pair.agent.validator.revocations.revoked == {LICENSE, "another"} and not pair.valid()
@@ -143,10 +143,10 @@ def test_what_was_revoked_is_kept_as_far_as_there_is_room() -> None:
 
 def test_revocations_of_others_cost_this_agent_no_write(pair: Pair) -> None:
     generation = pair.agent.store.generation
-    office = pair.server.office
+    server_side = pair.server.server_side
     for number in range(5):
-        office.licenses.issue(AGENT, Order(f"other-{number}", "shop", (), {}, START, START + 5), START)
-        office.licenses.revoke(f"other-{number}", START + 10)
+        server_side.licenses.issue(AGENT, Order(f"other-{number}", "shop", (), {}, START, START + 5), START)
+        server_side.licenses.revoke(f"other-{number}", START + 10)
     pair.clock.seconds += 20
     assert pair.contact() is None
     assert pair.agent.validator.revocations.number >= 5 and pair.agent.store.generation == generation

@@ -44,8 +44,8 @@ class ApiServer:
         self.base = self.ops = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory.parent / f"{directory.name}.log"
-        with self.office() as office:
-            certificates = x509.load_pem_x509_certificates(office.keys.tls_material()[0].encode())
+        with self.server_side() as server_side:
+            certificates = x509.load_pem_x509_certificates(server_side.keys.tls_material()[0].encode())
         self.root = certificates[-1].public_bytes(Encoding.PEM).decode()
         self.pins = (pin_of(spki_of(certificates[-1])),)
 
@@ -62,13 +62,13 @@ class ApiServer:
             server.stop()
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[ServerSide]:
+    def server_side(self) -> Iterator[ServerSide]:
         """Its registry, beside the process."""
-        office = open_server(self.directory)
+        server_side = open_server(self.directory)
         try:
-            yield office
+            yield server_side
         finally:
-            office.close()
+            server_side.close()
 
     # The process
 
@@ -147,14 +147,14 @@ class ApiServer:
 
     def claim(self) -> str:
         """A claim for one device."""
-        with self.office() as office:
-            text: str = office.enrollment_tokens.create(None, False, 3600, int(time.time()))
+        with self.server_side() as server_side:
+            text: str = server_side.enrollment_tokens.create(None, False, 3600, int(time.time()))
         self.claims.append(text)
         return text
 
     def revoke(self, agent_id: str) -> None:
-        with self.office() as office:
-            office.agents.set_status(agent_id, "revoked", int(time.time()))
+        with self.server_side() as server_side:
+            server_side.agents.set_status(agent_id, "revoked", int(time.time()))
 
     def break_database(self) -> None:
         """Takes the SQLite file away, as a failed disk would."""

@@ -165,10 +165,10 @@ class Chain:
         return self.server.run(*arguments)
 
     @contextlib.contextmanager
-    def office(self) -> Iterator[ServerSide]:
+    def server_side(self) -> Iterator[ServerSide]:
         """The server's registry, as its commands open it: quicker than a command."""
-        with self.server.office() as office:
-            yield office
+        with self.server.server_side() as server_side:
+            yield server_side
 
     def pos(self) -> LicenseClient:
         """A POS client; a call may take long, since the agent may be down."""
@@ -229,8 +229,8 @@ class Chain:
     def assert_agreed(self) -> None:
         """Exactly one version is ACTIVE on each side, and it is the same; what a side has given up, the other does not use."""
         ours = {each["version"]: each["state"] for each in self.admin("secrets")["secrets"]}
-        with self.office() as office:
-            rows = {row.version: row for row in office.secrets.listed(self.agent_id)}
+        with self.server_side() as server_side:
+            rows = {row.version: row for row in server_side.secrets.listed(self.agent_id)}
         active = [version for version, state in ours.items() if state == "ACTIVE"]
         theirs = [version for version, row in rows.items() if row.state == "ACTIVE"]
         assert len(active) == 1 and active == theirs, f"agent {ours}, server {rows}\n{self.log()}"
@@ -238,7 +238,7 @@ class Chain:
 
     def let_old_versions_end(self) -> None:
         """As if time had passed for the server: it holds no more versions than it likes, however many rotations there were."""
-        with self.office() as office, office.database.write() as session:
+        with self.server_side() as server_side, server_side.database.write() as session:
             rows = session.scalars(select(Secret).where(Secret.agent_id == self.agent_id).order_by(Secret.version)).all()
             for row in rows[:-3]:
                 row.grace_until = row.valid_from

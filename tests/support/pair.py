@@ -103,7 +103,7 @@ class Server:
 
     directory: Path
     clock: StillClock
-    office: ServerSide = field(init=False)
+    server_side: ServerSide = field(init=False)
     exchange: ServerExchange = field(init=False)
     ahead: int = 0
 
@@ -111,16 +111,16 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self.office = open_server(self.directory)
+        self.server_side = open_server(self.directory)
         self._wire()
 
     def _wire(self) -> None:
-        self.exchange = wire_exchange(self.office.server)
+        self.exchange = wire_exchange(self.server_side.server)
 
     def restart(self) -> None:
         """Another process takes over. It gets the pool of connections of the one before, for speed; nothing else is left."""
-        place, database, master = self.office.place, self.office.database, self.office.master
-        self.office = ServerSide(wire(place, database, master, os.urandom))
+        place, database, master = self.server_side.place, self.server_side.database, self.server_side.master
+        self.server_side = ServerSide(wire(place, database, master, os.urandom))
         self._wire()
 
     @property
@@ -158,7 +158,7 @@ class Wire:
         name = path.removeprefix(f"{API}/")
         name, _, root = name.partition("?root=")
         if name == "key-set":
-            keys = self.server.office.keys
+            keys = self.server.server_side.keys
             return Response(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
         if name == "challenge":
             return Response(
@@ -315,7 +315,7 @@ class Pair:
 
     def close(self) -> None:
         self.agent.end()
-        self.server.office.close()
+        self.server.server_side.close()
 
 
 def _config(directory: Path) -> Config:
@@ -330,16 +330,16 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
         (template / name).mkdir(parents=True)
     plan = Plan("server", ("localhost",), template / "root.key", None, interval, grace)
     create_server(template / "server", plan, START)
-    office = open_server(template / "server")
+    server_side = open_server(template / "server")
     device = MemoryDevice()
     backend = MemoryBackend(device)
     backend.create()
     keys = {name: jwk_from_point(getattr(backend, f"{name}_public")()) for name in ("agreement", "identity", "attestation")}
     content = {"agent_id": AGENT, "backend": "software", **{f"{name}_key": jwk for name, jwk in keys.items()}}
-    office.agents.enroll_by_hand(AGENT, None, "software", read_request(content).keys, START)
+    server_side.agents.enroll_by_hand(AGENT, None, "software", read_request(content).keys, START)
     config, vault = _config(template), Vault()
     scalar, csr = new_key(AGENT, vault)
-    certificates = tuple(office.certificates.renew(AGENT, csr, START))
+    certificates = tuple(server_side.certificates.renew(AGENT, csr, START))
     peer = peer_of(x509.load_pem_x509_certificate(certificates[0].encode()).public_bytes(Encoding.DER))
     with backend.kek() as kek, vault.open(scalar) as key:
         sealed = seal_blob(kek, BLOB_NAME, key.view)
@@ -348,24 +348,24 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
         serial=1,
         url="https://server",
         pins=("sha256:" + "0" * 64,),
-        roots=office.keys.root_pins(),
-        key_set=office.keys.key_set_number(),
+        roots=server_side.keys.root_pins(),
+        key_set=server_side.keys.key_set_number(),
         key_set_expires=START + 365 * DAY,
         attestation="software",
     )
     tls = SealedTlsKeys(current=SealedTlsKey(certificates=certificates, sealed=sealed))
-    record = AgentRecord(office.keys.trust(), server=server, tls=tls)
+    record = AgentRecord(server_side.keys.trust(), server=server, tls=tls)
     make_store(config, backend, vault).commit(Contents((), record.sections()))
     vault.close()
     pair = Pair(template, device, peer, "")
     if pair.contact() is not None:
         raise AssertionError("the first contact failed")
-    token = office.licenses.issue(AGENT, Order(LICENSE, "shop", ("till",), {}, START, START + 300 * DAY), START)
+    token = server_side.licenses.issue(AGENT, Order(LICENSE, "shop", ("till",), {}, START, START + 300 * DAY), START)
     if not pair.valid(token):
         raise AssertionError("the first license is not valid")
     asyncio.run(pair.agent.validator.inventory.save())
     pair.close()
-    office.close()
+    server_side.close()
     snapshot = MemoryDevice(**vars(device))
 
     def copy(place: Path) -> Pair:

@@ -15,13 +15,13 @@ def server_secrets(directory: Path, agent_id: str) -> dict[int, bytes]:
         directory: of the server, which may run.
         agent_id: whose.
     """
-    office = open_server(directory)
+    server_side = open_server(directory)
     try:
-        with office.database.read() as session:
+        with server_side.database.read() as session:
             rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id, Secret.sealed.is_not(None)))
             return {
-                row.version: office.cipher.open("secret", f"{agent_id}/{row.version}", "sealed", row.sealed or b"")
+                row.version: server_side.cipher.open("secret", f"{agent_id}/{row.version}", "sealed", row.sealed or b"")
                 for row in rows
             }
     finally:
-        office.close()
+        server_side.close()
