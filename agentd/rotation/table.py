@@ -1,13 +1,16 @@
-"""The rotation as a table. Everything that may change where a rotation stands is here; nothing performs IO, `rotor` does.
+"""Defines the steps of a rotation as a table. Every change of step is decided here; `runner` performs the effects.
 
     IDLE       nothing to do
     REQUESTED  ask the server for a secret, and seal what it delivers
-    SEALED     tell the server that the version is sealed here: it makes licenses with it from now on
+    SEALED     tell the server that the version is sealed here: from now on it issues licenses under it
     CONFIRMED  fetch new tokens for this machine's licenses, under the new version
     ACTIVATED  log that it is done
 
-Each step is journalled before its effect, and every effect may be repeated: a process that was killed takes up the step that
-the journal names. The journal decides no verdict. One that is lost or was changed costs another question to the server.
+Each step is journaled before its effect, and every effect may be repeated: after a kill, the next process continues with the
+step that the journal names. The journal decides no verdict. If it is lost or was changed, the agent asks the server once more.
+
+A lost reply needs no event of its own: the step stays, and the next contact asks again with a new request. The server hands out
+the same unconfirmed version until it is confirmed.
 """
 
 from enum import StrEnum
@@ -27,7 +30,7 @@ Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
 class Step(StrEnum):
-    """Where a rotation stands."""
+    """The step that a rotation is at."""
 
     IDLE = "idle"
     REQUESTED = "requested"
@@ -44,14 +47,14 @@ class Event(StrEnum):
     DELIVERED = "delivered"
     """A new version is sealed."""
     UNCONFIRMED = "unconfirmed"
-    """The newest version is sealed here, and the server has not heard of it."""
+    """The newest version is sealed here, and the server does not know that yet."""
     ACKNOWLEDGED = "acknowledged"
-    """The server makes licenses with the version."""
+    """The server issues licenses under the version."""
     REISSUED = "reissued"
-    """All new tokens are here that can be had."""
+    """All new tokens that the server has for this machine are here."""
     LOGGED = "logged"
     LOST = "lost"
-    """The server does not know the version, or holds another secret under its number."""
+    """The server lost the version: it does not know its number, or holds another secret under it."""
     REFUSED = "refused"
     """The server will not rotate now."""
 
@@ -67,14 +70,14 @@ step = Table("a rotation", TRANSITIONS).step
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Where a rotation stands: what the journal holds.
+    """Where a rotation is, as the journal holds it.
 
     Attributes:
-        step: where.
-        cause: why it was begun.
-        before: the newest version when it was begun; 0 if there was none.
+        step: the next one to perform.
+        cause: why it began.
+        before: the newest version when it began; 0 if the agent had none.
         version: the version that is sealed, confirmed or activated; 0 until there is one.
-        since: when it was begun, seconds since 1970 UTC.
+        since: when it began, seconds since 1970 UTC.
     """
 
     step: Step = Step.IDLE
@@ -85,11 +88,9 @@ class Rotation(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
 
 
 def advance(rotation: Rotation, event: Event, version: int | None = None) -> Rotation:
-    """Where the rotation stands after an event.
+    """The rotation after an event.
 
     Args:
-        rotation: where it stood.
-        event: what happened.
         version: with DELIVERED and UNCONFIRMED, which one is sealed.
 
     Raises:
@@ -108,15 +109,15 @@ def begun(cause: Cause, newest: int, now: int) -> Rotation:
 
 
 def unconfirmed(newest: int, now: int) -> Rotation:
-    """A rotation of which the server has not heard the end."""
+    """A rotation whose end the server does not know yet."""
     return advance(Rotation(cause=Cause.DUE, before=newest, since=now), Event.UNCONFIRMED, newest)
 
 
 def taken_up(rotation: Rotation, newest: int) -> Rotation:
-    """Where a rotation stands when it is taken up after a restart, by the newest version in the sealed store.
+    """The rotation as it continues after a restart, given the newest version in the sealed store.
 
-    The store is what counts: a version may have been sealed and the journal not have heard of it, and a store that was
-    restored may lack the version that the journal speaks of.
+    The store decides: it may hold a version that the journal does not know yet, and a restored store may lack the version that
+    the journal names.
     """
     if rotation.step is Step.REQUESTED and newest > rotation.before:
         return advance(rotation, Event.DELIVERED, newest)

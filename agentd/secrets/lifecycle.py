@@ -1,7 +1,7 @@
-"""The life of a secret version. Everything that may change its state is in this table. Nothing here performs IO.
+"""Defines the life cycle of a secret version as a table. Every change of state is decided here; performs no IO.
 
-Only what the server or an administrator said is stored as a state. That time has passed is worked out anew at each look, so a
-clock that jumps forward and back changes nothing for good.
+Only the word of the server or an administrator is stored as a state. What time has done is computed at each look, so a clock
+that jumps forward and back changes nothing for good.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class State(StrEnum):
     """State of a secret version."""
 
     ACTIVE = "ACTIVE"
-    """The newest one; new licenses are made with it."""
+    """The newest one; the server issues new licenses under it."""
     GRACE = "GRACE"
     """Licenses under it still pass, until its grace_until."""
     INVALIDATED = "INVALIDATED"
@@ -47,7 +47,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 step = Table("a secret version", TRANSITIONS).step
 
 STATE_NUMBERS = {State.ACTIVE: 1, State.GRACE: 2, State.INVALIDATED: 3}
-"""The numbers that stand for the states in the TPM's anchor; append-only."""
+"""The numbers of the states in the TPM's anchor; append-only."""
 
 MAX_VERSIONS = 16
 
@@ -75,7 +75,7 @@ def grace_until(meta: VersionMeta, limits: Limits) -> int:
 
 
 def state_at(meta: VersionMeta, now: int, limits: Limits) -> State:
-    """The state at a time: what is stored, moved on by what time has done."""
+    """The state at a time: the stored one, moved on by what time has done."""
     state = State(meta.state)
     if state is State.ACTIVE and now >= valid_until(meta, limits):
         state = step(state, Event.VALIDITY_ENDED)

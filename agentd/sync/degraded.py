@@ -1,11 +1,11 @@
-"""Degraded mode as a table: the agent works without its server. Nothing here performs IO.
+"""Decides when degraded mode begins and ends: the agent works without its server. A table; performs no IO.
 
     ONLINE    the server answers, or nothing is due
-    DEGRADED  a new secret is due and cannot be had; licenses pass until `grace_until`
+    DEGRADED  a new secret is due and the server does not give it; licenses pass until `grace_until`
     EXPIRED   `grace_until` has passed; licenses are refused
 
-Nothing here makes a license valid or invalid: verdicts go by the dates of the secret. What is told apart is what the
-administrator and the POS application are told, and what is counted, logged and alerted.
+The mode makes no license valid or invalid: verdicts go by the dates of the secret. It decides what administrators and POS
+applications see, and what the agent counts, logs and alerts.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ class Event(StrEnum):
     """What can happen."""
 
     CUT_OFF = "cut_off"
-    """A new secret is due, and the server was out of reach too often, or there is none to ask."""
+    """A new secret is due, and too many contacts failed in a row, or the agent has no server."""
     SWITCHED_ON = "switched_on"
-    """An administrator wants the server left alone."""
+    """An administrator switched the mode on."""
     RESTORED = "restored"
-    """The newest secret is not due any more, or the server answers, and no administrator holds it back."""
+    """The newest secret is no longer due, or the server answers, and no administrator keeps the mode on."""
     GRACE_ENDED = "grace_ended"
 
 
@@ -45,10 +45,10 @@ step = Table("an agent", TRANSITIONS).step
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the mode is decided by.
+    """What decides the mode.
 
     Attributes:
-        has_server: there is a server to contact; without one, secrets are carried by hand.
+        has_server: the agent has a server; without one, secrets are carried by hand.
         failures: contacts that failed in a row.
         due: a successor of the newest secret is due.
         ended: grace of the newest secret has ended.
@@ -64,7 +64,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """The mode, and how it came about. Times are seconds since 1970 UTC.
+    """The mode and its history. Times are seconds since 1970 UTC.
 
     Attributes:
         mode: now.
@@ -78,11 +78,10 @@ class Degraded:
 
 
 def events(state: Degraded, outlook: Outlook, after: int = CONTACTS_FAILED) -> tuple[Event, ...]:
-    """What has happened, in the order in which it is to be taken in.
+    """What has happened, in the order in which it must be applied.
 
     Args:
         state: the mode until now.
-        outlook: what it is decided by.
         after: contacts that must have failed in a row.
     """
     cut_off = outlook.due and (not outlook.has_server or outlook.failures >= after)
@@ -95,7 +94,7 @@ def events(state: Degraded, outlook: Outlook, after: int = CONTACTS_FAILED) -> t
         if wanted:
             happened.append(Event.SWITCHED_ON if outlook.held and not cut_off else Event.CUT_OFF)
     if state.mode is Mode.DEGRADED and not wanted:
-        # It is left when the server answers again, also before the rotation that is due has been done.
+        # The agent leaves it as soon as the server answers, even before the rotation that is due is done.
         happened.append(Event.RESTORED)
     degraded = (state.mode is Mode.DEGRADED and wanted) or (bool(happened) and happened[-1] is not Event.RESTORED)
     if degraded and outlook.ended:
@@ -108,7 +107,6 @@ def moved(state: Degraded, outlook: Outlook, now: int, after: int = CONTACTS_FAI
 
     Args:
         state: the mode until now.
-        outlook: what it is decided by.
         now: seconds since 1970 UTC.
         after: contacts that must have failed in a row.
     """

@@ -23,9 +23,9 @@ def delay(attempt: int, chance: float, base_s: float = BASE_S, cap_s: float = CA
     The whole range is used so that a fleet that failed together does not come back together.
 
     Args:
-        attempt: attempts that have failed before this one's, 0 for the first.
+        attempt: failures in a row so far.
         chance: evenly distributed in [0, 1).
-        base_s: bound after the first failure, in seconds.
+        base_s: bound without a failure, in seconds; it doubles with each one.
         cap_s: the bound never exceeds it.
     """
     if attempt < 0 or not 0 <= chance < 1:

@@ -129,7 +129,7 @@ class Chain:
         self.running.kill_and_restart()
 
     def agent_dies_at(self, step: str) -> None:
-        """Has it kill itself at a step of the next rotation, as `agentd.rotor` names them."""
+        """Has it kill itself at a step of the next rotation, as `agentd/rotation/runner.py` names them."""
         self.agent.kill_at.write_text(step)
         os.chown(self.agent.kill_at, self.agent.uid, self.agent.uid)
 
