@@ -29,7 +29,7 @@ def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     required=True,
     metavar="TOKEN",
     callback=_claim,
-    help="From 'license-server claim make'; '-' reads it from standard input, '@FILE' from a file.",
+    help="From 'license-server enrollment-token make'; '-' reads it from standard input, '@FILE' from a file.",
 )
 @pass_agent
 def provision(agent: Agent, url: str, root: str, claim: str) -> None:
