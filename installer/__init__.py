@@ -1,3 +1,6 @@
-"""The root side of the agent: carries out the core's typed orders, and has no network. Imports ipc, confine and common only."""
+"""The root side of the agent: carries out the core's typed orders, and has no network.
+
+Imports ipc, confine, settings and common only.
+"""
 
 VERSION = "0.1.0"
