@@ -144,8 +144,13 @@ _CA_EXTENSIONS = (
     ExtensionPolicy.permit_all()
     .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
     .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_cert_sign)
-    # No constraint of names is applied to a directory name here: a CA that insists on one is refused.
+    # A CA that insists on anything else is refused: the verifier reads these, but does not apply them to an EK certificate.
     .may_be_present(x509.NameConstraints, Criticality.NON_CRITICAL, None)
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.NON_CRITICAL, None)
+    .may_be_present(x509.SubjectAlternativeName, Criticality.NON_CRITICAL, None)
+    .may_be_present(x509.AuthorityKeyIdentifier, Criticality.NON_CRITICAL, None)
+    .may_be_present(x509.SubjectKeyIdentifier, Criticality.NON_CRITICAL, None)
+    .may_be_present(x509.AuthorityInformationAccess, Criticality.NON_CRITICAL, None)
 )
 _LEAF_EXTENSIONS = ExtensionPolicy.permit_all()
 """`_require_ek_use` has checked them. The subject may be empty, with a critical directory name instead (RFC 5280, 4.1.2.6)."""
@@ -156,6 +161,8 @@ _REASONS = {
     "no interior errors": "no trusted certificate has the name of its issuer",
     "signature does not match": "its issuer has not signed it",
     "2.5.29.30": "the issuer's certificate has a critical extension that is not supported: name constraints",
+    "unsupported name constraint": "the issuer's certificate has name constraints that are not supported",
+    "incorrect criticality": "the issuer's certificate has a critical extension that is not supported",
     "critical extension": "the issuer's certificate has a critical extension that is not supported",
     "basicConstraints": _NOT_A_CA,
     "2.5.29.15": _NOT_A_CA,

@@ -285,10 +285,33 @@ def test_name_constraints_that_are_not_critical_are_no_reason_to_refuse() -> Non
     verify_ek_certificate(authority.endorse(), PUBLIC, [authority.certificate], NOW)
 
 
-def test_a_critical_extension_of_an_issuer_that_nobody_knows_is_refused() -> None:
-    unknown = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), True)
-    authority = Authority("unknown", extensions=(*CA_USE, unknown))
-    refuse(authority.endorse(), "issuer's certificate has a critical extension", [authority.certificate])
+def test_constraints_of_directory_names_are_not_passed_over() -> None:
+    constraints = x509.NameConstraints(None, [x509.DirectoryName(named("no TPM"))])
+    authority = Authority("constrained", extensions=(*CA_USE, (constraints, False)))
+    refuse(authority.endorse(), "issuer's certificate has name constraints that are not supported", [authority.certificate])
+
+
+EXTENSIONS: tuple[x509.ExtensionType, ...] = (
+    x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"),
+    x509.ExtendedKeyUsage([EK_USE]),
+    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+    x509.SubjectAlternativeName([x509.DNSName("example")]),
+    x509.AuthorityKeyIdentifier(bytes(20), None, None),
+    x509.SubjectKeyIdentifier(bytes(20)),
+    x509.InhibitAnyPolicy(0),
+)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda extension: type(extension).__name__)
+def test_a_ca_that_insists_on_an_extension_is_refused_as_root_and_between(extension: x509.ExtensionType) -> None:
+    """One that we do not apply, known to the library or not. Not critical, it changes nothing."""
+    root = Authority("own root", extensions=(*CA_USE, (extension, True)))
+    refuse(root.endorse(), "issuer's certificate has a critical extension that is not supported", [root.certificate])
+    between = Authority("between", ROOT, extensions=(*CA_USE, (extension, True)))
+    refuse(between.endorse(), "issuer's certificate has a critical", intermediates=[between.certificate])
+    if not isinstance(extension, x509.UnrecognizedExtension | x509.InhibitAnyPolicy):
+        mild = Authority("mild", extensions=(*CA_USE, (extension, False)))
+        verify_ek_certificate(mild.endorse(), PUBLIC, [mild.certificate], NOW)
 
 
 def test_without_roots_nothing_is_trusted() -> None:
