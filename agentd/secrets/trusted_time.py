@@ -1,6 +1,7 @@
 """Takes server-signed times into the clock and the store: with replies, with deliveries, and in answer to a challenge."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from agentd.audit.core import Core
@@ -89,9 +90,9 @@ class TrustedTime:
             await core.audit.record_durably(
                 "clock.reset", "begun", actor=actor, signed=signed, floor=core.clock.floor, wall=int(core.clock.wall())
             )
+            record = replace(store.record, time=anchor)
+            await store.commit(store.ring.contents(record.sections()), record)
             self._challenge = None
-            store.note_time(anchor)
-            await store.commit(store.ring.contents(store.record.sections()), store.record)
             self.go_by(anchor)
             core.audit.record("clock.reset", "ok", actor=actor, signed=signed)
             return signed

@@ -33,6 +33,7 @@ class AlertWatch:
     def __init__(self, parts: AgentParts) -> None:
         self._core = parts.core
         self._parts = parts
+        self._hardware = parts.store.status
         self._raised: set[Alert] = set()
 
     @property
@@ -68,8 +69,9 @@ class AlertWatch:
             {"floor": clock.floor},
         )
 
-    def hardware(self, was: BackendStatus, status: BackendStatus) -> None:
+    def hardware(self, status: BackendStatus) -> None:
         """Raises or clears by what the hardware says of itself; called every 30 s."""
+        was, self._hardware = self._hardware, status
         if status.state is was.state:
             return
         if status.available:

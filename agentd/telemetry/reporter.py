@@ -35,8 +35,7 @@ class Reporter:
 
     async def watch_hardware(self) -> None:
         """Asks the hardware how it is, and alerts if that has changed."""
-        was = self._store.status
-        self._alerts.hardware(was, await self._store.refresh_status())
+        self._alerts.hardware(await self._store.refresh_status())
 
     async def after_change(self) -> None:
         """Logs, seals and writes after a change."""

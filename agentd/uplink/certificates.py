@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from agentd.audit.core import Core
 from agentd.base.hardware import HardwareConnection
@@ -59,6 +60,9 @@ class ClientCertificates:
         self._transport = transport
         self.current = keys.current
         self.pending = keys.pending
+        # Not read from the record at each use: after a commit that was reported as failed and was done all the same, the record
+        # may hold other keys than the two above.
+        self._kept = store.record.tls
         self._not_before_mono = 0.0
 
     @property
@@ -68,10 +72,13 @@ class ClientCertificates:
 
     @property
     def _sealed(self) -> SealedTlsKeys:
-        sealed = self._store.record.tls
-        if sealed is None:
+        if self._kept is None:
             raise RuntimeError("an agent with a server must have a TLS key in its store")
-        return sealed
+        return self._kept
+
+    async def _keep(self, event: str, sealed: SealedTlsKeys, **fields: Any) -> None:
+        await self._store.keep(event, {"tls": sealed}, **fields)
+        self._kept = sealed
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -119,7 +126,7 @@ class ClientCertificates:
         sealed = self._sealed.pending
         if self.pending is None or sealed is None:
             raise RuntimeError("there is no pending certificate to promote")
-        await self._store.keep("tls.renewed", {"tls": SealedTlsKeys(current=sealed)}, serial=f"{self.pending.serial:x}")
+        await self._keep("tls.renewed", SealedTlsKeys(current=sealed), serial=f"{self.pending.serial:x}")
         self.current, self.pending = self.pending, None
         log.info("the new TLS certificate works; it is used until %d", self.current.not_after)
 
@@ -130,8 +137,7 @@ class ClientCertificates:
         log.error(
             "the new TLS certificate %s does not work; the old one stays in use, and the agent will ask for another", serial
         )
-        tls = SealedTlsKeys(current=self._sealed.current)
-        await self._store.keep("tls.renewal_failed", {"tls": tls}, serial=serial)
+        await self._keep("tls.renewal_failed", SealedTlsKeys(current=self._sealed.current), serial=serial)
         self.pending = None
         self._not_before_mono = self._core.clock.monotonic() + RENEW_AGAIN_S
 
@@ -160,7 +166,7 @@ class ClientCertificates:
         sealed = await self._store.on_hardware(_Seal(self._core.vault, renewal.scalar))
         pending = SealedTlsKey(certificates=key.certificates, sealed=sealed)
         tls = SealedTlsKeys(current=self._sealed.current, pending=pending)
-        await self._store.keep("tls.renewal", {"tls": tls}, serial=f"{key.serial:x}", until=key.not_after)
+        await self._keep("tls.renewal", tls, serial=f"{key.serial:x}", until=key.not_after)
         self.pending = key
 
 
