@@ -139,9 +139,9 @@ class Validator:
 
     def _tidy(self) -> None:
         """Forgets tokens of an earlier trust, and those whose secret was destroyed."""
-        if self._tidied == self.ring.epoch:
+        if self._tidied == self.ring.commits and self._trusted is self.ring.trust:
             return
-        self._tidied = self.ring.epoch
+        self._tidied = self.ring.commits
         if self._trusted is not self.ring.trust:
             self._trusted = self.ring.trust
             self._cache.clear()

@@ -62,6 +62,7 @@ class SecretRing:
 
     Attributes:
         epoch: grows with every change; what was worked out in an earlier epoch no longer counts.
+        commits: grows with every change of the versions themselves.
         overdue_from: when a successor of the newest version becomes overdue, seconds since 1970 UTC.
     """
 
@@ -71,6 +72,7 @@ class SecretRing:
         self._versions: dict[int, StoredVersion] = {}
         self._newest = 0
         self.epoch = 0
+        self.commits = 0
         self.overdue_from = FOREVER
 
     @property
@@ -104,6 +106,7 @@ class SecretRing:
         """Goes by what the store has committed."""
         self._versions = {stored.meta.version: stored for stored in contents.versions}
         self._newest = max(self._versions, default=0)
+        self.commits += 1
         self.touch()
 
     @property

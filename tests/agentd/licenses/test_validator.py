@@ -260,3 +260,24 @@ def test_a_secret_of_another_process_is_a_fault_not_a_verdict(make_world: Make) 
         one.validator.validate(token(), NOW)
     assert one.validator.agent_id == AGENT
     assert LICENSE_KEY
+
+
+def test_opened_tokens_are_looked_through_only_after_a_change_of_secrets(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply may bring many licenses, and each starts an epoch: none of them destroys a secret."""
+    world = make_world()
+    looked: list[int] = []
+    usable = world.ring.usable
+
+    def counted(version: int) -> bool:
+        looked.append(version)
+        return usable(version)
+
+    monkeypatch.setattr(world.ring, "usable", counted)
+    for number in range(8):
+        world.validator.import_token(token(1, jti=f"license-{number}"), T0)
+    assert len(looked) == 0
+    world.rotate(meta(2, start=T0 + DAY))
+    world.validator.validate(token(2), T0 + DAY)
+    assert len(looked) == 8
