@@ -89,11 +89,11 @@ def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
         return row.seq, utc(row.at), row.actor, row.event, row.outcome, ", ".join(f"{k}={v}" for k, v in row.fields.items())
 
     with reading(directory) as (_server, session):
-        if not check:
-            rows = audit_log.tail(session, lines)
-            show(rows, ("record", "time", "who", "what", "outcome", "details"), line, as_json)
-            return
-        held, problem = audit_log.verify(session)
+        rows = None if check else audit_log.tail(session, lines)
+        held, problem = audit_log.verify(session) if check else (0, None)
+    if rows is not None:
+        show(rows, ("record", "time", "who", "what", "outcome", "details"), line, as_json)
+        return
     if problem is not None:
         click.echo(f"{held} records hold, then: {problem}", err=True)
         sys.exit(1)
