@@ -11,6 +11,8 @@ import pytest
 from common.listening import ListenError, listen, passed_sockets
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 # Passes its sockets as systemd does, then looks at what it got.
 SCRIPT = """
 import os, socket, sys

@@ -44,6 +44,7 @@ def test_every_metric_of_the_agent_is_in_the_table_with_its_type() -> None:
     assert list(table) == names and table == types
 
 
+@pytest.mark.system
 def test_the_command_finds_nothing_to_do() -> None:
     done = subprocess.run([ROOT / "scripts" / "docs-tables", "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FALLBACK = {**os.environ, "MSGPACK_PUREPYTHON": "1"}
 
@@ -15,6 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.system
 def test_the_tests_of_the_decoder_pass_with_the_fallback_in_pure_python() -> None:
     used = run("-c", "import msgpack; print(msgpack.unpackb.__module__, msgpack.Packer.__module__)")
     assert used.stdout.split() == ["msgpack.fallback", "msgpack.fallback"], used

@@ -136,6 +136,7 @@ def test_the_same_request_twice_at_once_is_answered_twice_with_a_lost_certificat
     assert len(world.events("certificate.adopted")) == 1
 
 
+@pytest.mark.system
 def test_taking_a_certificate_in_does_not_deadlock_with_revocations(world: World) -> None:
     server = world.server
     server.secrets.rotate_by_hand(ID, NOW)
