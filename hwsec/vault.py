@@ -37,6 +37,9 @@ class Vault:
         self._scratch = SecretBuffer(SECRET_BYTES)
         self._scratch_lock = threading.Lock()
         self._closed = False
+        nonce = os.urandom(_NONCE_BYTES)
+        self._nothing = WrappedSecret(nonce, AESGCM(self._key.view).encrypt(nonce, bytes(SECRET_BYTES), None))
+        self._opened_nothing = bytearray(SECRET_BYTES)
 
     def wrap(self, secret: SecretBuffer) -> WrappedSecret:
         """Encrypts a secret for its time at rest. The caller closes `secret`.
@@ -48,7 +51,14 @@ class Vault:
         if len(secret) != SECRET_BYTES:
             raise ValueError(f"a secret has {SECRET_BYTES} bytes, not {len(secret)}")
         nonce = os.urandom(_NONCE_BYTES)
-        return WrappedSecret(nonce, AESGCM(self._key.view).encrypt(nonce, secret.view, None))
+        cipher = AESGCM(self._key.view)
+        wrapped = WrappedSecret(nonce, cipher.encrypt(nonce, secret.view, None))
+        self._cover_stack(cipher)
+        return wrapped
+
+    def _cover_stack(self, cipher: AESGCM) -> None:
+        """Overwrites the last block of a secret, which the cipher leaves on the stack, with zeros in the same place."""
+        cipher.decrypt_into(self._nothing.nonce, self._nothing.ciphertext, None, self._opened_nothing)
 
     @contextmanager
     def open(self, wrapped: WrappedSecret) -> Iterator[SecretBuffer]:
@@ -63,7 +73,9 @@ class Vault:
         shared = self._scratch_lock.acquire(blocking=False)
         buffer = self._scratch if shared else SecretBuffer(SECRET_BYTES)
         try:
-            AESGCM(self._key.view).decrypt_into(wrapped.nonce, wrapped.ciphertext, None, buffer.view)
+            cipher = AESGCM(self._key.view)
+            cipher.decrypt_into(wrapped.nonce, wrapped.ciphertext, None, buffer.view)
+            self._cover_stack(cipher)
             yield buffer
         finally:
             if not shared:
