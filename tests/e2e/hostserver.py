@@ -37,7 +37,12 @@ class HostServer:
     def run(self, *arguments: str) -> str:
         """What `license-server ARGUMENTS --dir …` prints."""
         done = subprocess.run(
-            [PROGRAM, *arguments, "--dir", str(self._directory)], capture_output=True, text=True, timeout=READY_S, check=False
+            [PROGRAM, *arguments, "--dir", str(self._directory)],
+            stdin=subprocess.DEVNULL,  # at a terminal, `init` would ask for a passphrase
+            capture_output=True,
+            text=True,
+            timeout=READY_S,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"license-server {arguments[0]} on the host: {done.stderr[-500:]}")
