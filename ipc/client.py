@@ -79,7 +79,8 @@ class LicenseClient:
         """`validate` for a token kept in a file, which is replaced when the agent holds a newer one.
 
         Where the file cannot be replaced (it belongs to root, the disk is read-only, it is a mount), the verdict is that on
-        the newer token all the same, and its `refresh_error` says why the file still holds the old one.
+        the newer token all the same, and its `refresh_error` says why the file still holds the old one. A symbolic link is
+        replaced by a file; what it led to stays as it is.
 
         Raises:
             OSError: the file cannot be read.
