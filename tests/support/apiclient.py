@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def sign(content: Any, kind: str, kid: str, key: ec.EllipticCurvePrivateKey) -> 
     return text
 
 
+class PatientClient(httpx.Client):
+    """Sends a request that the server's rate limit has refused once more, after as long as the server said."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        while (response := super().send(request, **options)).status_code == 429:
+            time.sleep(int(response.headers["Retry-After"]))
+        return response
+
+
 class Device:
     """A device: its keys, and after `provision` what the server gave it.
 
@@ -62,9 +72,14 @@ class Device:
         self.certificates: tuple[str, ...] = ()
         self.key_set: KeySet | None = None
 
-    def client(self, *, with_certificate: bool = True, **options: Any) -> httpx.Client:
-        """A client of its own; connections are kept."""
-        return httpx.Client(
+    def client(self, *, with_certificate: bool = True, patient: bool = False, **options: Any) -> httpx.Client:
+        """A client of its own; connections are kept.
+
+        Args:
+            with_certificate: it shows the device's.
+            patient: it waits as long as the server tells it to, for tests that share a certificate with others.
+        """
+        return (PatientClient if patient else httpx.Client)(
             base_url=self.base, verify=self.context(with_certificate), timeout=READY_S, trust_env=False, **options
         )
 
