@@ -166,7 +166,9 @@ function exchange(path, frame, milliseconds) {
     };
     const timer = setTimeout(() => end(reject, new TryAgain("no reply in time")), milliseconds);
     let trouble = "the agent closed the connection";
-    socket.on("connect", () => socket.write(frame));
+    // An agent that refuses us says so at once and closes. Node forgets what it has not read when a write then fails: one
+    // round of the event loop between two immediates reads it first.
+    socket.on("connect", () => setImmediate(() => setImmediate(() => socket.destroyed || socket.write(frame))));
     socket.on("error", (error) => (trouble = error.message));
     socket.on("close", () => end(reject, new TryAgain(trouble)));
     socket.on("data", (data) => {
