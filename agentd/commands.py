@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hwsec.errors import NotEnrolled
-from hwsec.nvlayout import NV_BASE
+from hwsec.nv.layout import NV_BASE
 from hwsec.owner import HardwareOwner
-from hwsec.pcrpolicy import encode_policy, sign_pcr_policy
+from hwsec.pcr.policy import encode_policy, sign_pcr_policy
 from hwsec.secretmem import forbid_dumps
 from hwsec.vault import Vault
 from settings.errors import ConfigError

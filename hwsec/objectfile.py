@@ -20,7 +20,7 @@ import msgspec
 from common.files import write_atomic
 
 from .errors import AlreadyEnrolled, BackendUnavailable, NotEnrolled, OldFormat
-from .pcrpolicy import Binding
+from .pcr.policy import Binding
 from .secretfile import read_secret_file
 from .secretmem import SecretBuffer
 from .vault import SECRET_BYTES, Vault, WrappedSecret

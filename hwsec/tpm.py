@@ -43,10 +43,10 @@ from .errors import (
     NotEnrolled,
     NvGone,
 )
-from .nvbudget import NvBudget
-from .nvlayout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTER
+from .nv.budget import NvBudget
+from .nv.layout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTER
 from .objectfile import Blob, ObjectFile, SealedObjects
-from .pcrpolicy import NO_BINDING, Binding, check_initialized
+from .pcr.policy import NO_BINDING, Binding, check_initialized
 from .secretmem import SecretBuffer, overwrite_freed
 from .statements import check_nonce
 from .tpm2 import endorsement, facts, keys
@@ -75,7 +75,7 @@ class TpmBackend:
         objects: the file for the sealed objects; a twin is beside it.
         nv_base: four NV indices after it are ours.
         binding: what `create` binds the KEK to. A KEK that exists keeps its binding until `rebind`.
-        policies: directory of signed policies (`hwsec.policyfiles`).
+        policies: directory of signed policies (`hwsec.pcr.files`).
         monotonic: seconds of a clock that never goes back, for the budget of NV writes.
     """
 

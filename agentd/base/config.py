@@ -11,7 +11,7 @@ from pathlib import Path
 from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
 from contracts.claims import AGENT_ID
-from hwsec.nvlayout import NV_BASE
+from hwsec.nv.layout import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, NONCES_PER_UID
 from settings.errors import ConfigError
 from settings.file import read_file

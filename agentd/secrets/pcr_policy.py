@@ -10,8 +10,8 @@ from agentd.audit.core import Core
 from agentd.base.errors import Refused
 from agentd.base.hardware import COMMIT_DEADLINE_S, HardwareConnection
 from common.files import write_atomic
-from hwsec.pcrpolicy import SECURE_BOOT_PCR, Binding, Kind, check_initialized, parse_policy, policy_key_from_pem
-from hwsec.policyfiles import read_policies
+from hwsec.pcr.files import read_policies
+from hwsec.pcr.policy import SECURE_BOOT_PCR, Binding, Kind, check_initialized, parse_policy, policy_key_from_pem
 from hwsec.tpm import TpmBackend
 
 

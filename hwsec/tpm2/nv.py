@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backend import ANCHOR_BYTES, DIGEST_BYTES
 from ..errors import ForeignHardware, NvGone
-from ..nvlayout import NV_ANCHOR, NV_AUDIT, NV_COUNTER, NV_POLICY_COUNTER
+from ..nv.layout import NV_ANCHOR, NV_AUDIT, NV_COUNTER, NV_POLICY_COUNTER
 from ..secretmem import SecretBuffer
 from ..vault import Vault, WrappedSecret
 from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_UNINITIALIZED, TpmRefusal

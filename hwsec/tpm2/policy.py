@@ -1,11 +1,11 @@
-"""Reads PCRs, and makes the KEK policy's assertions in a policy session. `hwsec.pcrpolicy` says which policy it is."""
+"""Reads PCRs, and makes the KEK policy's assertions in a policy session. `hwsec.pcr.policy` says which policy it is."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..pcrpolicy import (
+from ..pcr.policy import (
     EO_UNSIGNED_LE,
     POLICY_REF,
     SignedPolicy,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendUnavailable, ForeignHardware, PcrMismatch
-from ..nvlayout import NV_POLICY_COUNTER
+from ..nv.layout import NV_POLICY_COUNTER
 from ..objectfile import SealedKek
-from ..pcrpolicy import Binding, SignedPolicy, choose_policy, kek_policy
-from ..policyfiles import read_policies
+from ..pcr.files import read_policies
+from ..pcr.policy import Binding, SignedPolicy, choose_policy, kek_policy
 from ..secretmem import SecretBuffer
 from ..vault import Vault
 from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_PCR_CHANGED, RC_POLICY, RC_POLICY_FAIL, RC_VALUE, TpmRefusal

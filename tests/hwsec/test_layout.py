@@ -14,10 +14,10 @@ pytestmark = pytest.mark.system
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "common", "contracts", "hwsec", "ipc", "server", "settings", "stand")
 PURE = (
-    "hwsec.pcrpolicy",
-    "hwsec.policyfiles",
-    "hwsec.nvbudget",
-    "hwsec.nvlayout",
+    "hwsec.pcr.policy",
+    "hwsec.pcr.files",
+    "hwsec.nv.budget",
+    "hwsec.nv.layout",
     "hwsec.errors",
     "hwsec.statements",
     "hwsec.sealedblob",

@@ -11,7 +11,7 @@ import pytest
 
 from hwsec.backend import Anchor
 from hwsec.errors import BackendHung, BackendUnavailable, HwsecError, NotEnrolled
-from hwsec.nvbudget import BURST
+from hwsec.nv.budget import BURST
 from hwsec.owner import HardwareOwner
 from hwsec.tpm import TpmBackend
 from tests.hwsec.auth_values import auth_values

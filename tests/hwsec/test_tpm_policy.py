@@ -25,9 +25,9 @@ from hwsec.errors import (
     PcrMismatch,
     PcrUninitialized,
 )
-from hwsec.nvlayout import NV_POLICY_COUNTER
+from hwsec.nv.layout import NV_POLICY_COUNTER
 from hwsec.objectfile import MAGIC
-from hwsec.pcrpolicy import (
+from hwsec.pcr.policy import (
     EO_UNSIGNED_LE,
     NO_BINDING,
     POLICY_REF,
@@ -384,7 +384,7 @@ def test_pcrs_that_never_rest_end_in_a_mismatch_and_leak_nothing(bound: Bound, m
 _STOPS = """
 import os, sys
 from pathlib import Path
-from hwsec.pcrpolicy import NO_BINDING
+from hwsec.pcr.policy import NO_BINDING
 from hwsec.tpm import TpmBackend
 
 backend = TpmBackend(sys.argv[1], Path(sys.argv[2]), policies=Path(sys.argv[3]))

@@ -21,7 +21,7 @@ from hwsec.errors import (
     OldFormat,
     OutOfSessions,
 )
-from hwsec.nvbudget import BURST
+from hwsec.nv.budget import BURST
 from hwsec.objectfile import MAGIC, Blob
 from hwsec.tpm import NV_BASE, SRK_HANDLE, TpmBackend
 from hwsec.tpm2 import codes

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from .errors import PcrMismatch, PcrUninitialized
-from .nvlayout import NV_BASE, NV_POLICY_COUNTER
+from ..errors import PcrMismatch, PcrUninitialized
+from ..nv.layout import NV_BASE, NV_POLICY_COUNTER
 
 Kind = Literal["none", "secure-boot", "custom"]
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsec.errors import PcrMismatch, PcrUninitialized
-from hwsec.nvlayout import NV_BASE
-from hwsec.pcrpolicy import (
+from hwsec.nv.layout import NV_BASE
+from hwsec.pcr.files import read_policies
+from hwsec.pcr.policy import (
     MAX_NUMBER,
     MAX_POLICY_BYTES,
     NO_BINDING,
@@ -31,7 +32,6 @@ from hwsec.pcrpolicy import (
     policy_key_from_pem,
     sign_pcr_policy,
 )
-from hwsec.policyfiles import read_policies
 
 VENDOR = ec.derive_private_key(7, ec.SECP256R1())
 KEY = VENDOR.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hwsec.nvbudget import BURST, WRITES_PER_DAY, NvBudget
+from hwsec.nv.budget import BURST, WRITES_PER_DAY, NvBudget
 
 DAY = 86_400.0
 

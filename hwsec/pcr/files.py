@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pcrpolicy import MAX_POLICY_BYTES, SignedPolicy, parse_policy
+from .policy import MAX_POLICY_BYTES, SignedPolicy, parse_policy
 
 SUFFIX = ".json"
 
