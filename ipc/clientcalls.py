@@ -131,8 +131,14 @@ class TokenFile:
         """Puts `new` in the file's place at once and durably, with the file's mode. Usable as a `RefreshCallback`.
 
         Raises:
-            OSError: the file or its directory cannot be written.
+            OSError: the file or its directory cannot be written; it names the file, not the temporary one.
         """
+        try:
+            self._replace(new)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from None
+
+    def _replace(self, new: str) -> None:
         mode = os.stat(self._path).st_mode & 0o777
         temporary = f"{self._path}.{secrets.token_hex(8)}.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -114,7 +114,7 @@ def _schema(user: Lookup) -> dict[str, Keys]:
 
 
 def known_keys() -> dict[str, list[str]]:
-    """Returns every section with its keys; `upstream` stands for each `upstream.NAME`."""
+    """Returns every section with its keys; under the name `upstream`, the keys of every `upstream.NAME`."""
     return {name: list(keys) for name, keys in _schema(user_id).items()}
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from .reachable import HERE
 
 READY_S = 300.0
-"""Seconds after which a wait for a program is given up. It costs nothing while all is well, so it is far above what a machine
-under load needs; a program that ends is noticed at once."""
+"""Seconds after which a wait for a program ends with an error. It costs nothing while all is well, so it is far above what a
+machine under load needs; a program that ends is noticed at once."""
 
 
 STOP_S = 60.0

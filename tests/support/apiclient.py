@@ -48,7 +48,8 @@ class PatientClient(httpx.Client):
     """Sends a request that the server's rate limit has refused once more, after as long as the server said."""
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        while (response := super().send(request, **options)).status_code == 429:
+        ends = time.monotonic() + READY_S
+        while (response := super().send(request, **options)).status_code == 429 and time.monotonic() < ends:
             time.sleep(int(response.headers["Retry-After"]))
         return response
 
