@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import resource
 import sys
 from types import TracebackType
 from typing import NoReturn, Self
@@ -130,8 +131,6 @@ def secret_memory_kind() -> str:
 
 def forbid_dumps() -> None:
     """Makes this process leave no core dump and refuse ptrace by its own user (prctl(2) PR_SET_DUMPABLE, RLIMIT_CORE)."""
-    import resource
-
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pr_set_dumpable = 4
     if _libc.prctl(pr_set_dumpable, 0, 0, 0, 0) != 0:
