@@ -202,11 +202,10 @@ class Validator:
         newer = self.inventory.newer(claims.jti, claims.iat, version)
         lists = self._revocations
         fresh_until = lists.next_update if self._refuse_stale and lists.next_update is not None else FOREVER
-        ruling = judge(claims, version, self.ring.standing(stored, now), now, lists.revoked, newer, fresh_until)
         # Once a day the inventory notes that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
-        if ruling.until > tomorrow:
-            ruling = Ruling(ruling.verdict, ruling.license_id, version, ruling.since, tomorrow)
+        standing = self.ring.standing(stored, now)
+        ruling = judge(claims, version, standing, now, lists.revoked, newer, fresh_until, tomorrow)
         self._serial += 1
         return Entry(ruling, claims, self.ring.epoch, self._serial, first)
 

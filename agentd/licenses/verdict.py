@@ -79,6 +79,7 @@ def judge(
     revoked: Set[str],
     newer_token: bool,
     fresh_until: int = FOREVER,
+    until: int = FOREVER,
 ) -> Ruling:
     """The ruling on an opened license.
 
@@ -92,6 +93,7 @@ def judge(
         revoked: ids of revoked licenses.
         newer_token: the agent holds a newer token of this license.
         fresh_until: when the revocation list becomes too old to go by.
+        until: the ruling holds no longer than this, for a reason of the caller's.
     """
     reason = standing.reason  # check 4 again: the token may have been opened in an earlier epoch
     if reason is Reason.OK:
@@ -116,5 +118,7 @@ def judge(
         refresh_by=standing.grace_until if superseded and standing.state is not State.INVALIDATED else None,
         refreshed=newer_token,
     )
-    changes = [time for time in (claims.nbf, claims.exp, fresh_until, standing.next_change) if time > now]
-    return Ruling(verdict, claims.jti, version, now, min(changes, default=FOREVER))
+    for change in (claims.nbf, claims.exp, fresh_until, standing.next_change):
+        if now < change < until:
+            until = change
+    return Ruling(verdict, claims.jti, version, now, until)

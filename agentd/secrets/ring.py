@@ -71,6 +71,8 @@ class SecretRing:
         self._trust = trust
         self._versions: dict[int, StoredVersion] = {}
         self._newest = 0
+        # Worked out in this epoch: for which version, from when on it holds, and the standing.
+        self._standings: dict[int, tuple[StoredVersion, int, Standing]] = {}
         self.epoch = 0
         self.commits = 0
         self.overdue_from = FOREVER
@@ -98,6 +100,7 @@ class SecretRing:
     def touch(self) -> None:
         """Starts an epoch; called for every change that may alter a verdict."""
         self.epoch += 1
+        self._standings.clear()
         newest = self.newest
         active = newest is not None and State(newest.meta.state) is State.ACTIVE
         self.overdue_from = valid_until(newest.meta, self._limits) if newest is not None and active else FOREVER
@@ -135,7 +138,13 @@ class SecretRing:
 
     def standing(self, stored: StoredVersion, now: int) -> Standing:
         """The standing of one of the versions at a time."""
-        return standing_of(stored.meta, now, self._limits, newest=stored.meta.version == self._newest)
+        version = stored.meta.version
+        kept = self._standings.get(version)
+        if kept is not None and kept[0] is stored and kept[1] <= now < kept[2].next_change:
+            return kept[2]
+        standing = standing_of(stored.meta, now, self._limits, newest=version == self._newest)
+        self._standings[version] = stored, now, standing
+        return standing
 
     def state_of(self, stored: StoredVersion, now: int) -> State:
         """The state of one of the versions at a time."""
