@@ -19,10 +19,10 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, LicenseAgentError
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
-from .errors import RemoteProtocolError
+from .errors import LicenseAgentError, RemoteProtocolError
 from .frames import FrameDecoder
 from .peer import check_daemon
 

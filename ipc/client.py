@@ -20,10 +20,10 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, LicenseAgentError
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
-from .errors import RemoteProtocolError
+from .errors import LicenseAgentError, RemoteProtocolError
 from .frames import FrameDecoder
 from .peer import UntrustedDaemon, check_daemon
 
@@ -67,7 +67,7 @@ class LicenseClient:
     def validate(self, token: str) -> Verdict:
         """The agent's verdict on a token. An invalid license is a verdict, not an exception.
 
-        Raises:
+        Raises what is a `LicenseAgentError`:
             LocalProtocolError: the token is not ASCII text, or too long.
             AgentUnavailable: no answer within the deadline.
             AgentRefused: the agent answered with an error.
@@ -83,7 +83,7 @@ class LicenseClient:
         replaced by a file; what it led to stays as it is.
 
         Raises:
-            OSError: the file cannot be read.
+            TokenFileError: the file cannot be read; else as `validate`.
         """
         file = TokenFile(path)
         return self._hold(validate_and_refresh(file.read(), file.replace))

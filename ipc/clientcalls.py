@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .bounds import MAX_TOKEN_CHARS, NONCE_BYTES
-from .clientpolicy import LicenseAgentError
+from .clientpolicy import TokenFileError
 from .clientwire import (
     AgentInfo,
     Verdict,
@@ -22,7 +22,7 @@ from .clientwire import (
     refreshed_token_from,
     verdict_from,
 )
-from .errors import RemoteProtocolError
+from .errors import LicenseAgentError
 
 log = logging.getLogger("license_agent_client")
 
@@ -88,7 +88,7 @@ def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Gene
         if newer is None:
             return verdict
         newer_verdict = yield from ask_validate(newer)
-    except (LicenseAgentError, RemoteProtocolError) as error:
+    except LicenseAgentError as error:
         return _not_refreshed(verdict, f"the agent did not hand over the newer token: {error}")
     if verdict.valid and not newer_verdict.valid:
         return verdict
@@ -121,22 +121,25 @@ class TokenFile:
         """The token, without the line break around it.
 
         Raises:
-            OSError: the file cannot be read.
+            TokenFileError: the file cannot be read.
             UnicodeDecodeError: it holds something else than ASCII.
         """
-        with open(self._path, encoding="ascii") as file:
-            return file.read(TOKEN_READ_CHARS).strip()
+        try:
+            with open(self._path, encoding="ascii") as file:
+                return file.read(TOKEN_READ_CHARS).strip()
+        except OSError as error:
+            raise TokenFileError(error.errno, error.strerror, self._path) from None
 
     def replace(self, _old: str, new: str) -> None:
         """Puts `new` in the file's place at once and durably, with the file's mode. Usable as a `RefreshCallback`.
 
         Raises:
-            OSError: the file or its directory cannot be written; it names the file, not the temporary one.
+            TokenFileError: the file or its directory cannot be written; it names the file, not the temporary one.
         """
         try:
             self._replace(new)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self._path) from None
+            raise TokenFileError(error.errno, error.strerror, self._path) from None
 
     def _replace(self, new: str) -> None:
         mode = os.stat(self._path).st_mode & 0o777

@@ -7,18 +7,15 @@ repeated because no operation of the POS socket changes anything but the nonce w
 
 import random
 from dataclasses import dataclass
+from typing import Self
 
-from .errors import ErrorCode
+from .errors import ErrorCode, LicenseAgentError
 
 RETRIED_CODES = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.RATE_LIMITED, ErrorCode.TIMED_OUT, ErrorCode.UNAVAILABLE})
 """Error codes after which the same question may get an answer soon."""
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
-
-
-class LicenseAgentError(Exception):
-    """The base of the client library's errors."""
 
 
 class AgentUnavailable(LicenseAgentError):
@@ -30,11 +27,21 @@ class AgentRefused(LicenseAgentError):
 
     Attributes:
         code: an `ErrorCode`.
+        text: what the agent says, for people.
     """
 
     def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(f"{code.name}: {text}")
         self.code = code
+        self.text = text
+
+    def __reduce__(self) -> tuple[type[Self], tuple[ErrorCode, str]]:
+        # A till's worker process sends its error to the parent.
+        return type(self), (self.code, self.text)
+
+
+class TokenFileError(LicenseAgentError, OSError):
+    """A token file cannot be read or written. `errno`, `strerror` and `filename` are those of the `OSError`."""
 
 
 @dataclass(slots=True)

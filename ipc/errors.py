@@ -5,6 +5,7 @@ cannot map to a code becomes INTERNAL without detail.
 """
 
 from enum import IntEnum
+from typing import Self
 
 
 class ErrorCode(IntEnum):
@@ -41,7 +42,14 @@ class ErrorCode(IntEnum):
     """Something that the daemon needs for this request is not working at the moment (TPM, disk)."""
 
 
-class ProtocolError(Exception):
+class LicenseAgentError(Exception):
+    """The base of every error of the client library: a handler for it catches them all.
+
+    A part of the protocol that the daemon shares raises some of them too.
+    """
+
+
+class ProtocolError(LicenseAgentError):
     """A rule of the protocol was broken.
 
     Attributes:
@@ -54,6 +62,10 @@ class ProtocolError(Exception):
         self.code = code
         self.text = text
         self.request_id = request_id
+
+    def __reduce__(self) -> tuple[type[Self], tuple[ErrorCode, str, int | None]]:
+        # A till's worker process sends its error to the parent.
+        return type(self), (self.code, self.text, self.request_id)
 
 
 class LocalProtocolError(ProtocolError):

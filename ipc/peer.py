@@ -13,6 +13,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import LicenseAgentError
+
 _SO_PEERPIDFD = 77  # include/uapi/asm-generic/socket.h, Linux 6.5
 _UCRED = struct.Struct("iII")
 _NOBODY = 2**32 - 1  # what the kernel gives for a socket without a peer
@@ -68,7 +70,7 @@ def _pid_through_pidfd(sock: socket.socket, fallback: int) -> int:
         os.close(pidfd)
 
 
-class UntrustedDaemon(Exception):
+class UntrustedDaemon(LicenseAgentError):
     """The peer on the socket, or the owner of the socket's directory, is not the agent; the text says which and why."""
 
 

@@ -12,6 +12,7 @@ from .bounds import DEFAULT_DEADLINE_S
 from .client import LicenseClient
 from .clientcalls import TOKEN_READ_CHARS
 from .clientpolicy import AgentRefused, AgentUnavailable
+from .clientversion import __version__
 from .errors import ErrorCode, LocalProtocolError
 from .peer import UntrustedDaemon
 
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Asks the license agent of this machine whether a license is valid.",
         epilog="Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 refused.",
     )
+    parser.add_argument("--version", action="version", version=f"license-agent-client {__version__}")
     parser.add_argument("--socket", metavar="PATH", help="the agent's POS socket (or LICENSE_AGENT_SOCKET)")
     parser.add_argument("--deadline", type=_seconds, default=DEFAULT_DEADLINE_S, metavar="SECONDS", help="how long to try")
     parser.add_argument("--agent-uid", type=int, metavar="UID", help="the agent's UID if its user is not license-agent")

@@ -8,15 +8,16 @@
             ...
 
 An invalid license is a verdict with a `reason`, not an exception. `AgentUnavailable` means that no verdict could be had
-within the deadline.
+within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
 from .aioclient import AsyncLicenseClient
 from .client import LicenseClient
 from .clientcalls import RefreshCallback, TokenFile
-from .clientpolicy import AgentRefused, AgentUnavailable, LicenseAgentError
+from .clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
+from .clientversion import __version__
 from .clientwire import AgentInfo, Reason, Verdict
-from .errors import ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
+from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "RefreshCallback",
     "RemoteProtocolError",
     "TokenFile",
+    "TokenFileError",
     "UntrustedDaemon",
     "Verdict",
+    "__version__",
 ]

@@ -6,8 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from license_agent_client import LicenseClient
-from license_agent_client.clientpolicy import LicenseAgentError
+from license_agent_client import LicenseAgentError, LicenseClient
 
 DEADLINE_S = 120.0
 """The library's own default is 2 s; under emulation the agent takes tens of seconds to start."""
