@@ -8,10 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.files import write_atomic
@@ -24,8 +26,10 @@ from .base.errors import RegistryError
 from .enrollment.service import Policy
 from .exchange.service import KINDS
 from .keys.keyring import Keyring
+from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
 from .web.listeners import Listener, run, tcp_socket, unix_socket
-from .web.middleware import Middleware, Note, Scope, from_proxy, from_tls
+from .web.middleware import Middleware, Note
+from .web.proxyusers import ProxyUsers
 from .web.tlscontext import load_identity, server_context
 from .web.transport import ApiProtocol
 from .wiring import Server, wire_enrollment, wire_exchange
@@ -44,6 +48,7 @@ class Options:
     Attributes:
         bind: host and port of the TLS listener; None behind a proxy.
         unix: path of the socket behind a proxy; None with a TLS listener.
+        proxies: UIDs of the users that may connect to that socket.
         ops: host and port of the listener for operators; None for no such listener.
         policy: which devices may become agents.
         with_openapi: whether to serve the OpenAPI document.
@@ -54,6 +59,7 @@ class Options:
     ops: tuple[str, int] | None
     policy: Policy
     with_openapi: bool = False
+    proxies: frozenset[int] = frozenset()
 
 
 def serve(server: Server, options: Options) -> None:
@@ -68,16 +74,19 @@ def serve(server: Server, options: Options) -> None:
     )
     context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
-    admitting = Middleware(app, from_tls if context is not None else from_proxy, _observer(metrics))
+    identify = from_tls if context is not None else FromProxy(lambda: _authorities(server.keys))
+    admitting = Middleware(app, identify, _observer(metrics))
+    protocol: Callable[..., H11Protocol] = ApiProtocol
     if options.bind is not None:
         sock = tcp_socket(*options.bind, "--bind")
         names.append(_name(sock.getsockname()))
     elif options.unix is not None:
         sock = unix_socket(options.unix)
+        protocol = partial(ApiProtocol, admits=ProxyUsers(options.proxies, time.monotonic).admits)
         names.append(str(options.unix))
     else:
         raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
-    servers.append(Listener(admitting, sock, ApiProtocol, context))
+    servers.append(Listener(admitting, sock, protocol, context))
     if options.ops is not None:
         ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
         names.append("operators: " + _name(ops_sock.getsockname()))
@@ -103,6 +112,13 @@ def serve(server: Server, options: Options) -> None:
 def _context(keys: Keyring) -> ssl.SSLContext:
     chain, key = keys.tls_material()
     return server_context(chain, key, keys.client_ca_pem())
+
+
+def _authorities(keys: Keyring) -> str:
+    try:
+        return keys.present_client_cas()
+    except (RegistryError, SQLAlchemyError):
+        raise CannotIdentify from None
 
 
 def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:

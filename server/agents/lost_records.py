@@ -1,6 +1,7 @@
 """Recovers what a registry that was restored from an older backup has lost: certificates and serial numbers issued since.
 
-TLS has verified every certificate that comes here, so our CA has issued it.
+Every certificate that comes here has been verified, by TLS or behind a proxy by `web.clientchain`: our CA has issued it, and
+vouches for the serial number in it.
 """
 
 from sqlalchemy.orm import Session

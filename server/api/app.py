@@ -70,7 +70,7 @@ _ERRORS: dict[int, str] = {
     503: "The server cannot answer now.",
 }
 _AGENT_ERRORS = {
-    401: "No client certificate, or one that is unknown, replaced, revoked or outside its dates.",
+    401: "No client certificate, or one that is unknown, replaced, revoked, outside its dates, or of another CA.",
     403: "Refused: the request is not authentic, or not allowed.",
     409: "Refused: the request conflicts with what the server knows.",
 }

@@ -38,6 +38,8 @@ AGENT_RATE = Rate(5, 60)
 """For each client certificate, over all endpoints."""
 ADDRESS_RATE = Rate(2, 40)
 """For each address (IPv6: each /64), over all requests without a client certificate. A shop's tills share one address."""
+REFUSED_PEER_RATE = Rate(1 / 60, 3)
+"""Log lines about a local user that may not connect to the Unix socket, for each user."""
 FAILED_CLAIM_RATE = Rate(1 / 60, 10)
 """Refused provisioning attempts, for each address."""
 

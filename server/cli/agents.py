@@ -8,6 +8,7 @@ import click
 
 from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
 from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, row_of
+from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
@@ -157,6 +158,27 @@ def agents_reinstate(directory: Path, agent_id: str) -> None:
     """Reinstate a revoked agent. Its certificates stay revoked: provision the device again."""
     with writing(directory) as (server, session):
         server.agents.set_status(session, agent_id, ACTIVE, now())
+
+
+@agents.command("serial")
+@directory_option
+@click.option("--set", "last", type=click.IntRange(0, MAX_SERIAL - 1), metavar="N", help="The last number that a device has.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def agents_serial(directory: Path, last: int | None, yes: bool) -> None:
+    """Show which serial number the next new device gets, or repair the counter with --set."""
+    with reading(directory) as (_server, session):
+        found = serials(session)
+    if last is not None:
+        if last < found.last and not yes:
+            question = (
+                f"The counter goes back from {found.last} to {last}. If a device that this registry has lost has one of the "
+                "numbers between, another device will get it too. Continue?"
+            )
+            click.confirm(question, abort=True, err=True)
+        with writing(directory) as (_server, session):
+            set_last(session, last, now())
+            found = serials(session)
+    click.echo(f"the next new device gets serial number {found.last + 1}; the greatest in use is {found.in_use}")
 
 
 @click.group(invoke_without_command=True)

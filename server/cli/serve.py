@@ -12,6 +12,7 @@ from server.enrollment.service import LEVELS, Level, Policy
 from server.serving import Options, load_roots, write_tls_files
 from server.serving import serve as run_server
 from server.web.listeners import host_and_port
+from server.web.proxyusers import DEFAULT, uids_of
 
 from .options import directory_option, opened, out_option, write
 
@@ -42,6 +43,13 @@ def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozense
     help="Listen on this socket, behind nginx (packaging/server/nginx.conf).",
 )
 @click.option(
+    "--proxy-user",
+    "proxy_users",
+    multiple=True,
+    metavar="USER",
+    help=f"With --unix: the user that nginx runs as; nobody else may connect. May be repeated.  [default: {DEFAULT}]",
+)
+@click.option(
     "--ops", callback=_address, metavar="HOST:PORT", help="Serve health, readiness and metrics here; a loopback address."
 )
 @click.option(
@@ -62,6 +70,7 @@ def serve(
     directory: Path,
     bind: tuple[str, int] | None,
     unix: Path | None,
+    proxy_users: tuple[str, ...],
     ops: tuple[str, int] | None,
     accept: frozenset[Level],
     ek_roots: Path | None,
@@ -70,10 +79,11 @@ def serve(
     """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate."""
     if (bind is None) == (unix is None):
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
+    proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
     log_to_stderr()
     with opened(directory) as server:
-        run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi))
+        run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies))
 
 
 @click.command()

@@ -92,6 +92,11 @@ def issuing_ca(cipher: Cipher, session: Session) -> tuple[x509.Certificate, ec.E
     return certificate_of(row), private_key(cipher, row)
 
 
+def client_cas(session: Session) -> str:
+    """The issuing CAs and roots that client certificates are verified against, in PEM."""
+    return "".join(row.certificate or "" for kind in ("issuing-ca", "root") for row in live(session, kind))
+
+
 def chain_above(session: Session, row: ServerKey) -> list[str]:
     """The certificates above one, in PEM, up to its root."""
     found: list[str] = []

@@ -52,6 +52,7 @@ class _Loaded:
     key_set: str
     key_set_number: int
     by_root: dict[str, str]
+    client_cas: str
 
 
 class Keyring:
@@ -158,8 +159,11 @@ class Keyring:
     def client_ca_pem(self) -> str:
         """The issuing CAs and roots that client certificates are verified against."""
         with self._database.read() as session:
-            rows = [row for kind in ("issuing-ca", "root") for row in key_rows.live(session, kind)]
-        return "".join(row.certificate or "" for row in rows)
+            return key_rows.client_cas(session)
+
+    def present_client_cas(self) -> str:
+        """As `client_ca_pem`, at most `LOOK_AGAIN_S` old: for each request behind a proxy."""
+        return self._now().client_cas
 
     def issuing_ca(self, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         """The CA that issues certificates, with its private key."""
@@ -210,6 +214,7 @@ class Keyring:
             newest.text,
             newest.number,
             _by_root(session),
+            key_rows.client_cas(session),
         )
 
 

@@ -194,6 +194,16 @@ def skip_ahead(session: Session, name: str, value: int) -> bool:
     return True
 
 
+def set_number(session: Session, name: str, value: int) -> int:
+    """Sets a counter, up or down, and returns the value before. The row stays locked until the transaction ends."""
+    row = session.get(Counter, name, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise RuntimeError(f"the counter {name} is missing")
+    before, row.value = row.value, value
+    session.flush()
+    return before
+
+
 def present_number(session: Session, name: str) -> int:
     """The value of a counter, without locking it."""
     row = session.get(Counter, name)

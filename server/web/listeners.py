@@ -36,15 +36,17 @@ class Listener(uvicorn.Server):
     Args:
         app: ASGI application.
         sock: bound, not yet listening.
-        protocol: the class of connections.
+        protocol: makes connections; takes the arguments of uvicorn's `H11Protocol`.
         context: TLS; None for plain HTTP.
     """
 
-    def __init__(self, app: Any, sock: socket.socket, protocol: type[H11Protocol], context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, app: Any, sock: socket.socket, protocol: Callable[..., H11Protocol], context: ssl.SSLContext | None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=H11Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -14,20 +14,17 @@ from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, address_key, buckets
 
-from .peers import Peer, peer_of_header
-from .responses import Response, error
-from .transport import PEER_EXTENSION
+from .callers import CannotIdentify, Identify, Scope
+from .clientchain import NotOurs
+from .peers import Peer
+from .responses import DATABASE_DOWN, Response, error
 
 CALLER = "license_server.caller"
 """In `scope["extensions"]`: the `Caller`."""
 NOTE = "license_server.note"
 """In `scope["extensions"]`: the `Note`."""
-CERTIFICATE_HEADER = b"client-certificate"
-ADDRESS_HEADER = b"client-address"
 _JSON = b"application/json"
 _log = logging.getLogger("license_server")
-
-Scope = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,35 +51,6 @@ class Note:
 
 Observe = Callable[[Scope, Note, int, float], None]
 """Called after each response with scope, note, HTTP status and seconds."""
-Identify = Callable[[Scope], tuple[Peer | None, str]]
-
-
-def from_tls(scope: Scope) -> tuple[Peer | None, str]:
-    """Peer and address on the TLS listener: from the connection, never from a header."""
-    client = scope.get("client")
-    return scope.get("extensions", {}).get(PEER_EXTENSION), "" if client is None else str(client[0])
-
-
-def from_proxy(scope: Scope) -> tuple[Peer | None, str]:
-    """Peer and address behind nginx: from the headers that nginx overwrites, on a Unix socket only.
-
-    Raises:
-        ValueError: the connection is not from a Unix socket, a header is there twice, or contains no certificate.
-    """
-    server = scope.get("server")
-    if server is None or server[1] is not None or scope.get("client") is not None:
-        raise ValueError("headers of a proxy are accepted on the Unix socket only")
-    found: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        if name in (CERTIFICATE_HEADER, ADDRESS_HEADER):
-            if name in found:
-                raise ValueError("a header of the proxy is there twice")
-            found[name] = value
-    certificate = found.get(CERTIFICATE_HEADER)
-    return (
-        peer_of_header(certificate) if certificate else None,
-        found.get(ADDRESS_HEADER, b"").decode("latin-1"),
-    )
 
 
 class Middleware:
@@ -90,7 +58,7 @@ class Middleware:
 
     Args:
         app: the application.
-        identify: `from_tls` or `from_proxy`.
+        identify: `callers.from_tls`, or a `callers.FromProxy`.
         observe: called after each response.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
@@ -144,7 +112,11 @@ class Middleware:
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
         """The body, or the response that refuses the request."""
         try:
-            peer, address = self._identify(scope)
+            peer, address = await self._identify(scope)
+        except NotOurs:
+            return error(401, RefusalCode.UNKNOWN_AGENT, "the client certificate was not issued by this server")
+        except CannotIdentify:
+            return DATABASE_DOWN
         except ValueError:
             return error(400, RefusalCode.BAD_REQUEST, "the client certificate cannot be read")
         expired = peer is not None and not peer.valid_at(int(self._wall()))

@@ -3,11 +3,9 @@
 import contextlib
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 AGENT_URI = "urn:license-agent:agent:"
@@ -18,7 +16,7 @@ MAX_SERIAL_DIGITS = 15
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A client certificate that the TLS layer has verified. Times are seconds since 1970 UTC.
+    """A client certificate that has been verified: by the TLS layer, or by `clientchain`. Times are seconds since 1970 UTC.
 
     Attributes:
         fingerprint: SHA-256 of its DER, in hex.
@@ -68,13 +66,12 @@ def _named(certificate: x509.Certificate) -> tuple[str, int | None]:
     return names[0].removeprefix(AGENT_URI) if len(names) == 1 else "", int(numbers[0]) if sound else None
 
 
-@lru_cache(maxsize=1024)
-def peer_of_header(value: bytes) -> Peer:
-    """Parses nginx' `$ssl_client_escaped_cert`: a certificate in PEM, URL-encoded.
+def certificate_of_header(value: bytes) -> bytes:
+    """The PEM in nginx' `$ssl_client_escaped_cert`, where it is URL-encoded.
 
     Raises:
-        ValueError: the value is not a certificate.
+        ValueError: it is too long.
     """
     if len(value) > MAX_CERTIFICATE_CHARS:
         raise ValueError(f"the certificate has more than {MAX_CERTIFICATE_CHARS} characters")
-    return peer_of(x509.load_pem_x509_certificate(unquote_to_bytes(value)).public_bytes(Encoding.DER))
+    return unquote_to_bytes(value)

@@ -5,6 +5,7 @@ Without a certificate in the scope, the application takes no caller for an agent
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -21,15 +22,25 @@ _WRITE_BUFFER = 2 * 1024 * 1024
 
 
 class ApiProtocol(H11Protocol):
-    """A connection."""
+    """A connection.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        admits: whether the peer of a Unix socket may connect; None on a TLS listener.
+        args: uvicorn's.
+        kwargs: uvicorn's.
+    """
+
+    def __init__(self, *args: Any, admits: Callable[[Any], bool] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._admits = admits
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Reads the peer's certificate, once for all requests of the connection."""
         super().connection_made(transport)
+        if self._admits is not None and not self._admits(transport.get_extra_info("socket")):
+            transport.abort()
+            return
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
@@ -39,6 +50,8 @@ class ApiProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Limits the time from a request's first byte to its last."""
+        if self.transport.is_closing():
+            return  # nothing is read from a connection that was refused
         super().data_received(data)
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             self._arm()

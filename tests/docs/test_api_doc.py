@@ -7,7 +7,7 @@ from contracts.exchange import RefusalCode
 from server.base import limits
 from server.cli.serve import document
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
-from server.web.middleware import ADDRESS_HEADER, CERTIFICATE_HEADER
+from server.web.callers import ADDRESS_HEADER, CERTIFICATE_HEADER
 from server.web.responses import STATUS_OF
 from tests.docs.test_protocol_doc import first_cells, rows, section
 

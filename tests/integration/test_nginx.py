@@ -157,7 +157,7 @@ def test_a_request_that_is_too_large_ends_at_nginx(device: Device) -> None:
 
 
 def test_the_site_overwrites_exactly_the_headers_that_are_believed() -> None:
-    from server.web.middleware import ADDRESS_HEADER, CERTIFICATE_HEADER
+    from server.web.callers import ADDRESS_HEADER, CERTIFICATE_HEADER
 
     written = dict(re.findall(r"proxy_set_header (Client-\S+) (\S+);", SITE.read_text()))
     assert {name.lower().encode() for name in written} == {ADDRESS_HEADER, CERTIFICATE_HEADER}

@@ -34,12 +34,13 @@ class ApiServer:
 
     Args:
         directory: its own.
-        unix: serve on this socket instead of TLS on a port of loopback.
+        unix: serve on this socket instead of TLS on a port of loopback; the user of the tests may connect.
     """
 
     def __init__(self, directory: Path, unix: Path | None = None) -> None:
         self.directory = directory
         self.unix = unix
+        self.proxy_user = str(os.geteuid())
         self.claims: list[str] = []
         self.base = self.ops = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,7 +75,7 @@ class ApiServer:
 
     def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
         """Starts serving and waits until it does."""
-        where = ("--bind", "127.0.0.1:0") if self.unix is None else ("--unix", str(self.unix))
+        where = ("--bind", "127.0.0.1:0") if self.unix is None else ("--unix", str(self.unix), "--proxy-user", self.proxy_user)
         begins = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

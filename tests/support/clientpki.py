@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from server.web.peers import AGENT_URI
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -75,8 +77,8 @@ def leaf(ca: Identity, name: str, server: bool = False, begins_h: int = -1, ends
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
-    if server:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    alternative = x509.DNSName("localhost") if server else x509.UniformResourceIdentifier(AGENT_URI + name)
+    builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
     return Identity(builder.sign(ca.key, hashes.SHA256()), key)
 
 

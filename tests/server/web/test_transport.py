@@ -20,8 +20,9 @@ from server.base import limits
 from server.base.errors import RegistryError
 from server.base.limits import MAX_BODY_BYTES
 from server.web import transport
+from server.web.callers import FromProxy, from_tls
 from server.web.listeners import Listener, host_and_port, tcp_socket, unix_socket
-from server.web.middleware import CALLER, Middleware, Note, from_proxy, from_tls
+from server.web.middleware import CALLER, Middleware, Note
 from server.web.tlscontext import load_identity, server_context
 from server.web.transport import ApiProtocol
 from tests.support.clientpki import Identity, authority, client_context, leaf
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.system
 
 CA = authority()
 CLIENT = leaf(CA, "pos-1")
+from_proxy = FromProxy(lambda: CA.pem)
 
 
 async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -291,6 +293,10 @@ def test_behind_a_proxy_the_certificate_comes_from_its_header(tmp_path: Path) ->
             (("Client-Address: 192.0.2.1",), (200, None, "192.0.2.1")),
             (("Client-Certificate: rubbish",), (400, None, "")),
             ((f"Client-Certificate: {escaped}", f"Client-Certificate: {escaped}"), (400, None, "")),
+            ((f"Client-Certificate: {quote(leaf(authority(), 'pos-1').pem)}",), (401, None, "")),
+            ((f"Client-Certificate: {quote(CA.pem)}",), (401, None, "")),
+            ((f"Client-Certificate: {quote(leaf(CA, 'pos-1', server=True).pem)}",), (401, None, "")),
+            ((f"Client-Certificate: {quote(leaf(CA, 'pos-1', begins_h=-3, ends_h=-1).pem)}",), (200, None, "")),
         ]:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(READY_S)
@@ -305,8 +311,8 @@ def test_behind_a_proxy_the_certificate_comes_from_its_header(tmp_path: Path) ->
 def test_a_proxy_is_believed_on_a_unix_socket_only() -> None:
     scope = {"server": ("127.0.0.1", 1), "client": ("127.0.0.1", 2), "headers": [(b"client-certificate", b"x")]}
     with pytest.raises(ValueError, match="Unix socket"):
-        from_proxy(scope)
-    assert from_tls(scope)[0] is None
+        asyncio.run(from_proxy(scope))
+    assert asyncio.run(from_tls(scope))[0] is None
 
 
 def test_a_certificate_that_ends_while_the_connection_is_open_counts_no_more(tmp_path: Path) -> None:
