@@ -204,6 +204,7 @@ class Daemon:
         # Until the restart the old sections count: this process is confined to their files.
         config = replace(config, **{name: getattr(old, name) for name in _RESTART_ONLY})
         self._config = config
+        self.agent.parts.config.loaded(config, later)
         made.store.ring.limits = limits_of(config)
         made.validator.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
         self.agent.parts.mode.reconfigure(config.agent)
@@ -216,5 +217,6 @@ class Daemon:
         return later
 
     def reload_failed(self, problems: list[str]) -> None:
-        """Logs a configuration that was refused; the old one stays in force."""
+        """Notes and logs a configuration that was refused; the old one stays in force."""
+        self.agent.parts.config.refused(problems)
         self._core.audit.record("config.reloaded", "refused", problems=[problem[:300] for problem in problems[:10]])

@@ -27,6 +27,7 @@ from .audit.keeper import AuditKeeper, archive_keys
 from .audit.log import AuditLog
 from .base.clock import Clock
 from .base.config import Config
+from .base.configstatus import ConfigStatus
 from .base.confinement import ConfinementStatus
 from .base.counters import Counters
 from .base.errors import StartError
@@ -126,7 +127,7 @@ class Agent:
         made, parts = self.assembled, self.parts
         policies = PcrPolicies(made.core, made.config.policies_dir)
         return {
-            **StatusHandlers(parts, self.publisher, confinement).table(),
+            **StatusHandlers(parts, self.publisher, self.reporter.health, confinement).table(),
             **SecretHandlers(made.core, made.installer, made.time, made.validator, self.reporter).table(),
             **AuditHandlers(made.core.audit, made.keeper, made.checkpoint).table(),
             **PolicyHandlers(policies, made.store).table(),
@@ -234,7 +235,7 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         updates = SignedUpdates(core, store, made.time, made.validator)
         cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint)
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
-    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub)
+    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))
     reporter = Reporter(parts, made.checkpoint, publisher)
     return Agent(made, parts, rotation, reporter, publisher, PosService(config.pos, core, made.validator))

@@ -1,7 +1,7 @@
 """Defines the command line of `license-agent-cli`.
 
 Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered with, configuration refused), 2 wrong usage,
-3 the agent does not answer, 4 the agent refused the request.
+3 the agent does not answer, 4 the agent refused the request. `status` and `healthcheck`: `health`.
 """
 
 import json
@@ -22,7 +22,7 @@ from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
 
-from . import keys, render, server
+from . import health, keys, render, server
 from .agent import ROOM, Agent, pass_agent, readable
 
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
@@ -49,9 +49,21 @@ def main(ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None) 
 @main.command()
 @pass_agent
 def status(agent: Agent) -> None:
-    """Show the state of the agent, its TPM and its secrets."""
-    reply = agent.ask("status")
-    agent.show(reply, render.status_text(reply))
+    """Say whether the agent works, and show its state, its TPM and its secrets."""
+    reply = agent.ask_health()
+    found = health.health_of(reply)
+    details = render.status_text(reply) if "mode" in reply else ""
+    agent.show({"health": found, **reply}, f"{health.lines(found)}\n\n{details}".rstrip("\n"))
+    sys.exit(health.exit_status(found))
+
+
+@main.command()
+@pass_agent
+def healthcheck(agent: Agent) -> None:
+    """Say in one line whether the agent works, for scripts and monitoring; see EXIT STATUS in license-agent-cli(8)."""
+    found = health.health_of(agent.ask_health())
+    agent.show(found, health.line(found))
+    sys.exit(health.exit_status(found))
 
 
 @main.group(invoke_without_command=True)

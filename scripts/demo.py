@@ -272,7 +272,7 @@ def revoked(scenario: Scenario) -> str:
 
 def new_certificate(scenario: Scenario) -> str:
     """A new TLS key and certificate, used at once."""
-    before = json.loads(scenario.tool("license-agent-cli", "--json", "status"))["server"]["certificate_ends"]
+    before = json.loads(scenario.tool("license-agent-cli", "--json", "status", fine=(0, 1)))["server"]["certificate_ends"]
     time.sleep(1.1)
     after = json.loads(scenario.tool("license-agent-cli", "--json", "certificate", "renew"))["certificate_ends"]
     return "a later one in use" if after > before else f"{before}, then {after}"
@@ -281,7 +281,7 @@ def new_certificate(scenario: Scenario) -> str:
 def new_server_key(scenario: Scenario) -> str:
     """The server gets a new rotation key; the agent takes it over, because the offline root has signed for it."""
     root = Path(scenario.info["env"]["LICENSE_SERVER_DIR"]) / "offline" / "root.key"
-    before = json.loads(scenario.tool("license-agent-cli", "--json", "status"))["server"]["key_set"]
+    before = json.loads(scenario.tool("license-agent-cli", "--json", "status", fine=(0, 1)))["server"]["key_set"]
     scenario.tool("license-server", "keys", "rotate", "rotation", "--root-key", str(root))
     # The running server looks for changed keys once a second (LOOK_AGAIN_S), not with each request.
     ends = time.monotonic() + READY_S
@@ -299,7 +299,7 @@ def cut_off(scenario: Scenario, token: Path) -> Iterator[str]:
     root = str(Path(scenario.info["state_dir"]).parent)
     # Seconds instead of a day and a week: the agent's clock is the real one, so the server's dates are shortened.
     began = time.monotonic()
-    scenario.tool("license-agent-cli", "status")
+    scenario.tool("license-agent-cli", "status", fine=(0, 1))
     # What is to be seen in grace takes a few commands: on a slow machine, more seconds of it.
     grace = max(20, int(40 * (time.monotonic() - began)))
     scenario.tool("license-server", "periods", "--interval", "3", "--grace", str(grace))
@@ -437,7 +437,7 @@ def main() -> int:
         with running_stand(directory / "stand", options.backend) as info:
             scenario = Scenario(info)
             play(scenario, directory)
-            click.echo("\n$ license-agent-cli status\n" + scenario.tool("license-agent-cli", "status"))
+            click.echo("\n$ license-agent-cli status\n" + scenario.tool("license-agent-cli", "status", fine=(0, 1)))
             click.echo("$ license-agent-cli secrets\n" + scenario.tool("license-agent-cli", "secrets"))
             click.echo("$ license-agent-cli audit tail -n 5\n" + scenario.tool("license-agent-cli", "audit", "tail", "-n", "5"))
     finally:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.base.alerts import ALERTS
 from agentd.base.counters import Counters
+from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
 from server.api.metrics import Facts
@@ -89,10 +90,17 @@ def alerts_table() -> list[str]:
     return ["| audit event | severity | meaning | what to do |", "|---|---|---|---|", *lines]
 
 
+def health_table() -> list[str]:
+    """The conditions of the agent's health, in the order in which `status` shows them."""
+    lines = [f"| `{each.code}` | `{each.health.code}` | {each.title} |" for each in CONDITIONS]
+    return ["| code | verdict | meaning |", "|---|---|---|", *lines]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "metrics of the agent": lambda: metrics_table(agent_metrics()),
     "metrics of the server": lambda: metrics_table(server_metrics()),
     "alerts of the agent": alerts_table,
+    "conditions of health": health_table,
 }
 
 

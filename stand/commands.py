@@ -14,14 +14,14 @@ from .programs import StandError, program
 class Commands:
     """Each command is started by itself."""
 
-    def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+    def run(self, name: str, *arguments: str, env: dict[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
         """Runs one of our commands to its end and returns what it printed.
 
         Raises:
             StandError: it failed; with its message.
         """
         status, out, errors = self._done(name, arguments, env or {})
-        if status != 0:
+        if status not in fine:
             raise StandError(f"{name} {arguments[0]} failed: {errors.strip() or out.strip()}")
         return out.strip()
 

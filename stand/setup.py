@@ -302,7 +302,7 @@ def wait_for_first(commands: Commands, layout: Layout) -> None:
     ends = time.monotonic() + READY_S
     while time.monotonic() < ends:
         with contextlib.suppress(StandError):
-            status = json.loads(commands.run("license-agent-cli", "--json", "status", env=layout.env()))
+            status = json.loads(commands.run("license-agent-cli", "--json", "status", env=layout.env(), fine=(0, 1, 2)))
             if status.get("secrets", {}).get("active") and (status.get("server") or {}).get("rotation") == "idle":
                 return
         time.sleep(0.1)

@@ -4,6 +4,8 @@ from typing import Any
 
 from agentd import VERSION
 from agentd.base.confinement import ConfinementStatus
+from agentd.telemetry.health import findings, health_view
+from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.publisher import Publisher
 from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_view
@@ -21,12 +23,14 @@ class StatusHandlers:
     Args:
         parts: what is shown.
         publisher: renders the metrics.
+        health: the facts by which the agent's health is judged.
         confinement: of this process.
     """
 
-    def __init__(self, parts: AgentParts, publisher: Publisher, confinement: ConfinementStatus) -> None:
+    def __init__(self, parts: AgentParts, publisher: Publisher, health: HealthWatch, confinement: ConfinementStatus) -> None:
         self._parts = parts
         self._publisher = publisher
+        self._health = health
         self._confinement = confinement
         self._started = parts.core.clock.wall()
 
@@ -40,6 +44,7 @@ class StatusHandlers:
         now = core.clock.now()
         active, grace = count_states(ring, now)
         return {
+            "health": health_view(findings(self._health.facts())),
             "agent_id": core.agent_id,
             "agent_version": VERSION,
             "uptime_s": int(core.clock.wall() - self._started),

@@ -136,7 +136,10 @@ class AuditKeeper:
             self.archive_bytes = stock.size
             for plan in stock.plans:
                 await self._remove(stock, plan)
-            self._alerted.discard("work")
+            if "work" in self._alerted:
+                self._alerted.discard("work")
+                if not self._alerted:
+                    self._audit.clear_alert(AUDIT_ARCHIVE, "the audit log's archives can be kept again")
         except (OSError, ValueError, ArchiveDamaged, HwsecError, AuditUnavailable) as error:
             self._alert_once("work", f"the audit log's archives cannot be kept: {error}")
 

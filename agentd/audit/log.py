@@ -78,6 +78,7 @@ class AuditLog:
         self._lost = 0
         self.records = 0
         self.counted = 0
+        self._raised: dict[Alert, float] = {}
         self.checkpoint_due = False
 
     def reconfigure(self, limits: AuditConfig) -> None:
@@ -105,6 +106,11 @@ class AuditLog:
         """Whether the disk does not take records at the moment."""
         return self._lost > 0
 
+    @property
+    def raised_alerts(self) -> tuple[tuple[Alert, float], ...]:
+        """The alerts of this run that were not cleared, each with when it was raised last: seconds since 1970 UTC."""
+        return tuple(sorted(self._raised.items(), key=lambda item: item[0].event))
+
     def record(self, event: str, outcome: str = "ok", **fields: Any) -> None:
         """Logs a full record at the end of this loop tick."""
         self._append(event, outcome, fields)
@@ -122,11 +128,13 @@ class AuditLog:
             log.warning("%s", message)
         else:
             log.critical("ALERT %s", message)
+        self._raised[alert] = self._clock.wall()
         self._append(alert.event, outcome, fields)
 
     def clear_alert(self, alert: Alert, message: str, **fields: Any) -> None:
         """Tells the journal and the log that an alert is over."""
         log.warning("cleared: %s", message)
+        self._raised.pop(alert, None)
         self._append(alert.event, "cleared", fields)
 
     async def record_durably(self, event: str, outcome: str = "ok", **fields: Any) -> None:

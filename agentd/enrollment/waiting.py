@@ -11,6 +11,7 @@ from agentd.base.clock import Clock
 from agentd.base.config import Config
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.counters import Counters
+from agentd.telemetry.health import Facts, findings, health_view
 from agentd.telemetry.views import confinement_view
 from agentd.uplink.linkclient import LinkClient
 from hwsec.owner import HardwareOwner
@@ -47,7 +48,9 @@ class Unprovisioned:
         self.done = asyncio.Event()
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
+        facts = Facts(provisioned=False, audit_failing=self._audit.failing)
         return {
+            "health": health_view(findings(facts)),
             "agent_id": self._config.agent.id or None,
             "agent_version": VERSION,
             "mode": "unprovisioned",

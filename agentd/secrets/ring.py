@@ -146,6 +146,10 @@ class SecretRing:
         self._standings[version] = stored, now, standing
         return standing
 
+    def passes(self, stored: StoredVersion, now: int) -> bool:
+        """Whether licenses under one of the versions may pass at a time."""
+        return stored.secret is not None and self.standing(stored, now).reason is Reason.OK
+
     def state_of(self, stored: StoredVersion, now: int) -> State:
         """The state of one of the versions at a time."""
         return state_at(stored.meta, now, self._limits)

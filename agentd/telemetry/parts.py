@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agentd.audit.core import Core
+from agentd.base.configstatus import ConfigStatus
 from agentd.licenses.validator import Validator
 from agentd.secrets.store import Store
 from agentd.sockets.connection import Hub
@@ -21,6 +22,7 @@ class AgentParts:
         cycle: contacts the server; None for an agent whose secrets are carried by hand.
         mode: whether the agent works without its server.
         hub: the open connections.
+        config: in force, and what is known of the file.
     """
 
     core: Core
@@ -29,3 +31,4 @@ class AgentParts:
     cycle: ContactCycle | None
     mode: ModeKeeper
     hub: Hub
+    config: ConfigStatus

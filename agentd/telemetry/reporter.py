@@ -4,6 +4,7 @@ from agentd.audit.checkpoint import Checkpoint
 from agentd.secrets.watch import StateWatch
 
 from .alerts import AlertWatch
+from .healthwatch import HealthWatch
 from .parts import AgentParts
 from .publisher import Publisher
 
@@ -15,6 +16,9 @@ class Reporter:
         parts: what is reported on.
         checkpoint: seals the log.
         publisher: writes the files.
+
+    Attributes:
+        health: the facts by which the agent's health is judged.
     """
 
     def __init__(self, parts: AgentParts, checkpoint: Checkpoint, publisher: Publisher) -> None:
@@ -22,6 +26,7 @@ class Reporter:
         self._store = parts.store
         self._states = StateWatch(parts.core, parts.store.ring)
         self._alerts = AlertWatch(parts)
+        self.health = HealthWatch(parts)
         self._mode = parts.mode
         self._checkpoint = checkpoint
         self.publisher = publisher
@@ -32,6 +37,7 @@ class Reporter:
         self._states.update(now)
         self._mode.update(now)
         self._alerts.update(now)
+        self.health.tick()
 
     async def watch_hardware(self) -> None:
         """Asks the hardware how it is, and alerts if that has changed."""

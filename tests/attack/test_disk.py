@@ -348,7 +348,7 @@ def test_files_that_are_forged_with_care_are_no_reason_not_to_start(disk: Disk, 
         disk.put(disk.machine.state / name, text)
     with disk.machine.running() as running, disk.client() as client:
         assert client.validate(disk.token).valid
-        disk.machine.tool("license-agent-cli", "status")
+        disk.machine.status()
         assert "intact" in disk.machine.tool("license-agent-cli", "audit", "verify")
     assert running.process.returncode == 0
     assert_clear(running.log())

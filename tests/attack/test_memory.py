@@ -108,7 +108,7 @@ def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
                 assert client.validate(new).secret_state == "ACTIVE"
                 look("a license under the new secret")
                 machine.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes")
-                machine.tool("license-agent-cli", "status")
+                machine.status()
                 machine.tool("license-agent-cli", "audit", "verify")
                 look("an invalidation", core=True)
     assert found == {}, found

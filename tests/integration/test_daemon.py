@@ -1,6 +1,7 @@
 """The daemon by itself: start, reload, stop, and every way in which its files can be wrong."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -140,7 +141,8 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
     for path in (*bench.keys.iterdir(), *bench.state.iterdir()):
         path.unlink()
     with bench.running():
-        told = bench.tool("license-agent-cli", "status")
+        told = bench.tool("license-agent-cli", "status", fine=(2,))
+        assert told.startswith("not working: this device is not a license agent yet. Run 'license-agent-cli provision'.")
         assert "not a license agent yet" in told and "exec forbidden yes" in told
         client = LicenseClient(bench.run_dir / "pos.sock", deadline=3, agent_uid=bench.uid)
         with client, pytest.raises(AgentUnavailable, match="can provision it"):
@@ -151,6 +153,24 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
 def test_initializing_twice_is_refused(bench: Bench) -> None:
     said = bench.tool("license-agent", "init", "--trust", str(bench.root / "trust.json"), fine=(69,))
     assert "has been initialized" in said
+
+
+def test_status_begins_with_a_verdict_and_its_exit_status_follows(bench: Bench) -> None:
+    ask = ("license-agent-cli", "status")
+    no_secret = "not working: the agent has no secret yet, so it refuses every license. Get a delivery"
+    with bench.running():
+        assert bench.tool(*ask, fine=(2,)).startswith(no_secret)
+        bench.give_secret()
+        assert bench.tool(*ask).startswith("fine: the agent validates licenses\n")
+        assert bench.tool("license-agent-cli", "healthcheck") == "fine: the agent validates licenses\n"
+        assert json.loads(bench.tool("license-agent-cli", "--json", "healthcheck")) == {"verdict": "fine", "findings": []}
+        with _client(bench) as client:
+            token = bench.issue()
+            bench.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes")
+            assert not client.validate(token).valid
+        assert bench.tool(*ask, fine=(2,)).startswith("not working: every secret version is invalidated")
+    silent = bench.tool(*ask, fine=(3,))
+    assert silent.startswith("not working: ") and "does not exist: is the agent running?" in silent
 
 
 def test_without_a_secret_a_token_is_of_an_unknown_secret(bench: Bench) -> None:
@@ -295,6 +315,8 @@ def test_a_full_disk_stops_no_validation_and_is_told_afterwards(bench: Bench) ->
                 assert [client.validate(token).valid for token in tokens] == [True] * 3
                 refused = bench.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes", fine=(4,))
                 assert "audit log cannot be written" in refused
+                told = bench.tool("license-agent-cli", "healthcheck", fine=(1,))
+                assert told.startswith("needs attention: the audit log cannot be written") and len(told.splitlines()) == 1
                 assert "records are lost" in running.log()
                 ballast.unlink()
                 assert client.validate(tokens[0]).valid and client.validate(bench.issue()).valid

@@ -78,7 +78,7 @@ def test_secrets_open_in_approved_states_only(machine: Machine, key: Path) -> No
         # The next kernel is approved before it comes.
         following = {str(PCR): after(value, b"kernel 2")}
         machine.tool("license-agent-cli", "policy", "install", str(signed(machine, key, following, number + 1)))
-        status = json.loads(machine.tool("license-agent-cli", "--json", "status"))
+        status = machine.status()
         assert (status["backend"]["binding"], status["backend"]["state"]) == ("custom", "available")
         token = machine.issue()
     extend(machine, b"kernel 2")

@@ -1,7 +1,6 @@
 """The TPM stops answering, for a while or for good: known licenses go on, the agent recovers by itself, a stop ends in time."""
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def swtpm_of(stand: Stand) -> int:
 
 def backend_of(stand: Stand) -> str:
     done = stand.run("license-agent-cli", "--json", "status")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr
     return done.stdout
 
 
@@ -89,7 +88,7 @@ def test_what_a_stop_waits_for_ends_before_systemd_does() -> None:
 
 
 def state_of(machine: Machine) -> str:
-    found: str = json.loads(machine.tool("license-agent-cli", "--json", "status"))["backend"]["state"]
+    found: str = machine.status()["backend"]["state"]
     return found
 
 

@@ -22,10 +22,11 @@ def stand() -> Iterator[Stand]:
         yield running
 
 
-def cli(stand: Stand, *arguments: str, fine: int = 0) -> Any:
+def cli(stand: Stand, *arguments: str, fine: int | None = 0) -> Any:
+    """What a command prints. `status` has a status for each verdict: None takes any."""
     done = stand.run("license-agent-cli", "--json", *arguments)
-    assert done.returncode == fine, done.stderr
-    return json.loads(done.stdout) if fine == 0 else done.stderr
+    assert fine is None or done.returncode == fine, done.stderr
+    return json.loads(done.stdout) if not fine else done.stderr
 
 
 def records(stand: Stand, event: str) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def test_a_contact_is_made_by_command_and_shown(stand: Stand) -> None:
 
 
 def test_a_certificate_is_renewed_by_command_and_used(stand: Stand) -> None:
-    before = cli(stand, "status")["server"]["certificate_ends"]
+    before = cli(stand, "status", fine=None)["server"]["certificate_ends"]
     time.sleep(1.1)
     assert cli(stand, "certificate", "renew")["certificate_ends"] > before
     assert [record["outcome"] for record in records(stand, "tls.renewed")] == ["begun", "ok"]
@@ -84,7 +85,7 @@ def test_degraded_mode_can_be_switched_where_the_configuration_allows_it(stand: 
 def test_the_server_goes_and_licenses_pass_until_grace_ends_and_again_when_it_is_back(stand: Stand, tmp_path: Path) -> None:
     root = ("--dir", str(stand.root))
     began = time.monotonic()
-    cli(stand, "status")
+    cli(stand, "status", fine=None)
     # What is to be seen in grace takes a few commands: on a slow machine, more seconds of it.
     grace = max(15, int(40 * (time.monotonic() - began)))
     assert stand.run("license-server", "periods", "--interval", "4", "--grace", str(grace)).returncode == 0

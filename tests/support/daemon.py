@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.support.servertool import Done, license_server
 from tests.support.stand import BIN, short_directory
@@ -72,6 +73,11 @@ class Bench:
             )
         assert done.returncode in fine, f"{name} {arguments}: {done.returncode} {done.stderr}"
         return done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        """What `status` says as JSON, however the agent is."""
+        found: dict[str, Any] = json.loads(self.tool("license-agent-cli", "--json", "status", fine=(0, 1, 2)))
+        return found
 
     def enroll(self) -> None:
         """Server and agent know each other; the agent has no secret yet."""
