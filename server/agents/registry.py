@@ -15,6 +15,8 @@ from server.registry.models import Agent, Certificate
 HandKeys = dict[str, dict[str, str] | None]
 """Public JWKs of an agent that is enrolled by hand: `agreement`, and `identity` and `attestation` if it has them."""
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
+CLOCK_TOLERANCE_S = 60
+"""How far the clocks of two servers on one registry may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +96,36 @@ def revoke_certificates(session: Session, agent_id: str) -> None:
     session.execute(update(Certificate).where(Certificate.agent_id == agent_id).values(state="revoked"))
 
 
+def _counts(session: Session, certificate: Certificate, now: int) -> bool:
+    if certificate.state != ACTIVE or certificate.used_at is None:
+        return certificate.state == ACTIVE
+    # A certificate of the future was issued while the server's clock was wrong: it ends none before it.
+    begun = (Certificate.state == ACTIVE, Certificate.issued_at <= now + CLOCK_TOLERANCE_S)
+    last = session.scalar(select(func.max(Certificate.used_at)).where(Certificate.agent_id == certificate.agent_id, *begun))
+    return last is None or certificate.used_at >= last
+
+
 class Agents:
     """The registered agents. Every method works in the transaction of the session that it is given."""
 
-    def by_certificate(self, session: Session, fingerprint: str) -> AgentRow | None:
-        """The agent with this client certificate, or None if the certificate is unknown or revoked.
+    def by_certificate(self, session: Session, fingerprint: str, now: int) -> AgentRow | None:
+        """The agent with this client certificate, or None if the certificate is unknown or does not count any more.
 
-        A revoked agent is found by its revoked certificates too: it learns that it is revoked.
+        A revoked agent is found by its revoked certificates too: it learns that it is revoked. `certificates` has the rule.
+
+        Args:
+            session: of any transaction.
+            fingerprint: SHA-256 of the certificate, in hex.
+            now: seconds since 1970 UTC.
         """
-        query = select(Agent, Certificate.state).join(Certificate, Certificate.agent_id == Agent.id)
+        query = select(Agent, Certificate).join(Certificate, Certificate.agent_id == Agent.id)
         found = session.execute(query.where(Certificate.fingerprint == fingerprint)).first()
-        if found is None or (found[1] != "active" and found[0].status != REVOKED):
+        if found is None:
             return None
-        return row_of(found[0])
+        agent, certificate = found
+        if agent.status != REVOKED and not _counts(session, certificate, now):
+            return None
+        return row_of(agent)
 
     def lock(self, session: Session, agent_id: str) -> Agent | None:
         """Waits until no other transaction, of any process, works on this agent, and keeps others out until this one ends.
@@ -163,9 +182,7 @@ class Agents:
             revoke_certificates(session, agent_id)
         audit.record(session, "admin", "agent.status", status, now, agent=agent_id, was=before)
 
-    def saw(
-        self, session: Session, agent_id: str, now: int, fingerprint: str, audit_seq: int | None, audit_head: str | None
-    ) -> int | None:
+    def saw(self, session: Session, agent_id: str, now: int, audit_seq: int | None, audit_head: str | None) -> int | None:
         """Notes a contact and the head of the agent's audit log; returns the newest record number that the server has seen.
 
         A log that became shorter, or has another hash under the same number, was changed: that is recorded as an alert.
@@ -174,7 +191,6 @@ class Agents:
             session: of a writing transaction.
             agent_id: the agent.
             now: seconds since 1970 UTC.
-            fingerprint: of the client certificate that was used.
             audit_seq: number of the newest record in the agent's log; None if it reports none.
             audit_head: hash of that record.
         """
@@ -182,9 +198,6 @@ class Agents:
         if agent is None:
             return None
         agent.last_seen = now
-        certificate = session.get(Certificate, fingerprint)
-        if certificate is not None and certificate.used_at is None:
-            certificate.used_at = now
         if audit_seq is None or audit_head is None:
             return agent.audit_seq
         known = agent.audit_seq

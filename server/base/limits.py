@@ -35,7 +35,7 @@ class Rate:
 
 
 AGENT_RATE = Rate(5, 60)
-"""For each client certificate, over all endpoints."""
+"""For each agent, over all endpoints and certificates. The certificates that do not count share another bucket."""
 ADDRESS_RATE = Rate(2, 40)
 """For each address (IPv6: each /64), over all requests without a client certificate. A shop's tills share one address."""
 REFUSED_PEER_RATE = Rate(1 / 60, 3)

@@ -145,15 +145,15 @@ class Exchange:
     def _known(self, peer: Peer, now: int) -> _Known | None:
         """The agent of a certificate, before its turn. Notes a certificate of an agent that the registry has lost."""
         with self._database.read() as session:
-            known = self._find(session, peer)
+            known = self._find(session, peer, now)
             lost_agent = known is None and self._stores.lost.is_lost_agent(session, peer)
         if lost_agent:
             with self._database.write() as session:
                 self._stores.lost.skip_serial(session, peer, now)
         return known
 
-    def _find(self, session: Session, peer: Peer) -> _Known | None:
-        agent = self._stores.agents.by_certificate(session, peer.fingerprint)
+    def _find(self, session: Session, peer: Peer, now: int) -> _Known | None:
+        agent = self._stores.agents.by_certificate(session, peer.fingerprint, now)
         if agent is not None:
             return _Known(agent, False)
         agent = self._stores.lost.find(session, peer)
@@ -182,7 +182,7 @@ class Exchange:
         with self._database.write() as session:
             locked = self._stores.agents.lock(session, known.agent.agent_id)
             # Looked up again: the certificate may have been revoked while other requests had their turn.
-            present = self._find(session, peer)
+            present = self._find(session, peer, now)
             if locked is None or present is None or present.agent.identity_key != known.agent.identity_key:
                 return _unknown()
             context = _Context(session, present.agent, peer, request_id, now)
@@ -201,6 +201,7 @@ class Exchange:
                 return _repeated(kept[1])
             request = self._read(purpose, context, content)
             fresh = True
+            self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
             with session.begin_nested():
                 reply = self._acts[type(request)](context, request)
         except RequestRefused as refused:
@@ -208,6 +209,7 @@ class Exchange:
         if lost and fresh:
             # After the act: the act locks rows, and the audit's counter must be locked last.
             self._stores.lost.adopt(session, context.peer, context.now)
+            self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
         signed = self._keyring.sign_reply(reply)
         code = reply.code if isinstance(reply, forms.Refusal) else None
         if code is None or code not in PASSING | {RefusalCode.REPLAYED, RefusalCode.AGENT_REVOKED}:
@@ -261,14 +263,13 @@ class Exchange:
             session, agent_id, asked.current_secret_version, asked.key_check, asked.highest_version, now
         )
         number, _next_update, _revoked = self._stores.licenses.revocations(session, agent_id, now)
-        fingerprint = context.peer.fingerprint
         return forms.StatusReply(
             secret_version=version,
             rotate_now=rotate_now,
             revocations=number,
             key_set=self._keyring.key_set_number(),
             next_contact_s=CONTACT_S * 9 // 10 + int.from_bytes(self._random(2), "big") % (CONTACT_S // 5),
-            audit_seq=self._stores.agents.saw(session, agent_id, now, fingerprint, asked.audit_seq, asked.audit_head),
+            audit_seq=self._stores.agents.saw(session, agent_id, now, asked.audit_seq, asked.audit_head),
             **context.head(),
         )
 

@@ -72,7 +72,7 @@ class Agent(Base):
 
 
 class Certificate(Base):
-    """A client certificate, by the SHA-256 of its DER. `state`: active, revoked."""
+    """A client certificate, by the SHA-256 of its DER. `state`: active, superseded, revoked. `used_at`: its first use."""
 
     __tablename__ = "certificate"
     fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
-from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, REQUEST_DEADLINE_S, address_key, buckets
+from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, MAX_KEYS, REQUEST_DEADLINE_S, address_key, buckets
 
 from .callers import CannotIdentify, Identify, Scope
 from .clientchain import NotOurs
@@ -79,6 +79,7 @@ class Middleware:
         self._steady = steady
         self._agents = buckets(AGENT_RATE)
         self._addresses = buckets(ADDRESS_RATE)
+        self._unknown: dict[str, None] = {}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handles one request, or the lifespan."""
@@ -107,6 +108,7 @@ class Middleware:
             if not started:
                 await _send(noting, error(500, RefusalCode.UNAVAILABLE, "internal error; the server's log says where"))
         finally:
+            self._note_known(scope["extensions"].get(CALLER), status)
             self._observe(scope, note, status, self._steady() - began)
 
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
@@ -126,13 +128,33 @@ class Middleware:
         if caller.peer is None:
             limit, key = self._addresses, address_key(address)
         else:
-            limit, key = self._agents, caller.peer.fingerprint
+            limit, key = self._agents, self._bucket_of(caller.peer)
         if not limit.take(key, now):
             wait = limit.wait(key, now)
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
         if scope["method"] == "POST" and not _is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
         return await _body(scope, receive)
+
+    def _bucket_of(self, peer: Peer) -> str:
+        """One for each agent, whatever certificate it shows; our CA vouches for the name.
+
+        Certificates that the application has answered with 401 share another one: who has an old certificate of an agent cannot
+        use up what the agent may ask.
+        """
+        if peer.fingerprint in self._unknown:
+            return f"unknown {peer.agent_id or peer.fingerprint}"
+        return f"agent {peer.agent_id or peer.fingerprint}"
+
+    def _note_known(self, caller: Caller | None, status: int) -> None:
+        if caller is None or caller.peer is None or status == 429:
+            return
+        if status != 401:
+            self._unknown.pop(caller.peer.fingerprint, None)
+            return
+        self._unknown[caller.peer.fingerprint] = None
+        if len(self._unknown) > MAX_KEYS:
+            del self._unknown[next(iter(self._unknown))]
 
 
 def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -4,6 +4,7 @@ import json
 import re
 
 from contracts.exchange import RefusalCode
+from server.agents.certificates import MAX_ISSUED_A_DAY
 from server.base import limits
 from server.cli.serve import document
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
@@ -57,6 +58,7 @@ def test_every_limit_is_in_the_table_with_its_value() -> None:
         rate(limits.AGENT_RATE, 1),
         rate(limits.ADDRESS_RATE, 1),
         rate(limits.FAILED_CLAIM_RATE, 60),
+        str(MAX_ISSUED_A_DAY),
     ]
 
 

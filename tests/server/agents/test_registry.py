@@ -7,7 +7,7 @@ from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
-from tests.server.devices import NOW, Device, fingerprint, make_csr
+from tests.server.devices import NOW, Device, fingerprint
 from tests.support.serverside import ServerSide
 
 ONE, TWO, THREE = Device(1), Device(2), Device(3)
@@ -56,27 +56,27 @@ def test_coming_again_ends_the_old_certificates_and_demands_a_rotation(server: S
     held = (version.version, version.key_check, version.version)
     assert server.secrets.status("pos-000001", *held, NOW) == (1, False)
     new = fingerprint(ONE.come(server).certificates[0])
-    assert server.agents.by_certificate(old) is None
-    row = server.agents.by_certificate(new)
+    assert server.agents.by_certificate(old, NOW) is None
+    row = server.agents.by_certificate(new, NOW)
     assert row is not None
     assert row.agent_id == "pos-000001"
     assert server.secrets.status("pos-000001", *held, NOW) == (1, True)
-    assert server.agents.by_certificate("00" * 32) is None
+    assert server.agents.by_certificate("00" * 32, NOW) is None
 
 
 def test_a_revoked_device_stays_revoked_until_it_is_reinstated(server: ServerSide) -> None:
     certificate = fingerprint(ONE.come(server).certificates[0])
     server.agents.set_status("pos-000001", REVOKED, NOW + 1)
-    row = server.agents.by_certificate(certificate)
+    row = server.agents.by_certificate(certificate, NOW)
     assert row is not None
     assert row.status == REVOKED  # found, so that it can be told
     with refused(RefusalCode.AGENT_REVOKED):
         ONE.come(server)
     server.agents.set_status("pos-000001", ACTIVE, NOW + 2)
-    assert server.agents.by_certificate(certificate) is None  # its certificates are gone for good
+    assert server.agents.by_certificate(certificate, NOW) is None  # its certificates are gone for good
     again = ONE.come(server)
     assert again.serial == 1
-    assert server.agents.by_certificate(fingerprint(again.certificates[0])) is not None
+    assert server.agents.by_certificate(fingerprint(again.certificates[0]), NOW) is not None
     assert TWO.come(server).serial == 2
     with pytest.raises(RegistryError, match="'ghost'"):
         server.agents.set_status("ghost", REVOKED, NOW)
@@ -93,18 +93,6 @@ def test_a_factory_device_gets_no_licenses(server: ServerSide) -> None:
         server.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 9), NOW)
     ONE.come(server)
     assert server.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 9), NOW)
-
-
-def test_a_renewed_certificate_leaves_the_present_one_good(server: ServerSide) -> None:
-    old = ONE.come(server).certificates
-    with pytest.raises(RequestRefused, match="cannot be read"):
-        server.certificates.renew("pos-000001", "no csr", NOW)
-    new = server.certificates.renew("pos-000001", make_csr(ONE.tls), NOW + 5)
-    assert new[1:] == old[1:]
-    for certificate in (old[0], new[0]):
-        row = server.agents.by_certificate(fingerprint(certificate))
-        assert row is not None
-        assert row.agent_id == "pos-000001"
 
 
 HEAD, OTHER = "ab" * 32, "cd" * 32
@@ -128,11 +116,11 @@ def test_an_audit_log_that_went_back_is_an_alert(
     acknowledged: int,
     alert: bool,
 ) -> None:
-    certificate = fingerprint(ONE.come(server).certificates[0])
-    server.agents.saw("pos-000001", NOW + 1, certificate, *first)
-    assert server.agents.saw("pos-000001", NOW + 2, certificate, *second) == acknowledged
+    ONE.come(server)
+    server.agents.saw("pos-000001", NOW + 1, *first)
+    assert server.agents.saw("pos-000001", NOW + 2, *second) == acknowledged
     assert any(record.event == "alert.agent_audit" for record in server.audit.tail(100)) is alert
     row = server.agent("pos-000001")
     assert row is not None
     assert row.last_seen == NOW + 2
-    assert server.agents.saw("ghost", NOW, certificate, 1, HEAD) is None
+    assert server.agents.saw("ghost", NOW, 1, HEAD) is None

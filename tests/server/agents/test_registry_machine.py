@@ -54,6 +54,7 @@ class Registry(RuleBasedStateMachine):
         self.serials: dict[int, int] = {}
         self.status: dict[int, str] = {}
         self.good: dict[int, set[str]] = {}
+        self.pending: dict[int, set[str]] = {}
         self.ended: set[str] = set()
 
     @rule(owner=st.none() | devices, factory_only=st.booleans())
@@ -102,7 +103,8 @@ class Registry(RuleBasedStateMachine):
         self.serials[device] = activated.serial
         self.status[device] = status
         self.ended |= self.good.get(device, set())
-        self.good[device] = {fingerprint(activated.certificates[0])}
+        self.pending[device] = {fingerprint(activated.certificates[0])}
+        self.good[device] = set(self.pending[device])
 
     @precondition(lambda self: self.claims)
     @rule(number=claims)
@@ -121,14 +123,27 @@ class Registry(RuleBasedStateMachine):
         self.status[device] = status
         if status == REVOKED:
             self.ended |= self.good[device]
-            self.good[device] = set()
+            self.good[device], self.pending[device] = set(), set()
 
     @precondition(lambda self: self.serials)
     @rule(device=devices)
     def renew_a_certificate(self, device: int) -> None:
         if device in self.serials and self.status[device] != REVOKED:
             issued = self.server.certificates.renew(self.agent_id(device), make_csr(DEVICES[device].tls), self.now)
-            self.good[device].add(fingerprint(issued[0]))
+            self.ended |= self.pending.get(device, set())
+            self.good[device] -= self.pending.get(device, set())
+            self.pending[device] = {fingerprint(issued[0])}
+            self.good[device] |= self.pending[device]
+
+    @precondition(lambda self: self.serials)
+    @rule(device=devices)
+    def use_the_newest_certificate(self, device: int) -> None:
+        if not (pending := self.pending.get(device, set())) or self.status[device] == REVOKED:
+            return
+        (newest,) = pending
+        self.server.certificates.note_use(self.agent_id(device), newest, self.now)
+        self.ended |= self.good[device] - pending
+        self.good[device], self.pending[device] = set(pending), set()
 
     @rule(seconds=st.integers(1, LIFETIME_S))
     def time_passes(self, seconds: int) -> None:
@@ -146,12 +161,13 @@ class Registry(RuleBasedStateMachine):
     @invariant()
     def only_good_certificates_count(self) -> None:
         for device, good in self.good.items():
+            assert len(good) <= 2
             for certificate in good:
-                row = self.server.agents.by_certificate(certificate)
+                row = self.server.agents.by_certificate(certificate, self.now)
                 assert row is not None
                 assert row.hw_id == DEVICES[device].hw_id
         for certificate in self.ended:
-            row = self.server.agents.by_certificate(certificate)
+            row = self.server.agents.by_certificate(certificate, self.now)
             assert row is None or row.status == REVOKED
 
     def teardown(self) -> None:

@@ -78,6 +78,7 @@ class Stores:
     key: dict[str, str] = field(default_factory=new_signing_key)
     answers: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    used: list[tuple[Any, ...]] = field(default_factory=list)
     fails: Exception | None = None
     hold: threading.Event | None = None
     lost: dict[str, Row] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Stores:
 
     # Agents and lost records
 
-    def by_certificate(self, _session: object, fingerprint: str) -> Row | None:
+    def by_certificate(self, _session: object, fingerprint: str, now: int) -> Row | None:
         return self.rows.get(fingerprint)
 
     def lock(self, _session: object, agent_id: str) -> Row | None:
@@ -152,8 +153,11 @@ class Stores:
         if self.fails is not None:
             raise self.fails
 
-    def saw(self, _session: object, agent_id: str, now: int, fingerprint: str, seq: int | None, head: str | None) -> int | None:
-        self._call("saw", agent_id, now, fingerprint, seq, head)
+    def note_use(self, _session: object, agent_id: str, fingerprint: str, now: int) -> None:
+        self.used.append((agent_id, fingerprint, now))
+
+    def saw(self, _session: object, agent_id: str, now: int, seq: int | None, head: str | None) -> int | None:
+        self._call("saw", agent_id, now, seq, head)
         return seq
 
     def renew(self, _session: object, agent_id: str, csr_pem: str, now: int) -> tuple[str, ...]:
@@ -228,7 +232,7 @@ REPLIES = [
     (
         SecretStatus,
         StatusReply,
-        [("status", "pos-1", 1, CHECK, 1, NOW), ("revocations", "pos-1", NOW), ("saw", "pos-1", NOW, PRINT, 7, "0" * 64)],
+        [("status", "pos-1", 1, CHECK, 1, NOW), ("revocations", "pos-1", NOW), ("saw", "pos-1", NOW, 7, "0" * 64)],
         {"secret_version": 2, "rotate_now": True, "revocations": 5, "key_set": 3, "audit_seq": 7},
     ),
     (ReissueLicenses, ReissueReply, [("reissue", "pos-1", ("a", "b"), 2, NOW)], {"tokens": ("t.o.k",), "missing": ("b",)}),

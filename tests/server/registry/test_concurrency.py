@@ -1,5 +1,6 @@
 """Many at once: serials have no gaps, nobody waits for whoever waits for him, the audit's chain holds."""
 
+import contextlib
 import json
 import random
 from contextlib import closing
@@ -115,14 +116,16 @@ def agents_act(server: ServerSide, agent: str, certificate: str, csr: str, act: 
         newest = server.secrets.listed(agent)[-1]
         server.secrets.confirm(agent, newest.version, newest.key_check, NOW)
     elif act == 2:
-        server.agents.saw(agent, NOW, certificate, rng.randrange(9), "ab" * 32)
+        server.agents.saw(agent, NOW, rng.randrange(9), "ab" * 32)
     elif act == 4:
         wanted = [f"{agent}-{n}" for n in range(4)]
         rng.shuffle(wanted)
         tokens, missing = server.licenses.reissue(agent, wanted, server.secrets.status(agent, 0, None, 0, NOW)[0], NOW)
         assert len(tokens) + len(missing) == 4
     elif act == 5:
-        server.certificates.renew(agent, csr, NOW)
+        server.certificates.note_use(agent, certificate, NOW)
+        with contextlib.suppress(RequestRefused):  # the limit of a day
+            server.certificates.renew(agent, csr, NOW)
     else:
         request_id = f"{rng.randrange(3):032x}"
         if server.replies.find(agent, request_id) is None:
