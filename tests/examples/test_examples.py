@@ -18,6 +18,8 @@ from tests.support.waiting import READY_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _VECTORS = json.loads((EXAMPLES.parent / "tests" / "vectors" / "frames.json").read_text("utf-8"))
+DEBIAN_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Debian's own tools, whatever else the caller has in the path."""
 VERDICTS = [vector for vector in _VECTORS["replies"] if vector["op"] == "validate_license"]
 REASONS = {
     "valid": "ok",
@@ -36,24 +38,40 @@ def stand() -> Iterator[Stand]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["c", "node"])
+# What each example is built with, in a directory that is the current one; and how it is called there.
+TOOLS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "c": (("make", "cc", "pkg-config"), "make -C {source} BUILD={out}", "{out}/validate"),
+    "node": (("node",), "cp {source}/validate.mjs {out}", "node {out}/validate.mjs"),
+    "java": (("javac", "java"), "javac -Xlint:all,-serial -Werror -d {out} {source}/Validate.java", "java -cp {out} Validate"),
+    "go": (("go",), "go build -o {out}/validate {source}/validate.go", "{out}/validate"),
+    "rust": (("rustc",), "rustc --edition 2021 -D warnings -o {out}/validate {source}/validate.rs", "{out}/validate"),
+    "csharp": (
+        ("mcs", "mono"),
+        "mcs -langversion:7 -warnaserror -out:{out}/Validate.exe {source}/Validate.cs",
+        "mono {out}/Validate.exe",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=TOOLS)
 def command(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """The example, where every user may run it."""
+    tools, build, run = TOOLS[request.param]
+    for tool in tools:
+        if shutil.which(tool, path=DEBIAN_PATH) is None:
+            pytest.skip(f"{tool} is not installed")
     with short_directory() as directory:
-        if request.param == "c":
-            for tool in ("make", "cc", "pkg-config"):
-                if shutil.which(tool) is None:
-                    pytest.skip(f"{tool} is not installed")
-            subprocess.run(["make", "-C", str(EXAMPLES / "c"), f"BUILD={directory}"], check=True, capture_output=True)
-            yield [str(directory / "validate")]
-            return
-        node = shutil.which("node")
-        if node is None:
-            pytest.skip("node is not installed")
-        script = directory / "validate.mjs"
-        script.write_bytes((EXAMPLES / "node" / "validate.mjs").read_bytes())
-        script.chmod(0o644)
-        yield [node, str(script)]
+        places = {"source": str(EXAMPLES / request.param), "out": str(directory)}
+        # Compilers keep what they have built in the home directory, and mono wants one.
+        environment = {**os.environ, "PATH": DEBIAN_PATH, "HOME": str(directory), "GOFLAGS": "-mod=mod"}
+        done = subprocess.run(
+            build.format(**places).split(), env=environment, capture_output=True, text=True, check=False, timeout=READY_S
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        for path in directory.iterdir():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        first, *rest = run.format(**places).split()
+        yield [shutil.which(first, path=DEBIAN_PATH) or first, *rest]
 
 
 def ask(
@@ -61,7 +79,7 @@ def ask(
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*command, token],
-        env={**os.environ, "LICENSE_AGENT_SOCKET": str(path)},
+        env={**os.environ, "LICENSE_AGENT_SOCKET": str(path), "LC_ALL": "C.UTF-8"},
         input=stdin,
         capture_output=True,
         text=True,
@@ -119,7 +137,7 @@ def test_a_directory_that_others_may_write_to_is_not_trusted(stand: Stand, comma
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_c_sees_who_serves_the_socket(command: list[str], socket_dir: Path) -> None:
+def test_who_serves_the_socket_is_seen(command: list[str], socket_dir: Path) -> None:
     if command[0].endswith("node"):
         pytest.skip("Node cannot read SO_PEERCRED; the example says so")
     with socket.socket(socket.AF_UNIX) as server:
