@@ -8,7 +8,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .bounds import DEFAULT_DEADLINE_S, MAX_ID
+from .bounds import DEFAULT_DEADLINE_S
 from .clientcalls import (
     Answer,
     Question,
@@ -19,11 +19,11 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
+from .clientconnection import Connection, Connections
 from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import LicenseAgentError, RemoteProtocolError
-from .frames import FrameDecoder
 from .peer import check_daemon
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _READ_BYTES = 65_540
 class AsyncLicenseClient:
     """Asks the agent about licenses from an event loop; arguments and errors as for `LicenseClient`.
 
-    Calls of several tasks take turns on one connection.
+    Calls of several tasks take turns on one connection. After a fork, parent and child have connections of their own.
     """
 
     def __init__(
@@ -48,10 +48,7 @@ class AsyncLicenseClient:
         self._deadline = deadline
         self._on_refresh = on_refresh
         self._trusted = trusted_uids(agent_uid)
-        self._lock = asyncio.Lock()
-        self._socket: socket.socket | None = None
-        self._decoder = FrameDecoder()
-        self._last_id = 0
+        self._connections = Connections(asyncio.Lock)
 
     async def validate(self, token: str) -> Verdict:
         """The agent's verdict on a token; see `LicenseClient.validate`."""
@@ -76,7 +73,7 @@ class AsyncLicenseClient:
 
     async def close(self) -> None:
         """Closes the connection; the next call would open another."""
-        async with self._lock:
+        async with self._connections.mine().lock:
             self._drop()
 
     async def __aenter__(self) -> Self:
@@ -89,7 +86,7 @@ class AsyncLicenseClient:
 
     async def _hold(self, conversation: Generator[Question, Answer, T]) -> T:
         loop = asyncio.get_running_loop()
-        async with self._lock:
+        async with self._connections.mine().lock:
             attempts = Attempts(ends=loop.time() + self._deadline)
             try:
                 question = next(conversation)
@@ -136,22 +133,23 @@ class AsyncLicenseClient:
 
     async def _attempt(self, question: Question) -> Answer:
         loop = asyncio.get_running_loop()
-        sock = await self._connected()
-        self._last_id = self._last_id % MAX_ID + 1
+        connection = self._connections.mine()
+        sock = await self._connected(connection)
+        request_id = connection.next_id()
         fields = question.fields()
         # On a broken pipe the daemon may have said why before it closed: the reply is read all the same.
         with contextlib.suppress(BrokenPipeError):
-            await loop.sock_sendall(sock, encode_request(question.op, self._last_id, fields))
+            await loop.sock_sendall(sock, encode_request(question.op, request_id, fields))
         while True:
             data = await loop.sock_recv(sock, _READ_BYTES)
             if not data:
                 raise EOFError("the agent closed the connection")
-            bodies = self._decoder.receive_data(data)
+            bodies = connection.decoder.receive_data(data)
             if bodies:
-                return Answer(sent=fields, reply=decode_reply(bodies[0], self._last_id))
+                return Answer(sent=fields, reply=decode_reply(bodies[0], request_id))
 
-    async def _connected(self) -> socket.socket:
-        if self._socket is None:
+    async def _connected(self, connection: Connection[asyncio.Lock]) -> socket.socket:
+        if connection.socket is None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
@@ -162,10 +160,9 @@ class AsyncLicenseClient:
             except BaseException:
                 sock.close()
                 raise
-            self._socket, self._decoder = sock, FrameDecoder()
-        return self._socket
+            connection.use(sock)
+            return sock
+        return connection.socket
 
     def _drop(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._connections.mine().drop()

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .bounds import DEFAULT_DEADLINE_S, MAX_ID
+from .bounds import DEFAULT_DEADLINE_S
 from .clientcalls import (
     Answer,
     Question,
@@ -20,11 +20,11 @@ from .clientcalls import (
     ask_refresh,
     validate_and_refresh,
 )
+from .clientconnection import Connection, Connections
 from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import LicenseAgentError, RemoteProtocolError
-from .frames import FrameDecoder
 from .peer import UntrustedDaemon, check_daemon
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ _READ_BYTES = 65_540
 class LicenseClient:
     """Asks the agent about licenses; one connection, kept open and renewed when it breaks.
 
-    Safe to share between threads: calls take turns. Not to be carried over a fork; make a new one in the child.
+    Safe to share between threads: calls take turns. After a fork, parent and child have connections of their own.
 
     Args:
         path: the agent's POS socket; by default `LICENSE_AGENT_SOCKET` or /run/license-agent/pos.sock.
@@ -59,10 +59,7 @@ class LicenseClient:
         self._deadline = deadline
         self._on_refresh = on_refresh
         self._trusted = trusted_uids(agent_uid)
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._decoder = FrameDecoder()
-        self._last_id = 0
+        self._connections = Connections(threading.Lock)
 
     def validate(self, token: str) -> Verdict:
         """The agent's verdict on a token. An invalid license is a verdict, not an exception.
@@ -102,7 +99,7 @@ class LicenseClient:
 
     def close(self) -> None:
         """Closes the connection; the next call would open another."""
-        with self._lock:
+        with self._connections.mine().lock:
             self._drop()
 
     def __enter__(self) -> Self:
@@ -112,7 +109,7 @@ class LicenseClient:
         self.close()
 
     def _hold(self, conversation: Generator[Question, Answer, T]) -> T:
-        with self._lock:
+        with self._connections.mine().lock:
             attempts = Attempts(ends=time.monotonic() + self._deadline)
             try:
                 question = next(conversation)
@@ -155,10 +152,11 @@ class LicenseClient:
             time.sleep(wait)
 
     def _attempt(self, question: Question, attempts: Attempts) -> Answer:
-        sock = self._connected(attempts)
-        self._last_id = self._last_id % MAX_ID + 1
+        connection = self._connections.mine()
+        sock = self._connected(connection, attempts)
+        request_id = connection.next_id()
         fields = question.fields()
-        frame = encode_request(question.op, self._last_id, fields)
+        frame = encode_request(question.op, request_id, fields)
         self._limit(sock, attempts)
         # On a broken pipe the daemon may have said why before it closed: the reply is read all the same.
         with contextlib.suppress(BrokenPipeError):
@@ -168,12 +166,12 @@ class LicenseClient:
             data = sock.recv(_READ_BYTES)
             if not data:
                 raise EOFError("the agent closed the connection")
-            bodies = self._decoder.receive_data(data)
+            bodies = connection.decoder.receive_data(data)
             if bodies:
-                return Answer(sent=fields, reply=decode_reply(bodies[0], self._last_id))
+                return Answer(sent=fields, reply=decode_reply(bodies[0], request_id))
 
-    def _connected(self, attempts: Attempts) -> socket.socket:
-        if self._socket is None:
+    def _connected(self, connection: Connection[threading.Lock], attempts: Attempts) -> socket.socket:
+        if connection.socket is None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 self._limit(sock, attempts)
@@ -182,8 +180,9 @@ class LicenseClient:
             except BaseException:
                 sock.close()
                 raise
-            self._socket, self._decoder = sock, FrameDecoder()
-        return self._socket
+            connection.use(sock)
+            return sock
+        return connection.socket
 
     def _limit(self, sock: socket.socket, attempts: Attempts) -> None:
         remaining = attempts.remaining(time.monotonic())
@@ -192,9 +191,7 @@ class LicenseClient:
         sock.settimeout(remaining)
 
     def _drop(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._connections.mine().drop()
 
 
 __all__ = ["LicenseClient", "UntrustedDaemon"]

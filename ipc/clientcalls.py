@@ -60,7 +60,7 @@ def ask_refresh(token: str) -> Generator[Question, Answer, str | None]:
     """The newest token of the same license, or None if the agent holds none that is newer."""
     check_token(token)
     answer = yield Question("refresh_license", lambda: {"token": token})
-    return refreshed_token_from(answer.reply)
+    return refreshed_token_from(answer.reply, token)
 
 
 def ask_info() -> Generator[Question, Answer, AgentInfo]:

@@ -4,6 +4,7 @@ Unlike the daemon, a client passes over fields that it does not know: a newer da
 wrong type, or a key that comes twice, makes the reply invalid.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -237,14 +238,31 @@ def verdict_from(reply: dict[str, Any], nonce: bytes) -> Verdict:
     )
 
 
-def refreshed_token_from(reply: dict[str, Any]) -> str | None:
-    """The token in a reply to `refresh_license`; None if the agent holds no newer one."""
+def refresh_digest(token: str) -> bytes:
+    """What names the asked token in a reply to `refresh_license`: its SHA-256."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def refreshed_token_from(reply: dict[str, Any], asked: str) -> str | None:
+    """The token in a reply to `refresh_license`; None if the agent holds no newer one.
+
+    Args:
+        reply: its fields.
+        asked: the token in the request. An agent of release 0.1.0 does not say for which token its reply is; then the id
+            alone tells, on a connection that no other process uses.
+
+    Raises:
+        RemoteProtocolError: the reply is for another token, or a field is not of its type.
+    """
     token: str | None = _take(reply, "token", str, optional=True)
-    if token is not None:
-        try:
-            check_token(token)
-        except LocalProtocolError as error:
-            raise _invalid(error.text) from None
+    for_token = _take(reply, "for_token", bytes, optional=True)
+    if for_token is not None and for_token != refresh_digest(asked):
+        raise _invalid("it is the newer token of another license")
+    if token is None:
+        return None
+    # An issuer's token has no blanks; what has some would be another token once it is read back from a file.
+    if not 0 < len(token) <= MAX_TOKEN_CHARS or not all("!" <= character <= "~" for character in token):
+        raise _invalid("its token has blanks, or is no ASCII text, or is too long")
     return token
 
 

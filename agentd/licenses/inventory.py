@@ -99,6 +99,12 @@ class LicenseInventory:
             self._page.seen[digest] = _Seen(jti, day)
             self.dirty = True
 
+    def still_used(self, token: str, now: int) -> None:
+        """Notes that a token that was validated before is still asked about."""
+        jti = self.license_of(token)
+        if jti is not None:
+            self.saw(token, jti, now)
+
     def license_of(self, token: str) -> str | None:
         """The license of a token that was validated before."""
         known = self._page.seen.get(token_digest(token))

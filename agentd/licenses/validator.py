@@ -211,11 +211,23 @@ class Validator:
 
     # Newer tokens
 
-    def refreshed_token(self, token: str, now: int) -> str | None:
-        """The newest token of the same license if it is another one; None also where the license is not known."""
+    def refreshed(self, token: str, now: int) -> tuple[str, str] | None:
+        """License and newest token of a token that is not the newest; None also where its license is not known."""
         license_id = self.validate(token, now).license_id or self.inventory.license_of(token)
         newest = None if license_id is None else self.inventory.newest(license_id)
-        return None if newest == token else newest
+        if license_id is None or newest is None or newest == token:
+            return None
+        # The inventory is not trusted: a token is handed out for the license that it was issued for, and no other.
+        if self.validate(newest, now).license_id != license_id:
+            return None
+        # A till that cannot store the newer token asks with the old one for as long as it runs: its license stays known.
+        self.inventory.still_used(token, now)
+        return license_id, newest
+
+    def refreshed_token(self, token: str, now: int) -> str | None:
+        """The newest token of the same license if it is another one."""
+        found = self.refreshed(token, now)
+        return None if found is None else found[1]
 
     def judge_import(self, token: str, now: int) -> Ruling:
         """The ruling on a re-issued token that the POS applications are to be offered; nothing is kept yet.

@@ -14,6 +14,7 @@ from agentd.sockets.connection import Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from common.tokenbucket import Buckets
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
+from ipc.clientwire import refresh_digest
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
     AgentInfo,
@@ -198,16 +199,18 @@ class PosService:
         head: dict[str, Any] = {"v": PROTOCOL_VERSION, "id": request.id}
         now = self._clock.now()
         if isinstance(request, RefreshLicense):
-            token = self._validator.refreshed_token(request.token, now)
+            found = self._validator.refreshed(request.token, now)
             self._audit.record_within_budget(
                 peer.uid,
-                ("refresh", peer.uid, token is None),
+                ("refresh", peer.uid, found is None),
                 "license.refreshed",
-                "ok" if token is not None else "none_newer",
+                "ok" if found is not None else "none_newer",
                 lambda: {"actor": actor(peer)},
                 important=False,
             )
-            return encode_reply({**head, "token": token})
+            license_id, token = found or (None, None)
+            asked = refresh_digest(request.token)
+            return encode_reply({**head, "token": token, "license": license_id, "for_token": asked})
         if isinstance(request, AgentInfo):
             return encode_reply(
                 {

@@ -9,7 +9,7 @@ import pytest
 
 from ipc.clientcalls import Answer, Question, TokenFile, ask_info, ask_ping, ask_refresh, validate_and_refresh
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
-from ipc.clientwire import Reason, Verdict
+from ipc.clientwire import Reason, Verdict, refresh_digest
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
 
@@ -114,6 +114,18 @@ def test_a_question_after_the_verdict_that_fails_costs_no_verdict(unanswered: in
         conversation.throw(error)
     assert stopped.value.value.valid
     assert str(error) in stopped.value.value.refresh_error
+    assert kept == []
+
+
+def test_the_token_of_another_license_reaches_no_callback() -> None:
+    agent, kept = Agent({"old": "ok", "new": "ok"}, {"old": "new"}, {"old"}), Kept()
+    conversation = validate_and_refresh("old", kept)
+    question = conversation.send(agent.answer(next(conversation)))
+    assert question.op == "refresh_license"
+    with pytest.raises(StopIteration) as stopped:
+        conversation.send(Answer(question.fields(), {"token": "new", "for_token": refresh_digest("another")}))
+    assert stopped.value.value.valid
+    assert "another license" in stopped.value.value.refresh_error
     assert kept == []
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ipc import client as client_module
+from ipc import clientconnection
 from ipc.adminclient import AdminClient
 from ipc.aioclient import AsyncLicenseClient
 from ipc.client import LicenseClient
@@ -329,7 +329,7 @@ def test_an_administrator_is_given_the_reply_without_its_head(path: Path) -> Non
 
 
 def test_request_ids_begin_anew_before_they_grow_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_ID", 3)
+    monkeypatch.setattr(clientconnection, "MAX_ID", 3)
     with FakeAgent(path, answers) as agent:
         blocking(agent.path, *[("ping",)] * 5)
     assert [request["id"] for request in agent.requests] == [1, 2, 3, 1, 2]

@@ -15,6 +15,7 @@ from ipc.clientwire import (
     decode_map,
     decode_reply,
     encode_request,
+    refresh_digest,
     refreshed_token_from,
     verdict_from,
 )
@@ -156,17 +157,29 @@ def test_protocol_versions_are_numbers(versions: Any) -> None:
 
 
 def test_a_refreshed_token_is_a_text_or_none() -> None:
-    assert refreshed_token_from({"token": "new"}) == "new"
-    assert refreshed_token_from({"token": None}) is None
+    assert refreshed_token_from({"token": "new"}, "old") == "new"
+    assert refreshed_token_from({"token": None}, "old") is None
     for value in (1, b"new", ["new"], True):
         with pytest.raises(RemoteProtocolError):
-            refreshed_token_from({"token": value})
+            refreshed_token_from({"token": value}, "old")
 
 
-@pytest.mark.parametrize("token", ["", "é", "x" * (MAX_TOKEN_CHARS + 1)], ids=["empty", "not ASCII", "long"])
-def test_a_refreshed_token_that_could_not_be_sent_is_the_agents_fault(token: str) -> None:
+@pytest.mark.parametrize(
+    "token",
+    ["", "é", "x" * (MAX_TOKEN_CHARS + 1), "a b", " ab", "ab\n", "a\tb", "a\0b", "a\x7fb"],
+    ids=["empty", "not ASCII", "long", "blank", "blank before", "line break", "tab", "NUL", "DEL"],
+)
+def test_a_refreshed_token_that_is_no_token_is_the_agents_fault(token: str) -> None:
     with pytest.raises(RemoteProtocolError):
-        refreshed_token_from({"token": token})
+        refreshed_token_from({"token": token}, "old")
+
+
+@pytest.mark.parametrize("token", ["new", None])
+def test_a_newer_token_is_taken_for_the_asked_license_only(token: str | None) -> None:
+    assert refreshed_token_from({"token": token, "for_token": refresh_digest("old")}, "old") == token
+    for wrong in (refresh_digest("other"), b"", "old", 7):
+        with pytest.raises(RemoteProtocolError):
+            refreshed_token_from({"token": token, "for_token": wrong}, "old")
 
 
 @pytest.mark.parametrize(
@@ -214,10 +227,10 @@ json_like: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*VERDICT, *INFO, "token", "error"]), json_like, max_size=6))
+@given(st.dictionaries(st.sampled_from([*VERDICT, *INFO, "token", "for_token", "error"]), json_like, max_size=6))
 def test_random_replies_are_read_or_refused_by_a_typed_error(changes: dict[str, Any]) -> None:
     body = msgpack.packb({**VERDICT, **INFO, **changes})
-    for read in (lambda reply: verdict_from(reply, NONCE), agent_info_from, refreshed_token_from):
+    for read in (lambda reply: verdict_from(reply, NONCE), agent_info_from, lambda reply: refreshed_token_from(reply, "x")):
         try:
             read(decode_reply(body, 3))
         except RemoteProtocolError:

@@ -123,10 +123,12 @@ def requests() -> list[dict[str, Any]]:
     ]
 
 
+ASKED = "o.l.d.e.r"
+
+
 def reply(name: str, text: str, op: str, data: str, outcome: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "description": text, "op": op, "request_id": 7, "sent_nonce_hex": NONCE.hex(), "hex": data} | {
-        "outcome": outcome
-    }
+    sent = {"sent_token": ASKED} if op == "refresh_license" else {"sent_nonce_hex": NONCE.hex()}
+    return {"name": name, "description": text, "op": op, "request_id": 7, **sent, "hex": data, "outcome": outcome}
 
 
 def replies() -> list[dict[str, Any]]:
@@ -163,6 +165,12 @@ def replies() -> list[dict[str, Any]]:
     def wrong(name: str, text: str, data: str, code: int = 3, error: str = "BAD_MESSAGE") -> dict[str, Any]:
         return reply(name, text, "validate_license", data, {"error": error, "code": code})
 
+    def wrong_refresh(name: str, text: str, **fields: Any) -> dict[str, Any]:
+        data = packed({**newer, **fields})
+        return reply(name, text, "refresh_license", data, {"error": "BAD_MESSAGE", "code": 3})
+
+    newer = {**head, "token": "a.b.c.d.e", "license": "license-1", "for_token": hashlib.sha256(ASKED.encode()).digest()}
+
     def error(number: int, text: str, request_id: int | None = 7) -> str:
         return packed({"v": 1, "id": request_id, "error": {"code": number, "text": text}})
 
@@ -170,8 +178,15 @@ def replies() -> list[dict[str, Any]]:
         fine("verdict_valid", "a valid license", "validate_license", verdict),
         fine("verdict_malformed", "what is not known is nil or empty", "validate_license", refused),
         fine("verdict_more_keys", "a client passes over unknown keys", "validate_license", {**verdict, "newer": [1, {"x": 2}]}),
-        fine("refresh_newer", "a newer token", "refresh_license", {**head, "token": "a.b.c.d.e"}),
-        fine("refresh_none", "no newer token", "refresh_license", {**head, "token": None}),
+        fine("refresh_newer", "a newer token", "refresh_license", newer),
+        fine("refresh_none", "no newer token", "refresh_license", {**newer, "token": None, "license": None}),
+        fine("refresh_newer_0_1_0", "an agent of 0.1.0: not said for what", "refresh_license", {**head, "token": "a.b.c.d.e"}),
+        fine("refresh_none_0_1_0", "an agent of 0.1.0: no newer token", "refresh_license", {**head, "token": None}),
+        wrong_refresh("refresh_other", "the newer token of another license", for_token=hashlib.sha256(b"other").digest()),
+        wrong_refresh("refresh_for_str", "for_token is str", for_token="0" * 32),
+        wrong_refresh("refresh_blank", "a blank in the token", token="a.b.c.d .e"),
+        wrong_refresh("refresh_line_break", "a line break after the token", token="a.b.c.d.e\n"),
+        wrong_refresh("refresh_empty", "an empty token", token=""),
         fine("agent_info", "who answers", "agent_info", info),
         fine("ping", "the smallest reply", "ping", head),
         wrong("error_nonce_replayed", "an error reply", error(9, "this nonce has been used"), 9, "NONCE_REPLAYED"),

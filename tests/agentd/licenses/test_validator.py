@@ -223,6 +223,32 @@ def test_a_license_is_known_by_its_token_also_when_the_secret_is_gone(make_world
     assert world.validator.refreshed_token(old, NOW) == new
 
 
+def test_the_newer_token_of_another_license_is_never_handed_out(make_world: Make) -> None:
+    world = make_world()
+    old, of_another = token(), token(iat=NOW, jti="license-2")
+    assert world.validator.validate(old, NOW).verdict.valid
+    # As a changed or damaged file of the inventory would have it.
+    world.inventory.keep("license-1", NOW, of_another, 1)
+    assert world.validator.refreshed(old, NOW) is None
+    own = token(iat=NOW + 1)
+    world.inventory.keep("license-1", NOW + 1, own, 1)
+    assert world.validator.refreshed(old, NOW) == ("license-1", own)
+
+
+def test_a_till_that_never_stores_the_newer_token_gets_it_for_years(make_world: Make) -> None:
+    far = T0 + 1000 * DAY
+    world = make_world(meta(1, "GRACE"), meta(2, valid_until=far, grace_until=far))
+    old, new = token(1), token(2, iat=NOW, exp=far)
+    world.validator.validate(old, NOW)
+    world.validator.import_token(new, NOW)
+    world.invalidate(1)
+    for day in range(0, 400, 7):
+        world.inventory.forget_old(NOW + day * DAY)
+        assert world.validator.refreshed_token(old, NOW + day * DAY) == new
+    world.inventory.forget_old(NOW + 500 * DAY)
+    assert world.validator.refreshed_token(old, NOW + 500 * DAY) is None
+
+
 def test_only_valid_tokens_are_imported(make_world: Make) -> None:
     world = make_world()
     for text in ("x", token(exp=NOW), token(2), token()[:-4] + "AAAA"):

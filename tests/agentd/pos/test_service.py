@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,22 @@ def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) -> None:
         assert [reply.get("error", {}).get("code") for reply in replies] == [None] * 4 + [5, None, 4, 6, None]
         assert replies[2]["reason"] == "malformed"
         assert (replies[3]["agent_id"], replies[3]["protocol_versions"], replies[3]["time"]) == ("pos-001", [1], T0 + 100)
-        assert replies[5]["token"] is None
+        assert replies[5] == {"v": 1, "id": 6, "token": None, "license": None, "for_token": sha256(GOOD.encode()).digest()}
 
     assert run(tmp_path, work).counters.refused_requests == 3
+
+
+def test_the_reply_says_for_which_token_and_license_the_newer_token_is(tmp_path: Path) -> None:
+    async def work(till: Till) -> None:
+        newer = token(iat=T0 + 50)
+        till.world.validator.import_token(newer, T0 + 100)
+        sock = await till.connect()
+        await till.send(sock, {"v": 1, "id": 6, "op": "refresh_license", "token": GOOD})
+        (reply,) = await till.receive(sock, 1)
+        for_token = sha256(GOOD.encode()).digest()
+        assert reply == {"v": 1, "id": 6, "token": newer, "license": "license-1", "for_token": for_token}
+
+    run(tmp_path, work)
 
 
 def test_a_repeated_nonce_is_refused_on_any_connection(tmp_path: Path) -> None:
