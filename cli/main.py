@@ -21,6 +21,7 @@ from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
+from ipc.tokenfile import token_in
 
 from . import health, keys, render, server
 from .agent import ROOM, Agent, pass_agent, readable
@@ -104,10 +105,10 @@ def license_() -> None:
 
 def _token(text: str) -> str:
     if text == "-":
-        text = sys.stdin.read(ROOM).strip()
+        text = token_in(sys.stdin.buffer.read(ROOM))
     elif text.startswith("@"):
-        with open(text[1:], encoding="ascii") as file:
-            text = file.read(ROOM).strip()
+        with open(text[1:], "rb") as file:
+            text = token_in(file.read(ROOM))
     if not text:
         raise click.UsageError("the token is empty")
     return text

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from ipc.tokenfile import token_in
+
 from . import render
 from .agent import ROOM, SERVER_DEADLINE_S, Agent, pass_agent
 
@@ -12,10 +14,10 @@ from .agent import ROOM, SERVER_DEADLINE_S, Agent, pass_agent
 def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Returns the token, or reads it from where the value says, so that the list of processes need not show it."""
     if value == "-":
-        return sys.stdin.read(ROOM).strip()
+        return token_in(sys.stdin.buffer.read(ROOM))
     if value.startswith("@"):
         try:
-            return Path(value[1:]).read_text("ascii").strip()
+            return token_in(Path(value[1:]).read_bytes())
         except OSError as error:
             raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
     return value

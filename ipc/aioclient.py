@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Generator
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,18 +14,20 @@ from .clientcalls import (
     Answer,
     Question,
     RefreshCallback,
-    TokenFile,
     ask_info,
     ask_ping,
     ask_refresh,
     validate_and_refresh,
+    validate_file,
 )
 from .clientconnection import Connection, Connections
 from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientrefresh import UnstoredTokens
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import LicenseAgentError, RemoteProtocolError
 from .peer import check_daemon
+from .tokenfile import TokenFile
 
 T = TypeVar("T")
 _READ_BYTES = 65_540
@@ -47,17 +50,18 @@ class AsyncLicenseClient:
         self._path = os.fspath(path or os.environ.get("LICENSE_AGENT_SOCKET") or DEFAULT_POS_SOCKET)
         self._deadline = deadline
         self._on_refresh = on_refresh
+        self._unstored = UnstoredTokens(time.monotonic)
         self._trusted = trusted_uids(agent_uid)
         self._connections = Connections(asyncio.Lock)
 
     async def validate(self, token: str) -> Verdict:
         """The agent's verdict on a token; see `LicenseClient.validate`."""
-        return await self._hold(validate_and_refresh(token, self._on_refresh))
+        return await self._hold(validate_and_refresh(token, self._on_refresh, self._unstored))
 
     async def validate_file(self, path: str | os.PathLike[str]) -> Verdict:
         """`validate` for a token kept in a file; see `LicenseClient.validate_file`."""
         file = TokenFile(path)
-        return await self._hold(validate_and_refresh(file.read(), file.replace))
+        return await self._hold(validate_file(file, file.read(), self._unstored))
 
     async def refresh(self, token: str) -> str | None:
         """The newest token of the same license; see `LicenseClient.refresh`."""

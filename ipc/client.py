@@ -14,18 +14,20 @@ from .clientcalls import (
     Answer,
     Question,
     RefreshCallback,
-    TokenFile,
     ask_info,
     ask_ping,
     ask_refresh,
     validate_and_refresh,
+    validate_file,
 )
 from .clientconnection import Connection, Connections
 from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientrefresh import UnstoredTokens
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
 from .errors import LicenseAgentError, RemoteProtocolError
 from .peer import UntrustedDaemon, check_daemon
+from .tokenfile import TokenFile
 
 T = TypeVar("T")
 _READ_BYTES = 65_540
@@ -58,6 +60,7 @@ class LicenseClient:
         self._path = os.fspath(path or os.environ.get("LICENSE_AGENT_SOCKET") or DEFAULT_POS_SOCKET)
         self._deadline = deadline
         self._on_refresh = on_refresh
+        self._unstored = UnstoredTokens(time.monotonic)
         self._trusted = trusted_uids(agent_uid)
         self._connections = Connections(threading.Lock)
 
@@ -70,20 +73,23 @@ class LicenseClient:
             AgentRefused: the agent answered with an error.
             UntrustedDaemon: something else than the agent answers at the path.
         """
-        return self._hold(validate_and_refresh(token, self._on_refresh))
+        return self._hold(validate_and_refresh(token, self._on_refresh, self._unstored))
 
     def validate_file(self, path: str | os.PathLike[str]) -> Verdict:
         """`validate` for a token kept in a file, which is replaced when the agent holds a newer one.
 
-        Where the file cannot be replaced (it belongs to root, the disk is read-only, it is a mount), the verdict is that on
-        the newer token all the same, and its `refresh_error` says why the file still holds the old one. A symbolic link is
-        replaced by a file; what it led to stays as it is.
+        A byte order mark of UTF-8 and white space around the token are skipped; a file that holds anything else than ASCII
+        text of a token's length is `malformed`. A symbolic link is followed. Owner, mode and attributes of the file are kept.
+
+        Where the file cannot be replaced (it belongs to root, the disk is read-only), the verdict is that on the newer token
+        all the same, and its `refresh_error` says why the file still holds the old one. Replacing it is tried again when the
+        obstacle has changed, after a minute that grows to an hour, or with a still newer token.
 
         Raises:
             TokenFileError: the file cannot be read; else as `validate`.
         """
         file = TokenFile(path)
-        return self._hold(validate_and_refresh(file.read(), file.replace))
+        return self._hold(validate_file(file, file.read(), self._unstored))
 
     def refresh(self, token: str) -> str | None:
         """The newest token of the same license; None if the agent holds none that is newer. Raises as `validate`."""

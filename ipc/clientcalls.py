@@ -1,28 +1,30 @@
 """Defines the client library's calls as conversations: each yields questions, receives replies and returns its result.
 
-Nothing here performs IO but `TokenFile`; `client` and `aioclient` drive the same conversations over their sockets. What ends
+Nothing here performs IO; `client` and `aioclient` drive the same conversations over their sockets. What ends
 a question without an answer is thrown into its conversation, which decides whether it ends the call.
 """
 
-import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .bounds import MAX_TOKEN_CHARS, NONCE_BYTES
-from .clientpolicy import TokenFileError
+from .bounds import NONCE_BYTES
+from .clientrefresh import UnstoredTokens
 from .clientwire import (
     AgentInfo,
+    Reason,
     Verdict,
     agent_info_from,
     check_token,
+    may_be_sent,
     refreshed_token_from,
     verdict_from,
 )
 from .errors import LicenseAgentError
+from .tokenfile import TokenFile
 
 log = logging.getLogger("license_agent_client")
 
@@ -74,14 +76,38 @@ def ask_ping() -> Generator[Question, Answer, None]:
     yield Question("ping")
 
 
-def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Generator[Question, Answer, Verdict]:
+def validate_and_refresh(
+    token: str,
+    on_refresh: RefreshCallback | None,
+    unstored: UnstoredTokens | None = None,
+    *,
+    place: Hashable = None,
+    obstacle: Callable[[], Hashable] = lambda: None,
+) -> Generator[Question, Answer, Verdict]:
     """A verdict; where the agent holds a newer token of this license, the caller is handed it and it is judged instead.
 
     Once there is a verdict it is returned, whatever happens to the newer token: a shop does not stop because a file cannot be
     replaced. `Verdict.refresh_error` says what happened.
+
+    Args:
+        token: the token that the caller has.
+        on_refresh: stores a newer one.
+        unstored: what could not be stored before.
+        place: where the token is kept; of use in `unstored` only.
+        obstacle: what storing depends on, as far as it can be seen.
     """
+    if on_refresh is None:
+        return (yield from ask_validate(token))
+    unstored = unstored or UnstoredTokens(lambda: 0.0)
+    key = (place, token)
+    known = unstored.find(key)
+    if known is not None:
+        verdict = yield from ask_validate(known.newer)
+        if verdict.valid and not verdict.refreshed:
+            return _store(verdict, token, known.newer, on_refresh, unstored, key, obstacle())
     verdict = yield from ask_validate(token)
-    if on_refresh is None or not verdict.refreshed:
+    if not verdict.refreshed:
+        unstored.forget(key)
         return verdict
     try:
         newer = yield from ask_refresh(token)
@@ -92,72 +118,48 @@ def validate_and_refresh(token: str, on_refresh: RefreshCallback | None) -> Gene
         return _not_refreshed(verdict, f"the agent did not hand over the newer token: {error}")
     if verdict.valid and not newer_verdict.valid:
         return verdict
+    return _store(newer_verdict, token, newer, on_refresh, unstored, key, obstacle())
+
+
+def _store(
+    verdict: Verdict,
+    token: str,
+    newer: str,
+    on_refresh: RefreshCallback,
+    unstored: UnstoredTokens,
+    key: Hashable,
+    obstacle: Hashable,
+) -> Verdict:
+    known = unstored.find(key)
+    if known is not None and known.newer == newer and not unstored.due(known, obstacle):
+        return replace(verdict, refresh_error=known.why)
     try:
         on_refresh(token, newer)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        return _not_refreshed(newer_verdict, f"the newer token could not be stored: {where}{error.strerror or error}")
+        why = f"{where}{error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - the caller's own code; the verdict was there before it failed
-        return _not_refreshed(newer_verdict, f"the newer token could not be stored: {type(error).__name__}: {error}")
-    return newer_verdict
+        why = f"{type(error).__name__}: {error}"
+    else:
+        unstored.forget(key)
+        return verdict
+    why = f"the newer token could not be stored: {why}"
+    unstored.failed(key, newer, why, obstacle)
+    return _not_refreshed(verdict, why)
+
+
+def validate_file(file: TokenFile, content: str, unstored: UnstoredTokens) -> Generator[Question, Answer, Verdict]:
+    """The verdict on what a token file holds. What may not even be sent is `malformed` without a question."""
+    if not may_be_sent(content):
+        log.warning("%s holds no license token: it is empty, not ASCII text, or too long", file.path)
+        return Verdict(valid=False, reason=Reason.MALFORMED)
+    return (
+        yield from validate_and_refresh(
+            content, file.replace, unstored, place=os.path.abspath(file.path), obstacle=file.obstacle
+        )
+    )
 
 
 def _not_refreshed(verdict: Verdict, why: str) -> Verdict:
     log.warning("%s", why)
     return replace(verdict, refresh_error=why)
-
-
-TOKEN_READ_CHARS = MAX_TOKEN_CHARS + 256
-"""What is read of a file that should hold a token: enough to see that it is too long."""
-
-
-class TokenFile:
-    """A license token kept in a file: read for a validation, replaced as a whole when a newer one comes."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-
-    def read(self) -> str:
-        """The token, without the line break around it.
-
-        Raises:
-            TokenFileError: the file cannot be read.
-            UnicodeDecodeError: it holds something else than ASCII.
-        """
-        try:
-            with open(self._path, encoding="ascii") as file:
-                return file.read(TOKEN_READ_CHARS).strip()
-        except OSError as error:
-            raise TokenFileError(error.errno, error.strerror, self._path) from None
-
-    def replace(self, _old: str, new: str) -> None:
-        """Puts `new` in the file's place at once and durably, with the file's mode. Usable as a `RefreshCallback`.
-
-        Raises:
-            TokenFileError: the file or its directory cannot be written; it names the file, not the temporary one.
-        """
-        try:
-            self._replace(new)
-        except OSError as error:
-            raise TokenFileError(error.errno, error.strerror, self._path) from None
-
-    def _replace(self, new: str) -> None:
-        mode = os.stat(self._path).st_mode & 0o777
-        temporary = f"{self._path}.{secrets.token_hex(8)}.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(new + "\n")
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-            directory = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise

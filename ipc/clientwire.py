@@ -97,13 +97,18 @@ def encode_request(op: str, request_id: int, fields: dict[str, Any]) -> bytes:
     return encode_frame(body)
 
 
-def check_token(token: object) -> str:
+def may_be_sent(token: object) -> bool:
+    """Whether a token has a form that the protocol carries: ASCII text that is neither empty nor too long."""
+    return isinstance(token, str) and token.isascii() and 0 < len(token) <= MAX_TOKEN_CHARS
+
+
+def check_token(token: str) -> str:
     """The token, if it is one that may be sent.
 
     Raises:
         LocalProtocolError: not a text, not ASCII, empty, or too long.
     """
-    if not isinstance(token, str) or not token.isascii() or not 0 < len(token) <= MAX_TOKEN_CHARS:
+    if not may_be_sent(token):
         raise LocalProtocolError(
             ErrorCode.BAD_REQUEST, f"a license token is an ASCII text of 1 to {MAX_TOKEN_CHARS} characters"
         )

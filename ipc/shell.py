@@ -10,11 +10,12 @@ from dataclasses import asdict
 
 from .bounds import DEFAULT_DEADLINE_S
 from .client import LicenseClient
-from .clientcalls import TOKEN_READ_CHARS
 from .clientpolicy import AgentRefused, AgentUnavailable
 from .clientversion import __version__
+from .clientwire import Reason, Verdict, may_be_sent
 from .errors import ErrorCode, LocalProtocolError
 from .peer import UntrustedDaemon
+from .tokenfile import TOKEN_READ_BYTES, TokenFile, token_in
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
@@ -51,10 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _token(argument: str) -> str:
     if argument == "-":
-        argument = sys.stdin.read(TOKEN_READ_CHARS).strip()
-    elif argument.startswith("@"):
-        with open(argument[1:], encoding="ascii", errors="replace") as file:
-            argument = file.read(TOKEN_READ_CHARS).strip()
+        return token_in(sys.stdin.buffer.read(TOKEN_READ_BYTES))
+    if argument.startswith("@"):
+        return TokenFile(argument[1:]).read()
     if not argument:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, "the token is empty")
     return argument
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with LicenseClient(options.socket, deadline=options.deadline, agent_uid=options.agent_uid) as client:
             return _run(client, options)
-    except (LocalProtocolError, UnicodeError) as error:
+    except LocalProtocolError as error:
         return _fail(str(error), EXIT_USAGE)
     except (AgentUnavailable, UntrustedDaemon) as error:
         return _fail(str(error), EXIT_UNAVAILABLE)
@@ -78,15 +78,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(client: LicenseClient, options: argparse.Namespace) -> int:
     if options.command == "validate":
-        verdict = client.validate(_token(options.token))
+        token = _token(options.token)
+        # What a file or a pipe holds is no wrong usage of this command.
+        outside = options.token == "-" or options.token.startswith("@")
+        if outside and not may_be_sent(token):
+            verdict = Verdict(valid=False, reason=Reason.MALFORMED)
+        else:
+            verdict = client.validate(token)
         # This command replaces no token, so there is no refresh that could fail.
         _print(json.dumps({name: value for name, value in asdict(verdict).items() if name != "refresh_error"}, indent=2))
         return EXIT_VALID if verdict.valid else EXIT_INVALID
     if options.command == "refresh":
-        token = client.refresh(_token(options.token))
-        if token is None:
+        newer = client.refresh(_token(options.token))
+        if newer is None:
             return _fail("the agent holds no newer token of this license", EXIT_INVALID)
-        _print(token)
+        _print(newer)
     elif options.command == "info":
         _print(json.dumps(asdict(client.info()), indent=2))
     else:

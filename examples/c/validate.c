@@ -315,6 +315,24 @@ static int validate(const struct sockaddr_un *address, const char *token)
     }
 }
 
+/* Takes a byte order mark and the white space around a token away; whether the protocol carries the rest. */
+static bool sendable(char *token, size_t length)
+{
+    static const char blanks[] = " \t\r\n\v\f";
+    size_t start = length >= 3 && memcmp(token, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    while (start < length && token[start] != '\0' && strchr(blanks, token[start]) != NULL)
+        start++;
+    while (length > start && token[length - 1] != '\0' && strchr(blanks, token[length - 1]) != NULL)
+        length--;
+    memmove(token, token + start, length - start);
+    length -= start;
+    token[length] = '\0';
+    for (size_t i = 0; i < length; i++)
+        if (token[i] == '\0' || (unsigned char)token[i] > 127)
+            return false;
+    return length > 0 && length <= MAX_TOKEN_CHARS;
+}
+
 int main(int count, char **arguments)
 {
     static char token[MAX_TOKEN_CHARS + 64];
@@ -326,16 +344,14 @@ int main(int count, char **arguments)
         return EXIT_USAGE;
     }
     strcpy(address.sun_path, path);
-    if (strcmp(arguments[1], "-") == 0)
-        token[fread(token, 1, sizeof token - 1, stdin)] = '\0';
-    else
-        snprintf(token, sizeof token, "%s", arguments[1]);
-    token[strcspn(token, " \t\r\n")] = '\0';
-    size_t length = strlen(token);
-    for (size_t i = 0; i < length; i++)
-        if ((unsigned char)token[i] > 127)
-            length = 0;
-    if (length == 0 || length > MAX_TOKEN_CHARS) {
+    bool from_stdin = strcmp(arguments[1], "-") == 0;
+    size_t length = from_stdin ? fread(token, 1, sizeof token - 1, stdin)
+                               : (size_t)snprintf(token, sizeof token, "%s", arguments[1]);
+    if (!sendable(token, length < sizeof token ? length : sizeof token - 1)) {
+        if (from_stdin) {
+            puts("invalid\tmalformed\t-"); /* what a file holds is no wrong usage */
+            return EXIT_INVALID;
+        }
         fprintf(stderr, "validate: a token has 1 to %d ASCII characters\n", MAX_TOKEN_CHARS);
         return EXIT_USAGE;
     }

@@ -231,8 +231,13 @@ async function validate(path, token) {
 
 async function main([given, path = process.env.LICENSE_AGENT_SOCKET || "/run/license-agent/pos.sock"]) {
   if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|- [SOCKET]");
-  const token = (given === "-" ? readFileSync(0, "utf8") : given).trim();
-  if (!/^[\x00-\x7f]+$/.test(token) || token.length > MAX_TOKEN_CHARS) {
+  // A byte order mark and white space around the token do not belong to it.
+  const token = (given === "-" ? readFileSync(0, "utf8") : given).replace(/^\ufeff?[ \t\r\n\v\f]*|[ \t\r\n\v\f]+$/g, "");
+  if (!/^[\x01-\x7f]+$/.test(token) || token.length > MAX_TOKEN_CHARS) {
+    if (given === "-") {
+      process.stdout.write("invalid\tmalformed\t-\n"); // what a file holds is no wrong usage
+      return EXIT.invalid;
+    }
     throw new Failed(EXIT.usage, `a token has 1 to ${MAX_TOKEN_CHARS} ASCII characters`);
   }
   const { valid, reason, expires, features } = await validate(path, token);

@@ -111,6 +111,17 @@ def test_a_token_that_is_none_is_a_verdict(stand: Stand, command: list[str]) -> 
     assert (done.stdout, done.returncode) == ("invalid\tmalformed\t-\n", 1)
 
 
+def test_a_byte_order_mark_and_white_space_do_not_belong_to_a_token(stand: Stand, command: list[str]) -> None:
+    token = stand.info["tokens"]["valid"]
+    assert ask(command, stand.info["pos_socket"], "-", stdin=f"\ufeff \n{token}\r\n\n").returncode == 0
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff\n", "é", "\u3000x", "x\0y", "x" * 16_385, "a b"], ids=repr)
+def test_what_a_file_holds_is_malformed_and_no_wrong_usage(stand: Stand, command: list[str], content: str) -> None:
+    done = ask(command, stand.info["pos_socket"], "-", stdin=content)
+    assert (done.stdout, done.returncode) == ("invalid\tmalformed\t-\n", 1)
+
+
 @pytest.mark.parametrize("token", ["", "é", "x" * 16_385], ids=["empty", "not ASCII", "too long"])
 def test_what_may_not_be_sent_is_wrong_usage(command: list[str], token: str) -> None:
     assert ask(command, "/nowhere", token).returncode == 2

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from ipc.clientcalls import Answer, Question, TokenFile, ask_info, ask_ping, ask_refresh, validate_and_refresh
+from ipc.clientcalls import Answer, Question, ask_info, ask_ping, ask_refresh, validate_and_refresh
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.clientrefresh import MAX_REMEMBERED, UnstoredTokens
 from ipc.clientwire import Reason, Verdict, refresh_digest
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from ipc.tokenfile import TokenFile
 
 
 def verdict(sent: dict[str, Any], reason: str = "ok", *, refreshed: bool = False, **more: Any) -> dict[str, Any]:
@@ -136,6 +138,83 @@ def test_a_first_question_that_fails_is_the_callers_error() -> None:
         conversation.throw(AgentUnavailable("gone"))
 
 
+class Shop:
+    """A place for tokens that refuses them until it is repaired."""
+
+    def __init__(self) -> None:
+        self.now, self.tries, self.broken, self.obstacle = 0.0, 0, True, "a"
+        self.agent = Agent({"old": "secret_invalidated", "new": "ok", "newest": "ok"}, {"old": "new"}, {"old"})
+        self.unstored = UnstoredTokens(lambda: self.now)
+
+    def keep(self, _old: str, _new: str) -> None:
+        self.tries += 1
+        if self.broken:
+            raise PermissionError(13, "Permission denied", "/shop/license.token")
+
+    def validate(self) -> Verdict:
+        found = self.agent.hold(
+            validate_and_refresh("old", self.keep, self.unstored, place="/shop", obstacle=lambda: self.obstacle)
+        )
+        assert found.valid
+        return found
+
+
+def test_storing_is_tried_again_after_pauses_only() -> None:
+    shop = Shop()
+    tries = []
+    for second in range(0, 3 * 3600, 10):
+        shop.now = float(second)
+        assert shop.validate().refresh_error == "the newer token could not be stored: /shop/license.token: Permission denied"
+        if shop.tries > len(tries):
+            tries.append(second)
+    assert tries == [0, 60, 180, 420, 900, 1860, 3780, 7380]
+
+
+def test_a_newer_token_that_could_not_be_stored_costs_one_question() -> None:
+    shop = Shop()
+    shop.validate()
+    assert len(shop.agent.asked) == 3
+    shop.agent.asked.clear()
+    shop.validate()
+    assert shop.agent.asked == [("validate_license", "new")]
+
+
+def test_storing_is_tried_again_when_the_obstacle_has_changed() -> None:
+    shop = Shop()
+    shop.validate()
+    shop.validate()
+    assert shop.tries == 1
+    shop.broken, shop.obstacle = False, "b"
+    assert shop.validate().refresh_error is None
+    assert shop.tries == 2
+
+
+def test_a_still_newer_token_is_stored_at_once() -> None:
+    shop = Shop()
+    shop.validate()
+    shop.agent.newer["old"] = "newest"
+    shop.agent.refreshed.add("new")
+    shop.validate()
+    assert shop.tries == 2
+    shop.validate()
+    assert shop.tries == 2
+
+
+def test_a_newer_token_that_has_become_invalid_does_not_hide_the_old_one() -> None:
+    shop = Shop()
+    shop.agent.reasons["old"] = "ok"
+    shop.validate()
+    shop.agent.reasons["new"] = "revoked"
+    assert shop.validate().reason is Reason.OK
+
+
+def test_so_many_tokens_are_remembered_and_no_more() -> None:
+    unstored = UnstoredTokens(lambda: 0.0)
+    for number in range(MAX_REMEMBERED + 1):
+        unstored.failed(number, "new", "why", None)
+    assert unstored.find(0) is None and unstored.find(1) is not None and unstored.find(MAX_REMEMBERED) is not None
+
+
 def test_without_a_newer_token_one_question_is_enough() -> None:
     result, kept, agent = run("ok", "ok", refreshed=False)
     assert result.valid
@@ -225,10 +304,3 @@ def test_what_a_killed_run_left_does_not_stop_a_replacement(tmp_path: Path) -> N
     Path(f"{path}.{os.getpid()}.new").write_text("ne")
     TokenFile(path).replace("old", "new")
     assert path.read_text() == "new\n"
-
-
-def test_a_token_file_must_be_ascii(tmp_path: Path) -> None:
-    path = tmp_path / "license.token"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UnicodeDecodeError):
-        TokenFile(path).read()

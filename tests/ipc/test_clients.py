@@ -16,7 +16,7 @@ from ipc import clientconnection
 from ipc.adminclient import AdminClient
 from ipc.aioclient import AsyncLicenseClient
 from ipc.client import LicenseClient
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
 from ipc.clientwire import Reason
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
@@ -203,6 +203,36 @@ def test_the_newer_token_of_a_file_takes_its_place(path: Path, drive: Driver) ->
     assert [request["op"] for request in agent.requests] == ["validate_license", "refresh_license", "validate_license"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \n", b"\xef\xbb\xbf", "good".encode("utf-16"), "good".encode("utf-16-le") + b"\xe9\0", b"\xe9", b"x" * 16_385],
+    ids=["empty", "blank", "BOM alone", "UTF-16", "UTF-16 without BOM", "Latin-1", "too long"],
+)
+def test_a_file_that_holds_no_token_is_malformed(path: Path, drive: Driver, content: bytes) -> None:
+    file = path.parent / "license.token"
+    file.write_bytes(content)
+    with FakeAgent(path, answers) as agent:
+        (verdict,) = drive(agent.path, ("validate_file", file))
+        assert agent.requests == []
+    assert (verdict.valid, verdict.reason) == (False, Reason.MALFORMED)
+    assert file.read_bytes() == content
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_library(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, answers) as agent:
+        for missing in (path.parent / "missing", path.parent):
+            with pytest.raises(TokenFileError, match=str(missing)):
+                drive(agent.path, ("validate_file", missing))
+
+
+def test_a_byte_order_mark_is_skipped(path: Path, drive: Driver) -> None:
+    file = path.parent / "license.token"
+    file.write_bytes(b"\xef\xbb\xbfold\r\n")
+    with FakeAgent(path, answers) as agent:
+        assert drive(agent.path, ("validate_file", file))[0].valid
+    assert file.read_bytes() == b"newer\n"
+
+
 @contextlib.contextmanager
 def as_a_till() -> Iterator[None]:
     """Root may write everywhere; a till's user may not."""
@@ -228,6 +258,8 @@ def test_a_file_that_cannot_be_replaced_costs_no_verdict(path: Path, drive: Driv
         path.chmod(0o666)
         with as_a_till():
             first, second = drive(agent.path, ("validate_file", file), ("validate_file", file))
+        # Once for the file's own fault: the newer token is remembered, and the file is not tried again.
+        assert [request["op"] for request in agent.requests[3:]] == ["validate_license"]
     for verdict in (first, second):
         assert verdict.valid
         assert verdict.refresh_error is not None and f"{file}: Permission denied" in verdict.refresh_error

@@ -54,9 +54,19 @@ def test_a_token_comes_from_a_file_or_standard_input(
     file.write_text("old\n")
     assert run(socket_dir, "refresh", f"@{file}") == EXIT_VALID
     (socket_dir / "s").unlink()
-    monkeypatch.setattr("sys.stdin", io.StringIO("old\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfold\r\n")))
     assert run(socket_dir, "refresh", "-") == EXIT_VALID
     assert capsys.readouterr().out == "newer\nnewer\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", "old".encode("utf-16"), b"\xe9", b"x" * 16_385], ids=repr)
+def test_what_a_file_holds_is_malformed_and_no_wrong_usage(
+    socket_dir: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    file = socket_dir / "token"
+    file.write_bytes(content)
+    assert run(socket_dir, "validate", f"@{file}") == EXIT_INVALID
+    assert json.loads(capsys.readouterr().out)["reason"] == "malformed"
 
 
 def test_no_agent_is_told(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

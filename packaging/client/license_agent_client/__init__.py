@@ -13,12 +13,13 @@ within the deadline. Every exception of this library is a `LicenseAgentError`.
 
 from .aioclient import AsyncLicenseClient
 from .client import LicenseClient
-from .clientcalls import RefreshCallback, TokenFile
+from .clientcalls import RefreshCallback
 from .clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
 from .clientversion import __version__
 from .clientwire import AgentInfo, Reason, Verdict
 from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
+from .tokenfile import TokenFile
 
 __all__ = [
     "AgentInfo",
