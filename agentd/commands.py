@@ -27,7 +27,7 @@ from .base.clock import Clock
 from .base.config import DEFAULT_PATH, Config, load_config
 from .base.identity import check_fallback, identified
 from .base.user import agent_uid, leave_root, unreadable
-from .enrollment.by_hand import initialize, write_request
+from .enrollment.by_hand import hand_out, initialize
 from .enrollment.recovery import diagnose, install_policy, reinitialize, repair, restore
 from .secrets.open import make_backend
 from .secrets.pcr_policy import parse_pcr_values
@@ -46,9 +46,7 @@ def init(options: argparse.Namespace) -> int:
     out: Path | None = options.request_out
     leave_root(config)
     os.umask(0o077)
-    text = write_request(_first_init(config, trust), out)
-    if out is None:
-        sys.stdout.write(text)
+    hand_out(config, _first_init(config, trust), out)
     sys.stderr.write("license-agent: initialized; give the request to 'license-server enroll'\n")
     return EXIT_OK
 
@@ -120,9 +118,7 @@ def recover(options: argparse.Namespace) -> int:
                 "'license-agent-cli provision'\n"
             )
             return EXIT_OK
-        text = write_request(request, options.request_out)
-        if options.request_out is None:
-            sys.stdout.write(text)
+        hand_out(config, request, options.request_out)
         sys.stderr.write(
             "license-agent: initialized again; give the request to 'license-server enroll', then install a new secret\n"
         )

@@ -1,7 +1,10 @@
 """Writes private files so that a power cut leaves the old content or the new, and checks who may use a file."""
 
+import ctypes
+import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -9,6 +12,8 @@ PRIVATE = 0o077
 """The permission bits that a private file must not have."""
 OTHERS_WRITE = 0o022
 """The permission bits of a file that others may read but not change."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # fcntl.h, linux/fs.h; Python has no call of renameat2(2)
 
 
 def fsync_directory(directory: Path) -> None:
@@ -22,28 +27,54 @@ def fsync_directory(directory: Path) -> None:
 
 def _write_new(path: Path, data: bytes | memoryview, mode: int, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb", buffering=0) as file, memoryview(data) as rest:
-        os.fchmod(file.fileno(), mode)
-        written = 0
-        while written < len(rest):
-            written += file.write(rest[written:]) or 0
-        if durable:
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file, memoryview(data) as rest:
+            os.fchmod(file.fileno(), mode)
+            written = 0
+            while written < len(rest):
+                written += file.write(rest[written:]) or 0
+            if durable:
+                os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)  # a part of the content is no file, and takes room on a full disk
+        raise
+
+
+def temporary_of(path: Path) -> Path:
+    """Where the content is written before the file gets its name: always the same place, so that crashes leave only one."""
+    return path.with_name(f".{path.name}.new")
 
 
 def create(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
-    """Creates a file. When this returns, the file and its name are on the disk.
+    """Creates a file. When this returns, the file and its name are on the disk; a crash leaves the whole file, or none.
+
+    One process may create a file at a time, as with `write_atomic`.
 
     Raises:
         FileExistsError: something has that name already; it stays as it is.
     """
-    try:
-        _write_new(path, data, mode, durable=True)
-    except FileExistsError:
-        raise
-    except OSError:
-        path.unlink(missing_ok=True)  # a part of the content is no file
-        raise
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = temporary_of(path)
+    write_temporary(temporary, data, mode)
+    place(temporary, path)
+
+
+def place(temporary: Path, path: Path) -> None:
+    """Gives a finished temporary file its name, durably and in one step.
+
+    Raises:
+        FileExistsError: something has that name already; it stays as it is, and the temporary file too.
+    """
+    sys.audit("os.rename", temporary, path, -1, -1)
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        # A file system of the network does not know the flag.
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(path))
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        temporary.rename(path)
     fsync_directory(path.parent)
 
 
@@ -79,7 +110,7 @@ def write_atomic(
         durable: False leaves out both fsyncs, for files that are only a view.
         trace: called with the name of each step that is done.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = temporary_of(path)
     write_temporary(temporary, data, mode, durable=durable)
     trace(f"{path.name}: written")
     temporary.replace(path)

@@ -48,7 +48,8 @@ def entry() -> None:
     except SQLAlchemyError as error:
         _fail(f"database error: {str(getattr(error, 'orig', None) or error).splitlines()[0][:300]}")
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
+        # A write has no file name in its error: standard output, most often.
+        _fail(f"{error.filename or 'cannot write'}: {error.strerror or error}")
 
 
 def _fail(text: str) -> None:

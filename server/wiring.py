@@ -3,28 +3,33 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+
+from common.files import write_atomic
 
 from .agents.activation import Activation
 from .agents.certificates import ClientCertificates
 from .agents.enrollment_tokens import EnrollmentTokens
 from .agents.lost_records import LostRecords
 from .agents.registry import Agents
-from .base import privatefile
 from .base.errors import RegistryError
-from .base.settings import DATABASE, MASTER_KEY, SETTINGS, Place, place_of, settings_of
+from .base.settings import DATABASE, MASTER_KEY, ROOT_KEY, SETTINGS, Place, place_of, settings_of
 from .enrollment.service import Enrollment, Policy
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
-from .keys import datakey, masterkey
+from .keys import datakey, key_rows, masterkey
 from .keys.keyring import COUNTER as KEYS_COUNTER
 from .keys.keyring import Keyring
 from .keys.lifecycle import KeyLifecycle
 from .keys.masterkey import MasterKey
-from .keys.rootkey import write_root_key
+from .keys.masterkey_rotation import locked
+from .keys.rootkey import NewRootKey
 from .licensing.licenses import REVOCATIONS, Licenses
 from .licensing.secrets import Secrets
 from .registry import audit
@@ -139,8 +144,11 @@ def wire_enrollment(
     return Enrollment(server.database, server.keys, server.enrollment_tokens, server.activation, policy, random, steady)
 
 
-def create_server(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> None:
-    """Creates a server.
+def create_server(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> bool:
+    """Creates a server. Returns False if an earlier run had created it, and this one only put its root key in place.
+
+    The registry's commit is what makes a server. Before it, a run that fails removes what it has made, and one that was killed
+    leaves nothing that another run would not replace. After it, only the root key's file has to get its name.
 
     Args:
         directory: for its files; created if missing.
@@ -152,30 +160,115 @@ def create_server(directory: Path, plan: Plan, now: int, url: str | None = None,
     Raises:
         RegistryError: there is a server already, or a part of it cannot be created.
     """
-    settings = directory / SETTINGS
-    if settings.exists():
-        raise RegistryError(f"{settings} already exists and is not overwritten")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / DATABASE
-    if url is None and path.exists():
-        raise RegistryError(f"{path} already exists and is not overwritten")
-    place = Place(directory, url or sqlite_url(path.absolute()), masterkey.place_of(master_at or str(directory / MASTER_KEY)))
-    master = masterkey.from_credential()
-    if master is None:
-        if not masterkey.exists(place.master):
-            masterkey.make(place.master)
-        master = masterkey.of(place.master)
+    place = Place(
+        directory,
+        url or sqlite_url((directory / DATABASE).absolute()),
+        masterkey.place_of(master_at or str(directory / MASTER_KEY)),
+    )
+    root_key = NewRootKey(plan.root_key, plan.passphrase)
     database = Database(place.url)
     try:
-        database.migrate()
-        with database.write() as session:
-            _fill(session, database, master, plan, now)
-        privatefile.create(settings, settings_of(place))
+        with ExitStack() as made:
+            if not directory.exists():
+                directory.mkdir(mode=0o700, parents=True)
+                made.callback(_remove_directory, directory)
+            with locked(directory):
+                if (directory / SETTINGS).exists() and _is_created(directory, root_key):
+                    root_key.put()
+                    made.pop_all()
+                    return False
+                root_key.check()
+                _create(place, database, plan, root_key, now, made)
+                made.pop_all()
+                root_key.put()
+                return True
     finally:
         database.close()
 
 
-def _fill(session: Session, database: Database, master: MasterKey, plan: Plan, now: int) -> None:
+def _is_created(directory: Path, root_key: NewRootKey) -> bool:
+    """Whether an interrupted run has created the server of this directory, except for the file of its root key.
+
+    Raises:
+        RegistryError: the server is complete, or it cannot be found out what is there.
+    """
+    known = Database(place_of(directory).url)
+    try:
+        if known.is_empty():
+            raise RegistryError(
+                f"{directory / SETTINGS} exists, but the database that it names is empty: restore a backup, "
+                f"or, if there is none to restore, remove {directory / SETTINGS} and run this command again"
+            )
+        if not _has_server(known):
+            return False
+        with known.read() as session:
+            pin = key_rows.root_pins(session)[0]
+        if root_key.left_by(pin):
+            return True
+        raise RegistryError(f"{directory / SETTINGS} already exists and is not overwritten: the directory has a server")
+    except SQLAlchemyError:
+        raise RegistryError(
+            f"{directory / SETTINGS} already exists and is not overwritten, and its database does not answer"
+        ) from None
+    finally:
+        known.close()
+
+
+def _has_server(database: Database) -> bool:
+    with database.read() as session:
+        return session.get(Setting, datakey.NAME) is not None
+
+
+def _create(place: Place, database: Database, plan: Plan, root_key: NewRootKey, now: int, made: ExitStack) -> None:
+    """Makes master key, registry and settings; `made` undoes each, unless the registry may have committed."""
+    if not database.is_empty() and _has_server(database):
+        raise RegistryError(
+            f"{database.name} already has a server, which is not overwritten; name another directory or database"
+        )
+    undo = made.enter_context(ExitStack())
+    sqlite = Path(database.url.database) if database.is_sqlite and database.url.database else None
+    if sqlite is not None and not sqlite.exists():
+        for name in (sqlite, *(sqlite.with_name(sqlite.name + end) for end in ("-wal", "-shm"))):
+            undo.callback(name.unlink, missing_ok=True)
+        undo.callback(database.close)
+    master = masterkey.from_credential()
+    if master is None:
+        if not masterkey.exists(place.master):
+            masterkey.make(place.master)
+            undo.callback(masterkey.remove, place.master)
+        master = masterkey.of(place.master)
+    database.migrate()
+    settings = place.directory / SETTINGS
+    undo.callback(settings.unlink, missing_ok=True)
+    undo.callback(root_key.discard)
+    try:
+        with database.write() as session:
+            root_key.write(_fill(session, database, master, plan, now))
+            write_atomic(settings, settings_of(place))
+    except BaseException:
+        if not _certainly_without_server(database):
+            undo.pop_all()
+        raise
+    undo.pop_all()
+
+
+def _certainly_without_server(database: Database) -> bool:
+    """False also if the database does not tell: a commit may have reached it although its answer did not come."""
+    try:
+        return not _has_server(database)
+    except SQLAlchemyError:
+        return False
+
+
+def _remove_directory(directory: Path) -> None:
+    with suppress(OSError):
+        (directory / ROOT_KEY).parent.rmdir()
+    with suppress(OSError):
+        directory.rmdir()
+
+
+def _fill(session: Session, database: Database, master: MasterKey, plan: Plan, now: int) -> ec.EllipticCurvePrivateKey:
+    """Fills the registry; returns the root's private key."""
     data_key = os.urandom(KEY_BYTES)
     cipher = Cipher(data_key)
     datakey.create(session, data_key, master, now)
@@ -186,5 +279,5 @@ def _fill(session: Session, database: Database, master: MasterKey, plan: Plan, n
     session.add_all(Counter(name=name, value=0) for name in _COUNTERS)
     session.flush()
     root_key = KeyLifecycle(database, cipher, Keyring(database, cipher)).create(session, plan.issuer, plan.names, now)
-    write_root_key(plan.root_key, root_key, plan.passphrase)
     audit.record(session, "admin", "server.founded", "ok", now, issuer=plan.issuer)
+    return root_key

@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -64,7 +63,10 @@ def up(
     """Start a stand and keep it running until Ctrl-C or SIGTERM."""
     layout = Layout(directory.absolute())
     if layout.root.exists() and any(layout.root.iterdir()):
-        raise StandError(f"{layout.root} is not empty: choose a new directory, or remove it")
+        if not setup.is_left_over(layout):
+            raise StandError(f"{layout.root} is not empty: choose a new directory, or remove it")
+        click.echo(f"NOTICE: {layout.root} has the files of a stand that failed or was killed; they are removed", err=True)
+        setup.clear(layout)
     if os.geteuid() == 0:
         uid: int | None = agent_uid or ROOT_STANDS_IN_UID
     elif agent_uid not in (None, os.geteuid()):
@@ -106,6 +108,8 @@ class Stand:
         self._uid = plan.uid
         self._backend = plan.backend
         self._keep = plan.keep
+        self._failed = False
+        self._mark: BinaryIO | None = None  # held open: it has a lock
         self._made_root = made_root
         self._server: Service | None = None
         self._link: Service | None = None
@@ -134,7 +138,7 @@ class Stand:
         except _Stopped:
             pass
         except BaseException:
-            self._keep = True  # whoever looks for the cause needs the files
+            self._keep = self._failed = True  # the files show the cause; the next stand here removes them
             raise
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -163,6 +167,8 @@ class Stand:
 
     def _start_with(self, commands: Commands, pos: dict[str, int]) -> None:
         layout = self._layout
+        layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._mark = setup.mark(layout)
         setup.make_directories(layout, self._uid)
         self._commands = runnable_by(self._uid, layout.programs)
         tcti = "device:/dev/tpmrm0"
@@ -290,10 +296,11 @@ class Stand:
             self._tpm.stop()
         self._layout.info.unlink(missing_ok=True)
         if self._keep:
+            if not self._failed:
+                self._layout.mark.unlink(missing_ok=True)
             click.echo(f"the stand has ended; its files are left in {self._layout.root}")
             return
-        for entry in list(self._layout.root.iterdir()) if self._layout.root.exists() else []:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        setup.clear(self._layout)
         if self._made_root and self._layout.root.exists():
             self._layout.root.rmdir()
         click.echo("the stand has ended and cleaned up")

@@ -1,12 +1,15 @@
 """Furnishes a stand: server, link, agent, secrets in three states, and one token of each kind."""
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import tomli_w
 
@@ -82,6 +85,11 @@ class Layout:
         """What the stand tells others."""
         return self.root / "stand.json"
 
+    @property
+    def mark(self) -> Path:
+        """Says that the directory is a stand's, which holds a lock on it and removes it when it ends with its files kept."""
+        return self.root / ".license-stand"
+
     def env(self) -> dict[str, str]:
         """Variables under which the other commands work on this stand."""
         return {
@@ -90,6 +98,30 @@ class Layout:
             "LICENSE_AGENT_CONFIG": str(self.config),
             "LICENSE_SERVER_DIR": str(self.server),
         }
+
+
+def mark(layout: Layout) -> BinaryIO:
+    """Marks the directory as that of a running stand for as long as the file is open, then as that of one that failed."""
+    file = layout.mark.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def is_left_over(layout: Layout) -> bool:
+    """Whether a directory has the files of a stand that failed or was killed: nobody wants to keep them."""
+    try:
+        with layout.mark.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True
+
+
+def clear(layout: Layout) -> None:
+    """Removes everything from a stand's directory, its mark last."""
+    there = list(layout.root.iterdir()) if layout.root.exists() else []
+    for entry in sorted(there, key=lambda entry: entry == layout.mark):
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def make_directories(layout: Layout, uid: int | None) -> None:

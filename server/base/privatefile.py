@@ -15,7 +15,8 @@ def create(path: Path, data: bytes) -> None:
     Raises:
         RegistryError: a file of that name exists.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True)
     try:
         create_file(path, data)
     except FileExistsError:

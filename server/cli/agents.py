@@ -15,7 +15,8 @@ from server.enrollment.by_hand import read_request
 from server.licensing import periods as secret_periods
 from server.licensing.secrets import SecretRow
 
-from .options import agent_option, directory_option, json_option, now, out_option, reading, show, utc, write, writing
+from .options import agent_option, directory_option, json_option, now, reading, show, utc, writing
+from .output import handing_out, out_option
 
 
 @click.command()
@@ -56,9 +57,8 @@ def enrollment_token_make(directory: Path, hw_id: str | None, lifetime: int, fac
     """Make a token for one device and print it."""
     if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
         raise RegistryError("a hardware id has 64 characters 0-9 and a-f; 'license-agent hardware-id' prints it")
-    with writing(directory) as (server, session):
-        text = server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now())
-    write(text, out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now()))
 
 
 @enrollment_token.command("list")
@@ -242,9 +242,8 @@ def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
 @out_option
 def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | None, out: Path | None) -> None:
     """Make an agent's next secret and print its delivery, signed and encrypted to the agent, to be carried by hand."""
-    with writing(directory) as (server, session):
-        delivery = server.secrets.rotate_by_hand(session, agent_id, now(), interval, grace)
-    write(delivery, out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(server.secrets.rotate_by_hand(session, agent_id, now(), interval, grace))
 
 
 @click.command()
@@ -268,9 +267,8 @@ def periods(directory: Path, interval: int | None, grace: int | None) -> None:
 @out_option
 def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) -> None:
     """Print the server's time, signed, for an agent whose clock is wrong."""
-    with writing(directory) as (server, session):
-        text = sign_server_time(session, server.keys, agent_id, challenge, now())
-    write(text, out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(sign_server_time(session, server.keys, agent_id, challenge, now()))
 
 
 COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time)

@@ -3,27 +3,27 @@
 from pathlib import Path
 
 import click
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.base.errors import RegistryError
 from server.base.settings import ROOT_KEY, place_of
 from server.keys.lifecycle import LIFETIMES, WARN_S, KeyRow
-from server.keys.rootkey import read_root_key, write_root_key
+from server.keys.rootkey import NewRootKey, read_root_key
 from server.registry.database import Database
-from server.wiring import Plan, create_server
+from server.wiring import Plan, Server, create_server
 
 from .options import (
     directory_option,
     json_option,
     now,
     opened,
-    out_option,
     passphrase,
     passphrase_option,
     root_key_option,
     show,
     utc,
-    write,
 )
+from .output import out_option, write
 
 
 @click.command()
@@ -61,7 +61,8 @@ def init(
     where = root_key or directory / ROOT_KEY
     secret = passphrase(passphrase_file, new=True)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
-    create_server(directory, plan, now(), url, master_key)
+    if not create_server(directory, plan, now(), url, master_key):
+        click.echo("an earlier run was interrupted after it had created the server, with the options of that run", err=True)
     click.echo(f"created the server in {directory}; 'license-server root-pin' prints the pin of its root", err=True)
     click.echo(f"move the root key {where} away from this machine; only key rotations need it", err=True)
     if secret is None:
@@ -154,11 +155,26 @@ def keys_rotate(
             return
         if lent is None or new_root_key is None:
             raise RegistryError("a new root needs --root-key (the present key) and --new-root-key (the file for the new one)")
-        pin = server.key_lifecycle.rotate_root(now(), lent, lambda key: write_root_key(new_root_key, key, secret))
-        click.echo(pin)
+        click.echo(_new_root(server, lent, NewRootKey(new_root_key, secret)))
         click.echo(
             "agents learn the new root at their next contact; after that, rotate issuing-ca and tls with its key", err=True
         )
+
+
+def _new_root(server: Server, lent: ec.EllipticCurvePrivateKey, file: NewRootKey) -> str:
+    """Makes a new root and returns its pin; or finishes a run that was interrupted behind its commit."""
+    present = server.keys.root_pins()[0]
+    if file.left_by(present):
+        file.put()
+        return present
+    file.check()
+    try:
+        pin = server.key_lifecycle.rotate_root(now(), lent, file.write)
+    except RegistryError:
+        file.discard()
+        raise
+    file.put()
+    return pin
 
 
 @keys.command("end")

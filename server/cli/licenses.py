@@ -10,7 +10,8 @@ from server.licensing.licenses import Order
 from server.registry import audit as audit_log
 from server.registry.audit import Record
 
-from .options import TimeType, agent_option, directory_option, json_option, now, out_option, reading, show, utc, write, writing
+from .options import TimeType, agent_option, directory_option, json_option, now, reading, show, utc, writing
+from .output import handing_out, out_option
 
 
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -50,9 +51,8 @@ def issue(
 ) -> None:
     """Issue a license and print its token."""
     order = Order(license_id or str(uuid.uuid4()), subject, features, metadata, not_before, expires)
-    with writing(directory) as (server, session):
-        token = server.licenses.issue(session, agent_id, order, now(), secret_version)
-    write(token, out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(server.licenses.issue(session, agent_id, order, now(), secret_version))
 
 
 @click.command()
@@ -61,9 +61,8 @@ def issue(
 @out_option
 def reissue(directory: Path, agent_id: str, out: Path | None) -> None:
     """Print new tokens, one on each line, for all licenses of an agent that have not expired, under its newest secret."""
-    with writing(directory) as (server, session):
-        tokens = server.licenses.reissue_all(session, agent_id, now())
-    write("\n".join(tokens), out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand("\n".join(server.licenses.reissue_all(session, agent_id, now())))
 
 
 @click.command()

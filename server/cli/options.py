@@ -39,24 +39,6 @@ passphrase_option = click.option(
 )
 
 
-def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
-    """Opens the output before the command does anything: a secret that is made and cannot be written would be lost."""
-    if out is not None:
-        try:
-            out.open("a").close()
-        except OSError as error:
-            raise click.BadParameter(f"{out} cannot be written: {error.strerror}") from None
-    return out
-
-
-out_option = click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=_writable,
-    help="Write here instead of standard output.",
-)
-
-
 class TimeType(click.ParamType[int]):
     """A time on the command line."""
 
@@ -114,14 +96,6 @@ def passphrase(file: Path | None, *, new: bool) -> bytes | None:
         "passphrase of the root key (empty: none)", hide_input=True, confirmation_prompt=new, default="", show_default=False
     )
     return text.encode() or None
-
-
-def write(text: str, out: Path | None) -> None:
-    """Prints a text, or writes it to a file."""
-    if out is None:
-        click.echo(text.rstrip("\n"))
-    else:
-        out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
 def utc(seconds: int | None) -> str:

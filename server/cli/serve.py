@@ -14,7 +14,8 @@ from server.serving import serve as run_server
 from server.web.listeners import host_and_port
 from server.web.proxyusers import DEFAULT, uids_of
 
-from .options import directory_option, opened, out_option, write
+from .options import directory_option, opened
+from .output import out_option, write
 
 
 def _address(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, int] | None:

@@ -162,6 +162,14 @@ def make(where: str) -> None:
         privatefile.create(Path(where), fresh())
 
 
+def remove(where: str) -> None:
+    """Removes a master key that has been made and protects nothing yet."""
+    if pkcs11key.is_uri(where):
+        pkcs11key.remove(pkcs11key.parse(where))
+    else:
+        Path(where).unlink(missing_ok=True)
+
+
 def exists(where: str) -> bool:
     """Whether there is a file or a key at `where`."""
     return pkcs11key.exists(pkcs11key.parse(where)) if pkcs11key.is_uri(where) else Path(where).exists()

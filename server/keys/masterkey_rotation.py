@@ -5,7 +5,9 @@
 3. `finish`   deletes what the old key has wrapped
 
 After a crash behind the first step the old key is in use, behind the second the new one; the next rotation, or `finish` alone,
-cleans up. A rotation locks the server's directory, so that no two rotations overwrite each other's keys.
+cleans up. Before a new key is made, the registry notes where it will be, so that the same command can be run again: it uses
+a key that is there already only if the note names it. A rotation locks the server's directory, so that no two rotations
+overwrite each other's keys.
 """
 
 import fcntl
@@ -15,15 +17,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sqlalchemy import delete
+
 from common.files import write_atomic
 from server.base.errors import RegistryError
 from server.base.settings import SETTINGS, Place, settings_of
 from server.registry import audit
 from server.registry.database import Database
+from server.registry.models import Setting
 
 from . import datakey, masterkey, pkcs11key
 from .datakey import Wrap
 from .masterkey import MasterKey, SoftMasterKey
+
+PENDING = "master_key_pending"
+"""The setting that holds the place of a key that a rotation makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +70,16 @@ class Rotation:
             raise RegistryError(
                 "a key in a token cannot be replaced in its place; name another key with --to 'pkcs11:…;object=NEW…'"
             )
-        if self._to is not None and masterkey.exists(self._to):
+        with database.read() as session:
+            noted = session.get(Setting, PENDING)
+            self._again = self._to is not None and noted is not None and noted.value == self._to
+        if self._to is not None and not self._again and masterkey.exists(self._to):
             raise RegistryError(f"there is already a key at {self._to}; name another place with --to")
 
     def add(self, now: int) -> None:
         """Makes the new key; either key opens the registry from now on."""
+        if self._again and self._to == self._place.master:
+            return  # an earlier run was interrupted after it had switched
         old = masterkey.in_use(self._place.master)
         with self._database.read() as session:
             # Before a new key is made: without the old one, nothing happens.
@@ -75,7 +88,10 @@ class Rotation:
             self._bytes = masterkey.fresh()
             new: MasterKey = SoftMasterKey(self._bytes, f"file {self._place.master}")
         else:
-            masterkey.make(self._to)
+            with self._database.write() as session:
+                session.merge(Setting(name=PENDING, value=self._to))
+            if not (self._again and masterkey.exists(self._to)):
+                masterkey.make(self._to)
             new = masterkey.of(self._to)
         with self._database.write() as session:
             datakey.add(session, old, new, now)
@@ -92,6 +108,11 @@ class Rotation:
     def finish(self, now: int) -> None:
         """Deletes what the old key has wrapped, once the new key has opened the registry from its place (OP-05)."""
         finish(self._place, self._database, now)
+
+    def settle(self) -> None:
+        """Deletes the note: the command is done, and would be refused if it were run again."""
+        with self._database.write() as session:
+            session.execute(delete(Setting).where(Setting.name == PENDING))
 
 
 def finish(place: Place, database: Database, now: int) -> int:
@@ -132,6 +153,7 @@ def rotate(place: Place, database: Database, now: Callable[[], int], to: str | N
         rotation.switch()
         if not keep_old:
             rotation.finish(now())
+        rotation.settle()
 
 
 def shown(place: Place, database: Database) -> Shown:

@@ -158,6 +158,16 @@ def make(uri: Uri) -> None:
         )
 
 
+def remove(uri: Uri) -> None:
+    """Deletes the key from the token.
+
+    Raises:
+        RegistryError: the token has no such key, or cannot be used.
+    """
+    with _session(uri, writing=True) as session:
+        _key(session, uri).destroy()
+
+
 def encrypt(uri: Uri, nonce: bytes, data: bytes, associated: bytes) -> bytes:
     """Encrypts `data` with AES-256-GCM in the token; the tag comes last (CKM_AES_GCM, PKCS #11 3.0, 2.13.2).
 

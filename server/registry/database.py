@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
 
-from .models import REVISION, Counter
+from .models import REVISION, Counter, Setting
 
 BUSY_S = 10
 POOL_SIZE = 16
@@ -93,6 +93,22 @@ class Database:
             yield
         finally:
             self._writing.release()
+
+    @property
+    def name(self) -> str:
+        """The database, for people: its file, or its URL without a password."""
+        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+
+    def is_empty(self) -> bool:
+        """Whether the database has no registry, not even an empty one. A SQLite file that is missing is not created.
+
+        Raises:
+            SQLAlchemyError: the database does not answer.
+        """
+        if self.is_sqlite and not (self.url.database and Path(self.url.database).exists()):
+            return True
+        with self._reader.connect() as connection:
+            return not inspect(connection).has_table(Setting.__tablename__)
 
     def revision(self) -> str | None:
         """The revision of the schema, or None if the database is empty."""

@@ -343,6 +343,24 @@ def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
     assert done.returncode == 1 and "not empty" in done.stderr and (tmp_path / "precious").read_text() == "x"
 
 
+def test_a_stand_that_was_killed_on_its_way_up_is_started_by_the_same_command() -> None:
+    with short_directory() as directory:
+        root = directory / "stand"
+        command = [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", "software", "--by-hand"]
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_file(root / "server" / "settings.toml", first, "the stand did not begin")
+        first.kill()
+        first.wait()
+        assert not (root / "stand.json").exists()
+        again = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        wait_for_file(root / "stand.json", again, "the stand did not come up")
+        running = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert running.returncode == 1 and "not empty" in running.stderr
+        again.terminate()
+        said = again.communicate(timeout=READY_S)[1]
+        assert "of a stand that failed or was killed" in said and list(root.iterdir()) == []
+
+
 def test_at_a_terminal_a_stand_asks_nothing() -> None:
     with short_directory() as directory:
         root = directory / "stand"

@@ -1,0 +1,95 @@
+"""Hands out what a command has made, so that nothing that is committed is lost on the way to the file.
+
+A file is written completely before the command commits, and gets its name after that: a full disk or an unwritable directory
+stops the command before it has done anything.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from common.files import fsync_directory, temporary_of, write_temporary
+
+
+def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    try:
+        if out.exists():
+            out.open("a").close()
+        elif not out.parent.is_dir():
+            raise click.BadParameter(f"{out} cannot be written: there is no directory {out.parent}")
+        elif not os.access(out.parent, os.W_OK):
+            raise click.BadParameter(f"{out} cannot be written: permission denied")
+    except OSError as error:
+        raise click.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
+out_option = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_writable,
+    help="Write here instead of standard output.",
+)
+
+
+def write(text: str, out: Path | None) -> None:
+    """Prints a text, or writes it to a file. For what can be asked for again; else `handing_out`."""
+    with handing_out(out) as hand:
+        hand(text)
+
+
+@contextmanager
+def handing_out(out: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yields a function that takes what the command hands out. It is printed, or the file gets its name, at the end.
+
+    Enclose the transaction in it: the file's content is written before the transaction commits.
+
+    Args:
+        out: the file; None for standard output.
+    """
+    taken: list[str] = []
+    replaced = out is not None and _is_replaceable(out)
+
+    def hand(text: str) -> None:
+        taken.append(text.rstrip("\n") + "\n")
+        if out is not None and replaced:
+            write_temporary(temporary_of(out), taken[-1].encode(), _mode_of(out))
+
+    try:
+        yield hand
+    except BaseException:
+        if out is not None and replaced and taken:
+            temporary_of(out).unlink(missing_ok=True)
+        raise
+    if not taken:
+        return
+    if out is None:
+        click.echo(taken[-1], nl=False)
+    elif replaced:
+        temporary_of(out).replace(out)
+        fsync_directory(out.parent)
+    else:
+        out.write_text(taken[-1], encoding="utf-8")
+
+
+def _is_replaceable(out: Path) -> bool:
+    """Whether a new file may take this name: not that of a device, a link, or a file of somebody else."""
+    try:
+        info = out.lstat()
+    except FileNotFoundError:
+        return os.access(out.parent, os.W_OK)
+    return stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and os.access(out.parent, os.W_OK)
+
+
+def _mode_of(out: Path) -> int:
+    if out.exists():
+        return stat.S_IMODE(out.stat().st_mode)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
