@@ -4,10 +4,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
+
+from ipc.messages import Reload
+from ipc.peer import Peer
 
 from . import VERSION
-from .admin.service import AdminService
+from .admin.service import AdminService, Handler
 from .base.config import Config
+from .base.configstatus import Read
 from .base.confinement import NOT_CONFINED, ConfinementStatus
 from .wiring import Agent, limits_of
 
@@ -39,6 +44,19 @@ class Chore:
     every: float
     first: float
     work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """How a reload ended.
+
+    Attributes:
+        problems: why the file was refused; empty if it was loaded.
+        needs_restart: what was loaded and takes effect at the next start.
+    """
+
+    problems: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
 
 
 class Housekeeping:
@@ -75,9 +93,10 @@ class Daemon:
     Args:
         agent: from `wiring`.
         confinement: of this process.
+        read_config: reads the configuration file again; None in tests that have none.
     """
 
-    def __init__(self, agent: Agent, confinement: ConfinementStatus = NOT_CONFINED) -> None:
+    def __init__(self, agent: Agent, confinement: ConfinementStatus = NOT_CONFINED, read_config: Read | None = None) -> None:
         self.agent = agent
         self._made = agent.assembled
         self._core = agent.assembled.core
@@ -85,9 +104,10 @@ class Daemon:
         self._reporter = agent.reporter
         self.pos = agent.pos
         core = self._core
-        self.admin = AdminService(
-            self._config.management, core.audit, core.counters, core.clock.monotonic, agent.handlers(confinement)
-        )
+        self._file = agent.parts.config
+        self._file.read = read_config
+        handlers: dict[type, Handler] = {**agent.handlers(confinement), Reload: self._reload_for_administrator}
+        self.admin = AdminService(self._config.management, core.audit, core.counters, core.clock.monotonic, handlers)
         self._housekeeping = Housekeeping(core.clock.monotonic, self._chores())
         self._checkpoint_at = core.clock.monotonic() + CHECKPOINT_EVERY_S
 
@@ -195,16 +215,31 @@ class Daemon:
 
     # Configuration
 
-    def reload(self, config: Config) -> list[str]:
-        """Applies what may change while running; returns what needs a restart."""
-        old, made = self._config, self._made
+    def reload(self) -> Reloaded:
+        """Reads the file and applies what may change while running. A file that is refused changes nothing."""
+        found = self._file.on_disk()
+        if found.config is None:
+            self._refuse(found.problems)
+            return Reloaded(problems=found.problems)
+        later = [*self._apply(found.config), *found.unreachable]
+        log.info("the configuration was reloaded%s", f"; needs a restart: {', '.join(later)}" if later else "")
+        return Reloaded(needs_restart=tuple(later))
+
+    async def _reload_for_administrator(self, _request: Reload, _peer: Peer) -> dict[str, Any]:
+        done = self.reload()
+        return {"problems": list(done.problems), "needs_restart": list(done.needs_restart)}
+
+    def _apply(self, config: Config) -> list[str]:
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        old, made, file = self._config, self._made, config
         later = [name for name in _RESTART_ONLY if getattr(old, name) != getattr(config, name)]
         if old.agent.id != config.agent.id:
             later.append("agent.id")
         # Until the restart the old sections count: this process is confined to their files.
         config = replace(config, **{name: getattr(old, name) for name in _RESTART_ONLY})
         self._config = config
-        self.agent.parts.config.loaded(config, later)
+        self._file.loaded(file, config, later)
         made.store.ring.limits = limits_of(config)
         made.validator.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
         self.agent.parts.mode.reconfigure(config.agent)
@@ -216,7 +251,9 @@ class Daemon:
         self._core.audit.record("config.reloaded", "ok", needs_restart=later)
         return later
 
-    def reload_failed(self, problems: list[str]) -> None:
-        """Notes and logs a configuration that was refused; the old one stays in force."""
-        self.agent.parts.config.refused(problems)
+    def _refuse(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            log.error("%s", problem)
+        log.error("the configuration was not reloaded; the old one stays in force")
+        self._file.refused(problems)
         self._core.audit.record("config.reloaded", "refused", problems=[problem[:300] for problem in problems[:10]])

@@ -21,7 +21,7 @@ from settings.errors import ConfigError
 from . import VERSION
 from .base.clock import Clock
 from .base.config import Config, load_config
-from .base.confinement import Confinement, ConfinementStatus, NeedsRestart
+from .base.confinement import Confinement, NeedsRestart
 from .base.errors import NotProvisioned, StartError
 from .base.identity import check_fallback
 from .base.statelock import StateLock
@@ -32,7 +32,7 @@ from .enrollment.waiting import Unprovisioned
 from .sockets.acceptor import Acceptor
 from .sockets.connection import Hub
 from .sockets.listeners import Listeners, own_sockets
-from .sockets.refusal import RefusingService
+from .sockets.refusal import RefusingService, first_of
 from .wiring import Assembled, assemble, connect, lock_state, open_audit
 
 log = logging.getLogger(__name__)
@@ -96,14 +96,14 @@ class Runner:
             made = await self._assemble(config, clock, hub, owner)
             owner.on_abandon = made.core.hardware.abandon
         except NotProvisioned as error:
-            log.warning("%s", error)
             try:
                 check_fallback(config)
             except StartError as forbidden:
                 log.error("%s", forbidden)
-                return await self._cannot_start(ErrorCode.UNAVAILABLE, "it has no secrets on this backend", EXIT_UNAVAILABLE)
-            log.warning("NOTICE this device is not an agent yet; 'license-agent-cli provision' makes it one")
-            return await self._await_provisioning(config, clock, owner, confinement.status)
+                why = "it has no secrets on this backend"
+                return await self._cannot_start(ErrorCode.UNAVAILABLE, why, [str(forbidden)], EXIT_UNAVAILABLE)
+            log.warning("NOTICE this device is not an agent yet (%s): run 'license-agent-cli provision'", error)
+            return await self._await_provisioning(config, clock, owner, confinement)
         except (NeedsRestart, ConfineError) as error:
             # The service manager starts another process, confined as the configuration needs it.
             log.error("%s", error)
@@ -111,27 +111,37 @@ class Runner:
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
-            return await self._cannot_start(ErrorCode.AGENT_MISCONFIGURED, "its configuration is refused", EXIT_CONFIG)
+            why = "its configuration is refused"
+            return await self._cannot_start(ErrorCode.AGENT_MISCONFIGURED, why, error.problems, EXIT_CONFIG)
         except (HwsecError, StartError, ListenError) as error:
             log.error("%s", error)
-            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its secrets or its log", EXIT_UNAVAILABLE)
-        await self._serve(Daemon(connect(made), confinement.status), hub, confinement)
+            why = "it cannot open its secrets or its log"
+            return await self._cannot_start(ErrorCode.UNAVAILABLE, why, [str(error)], EXIT_UNAVAILABLE)
+        await self._serve(Daemon(connect(made), confinement.status, lambda: self._read_again(confinement)), hub)
         return EXIT_OK
 
     def _load_config(self) -> Config:
+        """Reads the configuration as `_read_config`, and logs its warnings."""
+        config = self._read_config()
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        return config
+
+    def _read_again(self, confinement: Confinement) -> tuple[Config, list[str]]:
+        """Reads the configuration for a daemon that runs: `base.configstatus.Read`."""
+        return confinement.narrowed(confinement.identified(self._read_config()))
+
+    def _read_config(self) -> Config:
         """Reads the configuration, within the confinement of an earlier one if there is one."""
         moved = [] if self._confinement is None else self._confinement.moved()
         if moved:
             raise NeedsRestart(f"{', '.join(map(str, moved))} was replaced after this process was confined to it")
         try:
-            config = load_config(self._path, agent_uid())
+            return load_config(self._path, agent_uid())
         except PermissionError as error:
             if self._confinement is None:
                 raise
             raise NeedsRestart(f"{error.filename}, which the configuration names, is out of this process's reach") from None
-        for warning in config.warnings:
-            log.warning("%s", warning)
-        return config
 
     def _confine(self, config: Config) -> tuple[Confinement, HardwareOwner]:
         """Applies Landlock and then starts the first thread; both happen once in the life of the process."""
@@ -160,7 +170,7 @@ class Runner:
             raise
 
     async def _await_provisioning(
-        self, config: Config, clock: Clock, owner: HardwareOwner, confinement: ConfinementStatus
+        self, config: Config, clock: Clock, owner: HardwareOwner, confinement: Confinement
     ) -> int | None:
         """Answers administrators, who may have the device provisioned, and refuses POS applications. Then starts again."""
         listeners, hub = self._served(), Hub(clock.monotonic)
@@ -168,13 +178,13 @@ class Runner:
             audit, _end = open_audit(config, clock, hub)
         except StartError as error:
             log.error("%s", error)
-            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its log", EXIT_UNAVAILABLE)
-        waiting = Unprovisioned(config, owner, audit, clock, confinement)
+            return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its log", [str(error)], EXIT_UNAVAILABLE)
+        waiting = Unprovisioned(config, owner, audit, clock, confinement.status, lambda: self._read_again(confinement))
         refusal = RefusingService(ErrorCode.UNAVAILABLE, "this device is not an agent yet; an administrator can provision it")
         acceptors = [Acceptor(listeners.pos, hub, refusal), Acceptor(listeners.admin, hub, waiting.admin)]
         self._notices.send("READY=1", "STATUS=waiting to be provisioned")
         try:
-            await self._wait_for(None, waiting.done)
+            await self._wait_for(None, waiting.done, waiting.reload)
             await waiting.admin.finish(5.0)
             await _drain(hub)
         finally:
@@ -185,15 +195,25 @@ class Runner:
             hub.close_all()
         return EXIT_OK if self._stop.is_set() else None
 
-    async def _cannot_start(self, code: ErrorCode, why: str, status: int) -> int | None:
-        """With the service manager's sockets, answers every request with an error and tries again; else returns the status."""
+    async def _cannot_start(self, code: ErrorCode, why: str, reasons: list[str], status: int) -> int | None:
+        """With the service manager's sockets, answers every request with an error and tries again; else returns the status.
+
+        Args:
+            code: of the error.
+            why: for everyone.
+            reasons: for root on the admin socket: what exactly, and what to do.
+            status: the exit status.
+        """
         if not self._inherited or self._listeners is None:
             return status
-        text = f"the agent is running but cannot work: {why}; an administrator finds the reason in its journal"
+        text = f"the agent is running but cannot work: {why}"
+        asked = "; ask an administrator to run 'license-agent-cli status' as root"
         self._notices.send("READY=1", f"STATUS={why}; retrying every {RETRY_S:g} s")
         hub = Hub(time.monotonic)
-        service = RefusingService(code, text)
-        acceptors = [Acceptor(sock, hub, service) for sock in (self._listeners.pos, self._listeners.admin)]
+        for_root = f"{text}: {first_of(reasons)}"
+        pos = RefusingService(code, text + asked)
+        admin = RefusingService(code, text + asked, for_root=for_root, reload=self._reload.set)
+        acceptors = [Acceptor(self._listeners.pos, hub, pos), Acceptor(self._listeners.admin, hub, admin)]
         try:
             await self._wait_for(RETRY_S)
         finally:
@@ -214,7 +234,7 @@ class Runner:
             raise RuntimeError("there are no sockets to serve")
         return self._listeners
 
-    async def _serve(self, daemon: Daemon, hub: Hub, confinement: Confinement) -> None:
+    async def _serve(self, daemon: Daemon, hub: Hub) -> None:
         listeners = self._served()
         await daemon.start()
         # What exists now lives to the end; the collector need not look at it again.
@@ -226,7 +246,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(_tick(daemon.tick))
         courier = loop.create_task(_tick(daemon.keep_in_touch))
-        reloader = loop.create_task(self._reload_on_request(daemon, confinement))
+        reloader = loop.create_task(self._reload_on_request(daemon))
         await self._stop.wait()
         self._notices.send("STOPPING=1")
         for acceptor in acceptors:
@@ -240,24 +260,12 @@ class Runner:
         listeners.close()
         log.info("license-agent has stopped")
 
-    async def _reload_on_request(self, daemon: Daemon, confinement: Confinement) -> None:
+    async def _reload_on_request(self, daemon: Daemon) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
             self._notices.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            try:
-                config, unreachable = confinement.narrowed(confinement.identified(self._load_config()))
-                later = [*daemon.reload(config), *unreachable]
-            except NeedsRestart as error:
-                log.error("the configuration was not reloaded; the old one stays in force: %s", error)
-                daemon.reload_failed([str(error)])
-            except ConfigError as error:
-                for problem in error.problems:
-                    log.error("%s", problem)
-                log.error("the configuration was not reloaded; the old one stays in force")
-                daemon.reload_failed(error.problems)
-            else:
-                log.info("the configuration was reloaded%s", f"; needs a restart: {', '.join(later)}" if later else "")
+            daemon.reload()
             self._notices.send("READY=1")
 
     async def _feed_watchdog(self) -> None:

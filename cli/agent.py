@@ -1,7 +1,10 @@
 """Sends requests to the agent's admin socket for the commands, and prints the replies."""
 
+import grp
 import json
 import os
+import pwd
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from . import health
 ADMIN_DEADLINE_S = 60.0
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""
+RELOAD_TRIES, RELOAD_PAUSE_S = 3, 1.0
 ROOM = 65_536
 """What is read of an input: more than a token or delivery may have, so that one that is too long is refused for its length."""
 
@@ -45,7 +49,8 @@ class Agent:
             )
         if not os.access(self._path, os.W_OK):
             raise NotPermitted(
-                f"{self._path} may not be used by uid {os.geteuid()}: run this as root or as an administrator's user"
+                f"{self._path} may not be opened by {_user(os.geteuid())}: run this as root, or add the user to the group "
+                f"{_group(self._path)} and to [management] allowed_uids in config.toml"
             )
         return AdminClient(self._path, deadline=deadline, agent_uid=self._agent_uid).call(op, **fields)
 
@@ -63,9 +68,36 @@ class Agent:
         except AgentUnavailable as error:
             return {"health": health.of_silence(error)}
 
+    def ask_to_reload(self) -> dict[str, Any]:
+        """The reply to `reload`. An agent that could not start tries again by it, and is asked once more how that went."""
+        for _ in range(RELOAD_TRIES - 1):
+            try:
+                return self.ask("reload")
+            except AgentRefused as error:
+                if health.of_refusal(error) is None:
+                    raise
+            time.sleep(RELOAD_PAUSE_S)
+        return self.ask("reload")
+
     def show(self, reply: dict[str, Any], text: str) -> None:
         """Prints JSON or text, as asked."""
         click.echo(json.dumps(reply, indent=2) if self.as_json else text)
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _group(path: str) -> str:
+    """Who may open a socket besides its owner."""
+    gid = os.stat(path).st_gid
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return f"gid {gid}"
 
 
 readable = click.Path(exists=True, dir_okay=False, path_type=Path)

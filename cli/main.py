@@ -304,6 +304,22 @@ def metrics(agent: Agent) -> None:
     agent.show(reply, reply["text"].rstrip("\n"))
 
 
+@main.command()
+@pass_agent
+def reload(agent: Agent) -> None:
+    """Load the configuration file into the running agent; 'systemctl reload license-agent' runs this."""
+    reply = agent.ask_to_reload()
+    problems, later = reply["problems"], reply["needs_restart"]
+    wait = f"; for a restart wait: {', '.join(later)}" if later else ""
+    if agent.as_json or not problems:
+        agent.show(reply, f"the configuration was reloaded{wait}")
+    for problem in problems:
+        click.echo(f"license-agent-cli: {problem}", err=True)
+    if problems:
+        click.echo("license-agent-cli: the configuration is refused; the one loaded before stays in force", err=True)
+        sys.exit(EXIT_NEGATIVE)
+
+
 @main.group()
 def config() -> None:
     """Check the configuration."""

@@ -130,7 +130,7 @@ class ObjectFile:
 
     def _choose(self, copies: dict[Path, memoryview | None]) -> SealedObjects:
         if all(data is None for data in copies.values()):
-            raise NotEnrolled(f"{self.path} does not exist: run 'license-agent init' first")
+            raise NotEnrolled(f"{self.path} does not exist")
         for data in copies.values():
             objects = None if data is None else self._parse(data)
             if data is None or objects is None:

@@ -186,7 +186,7 @@ class SoftwareBackend:
         try:
             buffer = read_secret_file(self._key_path, _KEY_FILE_MAX)
         except FileNotFoundError:
-            raise NotEnrolled(f"{self._key_path} does not exist: run 'license-agent init' first") from None
+            raise NotEnrolled(f"{self._key_path} does not exist") from None
         except OSError as error:
             raise BackendUnavailable(f"{self._key_path} cannot be read: {error.strerror}") from error
         with buffer:

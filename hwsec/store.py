@@ -109,7 +109,7 @@ class SealedStore:
         anchor, counter = self._backend.read_anchor()
         case = judge_anchor(anchor, counter)
         if anchor is None:
-            raise StoreMissing(f"no store has been committed for {self._path}: run 'license-agent init' first")
+            raise StoreMissing(f"no store has been committed for {self._path}")
         if case is AnchorCase.TORN:
             raise StoreRollback(
                 f"the anchor names generation {anchor.generation}, the counter is at {counter}: "

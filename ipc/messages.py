@@ -164,6 +164,10 @@ class DegradedSwitch(Request, tag="degraded_switch", frozen=True):
     on: bool
 
 
+class Reload(Request, tag="reload", frozen=True):
+    """Read the configuration file again, and say how that ended."""
+
+
 class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
@@ -191,6 +195,7 @@ AdminRequest = (
     | CertificateRenew
     | DegradedSwitch
     | MetricsText
+    | Reload
     | Ping
 )
 

@@ -1,5 +1,6 @@
 """Handles requests that show the agent's state: status, secrets, metrics."""
 
+import asyncio
 from typing import Any
 
 from agentd import VERSION
@@ -41,6 +42,7 @@ class StatusHandlers:
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
         parts, core, ring = self._parts, self._parts.core, self._parts.store.ring
         status = await parts.store.refresh_status()
+        await asyncio.to_thread(parts.config.look)
         now = core.clock.now()
         active, grace = count_states(ring, now)
         return {

@@ -1,31 +1,78 @@
-"""Holds the configuration that is in force, and what is known of the one on disk."""
+"""Holds the configuration that is in force, reads the file again, and knows what the file holds now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from settings.errors import ConfigError
+
 from .config import Config
+from .confinement import NeedsRestart
+
+Read = Callable[[], tuple[Config, list[str]]]
+"""Reads the file within the limits of this process. Returns what may take effect, and what needs a restart for want of reach.
+
+Raises ConfigError or NeedsRestart.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What the file holds.
+
+    Attributes:
+        config: the configuration; None if it is refused.
+        unreachable: what of it needs a restart, since this process cannot reach it.
+        problems: why it is refused.
+    """
+
+    config: Config | None
+    unreachable: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class ConfigStatus:
-    """What a reload has come to.
+    """The configuration of one run.
 
     Attributes:
         config: in force.
-        problems: why the file was refused when it was last read; empty if it was accepted.
+        read: reads the file; None where there is none, in tests.
+        file: as it was loaded; parts of it may wait for a restart.
         needs_restart: sections and keys that were loaded and take effect at the next start.
-        unloaded: the file holds another configuration than the one that was loaded.
+        problems: why the file was refused when it was last read.
+        unloaded: the file held another configuration than the one that was loaded, when it was last read.
     """
 
     config: Config
-    problems: tuple[str, ...] = ()
+    read: Read | None = None
+    file: Config | None = None
     needs_restart: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     unloaded: bool = False
 
-    def loaded(self, config: Config, needs_restart: list[str]) -> None:
-        """Notes that the file was accepted."""
-        self.config, self.needs_restart = config, tuple(needs_restart)
+    def on_disk(self) -> OnDisk:
+        """Reads the file. Blocks for it, and for the names of users and groups."""
+        if self.read is None:
+            return OnDisk(self.config)
+        try:
+            config, unreachable = self.read()
+        except ConfigError as error:
+            return OnDisk(None, problems=tuple(error.problems))
+        except NeedsRestart as error:
+            return OnDisk(None, problems=(f"{error}; run 'systemctl restart license-agent'",))
+        return OnDisk(config, tuple(unreachable))
+
+    def look(self) -> None:
+        """Compares the file with what was loaded from it; blocks as `on_disk`."""
+        found = self.on_disk()
+        self.problems = found.problems
+        self.unloaded = found.config is not None and found.config != (self.file or self.config)
+
+    def loaded(self, file: Config, in_force: Config, needs_restart: list[str]) -> None:
+        """Notes that the file was loaded."""
+        self.file, self.config, self.needs_restart = file, in_force, tuple(needs_restart)
         self.problems, self.unloaded = (), False
 
-    def refused(self, problems: list[str]) -> None:
+    def refused(self, problems: tuple[str, ...]) -> None:
         """Notes that the file was refused."""
-        self.problems = tuple(problems)
+        self.problems = problems

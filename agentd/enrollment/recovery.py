@@ -15,7 +15,7 @@ from agentd.audit.file import AuditDamaged, AuditFile
 from agentd.base.clock import Clock
 from agentd.base.config import Config
 from agentd.base.errors import StartError
-from agentd.base.identity import FILE_NAME, Enrolled, check_fallback, copies, enrolled
+from agentd.base.identity import FILE_NAME, Enrolled, check_fallback, copies, enrolled, traces
 from agentd.base.statelock import StateInUse, StateLock
 from agentd.secrets.open import make_backend, make_store
 from agentd.secrets.pcr_policy import keep_policy, policy_name
@@ -70,6 +70,8 @@ def diagnose(config: Config) -> Diagnosis:
                 anchor, counter = backend.read_anchor()
             except HwsecError as error:
                 state = "not_enrolled" if isinstance(error, NotEnrolled) else error.state.value
+                if state == "not_enrolled" and not any(path.exists() for path in traces(config)):
+                    return Diagnosis(state, str(error), _NEW, there)
                 return Diagnosis(state, str(error), _ADVICE.get(state, _ASK), there)
             generation = 0 if anchor is None else anchor.generation
             found = [path.name for path in copies(config.store_file) if path.exists()]
@@ -78,8 +80,9 @@ def diagnose(config: Config) -> Diagnosis:
 
 
 _ASK = "look at the runbooks in docs/operations.md"
+_NEW = "this device is not an agent yet: start the agent and run 'license-agent-cli provision'"
 _ADVICE = {
-    "not_enrolled": "'license-agent init', or 'license-agent recover reinitialize' where another backend was used before",
+    "not_enrolled": "files of an earlier enrollment exist: restore the missing ones, or 'license-agent recover reinitialize'",
     "absent": "make the TPM answer (firmware, group tss); if it is lost: 'license-agent recover reinitialize'",
     "foreign": "another TPM, one that was cleared, or never initialized: 'license-agent recover reinitialize'",
     "nv_gone": "the TPM was cleared or its indices were deleted: 'license-agent recover reinitialize'",

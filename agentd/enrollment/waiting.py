@@ -9,13 +9,14 @@ from agentd.admin.service import AdminService, Handler
 from agentd.audit.log import AuditLog, actor
 from agentd.base.clock import Clock
 from agentd.base.config import Config
+from agentd.base.configstatus import ConfigStatus, Read
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.counters import Counters
 from agentd.telemetry.health import Facts, findings, health_view
 from agentd.telemetry.views import confinement_view
 from agentd.uplink.linkclient import LinkClient
 from hwsec.owner import HardwareOwner
-from ipc.messages import Provision, Status
+from ipc.messages import Provision, Reload, Status
 from ipc.peer import Peer
 
 from .provisioning import Provisioner, ProvisioningOrder
@@ -29,26 +30,47 @@ class Unprovisioned:
     Args:
         owner: the hardware's thread.
         confinement: of this process.
+        read_config: reads the configuration file again.
 
     Attributes:
         admin: answers on the admin socket.
         done: set once the device is an agent.
+        reload: set once an administrator has asked to use the file as it is now.
     """
 
     def __init__(
-        self, config: Config, owner: HardwareOwner, audit: AuditLog, clock: Clock, confinement: ConfinementStatus
+        self,
+        config: Config,
+        owner: HardwareOwner,
+        audit: AuditLog,
+        clock: Clock,
+        confinement: ConfinementStatus,
+        read_config: Read,
     ) -> None:
         self._config = config
         self._confinement = confinement
         self._audit = audit
         self._lock = asyncio.Lock()
         self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
-        handlers: dict[type, Handler] = {Status: self._status, Provision: self._provision}
+        handlers: dict[type, Handler] = {Status: self._status, Provision: self._provision, Reload: self._reload}
         self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers)
-        self.done = asyncio.Event()
+        self._file = ConfigStatus(config, read_config)
+        self.done, self.reload = asyncio.Event(), asyncio.Event()
+
+    async def _reload(self, _request: Reload, _peer: Peer) -> dict[str, Any]:
+        found = self._file.on_disk()
+        if found.config is not None:
+            self.reload.set()
+        return {"problems": list(found.problems), "needs_restart": []}
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
-        facts = Facts(provisioned=False, audit_failing=self._audit.failing)
+        await asyncio.to_thread(self._file.look)
+        facts = Facts(
+            provisioned=False,
+            audit_failing=self._audit.failing,
+            config_problems=self._file.problems,
+            config_unloaded=self._file.unloaded,
+        )
         return {
             "health": health_view(findings(facts)),
             "agent_id": self._config.agent.id or None,

@@ -60,7 +60,10 @@ def open_backend(config: Config, backend: Backend) -> None:
     except NotEnrolled as error:
         # What an earlier enrollment has left means damage, not a new device.
         if any(path.exists() for path in traces(config)):
-            raise
+            raise NotEnrolled(
+                f"{error}; files of an earlier enrollment exist: restore the missing ones, or run "
+                "'license-agent recover reinitialize'"
+            ) from None
         raise NotProvisioned(str(error)) from None
 
 

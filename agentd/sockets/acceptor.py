@@ -14,6 +14,7 @@ from ipc.errors import ErrorCode
 from ipc.messages import encode_error
 from ipc.peer import Peer, peer_of
 
+from .admission import forbidden_text
 from .connection import Connection, Hub, Service
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Acceptor:
         # An unauthorized peer gets no connection, one error at most: repeated attempts must not keep others waiting.
         with contextlib.suppress(OSError):
             if self._service.refused(peer):
-                accepted.send(encode_error(ErrorCode.FORBIDDEN, f"uid {peer.uid} may not use this socket", None))
+                accepted.send(encode_error(ErrorCode.FORBIDDEN, forbidden_text(self._service.name, peer), None))
         accepted.close()
 
     async def _serve(self, accepted: socket.socket, peer: Peer) -> None:

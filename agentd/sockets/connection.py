@@ -22,6 +22,8 @@ from ipc.frames import FrameDecoder
 from ipc.messages import encode_error
 from ipc.peer import Peer
 
+from .admission import forbidden_text
+
 log = logging.getLogger(__name__)
 
 FRAMES_PER_TURN = 16
@@ -167,7 +169,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
         if not self._service.admits(self.peer):
             self._service.refused(self.peer)
-            self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may not use this socket")
+            self._reject(ErrorCode.FORBIDDEN, forbidden_text(self._service.name, self.peer))
             return
         key = (self._service.name, self.peer.uid)
         count = self._hub.per_uid.get(key, 0)
@@ -349,7 +351,7 @@ class Connection(asyncio.Protocol):
     def recheck(self) -> None:
         """Disconnects the peer if it is no longer allowed."""
         if not self._closing and not self._service.admits(self.peer):
-            self._reject(ErrorCode.FORBIDDEN, f"uid {self.peer.uid} may no longer use this socket")
+            self._reject(ErrorCode.FORBIDDEN, forbidden_text(self._service.name, self.peer))
 
     # Time
 

@@ -88,7 +88,7 @@ def test_a_copy_does_not_open_under_the_other_backend(disk: Disk) -> None:
             if machine.tpm is None
             else text.replace("enabled = true", "enabled = false")
         )
-        disk.refused("license-agent init")
+        disk.refused("license-agent recover reinitialize")
 
 
 # Wound back

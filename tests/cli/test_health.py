@@ -57,6 +57,6 @@ def test_a_user_who_may_not_ask_learns_nothing_of_the_health(tmp_path: Path, mon
     path = tmp_path / "admin.sock"
     path.touch()
     monkeypatch.setattr(os, "access", lambda *_args: False)
-    with pytest.raises(NotPermitted, match="may not be used"):
+    with pytest.raises(NotPermitted, match="run this as root, or add the user to the group"):
         Agent(str(path), False, None).ask_health()
     assert Agent(str(tmp_path / "none"), False, None).ask_health()["health"]["findings"][0]["code"] == "no_answer"

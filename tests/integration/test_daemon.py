@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import pwd
+import re
 import signal
 import socket
 import stat
@@ -20,6 +22,7 @@ from license_agent_client.frames import FrameDecoder
 
 from ipc.bounds import IDLE_TIMEOUT_S
 from tests.support.daemon import Bench, furnished
+from tests.support.stand import BIN
 from tests.support.waiting import READY_S
 
 
@@ -88,6 +91,8 @@ def test_hangup_reloads_and_a_bad_file_changes_nothing(bench: Bench) -> None:
         with _client(bench) as client, pytest.raises(AgentRefused) as caught:
             client.ping()
         assert caught.value.code is ErrorCode.FORBIDDEN
+        me = f"user {pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()}) may not use this socket: add the user to [pos]"
+        assert me in str(caught.value)
         bench.write_config()
         running.process.send_signal(signal.SIGHUP)
         running.notice("READY=1")
@@ -99,6 +104,68 @@ def test_hangup_reloads_and_a_bad_file_changes_nothing(bench: Bench) -> None:
         assert "unknown section [nonsense]" in running.log() and "old one stays" in running.log()
     outcomes = [record["outcome"] for record in bench.records() if record["event"] == "config.reloaded"]
     assert outcomes == ["ok", "ok", "refused"]
+
+
+def _reload_as_systemd(bench: Bench) -> "subprocess.CompletedProcess[str]":
+    """What `systemctl reload` runs, and goes by: the unit's own command."""
+    unit = (Path(__file__).parents[2] / "systemd" / "license-agent.service").read_text()
+    (command,) = re.findall(r"^ExecReload=\+/usr/bin/(.*)$", unit, re.MULTILINE)
+    program, *arguments = command.split()
+    command = [str(BIN / program), "--agent-uid", str(bench.uid), *arguments]
+    return subprocess.run(command, env=bench.env, capture_output=True, text=True, check=False, timeout=READY_S)
+
+
+def test_a_reload_of_a_broken_file_fails_and_status_says_so_until_the_file_is_right(bench: Bench) -> None:
+    status = ("license-agent-cli", "status")
+    with bench.running():
+        bench.give_secret()
+        assert _reload_as_systemd(bench).returncode == 0
+        bench.write_config(extra="[nonsense]\n")
+        done = _reload_as_systemd(bench)
+        assert done.returncode == 1 and "unknown section [nonsense]" in done.stderr
+        refused = "needs attention: the configuration on disk is refused: "
+        told = bench.tool(*status, fine=(1,))
+        assert told.startswith(refused) and "unknown section [nonsense]" in told.split("\n")[0]
+        # Right again and as it was loaded: nothing is left to say, and nothing to load.
+        bench.write_config()
+        assert bench.tool(*status).startswith("fine")
+        # Broken, and nobody has tried to load it: the next start would.
+        bench.write_raw_config("[pos\n")
+        assert bench.tool(*status, fine=(1,)).startswith(refused)
+        bench.write_config(extra="[audit]\nburst = 2000\n")
+        assert bench.tool(*status, fine=(1,)).startswith(
+            "needs attention: the configuration on disk was changed and not loaded"
+        )
+        assert _reload_as_systemd(bench).returncode == 0
+        assert bench.tool(*status).startswith("fine")
+        bench.write_config(extra='[server]\nurl = "https://elsewhere"\ncert_pin = "sha256:' + "0" * 64 + '"\n')
+        done = _reload_as_systemd(bench)
+        assert done.returncode == 0 and done.stdout == "the configuration was reloaded; for a restart wait: server\n"
+        assert "wait for a restart: server" in bench.tool(*status, fine=(1,)).split("\n")[0]
+
+
+def test_a_reload_of_what_could_not_start_tries_again_and_says_how_that_went(bench: Bench) -> None:
+    bench.write_config(extra="[pos2]\n")
+    with bench.running(inherited=True):
+        done = _reload_as_systemd(bench)
+        assert done.returncode == 4 and "unknown section [pos2]" in done.stderr
+        bench.write_config()
+        assert _reload_as_systemd(bench).returncode == 0
+        bench.give_secret()
+        assert bench.tool("license-agent-cli", "status").startswith("fine")
+
+
+def test_a_device_that_waits_to_be_provisioned_can_be_reloaded(bench: Bench) -> None:
+    for path in (*bench.keys.iterdir(), *bench.state.iterdir()):
+        path.unlink()
+    with bench.running():
+        bench.write_config(extra="[pos2]\n")
+        done = _reload_as_systemd(bench)
+        assert done.returncode == 1 and "unknown section [pos2]" in done.stderr
+        assert "also: the configuration on disk is refused" in bench.tool("license-agent-cli", "status", fine=(2,))
+        bench.write_config(uids=[4242])
+        assert _reload_as_systemd(bench).returncode == 0
+        assert bench.status()["mode"] == "unprovisioned"
 
 
 def test_the_watchdog_is_fed(bench: Bench) -> None:
@@ -122,7 +189,10 @@ def test_with_inherited_sockets_it_says_that_it_is_misconfigured_until_it_is_men
     with bench.running(inherited=True) as running:
         with _client(bench) as client, pytest.raises(AgentRefused) as caught:
             client.ping()
-        assert caught.value.code is ErrorCode.AGENT_MISCONFIGURED and "journal" in str(caught.value)
+        assert caught.value.code is ErrorCode.AGENT_MISCONFIGURED and "cli status' as root" in str(caught.value)
+        told = bench.tool("license-agent-cli", "status", fine=(2,))
+        reason = f"{bench.config}: unknown section [pos2]; did you mean [pos]?"
+        assert told == f"not working: the agent is running but cannot work: its configuration is refused: {reason}\n"
         bench.write_config()
         running.process.send_signal(signal.SIGHUP)
         running.notice("READY=1")
@@ -134,13 +204,16 @@ def test_an_agent_whose_keys_are_gone_says_so(bench: Bench) -> None:
     for path in bench.keys.iterdir():
         path.unlink()
     status, text = bench.run_to_the_end()
-    assert status == 69 and "license-agent init" in text and "Traceback" not in text
+    assert (
+        status == 69 and "software.key does not exist" in text and "license-agent recover" in text and "Traceback" not in text
+    )
+    assert "license-agent init" not in text
 
 
 def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) -> None:
     for path in (*bench.keys.iterdir(), *bench.state.iterdir()):
         path.unlink()
-    with bench.running():
+    with bench.running() as running:
         told = bench.tool("license-agent-cli", "status", fine=(2,))
         assert told.startswith("not working: this device is not a license agent yet. Run 'license-agent-cli provision'.")
         assert "not a license agent yet" in told and "exec forbidden yes" in told
@@ -148,6 +221,8 @@ def test_a_device_that_was_never_an_agent_waits_to_be_provisioned(bench: Bench) 
         with client, pytest.raises(AgentUnavailable, match="can provision it"):
             client.validate("a.b.c.d.e")
         assert "license-agent-cli provision" in bench.tool("license-agent-cli", "secrets", fine=(4,))
+        # One instruction.
+        assert running.log().count("license-agent-cli provision") == 1 and "license-agent init" not in running.log()
 
 
 def test_initializing_twice_is_refused(bench: Bench) -> None:

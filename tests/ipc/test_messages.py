@@ -41,6 +41,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "certificate_renew": {},
     "degraded_switch": {"on": True},
     "metrics": {},
+    "reload": {},
     "ping": {},
 }
 DECODERS = {
