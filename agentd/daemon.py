@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 3600.0
 NV_RESERVE = 6
 """NV writes that regular checkpoints leave for administrators and rotations; a commit takes two."""
-LAST_CHECKPOINT_S = 5.0
-"""How long a stop waits for the hardware."""
+LAST_WORK_S = 5.0
+"""How long a stop waits for the hardware, and each time for the disk."""
+LATE_S = 60.0
+"""A lane of the housekeeping that takes longer is told of."""
 
 _RESTART_ONLY = ("paths", "tpm", "server")
 
@@ -38,12 +40,15 @@ class Chore:
         every: seconds between two runs; 0 for every tick, which comes each second.
         first: seconds from the start to the first run.
         work: does it.
+        lane: what the work may wait for; work without a lane waits for nothing. Chores of one lane run one after another, those
+            of different lanes side by side, so that a disk or a TPM that does not answer holds up nothing else.
     """
 
     name: str
     every: float
     first: float
     work: Work
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Reloaded:
 
 
 class Housekeeping:
-    """Runs chores when they are due. One that fails is logged and keeps no other from running.
+    """Runs chores when they are due. One that fails is logged, and none keeps another from running, except in its own lane.
 
     Args:
         monotonic: seconds.
@@ -71,20 +76,45 @@ class Housekeeping:
         self._monotonic = monotonic
         self._chores = chores
         self._next: dict[str, float] = {}
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+        self._since: dict[str, float] = {}
 
-    async def tick(self) -> None:
-        """Runs what is due; called every second."""
+    def tick(self) -> None:
+        """Begins what is due; called every second."""
         now = self._monotonic()
-        for chore in self._chores:
-            if now < self._next.setdefault(chore.name, now + chore.first):
-                continue
-            self._next[chore.name] = now + chore.every
+        due = [chore for chore in self._chores if now >= self._next.setdefault(chore.name, now + chore.first)]
+        lanes: dict[str, list[Chore]] = {}
+        for chore in due:
+            if not chore.lane:
+                self._next[chore.name] = now + chore.every
+                try:
+                    chore.work()
+                except Exception:  # a chore that fails once must not end the housekeeping
+                    log.exception("housekeeping failed: %s", chore.name)
+            elif chore.lane not in self._lanes or self._lanes[chore.lane].done():
+                self._next[chore.name] = now + chore.every
+                lanes.setdefault(chore.lane, []).append(chore)
+            elif now - self._since[chore.lane] > LATE_S:
+                self._since[chore.lane] = now
+                log.error("housekeeping waits for the %s, which has not answered for %g s", chore.lane, LATE_S)
+        for lane, chores in lanes.items():
+            self._since[lane] = now
+            self._lanes[lane] = asyncio.get_running_loop().create_task(self._run(chores))
+
+    async def _run(self, chores: list[Chore]) -> None:
+        for chore in chores:
             try:
                 pending = chore.work()
                 if pending is not None:
                     await pending
-            except Exception:  # a chore that fails once must not end the housekeeping
+            except Exception:
                 log.exception("housekeeping failed: %s", chore.name)
+
+    async def stop(self) -> None:
+        """Stops what is under way; a thread that waits for a disk is left behind."""
+        for task in self._lanes.values():
+            task.cancel()
+        await asyncio.gather(*self._lanes.values(), return_exceptions=True)
 
 
 class Daemon:
@@ -119,12 +149,12 @@ class Daemon:
             Chore("audit file", 0, 0, core.audit.look_after_file),
             Chore("states", 0, 0, self._reporter.note),
             Chore("minute", 60, 60, self._every_minute),
-            Chore("views", 15, 15, self.agent.publisher.write),
-            Chore("hardware", 30, 30, self._reporter.watch_hardware),
-            Chore("checkpoint", 0, 0, self._checkpoint),
+            Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
+            Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
+            Chore("checkpoint", 0, 0, self._checkpoint, "hardware, or the audit log's disk"),
             # Archives soon after the start too: a till that is switched off every few minutes has archives to make as well.
-            Chore("archive", 600, 60, lambda: made.keeper.work(made.checkpoint.last_seq)),
-            Chore("verify", 86_400, 30, made.keeper.check_all),
+            Chore("archive", 600, 60, lambda: made.keeper.work(made.checkpoint.last_seq), "disk of the archives"),
+            Chore("verify", 86_400, 30, made.keeper.check_all, "disk of the archives"),
         )
 
     @property
@@ -166,26 +196,25 @@ class Daemon:
 
     async def finish(self) -> None:
         """Answers what is in flight, then writes everything that is still only in memory."""
+        await self._housekeeping.stop()
         await self.admin.finish(5.0)
         audit, hub = self._core.audit, self._made.hub
         audit.emit_counts()
         audit.record("agent.stopped", "ok")
-        try:
-            async with asyncio.timeout(LAST_CHECKPOINT_S):
-                await self._made.checkpoint.make_if_needed()
-        except TimeoutError:
-            log.error("the audit log's last records are not sealed: the hardware does not answer")
-        await self.agent.publisher.write()
+        await _within(self._made.checkpoint.make_if_needed(), "the audit log's last records are not sealed")
+        await _within(self.agent.publisher.write(), "metrics and state.json are those of before the stop")
         hub.end_tick()
         hub.close_all()
-        audit.close()
-        self._core.vault.close()
+        try:
+            await _within(audit.finish(), "the audit log's last records may be lost at a power cut")
+        finally:
+            self._core.vault.close()
 
     # Housekeeping
 
     async def tick(self) -> None:
         """Runs the housekeeping; called every second."""
-        await self._housekeeping.tick()
+        self._housekeeping.tick()
 
     async def keep_in_touch(self) -> None:
         """Contacts the server if it is time; called every second and apart from `tick`, since it may take long."""
@@ -257,3 +286,12 @@ class Daemon:
         log.error("the configuration was not reloaded; the old one stays in force")
         self._file.refused(problems)
         self._core.audit.record("config.reloaded", "refused", problems=[problem[:300] for problem in problems[:10]])
+
+
+async def _within(work: Awaitable[None], otherwise: str) -> None:
+    """Does the last work of a kind, unless the hardware or the disk does not answer."""
+    try:
+        async with asyncio.timeout(LAST_WORK_S):
+            await work
+    except TimeoutError:
+        log.error("%s: no answer within %g s", otherwise, LAST_WORK_S)

@@ -1,13 +1,16 @@
 """`license-agent`: the console script. Locks the process down, then runs the daemon or one of the other commands."""
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
 
 import uvloop
 
+from common.files import os_problem
 from common.listening import ListenError
+from common.logqueue import LogQueue
 from confine.errors import ConfineError
 from confine.noexec import forbid_exec
 from hwsec.errors import HwsecError
@@ -24,26 +27,48 @@ log = logging.getLogger(__name__)
 
 
 def _run(options: argparse.Namespace) -> int:
-    journal.set_up()
+    lines = journal.set_up()
     try:
-        forbid_exec()
-    except ConfineError as error:
-        log.error("%s", error)
-        return EXIT_UNAVAILABLE
+        return _serve(options, lines)
+    except Exception as error:
+        problems, status = _explained(error)
+        for problem in problems:
+            log.error("%s", problem)
+        if not problems:
+            log.critical("the agent failed", exc_info=error)
+        return status
+    finally:
+        lines.finish()
+
+
+def _serve(options: argparse.Namespace, lines: LogQueue) -> int:
+    forbid_exec()
     forbid_dumps()
     os.umask(0o077)
     # What works in another thread (archives, checks of the log) gives the interpreter back to verdicts ten times as soon.
     sys.setswitchinterval(0.0005)
-    try:
-        inherited = inherited_sockets()
-    except ListenError as error:
-        log.error("%s", error)
-        return EXIT_UNAVAILABLE
+    runner, loop = Runner(options.config, inherited_sockets()), uvloop.new_event_loop()
 
     async def main() -> int:
-        return await Runner(options.config, inherited).run()
+        flowing = asyncio.create_task(lines.keep_flowing(asyncio.sleep))
+        try:
+            return await runner.run()
+        finally:
+            flowing.cancel()
 
-    return uvloop.run(main())
+    # Without `asyncio.run`, which would wait for threads at the end: one may hang at a disk that does not answer.
+    return loop.run_until_complete(main())
+
+
+def _explained(error: Exception) -> tuple[list[str], int]:
+    """What to tell of an error, and the exit status; nothing to tell of one that nobody expects."""
+    if isinstance(error, ConfigError):
+        return error.problems, EXIT_CONFIG
+    if isinstance(error, HwsecError | StartError | ListenError | ConfineError):
+        return [str(error)], EXIT_UNAVAILABLE
+    if isinstance(error, OSError):
+        return [os_problem(error)], EXIT_FAILED
+    return [], EXIT_FAILED
 
 
 def entry() -> None:
@@ -52,15 +77,9 @@ def entry() -> None:
     run = COMMANDS.get(options.command, _run)
     try:
         status = run(options)
-    except ConfigError as error:
-        sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in error.problems))
-        status = EXIT_CONFIG
-    except (HwsecError, StartError) as error:
-        sys.stderr.write(f"license-agent: {error}\n")
-        status = EXIT_UNAVAILABLE
-    except OSError as error:
-        sys.stderr.write(f"license-agent: {error.filename}: {error.strerror}\n")
-        status = EXIT_FAILED
+    except (ConfigError, HwsecError, StartError, OSError) as error:
+        problems, status = _explained(error)
+        sys.stderr.write("".join(f"license-agent: {problem}\n" for problem in problems))
     # A hung TPM call keeps its thread; the process must be able to end all the same.
     sys.stdout.flush()
     sys.stderr.flush()

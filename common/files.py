@@ -119,6 +119,17 @@ def write_atomic(
         fsync_directory(path.parent)
 
 
+def os_problem(error: OSError, what: str = "the system") -> str:
+    """An error of the system as a sentence: which file, what happened.
+
+    Args:
+        error: as it was raised.
+        what: what the error is about, where it names no file: fsync(2), write(2) and others know only a descriptor.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else what}: {reason}"
+
+
 def mode_problem(path: Path, info: os.stat_result, forbidden: int = PRIVATE) -> str | None:
     """Says which of the forbidden permission bits a file has, and how to remove them; None if it has none of them."""
     if not info.st_mode & forbidden:

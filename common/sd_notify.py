@@ -13,20 +13,16 @@ MAX_WAITING = 16
 
 
 class Notifier:
-    """A connection to the notification socket that the environment names. Without one, nothing is sent.
+    """A connection to the notification socket that the environment names. Without one, nothing is sent."""
 
-    Args:
-        timeout_s: how long a notice may wait for room in the socket's queue.
-    """
-
-    def __init__(self, timeout_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self._socket: socket.socket | None = None
         address = os.environ.get("NOTIFY_SOCKET", "")
         if not address:
             return
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            sock.settimeout(timeout_s)
+            sock.setblocking(False)
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
         except OSError as error:
             sock.close()
@@ -80,6 +76,11 @@ class Notices:
         """Feeds the watchdog; this notice is not kept, since the next one says the same."""
         if not self._waiting:
             self._notifier.send("WATCHDOG=1")
+
+    def last(self, text: str) -> None:
+        """Sends a notice if there is room for it now, without an event loop; then closes."""
+        self._notifier.send(text)
+        self.close()
 
     def close(self) -> None:
         """Closes the socket; later notices go nowhere."""

@@ -1,6 +1,7 @@
 """Serves the core's orders, one at a time, and exits when idle. Clock and process are touched here."""
 
 import argparse
+import logging
 import os
 import pwd
 import resource
@@ -9,6 +10,7 @@ import sys
 import time
 
 from common.listening import ListenError, passed_sockets
+from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from ipc.clienttrust import AGENT_USER
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
@@ -18,13 +20,10 @@ from ipc.peer import peer_of
 from . import VERSION
 from .orders import answer
 
+log = logging.getLogger("installer")
+
 EXIT_OK, EXIT_UNAVAILABLE = 0, 69
 IDLE_S = 30.0
-
-
-def _log(level: int, text: str) -> None:
-    """One line for the journal, with its level as systemd reads it (sd-daemon(3))."""
-    sys.stderr.write(f"<{level}>{text}\n")
 
 
 def _inherited() -> socket.socket | None:
@@ -32,7 +31,7 @@ def _inherited() -> socket.socket | None:
     try:
         passed = passed_sockets()
     except ListenError as error:
-        _log(3, str(error))
+        log.error("%s", error)
         return None
     return passed[0][1] if len(passed) == 1 else None
 
@@ -55,13 +54,13 @@ def serve(listener: socket.socket, core_uid: int, idle_s: float) -> None:
             try:
                 _serve_one(sock, core_uid)
             except OSError as error:  # a peer that is slow or gone must not affect the next one
-                _log(4, f"a connection failed: {error.strerror or error}")
+                log.warning("a connection failed: %s", error.strerror or error)
 
 
 def _serve_one(sock: socket.socket, core_uid: int) -> None:
     uid = peer_of(sock, sure_of_pid=False).uid
     if uid != core_uid:
-        _log(4, f"refused a connection from uid {uid}; only uid {core_uid} may use the installer's socket")
+        log.warning("refused a connection from uid %d; only uid %d may use the installer's socket", uid, core_uid)
         sock.settimeout(ORDER_TIMEOUT_S)
         sock.sendall(encode_installer(Refused(v=INSTALLER_VERSION, id=0, text="only the agent may use the installer's socket")))
         return
@@ -92,17 +91,27 @@ def entry() -> None:
     )
     parser.add_argument("--version", action="version", version=VERSION)
     parser.parse_args()
+    lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
+    install(lines)
+    try:
+        status = _run()
+    finally:
+        lines.finish()
+    sys.exit(status)
+
+
+def _run() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     try:
         core_uid = pwd.getpwnam(AGENT_USER).pw_uid
     except KeyError:
-        _log(3, f"the user {AGENT_USER} does not exist; the package license-agent creates it")
-        sys.exit(EXIT_UNAVAILABLE)
+        log.error("the user %s does not exist; the package license-agent creates it", AGENT_USER)
+        return EXIT_UNAVAILABLE
     listener = _inherited()
     if listener is None:
-        _log(3, "systemd passed no socket; start license-agent-installer.socket, which starts this program")
-        sys.exit(EXIT_UNAVAILABLE)
+        log.error("systemd passed no socket; start license-agent-installer.socket, which starts this program")
+        return EXIT_UNAVAILABLE
     with listener:
         serve(listener, core_uid, IDLE_S)
-    sys.exit(EXIT_OK)
+    return EXIT_OK

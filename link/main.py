@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from common.listening import ListenError
+from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from confine.basics import basic_rules
 from confine.errors import ConfineError
 from confine.landlock import restrict
@@ -28,14 +29,6 @@ log = logging.getLogger("link")
 
 EXIT_OK, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 69, 78
 DEFAULT_IDLE_S = 30.0
-_PREFIXES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
-
-
-class _Formatter(logging.Formatter):
-    """One line for each message, with its level as systemd reads it (sd-daemon(3))."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"<{_PREFIXES.get(record.levelno, 6)}>{super().format(record)}".replace("\n", " | ")
 
 
 def _seconds(text: str) -> float:
@@ -83,9 +76,13 @@ def _close_up() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
 
 
-async def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None) -> None:
+async def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None, lines: LogQueue) -> None:
+    flowing = asyncio.create_task(lines.keep_flowing(asyncio.sleep))
     await load_libraries()
-    await Service(listener, config, time.monotonic, idle_s).serve()
+    try:
+        await Service(listener, config, time.monotonic, idle_s).serve()
+    finally:
+        flowing.cancel()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,10 +91,16 @@ def main(arguments: list[str] | None = None) -> int:
     # There is nothing to save: a signal ends the process at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
+    install(lines, logging.WARNING)
     log.setLevel(logging.INFO)
+    try:
+        return _run(options, lines)
+    finally:
+        lines.finish()
+
+
+def _run(options: argparse.Namespace, lines: LogQueue) -> int:
     try:
         forbid_exec()
         _close_up()
@@ -118,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     files = "this kernel has no Landlock" if abi is None else f"Landlock ABI {abi}"
     log.info("confined: no program can be started; %s", files)
     with listener:
-        asyncio.run(_serve(listener, config, options.idle if inherited else None))
+        asyncio.run(_serve(listener, config, options.idle if inherited else None, lines))
     return EXIT_OK
 
 

@@ -1,5 +1,6 @@
 """Runs `license-server serve`: wires the API, its listeners, metrics and readiness checks, and reloads TLS on SIGHUP."""
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -17,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.files import write_atomic
-from common.sd_notify import Notifier
+from common.logqueue import LogQueue
+from common.sd_notify import Notices
 
 from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
@@ -36,8 +38,6 @@ from .wiring import Server, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
-NOTICE_TIMEOUT_S = 5.0
-"""How long a notice to systemd may wait for room in its socket."""
 _log = logging.getLogger("license_server")
 
 
@@ -62,13 +62,16 @@ class Options:
     proxies: frozenset[int] = frozenset()
 
 
-def serve(server: Server, options: Options) -> None:
+def serve(server: Server, options: Options, lines: LogQueue) -> None:
     """Serves until SIGTERM or SIGINT. SIGHUP reloads the TLS certificate.
+
+    Args:
+        lines: the process's log, which is kept flowing meanwhile.
 
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    metrics = Metrics(lambda: _facts(server), time.time)
+    metrics = Metrics(lambda: _facts(server), time.time, lambda: lines.dropped)
     app = create_app(
         wire_exchange(server), wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi
     )
@@ -91,11 +94,13 @@ def serve(server: Server, options: Options) -> None:
         ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
         names.append("operators: " + _name(ops_sock.getsockname()))
         servers.append(Listener(create_ops(checks(server), metrics.text), ops_sock, H11Protocol, None))
-    notifier = Notifier(NOTICE_TIMEOUT_S)
+    notices = Notices()
+    background: set[asyncio.Task[None]] = set()
 
     def ready() -> None:
+        background.add(asyncio.get_running_loop().create_task(lines.keep_flowing(asyncio.sleep)))
         _log.info("serving", extra={"fields": {"listeners": names}})
-        notifier.send("READY=1")
+        notices.send("READY=1")
 
     def hangup() -> None:
         _reload(server.keys, context)
@@ -103,7 +108,7 @@ def serve(server: Server, options: Options) -> None:
     try:
         run(servers, ready, hangup)
     finally:
-        notifier.send("STOPPING=1")
+        notices.last("STOPPING=1")
         _log.info("stopped")
         if options.unix is not None:
             options.unix.unlink(missing_ok=True)

@@ -351,9 +351,23 @@ class AuditLog:
         self._coalesced.close()
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Writes what is left and closes the file. Waits for the disk.
+
+        Raises:
+            OSError: the last records may not be durable.
+        """
         self.emit_counts()
         self.flush()
-        self._file.sync()
-        self._file.close()
-        self._coalesced.close()
+        try:
+            self._file.sync()
+        finally:
+            self.discard()
+
+    async def finish(self) -> None:
+        """As `close`, but the event loop goes on while a thread waits for the disk. Raises as `close`."""
+        self.emit_counts()
+        self.flush()
+        try:
+            await asyncio.to_thread(self._file.sync)
+        finally:
+            self.discard()

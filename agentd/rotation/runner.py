@@ -1,5 +1,6 @@
 """Performs the rotation step by step: journal first, then the effect, then the next step. `table` says which step that is."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -107,23 +108,24 @@ class RotationRunner:
             log.warning("%s could not be read; the agent asks the server where the rotation stands", self._path)
             return Rotation()
 
-    def _journal(self, rotation: Rotation) -> None:
-        write_atomic(self._path, msgspec.json.encode(rotation))
+    async def _journal(self, rotation: Rotation) -> None:
+        # In a thread: it waits for the disk twice, and no validation waits with it.
+        await asyncio.to_thread(write_atomic, self._path, msgspec.json.encode(rotation))
         self.rotation = rotation
         self._trace(f"journal: {rotation.step.value}")
 
     # What begins a rotation
 
-    def want(self, cause: Cause) -> None:
+    async def want(self, cause: Cause) -> None:
         """Begins a rotation unless one is under way. Raises OSError if the journal cannot be written."""
         if self.rotation.step is Step.IDLE:
-            self._journal(begun(cause, self.newest, self._core.clock.now()))
+            await self._journal(begun(cause, self.newest, self._core.clock.now()))
             self._core.audit.record("rotation.begun", "ok", cause=cause.value, secret_version=self.newest)
 
-    def hear(self, server_version: int) -> None:
+    async def hear(self, server_version: int) -> None:
         """Notes which version the server makes licenses with; if the agent's is newer, it must be confirmed."""
         if self.rotation.step is Step.IDLE and server_version < self.newest:
-            self._journal(unconfirmed(self.newest, self._core.clock.now()))
+            await self._journal(unconfirmed(self.newest, self._core.clock.now()))
 
     # What goes on with it
 
@@ -145,18 +147,18 @@ class RotationRunner:
             try:
                 following = await effects[self.rotation.step]()
             except ServerRefused as refused:
-                if not self._refused(refused):
+                if not await self._refused(refused):
                     raise
                 continue
-            self._journal(following)
+            await self._journal(following)
 
-    def _refused(self, refused: ServerRefused) -> bool:
+    async def _refused(self, refused: ServerRefused) -> bool:
         """Records a refusal; returns whether the rotation goes on."""
         step, code = self.rotation.step, refused.refusal.code
         lost = code in _LOST and step in (Step.SEALED, Step.CONFIRMED)
         self._core.audit.record("rotation.refused", code.value, step=step.value, text=refused.refusal.text[:300])
         log.warning("rotation: %s", refused)
-        self._journal(advance(self.rotation, Event.LOST if lost else Event.REFUSED))
+        await self._journal(advance(self.rotation, Event.LOST if lost else Event.REFUSED))
         return lost
 
     async def _request(self) -> Rotation:

@@ -1,5 +1,6 @@
 """Binds the KEK to approved boot states of the machine at an administrator's request. Each act is logged before it is done."""
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class PcrPolicies:
             raise Refused("the policy is not signed by the key that this agent is bound to")
         name = policy_name(data)
         await self._audit.record_durably("tpm.policy_installed", "begun", actor=actor, file=name, number=policy.number)
-        keep_policy(self._directory, name, data)
+        await asyncio.to_thread(keep_policy, self._directory, name, data)
         return name
 
     async def bind(self, kind: Kind, pcrs: tuple[int, ...], key_pem: str, actor: dict[str, Any]) -> None:

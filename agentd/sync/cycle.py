@@ -189,13 +189,13 @@ class ContactCycle:
         if reply.revocations != lists.number or lists.next_update is None or lists.old(now):
             await self._updates.apply_revocations(await self._client.ask(RevocationReply, RevocationList))
         rotation = self._rotation
-        rotation.hear(reply.secret_version)
+        await rotation.hear(reply.secret_version)
         if cause is None and reply.rotate_now:
             cause = Cause.URGENT
         if cause is None and self._core.clock.now() >= rotation.due_at():
             cause = Cause.DUE
         if cause is not None:
-            rotation.want(cause)
+            await rotation.want(cause)
         if rotation.rotation.step is not Step.IDLE:
             await rotation.run()
         if renew or self._certificates.renewal_due():

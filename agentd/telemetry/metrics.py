@@ -39,6 +39,7 @@ class Gauges:
     hierarchies_open: int = 0
     lockout_counter: int | None = None
     nv_budget_left: int | None = None
+    log_lines_dropped: int = 0
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -96,6 +97,8 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.certificate_ends),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
+    Declared("log_lines_dropped_total", "counter", "", "Lines of the process's log that nobody took in time",
+             lambda _, g: g.log_lines_dropped),
 )  # fmt: skip
 """What every agent has."""
 

@@ -5,7 +5,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from agentd.base.journal import lines_dropped
 from common.files import write_atomic
 
 from .metrics import Gauges, Metrics
@@ -14,6 +16,9 @@ from .statefile import StateFile
 from .views import count_states, rotation_view, state_view
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0
+"""How long a caller waits for the disk."""
 
 
 class Publisher:
@@ -30,23 +35,34 @@ class Publisher:
         self._metrics_file = metrics_file
         self._state_file = state_file
         self._metrics = Metrics(parts.core.counters, self.gauges)
-        self._writing = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._writing: asyncio.Task[None] | None = None
 
     def render_metrics(self) -> bytes:
         """The text of the metrics file."""
         return self._metrics.render()
 
     async def write(self) -> None:
-        """Writes the files. A full disk is logged and stops nothing."""
-        parts, metrics, file = self._parts, self._metrics.render(), self._state_file
-        state = state_view(parts)
-        async with self._writing:
-            await asyncio.to_thread(
-                _try_to_write, self._metrics_file, lambda: write_atomic(self._metrics_file, metrics, 0o644, durable=False)
-            )
-            await asyncio.to_thread(_try_to_write, file.path, lambda: file.write(state))
+        """Writes the files. A full disk is logged and stops nothing; nobody waits long for one that does not answer."""
+        async with self._turn:
+            if not await self._written():
+                return  # the thread of that time still hangs; more of them would be of no use
+            self._writing = asyncio.get_running_loop().create_task(self._write(self._metrics.render(), state_view(self._parts)))
+            if not await self._written():
+                log.error("metrics and state.json cannot be written: the disk has not answered for %g s", PATIENCE_S)
+
+    async def _written(self) -> bool:
+        """Whether the last write has come to its end; waits for it for a while."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=PATIENCE_S)
+        return self._writing is None or self._writing.done()
+
+    async def _write(self, metrics: bytes, state: dict[str, Any]) -> None:
+        path, file = self._metrics_file, self._state_file
+        await asyncio.to_thread(_try_to_write, path, lambda: write_atomic(path, metrics, 0o644, durable=False))
+        await asyncio.to_thread(_try_to_write, file.path, lambda: file.write(state))
         with contextlib.suppress(OSError):
-            await parts.validator.inventory.save()
+            await self._parts.validator.inventory.save()
 
     def gauges(self) -> Gauges:
         """What is so now."""
@@ -72,6 +88,7 @@ class Publisher:
             hierarchies_open=len(status.hierarchies_open),
             lockout_counter=status.lockout_counter,
             nv_budget_left=status.nv_budget_left,
+            log_lines_dropped=lines_dropped(),
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -31,9 +31,12 @@ class Metrics:
     Args:
         facts: returns the present facts; raises what the database raises.
         wall: seconds since 1970 UTC.
+        lines_dropped: returns how many lines of the log were lost since the start.
     """
 
-    def __init__(self, facts: Callable[[], Facts], wall: Callable[[], float]) -> None:
+    def __init__(
+        self, facts: Callable[[], Facts], wall: Callable[[], float], lines_dropped: Callable[[], int] = lambda: 0
+    ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "license_server_requests_total",
@@ -55,6 +58,7 @@ class Metrics:
         self._provisioned = Counter(
             "license_server_provisioned_total", "Devices provisioned, repeated ones too.", registry=self._registry
         )
+        self._registry.register(_LogCollector(lines_dropped))
         self._registry.register(_FactsCollector(facts, wall))
 
     def count(self, endpoint: str, status: int, code: str | None, seconds: float) -> None:
@@ -84,6 +88,16 @@ def _outcome(status: int) -> str:
     if status < 400:
         return "ok"
     return "refused" if status < 500 else "failed"
+
+
+class _LogCollector(Collector):
+    def __init__(self, lines_dropped: Callable[[], int]) -> None:
+        self._lines_dropped = lines_dropped
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "license_server_log_lines_dropped_total", "Lines of the log that nobody took in time.", self._lines_dropped()
+        )
 
 
 class _FactsCollector(Collector):

@@ -5,8 +5,9 @@ A line has no token, no secret and no exception text: an exception may quote wha
 
 import json
 import logging
-import sys
 import time
+
+from common.logqueue import LogQueue, StreamSink, encoder, install
 
 
 class JsonFormatter(logging.Formatter):
@@ -25,14 +26,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Logs the server's events, and its libraries' warnings, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
+def log_to_stderr(level: int = logging.INFO) -> LogQueue:
+    """Logs the server's events, and its libraries' warnings, to standard error; no request waits for who reads that."""
+    lines = LogQueue(encoder(JsonFormatter()), StreamSink())
+    install(lines, logging.WARNING)
     logging.getLogger("license_server").setLevel(level)
+    return lines
 
 
 def place_of(problem: BaseException) -> str:

@@ -82,9 +82,12 @@ def serve(
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
-    log_to_stderr()
-    with opened(directory) as server:
-        run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies))
+    lines = log_to_stderr()
+    try:
+        with opened(directory) as server:
+            run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies), lines)
+    finally:
+        lines.finish()
 
 
 @click.command()

@@ -20,7 +20,7 @@ REQUIRED = [
 GAUGES = Gauges(
     secrets_active=1, secrets_grace=2, degraded=True, tpm_available=False, last_rotation=1.8e9, clock_suspect=True,
     connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6, last_contact=1.7e9,
-    revocations_stale=True, certificate_ends=1.9e9,
+    revocations_stale=True, certificate_ends=1.9e9, log_lines_dropped=16,
 )  # fmt: skip
 COUNTERS = Counters(
     rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12, contacts=13,
@@ -47,7 +47,7 @@ def test_every_name_is_there_with_its_value() -> None:
             "unauthorized_total": 11, "refused_requests_total": 12, "clock_suspect": 1, "connections": 3,
             "audit_records_total": 4, "audit_counted_total": 5, "audit_failing": 0, "tpm_nv_writes_total": 6,
             "contacts_total": 13, "contacts_failed_total": 14, "degraded_seconds_total": 15.5, "last_contact": 1.7e9,
-            "revocations_stale": 1, "certificate_ends": 1.9e9,
+            "revocations_stale": 1, "certificate_ends": 1.9e9, "log_lines_dropped_total": 16,
         }.items()
     }  # fmt: skip
 
