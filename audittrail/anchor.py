@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from .chain import CLASSES, ZERO_HASH
+from .chain import CLASSES
 from .signature import verify_signature
-from .verify import Verification
 
 _PURPOSE = b"license-agent audit anchor v1\n"
 
@@ -74,25 +73,6 @@ def decode(data: bytes) -> dict[str, Removed]:
     by_kind = {anchor.kind: anchor for anchor in found}
     if len(by_kind) != len(found) or not set(by_kind) <= set(CLASSES):
         raise ValueError("not a file of anchors: its classes are wrong")
+    if not all(0 < anchor.records <= anchor.last_seq for anchor in found):
+        raise ValueError("not a file of anchors: its numbers are wrong")
     return by_kind
-
-
-def check(result: Verification, anchors: Mapping[str, Removed], identity: bytes | None) -> str | None:
-    """What is wrong with the beginnings of the chains; None if each begins at its first record or at an anchor.
-
-    Args:
-        result: of the check of all records that are there.
-        anchors: by class.
-        identity: public point of the machine's identity key; None if it is not known, and signatures go unchecked.
-    """
-    for kind, (seq, prev) in sorted(result.begins.items()):
-        if prev == ZERO_HASH:
-            continue
-        anchor = anchors.get(kind)
-        if anchor is None:
-            return f"the '{kind}' records before record {seq} are missing, and no anchor says that retention removed them"
-        if anchor.head.encode() != prev:
-            return f"the '{kind}' records between record {anchor.last_seq}, where retention stopped, and {seq} are missing"
-        if identity is not None and not is_signed_by(anchor, identity):
-            return f"the anchor of the '{kind}' records was not signed by this machine"
-    return None

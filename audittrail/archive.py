@@ -39,6 +39,10 @@ class ArchiveDamaged(Exception):
     """An archive cannot be read: damaged, changed, or made for another key."""
 
 
+class WrongKey(ArchiveDamaged):
+    """An archive does not open with this key: it was made for another one, or somebody changed what holds its key."""
+
+
 class Wrapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The archive's key for one reader.
 
@@ -135,11 +139,12 @@ def unseal_for_machine(data: bytes, machine_key: memoryview) -> tuple[Header, by
     """Header and zlib stream of an archive, with the machine's key.
 
     Raises:
-        ArchiveDamaged: it was changed, or another machine wrote it.
+        ArchiveDamaged: it was changed.
+        WrongKey: another machine wrote it, or it was changed.
     """
     header, start = read_header(data)
     if header.machine is None:
-        raise ArchiveDamaged("the archive has no key for a machine")
+        raise WrongKey("the archive has no key for a machine")
     return header, _decrypt(data, start, _unwrap(machine_key, header.machine, _MACHINE))
 
 
@@ -147,15 +152,16 @@ def unseal_for_operator(data: bytes, private_key: ec.EllipticCurvePrivateKey) ->
     """Header and zlib stream of an archive, with the operator's key.
 
     Raises:
-        ArchiveDamaged: it was changed, or it was not made for this key.
+        ArchiveDamaged: it was changed.
+        WrongKey: it was not made for this key, or it was changed.
     """
     header, start = read_header(data)
     if header.operator is None:
-        raise ArchiveDamaged("the archive was not made for an operator's key ([audit] archive_key was not set)")
+        raise WrongKey("the archive was not made for an operator's key ([audit] archive_key was not set)")
     try:
         peer = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), header.operator.point)
     except ValueError:
-        raise ArchiveDamaged("the archive's ephemeral key is not a point of P-256") from None
+        raise WrongKey("the archive's ephemeral key is not a point of P-256") from None
     key = _agreed(private_key.exchange(ec.ECDH(), peer), header.operator.point, private_key.public_key())
     return header, _decrypt(data, start, _unwrap(key, header.operator, _OPERATOR))
 
@@ -208,7 +214,7 @@ def _unwrap(key: bytes | memoryview, wrapped: Wrapped, purpose: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(wrapped.nonce, wrapped.sealed, purpose)
     except (InvalidTag, ValueError):
-        raise ArchiveDamaged("the archive was not made for this key, or was changed") from None
+        raise WrongKey("the archive was not made for this key, or was changed") from None
 
 
 def _decrypt(data: bytes, start: int, key: bytes) -> bytes:

@@ -2,41 +2,31 @@
 
 import base64
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import msgspec
 
 from . import certificate
 from .chain import (
     CERTIFIED,
     CHECKPOINT,
-    CLASS_MARK,
     CLASSES,
-    END,
-    HASH_MARK,
     MAX_LINE_BYTES,
     NO_HEADS,
-    PREV_MARK,
     SEGMENT_CLOSED,
-    TAIL_BYTES,
     ZERO_HASH,
     Heads,
     fold_checkpoint,
     heads_digest,
-    heads_fields,
 )
+from .record import HASH, PREV, read, seq_of, why_not
 from .signature import verify_signature
 
-_sha256 = hashlib.sha256
-_MAX_DIGITS = 20
-_MARK = b'"event":"audit.'
-_KINDS = {kind.encode(): kind for kind in CLASSES}
+_STATEMENTS = frozenset({CHECKPOINT, SEGMENT_CLOSED, CERTIFIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +34,7 @@ class Problem:
     """The first place where the log is not intact.
 
     Attributes:
-        line: line number in its file, from 1; counted over all files by `verify_lines`.
+        line: line number in its file, from 1; counted over all files by `verify_lines`; 0 if it is no single line.
         seq: the number that the record should have.
         text: what is wrong.
         file: where; empty where only lines were given.
@@ -56,7 +46,8 @@ class Problem:
     file: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.file}, line {self.line}" if self.file else f"line {self.line}"
+        line = f"line {self.line}" if self.line else ""
+        where = ", ".join(part for part in (self.file, line) if part) or "the log"
         return f"{where} (record {self.seq}): {self.text}"
 
 
@@ -76,7 +67,14 @@ class Verification:
         resealed: numbers of the checkpoints that began a new seal, because what was sealed did not fit the log; each
             was alerted when it happened.
         last_checkpoint: number of the last checkpoint; 0 if there is none.
+        checkpoints: for the number of each checkpoint, SHA-256 over the heads that it states (64 hex characters), and its time.
+        tail_begins: number of the first record after that certificate; 0 if there is none.
+        tail_time: its time; empty if it is not there.
+        last_time: the time of the last record that holds, as the log writes it.
         certified: number of the last record that holds a certificate of the value; 0 if there is none.
+        certificates: how many records hold one.
+        covered: number of the last checkpoint whose value a certificate states: all records before it hang on the hardware's
+            signature; 0 if there is none.
         attestation: public point of the machine's attestation key, set by who knows it; without it the signatures of the
             certificates are not checked.
         problem: None if all records hold.
@@ -90,28 +88,20 @@ class Verification:
     values: list[bytes] = field(default_factory=list)
     resealed: list[int] = field(default_factory=list)
     last_checkpoint: int = 0
+    checkpoints: dict[int, tuple[str, str]] = field(default_factory=dict)
+    last_time: str = ""
     certified: int = 0
+    certificates: int = 0
+    covered: int = 0
+    tail_begins: int = 0
+    tail_time: str = ""
     attestation: bytes | None = None
     problem: Problem | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether all records hold."""
+        """Whether the records that were given hold. It says nothing of records that were not; `audittrail.report` does."""
         return self.problem is None
-
-    def audit_fields(self) -> dict[str, Any]:
-        """Returns what the check found as plain values by name."""
-        return {
-            "ok": self.ok,
-            "problem": None if self.problem is None else str(self.problem),
-            "records": self.records,
-            "first_seq": self.first_seq,
-            "last_seq": self.last_seq,
-            "heads": heads_fields(self.heads),
-            "last_checkpoint": self.last_checkpoint,
-            "resealed": self.resealed,
-            "certified": self.certified,
-        }
 
     @property
     def heads(self) -> Heads:
@@ -132,55 +122,39 @@ def verify_lines(lines: Iterable[bytes], so_far: Verification | None = None, *, 
             of which no record has been seen yet cannot be checked: retention may have removed it.
     """
     result = so_far or Verification()
-    for number, line in enumerate(lines, start=1):
-        seq, kind = _place(line)
-        if result.records == 0:
-            _begin(result, seq, whole)
-        elif whole and seq != result.last_seq + 1:
-            seq = result.last_seq + 1
-            kind = b""
-        expected = result.chains.get(_KINDS.get(kind, ""))
-        if not (
-            seq > result.last_seq
-            and kind in _KINDS
-            and len(line) <= MAX_LINE_BYTES
-            and line[-67:-3] == _sha256(line[: -67 - len(HASH_MARK) + 1]).hexdigest().encode("ascii")
-            and line[-TAIL_BYTES : -TAIL_BYTES + 9] == PREV_MARK
-            and (expected is None or line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73] == expected)
-            and line[-3:] == END
-            and line[-67 - len(HASH_MARK) : -67] == HASH_MARK
-        ):
-            wanted = seq if seq > result.last_seq else result.last_seq + 1
-            result.problem = Problem(number, wanted, _why(line, wanted, expected))
-            break
-        if _MARK in line:
-            text = _check_statement(line, seq, result, whole)
-            if text is not None:
-                result.problem = Problem(number, seq, text)
+    chains, good, records = result.chains, None, result.records
+    try:
+        for number, line in enumerate(lines, start=1):
+            record = read(line)
+            seq = seq_of(line) if record is None else record["seq"]
+            if not records:
+                _begin(result, seq, whole)
+                chains = result.chains
+            kind = "" if record is None else record["class"]
+            expected = chains.get(kind)
+            wanted = result.last_seq + 1 if whole or seq <= result.last_seq else seq
+            if record is None or seq != wanted or (expected is not None and line[PREV] != expected):
+                result.problem = Problem(number, wanted, _why(line, record, wanted))
                 break
-        if expected is None:
-            result.begins[_KINDS[kind]] = (seq, line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73])
-        result.chains[_KINDS[kind]] = line[-67:-3]
-        result.records += 1
-        result.last_seq = seq
+            event = record.get("event")
+            if type(event) is str and event in _STATEMENTS:
+                text = _check_statement(record, seq, result, whole)
+                if text is not None:
+                    result.problem = Problem(number, seq, text)
+                    break
+            if expected is None:
+                result.begins[kind] = (seq, line[PREV])
+            chains[kind] = line[HASH]
+            records += 1
+            result.last_seq = seq
+            good = record
+            if seq == result.tail_begins:
+                result.tail_time = str(record.get("time"))
+    finally:
+        result.records = records
+        if good is not None:
+            result.last_time = str(good.get("time"))
     return result
-
-
-def _place(line: bytes) -> tuple[int, bytes]:
-    """Number and class that a line says it has; 0 or an unknown class if it says nothing that can be read."""
-    comma = line.find(b",", 7, 8 + _MAX_DIGITS)
-    digits = line[7:comma] if comma > 0 else b""
-    if not line.startswith(b'{"seq":') or not digits.isdigit() or (digits[0] == 48):
-        return 0, b""
-    start = comma + len(CLASS_MARK)
-    if line[comma:start] != CLASS_MARK:
-        return int(digits), b""
-    return int(digits), line[start : line.find(b'"', start, start + 16)]
-
-
-def seq_of(line: bytes) -> int:
-    """Number that a record's line says it has; 0 if it says none."""
-    return _place(line)[0]
 
 
 def _begin(result: Verification, seq: int, whole: bool) -> None:
@@ -190,32 +164,18 @@ def _begin(result: Verification, seq: int, whole: bool) -> None:
     result.first_seq, result.last_seq = max(seq, 1), max(seq, 1) - 1
 
 
-def _why(line: bytes, seq: int, head: bytes | None) -> str:
-    if not line.endswith(b"\n"):
-        return "the line is cut short"
-    if len(line) > MAX_LINE_BYTES or line[-3:] != END or line[-67 - len(HASH_MARK) : -67] != HASH_MARK:
-        return "not a record of this log"
-    if line[-67:-3] != _sha256(line[: -67 - len(HASH_MARK) + 1]).hexdigest().encode("ascii"):
-        return "its hash does not fit its content: the record was changed"
-    if _place(line)[0] != seq:
-        return f"it is not record {seq}: a record was removed, inserted or moved"
-    if head is not None and line[-TAIL_BYTES + 9 : -TAIL_BYTES + 73] != head:
-        return "it does not follow the record before: one was removed, replaced or moved"
-    return "not a record of this log"
+def _why(line: bytes, record: dict[str, Any] | None, wanted: int) -> str:
+    if record is None:
+        return why_not(line)
+    if record["seq"] != wanted:
+        return f"it is not record {wanted}: a record was removed, inserted or moved"
+    return "it does not follow the record before: one was removed, replaced or moved"
 
 
-def _check_statement(line: bytes, seq: int, result: Verification, whole: bool) -> str | None:
+def _check_statement(record: dict[str, Any], seq: int, result: Verification, whole: bool) -> str | None:
     """Compares what a checkpoint or the first record of a segment says about the chains with the chains."""
-    try:
-        record = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "not a record of this log"
-    if not isinstance(record, dict):
-        return "not a record of this log"
-    if record.get("event") == CERTIFIED:
+    if record["event"] == CERTIFIED:
         return _check_certificate(record, seq, result)
-    if record.get("event") not in (CHECKPOINT, SEGMENT_CLOSED):
-        return None
     heads = _stated_heads(record)
     if heads is None:
         return "its list of the chains' heads cannot be read"
@@ -250,7 +210,8 @@ def _check_checkpoint(record: dict[str, Any], heads: Heads, seq: int, result: Ve
         start = bytes.fromhex(before)
     except ValueError:
         return "a checkpoint with an unreadable value"
-    expected = fold_checkpoint(start, heads_digest(heads))
+    digest = heads_digest(heads)
+    expected = fold_checkpoint(start, digest)
     if value != expected.hex():
         return "the checkpoint's value does not fit the chain"
     if record.get("reseal") is True:
@@ -259,6 +220,7 @@ def _check_checkpoint(record: dict[str, Any], heads: Heads, seq: int, result: Ve
         return "the checkpoint does not follow the one before it"
     result.values = [start, expected]
     result.last_checkpoint = seq
+    result.checkpoints[seq] = (digest.hex(), str(record.get("time")))
     return None
 
 
@@ -272,7 +234,10 @@ def _check_certificate(record: dict[str, Any], seq: int, result: Verification) -
         return "the hardware has certified another value than that of the checkpoint before"
     if result.attestation is not None and not verify_signature(attested, signature, result.attestation):
         return "the certificate was not signed by this machine's attestation key"
-    result.certified = seq
+    result.certified, result.certificates = seq, result.certificates + 1
+    if result.values and value == result.values[-1]:
+        # Only this value depends on the chains; the one before a checkpoint is what that checkpoint says it was.
+        result.covered, result.tail_begins, result.tail_time = result.last_checkpoint, seq + 1, ""
     return None
 
 
@@ -297,8 +262,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file; one that is longer than any record comes in pieces, of which none ends as a record does."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        yield line
+    return iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
 
 
 def verify_files(files: Iterable[Path], so_far: Verification | None = None) -> Verification:

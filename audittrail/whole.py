@@ -1,8 +1,7 @@
-"""Checks a whole log: archives first, then the closed segments, then the open file. Reads files; writes no file."""
+"""Finds the parts of a log: anchors, archives, closed segments, then the open file. Reads files; writes no file."""
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,8 @@ from . import anchor, archive
 from .anchor import Removed
 from .archive import ArchiveDamaged, Header
 from .chain import CLASSES
-from .verify import Problem, Verification, bounded_lines, open_regular, segments, seq_of, verify_files, verify_lines
+from .record import seq_of
+from .verify import bounded_lines, open_regular, segments
 
 Unseal = Callable[[bytes], tuple[Header, bytes]]
 """Header and zlib stream of an archive's bytes; raises ArchiveDamaged."""
@@ -63,17 +63,43 @@ def first_seq_of(path: Path) -> int:
 
 
 def entries(log: Path, anchors: Mapping[str, Removed]) -> list[Entry]:
-    """The archives that belong to the log, by number.
+    """The archives that belong to the log, by number: those of `all_entries` that are not `is_left_over`.
 
-    Not those that an anchor has replaced already (power failed before they were deleted), nor those of a segment that is
-    still there (power failed before it was).
+    Raises:
+        ArchiveDamaged, OSError: as `all_entries`.
+    """
+    end = beginning(log)
+    return [entry for entry in all_entries(log) if not is_left_over(entry, anchors, end)]
+
+
+def beginning(log: Path) -> int:
+    """Number of the first record that is in a plain file; 0 if there is none."""
+    plain = plain_files(log)
+    return first_seq_of(plain[0]) if plain else 0
+
+
+def is_left_over(entry: Entry, anchors: Mapping[str, Removed], end: int) -> bool:
+    """Whether an archive does not count.
+
+    That is so if an anchor has replaced it already (power failed before it was deleted), or if its segment is still there
+    (power failed before that was).
+
+    Args:
+        entry: the archive.
+        anchors: by class.
+        end: number of the first record in a plain file; 0 if there is none.
+    """
+    removed = anchors.get(entry.header.kind)
+    return (removed is not None and entry.header.first_seq <= removed.last_seq) or 0 < end <= entry.header.first_seq
+
+
+def all_entries(log: Path) -> list[Entry]:
+    """All archives beside the log, by number.
 
     Raises:
         ArchiveDamaged: a header cannot be read; the text names the file.
         OSError: a file cannot be read.
     """
-    plain = plain_files(log)
-    end = first_seq_of(plain[0]) if plain else 0
     found = []
     for path in archive.archives(log):
         with open_regular(path) as file:
@@ -82,9 +108,7 @@ def entries(log: Path, anchors: Mapping[str, Removed]) -> list[Entry]:
             header, _ = archive.read_header(front)
         except ArchiveDamaged as error:
             raise ArchiveDamaged(f"{path}: {error}") from None
-        removed = anchors.get(header.kind)
-        if (removed is None or header.first_seq > removed.last_seq) and (not end or header.first_seq < end):
-            found.append(Entry(path, path.stat().st_size, header))
+        found.append(Entry(path, path.stat().st_size, header))
     return sorted(found, key=lambda entry: entry.header.first_seq)
 
 
@@ -102,16 +126,27 @@ def read_archive(path: Path) -> bytes:
     return data
 
 
+def entry_lines(entry: Entry, unseal: Unseal) -> Iterator[bytes]:
+    """The lines of one archive.
+
+    Raises:
+        WrongKey: `unseal` does not open it; the text names the file.
+        ArchiveDamaged: it cannot be read; the text names the file.
+        OSError: likewise.
+    """
+    try:
+        header, compressed = unseal(read_archive(entry.path))
+        if header != entry.header:
+            raise ArchiveDamaged("the archive changed while it was read")
+        yield from archive.lines(compressed)
+    except ArchiveDamaged as error:
+        raise type(error)(f"{entry.path}: {error}") from None
+
+
 def _class_lines(found: list[Entry], unseal: Unseal) -> Iterator[tuple[int, Path, int, bytes]]:
     for entry in found:
-        try:
-            header, compressed = unseal(read_archive(entry.path))
-            if header != entry.header:
-                raise ArchiveDamaged("the archive changed while it was read")
-            for number, line in enumerate(archive.lines(compressed), start=1):
-                yield seq_of(line), entry.path, number, line
-        except ArchiveDamaged as error:
-            raise ArchiveDamaged(f"{entry.path}: {error}") from None
+        for number, line in enumerate(entry_lines(entry, unseal), start=1):
+            yield seq_of(line), entry.path, number, line
 
 
 def archived_lines(found: list[Entry], unseal: Unseal) -> Iterator[tuple[int, Path, int, bytes]]:
@@ -143,70 +178,3 @@ def lines_after(log: Path, after_seq: int, unseal: Unseal) -> Iterator[bytes]:
             for line in bounded_lines(file):
                 if seq_of(line) > after_seq:
                     yield line
-
-
-def verify_log(log: Path, unseal: Unseal | None, identity: bytes | None, attestation: bytes | None = None) -> Verification:
-    """Checks all that is there of a log.
-
-    Args:
-        log: the open file.
-        unseal: opens archives; None leaves them out, so that the chains may begin later than an anchor says.
-        identity: public point of the machine's identity key, for the anchors' signatures; None if it is not known.
-        attestation: public point of its attestation key, for the certificates of checkpoints; None if it is not known.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    result = Verification(attestation=attestation)
-    if unseal is not None:
-        try:
-            anchors = read_anchors(log)
-            result = _verify_archived(entries(log, anchors), unseal, result)
-        except (ArchiveDamaged, ValueError) as error:
-            result.problem = Problem(0, result.last_seq + 1, str(error))
-    if result.problem is None:
-        result = _verify_plain(log, result)
-    if result.problem is None and unseal is not None:
-        text = anchor.check(result, anchors, identity)
-        if text is not None:
-            result.problem = Problem(0, result.first_seq, text, str(anchors_path(log)))
-    return result
-
-
-def _verify_archived(found: list[Entry], unseal: Unseal, result: Verification) -> Verification:
-    place: list[tuple[Path, int]] = [(Path(), 0)]
-
-    def archived() -> Iterator[bytes]:
-        for _, path, number, line in archived_lines(found, unseal):
-            place[0] = (path, number)
-            yield line
-
-    try:
-        result = verify_lines(archived(), result, whole=False)
-    except ArchiveDamaged as error:
-        result.problem = Problem(0, result.last_seq + 1, str(error))
-    else:
-        if result.problem is not None:
-            problem = result.problem
-            result.problem = Problem(place[0][1], problem.seq, problem.text, str(place[0][0]))
-    return result
-
-
-def _verify_plain(log: Path, result: Verification) -> Verification:
-    files = plain_files(log)
-    if result.records == 0 or not files:
-        return verify_files(files, result)
-    # Of the archived records some classes may have been removed: there the numbers may jump, the chains may not.
-    with open_regular(files[0]) as file:
-        lines = bounded_lines(file)
-        result = verify_lines(islice(lines, 1), result, whole=False)
-        if result.problem is None:
-            result = verify_lines(lines, result)
-            if result.problem is not None:
-                found = result.problem
-                result.problem = Problem(found.line + 1, found.seq, found.text)
-    if result.problem is not None:
-        found = result.problem
-        result.problem = Problem(found.line, found.seq, found.text, str(files[0]))
-        return result
-    return verify_files(files[1:], result)

@@ -15,6 +15,7 @@ from ipc.clientpolicy import AgentRefused, AgentUnavailable
 
 from . import health
 
+EXIT_NEGATIVE, EXIT_INCOMPLETE = 1, 5
 ADMIN_DEADLINE_S = 60.0
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""

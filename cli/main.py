@@ -1,33 +1,30 @@
 """Defines the command line of `license-agent-cli`.
 
 Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered with, configuration refused), 2 wrong usage,
-3 the agent does not answer, 4 the agent refused the request. `status` and `healthcheck`: `health`.
+3 the agent does not answer, 4 the agent refused the request, 5 the check of the audit log is incomplete. `status` and
+`healthcheck`: `health`.
 """
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from audittrail.archive import ArchiveDamaged, lines
-from audittrail.chain import CLASSES, ZERO_HASH
-from audittrail.verify import Verification
-from audittrail.whole import verify_log
+from audittrail.archive import ArchiveDamaged
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
 from ipc.tokenfile import token_in
 
-from . import health, keys, render, server
-from .agent import ROOM, Agent, pass_agent, readable
+from . import audit, health, keys, render, server
+from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, ROOM, Agent, pass_agent
 
-EXIT_NEGATIVE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 1, 2, 3, 4
-FOLLOW_EVERY_S = 0.5
+EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
+__all__ = ["EXIT_INCOMPLETE", "entry", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -134,94 +131,8 @@ def license_import(agent: Agent, token: str) -> None:
     agent.show(reply, f"license {reply['license']}: kept its token under secret version {reply['secret_version']}")
 
 
-@main.group()
-def audit() -> None:
-    """Read and verify the audit log."""
-
-
-@audit.command("tail")
-@click.option("-n", "--lines", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records.")
-@click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
-@pass_agent
-def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
-    """Show the newest records (with --json: one record a line)."""
-    after = -1
-    while True:
-        records = agent.ask("audit_tail", after_seq=after, limit=lines if after < 0 else 1000)["records"]
-        for line in records:
-            record = json.loads(line)
-            after = max(after, record["seq"])
-            click.echo(line if agent.as_json else render.record_text(record))
-        if not follow:
-            return
-        time.sleep(FOLLOW_EVERY_S)
-
-
-@audit.command("verify")
-@click.option(
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Check this log (and its segments) without the agent. Records removed from the end of the log are then not noticed.",
-)
-@click.option("--archive-key", type=readable, help="With --file: the operator's private key (PEM), to check the archives too.")
-@click.option("--identity-key", type=readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
-@click.option(
-    "--attestation-key", type=readable, help="With --file: its attestation key (PEM), to check the checkpoints' certificates."
-)
-@pass_agent
-def audit_verify(
-    agent: Agent, file: Path | None, archive_key: Path | None, identity_key: Path | None, attestation_key: Path | None
-) -> None:
-    """Check the log's chains; exit status 1 if a record was changed, removed, inserted or moved."""
-    if file is None:
-        if archive_key or identity_key or attestation_key:
-            raise click.UsageError("the key options need --file: the agent uses its own keys")
-        reply, where = agent.ask("audit_verify"), "the agent's log"
-    else:
-        unseal = None if archive_key is None else keys.operator_unseal(archive_key)
-        identity = None if identity_key is None else keys.public_point(identity_key)
-        attestation = None if attestation_key is None else keys.public_point(attestation_key)
-        found = verify_log(file, unseal, identity, attestation)
-        reply, where = _offline(found, archived=unseal is not None), str(file)
-    agent.show(reply, render.verification_text(reply, where))
-    if not reply["ok"]:
-        sys.exit(EXIT_NEGATIVE)
-
-
-def _offline(found: Verification, *, archived: bool) -> dict[str, Any]:
-    return {
-        **found.audit_fields(),
-        "unchecked_before": {} if archived else {kind: seq for kind, (seq, prev) in found.begins.items() if prev != ZERO_HASH},
-    }
-
-
-@audit.command("export")
-@click.option("--class", "kind", type=click.Choice(CLASSES), help="Only the records of this retention class.")
-@click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only records after this number.")
-@pass_agent
-def audit_export(agent: Agent, kind: str | None, after: int) -> None:
-    """Print all records, oldest first, including those in archives: one JSON line each."""
-    end = agent.ask("status")["audit"]["seq"]
-    after -= 1 if after == 0 else 0
-    while after < end:
-        records = agent.ask("audit_export", after_seq=after, limit=1000)["records"]
-        for line in records:
-            record = json.loads(line)
-            after = max(after, record["seq"])
-            if after <= end and kind in (None, record["class"]):
-                click.echo(line)
-        if not records:
-            return
-
-
-@audit.command("open")
-@click.argument("archive", type=readable)
-@click.option("--archive-key", type=readable, required=True, help="The operator's private key (PEM).")
-def audit_open(archive: Path, archive_key: Path) -> None:
-    """Print the records in one ARCHIVE; needs no agent."""
-    _, compressed = keys.operator_unseal(archive_key)(archive.read_bytes())
-    for line in lines(compressed):
-        sys.stdout.buffer.write(line)
+main.add_command(audit.audit)
+main.add_command(audit.public_key)
 
 
 @main.group()

@@ -6,6 +6,8 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from audittrail.report import INCOMPLETE, INTACT, TAMPERED
+
 _STATE_COLORS = {"ACTIVE": "green", "GRACE": "yellow", "INVALIDATED": "red"}
 
 
@@ -151,31 +153,46 @@ def record_text(record: dict[str, Any]) -> str:
     )
 
 
+def outcome_of(reply: dict[str, Any]) -> str:
+    """`intact`, `incomplete` or `tampered`; of an older agent's reply too."""
+    return str(reply.get("outcome") or (INTACT if reply["ok"] else TAMPERED))
+
+
 def verification_text(reply: dict[str, Any], where: str) -> str:
     """The result of a check of the audit log."""
-    if reply["ok"]:
-        sealed = f", last sealed checkpoint at record {reply['last_checkpoint']}" if reply["last_checkpoint"] else ""
-        sealed += f", certified at record {reply['certified']}" if reply["certified"] else ""
-        return click.style("intact", fg="green") + (
-            f": {where}, records {reply['first_seq']} to {reply['last_seq']} hold{sealed}"
-            + _resealed(reply["resealed"])
-            + _unchecked(reply.get("unchecked_before") or {})
+    outcome, span = outcome_of(reply), f"{reply['first_seq']} to {reply['last_seq']}"
+    if outcome == TAMPERED:
+        text = click.style("TAMPERED", fg="red", bold=True) + f": {reply['problem']}"
+    elif outcome == INCOMPLETE:
+        text = (
+            click.style("incomplete", fg="yellow", bold=True)
+            + f": {where}, records {span} hold, but not everything was checked"
         )
-    return click.style("TAMPERED", fg="red", bold=True) + f": {reply['problem']}"
+    else:
+        text = click.style("intact", fg="green") + f" from {span}{_end(reply)}: {where}"
+    lines = [text]
+    lines += [
+        click.style(f"  not checked: {gap['what']}; needs {gap['needs']}", fg="yellow") for gap in reply.get("unchecked", [])
+    ]
+    lines += [f"  checked: {what}" for what in reply.get("checked", [])]
+    if "outcome" not in reply:
+        lines.append(click.style("NOTE: this agent is of an older version and does not say what it checked", fg="yellow"))
+    if reply["resealed"]:
+        places = ", ".join(map(str, reply["resealed"]))
+        lines.append(
+            click.style(f"NOTE: a new seal begins at record {places}; see the alert.audit_seal before it", fg="yellow")
+        )
+    return "\n".join(lines)
 
 
-def _resealed(numbers: list[int]) -> str:
-    if not numbers:
+def _end(reply: dict[str, Any]) -> str:
+    acknowledged, last = reply.get("acknowledged_through"), reply["last_seq"]
+    if not reply.get("end_open"):
         return ""
-    places = ", ".join(map(str, numbers))
-    return click.style(f"\nNOTE: a new seal begins at record {places}; see the alert.audit_seal before it", fg="yellow")
-
-
-def _unchecked(begins: dict[str, int]) -> str:
-    if not begins:
-        return ""
-    places = ", ".join(f"{kind} before record {seq}" for kind, seq in begins.items())
-    return click.style(f"\nNOTE: older records are archived or removed, and were not checked: {places}", fg="yellow")
+    if acknowledged:
+        after = "" if acknowledged == last else ", end open after that"
+        return f", acknowledged by the server up to {acknowledged}{after}"
+    return ", end open"
 
 
 def policy_text(reply: dict[str, Any]) -> str:

@@ -99,6 +99,10 @@ class AuditVerify(Request, tag="audit_verify", frozen=True):
     """Check the whole audit log against its chain, the daemon's own head and the sealed checkpoint."""
 
 
+class PublicKeys(Request, tag="public_keys", frozen=True):
+    """The public keys with which an auditor checks the log: identity key and attestation key."""
+
+
 Pcrs = Annotated[tuple[Annotated[int, Meta(ge=0, le=23)], ...], Meta(max_length=24)]
 
 
@@ -183,6 +187,7 @@ AdminRequest = (
     | AuditTail
     | AuditExport
     | AuditVerify
+    | PublicKeys
     | PolicyShow
     | PolicyInstall
     | PolicyBind

@@ -348,7 +348,7 @@ def refreshed(scenario: Scenario, directory: Path) -> str:
 
 def audit_intact(scenario: Scenario) -> str:
     """The agent's own check of its log."""
-    return str(scenario.tool("license-agent-cli", "audit", "verify")).split(":")[0].strip()
+    return str(scenario.tool("license-agent-cli", "audit", "verify")).split()[0]
 
 
 def audit_changed(scenario: Scenario, directory: Path) -> str:

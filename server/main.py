@@ -12,7 +12,7 @@ from .base.refused import RequestRefused
 _COMMANDS = {
     "keys": ("init", "migrate", "trust", "root-pin", "keys"),
     "masterkey": ("master-key",),
-    "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time"),
+    "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time", "audit-head"),
     "licenses": ("issue", "reissue", "revoke", "audit"),
     "serve": ("serve", "openapi", "tls-files"),
 }

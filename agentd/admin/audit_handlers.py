@@ -1,4 +1,4 @@
-"""Handles requests that read and verify the audit log."""
+"""Handles requests that read and verify the audit log, and the one for the keys that verify it elsewhere."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,10 @@ from agentd.audit.checkpoint import Checkpoint
 from agentd.audit.file import tail_lines
 from agentd.audit.keeper import AuditKeeper
 from agentd.audit.log import AuditLog
-from ipc.messages import AuditExport, AuditTail, AuditVerify
+from audittrail.report import Gap
+from audittrail.rotated import hint
+from hwsec.errors import HwsecError
+from ipc.messages import AuditExport, AuditTail, AuditVerify, PublicKeys
 from ipc.peer import Peer
 
 from .service import REPLY_ROOM, Handler
@@ -29,7 +32,12 @@ class AuditHandlers:
 
     def table(self) -> dict[type, Handler]:
         """The handler of each request."""
-        return {AuditTail: self._tail, AuditExport: self._export, AuditVerify: self._verify}
+        return {
+            AuditTail: self._tail,
+            AuditExport: self._export,
+            AuditVerify: self._verify,
+            PublicKeys: self._public_keys,
+        }
 
     async def _tail(self, request: AuditTail, _peer: Peer) -> dict[str, Any]:
         self._audit.flush()
@@ -42,15 +50,35 @@ class AuditHandlers:
         return {"records": [line.decode("utf-8", "replace").rstrip("\n") for line in lines]}
 
     async def _verify(self, _request: AuditVerify, _peer: Peer) -> dict[str, Any]:
-        audit = self._audit
+        audit, path = self._audit, self._keeper.path
         audit.flush()
         seq, heads = audit.seq, audit.heads
-        found = await asyncio.to_thread(self._keeper.verify)
-        problem = None if found.problem is None else str(found.problem)
-        if problem is None and (found.last_seq < seq or (found.last_seq == seq and found.heads != heads)):
-            problem = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
-        if problem is None and found.values:
-            sealed = await self._checkpoint.sealed_value()
-            if sealed not in found.values:
-                problem = "the log does not match the sealed value: a checkpoint is missing or was replaced"
-        return {**found.audit_fields(), "ok": problem is None, "problem": problem}
+        # Before the log is read: a checkpoint that is made meanwhile follows this value, and the log tells both.
+        sealed = await self._sealed_value()
+        report = await self._keeper.verify_in_turn()
+        found = report.found
+        if found.last_seq < seq or (found.last_seq == seq and found.heads != heads):
+            text = f"the log ends with record {found.last_seq}, but the agent has written up to {seq}: its end was cut off"
+            report.fail(text + hint(path), path)
+        report.checked.append(f"the end: the agent has written up to record {seq}")
+        if isinstance(sealed, HwsecError):
+            report.gaps.append(Gap(f"the value sealed in the hardware ({sealed})", "the hardware"))
+        elif not found.values:
+            report.gaps.append(
+                Gap("the value sealed in the hardware: the log has no checkpoint", "the agent's next checkpoint")
+            )
+        elif sealed not in found.values:
+            report.fail("the log does not match the sealed value: a checkpoint is missing or was replaced", path)
+        else:
+            report.checked.append(f"the value sealed in the hardware, of the checkpoint at record {found.last_checkpoint}")
+        report.end_open = False
+        return report.audit_fields()
+
+    async def _public_keys(self, _request: PublicKeys, _peer: Peer) -> dict[str, Any]:
+        return self._keeper.public_keys()
+
+    async def _sealed_value(self) -> bytes | HwsecError:
+        try:
+            return await self._checkpoint.sealed_value()
+        except HwsecError as error:
+            return error

@@ -19,7 +19,8 @@ from audittrail import anchor, archive
 from audittrail.anchor import Removed
 from audittrail.archive import ArchiveDamaged, Header
 from audittrail.chain import APPLICATION, CLASSES, TAIL_BYTES, ZERO_HASH
-from audittrail.verify import open_regular, seq_of
+from audittrail.record import seq_of
+from audittrail.verify import open_regular
 from audittrail.whole import Entry, Unseal, anchors_path, entries, first_seq_of, plain_files, read_anchors, read_archive
 from common.files import fsync_directory, write_atomic
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from audittrail.archive import ArchiveDamaged
 from audittrail.chain import CLASSES, MAX_LINE_BYTES, ZERO_HASH, Heads
-from audittrail.verify import Verification, open_regular, seq_of, verify_files
+from audittrail.record import seq_of
+from audittrail.verify import Verification, open_regular, verify_files
 from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
 from common.files import fsync_directory
 

@@ -1,21 +1,23 @@
 """Keeps the audit log's directory: archives closed segments and removes what is past its retention."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from agentd.base.alerts import AUDIT_ARCHIVE, AUDIT_DAMAGED, Alert
 from agentd.base.config import AuditConfig
 from agentd.base.hardware import COMMIT_DEADLINE_S
 from audittrail import anchor, archive
-from audittrail.archive import ArchiveDamaged, Header
-from audittrail.verify import Verification
-from audittrail.whole import lines_after, verify_log
+from audittrail.archive import ArchiveDamaged, Header, WrongKey
+from audittrail.check import verify_log
+from audittrail.report import Keys, Report
+from audittrail.whole import lines_after
 from hwsec.backend import Backend
 from hwsec.errors import HwsecError
 from hwsec.secretmem import SecretBuffer
@@ -25,6 +27,8 @@ from . import archiver
 from .archiver import Removal, SegmentDamaged, Stock
 from .core import Core
 from .log import AuditUnavailable
+
+log = logging.getLogger(__name__)
 
 _PURPOSE = b"license-agent audit archive v1"
 
@@ -49,6 +53,11 @@ def read_operator_key(path: Path | None) -> ec.EllipticCurvePublicKey | None:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("not a P-256 public key")
     return key
+
+
+def _pem(point: bytes) -> str:
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +94,33 @@ class AuditKeeper:
         self._audit = core.audit
         self._keys = keys
         self._alerted: set[str] = set()
+        self._turn = asyncio.Lock()
         self.path = path
         self.limits = limits
         self.archive_bytes = 0
 
     def unseal(self, data: bytes) -> tuple[Header, bytes]:
         """Header and zlib stream of one of our archives; raises ArchiveDamaged."""
-        with self._core.vault.open(self._keys.archive) as key:
-            return archive.unseal_for_machine(data, key.view)
+        try:
+            with self._core.vault.open(self._keys.archive) as key:
+                return archive.unseal_for_machine(data, key.view)
+        except WrongKey as error:
+            # The machine's key is no guess: what it does not open is not an archive of this machine.
+            raise ArchiveDamaged(str(error)) from None
 
-    def verify(self) -> Verification:
-        """Checks all of the log; for a worker thread."""
-        return verify_log(self.path, self.unseal, self._keys.identity, self._keys.attestation)
+    def verify(self) -> Report:
+        """Checks all of the log; for a worker thread. Its end is the caller's to check: the agent knows it."""
+        keys = Keys(self.unseal, self._keys.identity, self._keys.attestation)
+        return verify_log(self.path, keys, open_end=True)
+
+    def public_keys(self) -> dict[str, str]:
+        """The machine's public keys that an auditor needs, in PEM: `identity` and `attestation`."""
+        return {"identity": _pem(self._keys.identity), "attestation": _pem(self._keys.attestation)}
+
+    async def verify_in_turn(self) -> Report:
+        """Checks all of the log while nothing is archived or removed. Raises OSError."""
+        async with self._turn:
+            return await asyncio.to_thread(self.verify)
 
     def read(self, after_seq: int, limit: int, room: int) -> list[bytes]:
         """The oldest records above `after_seq`, at most `limit` of them and `room` bytes; for a worker thread.
@@ -115,10 +139,12 @@ class AuditKeeper:
     async def check_all(self) -> None:
         """Verifies the whole log, and alerts if that fails."""
         try:
-            found = await asyncio.to_thread(self.verify)
+            found = await self.verify_in_turn()
         except OSError as error:
             text = f"the audit log cannot be checked: {error.filename}: {error.strerror}"
         else:
+            for gap in found.gaps:
+                log.warning("the audit log was not checked completely: %s", gap)
             if found.problem is None:
                 return
             text = f"the audit log does not verify: {found.problem}"
@@ -131,11 +157,12 @@ class AuditKeeper:
             last_checkpoint: number of the newest checkpoint's record.
         """
         try:
-            await self._archive(last_checkpoint)
-            stock = await asyncio.to_thread(self._take_stock)
-            self.archive_bytes = stock.size
-            for plan in stock.plans:
-                await self._remove(stock, plan)
+            async with self._turn:
+                await self._archive(last_checkpoint)
+                stock = await asyncio.to_thread(self._take_stock)
+                self.archive_bytes = stock.size
+                for plan in stock.plans:
+                    await self._remove(stock, plan)
             if "work" in self._alerted:
                 self._alerted.discard("work")
                 if not self._alerted:

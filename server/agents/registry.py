@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
+from contracts.jose import public_key_from_jwk
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
@@ -89,6 +91,20 @@ def enrolled(session: Session, agent_id: str, *, lock: bool = True) -> Agent:
     if agent is None:
         raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
     return agent
+
+
+def public_key_pem(session: Session, agent_id: str, name: str) -> str:
+    """An agent's `identity` or `attestation` key in PEM.
+
+    Raises:
+        RegistryError: there is no such agent, or no such key of it.
+    """
+    agent = enrolled(session, agent_id, lock=False)
+    jwk = {"identity": agent.identity_key, "attestation": agent.attestation_key}[name]
+    if jwk is None:
+        raise RegistryError(f"no {name} key of agent {agent_id!r} is registered: its enrollment request had none")
+    key = public_key_from_jwk(json.loads(jwk))
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
 def revoke_certificates(session: Session, agent_id: str) -> None:

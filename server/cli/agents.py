@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from server.agents.audit_heads import sign_audit_head
 from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
-from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, row_of
+from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.base.errors import RegistryError
@@ -141,6 +142,21 @@ def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
     click.echo("\n".join(f"{name + ':':<14}{value}" for name, value in shown.items()))
 
 
+@agents.command("keys")
+@directory_option
+@click.argument("agent_id")
+@click.argument("name", type=click.Choice(["identity", "attestation"]))
+@out_option
+def agents_keys(directory: Path, agent_id: str, name: str, out: Path | None) -> None:
+    """Print an agent's public key with this NAME (PEM), as the registry has it.
+
+    'identity' signs the agent's requests and the anchors of its audit log; 'attestation' certifies the log's checkpoints.
+    """
+    with reading(directory) as (_server, session):
+        text = public_key_pem(session, agent_id, name)
+    write(text, out)
+
+
 @agents.command("revoke")
 @directory_option
 @click.argument("agent_id")
@@ -271,4 +287,19 @@ def sign_time(directory: Path, agent_id: str, challenge: str, out: Path | None) 
         hand(sign_server_time(session, server.keys, agent_id, challenge, now()))
 
 
-COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time)
+@click.command("audit-head")
+@directory_option
+@agent_option
+@out_option
+def audit_head(directory: Path, agent_id: str, out: Path | None) -> None:
+    """Print where an agent's audit log stood at its last contact, signed and dated, for an auditor.
+
+    The output has two lines: the statement, and the newest key set, which the root has signed.
+    'license-agent-cli audit verify --file LOG --head FILE' compares a copy of the log with it.
+    """
+    with writing(directory) as (server, session):
+        text = sign_audit_head(session, server.keys, agent_id, now())
+        write(f"{text}\n{server.keys.key_set()}", out)
+
+
+COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time, audit_head)

@@ -9,6 +9,7 @@ from typing import Any
 from joserfc import jwe, jws
 from joserfc.jwk import ECKey, OctKey
 
+from contracts.audithead import AUDIT_HEAD_TYPE
 from contracts.claims import Claims
 from contracts.delivery import DELIVERY_TYPE
 from contracts.jose import thumbprint
@@ -84,6 +85,16 @@ def issue_server_time(agent_id: str, challenge: str, now: int, delivery_key: dic
         delivery_key: private JWK that signs.
     """
     return _sign({"agent_id": agent_id, "challenge": challenge, "time": now}, TIME_TYPE, delivery_key)
+
+
+def issue_audit_head(content: dict[str, Any], delivery_key: dict[str, str]) -> str:
+    """Issues a statement about an agent's audit log.
+
+    Args:
+        content: with the members `contracts.audithead.MEMBERS`.
+        delivery_key: private JWK that signs.
+    """
+    return _sign(content, AUDIT_HEAD_TYPE, delivery_key)
 
 
 def _sign(payload: dict[str, Any], kind: str, key: dict[str, str]) -> str:

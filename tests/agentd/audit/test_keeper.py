@@ -19,6 +19,8 @@ from agentd.base.config import AuditConfig
 from agentd.base.timeanchor import Reading, TimeAnchor
 from audittrail import anchor, archive
 from audittrail.chain import Chain
+from audittrail.check import verify_log
+from audittrail.report import Keys
 from audittrail.whole import anchors_path, plain_files, read_anchors
 from hwsec.vault import Vault
 from tests.agentd.world import core_of
@@ -109,7 +111,7 @@ def test_a_clock_that_runs_ahead_removes_nothing(kept: Kept) -> None:
 
     asyncio.run(days())
     assert read_anchors(kept.path) == {}
-    assert kept.keeper.verify().first_seq == 1
+    assert kept.keeper.verify().found.first_seq == 1
 
 
 def test_the_next_start_finds_where_a_silent_class_stands(kept: Kept) -> None:
@@ -171,7 +173,7 @@ def test_a_segment_that_was_tampered_with_is_kept_and_alerted_once(kept: Kept) -
         if record["event"] == "alert.audit_archive"
     ]
     assert len(alerts) == 1
-    assert not kept.keeper.verify().ok
+    assert kept.keeper.verify().outcome == "tampered"
 
 
 def test_an_anchor_file_that_cannot_be_read_is_alerted_and_nothing_is_removed(kept: Kept) -> None:
@@ -185,7 +187,7 @@ def test_an_anchor_file_that_cannot_be_read_is_alerted_and_nothing_is_removed(ke
         assert len(archive.archives(kept.path)) > before
 
     asyncio.run(days())
-    assert not kept.keeper.verify().ok
+    assert kept.keeper.verify().outcome == "tampered"
 
 
 def test_anchors_are_signed_by_the_identity_key(kept: Kept) -> None:
@@ -194,14 +196,14 @@ def test_anchors_are_signed_by_the_identity_key(kept: Kept) -> None:
             await kept.day()
 
     asyncio.run(days())
-    result = kept.keeper.verify()
-    anchors = read_anchors(kept.path)
-    assert anchor.check(result, anchors, kept.backend.identity_public()) is None
+    assert read_anchors(kept.path)
+    assert kept.keeper.verify().problem is None
     other = MemoryBackend(MemoryDevice())
     other.create()
-    problem = anchor.check(result, anchors, other.identity_public())
+    keys = Keys(kept.keeper.unseal, other.identity_public(), kept.backend.attestation_public())
+    problem = verify_log(kept.path, keys).problem
     assert problem is not None
-    assert "not signed by this machine" in problem
+    assert "not signed by this machine's identity key" in problem.text
 
 
 def test_the_agent_signs_for_no_archive_that_it_did_not_write(kept: Kept) -> None:
@@ -221,7 +223,7 @@ def test_the_agent_signs_for_no_archive_that_it_did_not_write(kept: Kept) -> Non
 
     asyncio.run(days())
     assert "security" not in read_anchors(kept.path)
-    assert not kept.keeper.verify().ok
+    assert kept.keeper.verify().outcome == "tampered"
 
 
 def test_an_archive_that_is_missing_before_the_ones_to_be_removed_stops_the_removal(kept: Kept) -> None:
@@ -234,7 +236,7 @@ def test_an_archive_that_is_missing_before_the_ones_to_be_removed_stops_the_remo
 
     asyncio.run(days())
     assert "security" not in read_anchors(kept.path)
-    assert not kept.keeper.verify().ok
+    assert kept.keeper.verify().outcome == "tampered"
 
 
 def test_a_forged_anchor_removes_nothing(kept: Kept) -> None:
@@ -248,7 +250,7 @@ def test_a_forged_anchor_removes_nothing(kept: Kept) -> None:
         assert set(before) <= set(archive.archives(kept.path))
 
     asyncio.run(days())
-    assert not kept.keeper.verify().ok
+    assert kept.keeper.verify().outcome == "tampered"
 
 
 def test_operator_keys(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 import click
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from sqlalchemy import text as sql
 
+from contracts.audithead import trust_under_root, verify_audit_head
+from contracts.jose import BadSignature
 from contracts.keyset import pin_of
 from contracts.licensetoken import parse_token
+from contracts.trust import parse_trust
 from server.cli import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
@@ -91,9 +95,11 @@ def test_every_command_has_help(run: Run, path: tuple[str, ...]) -> None:
 
 
 ARGUMENTS = {
+    "agents keys": ["x", "identity"],
     "agents revoke": ["x"],
     "agents reinstate": ["x", "--yes"],
     "agents show": ["x"],
+    "audit-head": ["--agent", "x"],
     "enrollment-token revoke": ["1"],
     "issue": ["--agent", "x", "--expires", "+1d"],
     "keys rotate": ["tls"],
@@ -258,6 +264,29 @@ def test_licenses_are_issued_reissued_and_revoked(enrolled: Path, run: Run) -> N
 def test_time_is_signed(enrolled: Path, run: Run) -> None:
     assert run("sign-time", "--agent", "till-1", "--challenge", "ab" * 16).out.count(".") == 2
     assert "32 characters" in run("sign-time", "--agent", "till-1", "--challenge", "x", code=1).err
+
+
+def test_an_agents_head_and_keys_are_handed_out(enrolled: Path, run: Run, tmp_path: Path) -> None:
+    run("audit-head", "--agent", "till-1", "--out", tmp_path / "head")
+    statement, key_set = (tmp_path / "head").read_text().split()
+    head = verify_audit_head(statement, parse_trust(run("trust").out.encode()))
+    assert (head.agent_id, head.seq, head.head, head.last_contact) == ("till-1", None, None, None)
+    under, _ = trust_under_root(key_set, run("root-pin").out.strip())
+    assert verify_audit_head(statement, under) == head
+    with pytest.raises(BadSignature):
+        trust_under_root(key_set, "sha256:" + "0" * 64)
+    assert "audit_head.signed" in run("audit").out
+    for name in ("identity", "attestation"):
+        shown = run("agents", "keys", "till-1", name, code=None)
+        known = getattr(head, name)
+        assert (shown.code, known is None) in ((0, False), (1, True))
+        if known is None:
+            assert f"no {name} key of agent 'till-1' is registered" in shown.err
+        else:
+            key = load_pem_public_key(shown.out.encode())
+            assert key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) == known
+    for command in (["audit-head", "--agent", "ghost"], ["agents", "keys", "ghost", "identity"]):
+        assert "no agent 'ghost' is enrolled" in run(*command, code=1).err
 
 
 def test_keys_are_listed_and_rotated(place: Path, run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Defines the commands that read and verify the audit log."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from audittrail.archive import lines
+from audittrail.chain import CLASSES
+from audittrail.report import INTACT, TAMPERED
+from audittrail.report import Keys as Given
+
+from . import heads, keys, render
+from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent, readable
+
+FOLLOW_EVERY_S = 0.5
+
+times = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ"])
+
+
+@click.group()
+def audit() -> None:
+    """Read and verify the audit log."""
+
+
+@audit.command("tail")
+@click.option("-n", "--lines", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records.")
+@click.option("-f", "--follow", is_flag=True, help="Print new records until Ctrl-C.")
+@pass_agent
+def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
+    """Show the newest records (with --json: one record a line)."""
+    after = -1
+    while True:
+        records = agent.ask("audit_tail", after_seq=after, limit=lines if after < 0 else 1000)["records"]
+        for line in records:
+            record = json.loads(line)
+            after = max(after, record["seq"])
+            click.echo(line if agent.as_json else render.record_text(record))
+        if not follow:
+            return
+        time.sleep(FOLLOW_EVERY_S)
+
+
+@audit.command("verify")
+@click.option("--file", type=readable, help="Check this log, with the files beside it, without the agent.")
+@click.option(
+    "--head",
+    type=readable,
+    help="With --file: where the log stood at the last contact, with the machine's keys; from 'license-server audit-head'.",
+)
+@click.option("--trust", type=readable, help="With --head: the server's keys, from 'license-server trust'.")
+@click.option("--root", metavar="PIN", help="With --head, instead of --trust: the pin of the server's root.")
+@click.option("--as-of", metavar="TIME", type=times, help="With --head: when the log was copied, UTC.  [default: now]")
+@click.option(
+    "--open-end", is_flag=True, help="With --file: do without a head. Records removed from the end are then not noticed."
+)
+@click.option("--archive-key", type=readable, help="With --file: the operator's private key (PEM), to check the archives.")
+@click.option("--identity-key", type=readable, help="With --file: the machine's identity key (PEM), to check the anchors.")
+@click.option(
+    "--attestation-key", type=readable, help="With --file: its attestation key (PEM), to check the checkpoints' certificates."
+)
+@pass_agent
+def audit_verify(
+    agent: Agent,
+    file: Path | None,
+    head: Path | None,
+    trust: Path | None,
+    root: str | None,
+    as_of: datetime | None,
+    open_end: bool,
+    archive_key: Path | None,
+    identity_key: Path | None,
+    attestation_key: Path | None,
+) -> None:
+    """Check the log. It is intact (exit status 0), TAMPERED (1), or the check is incomplete (5)."""
+    if file is None:
+        if any((head, trust, root, as_of, open_end, archive_key, identity_key, attestation_key)):
+            raise click.UsageError("the other options need --file: the agent uses its own keys")
+        reply, where = agent.ask("audit_verify"), "the agent's log"
+    else:
+        if head is None and (trust or root or as_of):
+            raise click.UsageError("--trust, --root and --as-of need --head")
+        if head is not None and open_end:
+            raise click.UsageError("give --head, or --open-end to do without one; not both")
+        moment = time.time() if as_of is None else as_of.replace(tzinfo=UTC).timestamp()
+        said = None if head is None else heads.read_head(head, trust, root, moment)
+        given = Given(
+            unseal=None if archive_key is None else keys.operator_unseal(archive_key),
+            identity=None if identity_key is None else keys.public_point(identity_key),
+            attestation=None if attestation_key is None else keys.public_point(attestation_key),
+        )
+        reply, where = heads.check(file, given, said, open_end=open_end), str(file)
+    agent.show(reply, render.verification_text(reply, where))
+    outcome = render.outcome_of(reply)
+    if outcome != INTACT:
+        sys.exit(EXIT_NEGATIVE if outcome == TAMPERED else EXIT_INCOMPLETE)
+
+
+@audit.command("export")
+@click.option("--class", "kind", type=click.Choice(CLASSES), help="Only the records of this retention class.")
+@click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only records after this number.")
+@pass_agent
+def audit_export(agent: Agent, kind: str | None, after: int) -> None:
+    """Print all records, oldest first, including those in archives: one JSON line each."""
+    end = agent.ask("status")["audit"]["seq"]
+    after -= 1 if after == 0 else 0
+    while after < end:
+        records = agent.ask("audit_export", after_seq=after, limit=1000)["records"]
+        for line in records:
+            record = json.loads(line)
+            after = max(after, record["seq"])
+            if after <= end and kind in (None, record["class"]):
+                click.echo(line)
+        if not records:
+            return
+
+
+@audit.command("open")
+@click.argument("archive", type=readable)
+@click.option("--archive-key", type=readable, required=True, help="The operator's private key (PEM).")
+def audit_open(archive: Path, archive_key: Path) -> None:
+    """Print the records in one ARCHIVE; needs no agent."""
+    _, compressed = keys.operator_unseal(archive_key)(archive.read_bytes())
+    for line in lines(compressed):
+        sys.stdout.buffer.write(line)
+
+
+@click.command("keys")
+@click.argument("name", type=click.Choice(["identity", "attestation"]))
+@pass_agent
+def public_key(agent: Agent, name: str) -> None:
+    """Print the machine's public key with this NAME (PEM), for 'audit verify --file' elsewhere."""
+    reply = agent.ask("public_keys")
+    agent.show(reply, reply[name].rstrip("\n"))
