@@ -57,7 +57,11 @@ def create(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = temporary_of(path)
     write_temporary(temporary, data, mode)
-    place(temporary, path)
+    try:
+        place(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def place(temporary: Path, path: Path) -> None:
@@ -113,7 +117,11 @@ def write_atomic(
     temporary = temporary_of(path)
     write_temporary(temporary, data, mode, durable=durable)
     trace(f"{path.name}: written")
-    temporary.replace(path)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     trace(f"{path.name}: renamed")
     if durable:
         fsync_directory(path.parent)

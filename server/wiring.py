@@ -197,7 +197,7 @@ def _is_created(directory: Path, root_key: NewRootKey) -> bool:
         if known.is_empty():
             raise RegistryError(
                 f"{directory / SETTINGS} exists, but the database that it names is empty: restore a backup, "
-                f"or, if there is none to restore, remove {directory / SETTINGS} and run this command again"
+                f"or, for a new server, remove {directory / SETTINGS} and run this command again"
             )
         if not _has_server(known):
             return False
