@@ -17,7 +17,7 @@ from server.licensing import periods as secret_periods
 from server.licensing.secrets import SecretRow
 
 from .options import agent_option, directory_option, json_option, now, reading, show, utc, writing
-from .output import handing_out, out_option
+from .output import handing_out, out_option, write
 
 
 @click.command()
@@ -297,9 +297,8 @@ def audit_head(directory: Path, agent_id: str, out: Path | None) -> None:
     The output has two lines: the statement, and the newest key set, which the root has signed.
     'license-agent-cli audit verify --file LOG --head FILE' compares a copy of the log with it.
     """
-    with writing(directory) as (server, session):
-        text = sign_audit_head(session, server.keys, agent_id, now())
-        write(f"{text}\n{server.keys.key_set()}", out)
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(f"{sign_audit_head(session, server.keys, agent_id, now())}\n{server.keys.key_set()}")
 
 
 COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time, audit_head)
