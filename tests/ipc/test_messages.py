@@ -29,6 +29,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "audit_tail": {"after_seq": -1, "limit": 1},
     "audit_export": {"after_seq": -1, "limit": 1},
     "audit_verify": {},
+    "public_keys": {},
     "policy_show": {"pcrs": ()},
     "policy_install": {"policy": "p"},
     "policy_bind": {"kind": "none", "pcrs": (), "key": ""},
