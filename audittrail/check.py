@@ -57,6 +57,8 @@ def verify_log(log: Path, keys: Keys, head: Head | None = None, *, open_end: boo
     opened = _check_archives(found, keys.unseal, report)
     if report.problem is None:
         _check_plain(log, report, joined=opened)
+    if report.problem is not None and report.problem.missing:
+        report.found.problem = replace(report.problem, text=report.problem.text + hint(log))
     if report.problem is None:
         _check_anchors(log, anchors, keys.identity, report)
     if report.problem is None:

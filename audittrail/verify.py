@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,12 +38,14 @@ class Problem:
         seq: the number that the record should have.
         text: what is wrong.
         file: where; empty where only lines were given.
+        missing: whether records seem to be missing there, rather than changed.
     """
 
     line: int
     seq: int
     text: str
     file: str = ""
+    missing: bool = False
 
     def __str__(self) -> str:
         line = f"line {self.line}" if self.line else ""
@@ -134,7 +136,7 @@ def verify_lines(lines: Iterable[bytes], so_far: Verification | None = None, *, 
             expected = chains.get(kind)
             wanted = result.last_seq + 1 if whole or seq <= result.last_seq else seq
             if record is None or seq != wanted or (expected is not None and line[PREV] != expected):
-                result.problem = Problem(number, wanted, _why(line, record, wanted))
+                result.problem = Problem(number, wanted, _why(line, record, wanted), missing=record is not None)
                 break
             event = record.get("event")
             if type(event) is str and event in _STATEMENTS:
@@ -277,6 +279,6 @@ def verify_files(files: Iterable[Path], so_far: Verification | None = None) -> V
             result = verify_lines(bounded_lines(file), result)
         if result.problem is not None:
             found = result.problem
-            result.problem = Problem(found.line, found.seq, found.text, str(path))
+            result.problem = replace(found, file=str(path))
             break
     return result

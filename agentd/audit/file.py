@@ -10,6 +10,7 @@ from pathlib import Path
 from audittrail.archive import ArchiveDamaged
 from audittrail.chain import CLASSES, MAX_LINE_BYTES, ZERO_HASH, Heads
 from audittrail.record import seq_of
+from audittrail.rotated import hint
 from audittrail.verify import Verification, open_regular, verify_files
 from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
 from common.files import fsync_directory
@@ -65,7 +66,7 @@ class AuditFile:
         torn = self._set_torn_line_aside()
         checked = self._check_newest()
         if checked.problem is not None:
-            raise AuditDamaged(str(checked.problem))
+            raise AuditDamaged(f"{checked.problem}{hint(self.path) if checked.problem.missing else ''}")
         self._open_for_append()
         self._first_seq = self._first_of_open_file(checked.last_seq)
         return End(checked.last_seq, self._heads(checked), checked, torn)
@@ -159,11 +160,11 @@ class AuditFile:
             old = self._descriptor
             self._open_for_append()
             os.close(old)
-            return f"{self.path} was removed or replaced"
+            return f"{self.path} was removed or replaced{hint(self.path)}"
         if ours.st_size != self._size:
             lost, self._size = self._size - ours.st_size, ours.st_size
             if lost > 0:
-                return f"{self.path} was cut short by {lost} bytes"
+                return f"{self.path} was cut short by {lost} bytes{hint(self.path)}"
             return f"{-lost} bytes were added to {self.path} by another program"
         return None
 
@@ -194,7 +195,9 @@ class AuditFile:
         Raises:
             OSError: it could not; the file goes on as before.
         """
-        segment = self.path.with_name(f"{self.path.stem}-{self._first_seq:012d}{self.path.suffix}")
+        # Its name is by its first record. That is not the one that it began with, if another program has moved the file away.
+        first = first_seq_of(self.path) or self._first_seq
+        segment = self.path.with_name(f"{self.path.stem}-{first:012d}{self.path.suffix}")
         if segment.exists():
             raise FileExistsError(errno.EEXIST, "a segment of this name exists", str(segment))
         self.sync()

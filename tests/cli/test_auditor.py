@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from audittrail.report import INCOMPLETE, INTACT, TAMPERED
 from cli.main import main
+from cli.render import outcome_of, verification_text
 from contracts.jose import jwk_from_point
 from contracts.trust import encode_trust
 from server.keys.jose import issue_audit_head, new_signing_key, public_jwk
@@ -225,3 +227,23 @@ def test_an_empty_log_is_incomplete(auditor: Auditor) -> None:
     auditor.log.write_bytes(b"")
     assert "there are no records" in auditor.verify(*ARCHIVE, *KEYS, "--open-end", expect=INCOMPLETE)["text"]
     auditor.verify(*HEAD, expect=TAMPERED)
+
+
+def test_a_log_that_release_0_1_0_wrote_is_intact_with_all_keys(tmp_path: Path) -> None:
+    """Written by the code of that release: archives, an anchor, closed segment, open file, certificates."""
+    frozen = Path(__file__).resolve().parents[1] / "vectors" / "audit-0.1.0"
+    options = ["--open-end"]
+    for name in ("archive.key", "identity.pem", "attestation.pem"):
+        options += [f"--{name.split('.')[0]}-key", str(frozen / name)]
+    result = CliRunner().invoke(main, ["audit", "verify", "--file", str(frozen / "audit.log"), *options])
+    assert (result.exit_code, result.output.splitlines()[0]) == (0, f"intact from 1 to 61, end open: {frozen / 'audit.log'}")
+    assert "6 archives" in result.output and "16 records" in result.output and "6 certificates" in result.output
+
+
+def test_the_reply_of_an_older_agent_is_told_as_it_is() -> None:
+    old = {"ok": True, "problem": None, "first_seq": 1, "last_seq": 9, "resealed": [], "last_checkpoint": 8, "certified": 9}
+    assert outcome_of(old) == INTACT
+    text = click.unstyle(verification_text(old, "the agent's log"))
+    assert text.startswith("intact from 1 to 9: the agent's log\n") and "does not say what it checked" in text
+    assert outcome_of({**old, "ok": False}) == TAMPERED
+    assert "TAMPERED: record 5" in click.unstyle(verification_text({**old, "ok": False, "problem": "record 5"}, "x"))
