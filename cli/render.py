@@ -153,6 +153,18 @@ def record_text(record: dict[str, Any]) -> str:
     )
 
 
+def rotation_text(reply: dict[str, Any]) -> str:
+    """What a rotation did."""
+    version, before = reply["secret_version"], reply["before"]
+    if version == before:
+        # An agent of an older version ends there.
+        return f"no new secret: this finished an earlier rotation, to version {version}, that was interrupted; run it again"
+    text = f"secret version {version} is ACTIVE on both sides (before: {before})"
+    if reply.get("finished"):
+        text += f"; an earlier rotation, to version {reply['finished']}, had been interrupted and was finished first"
+    return text
+
+
 def outcome_of(reply: dict[str, Any]) -> str:
     """`intact`, `incomplete` or `tampered`; of an older agent's reply too."""
     return str(reply.get("outcome") or (INTACT if reply["ok"] else TAMPERED))

@@ -8,7 +8,7 @@ import click
 from ipc.tokenfile import token_in
 
 from . import render
-from .agent import ROOM, SERVER_DEADLINE_S, Agent, pass_agent
+from .agent import EXIT_NEGATIVE, ROOM, SERVER_DEADLINE_S, Agent, pass_agent
 
 
 def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -45,7 +45,9 @@ def provision(agent: Agent, url: str, root: str, claim: str) -> None:
 def rotate(agent: Agent) -> None:
     """Get a new secret from the license server now."""
     reply = agent.ask("rotate", deadline=SERVER_DEADLINE_S)
-    agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE on both sides (before: {reply['before']})")
+    agent.show(reply, render.rotation_text(reply))
+    if reply["secret_version"] == reply["before"]:
+        sys.exit(EXIT_NEGATIVE)
 
 
 @click.command()

@@ -51,9 +51,14 @@ class ServerHandlers:
         cycle = self._cycle()
         before = cycle.newest
         await self._core.audit.record_durably("rotation.forced", "begun", actor=actor(peer), secret_version=before)
-        await cycle.contact(Cause.FORCED)
+        done = await cycle.contact(Cause.FORCED)
         await self._reporter.heard_from_server()
-        return {"secret_version": cycle.newest, "before": before, "generation": self._parts.store.generation}
+        return {
+            "secret_version": cycle.newest,
+            "before": done.before,
+            "finished": done.finished,
+            "generation": self._parts.store.generation,
+        }
 
     async def _contact(self, _request: Contact, peer: Peer) -> dict[str, Any]:
         cycle = self._cycle()

@@ -65,6 +65,19 @@ class ContactRecord:
     refused: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Contacted:
+    """What a contact did with the secret.
+
+    Attributes:
+        before: number of the newest version when it began; 0 if there was none.
+        finished: the version of an earlier rotation that had been interrupted, and that it finished first; 0 if there was none.
+    """
+
+    before: int
+    finished: int
+
+
 class ContactCycle:
     """Keeps in touch with the license server.
 
@@ -155,11 +168,11 @@ class ContactCycle:
 
     # What
 
-    async def contact(self, cause: Cause | None = None, *, renew: bool = False) -> None:
+    async def contact(self, cause: Cause | None = None, *, renew: bool = False) -> Contacted:
         """Contacts the server now.
 
         Args:
-            cause: rotate in any case, for this reason; None rotates if it is due or the server wants it.
+            cause: get a new secret in any case, for this reason; None rotates if it is due or the server wants it.
             renew: get a new TLS certificate in any case.
 
         Raises:
@@ -170,13 +183,14 @@ class ContactCycle:
             self._core.counters.contacts += 1
             try:
                 async with self._certificates.connected():
-                    await self._talk(cause, renew)
+                    done = await self._talk(cause, renew)
             except FAILURES as error:
                 self._failed(error)
                 raise
             self._succeeded()
+            return done
 
-    async def _talk(self, cause: Cause | None, renew: bool) -> None:
+    async def _talk(self, cause: Cause | None, renew: bool) -> Contacted:
         try:
             reply = await self._ask_status()
         except NotTheServer:
@@ -188,8 +202,9 @@ class ContactCycle:
         lists, now = self.revocations, self._core.clock.now()
         if reply.revocations != lists.number or lists.next_update is None or lists.old(now):
             await self._updates.apply_revocations(await self._client.ask(RevocationReply, RevocationList))
-        rotation = self._rotation
+        rotation, forced = self._rotation, cause
         await rotation.hear(reply.secret_version)
+        before, unfinished = rotation.newest, rotation.rotation.step is not Step.IDLE
         if cause is None and reply.rotate_now:
             cause = Cause.URGENT
         if cause is None and self._core.clock.now() >= rotation.due_at():
@@ -198,9 +213,15 @@ class ContactCycle:
             await rotation.want(cause)
         if rotation.rotation.step is not Step.IDLE:
             await rotation.run()
+        finished = before if unfinished and rotation.newest == before else 0
+        if forced is not None and finished:
+            # That was the end of an earlier rotation, whose secret was here already: a new one was asked for.
+            await rotation.want(forced)
+            await rotation.run()
         if renew or self._certificates.renewal_due():
             await self._renew()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
+        return Contacted(before, finished)
 
     async def _ask_status(self) -> StatusReply:
         sealed, rotation, clock = self._checkpoint.sealed_head, self._rotation, self._core.clock

@@ -66,6 +66,18 @@ def test_the_agent_is_killed_at_each_step(chain: Chain, till: Till, step: str) -
     rotated_once(chain, till, before)
 
 
+def test_a_rotation_asked_for_after_a_kill_brings_a_new_secret_and_says_what_it_did(chain: Chain, till: Till) -> None:
+    before = chain.newest()
+    chain.agent_dies_at("sealed")
+    assert "closed the connection" in chain.asks("rotate")
+    chain.restart_dead_agent()
+    chain.wait_until(lambda: chain.newest() == before + 1)
+    said = chain.cli("rotate")
+    assert f"secret version {before + 2} is ACTIVE on both sides (before: {before + 1})" in said
+    assert f"an earlier rotation, to version {before + 1}, had been interrupted and was finished first" in said
+    rotated_once(chain, till, before + 1)
+
+
 @pytest.mark.parametrize("acted", [False, True], ids=["before it acts", "before its answer arrives"])
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_the_server_is_killed_at_each_request(chain: Chain, till: Till, purpose: str, acted: bool) -> None:

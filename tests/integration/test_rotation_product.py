@@ -5,6 +5,7 @@ shown: no license that is valid is ever refused, both sides end with the same se
 are there.
 """
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from agentd.rotation.table import Step
 from agentd.secrets.lifecycle import State
+from agentd.sync.cycle import Contacted
 from agentd.uplink.transport import NoContact
 from contracts.exchange import Cause
 from contracts.keyconfirmation import key_check
@@ -111,6 +113,34 @@ def test_the_choice_leaves_no_pair_out() -> None:
     assert set().union(*(cases(shift) for shift in range(len(AGENT_STEPS) + 1))) == every
     assert all({(None, message) for message in MESSAGES} <= set(cases(shift)) for shift in range(4))
     assert all({(server, None) for server in SERVER} <= set(cases(shift)) for shift in range(4))
+
+
+@pytest.mark.parametrize("step", AGENT_STEPS)
+def test_an_administrator_who_asks_gets_a_new_secret_also_after_a_kill(memory: Path, step: str) -> None:
+    """A rotation that a kill cut is finished first; what is sealed here already is not the secret that was asked for."""
+    directory = memory / f"cut-{step.replace(' ', '')}"
+    pair = prepare(directory, INTERVAL, GRACE)(directory / "pair")
+    pair.wire.fate = Fate(agent_stops=step)
+    assert pair.contact(Cause.FORCED) is not None
+    assert pair.stops == 1
+    before, sealed = pair.agent.rotation.newest, pair.agent.rotation.rotation.step not in (Step.IDLE, Step.REQUESTED)
+    pair.clock.seconds += 1
+    done = asyncio.run(pair.agent.cycle.contact(Cause.FORCED))
+    assert done == Contacted(before, before if sealed else 0)
+    assert pair.agent.rotation.newest == before + 1
+    assert active(pair) == ([before + 1], [before + 1])
+    assert pair.valid()
+    pair.close()
+
+
+def test_a_contact_that_nobody_forced_makes_no_secret_that_nobody_needs(memory: Path) -> None:
+    pair = prepare(memory / "unforced", INTERVAL, GRACE)(memory / "unforced-pair")
+    pair.wire.fate = Fate(agent_stops="sealed")
+    assert pair.contact(Cause.FORCED) is not None
+    assert asyncio.run(pair.agent.cycle.contact()) == Contacted(2, 2)
+    assert asyncio.run(pair.agent.cycle.contact()) == Contacted(2, 0)
+    assert active(pair) == ([2], [2])
+    pair.close()
 
 
 def test_a_server_restored_from_an_old_backup_skips_ahead(memory: Path) -> None:
