@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from common.text import shown
 from ipc.adminclient import AdminClient
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 
@@ -82,7 +83,7 @@ class Agent:
 
     def show(self, reply: dict[str, Any], text: str) -> None:
         """Prints JSON or text, as asked."""
-        click.echo(json.dumps(reply, indent=2) if self.as_json else text)
+        click.echo(json.dumps(reply, indent=2) if self.as_json else shown(text))
 
 
 def _user(uid: int) -> str:

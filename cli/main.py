@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from audittrail.archive import ArchiveDamaged
+from common.text import shown
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
@@ -278,5 +279,5 @@ def entry() -> None:
 
 
 def _fail(text: str, status: int) -> None:
-    click.echo(f"license-agent-cli: {text}", err=True)
+    click.echo(shown(f"license-agent-cli: {text}"), err=True)
     sys.exit(status)

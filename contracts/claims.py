@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from common.text import forbidden_in
+
 from .jose import MalformedToken
 
 AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -89,8 +91,9 @@ def check_claims(content: dict[str, Any]) -> Claims:
 def _text(value: object, name: str, most: int, least: int = 1) -> str:
     if not isinstance(value, str) or not least <= len(value) <= most:
         raise MalformedToken(f"{name} must be a text of {least} to {most} characters")
-    if not value.isprintable():
-        raise MalformedToken(f"{name} has characters that cannot be printed")
+    forbidden = forbidden_in(value)
+    if forbidden is not None:
+        raise MalformedToken(f"{name} has a character that no text of a license may have: {forbidden}")
     return value
 
 

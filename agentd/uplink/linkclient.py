@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.text import forbidden_in
 from ipc.bounds import HEADER_BYTES
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from ipc.linkmessages import (
@@ -365,5 +366,5 @@ def _send_hello(sock: socket.socket, frame: bytes, key: Key | None) -> bytes:
 
 
 def _clean(text: str) -> str:
-    """Text without control characters: the link's words may come from a hostile network and go to a log."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:500]
+    """Text that may go to a log and a terminal: the link's words may come from a hostile network."""
+    return "".join(character if forbidden_in(character) is None else "?" for character in text[:500])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.text import shown
 from server.agents.audit_heads import sign_audit_head
 from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
 from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
@@ -127,7 +128,7 @@ def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(row), "secrets": [asdict(version) for version in versions]}, indent=2))
         return
-    shown = {
+    facts = {
         "agent": row.agent_id,
         "serial": "-" if row.serial is None else row.serial,
         "status": row.status,
@@ -139,7 +140,7 @@ def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
         "last contact": utc(row.last_seen),
         "secrets": ", ".join(f"{version.version} {version.state}" for version in versions) or "-",
     }
-    click.echo("\n".join(f"{name + ':':<14}{value}" for name, value in shown.items()))
+    click.echo(shown("\n".join(f"{name + ':':<14}{value}" for name, value in facts.items())))
 
 
 @agents.command("keys")

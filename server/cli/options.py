@@ -13,6 +13,7 @@ import click
 from sqlalchemy.orm import Session
 from tabulate import tabulate
 
+from common.text import shown
 from server.wiring import Server, open_server
 
 from .times import parse_time
@@ -108,4 +109,4 @@ def show(rows: Sequence[Any], headers: Sequence[str], line: Any, as_json: bool) 
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
     else:
-        click.echo(tabulate([line(row) for row in rows], headers=headers))
+        click.echo(shown(tabulate([line(row) for row in rows], headers=headers)))

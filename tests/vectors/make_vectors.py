@@ -1,4 +1,7 @@
-"""Writes frames.json and license_token.json beside itself; the same bytes at each run. It uses none of the project's code."""
+"""Writes frames.json, license_token.json and texts.json beside itself; the same bytes at each run.
+
+It uses none of the project's code.
+"""
 
 import base64
 import hashlib
@@ -375,12 +378,51 @@ def tokens() -> dict[str, Any]:
     }
 
 
+# Texts
+
+
+def texts() -> dict[str, Any]:
+    """Texts by their code points: a lone surrogate cannot be written otherwise. What is allowed never changes."""
+    allowed = {
+        "latin": "Rue du Lac 7",
+        "no_break_space": "12\u00a0rue",
+        "ideographic_space": "\u6771\u4eac\u3000\u65b0\u5bbf",
+        "zero_width_joiner": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "zero_width_non_joiner": "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "zero_width_space": "a\u200bb",
+        "directional_marks": "\u200e\u200f\u061c",
+        "soft_hyphen": "a\u00adb",
+        "combining_marks": "e\u0301\u0323",
+        "emoji_of_unicode_16": "\U0001fae9",
+        "flag_of_tags": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "variation_selector": "\u2764\ufe0f",
+        "private_use": "\ue000\U000f0000\U0010fffd",
+        "not_assigned": "\u0378\U0003fffd\U000e0fff",
+        "object_replacement": "\ufffc\ufffd",
+        "beside_the_ranges": "\u0020\u007e\u00a0\u2027\u202f\u2065\u2070\ud7ff\ue000\ufdcf\ufdf0\ufefe\uff00\ufff8\U00010000",
+    }
+    ranges = [(0, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x206F), (0xD800, 0xDFFF), (0xFDD0, 0xFDEF)]
+    ranges += [(0xFEFF, 0xFEFF), (0xFFF9, 0xFFFB)] + [(plane << 16 | 0xFFFE, plane << 16 | 0xFFFF) for plane in range(17)]
+
+    def points(text: str) -> list[str]:
+        return [f"U+{ord(character):04X}" for character in text]
+
+    return {
+        "allowed": [{"name": name, "text": points(text)} for name, text in allowed.items()],
+        "refused": [{"first": f"U+{first:04X}", "last": f"U+{last:04X}"} for first, last in ranges],
+    }
+
+
 def write(name: str, content: Any) -> None:
     (HERE / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def files() -> dict[str, Any]:
-    return {"frames.json": {"requests": requests(), "replies": replies()}, "license_token.json": tokens()}
+    return {
+        "frames.json": {"requests": requests(), "replies": replies()},
+        "license_token.json": tokens(),
+        "texts.json": texts(),
+    }
 
 
 if __name__ == "__main__":
