@@ -36,11 +36,15 @@ _KERNEL_ARGUMENTS = (
     *("root=/dev/nvme0n1", "rw", "rootwait", "console=ttyS0,115200", "quiet", "loglevel=4", "net.ifnames=0"),
     # A unit that fails shows on the console, one that starts does not.
     "systemd.show_status=auto",
-    # What the agent uses of the kernel: memory that root cannot read, and AppArmor as the one large security module.
-    *("secretmem.enable=1", "apparmor=1", "security=apparmor"),
+    # AppArmor as the one large security module.
+    *("apparmor=1", "security=apparmor"),
     # An emulated processor has a steady clock and nothing to mitigate.
     *("mitigations=off", "tsc=reliable", "no_timer_check"),
 )
+_KERNEL_ARGUMENTS_OF = {"bookworm": ("secretmem.enable=1",)}
+"""Memory that root cannot read has to be asked for before Linux 6.5."""
+_CPUS = {"bookworm": 2, "trixie": 1}
+"""With two emulated processors Linux 6.12 panics now and then while one of them patches code that the other one runs."""
 _PROBE_SECONDS = 4.0
 _KILL_SECONDS = 20.0
 _PANIC = "Kernel panic - not syncing"
@@ -129,7 +133,7 @@ class Guest:
         directory: receives the disk, the TPM's state and the console's text; what an earlier machine left there is replaced.
         payload: a folder that the guest sees as /payload, read-only, as it was at the first boot.
         memory: MiB.
-        cpus: virtual processors.
+        cpus: virtual processors; by default what the image's kernel can stand.
         reach: the only addresses that its network has, each with the port of the host's loopback that stands for it:
             {"10.0.2.100:8443": 45678}. They are in 10.0.2.0/24; see `join_network`.
     """
@@ -141,14 +145,16 @@ class Guest:
         payload: Path | None,
         *,
         memory: int = 2048,
-        cpus: int = 2,
+        cpus: int | None = None,
         reach: Mapping[str, int] | None = None,
     ) -> None:
         self._image = image
+        self.suite = image.suite
+        """The Debian release."""
         self._directory = directory.resolve()
         self._payload = payload
         self._reach = dict(reach or {})
-        self._size = ("-m", str(memory), "-smp", str(cpus))
+        self._size = ("-m", str(memory), "-smp", str(cpus or _CPUS[image.suite]))
         self._qemu: subprocess.Popen[bytes] | None = None
         self._swtpm: subprocess.Popen[bytes] | None = None
         self._console = self._directory / "console.log"
@@ -367,7 +373,8 @@ class Guest:
             "qemu-system-x86_64",
             *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem", *self._size),
             *("-nodefaults", "-no-user-config", "-display", "none"),
-            *("-kernel", str(self._image.vmlinuz), "-append", " ".join(_KERNEL_ARGUMENTS)),
+            *("-kernel", str(self._image.vmlinuz)),
+            *("-append", " ".join((*_KERNEL_ARGUMENTS, *_KERNEL_ARGUMENTS_OF.get(self._image.suite, ())))),
             *("-device", "nvme,id=disks,serial=guest"),
             *(
                 "-drive",

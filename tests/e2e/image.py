@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""The disk and the kernel of the end-to-end guest: one Debian 12, built once and re-used until its ingredients change.
+"""The disk and the kernel of the end-to-end guest: Debian 12 or 13, built once and re-used until its ingredients change.
 
-    python3 tests/e2e/image.py DIRECTORY [PACKAGE …]
+    python3 tests/e2e/image.py DIRECTORY [SUITE]
 
 Root is needed (owners of files, chroot), a loop device is not. Host packages: mmdebstrap, e2fsprogs.
 
@@ -17,11 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 SUITE = "bookworm"
+"""What is built where nobody says otherwise."""
 KERNEL = "linux-image-cloud-amd64"
 DISK_SIZE = "3G"
 """Virtual; the file is sparse."""
@@ -29,7 +29,7 @@ DISK_SIZE = "3G"
 USERS = {"till": 1500, "stranger": 1600}
 """Login names and their uids: the account of a POS application, and one that has no business with the agent."""
 
-PACKAGES = (
+_PACKAGES = (
     # The system.
     *("systemd", "systemd-sysv", "libpam-systemd", "libsystemd0", "dbus", "udev", "kmod", "procps", "iproute2"),
     # In place of usrmerge, which every mmdebstrap would otherwise install and run, with all of Perl.
@@ -38,12 +38,23 @@ PACKAGES = (
     "qemu-guest-agent",
     # The cage.
     *("apparmor", "apparmor-utils", "libseccomp2"),
-    # The TPM: group tss and the device's mode, the libraries that the agent's package depends on, and a second opinion.
-    *("tpm-udev", "libtss2-esys-3.0.2-0", "libtss2-mu0", "libtss2-rc0", "libtss2-fapi1", "libtss2-tctildr0"),
-    *("libtss2-tcti-device0", "tpm2-tools"),
+    # The TPM: group tss and the device's mode, and a second opinion.
+    *("tpm-udev", "tpm2-tools"),
     # The agent's other dependencies, and what looks at it from outside.
     *("python3", "zlib1g", "openssl", "curl", "strace", "prometheus-node-exporter"),
 )
+_TPM_LIBRARIES = {
+    "bookworm": (
+        *("libtss2-esys-3.0.2-0", "libtss2-mu0", "libtss2-rc0", "libtss2-fapi1", "libtss2-tctildr0"),
+        "libtss2-tcti-device0",
+    ),
+    "trixie": (
+        *("libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64", "libtss2-fapi1t64", "libtss2-tctildr0t64"),
+        *("libtss2-policy0t64", "libtss2-tcti-device0t64"),
+    ),
+}
+"""What the agent's package depends on. The guest has no mirror to get it from."""
+SUITES = tuple(_TPM_LIBRARIES)
 
 NOT_AT_BOOT = (
     # Each of these mounts is a process or two (modprobe@…) during the busiest seconds of the boot.
@@ -100,11 +111,13 @@ class Image:
     """What a guest boots from. Guests write to an overlay of their own, never here.
 
     Attributes:
+        suite: the Debian release.
         rootfs: a raw ext4 file system without partitions.
         vmlinuz: the kernel; it needs no initramfs.
         manifest: names and versions of all that is installed, one a line.
     """
 
+    suite: str
     rootfs: Path
     vmlinuz: Path
     manifest: Path
@@ -114,20 +127,20 @@ class ImageError(Exception):
     """The image could not be built; the text says which step failed and what it printed."""
 
 
-def build(directory: Path, extra: Sequence[str] = ()) -> Image:
+def build(directory: Path, suite: str = SUITE) -> Image:
     """The image in `directory`; built if it is missing, or was made of other packages or by another version of this file.
 
     Args:
         directory: made if it is not there; about 700 MB.
-        extra: further Debian packages.
+        suite: the Debian release, one of SUITES.
 
     Raises:
         ImageError: not root, a missing tool, or a step that failed.
     """
     directory = directory.resolve()
-    image = Image(directory / "rootfs.ext4", directory / "vmlinuz", directory / "packages.txt")
-    packages = sorted({*PACKAGES, *extra})
-    stamp, fingerprint = directory / "fingerprint", _fingerprint(packages)
+    image = Image(suite, directory / "rootfs.ext4", directory / "vmlinuz", directory / "packages.txt")
+    packages = sorted({*_PACKAGES, *_TPM_LIBRARIES[suite]})
+    stamp, fingerprint = directory / "fingerprint", _fingerprint(suite)
     if image.rootfs.exists() and image.vmlinuz.exists() and stamp.exists() and stamp.read_text() == fingerprint:
         return image
     _refuse_without_tools()
@@ -136,10 +149,9 @@ def build(directory: Path, extra: Sequence[str] = ()) -> Image:
     # Beside the result rather than in /tmp: there is room where the image has room.
     with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
         root, kernel = Path(work, "root"), Path(work, "kernel")
-        with ThreadPoolExecutor(1) as beside:
-            unpacked = beside.submit(_unpack_kernel, kernel)
-            _install(root, packages)
-            version = unpacked.result()
+        kernel.mkdir()
+        _install(suite, root, packages, kernel)
+        version = _unpack_kernel(kernel)
         _furnish(root, kernel, version)
         image.manifest.write_text(_run("chroot", str(root), "dpkg-query", "-W") + f"kernel\t{version}\n")
         shutil.copyfile(kernel / "boot" / f"vmlinuz-{version}", image.vmlinuz)
@@ -164,8 +176,8 @@ def make_ext4(tree: Path, file: Path, size: str, *, label: str, journal: bool = 
     _run("mke2fs", *options, "-d", str(tree), str(file), size)
 
 
-def _fingerprint(packages: Sequence[str]) -> str:
-    return hashlib.sha256(Path(__file__).read_bytes() + "\n".join(packages).encode()).hexdigest()
+def _fingerprint(suite: str) -> str:
+    return hashlib.sha256(Path(__file__).read_bytes() + suite.encode()).hexdigest()
 
 
 def _refuse_without_tools() -> None:
@@ -176,39 +188,49 @@ def _refuse_without_tools() -> None:
         raise ImageError(f"Not installed: {', '.join(missing)}. Try: apt-get install mmdebstrap e2fsprogs")
 
 
-def _install(root: Path, packages: Sequence[str]) -> None:
+def _install(suite: str, root: Path, packages: Sequence[str], kernel: Path) -> None:
+    """Installs the packages in `root`, and leaves the kernel's package in `kernel`."""
     # The host's mirrors, proxies and leniencies are what works here; its directories and hooks are not the guest's.
     acquire = [line for line in _run("apt-config", "dump", "Acquire").splitlines() if not line.endswith(' "";')]
     options = ['APT::Install-Recommends "false";', 'Acquire::Languages "none";', *acquire]
+    # Another release than the host's comes from where mmdebstrap finds it.
     sources = [
         path
         for path in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")
+        if f"VERSION_CODENAME={suite}\n" in Path("/etc/os-release").read_text()
         if Path(path).exists() and Path(path).stat().st_size
     ]
+    # With the guest's apt, from outside: the host's may know another release's kernels only.
+    package = f"$(apt-cache depends {KERNEL} | sed -n 's/.*Depends: \\(linux-image-.*\\)/\\1/p' | head -n 1)"
+    fetch = (
+        f'cd "{kernel}" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" &&'
+        f' apt-get --quiet -o APT::Sandbox::User=root download "{package}"'
+    )
     _run(
         "mmdebstrap",
         *("--quiet", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(packages)}"),
         "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
         *(f"--aptopt={option}" for option in options),
         *(f"--dpkgopt={option}" for option in _KEEP_SMALL),
-        *(SUITE, str(root), *sources),
+        f"--customize-hook={fetch}",
+        *(suite, str(root), *sources),
     )
 
 
-def _unpack_kernel(target: Path) -> str:
-    """Returns the kernel's version."""
-    depends = _run("apt-cache", "depends", KERNEL).split()
-    package = next((word for word in depends if word.startswith("linux-image-") and word != KERNEL), None)
+def _unpack_kernel(kernel: Path) -> str:
+    """Returns the version of the kernel whose package lies in `kernel`."""
+    package = next(kernel.glob("linux-image-*.deb"), None)
     if package is None:
-        raise ImageError(f"apt knows no kernel behind {KERNEL}. Try: apt-get update")
-    target.mkdir()
-    _run("apt-get", "--quiet", "-o", "APT::Sandbox::User=root", "download", package, cwd=target)
-    _run("dpkg-deb", "--extract", str(next(target.glob("*.deb"))), str(target))
-    return package.removeprefix("linux-image-")
+        raise ImageError(f"apt found no kernel behind {KERNEL}. Try: apt-get update")
+    _run("dpkg-deb", "--extract", str(package), str(kernel))
+    return package.name.removeprefix("linux-image-").split("_")[0]
 
 
 def _furnish(root: Path, kernel: Path, version: str) -> None:
-    shutil.move(kernel / "lib/modules" / version, root / "usr/lib/modules" / version)
+    # Debian 13 packs the modules below /usr.
+    modules = next(path for path in (kernel / "lib/modules", kernel / "usr/lib/modules") if path.is_dir())
+    (root / "usr/lib/modules").mkdir(exist_ok=True)
+    shutil.move(modules / version, root / "usr/lib/modules" / version)
     _run("chroot", str(root), "depmod", version)
     for name, uid in USERS.items():
         _run("chroot", str(root), "useradd", "--create-home", "--uid", str(uid), "--user-group", "--shell", "/bin/sh", name)
@@ -248,12 +270,12 @@ def _run(*command: str, cwd: Path | None = None) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Builds or re-uses the image and says how long that took."""
-    if not arguments or arguments[0].startswith("-"):
+    if len(arguments) not in (1, 2) or arguments[0].startswith("-") or (arguments[1:] and arguments[1] not in SUITES):
         print(__doc__, file=sys.stderr)
         return 2
     began = time.monotonic()
     try:
-        image = build(Path(arguments[0]), arguments[1:])
+        image = build(Path(arguments[0]), *arguments[1:])
     except ImageError as error:
         print(f"image.py: {error}", file=sys.stderr)
         return 1

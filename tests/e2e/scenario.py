@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.e2e.guest import Guest, Result
 from tests.e2e.hostserver import HostServer, listening
-from tests.e2e.image import build
+from tests.e2e.image import SUITE, SUITES, build
 from tests.e2e.report import Report
 from tests.support.waiting import READY_S
 
@@ -26,6 +26,9 @@ SERVER, OTHER = "10.0.2.100", "10.0.2.101"
 DIRECTORY = "/var/lib/license-server"
 CORE, LINK, INSTALLER, LICENSE_SERVER = "license-agent", "license-agent-link", "license-agent-installer", "license-server"
 UNITS = (CORE, LINK, INSTALLER, LICENSE_SERVER)
+AUDIT_LOG = "/var/log/license-agent/audit.log"
+LANDLOCK = {"bookworm": 2, "trixie": 6}
+"""The ABI that the kernel of each release has at least."""
 EXPOSURE = {CORE: 0.5, LINK: 1.3, INSTALLER: 2.0, LICENSE_SERVER: 2.0}
 """The most that `systemd-analyze security` may say; the first two are the project's measures."""
 COMPARED = ("systemd-journald", "systemd-logind", "dbus", "prometheus-node-exporter")
@@ -253,7 +256,10 @@ class Scenario:
         self.same("the core may not gain privileges", "1", self.field("NoNewPrivs"))
         confinement = self.status().get("confinement", {})
         self.check("the core has locked itself", confinement.get("exec_forbidden") is True, confinement)
-        self.check("Landlock is in force", (confinement.get("landlock_abi") or 0) >= 1, confinement)
+        least = LANDLOCK[self.guest.suite]
+        self.check(f"Landlock is in force, ABI {least} or later", (confinement.get("landlock_abi") or 0) >= least, confinement)
+        pids = [(json.loads(line).get("actor") or {}).get("pid", 0) for line in self.out(f"cat {AUDIT_LOG}").splitlines()]
+        self.check("the audit log has PIDs of peers", any(pid > 1 for pid in pids), pids[-20:])
         self.check(
             "memory that root cannot read is in use",
             "secretmem" in self.out(f"grep -a secretmem /proc/{self.pid()}/maps", check=False),
@@ -631,6 +637,7 @@ def hold(guest: Guest) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Drive the packages through their life in a booted guest.")
     parser.add_argument("directory", type=Path, help="where image, disk and payload lie")
+    parser.add_argument("--suite", choices=SUITES, default=SUITE, help="which Debian release the guest is")
     parser.add_argument("--until", choices=STEPS, help="stop after this step")
     parser.add_argument("--from", dest="begin", choices=STEPS, help="after 'sell', go on with this step")
     parser.add_argument("--quick", action="store_true", help=f"without: {', '.join(LONG)}; and without long ways in the others")
@@ -640,7 +647,7 @@ def main() -> int:
     image = None
     try:
         with report.step("the guest"):
-            image = build(options.directory / "image")
+            image = build(options.directory / "image", options.suite)
         with (
             HostServer(options.directory / "server", SERVER) as server,
             listening() as other,

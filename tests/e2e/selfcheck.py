@@ -76,7 +76,7 @@ def _kernel(guest: Guest) -> None:
     modules = guest.get("/sys/kernel/security/lsm").decode().strip().split(",")
     assert {"landlock", "apparmor"} <= set(modules), modules
     assert guest.run(["aa-enabled"]).stdout.strip() == "Yes"
-    # memfd_secret is 447 on x86-64; it is ENOSYS without secretmem.enable=1.
+    # memfd_secret is 447 on x86-64; before Linux 6.5 it is ENOSYS without secretmem.enable=1.
     assert int(guest.run(["python3", "-c", "import ctypes; print(ctypes.CDLL(None).syscall(447, 0))"]).stdout) > 2
 
 
