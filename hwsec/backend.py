@@ -128,6 +128,7 @@ class BackendStatus:
         lockout_counter: failed authorizations that the TPM counts at present.
         hardware_id: hex SHA-256 that tells this machine from others; None where it cannot be had.
         nv_budget_left: NV writes that may be made now without spending more than the budget; None without NV memory.
+        unfitting: answers of this run that did not fit, or that nobody signs; after each the hardware was asked again.
     """
 
     name: str
@@ -141,6 +142,7 @@ class BackendStatus:
     lockout_counter: int | None = None
     hardware_id: str | None = None
     nv_budget_left: int | None = None
+    unfitting: int = 0
 
     def __post_init__(self) -> None:
         """Keeps `state` and `available` from contradicting each other.

@@ -4,7 +4,7 @@ Each error names the state of the hardware that it shows, so that a metric or a 
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class BackendState(StrEnum):
@@ -19,6 +19,7 @@ class BackendState(StrEnum):
     NV_GONE = "nv_gone"
     FOREIGN = "foreign"
     OUT_OF_SESSIONS = "out_of_sessions"
+    UNRELIABLE = "unreliable"
 
 
 class HwsecError(Exception):
@@ -26,9 +27,21 @@ class HwsecError(Exception):
 
     Attributes:
         state: what the error says of the hardware; AVAILABLE where the fault is not the hardware's.
+        unsigned: whether it rests on an answer that the hardware does not authenticate, so that anybody on the bus could have
+            made it up. `hwsec.repetition` decides when such an error is believed.
     """
 
     state: ClassVar[BackendState] = BackendState.AVAILABLE
+    unsigned: bool = False
+
+
+E = TypeVar("E", bound=HwsecError)
+
+
+def unsigned(error: E) -> E:
+    """The error, marked as one that rests on an answer which nobody signs."""
+    error.unsigned = True
+    return error
 
 
 class BackendUnavailable(HwsecError):
@@ -46,13 +59,20 @@ class BackendHung(BackendUnavailable):
 class HardwareReset(BackendUnavailable):
     """The TPM has forgotten our sessions and objects: it was reset while the machine slept, or somebody flushed them.
 
-    The call has changed nothing: the TPM looks at handles and sessions before it executes a command, and a call that has
-    already had its effect raises another BackendUnavailable. The connection has been closed, and the next call makes a new
-    one; so the call may be repeated once at once. A second HardwareReset in a row says that somebody goes on flushing. (Only
-    answers to executed commands carry an HMAC: somebody on the bus can pretend a reset. Repeating is then an effect more.)
+    The connection has been closed, and the next call makes a new one. A backend repeats the call by itself; this error comes
+    out of it only if somebody goes on flushing.
     """
 
     state = BackendState.ABSENT
+
+
+class UnreliableHardware(BackendUnavailable):
+    """The TPM's answers do not fit: wrong HMACs, nonces or names, or response codes that contradict each other.
+
+    The bus is disturbed, or somebody changes what passes on it. Nothing is concluded from such answers.
+    """
+
+    state = BackendState.UNRELIABLE
 
 
 class LockedOut(BackendUnavailable):

@@ -14,7 +14,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -35,21 +37,22 @@ from .backend import (
 )
 from .errors import (
     AuditEmpty,
-    BackendUnavailable,
     ForeignHardware,
-    HardwareReset,
     HwsecError,
     LockedOut,
     NotEnrolled,
     NvGone,
+    OutOfSessions,
 )
 from .nv.budget import NvBudget
 from .nv.layout import NV_ANCHOR, NV_AUDIT, NV_BASE, NV_COUNTER, NV_POLICY_COUNTER
-from .objectfile import Blob, ObjectFile, SealedObjects
+from .objectfile import Blob, ObjectFile, SealedKek, SealedObjects
 from .pcr.policy import NO_BINDING, Binding, check_initialized
+from .repetition import Doubts, Repeater, Unsigned
 from .secretmem import SecretBuffer, overwrite_freed
 from .statements import check_nonce
 from .tpm2 import endorsement, facts, keys
+from .tpm2.codes import RC_AUTH_CONTEXT, TpmRefusal
 from .tpm2.library import preload_library
 from .tpm2.nv import NvIndices
 from .tpm2.objects import area, create_key, loaded, public_point
@@ -58,6 +61,10 @@ from .tpm2.templates import AGREEMENT, ATTESTATION, IDENTITY
 from .tpm2.transport import SRK_HANDLE, Transport
 from .vault import SECRET_BYTES, Vault, os_random_into
 
+T = TypeVar("T")
+
+P = ParamSpec("P")
+
 __all__ = ["NV_BASE", "SRK_HANDLE", "TpmBackend", "preload_library"]
 
 _HKDF_MAX = 255 * 32  # RFC 5869, 2.3
@@ -65,6 +72,16 @@ _COUNTER = "policy counter"
 REVOCATION_STEP_MAX = 1000
 """Increments of the policy counter in one call: each is a write of NV memory."""
 _KEK_INDICES = (NV_ANCHOR, NV_COUNTER, NV_AUDIT)
+
+
+def _repeated(method: "Callable[Concatenate[TpmBackend, P], T]") -> "Callable[Concatenate[TpmBackend, P], T]":
+    """Makes a method start again, over a fresh connection, until an answer of the TPM is authenticated or believed."""
+
+    @wraps(method)
+    def call(self: "TpmBackend", /, *args: P.args, **named: P.kwargs) -> T:
+        return self._settled(method.__name__, lambda: method(self, *args, **named))
+
+    return call
 
 
 class TpmBackend:
@@ -76,7 +93,8 @@ class TpmBackend:
         nv_base: four NV indices after it are ours.
         binding: what `create` binds the KEK to. A KEK that exists keeps its binding until `rebind`.
         policies: directory of signed policies (`hwsec.pcr.files`).
-        monotonic: seconds of a clock that never goes back, for the budget of NV writes.
+        monotonic: seconds of a clock that never goes back, for the budget of NV writes and for repeated calls.
+        sleep: waits so many seconds between repeated calls (`hwsec.repetition`).
     """
 
     name = "tpm"
@@ -90,6 +108,7 @@ class TpmBackend:
         binding: Binding = NO_BINDING,
         policies: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         # Of its own, as everything that `replace` creates: an abandoned call may have it open.
         self._vault = Vault()
@@ -105,6 +124,28 @@ class TpmBackend:
         self._hardware_id: tuple[int, str | None] | None = None
         self._writes = 0
         self._budget = NvBudget(monotonic())
+        self._sleep = sleep
+        self._repeater = self._make_repeater(Doubts())
+
+    def _make_repeater(self, doubts: Doubts) -> Repeater:
+        return Repeater(self._reconnect, lambda: self._tpm.given_up, doubts, self._monotonic, self._sleep)
+
+    def _reconnect(self) -> None:
+        """Gives up the connection; the next command makes a fresh one."""
+        self._tpm.disconnect()
+
+    def _settled(self, call: str, attempt: Callable[[], T | Unsigned[T]]) -> T:
+        """Runs `attempt` until an answer of the TPM is authenticated or believed; raises as `Repeater.settle`."""
+
+        def witnessed() -> T | Unsigned[T]:
+            try:
+                return attempt()
+            except (LockedOut, OutOfSessions) as error:
+                if facts.confirms(self._tpm, error):
+                    error.unsigned = False
+                raise
+
+        return self._repeater.settle(call, witnessed)
 
     def replace(self) -> "TpmBackend":
         """A new backend with the same settings, not open, for the time after BackendHung.
@@ -120,7 +161,9 @@ class TpmBackend:
             binding=self._wanted,
             policies=self._policies,
             monotonic=self._monotonic,
+            sleep=self._sleep,
         )
+        fresh._repeater = fresh._make_repeater(self._repeater.doubts.copy())
         fresh._writes = self._writes
         fresh._budget = copy.copy(self._budget)  # figures only
         return fresh
@@ -154,22 +197,24 @@ class TpmBackend:
         """
         self._file.require_none()
         self.close()
-        self._connect()
         try:
-            self._create()
+            identifier = self._ask_hardware_id()
+            self._settled("create", lambda: self._create(identifier))
         except BaseException:
             self.close()
             raise
 
-    def _create(self) -> None:
+    def _create(self, identifier: str | None) -> None:
+        self.close()
+        self._connect()
         with self._fresh_auth() as keys_auth, SecretBuffer(SECRET_BYTES) as kek:
             with _derived(keys_auth, _COUNTER) as counter_auth:
                 # First, before an old commit counter is deleted: a counter starts where the highest deleted one ended
                 # (Part 3, 31.8), and this one is compared with numbers that the vendor chooses.
                 self._nv.define(NV_POLICY_COUNTER, counter_auth)
                 self._nv.authorize(NV_POLICY_COUNTER, counter_auth)
-                self._nv.increment(NV_POLICY_COUNTER)
                 self._wrote()
+                self._nv.increment(NV_POLICY_COUNTER)
                 self._random_into(kek.view)
                 with self._fresh_auth() as kek_auth:
                     sealed = self._sealer.seal(kek, kek_auth, self._wanted, counter_auth)
@@ -180,7 +225,7 @@ class TpmBackend:
                 attestation=self._create_key(ATTESTATION, keys_auth, "attestation"),
                 identity=self._create_key(IDENTITY, keys_auth, "identity"),
                 agreement=self._create_key(AGREEMENT, keys_auth, "agreement"),
-                hardware_id=self._ask_hardware_id(),
+                hardware_id=identifier,
             )
             for number in _KEK_INDICES:
                 with _derived(kek, f"nv{number}") as auth:
@@ -210,11 +255,15 @@ class TpmBackend:
     def open(self) -> None:
         """Reads the sealed objects and holds the SRK against the one they were made under. Unseals nothing yet."""
         self.close()
-        self._objects = self._file.read()
-        try:
+        objects = self._objects = self._file.read()
+
+        def attempt() -> None:
             self._connect()
-            for blob in (self._objects.attestation, self._objects.identity, self._objects.agreement):
+            for blob in (objects.attestation, objects.identity, objects.agreement):
                 public_point(self._tpm, blob)
+
+        try:
+            self._settled("open", attempt)
         except BaseException:
             self.close()
             raise
@@ -230,10 +279,14 @@ class TpmBackend:
     def kek(self) -> Iterator[SecretBuffer]:
         """Unseals the KEK for the length of the block, in a salted policy session made for this once."""
         objects = self._require_objects()
-        self._connect()
         with SecretBuffer(SECRET_BYTES) as buffer:
-            with self._key_auth(objects, _COUNTER) as counter_auth:
-                self._sealer.unseal(objects.kek, counter_auth, buffer)
+
+            def attempt() -> None:
+                self._connect()
+                with self._key_auth(objects, _COUNTER) as counter_auth:
+                    self._sealer.unseal(objects.kek, counter_auth, buffer)
+
+            self._settled("kek", attempt)
             yield buffer
 
     def _random_into(self, view: memoryview) -> None:
@@ -244,6 +297,7 @@ class TpmBackend:
             os_random_into(drawn.view[len(hardware) :])  # of which no copy is anywhere
             HKDF(hashes.SHA256(), len(view), salt=None, info=b"license-agent random").derive_into(drawn.view, view)
 
+    @_repeated
     def random(self, size: int) -> bytes:
         """TPM and kernel randomness, mixed by HKDF: as good as the better of the two."""
         self._connect()
@@ -255,11 +309,14 @@ class TpmBackend:
 
     # Binding
 
+    @_repeated
     def read_pcrs(self, indices: Iterable[int]) -> dict[int, bytes]:
         """Values of the SHA-256 bank by index; what the TPM does not have is left out. Works before the enrolment."""
+        wanted = tuple(indices)
         self._connect()
-        return self._sealer.read_pcrs(indices)
+        return self._sealer.read_pcrs(wanted)
 
+    @_repeated
     def policy_number(self) -> int:
         """The policy counter: signed policies with a lower number are refused."""
         objects = self._require_objects()
@@ -267,6 +324,7 @@ class TpmBackend:
         with self._key_auth(objects, _COUNTER) as counter_auth:
             return self._sealer.policy_number(counter_auth)
 
+    @_repeated
     def revoke_policies(self, number: int) -> None:
         """Raises the policy counter to `number`, so that signed policies with a lower one are refused from now on, for ever.
 
@@ -283,10 +341,10 @@ class TpmBackend:
                 raise ValueError(f"the policy counter is at {counter}: {number} is more than {REVOCATION_STEP_MAX} ahead")
             if number > counter and objects.kek.binding.policy_key is not None:
                 self._sealer.fitting(objects.kek.binding, counter_auth, number)
-        with self._nv.together(), _after_the_effect():
+        with self._nv.together():
             for _step in range(counter, number):
-                self._nv.increment(NV_POLICY_COUNTER)
                 self._wrote()
+                self._nv.increment(NV_POLICY_COUNTER)
 
     def rebind(self, binding: Binding) -> None:
         """Binds the KEK to something else: unseals it by the present policy, seals it again, replaces file and twin.
@@ -298,8 +356,12 @@ class TpmBackend:
             BackendUnavailable: the disk does not take the file; the old binding or the new one is in force, and both open now.
         """
         objects = self._require_objects()
-        with self.kek() as kek, self._fresh_auth() as auth, self._key_auth(objects, _COUNTER) as counter_auth:
-            sealed = self._sealer.seal(kek, auth, binding, counter_auth)
+
+        def attempt() -> SealedKek:
+            with self.kek() as kek, self._fresh_auth() as auth, self._key_auth(objects, _COUNTER) as counter_auth:
+                return self._sealer.seal(kek, auth, binding, counter_auth)
+
+        sealed = self._settled("rebind", attempt)
         changed = msgspec.structs.replace(objects, kek=sealed)
         self._file.write(changed)
         self._objects = changed
@@ -321,13 +383,13 @@ class TpmBackend:
                     if each == number:
                         raise
 
+    @_repeated
     def read_anchor(self) -> tuple[Anchor | None, int]:
         """Reads anchor and counter."""
         self._prepare_nv(NV_COUNTER)
         self._prepare_nv(NV_ANCHOR)
         with self._nv.together():
-            count = self._nv.read_counter(NV_COUNTER)
-            data = self._nv.read(NV_ANCHOR, ANCHOR_BYTES)
+            count, data = self._nv.read_counter(NV_COUNTER), self._nv.read(NV_ANCHOR, ANCHOR_BYTES)
         if data is None:
             return None, count
         try:
@@ -335,35 +397,58 @@ class TpmBackend:
         except ValueError:
             raise ForeignHardware("the anchor's NV index holds something else") from None
 
+    @_repeated
     def write_anchor(self, anchor: Anchor) -> None:
         """Writes the anchor's NV index."""
         self._prepare_nv(NV_ANCHOR)
-        self._nv.write(NV_ANCHOR, anchor.encode())
         self._wrote()
+        self._nv.write(NV_ANCHOR, anchor.encode())
 
     def increment(self) -> int:
-        """Increments the counter's NV index."""
-        self._prepare_nv(NV_COUNTER)
-        with self._nv.together():
-            self._nv.increment(NV_COUNTER)
-            self._wrote()
-            with _after_the_effect():
-                return self._nv.read_counter(NV_COUNTER)
+        """Increments the counter's NV index: once, even if the TPM's answer is lost."""
+        before: list[int | None] = []
 
+        def attempt() -> int:
+            self._prepare_nv(NV_COUNTER)
+            with self._nv.together():
+                count = self._nv.read_count(NV_COUNTER)
+                if not before:
+                    before.append(count)
+                if count == before[0]:
+                    self._wrote()
+                    self._nv.increment(NV_COUNTER)
+                    count = self._nv.read_counter(NV_COUNTER)
+                if count is None:
+                    raise ForeignHardware("the commit counter has lost its value: somebody has redefined it")
+                return count
+
+        return self._settled("increment", attempt)
+
+    @_repeated
     def read_audit(self) -> bytes:
         """Reads the extend index; zeros before its first extension."""
         self._prepare_nv(NV_AUDIT)
         return self._nv.read(NV_AUDIT, DIGEST_BYTES) or bytes(DIGEST_BYTES)
 
     def extend_audit(self, head: bytes) -> bytes:
-        """Extends the extend index."""
-        self._prepare_nv(NV_AUDIT)
-        with self._nv.together():
-            before = self.read_audit()
-            self._nv.extend(NV_AUDIT, head)
-        self._wrote()
-        return hashlib.sha256(before + head).digest()
+        """Extends the extend index: once, even if the TPM's answer is lost."""
+        before: list[bytes] = []
 
+        def attempt() -> bytes:
+            self._prepare_nv(NV_AUDIT)
+            with self._nv.together():
+                value = self.read_audit()
+                if not before:
+                    before.append(value)
+                if value != before[0]:  # by an earlier attempt, or by somebody else: the caller compares
+                    return value
+                self._wrote()
+                self._nv.extend(NV_AUDIT, head)
+                return hashlib.sha256(value + head).digest()
+
+        return self._settled("extend_audit", attempt)
+
+    @_repeated
     def certify_audit(self, nonce: bytes) -> Certification:
         """TPM2_NV_Certify of the audit index by the attestation key."""
         objects = self._require_objects()
@@ -392,6 +477,7 @@ class TpmBackend:
         """From the key-agreement key's public area."""
         return self._point(self._require_objects().agreement)
 
+    @_repeated
     def sign(self, message: bytes) -> bytes:
         """TPM2_Sign by the identity key."""
         objects = self._require_objects()
@@ -399,11 +485,13 @@ class TpmBackend:
         with self._key_auth(objects, "identity") as auth:
             return keys.sign(self._tpm, objects.identity, auth, message)
 
+    @_repeated
     def agree(self, peer_point: bytes) -> SecretBuffer:
         """TPM2_ECDH_ZGen by the key-agreement key."""
         objects = self._require_objects()
         if len(peer_point) != POINT_BYTES or peer_point[0] != 4:
             raise ValueError("not an uncompressed P-256 point")
+
         self._connect()
         with self._key_auth(objects, "agreement") as auth:
             return keys.agree(self._tpm, objects.agreement, auth, peer_point)
@@ -412,25 +500,32 @@ class TpmBackend:
 
     def endorsement(self) -> Endorsement | None:
         """The endorsement key, derived from its seed, with its certificate from NV."""
-        self._connect()
-        return endorsement.read_endorsement(self._tpm)
 
+        def attempt() -> Endorsement | Unsigned[Endorsement | None] | None:
+            self._connect()
+            found, signed = endorsement.read_endorsement(self._tpm)
+            return found if signed else Unsigned(found)
+
+        return self._settled("endorsement", attempt)
+
+    @_repeated
     def evidence(self, nonce: bytes) -> TpmEvidence:
         """TPM2_Certify of identity and key-agreement key by the attestation key."""
         objects = self._require_objects()
         check_nonce(nonce)
-        self._connect()
 
         def certified(purpose: str, blob: Blob) -> CertifiedKey:
             with self._key_auth(objects, purpose) as auth, self._key_auth(objects, "attestation") as signer_auth:
                 return keys.certify(self._tpm, blob, auth, objects.attestation, signer_auth, nonce)
 
+        self._connect()
         return TpmEvidence(
             attestation=area(objects.attestation),
             identity=certified("identity", objects.identity),
             agreement=certified("agreement", objects.agreement),
         )
 
+    @_repeated
     def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
         """TPM2_ActivateCredential with the endorsement key and the attestation key."""
         objects = self._require_objects()
@@ -440,6 +535,7 @@ class TpmBackend:
 
     # Status
 
+    @_repeated
     def clock(self) -> HardwareClock:
         """TPM2_ReadClock."""
         self._connect()
@@ -447,32 +543,45 @@ class TpmBackend:
 
     def measure_hardware_id(self) -> str | None:
         """SHA-256 of the endorsement key's public area, derived from the endorsement seed."""
-        self._connect()
-        return endorsement.hardware_id(self._tpm)
+
+        def attempt() -> str | Unsigned[str | None] | None:
+            self._connect()
+            identifier, signed = endorsement.hardware_id(self._tpm)
+            return identifier if signed else Unsigned(identifier)
+
+        return self._settled("hardware_id", attempt)
 
     def _ask_hardware_id(self) -> str | None:
         if self._objects is not None:
             return self._objects.hardware_id
         # Derived once for each connection: an RSA endorsement key takes a TPM seconds.
         if self._hardware_id is None or self._hardware_id[0] != self._tpm.generation:
-            self._hardware_id = self._tpm.generation, endorsement.hardware_id(self._tpm)
+            identifier = self.measure_hardware_id()
+            self._hardware_id = self._tpm.generation, identifier
         return self._hardware_id[1]
 
     def status(self) -> BackendStatus:
         """Asks the TPM for its clock and properties, and whether what is ours is there and could be used. Unseals nothing."""
-        state, about, identifier = BackendState.AVAILABLE, None, None
+        state, detail, about, identifier = BackendState.AVAILABLE, "", None, None
+
+        def ask() -> tuple[str, facts.Permanent]:
+            self._connect()
+            return self._describe(), facts.read_permanent(self._tpm)
+
         try:
-            clock = self.clock()
-            detail = f"TPM 2.0 at {self._tpm.tcti}, reset count {clock.reset_count}, restart count {clock.restart_count}"
-            about = facts.read_permanent(self._tpm)
+            detail, about = told = self._settled("status", ask)
             identifier = self._ask_hardware_id()
-            self._check_usable(about)
+            self._settled("usable", lambda: self._check_usable(told[1]))
         except HwsecError as error:
             state, detail = error.state, str(error)
             if state is BackendState.AVAILABLE:
                 state = BackendState.ABSENT
         except Exception as error:  # noqa: BLE001 - a status is asked for in order to learn what is wrong
             state, detail = BackendState.ABSENT, f"the TPM library failed: {error}"
+        doubtful = self._repeater.doubts.unreliable
+        if state is BackendState.AVAILABLE and doubtful:
+            state = BackendState.UNRELIABLE
+            detail = f"the TPM's last answers to '{doubtful[0]}' did not fit, on each of several fresh connections"
         return BackendStatus(
             name=self.name,
             available=state is BackendState.AVAILABLE,
@@ -485,10 +594,21 @@ class TpmBackend:
             lockout_counter=None if about is None else about.lockout_counter,
             hardware_id=identifier,
             nv_budget_left=self._budget.left(self._monotonic()),
+            unfitting=self._repeater.doubts.unfitting,
         )
+
+    def _describe(self) -> str:
+        try:
+            clock = facts.read_clock(self._tpm)
+        except TpmRefusal as reason:
+            if reason.code != RC_AUTH_CONTEXT:
+                raise
+            return f"TPM 2.0 at {self._tpm.tcti}"
+        return f"TPM 2.0 at {self._tpm.tcti}, reset count {clock.reset_count}, restart count {clock.restart_count}"
 
     def _check_usable(self, about: facts.Permanent) -> None:
         """Raises what the next use of the KEK would raise, as far as that can be known without unsealing it."""
+        self._connect()
         if about.in_lockout and self._tpm.srk_is_da_protected():
             raise LockedOut(f"the TPM is locked out after {about.lockout_counter} wrong auth values; it recovers with time")
         facts.check_room(self._tpm)
@@ -518,12 +638,3 @@ def _derived(key: SecretBuffer, purpose: str) -> Iterator[SecretBuffer]:
             yield auth
     finally:
         overwrite_freed(SECRET_BYTES)
-
-
-@contextmanager
-def _after_the_effect() -> Iterator[None]:
-    """A reset that is found now is no HardwareReset, after which the call could be repeated."""
-    try:
-        yield
-    except HardwareReset as error:
-        raise BackendUnavailable(str(error)) from None

@@ -90,9 +90,13 @@ TPM_UNAVAILABLE = Alert(
     "alert.tpm_unavailable", Severity.HIGH, "The TPM cannot be used",
     "Run 'license-agent recover show'; licenses are validated from memory meanwhile.",
 )  # fmt: skip
+TPM_UNRELIABLE = Alert(
+    "alert.tpm_unreliable", Severity.HIGH, "The TPM's answers do not fit",
+    "Check the TPM's seat and bus and who may open it; licenses are validated from memory and changes are tried again.",
+)  # fmt: skip
 
 ALERTS = (
     AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE,
-    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, TPM_UNAVAILABLE, UNAUTHORIZED,
+    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
 )  # fmt: skip
 """All of them."""

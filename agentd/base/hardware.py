@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hwsec.backend import Backend
 from hwsec.bootclock import read_boot_clock
-from hwsec.errors import BackendUnavailable, HardwareReset, HwsecError
+from hwsec.errors import BackendUnavailable, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded, SealedStore
 from hwsec.vault import Vault
@@ -127,7 +127,7 @@ class Hardware:
             self.on_reload(loaded)
 
     async def run(self, work: Callable[[HardwareConnection], T], deadline: float) -> T:
-        """Runs `work` on the hardware's thread.
+        """Runs `work` on the hardware's thread. The backend repeats by itself what a reset or a disturbed bus has cut.
 
         Args:
             work: is called with the connection, on the hardware's thread.
@@ -139,19 +139,8 @@ class Hardware:
         """
         await self.ready(deadline)
 
-        def call() -> T:
-            # The connection is looked up when the work begins: one that was abandoned meanwhile must not be used.
-            connection = self._connection
-            try:
-                return connection.call(work)
-            except HardwareReset:
-                if connection.abandoned:
-                    raise
-                # A refused command did nothing, and all work here may start again: a commit finds out how far it came.
-                log.warning("the %s was reset; asking again over a new connection", self.name)
-                return connection.call(work)
-
-        return await self._owner.run(call, deadline)
+        # The connection is looked up when the work begins: one that was abandoned meanwhile must not be used.
+        return await self._owner.run(lambda: self._connection.call(work), deadline)
 
     async def ask(self, work: Callable[[HardwareConnection], T], deadline: float) -> T:
         """As `run`, for work that needs no open backend."""

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STATUS_DEADLINE_S = 5.0
+STATUS_DEADLINE_S = 10.0
+"""Longer than the backend goes on asking where answers do not fit (`hwsec.repetition`)."""
 
 
 class Store:

@@ -10,10 +10,11 @@ from agentd.base.alerts import (
     SECRET_EXPIRED,
     SERVER_REFUSES,
     TPM_UNAVAILABLE,
+    TPM_UNRELIABLE,
     Alert,
 )
 from agentd.sync.degraded import Mode
-from hwsec.backend import BackendStatus
+from hwsec.backend import BackendState, BackendStatus
 
 from .parts import AgentParts
 
@@ -74,13 +75,16 @@ class AlertWatch:
         was, self._hardware = self._hardware, status
         if status.state is was.state:
             return
-        if status.available:
-            self._raised.discard(TPM_UNAVAILABLE)
-            self._core.audit.clear_alert(TPM_UNAVAILABLE, f"the {status.name} can be used again", was=was.state.value)
-        else:
-            self._raised.add(TPM_UNAVAILABLE)
+        alert = None if status.available else _hardware_alert(status.state)
+        for gone in (TPM_UNAVAILABLE, TPM_UNRELIABLE):
+            if gone in self._raised and gone is not alert:
+                self._raised.discard(gone)
+                now = "can be used again" if status.available else f"is {status.state.value}"
+                self._core.audit.clear_alert(gone, f"the {status.name} {now}", was=was.state.value)
+        if alert is not None:
+            self._raised.add(alert)
             text = f"the {status.name} cannot be used ({status.state.value}): {status.detail}"
-            self._core.audit.raise_alert(TPM_UNAVAILABLE, text, state=status.state.value, text=status.detail[:500])
+            self._core.audit.raise_alert(alert, text, state=status.state.value, text=status.detail[:500])
 
     def _set(self, alert: Alert, on: bool, text: str) -> None:
         self._change(alert, on, text, {"text": text}, {})
@@ -94,3 +98,7 @@ class AlertWatch:
         else:
             self._raised.discard(alert)
             self._core.audit.clear_alert(alert, text, **cleared)
+
+
+def _hardware_alert(state: BackendState) -> Alert:
+    return TPM_UNRELIABLE if state is BackendState.UNRELIABLE else TPM_UNAVAILABLE

@@ -40,6 +40,7 @@ class Gauges:
     lockout_counter: int | None = None
     nv_budget_left: int | None = None
     log_lines_dropped: int = 0
+    unfitting_answers: int = 0
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -109,6 +110,9 @@ TPM_METRICS: tuple[Declared, ...] = (
              lambda _, g: g.lockout_counter),
     Declared("tpm_nv_budget_left", "gauge", "", "NV writes that may be made now within the budget",
              lambda _, g: g.nv_budget_left),
+    Declared("tpm_unfitting_answers_total", "counter", "",
+             "Answers of the TPM since the start that did not fit or are not authenticated; each was asked for again",
+             lambda _, g: g.unfitting_answers),
 )  # fmt: skip
 """What an agent with a TPM has besides, after `tpm_state`, which has a sample for each state."""
 

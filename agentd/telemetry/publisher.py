@@ -89,6 +89,7 @@ class Publisher:
             lockout_counter=status.lockout_counter,
             nv_budget_left=status.nv_budget_left,
             log_lines_dropped=lines_dropped(),
+            unfitting_answers=status.unfitting,
         )
 
 

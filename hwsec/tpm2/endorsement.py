@@ -12,11 +12,26 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..backend import Endorsement
-from ..errors import ActivationRefused, NoEndorsementKey
+from ..errors import ActivationRefused, NoEndorsementKey, unsigned
 from ..objectfile import Blob
 from ..secretmem import SecretBuffer
-from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_POLICY_FAIL, TpmRefusal
-from .facts import read_property
+from .codes import (
+    RC_ASYMMETRIC,
+    RC_AUTH_FAIL,
+    RC_BAD_AUTH,
+    RC_CURVE,
+    RC_HIERARCHY,
+    RC_KEY_SIZE,
+    RC_NV_AUTHORIZATION,
+    RC_NV_LOCKED,
+    RC_NV_UNINITIALIZED,
+    RC_POLICY_FAIL,
+    RC_SCHEME,
+    RC_SYMMETRIC,
+    RC_VALUE,
+    TpmRefusal,
+)
+from .facts import read_permanent, read_property
 from .objects import loaded
 from .templates import EK_ECC, EK_RSA
 from .transport import Transport
@@ -37,9 +52,16 @@ BLOB_MAX = 128
 SECRET_MAX = 512
 """Bytes of a TPM2B_ENCRYPTED_SECRET's content: as long as the longest modulus that the TPM library knows."""
 
+_UNREADABLE = (RC_NV_UNINITIALIZED, RC_NV_LOCKED, RC_NV_AUTHORIZATION, RC_AUTH_FAIL, RC_BAD_AUTH)
+"""What a TPM answers where an index was never written, is locked, or is for others to read."""
 _PT_NV_BUFFER_MAX = 0x12C  # Part 2, 6.13
 _CHUNK = 1024
 _COORDINATE = 32
+_NOT_THIS_KIND = (
+    *(RC_ASYMMETRIC, RC_VALUE, RC_HIERARCHY, RC_KEY_SIZE, RC_SCHEME, RC_SYMMETRIC, RC_CURVE),
+    *(RC_AUTH_FAIL, RC_BAD_AUTH),
+)
+"""What a TPM answers that lacks an algorithm, or whose endorsement hierarchy is switched off or has an auth value."""
 
 
 def _create(tpm: Transport, template: bytes) -> tuple[Any, Any]:
@@ -47,29 +69,54 @@ def _create(tpm: Transport, template: bytes) -> tuple[Any, Any]:
     area = tpm.public_template(template)
     # In the session: nobody on the bus shall put another key in the place of this one.
     handle, public, *_ = tpm.run(
-        lambda e: e.create_primary(None, area, primary_handle=tpm.t.ESYS_TR.ENDORSEMENT, session1=tpm.session)
+        lambda e: e.create_primary(None, area, primary_handle=tpm.t.ESYS_TR.ENDORSEMENT, session1=tpm.session),
+        _NOT_THIS_KIND,
     )
     return handle, public.publicArea
 
 
+class _Found(NamedTuple):
+    """The endorsement key while it is loaded.
+
+    Attributes:
+        handle: of the loaded key; None where there is no key.
+        public: its marshalled public area.
+        kind: which of the two it is.
+        signed: whether the TPM authenticates that it is this key, or that there is none. It does not sign its refusal to make
+            one of a kind that comes earlier.
+    """
+
+    handle: Any
+    public: bytes
+    kind: _Kind
+    signed: bool
+
+
 @contextmanager
-def _endorsement_key(tpm: Transport) -> Iterator[tuple[Any, bytes, _Kind] | None]:
-    """Its handle, its marshalled public area and its kind, for the length of the block; None where there is none.
+def _endorsement_key(tpm: Transport) -> Iterator[_Found]:
+    """The endorsement key for the length of the block.
 
     Raises:
         BackendUnavailable: the TPM did not answer, or has no room; that says nothing about the key.
     """
+    if "endorsement" not in read_permanent(tpm).hierarchies_open:
+        yield _Found(None, b"", KINDS[0], signed=True)
+        return
+    signed = True
     for kind in KINDS:
         try:
             handle, area = _create(tpm, kind.template)
-        except TpmRefusal:  # not this algorithm, or not without the hierarchy's auth value
+        except TpmRefusal as reason:
+            if reason.code not in _NOT_THIS_KIND:
+                raise
+            signed = False
             continue
         try:
-            yield handle, _canonical(tpm, area), kind
+            yield _Found(handle, _canonical(tpm, area), kind, signed)
         finally:
             tpm.flush_quietly(handle)
         return
-    yield None
+    yield _Found(None, b"", KINDS[0], signed)
 
 
 def _canonical(tpm: Transport, area: Any) -> bytes:
@@ -83,33 +130,41 @@ def _canonical(tpm: Transport, area: Any) -> bytes:
     return head + b"".join(size + each.rjust(_COORDINATE, b"\0") for each in coordinates)
 
 
-def hardware_id(tpm: Transport) -> str | None:
-    """Hex SHA-256 over the endorsement key's public area, as in `Endorsement.public`; None where there is none."""
+def hardware_id(tpm: Transport) -> tuple[str | None, bool]:
+    """Hex SHA-256 over the endorsement key's public area, as in `Endorsement.public`; None where there is none.
+
+    Returns:
+        The id, and whether the TPM authenticates it.
+    """
     with _endorsement_key(tpm) as key:
-        return None if key is None else hashlib.sha256(key[1]).hexdigest()
+        return (None if key.handle is None else hashlib.sha256(key.public).hexdigest()), key.signed
 
 
-def read_endorsement(tpm: Transport) -> Endorsement | None:
-    """The endorsement key with its certificate; None where there is none."""
+def read_endorsement(tpm: Transport) -> tuple[Endorsement | None, bool]:
+    """The endorsement key with its certificate; None where there is none.
+
+    Returns:
+        The key, and whether the TPM authenticates that it is this one with this certificate.
+    """
     with _endorsement_key(tpm) as key:
-        if key is None:
-            return None
-        _handle, public, kind = key
-    return Endorsement(public, _read_certificate(tpm, kind.certificate))
+        pass
+    if key.handle is None:
+        return None, key.signed
+    certificate, signed = _read_certificate(tpm, key.kind.certificate)
+    return Endorsement(key.public, certificate), key.signed and signed
 
 
-def _read_certificate(tpm: Transport, index: int) -> bytes | None:
+def _read_certificate(tpm: Transport, index: int) -> tuple[bytes | None, bool]:
     """What the manufacturer has written into that NV index (Part 3, 31.6 and 31.13); None where nothing can be read."""
+    if index not in tpm.handles_from(index, tpm.witness):
+        return None, True
+    handle = tpm.run(lambda e: e.tr_from_tpmpublic(index, session1=tpm.session))
     try:
-        handle = tpm.run(lambda e: e.tr_from_tpmpublic(index))
+        return _certificate_of(_read_all(tpm, handle)), True
     except TpmRefusal as reason:
-        if reason.code != RC_HANDLE:
+        if reason.code not in _UNREADABLE:
             raise
-        return None
-    try:
-        return _certificate_of(_read_all(tpm, handle))
-    except TpmRefusal:  # never written, locked, or for others to read
-        return None
+        return None, False
     finally:
         if tpm.connected:
             tpm.run(lambda e: e.tr_close(handle))
@@ -117,7 +172,7 @@ def _read_certificate(tpm: Transport, index: int) -> bytes | None:
 
 def _read_all(tpm: Transport, handle: Any) -> bytes:
     t = tpm.t
-    public = tpm.run(lambda e: e.nv_read_public(handle))[0].nvPublic
+    public = tpm.run(lambda e: e.nv_read_public(handle, session1=tpm.session))[0].nvPublic
     size = min(int(public.dataSize), CERTIFICATE_MAX)
     by_index = int(public.attributes) & int(t.TPMA_NV.AUTHREAD)
     reader = handle if by_index else t.ESYS_TR.OWNER
@@ -125,7 +180,9 @@ def _read_all(tpm: Transport, handle: Any) -> bytes:
     data = bytearray()
     while len(data) < size:
         read = partial(t.ESAPI.nv_read, nv_index=handle, size=min(chunk, size - len(data)), offset=len(data))
-        data += bytes(tpm.run(lambda e, read=read: read(e, auth_handle=reader, session1=tpm.session)))  # type: ignore[misc]
+        data += bytes(
+            tpm.run(lambda e, read=read: read(e, auth_handle=reader, session1=tpm.session), _UNREADABLE)  # type: ignore[misc]
+        )
     return bytes(data)
 
 
@@ -155,24 +212,27 @@ def activate(tpm: Transport, attestation: Blob, auth: SecretBuffer, credential_b
     secret = t.TPM2B_ENCRYPTED_SECRET(secret=encrypted_secret)
     with contextlib.ExitStack() as stack:
         key = stack.enter_context(_endorsement_key(tpm))
-        if key is None:
-            raise NoEndorsementKey(
+        if key.handle is None:
+            problem = NoEndorsementKey(
                 "the TPM gives no endorsement key: it has none of ECC P-256 or RSA 2048, or the auth value of its endorsement "
                 "hierarchy is set; set it back to empty for the time of the enrollment"
             )
+            raise problem if key.signed else unsigned(problem)
         policy = stack.enter_context(tpm.fresh_session(t.TPM2_SE.POLICY, encrypts=False))
         tpm.run(lambda e: e.policy_secret(t.ESYS_TR.ENDORSEMENT, policy, expiration=0, session1=tpm.session))
         handle = stack.enter_context(loaded(tpm, attestation, auth))
         try:
             answer = tpm.run(
-                lambda e: e.activate_credential(handle, key[0], blob, secret, session1=tpm.session, session2=policy)
+                lambda e: e.activate_credential(handle, key.handle, blob, secret, session1=tpm.session, session2=policy)
             )
         except TpmRefusal as reason:
             if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL, RC_POLICY_FAIL):
                 raise
-            raise ActivationRefused(
-                "the TPM does not open the credential: it was made for another TPM or another attestation key, or was changed "
-                f"on its way; begin the enrollment again ({reason})"
+            raise unsigned(
+                ActivationRefused(
+                    "the TPM does not open the credential: it was made for another TPM or another attestation key, or was "
+                    f"changed on its way; begin the enrollment again ({reason})"
+                )
             ) from None
         try:
             return bytes(answer)

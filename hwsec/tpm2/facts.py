@@ -1,10 +1,14 @@
-"""Reads what a TPM reports about itself: clock, hierarchies, lockout, room. None of it needs an auth value of ours."""
+"""Reads what a TPM reports about itself: clock, hierarchies, lockout, room. None of it needs an auth value of ours.
+
+The session authenticates all of it (`Transport.witness`), so that nothing here can be made up on the bus.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 from ..backend import HardwareClock
-from ..errors import BackendUnavailable, OutOfSessions
+from ..errors import BackendUnavailable, HwsecError, LockedOut, OutOfSessions, unsigned
+from .codes import RC_AUTH_CONTEXT, TpmRefusal
 from .transport import Transport
 
 # Part 2, 6.13
@@ -35,8 +39,17 @@ class Permanent:
 
 
 def read_clock(tpm: Transport) -> HardwareClock:
-    """TPM2_ReadClock (Part 3, 29.1)."""
-    info = tpm.run(lambda e: e.read_clock())
+    """TPM2_ReadClock (Part 3, 29.1).
+
+    Raises:
+        BackendUnavailable: this TPM does not authenticate its clock.
+    """
+    try:
+        info = tpm.run(lambda e: e.read_clock(session1=tpm.witness), (RC_AUTH_CONTEXT,))
+    except TpmRefusal as reason:
+        if reason.code != RC_AUTH_CONTEXT:
+            raise
+        raise unsigned(TpmRefusal(reason.code, "this TPM does not authenticate its clock")) from None
     clock = info.clockInfo  # lies in info's memory
     return HardwareClock(int(clock.clock), int(clock.resetCount), int(clock.restartCount), bool(clock.safe))
 
@@ -47,7 +60,7 @@ def read_property(tpm: Transport, number: int) -> int:
     Raises:
         BackendUnavailable: this TPM does not tell it.
     """
-    found: Any = tpm.run(lambda e: e.get_capability(tpm.t.TPM2_CAP.TPM_PROPERTIES, number, 1))[1]
+    found: Any = tpm.run(lambda e: e.get_capability(tpm.t.TPM2_CAP.TPM_PROPERTIES, number, 1, session1=tpm.witness))[1]
     properties = found.data.tpmProperties  # lies in found's memory
     if len(properties) != 1 or int(properties[0].property) != number:
         raise BackendUnavailable(f"the TPM does not tell its property 0x{number:x}")
@@ -78,3 +91,18 @@ def check_room(tpm: Transport) -> None:
             f"the TPM has room for {sessions} more sessions and {objects} more objects: other programs hold them; end them, or "
             "use the kernel's resource manager (/dev/tpmrm0)"
         )
+
+
+def confirms(tpm: Transport, error: LockedOut | OutOfSessions) -> bool:
+    """Whether the TPM authenticates what a response code has said without a signature."""
+    if not tpm.connected:
+        return False
+    try:
+        if isinstance(error, LockedOut):
+            return read_permanent(tpm).in_lockout
+        check_room(tpm)
+    except OutOfSessions:
+        return True
+    except HwsecError:
+        return False
+    return False

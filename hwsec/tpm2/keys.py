@@ -3,10 +3,11 @@
 import hashlib
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from ..backend import SIGNATURE_BYTES, CertifiedKey
 from ..objectfile import Blob
 from ..secretmem import SecretBuffer
-from .codes import RC_ECC_POINT, RC_SIZE, RC_VALUE, TpmRefusal
 from .objects import area, loaded
 from .transport import Transport
 
@@ -53,20 +54,16 @@ def certify(
 
 
 def agree(tpm: Transport, blob: Blob, auth: SecretBuffer, peer_point: bytes) -> SecretBuffer:
-    """TPM2_ECDH_ZGen (Part 3, 14.5); the TPM checks that the point is on the curve.
+    """TPM2_ECDH_ZGen (Part 3, 14.5).
 
     Raises:
-        ValueError: it is not.
+        ValueError: the point is not on the curve. Checked here, because the TPM's refusal would not be signed.
     """
+    ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), peer_point)
     t = tpm.t
     point = t.TPM2B_ECC_POINT(t.TPMS_ECC_POINT(x=peer_point[1:33], y=peer_point[33:]))
     with loaded(tpm, blob, auth) as handle:
-        try:
-            answer = tpm.run(lambda e: e.ecdh_zgen(handle, point, session1=tpm.session))
-        except TpmRefusal as reason:
-            if reason.code not in (RC_ECC_POINT, RC_SIZE, RC_VALUE):
-                raise
-            raise ValueError(f"the TPM refused the peer's point ({reason})") from None
+        answer = tpm.run(lambda e: e.ecdh_zgen(handle, point, session1=tpm.session))
         buffer = SecretBuffer(32)
         x = answer.point.x
         size = x._cdata.size

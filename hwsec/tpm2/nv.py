@@ -5,16 +5,17 @@ an auth value only while a command runs; else it rests in the vault.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ..backend import ANCHOR_BYTES, DIGEST_BYTES
-from ..errors import ForeignHardware, NvGone
+from ..errors import ForeignHardware, NvGone, unsigned
 from ..nv.layout import NV_ANCHOR, NV_AUDIT, NV_COUNTER, NV_POLICY_COUNTER
 from ..secretmem import SecretBuffer
 from ..vault import Vault, WrappedSecret
-from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_UNINITIALIZED, TpmRefusal
+from .codes import ANY, RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_UNINITIALIZED, TpmRefusal
 from .transport import AUTH_COVER, Transport
 
 _COUNTER_BYTES = 8
@@ -51,8 +52,15 @@ class NvIndices:
         self._handles.clear()
 
     def missing(self) -> list[int]:
-        """Those of our indices that are not in the TPM."""
-        there = self._tpm.handles_from(self._base)
+        """Those of our indices that are not in the TPM: its authenticated word.
+
+        Raises:
+            UnreliableHardware: it refuses to say.
+        """
+        try:
+            there = self._tpm.handles_from(self._base, self._tpm.witness)
+        except TpmRefusal as reason:
+            raise self._tpm.misfit(str(reason)) from None
         return [self._base + number for number in NUMBERS if self._base + number not in there]
 
     def define(self, number: int, auth: SecretBuffer) -> None:
@@ -73,8 +81,8 @@ class NvIndices:
             nvPublic=t.TPMS_NV_PUBLIC(nvIndex=index, nameAlg=t.TPM2_ALG.SHA256, attributes=attributes, dataSize=size)
         )
         self._known().pop(number, None)
-        with contextlib.suppress(TpmRefusal):
-            old = tpm.run(lambda e: e.tr_from_tpmpublic(index))
+        if index in tpm.handles_from(self._base, tpm.witness):
+            old = tpm.run(lambda e: e.tr_from_tpmpublic(index, session1=tpm.session))
             tpm.run(lambda e: e.nv_undefine_space(old, session1=tpm.session))
         value = t.TPM2B_AUTH(bytes(len(auth)))
         try:
@@ -86,7 +94,7 @@ class NvIndices:
         # which the TPM refuses because the index is there, overwrites these.
         tpm.run(lambda e: e.tr_set_auth(handle, None))
         with contextlib.suppress(TpmRefusal):
-            tpm.run(lambda e: e.nv_define_space(AUTH_COVER, public, session1=tpm.session))
+            tpm.run(lambda e: e.nv_define_space(AUTH_COVER, public, session1=tpm.session), ANY)
 
     def knows(self, number: int) -> bool:
         """Whether the index has been authorized over this connection."""
@@ -98,13 +106,16 @@ class NvIndices:
         Raises:
             NvGone: it is not there.
         """
-        index = self._base + number
+        tpm, index = self._tpm, self._base + number
         try:
-            handle = self._tpm.run(lambda e: e.tr_from_tpmpublic(index))
+            # In the session: with the name of an earlier answer, the TPM would refuse every command on this index.
+            handle = tpm.run(lambda e: e.tr_from_tpmpublic(index, session1=tpm.session), (RC_HANDLE,))
         except TpmRefusal as reason:
-            if reason.code == RC_HANDLE:
-                raise self._gone(number) from None
-            raise
+            if reason.code != RC_HANDLE:
+                raise
+            if index not in self.missing():
+                raise tpm.misfit("it hides an NV index that is there") from None
+            raise self._gone(number) from None
         self._known()[number] = handle, self._vault.wrap(auth)
 
     def _gone(self, number: int) -> NvGone:
@@ -144,34 +155,52 @@ class NvIndices:
                     yield handle
                 except TpmRefusal as reason:
                     if reason.code == RC_HANDLE:
-                        raise self._gone(number) from None
+                        raise unsigned(self._gone(number)) from None
                     if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
-                        raise ForeignHardware(
+                        text = (
                             f"NV index 0x{self._base + number:08x} has another auth value than ours: somebody has redefined it"
-                        ) from None
+                        )
+                        raise unsigned(ForeignHardware(text)) from None
                     raise
 
-    def _run(self, number: int, command: Any) -> Any:
+    def _run(self, number: int, command: Any, refusals: Container[int] = ()) -> Any:
         """Runs a command on an index that has been authorized."""
         with self.lent(number) as handle:
-            return self._tpm.run(lambda e: command(e, handle))
+            return self._tpm.run(lambda e: command(e, handle), refusals)
+
+    def _is_written(self, number: int) -> bool:
+        """Whether an index that has been authorized was ever written: the TPM's authenticated word."""
+        handle, tpm = self._known()[number][0], self._tpm
+        try:
+            public = tpm.run(lambda e: e.nv_read_public(handle, session1=tpm.session))[0].nvPublic
+        except TpmRefusal as reason:
+            raise tpm.misfit(str(reason)) from None
+        return bool(int(public.attributes) & int(tpm.t.TPMA_NV.WRITTEN))
 
     def read(self, number: int, size: int) -> bytes | None:
         """TPM2_NV_Read (Part 3, 31.13); None if it has never been written."""
         session = self._tpm.session
+        read = partial(self._run, number, refusals=(RC_NV_UNINITIALIZED,))
         try:
-            return bytes(self._run(number, lambda e, handle: e.nv_read(handle, size, 0, handle, session1=session)))
+            return bytes(read(lambda e, handle: e.nv_read(handle, size, 0, handle, session1=session)))
         except TpmRefusal as reason:
             if reason.code != RC_NV_UNINITIALIZED:
                 raise
+            if self._is_written(number):
+                raise self._tpm.misfit("it says that an NV index has never been written, which has been") from None
             return None
 
-    def read_counter(self, number: int) -> int:
-        """The value of a counter; it can be read after its first increment."""
+    def read_count(self, number: int) -> int | None:
+        """The value of a counter; None before its first increment (Part 3, 31.3)."""
         value = self.read(number, _COUNTER_BYTES)
-        if value is None:
+        return None if value is None else int.from_bytes(value, "big")
+
+    def read_counter(self, number: int) -> int:
+        """The value of a counter of ours, which was incremented when it was made."""
+        count = self.read_count(number)
+        if count is None:
             raise ForeignHardware(f"NV index 0x{self._base + number:08x} has never been incremented: it is not ours")
-        return int.from_bytes(value, "big")
+        return count
 
     def write(self, number: int, data: bytes) -> None:
         """TPM2_NV_Write (Part 3, 31.7)."""

@@ -1,14 +1,14 @@
 """Creates sealed objects and keys below the SRK, loads them for the time of one use, and unseals."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ForeignHardware
+from ..errors import ForeignHardware, unsigned
 from ..objectfile import Blob
 from ..secretmem import SecretBuffer
-from .codes import RC_INTEGRITY, TpmRefusal
+from .codes import ANY, RC_INTEGRITY, TpmRefusal
 from .templates import SRK, sealed
 from .transport import Transport
 
@@ -55,7 +55,7 @@ def _overwrite_request(tpm: Transport, wiped: Any) -> None:
         wiped = _blank_sensitive(tpm, len(wiped.sensitive.userAuth), 32)
     template = tpm.public_template(SRK)
     with contextlib.suppress(TpmRefusal):
-        tpm.run(lambda e: e.create(tpm.srk, wiped, template, session1=tpm.session))
+        tpm.run(lambda e: e.create(tpm.srk, wiped, template, session1=tpm.session), ANY)
 
 
 @contextmanager
@@ -66,7 +66,9 @@ def _loaded(tpm: Transport, blob: Blob) -> Iterator[Any]:
         handle = tpm.run(lambda e: e.load(tpm.srk, private, public, session1=tpm.session))
     except TpmRefusal as reason:
         if reason.code == RC_INTEGRITY:
-            raise ForeignHardware("this TPM cannot load the sealed objects: they are damaged or not its own") from None
+            raise unsigned(
+                ForeignHardware("this TPM cannot load the sealed objects: they are damaged or not its own")
+            ) from None
         raise
     try:
         yield handle
@@ -96,7 +98,14 @@ def loaded(tpm: Transport, blob: Blob, auth: SecretBuffer) -> Iterator[Any]:
         yield handle
 
 
-def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[Any], None], into: SecretBuffer) -> None:
+def unseal(
+    tpm: Transport,
+    blob: Blob,
+    auth: SecretBuffer,
+    satisfy: Callable[[Any], None],
+    into: SecretBuffer,
+    refusals: Container[int] = (),
+) -> None:
     """TPM2_Unseal (Part 3, 12.7) in a salted policy session of its own, which encrypts the answer.
 
     Args:
@@ -105,6 +114,7 @@ def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[An
         auth: its auth value.
         satisfy: makes the assertions of its policy in the session that it is given, PolicyAuthValue included.
         into: as long as what is sealed.
+        refusals: codes of the unsealing for which the connection stays.
 
     Raises:
         TpmRefusal: the policy or the auth value is not that of the object.
@@ -117,7 +127,7 @@ def unseal(tpm: Transport, blob: Blob, auth: SecretBuffer, satisfy: Callable[[An
         _authorized(tpm, handle, auth, lambda: session),
     ):
         satisfy(session)
-        answer = tpm.run(lambda e: e.unseal(handle, session1=session))
+        answer = tpm.run(lambda e: e.unseal(handle, session1=session), refusals)
         try:
             if answer._cdata.size != len(into):
                 raise ForeignHardware("the sealed key has an unexpected size")

@@ -15,8 +15,11 @@ from ..pcr.policy import (
     policy_key_public,
     tpmt_signature,
 )
+from .codes import RC_PCR_CHANGED, RC_POLICY, RC_VALUE
 from .transport import Transport
 
+MOVED = (RC_PCR_CHANGED, RC_VALUE, RC_POLICY)
+"""What the TPM answers where PCRs or policy counter have moved since they were read."""
 _READ_AT_ONCE = 8  # digests in one answer (Part 2, 10.9.4: TPML_DIGEST)
 
 
@@ -72,13 +75,13 @@ def assert_signed(
     """
     values: Mapping[int, bytes] = signed.values
     selection = _selection(tpm, values)
-    tpm.run(lambda e: e.policy_pcr(session, pcr_digest(values), selection))
+    tpm.run(lambda e: e.policy_pcr(session, pcr_digest(values), selection), MOVED)
     operand = signed.number.to_bytes(8, "big")
     with counter as handle:
-        tpm.run(lambda e: e.policy_nv(handle, handle, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session))
+        tpm.run(lambda e: e.policy_nv(handle, handle, session, operand, EO_UNSIGNED_LE, 0, session1=tpm.session), MOVED)
     ticket = _ticket(tpm, signed, policy_key)
     name = policy_key_name(policy_key)
-    tpm.run(lambda e: e.policy_authorize(session, signed.approved, name, ticket, POLICY_REF))
+    tpm.run(lambda e: e.policy_authorize(session, signed.approved, name, ticket, POLICY_REF), MOVED)
 
 
 def _ticket(tpm: Transport, signed: SignedPolicy, policy_key: bytes) -> Any:

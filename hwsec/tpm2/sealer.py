@@ -9,17 +9,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendUnavailable, ForeignHardware, PcrMismatch
+from ..errors import BackendUnavailable, ForeignHardware, PcrMismatch, unsigned
 from ..nv.layout import NV_POLICY_COUNTER
 from ..objectfile import SealedKek
 from ..pcr.files import read_policies
 from ..pcr.policy import Binding, SignedPolicy, choose_policy, kek_policy
 from ..secretmem import SecretBuffer
 from ..vault import Vault
-from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_PCR_CHANGED, RC_POLICY, RC_POLICY_FAIL, RC_VALUE, TpmRefusal
+from .codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_POLICY_FAIL, TpmRefusal
 from .nv import NvIndices
 from .objects import seal, unseal
-from .policy import assert_auth_value, assert_signed, read_pcrs
+from .policy import MOVED, assert_auth_value, assert_signed, read_pcrs
 from .transport import Transport
 
 _ATTEMPTS = 3  # any extension of a PCR between the assertions and the unsealing costs one (Part 1, 19.7.7.4)
@@ -69,28 +69,35 @@ class KekSealer:
             PcrMismatch, PcrUninitialized: the present state of the machine does not allow it.
             ForeignHardware: auth value or policy counter are not ours.
         """
+        moved = () if sealed.binding.policy_key is None else MOVED
         for _attempt in range(_ATTEMPTS):
             satisfy = self._assertions(sealed.binding, counter_auth)
             try:
                 with self._vault.open(sealed.auth) as auth:
-                    return unseal(self._tpm, sealed.blob, auth, satisfy, into)
+                    return unseal(self._tpm, sealed.blob, auth, satisfy, into, moved)
             except TpmRefusal as reason:
                 if reason.code in (RC_BAD_AUTH, RC_AUTH_FAIL):
-                    raise ForeignHardware(
-                        "the TPM refuses the auth value in the file of sealed objects: the file has been changed, or the "
-                        "policy counter was defined again"
+                    raise unsigned(
+                        ForeignHardware(
+                            "the TPM refuses the auth value in the file of sealed objects: the file has been changed, or the "
+                            "policy counter was defined again"
+                        )
                     ) from None
                 if reason.code == RC_POLICY_FAIL:
-                    raise PcrMismatch(
-                        "the sealed key has another policy than the file of sealed objects says: its binding there, or the "
-                        "vendor's key, has been changed"
+                    raise unsigned(
+                        PcrMismatch(
+                            "the sealed key has another policy than the file of sealed objects says: its binding there, or the "
+                            "vendor's key, has been changed"
+                        )
                     ) from None
-                if sealed.binding.policy_key is None or reason.code not in (RC_PCR_CHANGED, RC_VALUE, RC_POLICY):
+                if reason.code not in moved:
                     raise
             # PCRs or policy counter have moved since they were read: whether a policy fits is asked again.
-        raise PcrMismatch(
-            f"PCRs or policy counter moved each time while the key was being unsealed ({_ATTEMPTS} attempts); try again when "
-            "the machine has finished starting"
+        raise unsigned(
+            PcrMismatch(
+                f"PCRs or policy counter moved each time while the key was being unsealed ({_ATTEMPTS} attempts); try again "
+                "when the machine has finished starting"
+            )
         )
 
     def _assertions(self, binding: Binding, counter_auth: SecretBuffer) -> Callable[[Any], None]:

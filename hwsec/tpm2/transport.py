@@ -2,16 +2,28 @@
 
 Every command that carries a secret runs in a session that is salted with the SRK and encrypts the first parameter in both
 directions (Part 1, 19.6.8 and 21), so that a tapped bus shows neither; the session's HMACs show a changed or repeated answer.
+
+A response code that refuses a command has no HMAC. If the TPM has executed that command after all, session and TPM no longer
+agree on the nonce, and nothing works in it any more. So every refusal that the caller has not named ends the connection.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..errors import BackendUnavailable, ForeignHardware, HardwareReset, HwsecError
-from .codes import RC_HANDLE, TpmRefusal, is_from_tpm, refusal
+from ..errors import (
+    BackendUnavailable,
+    ForeignHardware,
+    HardwareReset,
+    HwsecError,
+    LockedOut,
+    OutOfSessions,
+    UnreliableHardware,
+    unsigned,
+)
+from .codes import ANY, RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, TpmRefusal, is_from_tpm, is_no_answer, refusal
 from .library import library
 from .templates import SRK
 
@@ -42,6 +54,7 @@ class Transport:
         self._runner: int | None = None  # the thread that is in the middle of a command
         self._lent: list[Any] = []  # handles whose auth values the library has now
         self._given_up = False
+        self._doubtful = False
 
     @property
     def t(self) -> Any:
@@ -65,12 +78,24 @@ class Transport:
         return self._session
 
     @property
+    def witness(self) -> Any:
+        """The same session, for a command whose answer holds no secret and is only to be authenticated (Part 1, 17.1)."""
+        if self._esys is not None and self._session is not None:
+            self._set_attributes(self._session, encrypts=False, audits=True)
+        return self._session
+
+    @property
+    def given_up(self) -> bool:
+        """Whether another connection has taken this one's place."""
+        return self._given_up
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._esys is not None
 
     def connect(self, pinned: bytes | None) -> None:
-        """Makes a connection if there is none.
+        """Makes a connection if there is none, or if the last answer over it was doubtful.
 
         Args:
             pinned: name of the SRK that the agent was enrolled with; None before that.
@@ -80,6 +105,8 @@ class Transport:
             ForeignHardware: another one does.
         """
         self._stop_if_given_up()
+        if self._doubtful:
+            self.disconnect()
         if self._esys is not None:
             return
         t = self._t = library()
@@ -98,9 +125,11 @@ class Transport:
             self._srk = self._find_srk(pinned)
             # Before the session: who could decrypt its salt, on the bus or in this TPM's place, would read all that passes.
             if pinned is not None and self.salt_key_name(self._srk) != pinned:
-                raise ForeignHardware(
-                    "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
-                    "has another name; initialize this agent again, which needs new secrets from the server"
+                raise unsigned(
+                    ForeignHardware(
+                        "the sealed objects belong to another TPM (or to this one before it was cleared): its storage root key "
+                        "has another name; initialize this agent again, which needs new secrets from the server"
+                    )
                 )
             self._session = self.start_session(t.TPM2_SE.HMAC)
             self._use_nobodys_auth()
@@ -117,19 +146,26 @@ class Transport:
         """
         null, template = self._t.ESYS_TR.NULL, self.public_template(SRK)
         with contextlib.suppress(TpmRefusal), self.lend(null, memoryview(AUTH_COVER)):
-            self.flush(self.run(lambda e: e.create_primary(None, template, primary_handle=null, session1=self.session))[0])
+            self.flush(self.run(lambda e: e.create_primary(None, template, primary_handle=null, session1=self.session), ANY)[0])
 
-    def run(self, command: Callable[[Any], T]) -> T:
+    def run(self, command: Callable[[Any], T], refusals: Container[int] = ()) -> T:
         """Runs one command.
 
+        Args:
+            command: gets the library's connection.
+            refusals: codes that the caller can make something of, though nobody signs them: for these the connection stays.
+
         Raises:
-            TpmRefusal, LockedOut, OutOfSessions: the TPM refuses; the connection stays.
-            HardwareReset: it was not executed; the connection is closed.
-            BackendUnavailable: the command did not reach it, or its answer was not genuine; the connection is closed.
+            TpmRefusal: the TPM refuses. Unless the code is one of `refusals`, the next `connect` makes a fresh connection;
+                until then auth values can be covered and handles flushed over this one.
+            LockedOut, OutOfSessions: the TPM refuses; the connection stays, so that the TPM can be asked to sign it.
+            HardwareReset: sessions or objects are gone; the connection is closed.
+            UnreliableHardware: the answer was not genuine; the connection is closed.
+            BackendUnavailable: nothing was received; the connection is closed.
         """
         self._stop_if_given_up()
         if self._esys is None:
-            raise BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken")
+            raise unsigned(BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken"))
         before, self._runner = self._runner, threading.get_ident()
         try:
             return command(self._esys)
@@ -139,14 +175,22 @@ class Transport:
                 reason = refusal(code, str(error))
                 if isinstance(reason, HardwareReset):
                     self.abandon()
-                    raise HardwareReset(f"the TPM at {self.tcti} has been reset: {error}") from None
+                    raise unsigned(HardwareReset(f"the TPM at {self.tcti} has been reset: {error}")) from None
+                expected = isinstance(reason, TpmRefusal) and reason.code in refusals
+                if not expected and not isinstance(reason, LockedOut | OutOfSessions):
+                    self._doubtful = True
                 raise reason from None
-            self.abandon()
-            raise BackendUnavailable(
-                f"the TPM at {self.tcti} does not answer, or somebody changed what it answered: {error}"
-            ) from None
+            if is_no_answer(code):
+                self.abandon()
+                raise unsigned(BackendUnavailable(f"the TPM at {self.tcti} does not answer: {error}")) from None
+            raise self.misfit(str(error)) from None
         finally:
             self._runner = before
+
+    def misfit(self, text: str) -> UnreliableHardware:
+        """Closes the connection, whose answers do not fit together, and returns the error for the caller to raise."""
+        self.abandon()
+        return unsigned(UnreliableHardware(f"the TPM at {self.tcti} did not answer that, or not to this command: {text}"))
 
     def flush(self, handle: Any) -> None:
         """TPM2_FlushContext (Part 3, 28.4)."""
@@ -176,6 +220,7 @@ class Transport:
         esys, self._esys = self._esys, None
         lent, self._lent = self._lent, []
         self._srk = self._session = None
+        self._doubtful = False
         if esys is not None:
             with contextlib.suppress(Exception):
                 for handle in lent:  # freed as it is: the library wipes nothing
@@ -209,9 +254,15 @@ class Transport:
             for handle in self.handles_from(first):
                 self.flush(self.run(lambda e, handle=handle: e.tr_from_tpmpublic(handle)))  # type: ignore[misc]
 
-    def handles_from(self, first: int) -> list[int]:
-        """Handles of that kind that exist in the TPM, from `first` on (Part 3, 30.2)."""
-        found = self.run(lambda e: e.get_capability(self._t.TPM2_CAP.HANDLES, first, 254))[1]
+    def handles_from(self, first: int, witness: Any = None) -> list[int]:
+        """Handles of that kind that exist in the TPM, from `first` on (Part 3, 30.2).
+
+        Args:
+            first: the lowest.
+            witness: a session that authenticates the answer; None where nothing depends on it.
+        """
+        session = self._t.ESYS_TR.NONE if witness is None else witness
+        found = self.run(lambda e: e.get_capability(self._t.TPM2_CAP.HANDLES, first, 254, session1=session))[1]
         return [int(handle) for handle in found.data.handles]
 
     def public_template(self, area: bytes) -> Any:
@@ -236,7 +287,7 @@ class Transport:
     def _find_srk(self, pinned: bytes | None) -> Any:
         """The persistent SRK, or the one of the template: whichever was pinned at enrolment, if both are there."""
         try:
-            persistent = self.run(lambda e: e.tr_from_tpmpublic(SRK_HANDLE))
+            persistent = self.run(lambda e: e.tr_from_tpmpublic(SRK_HANDLE), (RC_HANDLE,))
         except TpmRefusal as reason:
             if reason.code != RC_HANDLE:
                 raise
@@ -245,17 +296,19 @@ class Transport:
             return persistent
         # Somebody made a persistent key after our enrolment.
         try:
-            primary = self._create_srk()
-        except TpmRefusal:
+            primary = self._create_srk((RC_AUTH_FAIL, RC_BAD_AUTH))
+        except TpmRefusal as reason:
+            if reason.code not in (RC_AUTH_FAIL, RC_BAD_AUTH):
+                raise
             return persistent
         if self.salt_key_name(primary) == pinned:
             return primary
         self.flush(primary)
         return persistent
 
-    def _create_srk(self) -> Any:
+    def _create_srk(self, refusals: Container[int] = ()) -> Any:
         template = self.public_template(SRK)
-        return self.run(lambda e: e.create_primary(None, template))[0]
+        return self.run(lambda e: e.create_primary(None, template), refusals)[0]
 
     def salt_key_name(self, key: Any) -> bytes:
         """Name (Part 1, 16) of the public key to which ESYS will encrypt a session's salt."""
@@ -358,7 +411,7 @@ class Transport:
         """
         if self._esys is not None:
             with contextlib.suppress(BackendUnavailable), self.lend(handle, memoryview(AUTH_COVER)):
-                self.run(command)
+                self.run(command, ANY)
 
     def fill(self, sized: Any, value: memoryview) -> None:
         """Writes into a TPM2B that has this size."""

@@ -1,6 +1,7 @@
 """Machines for the tests: each has one backend, whose hardware outlives the backend objects made for it."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,19 @@ class Machine(Protocol):
     def end(self) -> None:
         """Gives everything back."""
         ...
+
+
+class Naps:
+    """A clock that a sleep moves on at once, so that no test waits for a repeated call."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
 
 
 class MemoryMachine:
@@ -108,12 +122,17 @@ class TpmMachine:
         self.twin = directory / "tpm.objects.twin"
         self.swtpm = Swtpm(directory / "chip").start()
         self._last: TpmBackend | None = None
+        self.naps = Naps()
+
+    def over(self, tcti: str) -> TpmBackend:
+        """A backend with the files of this machine, over another way to a TPM."""
+        return TpmBackend(tcti, self.objects, monotonic=self.naps.monotonic, sleep=self.naps.sleep)
 
     def backend(self) -> TpmBackend:
         # Without a resource manager, a new connection clears what it finds in the TPM.
         if self._last is not None:
             self._last.close()
-        self._last = TpmBackend(self.swtpm.tcti, self.objects)
+        self._last = self.over(self.swtpm.tcti)
         return self._last
 
     def enroll(self) -> TpmBackend:

@@ -10,6 +10,7 @@ STATES = {
     "BackendUnavailable": BackendState.ABSENT,
     "BackendHung": BackendState.HUNG,
     "HardwareReset": BackendState.ABSENT,
+    "UnreliableHardware": BackendState.UNRELIABLE,
     "LockedOut": BackendState.LOCKED_OUT,
     "OutOfSessions": BackendState.OUT_OF_SESSIONS,
     "ForeignHardware": BackendState.FOREIGN,
@@ -41,4 +42,5 @@ def test_the_words_of_the_states_stay() -> None:
         "nv_gone",
         "foreign",
         "out_of_sessions",
+        "unreliable",
     ]

@@ -55,7 +55,7 @@ def tapped(tpm: TpmMachine) -> Iterator[Tapped]:
     """An enrolled agent that reaches its TPM through a relay."""
     tpm.enroll().close()
     with Relay(tpm.swtpm.port) as relay:
-        made = Tapped(tpm, relay, TpmBackend(relay.tcti, tpm.objects))
+        made = Tapped(tpm, relay, tpm.over(relay.tcti))
         made.backend.open()
         try:
             yield made
@@ -84,7 +84,7 @@ def response_sessions(exchange: Exchange) -> list[int]:
 
 def test_neither_kek_nor_any_auth_value_is_to_be_read(tpm: TpmMachine) -> None:
     with Relay(tpm.swtpm.port) as relay:
-        backend = TpmBackend(relay.tcti, tpm.objects)
+        backend = tpm.over(relay.tcti)
         backend.create()
         backend.write_anchor(Anchor(1, bytes(range(32))))
         backend.read_anchor()

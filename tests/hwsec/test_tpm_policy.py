@@ -103,7 +103,14 @@ class Bound:
     def backend(self, binding: Binding = NO_BINDING) -> TpmBackend:
         if self._last is not None:
             self._last.close()
-        self._last = TpmBackend(self.machine.swtpm.tcti, self.machine.objects, binding=binding, policies=self.policies)
+        self._last = TpmBackend(
+            self.machine.swtpm.tcti,
+            self.machine.objects,
+            binding=binding,
+            policies=self.policies,
+            monotonic=self.machine.naps.monotonic,
+            sleep=self.machine.naps.sleep,
+        )
         return self._last
 
     def opened(self) -> TpmBackend:

@@ -540,7 +540,7 @@ def test_what_the_library_says_is_not_the_tpms_word(code: int) -> None:
 def test_a_second_chip_is_not_needed_to_tell_a_foreign_one(tpm: TpmMachine, enrolled: TpmBackend, tmp_path: Path) -> None:
     enrolled.close()
     with Swtpm(tmp_path / "other") as chip:
-        backend = TpmBackend(chip.tcti, tpm.objects)
+        backend = tpm.over(chip.tcti)
         with pytest.raises(ForeignHardware):
             backend.open()
         assert backend.status().state is BackendState.AVAILABLE, "not open: it is a TPM like any other"

@@ -33,6 +33,7 @@ from agentd.uplink.transport import API, NoContact, Response
 from agentd.wiring import Agent, assemble, connect
 from contracts.exchange import Cause
 from contracts.jose import jwk_from_point
+from hwsec.backend import Backend
 from hwsec.owner import HardwareOwner
 from hwsec.sealedblob import seal_blob
 from hwsec.store import Contents
@@ -223,12 +224,12 @@ def _stop(*_args: Any) -> None:
 class AgentProcess:
     """One run of the agent."""
 
-    def __init__(self, config: Config, device: MemoryDevice, wire: Wire, clock: StillClock) -> None:
+    def __init__(self, config: Config, backend: Backend, wire: Wire, clock: StillClock) -> None:
         self.wire = wire
         hub = Hub(clock.monotonic)
         # Nothing ends a tick here: the log is written when something must be durable, and at the end.
         hub.schedule = lambda: None  # type: ignore[method-assign]
-        made = assemble(config, clock, hub, shared_owner(), lambda _config, _vault: MemoryBackend(device))
+        made = assemble(config, clock, hub, shared_owner(), lambda _config, _vault: backend)
         self.agent: Agent = connect(made, wire, self._trace)
         self.core, self.store, self.ring, self.validator = made.core, made.store, made.store.ring, made.validator
 
@@ -271,9 +272,10 @@ class Pair:
 
     Args:
         directory: of both; made by `prepare`.
+        device: what the agent's keys are in; or what makes a backend for each start.
     """
 
-    def __init__(self, directory: Path, device: MemoryDevice, peer: Peer, token: str) -> None:
+    def __init__(self, directory: Path, device: MemoryDevice | Callable[[], Backend], peer: Peer, token: str) -> None:
         self.clock = StillClock()
         self.server = Server(directory / "server", self.clock)
         self.wire = Wire(self.server, peer)
@@ -284,7 +286,9 @@ class Pair:
         self.agent = self._start()
 
     def _start(self) -> AgentProcess:
-        return AgentProcess(self.config, self.device, self.wire, self.clock)
+        device = self.device
+        backend = MemoryBackend(device) if isinstance(device, MemoryDevice) else device()
+        return AgentProcess(self.config, backend, self.wire, self.clock)
 
     def restart_agent(self) -> None:
         self.agent.end()
@@ -325,14 +329,36 @@ def _config(directory: Path) -> Config:
 
 def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Callable[[Path], Pair]:
     """Makes a pair with secret version 1 and one license; returns what copies it to an empty place."""
+    device = MemoryDevice()
+    pair = first_pair(directory, MemoryBackend(device), device, interval, grace)
+    token, template, peer = pair.token, directory / "template", pair.wire.peer
+    pair.close()
+    snapshot = MemoryDevice(**vars(device))
+
+    def copy(place: Path) -> Pair:
+        shutil.copytree(template, place)
+        settings = place / "server" / "settings.toml"
+        settings.write_text(settings.read_text().replace(str(template), str(place)))
+        settings.chmod(0o600)
+        return Pair(place, MemoryDevice(**vars(snapshot)), peer, token)
+
+    return copy
+
+
+def first_pair(
+    directory: Path,
+    backend: Backend,
+    device: MemoryDevice | Callable[[], Backend],
+    interval: int = DAY,
+    grace: int = 7 * DAY,
+) -> Pair:
+    """A pair with secret version 1 and one license, below `directory`; `device` is as for `Pair`, and has made `backend`."""
     template = directory / "template"
     for name in ("state", "log"):
         (template / name).mkdir(parents=True)
     plan = Plan("server", ("localhost",), template / "root.key", None, interval, grace)
     create_server(template / "server", plan, START)
     server_side = open_server(template / "server")
-    device = MemoryDevice()
-    backend = MemoryBackend(device)
     backend.create()
     keys = {name: jwk_from_point(getattr(backend, f"{name}_public")()) for name in ("agreement", "identity", "attestation")}
     content = {"agent_id": AGENT, "backend": "software", **{f"{name}_key": jwk for name, jwk in keys.items()}}
@@ -364,15 +390,6 @@ def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Calla
     if not pair.valid(token):
         raise AssertionError("the first license is not valid")
     asyncio.run(pair.agent.validator.inventory.save())
-    pair.close()
+    pair.token = token
     server_side.close()
-    snapshot = MemoryDevice(**vars(device))
-
-    def copy(place: Path) -> Pair:
-        shutil.copytree(template, place)
-        settings = place / "server" / "settings.toml"
-        settings.write_text(settings.read_text().replace(str(template), str(place)))
-        settings.chmod(0o600)
-        return Pair(place, MemoryDevice(**vars(snapshot)), peer, token)
-
-    return copy
+    return pair
