@@ -5,7 +5,7 @@ An unknown claim is refused and not ignored: it may be a restriction that an old
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from common.text import forbidden_in
 
@@ -72,29 +72,44 @@ def check_claims(content: dict[str, Any]) -> Claims:
     nbf, exp = _time(content, "nbf"), _time(content, "exp")
     if exp <= nbf:
         raise MalformedToken("exp must be later than nbf")
+    texts = [
+        _text(content["iss"], "iss", MAX_ID_CHARS),
+        _text(content["sub"], "sub", MAX_ID_CHARS),
+        _text(content["aud"], "aud", MAX_ID_CHARS),
+        _text(content["jti"], "jti", MAX_ID_CHARS),
+        *[_text(feature, "a feature", MAX_NAME_CHARS) for feature in features],
+        *[_text(key, "a metadata name", MAX_NAME_CHARS) for key in metadata],
+        *[_text(value, "a metadata value", MAX_VALUE_CHARS, least=0) for value in metadata.values()],
+    ]
+    # All at once: one search of a long text costs a fraction of many searches of short ones.
+    if forbidden_in("".join(texts)) is not None:
+        _name_forbidden(content)
     return Claims(
-        iss=_text(content["iss"], "iss", MAX_ID_CHARS),
-        sub=_text(content["sub"], "sub", MAX_ID_CHARS),
-        aud=_text(content["aud"], "aud", MAX_ID_CHARS),
+        iss=texts[0],
+        sub=texts[1],
+        aud=texts[2],
         iat=_time(content, "iat"),
         nbf=nbf,
         exp=exp,
-        jti=_text(content["jti"], "jti", MAX_ID_CHARS),
-        features=tuple(_text(feature, "a feature", MAX_NAME_CHARS) for feature in features),
-        metadata={
-            _text(key, "a metadata name", MAX_NAME_CHARS): _text(value, "a metadata value", MAX_VALUE_CHARS, least=0)
-            for key, value in metadata.items()
-        },
+        jti=texts[3],
+        features=tuple(features),
+        metadata=metadata,
     )
 
 
 def _text(value: object, name: str, most: int, least: int = 1) -> str:
     if not isinstance(value, str) or not least <= len(value) <= most:
         raise MalformedToken(f"{name} must be a text of {least} to {most} characters")
-    forbidden = forbidden_in(value)
-    if forbidden is not None:
-        raise MalformedToken(f"{name} has a character that no text of a license may have: {forbidden}")
     return value
+
+
+def _name_forbidden(content: dict[str, Any]) -> NoReturn:
+    metadata = content["metadata"]
+    named = [(name, content[name]) for name in ("iss", "sub", "aud", "jti")]
+    named += [("a feature", feature) for feature in content["features"]]
+    named += [("a metadata name", key) for key in metadata] + [("a metadata value", value) for value in metadata.values()]
+    name, forbidden = next((name, found) for name, text in named if (found := forbidden_in(text)) is not None)
+    raise MalformedToken(f"{name} has a character that no text of a license may have: {forbidden}")
 
 
 def _time(content: dict[str, Any], name: str) -> int:
