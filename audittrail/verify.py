@@ -17,6 +17,7 @@ from .chain import (
     CLASSES,
     MAX_LINE_BYTES,
     NO_HEADS,
+    SECURITY,
     SEGMENT_CLOSED,
     ZERO_HASH,
     Heads,
@@ -26,6 +27,7 @@ from .chain import (
 from .record import HASH, PREV, read, seq_of, why_not
 from .signature import verify_signature
 
+_NOTHING_SEALED = bytes(32)
 _STATEMENTS = frozenset({CHECKPOINT, SEGMENT_CLOSED, CERTIFIED})
 
 
@@ -218,12 +220,20 @@ def _check_checkpoint(record: dict[str, Any], heads: Heads, seq: int, result: Ve
         return "the checkpoint's value does not fit the chain"
     if record.get("reseal") is True:
         result.resealed.append(seq)
+    elif not result.values and _is_first(result) and start != _NOTHING_SEALED:
+        return "the log's first checkpoint follows another one: what came before it was replaced"
     elif result.values and start not in result.values:
         return "the checkpoint does not follow the one before it"
     result.values = [start, expected]
     result.last_checkpoint = seq
     result.checkpoints[seq] = (digest.hex(), str(record.get("time")))
     return None
+
+
+def _is_first(result: Verification) -> bool:
+    """Whether no checkpoint can have been before the first one that was seen: its chain is here from its first record."""
+    begin = result.begins.get(SECURITY)
+    return begin[1] == ZERO_HASH if begin is not None else SECURITY in result.chains
 
 
 def _check_certificate(record: dict[str, Any], seq: int, result: Verification) -> str | None:

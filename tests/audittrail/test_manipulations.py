@@ -366,6 +366,14 @@ def put_a_log_that_was_made_up_around_a_true_certificate(copy: Copy) -> None:
     copy.put([*lines, chain.append(NOON + 60, 60, CERTIFIED, "ok", fields)])
 
 
+def put_a_log_that_the_machines_own_keys_made_anew(copy: Copy) -> None:
+    """As somebody does who controls the agent: the keys sign, but the sealed value only goes on from where it was."""
+    value = next(json.loads(line)["value"] for line in copy.lines() if b'"audit.checkpoint"' in line)
+    copy.everything_else_goes()
+    controlled = Machine(1, value=bytes.fromhex(value))
+    copy.put([*[controlled.add(NOON + n, "license.validated", n=n) for n in range(9)], *controlled.checkpoint(NOON + 10)])
+
+
 def put_a_log_that_another_key_certified(copy: Copy) -> None:
     copy.everything_else_goes()
     stranger = Machine(3)
@@ -445,6 +453,7 @@ MANIPULATIONS: list[Callable[[Copy], None]] = [
     put_a_log_that_was_made_up,
     put_a_log_that_was_made_up_over_the_parts,
     put_a_log_that_was_made_up_around_a_true_certificate,
+    put_a_log_that_the_machines_own_keys_made_anew,
     put_a_log_that_another_key_certified,
     a_last_line_with("bad_utf8", b'"event":"x\xff"'),
     a_last_line_with("an_overlong_form", b'"event":"x\xc0\xae"'),
