@@ -14,6 +14,7 @@ _COMMANDS = {
     "masterkey": ("master-key",),
     "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time", "audit-head"),
     "licenses": ("issue", "reissue", "revoke", "audit"),
+    "housekeeping": ("retention",),
     "serve": ("serve", "openapi", "tls-files"),
 }
 """The module of each command. Only the one that is used is imported: the API alone takes half a second."""

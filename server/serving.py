@@ -25,11 +25,13 @@ from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
 from .api.ops import Check, create_ops
 from .base.errors import RegistryError
+from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.service import KINDS
 from .keys.keyring import Keyring
+from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
-from .web.listeners import Listener, run, tcp_socket, unix_socket
+from .web.listeners import Chore, Listener, run, tcp_socket, unix_socket
 from .web.middleware import Middleware, Note
 from .web.proxyusers import ProxyUsers
 from .web.tlscontext import load_identity, server_context
@@ -38,6 +40,7 @@ from .wiring import Server, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
+HOUSEKEEPING_EVERY_S = 600.0
 _log = logging.getLogger("license_server")
 
 
@@ -106,7 +109,7 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
         _reload(server.keys, context)
 
     try:
-        run(servers, ready, hangup)
+        run(servers, ready, hangup, [Chore(lambda: _keep_house(server), HOUSEKEEPING_EVERY_S)])
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
@@ -117,6 +120,16 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
 def _context(keys: Keyring) -> ssl.SSLContext:
     chain, key = keys.tls_material()
     return server_context(chain, key, keys.client_ca_pem())
+
+
+def _keep_house(server: Server) -> None:
+    try:
+        removed = Housekeeping(server.database, server.cipher.audit_key()).run(int(time.time()))
+    except Exception as problem:  # noqa: BLE001 - the next run tries again; requests are served meanwhile
+        _log.error("housekeeping failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
+        return
+    if removed.rows:
+        _log.info("housekeeping", extra={"fields": {"removed": removed.rows}})
 
 
 def _authorities(keys: Keyring) -> str:

@@ -130,7 +130,9 @@ def wire(place: Place, database: Database, master: MasterKey, random: Callable[[
 
 def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -> Exchange:
     """What answers the agents of an open server."""
-    stores = Stores(server.agents, server.lost_records, server.certificates, server.secrets, server.licenses, KeptReplies())
+    stores = Stores(
+        server.agents, server.lost_records, server.certificates, server.secrets, server.licenses, KeptReplies(server.cipher)
+    )
     return Exchange(server.database, server.keys, stores, random)
 
 

@@ -90,16 +90,20 @@ def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
     def line(row: Record) -> tuple[object, ...]:
         return row.seq, utc(row.at), row.actor, row.event, row.outcome, ", ".join(f"{k}={v}" for k, v in row.fields.items())
 
-    with reading(directory) as (_server, session):
+    with reading(directory) as (server, session):
         rows = None if check else audit_log.tail(session, lines)
-        held, problem = audit_log.verify(session) if check else (0, None)
+        held, problem = audit_log.verify(session, server.cipher.audit_key()) if check else (0, None)
+        first = audit_log.first_kept(session)
     if rows is not None:
         show(rows, ("record", "time", "who", "what", "outcome", "details"), line, as_json)
         return
     if problem is not None:
         click.echo(f"{held} records hold, then: {problem}", err=True)
         sys.exit(1)
-    click.echo(f"{held} records hold")
+    if first > 1:
+        click.echo(f"records {first} to {held} hold; retention has removed the {first - 1} before them")
+    else:
+        click.echo(f"{held} records hold")
 
 
 COMMANDS: tuple[click.Command, ...] = (issue, reissue, revoke, audit)

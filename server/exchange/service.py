@@ -5,7 +5,8 @@ Text in, response out; `server.api.app` speaks HTTP. The checks, in their order:
 1. The client certificate belongs to a registered agent.
 2. The agent's identity key has signed the request.
 3. The agent is still that agent once its turn has come, and is not revoked.
-4. The request id is new. A request that came before gets the reply that it got then.
+4. The request id is new. A request that came before gets the reply that it got then, or acts again if its reply is not kept
+   (`kept_replies` says which ones are).
 5. The request is for this agent and endpoint, of our form, and answers a fresh challenge.
 
 Only then does the act run. The act and the kept reply are one transaction; an act that is refused takes back its own changes.
@@ -34,7 +35,7 @@ from server.web.peers import Peer
 from server.web.responses import DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
 from .challenges import is_fresh, new_challenge
-from .kept_replies import KeptReplies
+from .kept_replies import KEPT_S, LONG, MADE_AGAIN, SHORT_KEPT_S, Kept, KeptReplies
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
 CONTACT_S = 3600
@@ -191,14 +192,18 @@ class Exchange:
     def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str, lost: bool) -> Response:
         session, agent, replies = context.session, context.agent, self._stores.replies
         digest, fresh = hashlib.sha256(text.encode()).hexdigest(), False
+        kept: Kept | None = None
         try:
             if agent.status == REVOKED:
                 raise RequestRefused(RefusalCode.AGENT_REVOKED, "this agent is revoked")
             kept = replies.find(session, agent.agent_id, context.request_id)
             if kept is not None:
-                if kept[0] != digest:
+                if kept.digest != digest:
                     raise RequestRefused(RefusalCode.REPLAYED, "this request id was used for another request")
-                return _repeated(kept[1])
+                if kept.reply is not None:
+                    return _repeated(kept.reply)
+            else:
+                replies.require_room(session, agent.agent_id, context.now)
             request = self._read(purpose, context, content)
             fresh = True
             self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
@@ -212,8 +217,10 @@ class Exchange:
             self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
         signed = self._keyring.sign_reply(reply)
         code = reply.code if isinstance(reply, forms.Refusal) else None
-        if code is None or code not in PASSING | {RefusalCode.REPLAYED, RefusalCode.AGENT_REVOKED}:
-            replies.keep(session, agent.agent_id, context.request_id, digest, signed, context.now)
+        if kept is None and (code is None or code not in PASSING | {RefusalCode.REPLAYED, RefusalCode.AGENT_REVOKED}):
+            text_kept = None if code is None and purpose in MADE_AGAIN else signed
+            kept_s = KEPT_S if purpose in LONG else SHORT_KEPT_S
+            replies.keep(session, agent.agent_id, context.request_id, digest, text_kept, context.now, kept_s)
         return _response(signed, reply)
 
     def _read(self, purpose: str, context: _Context, content: dict[str, Any]) -> Request:

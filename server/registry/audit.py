@@ -1,20 +1,28 @@
 """Writes and verifies the server's audit log: a hash chain in the registry, with a record of every operation.
 
 A record is written in the transaction of the operation that it describes, so that neither exists without the other.
+
+Retention removes the oldest records. Before that, a record `audit.removed` says up to which one, and which hash that one has;
+an HMAC under a key of the registry shows that this server has written it. So the chain verifies from there on, and a removal
+that nobody has announced shows.
 """
 
 import hashlib
+import hmac
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ScalarResult, select
+from sqlalchemy import ScalarResult, delete, select
 from sqlalchemy.orm import Session
 
-from .database import next_number
+from .database import next_number, present_number
 from .models import AuditRecord
 
 COUNTER = "audit"
+REMOVED = "audit.removed"
+REMOVED_AT_LEAST = 100
+"""Records that are removed together, so that most records are not about removals."""
 START = "0" * 64
 """What the first record has in place of the hash of the one before it."""
 
@@ -68,19 +76,108 @@ def tail(session: Session, limit: int) -> list[Record]:
     return [_record(row) for row in reversed(rows)]
 
 
-def verify(session: Session) -> tuple[int, str | None]:
-    """Counts the records that verify, and says what is wrong with the next one; None if the chain is whole."""
-    prev, count = START, 0
+def verify(session: Session, key: bytes) -> tuple[int, str | None]:
+    """The number of the last record that verifies, and what is wrong after it; None if the chain is whole.
+
+    Args:
+        session: of any transaction.
+        key: `Cipher.audit_key`, which has proved what was removed.
+    """
+    removal = _removal(session, key)
+    first = session.scalar(select(AuditRecord.seq).order_by(AuditRecord.seq).limit(1))
+    count, prev = 0, START
+    if removal is not None and first is not None and first > 1:
+        # While a removal is under way, some of the records that it has announced are still there.
+        count = min(first - 1, removal.last)
+        prev = removal.hash if count == removal.last else ""
     # Closed on every way out: PostgreSQL keeps a cursor open.
     with _all(session) as rows:
         for row in rows:
+            prev = prev or row.prev
             expected = record_hash(prev, row.seq, row.at, row.actor, row.event, row.outcome, row.fields)
             if row.seq != count + 1:
                 return count, f"record {count + 1} is missing"
-            if row.prev != prev or row.hash != expected:
+            if row.prev != prev or row.hash != expected or (removal and row.seq == removal.last and row.hash != removal.hash):
                 return count, f"record {row.seq} was changed"
             prev, count = row.hash, row.seq
+    if count < present_number(session, COUNTER):
+        return count, f"record {count + 1} is missing"
     return count, None
+
+
+def newest_at(session: Session) -> int | None:
+    """When the newest record was written, seconds since 1970 UTC; None if there is none."""
+    return session.scalar(select(AuditRecord.at).order_by(AuditRecord.seq.desc()).limit(1))
+
+
+def first_kept(session: Session) -> int:
+    """The number of the oldest record."""
+    return session.scalar(select(AuditRecord.seq).order_by(AuditRecord.seq).limit(1)) or 0
+
+
+# Removal
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """Records up to `last`, which has `hash`, may be missing."""
+
+    last: int
+    hash: str
+
+
+def _proof(key: bytes, last: int, digest: str) -> str:
+    return hmac.digest(key, f"removed/{last}/{digest}".encode(), "sha256").hex()
+
+
+def _removal(session: Session, key: bytes) -> _Removal | None:
+    """The newest removal that this server has announced."""
+    query = select(AuditRecord).where(AuditRecord.event == REMOVED).order_by(AuditRecord.seq.desc()).limit(1)
+    row = session.scalars(query).first()
+    if row is None:
+        return None
+    fields = json.loads(row.fields)
+    last, digest = int(fields.get("last", 0)), str(fields.get("hash", ""))
+    sound = hmac.compare_digest(str(fields.get("proof", "")), _proof(key, last, digest))
+    return _Removal(last, digest) if sound else None
+
+
+def announce_removal(session: Session, before: int, now: int, key: bytes) -> int | None:
+    """Announces the removal of the oldest records that were written before a time; returns the number of the last one.
+
+    Args:
+        session: of a writing transaction.
+        before: seconds since 1970 UTC. Only records before the first one that is not older go.
+        now: seconds since 1970 UTC.
+        key: `Cipher.audit_key`.
+    """
+    younger = select(AuditRecord.seq).where(AuditRecord.at >= before).order_by(AuditRecord.seq).limit(1)
+    kept = session.scalar(younger)
+    last = (present_number(session, COUNTER) if kept is None else kept - 1) or None
+    row = None if last is None else session.get(AuditRecord, last)
+    removal = _removal(session, key)
+    if row is None:
+        return None if removal is None else removal.last
+    if removal is not None and row.seq <= removal.last:
+        return removal.last
+    if row.seq - first_kept(session) + 1 < REMOVED_AT_LEAST:
+        return None
+    record(session, "server", REMOVED, "ok", now, last=row.seq, hash=row.hash, proof=_proof(key, row.seq, row.hash))
+    return row.seq
+
+
+def remove_announced(session: Session, last: int, most: int) -> int:
+    """Removes the oldest records up to the announced one; returns how many.
+
+    Args:
+        session: of a writing transaction.
+        last: what `announce_removal` has returned.
+        most: at most so many.
+    """
+    oldest = select(AuditRecord.seq).where(AuditRecord.seq <= last).order_by(AuditRecord.seq).limit(most)
+    numbers = list(session.scalars(oldest))
+    session.execute(delete(AuditRecord).where(AuditRecord.seq.in_(numbers)))
+    return len(numbers)
 
 
 def _all(session: Session) -> ScalarResult[AuditRecord]:

@@ -28,6 +28,7 @@ class Cipher:
 
     def __init__(self, data_key: bytes) -> None:
         self._key = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server columns v1").derive(data_key)
+        self._audit = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server audit v1").derive(data_key)
         self._derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server challenges v1").derive(data_key)
 
     def __repr__(self) -> str:
@@ -36,6 +37,10 @@ class Cipher:
     def challenge_key(self) -> bytes:
         """The HMAC key of challenges, 32 bytes. It is derived, so that all replicas have the same one."""
         return self._derived
+
+    def audit_key(self) -> bytes:
+        """The HMAC key of what the audit log says of its removed records, 32 bytes."""
+        return self._audit
 
     def seal(self, table: str, row: str, column: str, data: bytes) -> bytes:
         """Encrypts `data` for one place."""

@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0001"
-"""The newest migration: it makes the tables that are declared here."""
+REVISION = "0002"
+"""The newest migration: with it the tables are as they are declared here."""
 
 
 class Base(DeclarativeBase):
@@ -138,13 +138,14 @@ class License(Base):
 
 
 class KeptReply(Base):
-    """The reply to a request that may come again."""
+    """A request that may come again, and its reply; `sealed` is missing if the reply is to be made again."""
 
-    __tablename__ = "kept_answer"
+    __tablename__ = "kept_reply"
     agent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     request_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    reply: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    kept_at: Mapped[int] = mapped_column(BigInteger, index=True)
     kept_until: Mapped[int] = mapped_column(BigInteger, index=True)
 
 

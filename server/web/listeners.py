@@ -9,7 +9,8 @@ import signal
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +88,39 @@ class Listener(uvicorn.Server):
         yield
 
 
-def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work beside the requests.
+
+    Attributes:
+        work: called in a thread of its own; must not raise.
+        every_s: seconds between the end of one call and the next.
+    """
+
+    work: Callable[[], None]
+    every_s: float
+
+
+def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None], chores: Sequence[Chore] = ()) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         servers: the listeners.
         ready: called when all listen.
         hangup: called on SIGHUP.
+        chores: done while it serves.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(servers, ready, hangup))
+        runner.run(_run(servers, ready, hangup, chores))
 
 
-async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None]) -> None:
+async def _repeat(chore: Chore) -> None:
+    while True:
+        await asyncio.sleep(chore.every_s)
+        await asyncio.to_thread(chore.work)
+
+
+async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None], chores: Sequence[Chore]) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -114,10 +135,13 @@ async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Calla
         await asyncio.sleep(0.01)
     if not any(task.done() for task in tasks):
         ready()
+    beside = [asyncio.create_task(_repeat(chore)) for chore in chores]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop()
+        for task in beside:
+            task.cancel()
     await asyncio.gather(*tasks)
 
 

@@ -69,7 +69,7 @@ class ServerSide:
             acts(server.secrets),
             acts(server.licenses),
         )
-        self.replies, self.audit, self.periods = acts(KeptReplies()), acts(audit), acts(periods)
+        self.replies, self.audit, self.periods = acts(KeptReplies(server.cipher)), acts(audit), acts(periods)
 
     def within(self, session: Session) -> "ServerSide":
         """The same server; all acts belong to one transaction."""

@@ -374,3 +374,16 @@ def test_what_a_request_lacks_is_told(place: Path, run: Run, tmp_path: Path) -> 
         request.write_text(content)
         assert text in run("enroll", "--request", request, code=1).err
     run("enroll", "--request", tmp_path / "none", code=2)
+
+
+def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> None:
+    assert "audit records, after they were written: 1096 days" in run("retention").out
+    shown = run("retention", "--audit", "0", "--secrets", "30").out
+    assert "written: for ever" in shown and "grace: 30 days" in shown
+    assert "from 401" in run("retention", "--certificates", "400", code=1).err
+    assert json.loads(run("retention", "--apply", "--json").out) == {
+        "days": {"audit": 0, "certificates": 420, "secrets": 30, "enrollment_tokens": 90},
+        "removed": {},
+    }
+    changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]
+    assert [line["fields"] for line in changed] == [{"audit": 0, "secrets": 30}]

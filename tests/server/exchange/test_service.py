@@ -39,6 +39,7 @@ from contracts.exchange import (
 from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
+from server.exchange.kept_replies import Kept
 from server.exchange.service import CONTACT_S, KINDS, Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
@@ -76,7 +77,7 @@ class Stores:
 
     rows: dict[str, Row]
     key: dict[str, str] = field(default_factory=new_signing_key)
-    answers: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Kept] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     used: list[tuple[Any, ...]] = field(default_factory=list)
     fails: Exception | None = None
@@ -123,13 +124,18 @@ class Stores:
         """A lost record by its peer, or a kept reply by agent and request."""
         return self.answers.get(key) if len(key) == 2 else self.lost.get(key[0].fingerprint)
 
+    def require_room(self, _session: object, agent_id: str, now: int) -> None:
+        assert self.alone.locked()
+
     def adopt(self, _session: object, peer: Peer, now: int) -> None:
         self._call("adopt", peer.fingerprint, now)
         self.rows[peer.fingerprint] = self.lost.pop(peer.fingerprint)
 
-    def keep(self, _session: object, agent_id: str, request_id: str, digest: str, reply: str, now: int) -> None:
+    def keep(
+        self, _session: object, agent_id: str, request_id: str, digest: str, reply: str | None, now: int, kept_s: int
+    ) -> None:
         assert (agent_id, request_id) not in self.answers
-        self.answers[agent_id, request_id] = (digest, reply)
+        self.answers[agent_id, request_id] = Kept(digest, reply)
 
     # Keyring
 

@@ -112,11 +112,11 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
 
     server = open_server(found(tmp_path / "s"), broken)
     enroll(server, request())
-    records = server.audit.verify()
+    records = server.audit.verify(server.cipher.audit_key())
     with pytest.raises(RuntimeError):
         server.secrets.rotate_by_hand("pos-001", NOW)
     assert server.secrets.listed("pos-001") == []
-    assert server.audit.verify() == records
+    assert server.audit.verify(server.cipher.audit_key()) == records
     server.close()
 
 

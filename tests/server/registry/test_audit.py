@@ -12,7 +12,7 @@ def test_every_act_is_recorded_in_a_chain_that_shows_what_was_changed(server: Se
     server.agents.set_status("pos-000001", REVOKED, NOW)
     events = [record.event for record in server.audit.tail(100)]
     assert events == ["server.founded", "claim.made", "claim.bound", "agent.activated", "agent.status"]
-    assert server.audit.verify() == (5, None)
+    assert server.audit.verify(server.cipher.audit_key()) == (5, None)
     for statement, found in (
         ("UPDATE audit SET outcome = 'ok!' WHERE seq = 3", (2, "record 3 was changed")),
         ("UPDATE audit SET at = at + 1 WHERE seq = 2", (1, "record 2 was changed")),
@@ -20,4 +20,4 @@ def test_every_act_is_recorded_in_a_chain_that_shows_what_was_changed(server: Se
     ):
         with server.database.write() as session:
             session.execute(sql(statement))
-        assert server.audit.verify() == found
+        assert server.audit.verify(server.cipher.audit_key()) == found

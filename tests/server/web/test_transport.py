@@ -21,7 +21,7 @@ from server.base.errors import RegistryError
 from server.base.limits import MAX_BODY_BYTES
 from server.web import transport
 from server.web.callers import FromProxy, from_tls
-from server.web.listeners import Listener, host_and_port, tcp_socket, unix_socket
+from server.web.listeners import Chore, Listener, host_and_port, run, tcp_socket, unix_socket
 from server.web.middleware import CALLER, Middleware, Note
 from server.web.tlscontext import load_identity, server_context
 from server.web.transport import ApiProtocol
@@ -369,3 +369,16 @@ def test_sockets_say_why_they_cannot_be_had(tmp_path: Path) -> None:
     for bad in ("", "host", ":80", "h:x", "h:70000"):
         with pytest.raises(ValueError, match="HOST:PORT"):
             host_and_port(bad)
+
+
+def test_chores_are_done_beside_the_requests_and_end_with_the_server() -> None:
+    server = Listener(Middleware(echo, from_proxy, lambda *_: None), tcp_socket("127.0.0.1", 0, "bind"), ApiProtocol, None)
+    done: list[bool] = []
+
+    def work() -> None:
+        done.append(server.listening)
+        if len(done) >= 3:
+            server.should_exit = True
+
+    run([server], lambda: None, lambda: None, [Chore(work, 0.001)])
+    assert len(done) >= 3 and all(done)
