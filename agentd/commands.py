@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -129,11 +130,9 @@ def sign_policy(options: argparse.Namespace) -> int:
     """`license-agent sign-policy`: needs neither TPM nor configuration."""
     try:
         values = parse_pcr_values(options.pcrs.read_bytes())
-        key = load_pem_private_key(options.key.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("the key is not an elliptic-curve key")
+        key = _policy_key(options.key)
         text = encode_policy(sign_pcr_policy(key, values, options.number, options.nv_base)).decode()
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         sys.stderr.write(f"license-agent: the policy cannot be signed: {error}\n")
         return EXIT_FAILED
     if options.out is None:
@@ -141,6 +140,19 @@ def sign_policy(options: argparse.Namespace) -> int:
     else:
         options.out.write_text(text, encoding="utf-8")
     return EXIT_OK
+
+
+def _policy_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    data = path.read_bytes()
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError:
+        raise ValueError(f"{path} is encrypted; write the key without a passphrase where the vendor signs") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{path} holds no private key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path} does not hold an elliptic-curve key")
+    return key
 
 
 def check_config(options: argparse.Namespace) -> int:

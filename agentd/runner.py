@@ -87,12 +87,13 @@ class Runner:
         try:
             config = self._load_config()
             leave_root(config)
+            # First the lock: who looks for another agent at its sockets is an unauthorized user to it.
+            if self._lock is None or self._lock.directory != config.paths.state_dir:
+                self._lock = lock_state(config)
             if self._listeners is None:
                 self._listeners = own_sockets(config.paths.run_dir)
             confinement, owner = self._confine(config)
             config = confinement.identified(config)
-            if self._lock is None or self._lock.directory != config.paths.state_dir:
-                self._lock = lock_state(config)
             made = await self._assemble(config, clock, hub, owner)
             owner.on_abandon = made.core.hardware.abandon
         except NotProvisioned as error:

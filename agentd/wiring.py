@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from audittrail.chain import Chain
-from common.files import no_trace
+from common.files import no_trace, os_problem
 from hwsec.backend import Backend
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded
@@ -274,6 +274,6 @@ def open_audit(config: Config, clock: Clock, hub: Hub) -> tuple[AuditLog, End]:
             f"the audit log does not verify: {error}; keep it as evidence (move {config.audit_log} aside), then start again"
         ) from None
     except OSError as error:
-        raise StartError(f"the audit log cannot be opened: {error.filename}: {error.strerror}") from None
+        raise StartError(f"the audit log cannot be opened: {os_problem(error)}") from None
     hub.log = log = AuditLog(file, Chain(end.seq, end.heads), coalesced, clock, config.audit, hub.schedule)
     return log, end

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from common.plain import json_text
+
 from .chain import CLASSES
 from .signature import verify_signature
 
@@ -69,7 +71,7 @@ def decode(data: bytes) -> dict[str, Removed]:
     try:
         found = msgspec.json.decode(data, type=list[Removed])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not a file of anchors: {error}") from None
+        raise ValueError(f"not a file of anchors: {json_text(error)}") from None
     by_kind = {anchor.kind: anchor for anchor in found}
     if len(by_kind) != len(found) or not set(by_kind) <= set(CLASSES):
         raise ValueError("not a file of anchors: its classes are wrong")

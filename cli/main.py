@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from audittrail.archive import ArchiveDamaged
+from common.files import os_problem
 from common.text import shown
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
@@ -275,7 +276,7 @@ def entry() -> None:
     except UnicodeError:
         _fail("a license token is ASCII text", EXIT_USAGE)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}", EXIT_USAGE)
+        _fail(os_problem(error), EXIT_USAGE)
 
 
 def _fail(text: str, status: int) -> None:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from common.plain import msgspec_text
+
 from .claims import MAX_ID_CHARS, MAX_TIME
 from .jose import MalformedToken, b64decode, b64encode, parse_header, parse_json_object, verify_es256
 from .licensetoken import MAX_HEADER_CHARS, MAX_TOKEN_CHARS, MAX_VERSION, WrongAudience
@@ -382,7 +384,7 @@ def convert(content: dict[str, Any], kind: Any, what: str) -> Any:
     try:
         return msgspec.convert(content, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise MalformedToken(f"malformed {what}: {error}"[:300]) from None
+        raise MalformedToken(f"malformed {what}: {msgspec_text(str(error))}"[:300]) from None
 
 
 def _verified(text: str, trust: Trust) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from common.plain import json_text
+
 ES256_SIGNATURE_BYTES = 64
 _ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
 
@@ -82,7 +84,7 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = _decoder.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise MalformedToken(f"the {what} is not a JSON object: {error}") from None
+        raise MalformedToken(f"the {what} is not a JSON object: {json_text(error)}") from None
     if not isinstance(value, dict):
         raise MalformedToken(f"the {what} is not a JSON object")
     return value

@@ -135,8 +135,7 @@ def decode_map(body: bytes) -> dict[str, Any]:
             max_ext_len=MAX_FRAME_BYTES,
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        why = str(error) or type(error).__name__
-        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {why}") from None
+        raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, f"not one MessagePack map: {_why(error)}") from None
     if _holds_timestamp(message):
         raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, "not one MessagePack map: extension types are not used here")
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
@@ -144,11 +143,33 @@ def decode_map(body: bytes) -> dict[str, Any]:
     return message
 
 
+class _BadMap(ValueError):
+    """A rule of ours for maps is broken; the text is ours too."""
+
+
+def _why(error: Exception) -> str:
+    """What the library's exception means; its own texts name its options and functions."""
+    text = str(error)
+    if isinstance(error, _BadMap):
+        return text
+    if isinstance(error, UnicodeDecodeError):
+        return "a text in it is not UTF-8"
+    if isinstance(error, msgpack.ExtraData):
+        return "bytes follow the map"
+    if isinstance(error, RecursionError | msgpack.StackError):
+        return "it is nested too deeply"
+    if "map key" in text:
+        return "a key in it is not a text"
+    if "exceeds" in text:
+        return "a map, a list or a text in it is too long"
+    return "it is cut off" if "incomplete" in text or isinstance(error, msgpack.OutOfData) else "it is not MessagePack"
+
+
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key!r} comes twice")
+            raise _BadMap(f"the key {key!r} comes twice")
         result[key] = value
     return result
 
@@ -169,7 +190,7 @@ def _holds_timestamp(message: Any) -> bool:
 
 
 def _no_extension(code: int, _data: bytes) -> Any:
-    raise ValueError(f"extension type {code} is not used here")
+    raise _BadMap(f"extension type {code} is not used here")
 
 
 def decode_reply(body: bytes, request_id: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cryptography import x509
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from common.files import write_atomic
+from common.files import os_problem, write_atomic
 from common.logqueue import LogQueue
 from common.sd_notify import Notices
 
@@ -226,8 +226,10 @@ def load_roots(directory: Path) -> list[x509.Certificate]:
             roots += x509.load_pem_x509_certificates(path.read_bytes())
         for path in sorted(directory.glob("*.der")):
             roots.append(x509.load_der_x509_certificate(path.read_bytes()))
-    except (ValueError, OSError) as problem:
-        raise RegistryError(f"{path} cannot be read as a certificate: {problem}") from None
+    except ValueError:
+        raise RegistryError(f"{path} holds no certificate that can be read; remove the file or replace it") from None
+    except OSError as problem:
+        raise RegistryError(f"{os_problem(problem)}: make it readable, or remove the file") from None
     if not roots:
         raise RegistryError(f"{directory} has no *.pem or *.der file; put the manufacturers' root certificates there")
     return roots

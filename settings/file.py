@@ -1,5 +1,6 @@
 """Opens a configuration file: only a regular one, within bounds, owned and writable by whom it may be."""
 
+import codecs
 import os
 import stat
 from collections.abc import Collection
@@ -32,15 +33,17 @@ class ConfigFile:
         return file_problems(self.path, self.info, owners, forbidden)
 
     def text(self) -> str:
-        """Returns its content.
+        """Returns its content. A byte order mark before it, as editors of other systems write it, is skipped.
 
         Raises:
             ConfigError: it is too long, or not UTF-8.
         """
         if len(self.data) > self.most:
             raise ConfigError([f"{self.path} has more than {self.most} bytes; remove what does not belong there"])
+        if self.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError([f"{self.path} is UTF-16, not UTF-8; save it in that encoding"])
         try:
-            return self.data.decode("utf-8")
+            return self.data.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ConfigError([f"{self.path} is not UTF-8; save it in that encoding"]) from None
 

@@ -5,6 +5,7 @@ Nothing here performs IO but the look-up of users and groups, which a caller may
 
 import base64
 import grp
+import os
 import pwd
 import re
 from collections.abc import Callable
@@ -55,6 +56,29 @@ def absolute_path(value: Any) -> Path:
     if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
         raise BadValue("must be an absolute path without '..' (and without a NUL character)")
     return path
+
+
+_SUN_PATH = 107
+"""Bytes that the name of a Unix socket may have: sun_path has 108, the last of which is NUL (unix(7))."""
+
+
+def socket_directory(*names: str) -> Callable[[Any], Path]:
+    """Makes the reader of an absolute path of a directory for Unix sockets.
+
+    Args:
+        names: of the sockets in it; the longest must still fit.
+    """
+    longest = max(names, key=len)
+    most = _SUN_PATH - len(f"/{longest}")
+
+    def read(value: Any) -> Path:
+        path = absolute_path(value)
+        length = len(os.fsencode(path))
+        if length > most:
+            raise BadValue(f"must have at most {most} bytes, so that the socket {longest} fits; it has {length}")
+        return path
+
+    return read
 
 
 def integer(least: int, most: int) -> Callable[[Any], int]:

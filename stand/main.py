@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from common.files import os_problem
+
 from . import setup
 from .commands import Commands, Warm
 from .programs import READY_S, Agent, Service, StandError, Swtpm, answers, free_ports, program
@@ -431,5 +433,5 @@ def entry() -> None:
         click.echo(f"license-stand: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"license-stand: {error.filename}: {error.strerror}", err=True)
+        click.echo(f"license-stand: {os_problem(error)}", err=True)
         sys.exit(1)

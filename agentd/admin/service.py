@@ -15,6 +15,8 @@ from agentd.base.errors import NoSuchVersion, Refused
 from agentd.sockets.connection import Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.uplink.transport import NoContact
+from common.files import os_problem
+from common.plain import msgspec_text
 from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
@@ -120,7 +122,7 @@ class AdminService:
             request = self._decode(body)
         except RemoteProtocolError as error:
             self.rejected(peer, error.code)
-            return encode_error(error.code, error.text, error.request_id)
+            return encode_error(error.code, msgspec_text(error.text), error.request_id)
         op = str(type(request).__struct_config__.tag)
         try:
             handler = self._handlers.get(type(request))
@@ -155,7 +157,7 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     if isinstance(error, NoContact | HwsecError | AuditUnavailable):
         return ErrorCode.UNAVAILABLE, str(error)
     if isinstance(error, OSError):
-        return ErrorCode.UNAVAILABLE, f"{error.filename or 'the disk'}: {error.strerror}"
+        return ErrorCode.UNAVAILABLE, os_problem(error)
     log.error("an admin request failed", exc_info=error)
     return ErrorCode.INTERNAL, "the agent failed; its journal says more"
 

@@ -18,6 +18,7 @@ from audittrail.archive import ArchiveDamaged, Header, WrongKey
 from audittrail.check import verify_log
 from audittrail.report import Keys, Report
 from audittrail.whole import lines_after
+from common.files import os_problem
 from hwsec.backend import Backend
 from hwsec.errors import HwsecError
 from hwsec.secretmem import SecretBuffer
@@ -141,7 +142,7 @@ class AuditKeeper:
         try:
             found = await self.verify_in_turn()
         except OSError as error:
-            text = f"the audit log cannot be checked: {error.filename}: {error.strerror}"
+            text = f"the audit log cannot be checked: {os_problem(error)}"
         else:
             for gap in found.gaps:
                 log.warning("the audit log was not checked completely: %s", gap)
@@ -167,7 +168,9 @@ class AuditKeeper:
                 self._alerted.discard("work")
                 if not self._alerted:
                     self._audit.clear_alert(AUDIT_ARCHIVE, "the audit log's archives can be kept again")
-        except (OSError, ValueError, ArchiveDamaged, HwsecError, AuditUnavailable) as error:
+        except OSError as error:
+            self._alert_once("work", f"the audit log's archives cannot be kept: {os_problem(error)}")
+        except (ValueError, ArchiveDamaged, HwsecError, AuditUnavailable) as error:
             self._alert_once("work", f"the audit log's archives cannot be kept: {error}")
 
     async def _archive(self, last_checkpoint: int) -> None:

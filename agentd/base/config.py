@@ -27,6 +27,7 @@ from settings.values import (
     matching,
     one_of,
     pins,
+    socket_directory,
     user_id,
 )
 
@@ -190,6 +191,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
     period = Key(integer(60, 10 * 366 * 86_400))
     days = Key(integer(1, 3660))
     path = Key(absolute_path)
+    run_dir = Key(socket_directory("pos.sock", "admin.sock", "link.sock"))
     return {
         "server": (
             ServerConfig,
@@ -246,7 +248,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
                 "archive_key": path,
             },
         ),
-        "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": path, "key_dir": path}),
+        "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }
 
 

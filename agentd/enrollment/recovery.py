@@ -22,7 +22,7 @@ from agentd.secrets.pcr_policy import keep_policy, policy_name
 from audittrail.archive import archives
 from audittrail.chain import Chain, Heads, heads_fields
 from audittrail.whole import anchors_path, plain_files
-from common.files import fsync_directory
+from common.files import fsync_directory, os_problem
 from hwsec.errors import HwsecError, NotEnrolled, StoreCorrupt
 from hwsec.storeformat import MAX_STORE_BYTES, decode_store
 from hwsec.vault import Vault
@@ -228,7 +228,9 @@ def _note(config: Config, clock: Clock, event: str, outcome: str = "ok", **field
         file.write(line)
         file.sync()
         return chain.heads
-    except (AuditDamaged, OSError) as error:
+    except AuditDamaged as error:
         raise StartError(f"the audit log cannot be written, so nothing is done: {error}") from None
+    except OSError as error:
+        raise StartError(f"the audit log cannot be written, so nothing is done: {os_problem(error)}") from None
     finally:
         file.close()

@@ -12,6 +12,7 @@ from agentd.licenses.validator import Entry, Validator
 from agentd.licenses.verdict import Ruling
 from agentd.sockets.connection import Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
+from common.plain import msgspec_text
 from common.tokenbucket import Buckets
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
 from ipc.clientwire import refresh_digest
@@ -119,7 +120,7 @@ class PosService:
                 raise
             if not self._rates.take(peer.uid, self._clock.monotonic()):
                 return self._too_many(connection, error.request_id)
-            return self._error(peer, error.code, error.text, error.request_id)
+            return self._error(peer, error.code, msgspec_text(error.text), error.request_id)
         mono = self._clock.monotonic()
         if not self._rates.take(peer.uid, mono):
             return self._too_many(connection, request.id)

@@ -11,6 +11,7 @@ from agentd.audit.core import Core
 from agentd.base.errors import Refused
 from agentd.base.hardware import COMMIT_DEADLINE_S, HardwareConnection
 from common.files import write_atomic
+from common.plain import json_text
 from hwsec.pcr.files import read_policies
 from hwsec.pcr.policy import SECURE_BOOT_PCR, Binding, Kind, check_initialized, parse_policy, policy_key_from_pem
 from hwsec.tpm import TpmBackend
@@ -143,7 +144,7 @@ def parse_pcr_values(data: bytes) -> dict[int, bytes]:
         found = msgspec.json.decode(data, type=_Shown)
         return {int(index): bytes.fromhex(value) for index, value in found.pcrs.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ValueError(f"no PCR values: {error}") from None
+        raise ValueError(f"no PCR values: {json_text(error)}") from None
 
 
 class _Shown(msgspec.Struct):

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.base.timeanchor import TimeAnchor
+from common.plain import json_text
 from contracts.exchange import AgentId, Number
 from contracts.jose import MalformedToken
 from contracts.trust import Trust, parse_trust
@@ -118,7 +119,9 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
     try:
         trust_file = sections[SECTION_TRUST]
         parse_trust(trust_file)
-    except (KeyError, MalformedToken) as error:
+    except KeyError:
+        raise StoreCorrupt("the store holds no trust; initialize this agent again") from None
+    except MalformedToken as error:
         raise StoreCorrupt(f"the store holds no usable trust ({error}); initialize this agent again") from None
     server = _decoded(sections, SECTION_SERVER, ServerRecord)
     tls = _decoded(sections, SECTION_TLS, SealedTlsKeys)
@@ -143,4 +146,5 @@ def _decoded(sections: Mapping[str, bytes], name: str, kind: type[T]) -> T | Non
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StoreCorrupt(f"the section '{name}' of the store cannot be read ({error}); provision this agent again") from None
+        why = json_text(error)
+        raise StoreCorrupt(f"the section '{name}' of the store cannot be read ({why}); provision this agent again") from None

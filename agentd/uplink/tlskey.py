@@ -71,8 +71,8 @@ def client_key(certificates: tuple[str, ...], scalar: WrappedSecret) -> ClientKe
     """
     try:
         own = x509.load_pem_x509_certificate(certificates[0].encode("ascii"))
-    except (ValueError, IndexError) as error:
-        raise BadCertificate(f"the server sent no usable certificate: {error}") from None
+    except (ValueError, IndexError):
+        raise BadCertificate("the server sent a certificate that cannot be read") from None
     begin, end = int(own.not_valid_before_utc.timestamp()), int(own.not_valid_after_utc.timestamp())
     return ClientKey(certificates, scalar, own.serial_number, begin, end)
 
@@ -85,8 +85,8 @@ def check_certificate(certificate: str, csr: str) -> None:
     """
     try:
         own = x509.load_pem_x509_certificate(certificate.encode("ascii"))
-    except ValueError as error:
-        raise BadCertificate(f"the server sent no usable certificate: {error}") from None
+    except ValueError:
+        raise BadCertificate("the server sent a certificate that cannot be read") from None
     wanted = x509.load_pem_x509_csr(csr.encode("ascii"))
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if own.public_key().public_bytes(*form) != wanted.public_key().public_bytes(*form):

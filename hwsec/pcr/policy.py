@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from common.plain import json_text
+
 from ..errors import PcrMismatch, PcrUninitialized
 from ..nv.layout import NV_BASE, NV_POLICY_COUNTER
 
@@ -315,7 +317,7 @@ def parse_policy(data: bytes) -> SignedPolicy:
     try:
         file = msgspec.json.decode(data, type=_PolicyFile)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"not a signed policy: {error}") from None
+        raise ValueError(f"not a signed policy: {json_text(error)}") from None
     if file.format != _FORMAT:
         raise ValueError(f"the signed policy has the format {file.format!r}, not {_FORMAT!r}")
     if any(not re.fullmatch(r"0|[1-9][0-9]?", index) for index in file.pcrs):

@@ -144,8 +144,9 @@ def key_of_csr(pem: str) -> ec.EllipticCurvePublicKey:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
         key = csr.public_key()
         sound = csr.is_signature_valid
-    except (ValueError, TypeError, UnicodeError) as error:
-        raise RequestRefused(RefusalCode.BAD_REQUEST, f"the certificate request cannot be read: {error}"[:200]) from None
+    except (ValueError, TypeError, UnicodeError):
+        text = "the certificate request is not a PKCS #10 request in PEM"
+        raise RequestRefused(RefusalCode.BAD_REQUEST, text) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not sound:
         raise RequestRefused(RefusalCode.BAD_REQUEST, "the certificate request must be for a P-256 key and signed by it")
     return key

@@ -1,5 +1,6 @@
 """The daemon by itself: start, reload, stop, and every way in which its files can be wrong."""
 
+import codecs
 import contextlib
 import json
 import os
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from license_agent_client import AgentRefused, AgentUnavailable, ErrorCode, LicenseClient
 from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
@@ -22,7 +25,7 @@ from license_agent_client.frames import FrameDecoder
 
 from ipc.bounds import IDLE_TIMEOUT_S
 from tests.support.daemon import Bench, furnished
-from tests.support.stand import BIN
+from tests.support.stand import BIN, short_directory
 from tests.support.waiting import READY_S
 
 
@@ -459,8 +462,49 @@ def test_what_is_not_our_protocol_gets_a_typed_error_and_the_end(bench: Bench, b
 def test_a_second_daemon_does_not_take_the_first_ones_sockets(bench: Bench) -> None:
     with bench.running(), _client(bench) as client:
         status, text = bench.run_to_the_end()
-        assert status == 69 and "another agent is serving" in text
+        assert status == 69 and "another license-agent works on" in text
         client.ping()
+    # The second asks nobody: the first one would take it for an unauthorized user.
+    assert not [record for record in bench.records() if record["event"] == "access.denied"]
+
+
+def test_a_configuration_with_a_byte_order_mark_is_read(bench: Bench) -> None:
+    text = bench.config.read_bytes()
+    for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE):
+        bench.config.write_bytes(mark + text)
+        said = bench.tool("license-agent", "check-config", fine=(0, 78))
+        assert ("no problems found" in said) is (mark == codecs.BOM_UTF8)
+        assert "is UTF-16, not UTF-8" in said or "no problems" in said
+
+
+def test_a_run_directory_that_is_too_long_for_a_socket_is_refused_before_the_start(bench: Bench) -> None:
+    text = bench.config.read_text()
+    for length in (97, 96):
+        path = f"{bench.root}/{'x' * length}"[:length]
+        bench.write_raw_config(text.replace(f'run_dir = "{bench.run_dir}"', f'run_dir = "{path}"'))
+        said = bench.tool("license-agent", "check-config", fine=(0, 78))
+        assert ("must have at most 96 bytes, so that the socket admin.sock fits; it has 97" in said) is (length == 97)
+    # What passes the check can be used.
+    with short_directory() as directory:
+        place = directory / ("y" * (96 - len(str(directory)) - 1))
+        bench.write_raw_config(text.replace(f'run_dir = "{bench.run_dir}"', f'run_dir = "{place}"'))
+        os.chown(directory, bench.uid, bench.uid)
+        bench.run_dir = place
+        with bench.running(), _client(bench) as client:
+            client.ping()
+
+
+def test_a_policy_key_that_cannot_be_used_is_named(bench: Bench) -> None:
+    pcrs = bench.root / "pcrs.json"
+    pcrs.write_text('{"pcrs": {"7": "' + "0" * 64 + '"}}')
+    key = ec.generate_private_key(ec.SECP256R1())
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    for content, expected in ((b"nonsense", "holds no private key in PEM"), (locked, "is encrypted; write the key without")):
+        path = bench.root / "policy.key"
+        path.write_bytes(content)
+        command = ("sign-policy", "--key", str(path), "--pcrs", str(pcrs), "--number", "1")
+        said = bench.tool("license-agent", *command, fine=(1,))
+        assert said.startswith(f"license-agent: the policy cannot be signed: {path} {expected}"), said
 
 
 def test_no_daemon_is_a_typed_error_within_the_deadline(bench: Bench) -> None:
