@@ -20,10 +20,9 @@ from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
-from ipc.tokenfile import token_in
 
-from . import audit, health, keys, render, server
-from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, ROOM, Agent, pass_agent
+from . import audit, health, inputs, keys, render, server
+from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
 
 EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
 __all__ = ["EXIT_INCOMPLETE", "entry", "main"]
@@ -77,11 +76,11 @@ def secrets(ctx: click.Context) -> None:
 
 
 @secrets.command("install")
-@click.argument("file", type=click.File("r"))
+@click.argument("file", type=click.File("rb"))
 @pass_agent
 def secrets_install(agent: Agent, file: Any) -> None:
     """Install the secret in a delivery FILE from the license server ('-' for standard input)."""
-    reply = agent.ask("secret_install", delivery=file.read(ROOM).strip())
+    reply = agent.ask("secret_install", delivery=inputs.text_of(file).strip())
     agent.show(reply, f"secret version {reply['secret_version']} is ACTIVE (store generation {reply['generation']})")
 
 
@@ -102,24 +101,16 @@ def license_() -> None:
     """Check and import licenses."""
 
 
-def _token(text: str) -> str:
-    if text == "-":
-        text = token_in(sys.stdin.buffer.read(ROOM))
-    elif text.startswith("@"):
-        with open(text[1:], "rb") as file:
-            text = token_in(file.read(ROOM))
-    if not text:
-        raise click.UsageError("the token is empty")
-    return text
-
-
 @license_.command("check")
 @click.argument("token")
 @pass_agent
 def license_check(agent: Agent, token: str) -> None:
     """Show the verdict that a POS application would get for TOKEN ('-' reads it from standard input, @FILE from a file)."""
-    reply = agent.ask("license_check", token=_token(token))
+    token = inputs.license_token(token)
+    reply = agent.ask("license_check", token=token)
     agent.show(reply, render.license_text(reply))
+    if reply["reason"] == "malformed":
+        inputs.hint_at(token)
     if not reply["valid"]:
         sys.exit(EXIT_NEGATIVE)
 
@@ -129,7 +120,12 @@ def license_check(agent: Agent, token: str) -> None:
 @pass_agent
 def license_import(agent: Agent, token: str) -> None:
     """Store the re-issued TOKEN, so that POS applications get it ('-' or @FILE as for check)."""
-    reply = agent.ask("license_import", token=_token(token))
+    token = inputs.license_token(token)
+    try:
+        reply = agent.ask("license_import", token=token)
+    except AgentRefused:
+        inputs.hint_at(token)
+        raise
     agent.show(reply, f"license {reply['license']}: kept its token under secret version {reply['secret_version']}")
 
 
@@ -152,22 +148,22 @@ def policy_show(agent: Agent, pcrs: tuple[int, ...]) -> None:
 
 
 @policy.command("install")
-@click.argument("file", type=click.File("r"))
+@click.argument("file", type=click.File("rb"))
 @pass_agent
 def policy_install(agent: Agent, file: Any) -> None:
     """Install a signed policy from FILE ('license-agent sign-policy' makes one, on another machine)."""
-    reply = agent.ask("policy_install", policy=file.read(ROOM))
+    reply = agent.ask("policy_install", policy=inputs.text_of(file))
     agent.show(reply, f"installed as {reply['file']}")
 
 
 @policy.command("bind")
 @click.argument("kind", type=click.Choice(["none", "secure-boot", "custom"]))
 @click.option("--pcr", "pcrs", multiple=True, type=click.IntRange(0, 23), help="A PCR of the binding custom; may be repeated.")
-@click.option("--key", type=click.File("r"), help="The vendor's policy key (public, PEM).")
+@click.option("--key", type=click.File("rb"), help="The vendor's policy key (public, PEM).")
 @pass_agent
 def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> None:
     """Bind the secrets: to nothing, to Secure Boot, or to PCRs. Install a matching signed policy first."""
-    text = key.read(4096) if key is not None else ""
+    text = inputs.text_of(key) if key is not None else ""
     reply = agent.ask("policy_bind", kind=kind, pcrs=sorted(set(pcrs)), key=text)
     agent.show(reply, f"the secrets are bound to: {reply['binding']}")
 
@@ -198,11 +194,11 @@ def clock_challenge(agent: Agent) -> None:
 
 
 @clock.command("reset")
-@click.argument("file", type=click.File("r"))
+@click.argument("file", type=click.File("rb"))
 @pass_agent
 def clock_reset(agent: Agent, file: Any) -> None:
     """Accept the server's time from FILE ('-' for standard input), even if it is before the agent's."""
-    reply = agent.ask("clock_reset", statement=file.read(ROOM).strip())
+    reply = agent.ask("clock_reset", statement=inputs.text_of(file).strip())
     agent.show(
         reply,
         f"the server's time is {render.utc(reply['signed'])}; the agent's trusted time is now {render.utc(reply['time'])}",
@@ -273,8 +269,6 @@ def entry() -> None:
         _fail(str(error), EXIT_REFUSED)
     except (ArchiveDamaged, keys.BadKey) as error:
         _fail(str(error), EXIT_NEGATIVE)
-    except UnicodeError:
-        _fail("a license token is ASCII text", EXIT_USAGE)
     except OSError as error:
         _fail(os_problem(error), EXIT_USAGE)
 

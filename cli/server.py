@@ -1,26 +1,10 @@
 """Defines the commands that concern the license server: provisioning, contacts, rotations, degraded mode."""
 
-import sys
-from pathlib import Path
-
 import click
 
-from ipc.tokenfile import token_in
-
 from . import render
-from .agent import EXIT_NEGATIVE, ROOM, SERVER_DEADLINE_S, Agent, pass_agent
-
-
-def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Returns the token, or reads it from where the value says, so that the list of processes need not show it."""
-    if value == "-":
-        return token_in(sys.stdin.buffer.read(ROOM))
-    if value.startswith("@"):
-        try:
-            return token_in(Path(value[1:]).read_bytes())
-        except OSError as error:
-            raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
-    return value
+from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
+from .inputs import enrollment_token
 
 
 @click.command()
@@ -30,7 +14,7 @@ def _claim(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     "--claim",
     required=True,
     metavar="TOKEN",
-    callback=_claim,
+    callback=enrollment_token,
     help="From 'license-server enrollment-token make'; '-' reads it from standard input, '@FILE' from a file.",
 )
 @pass_agent

@@ -5,6 +5,7 @@ Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer from the agent, 4 
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -16,6 +17,7 @@ from .clientwire import Reason, Verdict, may_be_sent
 from .errors import ErrorCode, LocalProtocolError
 from .peer import UntrustedDaemon
 from .tokenfile import TOKEN_READ_BYTES, TokenFile, token_in
+from .tokenhint import license_token_hint
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
@@ -57,6 +59,9 @@ def _token(argument: str) -> str:
         return TokenFile(argument[1:]).read()
     if not argument:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, "the token is empty")
+    if not argument.isascii():
+        text = f"this is not a license token: {license_token_hint(argument)}"
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, text)
     return argument
 
 
@@ -85,6 +90,8 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
             verdict = Verdict(valid=False, reason=Reason.MALFORMED)
         else:
             verdict = client.validate(token)
+        if verdict.reason is Reason.MALFORMED:
+            _hint(token)
         # This command replaces no token, so there is no refresh that could fail.
         _print(json.dumps({name: value for name, value in asdict(verdict).items() if name != "refresh_error"}, indent=2))
         return EXIT_VALID if verdict.valid else EXIT_INVALID
@@ -99,6 +106,15 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
         client.ping()
         _print("the agent answers")
     return EXIT_VALID
+
+
+def _hint(token: str) -> None:
+    """Says what is wrong with a token that is none; it is not repeated, since it may be one all the same."""
+    hint = license_token_hint(token)
+    if hint is None and os.path.lexists(token):
+        hint = "it is the name of a file: did you mean '@FILE'?"
+    if hint is not None:
+        sys.stderr.write(f"license-agent-client: this is not a license token: {hint}\n")
 
 
 def _print(text: str) -> None:

@@ -19,6 +19,7 @@ import httpx
 from ipc.linkmessages import ANSWER_HEADERS, CHUNK_BYTES, MAX_ANSWER_HEADER_CHARS, Chunk, End, FailCode, Fetch, Head
 from ipc.messages import Request
 
+from .causes import causes, connecting_took, network_text, tls_text
 from .config import UpstreamConfig
 from .pins import PeerRefused, judge
 from .tls import JudgingContext
@@ -75,6 +76,7 @@ class UpstreamClient:
     def __init__(self, config: UpstreamConfig, now: Callable[[], int]) -> None:
         self._config = config
         self._base = httpx.URL(config.url)
+        self._proxy = None if config.proxy is None else address(httpx.URL(config.proxy))
         self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, now()))
         self._transport = self._connectionless()
 
@@ -104,7 +106,7 @@ class UpstreamClient:
         except Exception as error:  # noqa: BLE001 - sorted below; what has no code goes on as it is
             # A tunnel that was never made is the proxy's doing.
             tunnel = self._config.proxy is not None and before == self.context.accepted
-            raise explain(error, proxied=tunnel) from None
+            raise explain(error, address(self._base), self._proxy, proxied=tunnel) from None
 
     async def reset(self) -> None:
         """Closes the connection, which may be in the middle of an answer; the next fetch makes another."""
@@ -177,31 +179,43 @@ def _handed_on(headers: httpx.Headers) -> tuple[tuple[str, str], ...]:
     return found
 
 
-def explain(error: Exception, *, proxied: bool) -> FetchError:
-    """The code of what went wrong.
+def address(url: httpx.URL) -> str:
+    """Host and port."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+
+
+def explain(error: Exception, server: str, proxy: str | None = None, *, proxied: bool) -> FetchError:
+    """The code of what went wrong, and where and why.
 
     Args:
         error: from httpx, `ssl` or our judge.
+        server: its address.
+        proxy: the proxy's address; None without one.
         proxied: the way leads through a proxy, and no handshake with the server was finished.
     """
+    there = proxy if proxied and proxy else server
     if isinstance(error, PeerRefused):
         return FetchError(error.code, error.text)
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return FetchError(FailCode.TIMEOUT, f"{there}: {connecting_took(CONNECT_TIMEOUT_S)}")
     if isinstance(error, httpx.TimeoutException):
-        return FetchError(FailCode.TIMEOUT, "connecting, reading or writing took too long")
+        seconds = WRITE_TIMEOUT_S if isinstance(error, httpx.WriteTimeout) else READ_TIMEOUT_S
+        what = "took no data" if isinstance(error, httpx.WriteTimeout) else "sent no data"
+        return FetchError(FailCode.TIMEOUT, f"{there} accepted the connection and {what} for {seconds:g} s")
     if isinstance(error, httpx.ProxyError):
         return FetchError(FailCode.PROXY, f"the proxy refused the tunnel: {_name(error)}")
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLError):
-            return FetchError(FailCode.TLS, f"TLS failed: {cause.reason or 'handshake broken off'}")
-        # httpcore re-raises "from None", which leaves only the context.
-        cause = cause.__cause__ or cause.__context__
+            return FetchError(FailCode.TLS, f"TLS with {server} failed: {tls_text(cause)}")
     if proxied and isinstance(error, httpx.TransportError):
-        return FetchError(FailCode.PROXY, f"the proxy cannot be used: {_name(error)}")
+        return FetchError(FailCode.PROXY, f"the proxy {there} cannot be used: {network_text(error)}")
     if isinstance(error, httpx.NetworkError | OSError):
-        return FetchError(FailCode.UNREACHABLE, f"the server cannot be reached: {_name(error)}")
+        return FetchError(FailCode.UNREACHABLE, f"{there}: {network_text(error)}")
+    if isinstance(error, httpx.RemoteProtocolError) and "disconnected" in str(error):
+        return FetchError(FailCode.BAD_RESPONSE, f"{there} closed the connection before it answered")
     if isinstance(error, httpx.ProtocolError | ValueError):
-        return FetchError(FailCode.BAD_RESPONSE, f"the answer is not HTTP/1.1: {_name(error)}")
+        return FetchError(FailCode.BAD_RESPONSE, f"the answer of {there} is not HTTP/1.1: {_name(error)}")
     raise error
 
 
