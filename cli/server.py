@@ -1,5 +1,7 @@
 """Defines the commands that concern the license server: provisioning, contacts, rotations, degraded mode."""
 
+import sys
+
 import click
 
 from . import render

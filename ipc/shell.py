@@ -90,10 +90,11 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
             verdict = Verdict(valid=False, reason=Reason.MALFORMED)
         else:
             verdict = client.validate(token)
-        if verdict.reason is Reason.MALFORMED:
-            _hint(token)
         # This command replaces no token, so there is no refresh that could fail.
         _print(json.dumps({name: value for name, value in asdict(verdict).items() if name != "refresh_error"}, indent=2))
+        if verdict.reason is Reason.MALFORMED:
+            sys.stdout.flush()
+            _hint(token)
         return EXIT_VALID if verdict.valid else EXIT_INVALID
     if options.command == "refresh":
         newer = client.refresh(_token(options.token))
