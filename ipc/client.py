@@ -42,7 +42,8 @@ class LicenseClient:
         path: the agent's POS socket; by default `LICENSE_AGENT_SOCKET` or /run/license-agent/pos.sock.
         deadline: seconds that a call may take, retries included.
         on_refresh: see `RefreshCallback`; None leaves newer tokens with the agent.
-        agent_uid: the agent's UID where its user is not named `license-agent`.
+        agent_uid: the agent's UID where its user is not named `license-agent`; 65534 in a container whose user namespace does
+            not map root.
     """
 
     # A request of the POS socket changes nothing but the nonce window, so it may be repeated.

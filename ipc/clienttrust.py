@@ -4,6 +4,8 @@ import contextlib
 import os
 import pwd
 
+from .peer import OVERFLOW_ID
+
 AGENT_USER = "license-agent"
 DEFAULT_POS_SOCKET = "/run/license-agent/pos.sock"
 DEFAULT_ADMIN_SOCKET = "/run/license-agent/admin.sock"
@@ -16,9 +18,11 @@ def trusted_uids(agent_uid: int | None = None) -> frozenset[int]:
     how the local stand runs without root.
 
     Args:
-        agent_uid: the agent's UID where its user is not named `license-agent`.
+        agent_uid: the agent's UID where its user is not named `license-agent`. 65534 means all users that the user
+            namespace of this process does not map, and for nobody where it maps all.
     """
-    uids = {0, os.geteuid()}
+    # A process that has no number itself must not trust all others that have none.
+    uids = {0, os.geteuid()} - {OVERFLOW_ID}
     if agent_uid is not None:
         uids.add(agent_uid)
     else:

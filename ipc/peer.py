@@ -92,10 +92,43 @@ def check_daemon(sock: socket.socket, path: str, trusted_uids: frozenset[int]) -
     """
     directory = os.path.dirname(path) or "."
     info = os.stat(directory)
-    if info.st_uid not in trusted_uids:
-        raise UntrustedDaemon(f"the directory {directory} belongs to uid {info.st_uid}, not to root or the agent")
+    if not _is_trusted(info.st_uid, trusted_uids):
+        who = f"the directory {directory} belongs to uid {info.st_uid}, not to root or the agent"
+        raise UntrustedDaemon(f"{who}{_why_unmapped(info.st_uid)}")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UntrustedDaemon(f"others may write to the directory {directory} (mode {stat.S_IMODE(info.st_mode):04o})")
     uid = peer_of(sock).uid
-    if uid not in trusted_uids:
-        raise UntrustedDaemon(f"the socket {path} is served by uid {uid}, not by root or the agent")
+    if not _is_trusted(uid, trusted_uids):
+        who = f"the socket {path} is served by uid {uid}, not by root or the agent"
+        raise UntrustedDaemon(f"{who}{_why_unmapped(uid)}")
+
+
+def _is_trusted(uid: int, trusted_uids: frozenset[int]) -> bool:
+    # Where every user is mapped, 65534 is the ordinary user `nobody`.
+    return uid in trusted_uids and (uid != OVERFLOW_ID or _hides_users())
+
+
+def _why_unmapped(uid: int) -> str:
+    if uid != OVERFLOW_ID or not _hides_users():
+        return ""
+    return (
+        ". The user namespace of this process is the cause: in a container the kernel shows 65534 for every user that the "
+        "container does not map, root and the agent among them. Pass agent_uid=65534 (license-agent-client: --agent-uid 65534) "
+        "to accept them; 'POS applications in containers' in the agent's guides says more"
+    )
+
+
+def _hides_users() -> bool:
+    try:
+        return hides_users(Path("/proc/self/uid_map").read_text("ascii"))
+    except OSError:
+        return False
+
+
+def hides_users(uid_map: str) -> bool:
+    """Whether a user namespace leaves users unmapped.
+
+    Args:
+        uid_map: content of /proc/PID/uid_map: lines of first user inside, first user outside, and count.
+    """
+    return sum(int(line.split()[2]) for line in uid_map.splitlines()) < _NOBODY
