@@ -4,6 +4,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ ADMIN_DEADLINE_S = 60.0
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""
 RELOAD_TRIES, RELOAD_PAUSE_S = 3, 1.0
+_STYLE = re.compile("(\x1b\\[(?:0|1|3[0-7])m)")
+"""What `click.style` writes for a color and for bold. They hide nothing and move nothing, no matter who wrote them."""
 ROOM = 65_536
 """What is read of an input: more than a token or delivery may have, so that one that is too long is refused for its length."""
 
@@ -83,7 +86,12 @@ class Agent:
 
     def show(self, reply: dict[str, Any], text: str) -> None:
         """Prints JSON or text, as asked."""
-        click.echo(json.dumps(reply, indent=2) if self.as_json else shown(text))
+        click.echo(json.dumps(reply, indent=2) if self.as_json else for_terminal(text))
+
+
+def for_terminal(text: str) -> str:
+    """A text as `common.text.shown` makes it, with the colors that `render` has given it."""
+    return "".join(part if number % 2 else shown(part) for number, part in enumerate(_STYLE.split(text)))
 
 
 def _user(uid: int) -> str:

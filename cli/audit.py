@@ -12,10 +12,9 @@ from audittrail.archive import lines
 from audittrail.chain import CLASSES
 from audittrail.report import INTACT, TAMPERED
 from audittrail.report import Keys as Given
-from common.text import shown
 
 from . import heads, keys, render
-from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent, readable
+from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, for_terminal, pass_agent, readable
 
 FOLLOW_EVERY_S = 0.5
 
@@ -39,7 +38,7 @@ def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
         for line in records:
             record = json.loads(line)
             after = max(after, record["seq"])
-            click.echo(line if agent.as_json else shown(render.record_text(record)))
+            click.echo(line if agent.as_json else for_terminal(render.record_text(record)))
         if not follow:
             return
         time.sleep(FOLLOW_EVERY_S)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from audittrail.report import INCOMPLETE, INTACT, TAMPERED
+from cli.agent import for_terminal
 from cli.main import main
 from cli.render import outcome_of, verification_text
 from contracts.jose import jwk_from_point
@@ -238,6 +239,15 @@ def test_a_log_that_release_0_1_0_wrote_is_intact_with_all_keys(tmp_path: Path) 
     result = CliRunner().invoke(main, ["audit", "verify", "--file", str(frozen / "audit.log"), *options])
     assert (result.exit_code, result.output.splitlines()[0]) == (0, f"intact from 1 to 61, end open: {frozen / 'audit.log'}")
     assert "6 archives" in result.output and "16 records" in result.output and "6 certificates" in result.output
+
+
+def test_colors_reach_the_terminal_and_nothing_else_does() -> None:
+    """The color is ours; what a record says could drive the terminal."""
+    assert (
+        for_terminal(click.style("intact", fg="green") + " \x1b[2K\x1b[8m\r")
+        == "\x1b[32mintact\x1b[0m <U+001B>[2K<U+001B>[8m<U+000D>"
+    )
+    assert for_terminal(click.style("x", fg="red", bold=True)) == "\x1b[31m\x1b[1mx\x1b[0m"
 
 
 def test_the_reply_of_an_older_agent_is_told_as_it_is() -> None:
