@@ -17,6 +17,7 @@ Unseal = Callable[[bytes], tuple[Header, bytes]]
 """Header and zlib stream of an archive's bytes; raises ArchiveDamaged."""
 
 ANCHORS_SUFFIX = ".anchors"
+MAX_ANCHORS_BYTES = 64 * 1024
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -46,7 +47,9 @@ def read_anchors(log: Path) -> dict[str, Removed]:
         ValueError: it is not a file of anchors.
     """
     try:
-        return anchor.decode(anchors_path(log).read_bytes())
+        # A pipe in the place of the file would be waited for.
+        with open_regular(anchors_path(log)) as file:
+            return anchor.decode(file.read(MAX_ANCHORS_BYTES))
     except FileNotFoundError:
         return {}
 

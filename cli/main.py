@@ -267,8 +267,11 @@ def entry() -> None:
         _fail(str(error), EXIT_UNAVAILABLE)
     except AgentRefused as error:
         _fail(str(error), EXIT_REFUSED)
-    except (ArchiveDamaged, keys.BadKey) as error:
+    except ArchiveDamaged as error:
         _fail(str(error), EXIT_NEGATIVE)
+    except keys.BadKey as error:
+        # Not 1: that would say that a log was tampered with.
+        _fail(str(error), EXIT_USAGE)
     except OSError as error:
         _fail(os_problem(error), EXIT_USAGE)
 

@@ -1,6 +1,8 @@
 """`license-agent-cli audit verify --file`, as an auditor runs it on a machine that has never seen the agent."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from audittrail.report import INCOMPLETE, INTACT, TAMPERED
+from audittrail.check import verify_log
+from audittrail.report import INCOMPLETE, INTACT, TAMPERED, Keys
 from cli.agent import for_terminal
-from cli.main import main
+from cli.main import entry, main
 from cli.render import outcome_of, verification_text
 from contracts.jose import jwk_from_point
 from contracts.trust import encode_trust
@@ -205,21 +208,26 @@ def test_wrong_usage(auditor: Auditor, options: tuple[str, ...]) -> None:
     ids=["empty", "junk", "torn", "private"],
 )
 def test_a_file_that_is_no_key_is_never_passed_over(
-    auditor: Auditor, data: bytes | str, monkeypatch: pytest.MonkeyPatch
+    auditor: Auditor, data: bytes | str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auditor.put("identity.pem", (auditor.directory / "archive.key").read_bytes() if isinstance(data, str) else data)
-    words = [
-        "audit",
-        "verify",
-        "--file",
-        str(auditor.log),
-        "--open-end",
-        "--identity-key",
-        str(auditor.directory / "identity.pem"),
-    ]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code != 0
-    assert "intact" not in result.output
+    key = str(auditor.directory / "identity.pem")
+    words = ["audit", "verify", "--file", str(auditor.log), "--open-end", "--identity-key", key]
+    monkeypatch.setattr(sys, "argv", ["license-agent-cli", *words])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    # None of the outcomes of a check.
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "identity.pem" in captured.err
+
+
+def test_a_pipe_beside_the_log_is_refused_and_not_waited_for(auditor: Auditor) -> None:
+    anchors = auditor.log.with_suffix(".anchors")
+    anchors.unlink()
+    os.mkfifo(anchors)
+    with pytest.raises(OSError, match="not a regular file"):
+        verify_log(auditor.log, Keys())
 
 
 def test_an_empty_log_is_incomplete(auditor: Auditor) -> None:

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.stand import BIN, running_stand
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides.md"
@@ -17,10 +19,11 @@ def commands(heading: str) -> list[str]:
     return [line.strip() for line in body.splitlines() if re.match(r" {4,6}[a-z]", line) and "|" not in line[:6]]
 
 
-def test_an_auditor_follows_the_guide(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["software", "tpm"])
+def test_an_auditor_follows_the_guide(tmp_path: Path, backend: str) -> None:
     found = commands("Verify the audit log without the machine")
     assert len(found) == 14
-    with running_stand("software") as stand:
+    with running_stand(backend) as stand:
         assert stand.run("license-agent-cli", "contact").returncode == 0
         agent, log = stand.info["agent_id"], str(stand.root / "log")
         env = {**stand.env, "PATH": f"{BIN}:{os.environ['PATH']}"}
