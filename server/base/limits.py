@@ -17,6 +17,17 @@ HANDSHAKE_DEADLINE_S = 10
 KEEP_ALIVE_S = 30
 """An idle connection is closed after this."""
 MAX_CONNECTIONS = 4096
+"""Connections of a listener, in all."""
+MAX_ANONYMOUS = 1024
+"""Of these, connections without a client certificate."""
+MAX_ANONYMOUS_ADDRESS = 64
+"""Connections without a client certificate, of an address (IPv6: a /64)."""
+MAX_HANDSHAKES = 1024
+"""TLS handshakes at once, in all."""
+MAX_HANDSHAKES_ADDRESS = 64
+"""TLS handshakes at once, of an address. A shop's tills share one address."""
+MAX_AGENT_CONNECTIONS = 8
+"""Connections of one agent; it needs two, and those that it has lost end by themselves."""
 MAX_KEYS = 16_384
 """Callers for which a bucket is kept."""
 
@@ -38,8 +49,10 @@ AGENT_RATE = Rate(5, 60)
 """For each agent, over all endpoints and certificates. The certificates that do not count share another bucket."""
 ADDRESS_RATE = Rate(2, 40)
 """For each address (IPv6: each /64), over all requests without a client certificate. A shop's tills share one address."""
+HANDSHAKE_RATE = Rate(20, 400)
+"""New connections to the TLS listener, for each address."""
 REFUSED_PEER_RATE = Rate(1 / 60, 3)
-"""Log lines about a local user that may not connect to the Unix socket, for each user."""
+"""Log lines about refused connections, for each address, or each local user at the Unix socket."""
 FAILED_CLAIM_RATE = Rate(1 / 60, 10)
 """Refused provisioning attempts, for each address."""
 

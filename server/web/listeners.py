@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.base.errors import RegistryError
-from server.base.limits import HANDSHAKE_DEADLINE_S, KEEP_ALIVE_S, MAX_HEAD_BYTES
+from server.base.limits import KEEP_ALIVE_S, MAX_HEAD_BYTES
+
+from .door import Door
 
 GRACEFUL_S = 10
 """How long a server that stops waits for requests under way."""
-SHUTDOWN_DEADLINE_S = 5
-"""How long the peer may take to close TLS."""
 BACKLOG = 1024
 WORKERS = 8
 """Threads that handle requests."""
@@ -66,19 +67,19 @@ class Listener(uvicorn.Server):
         """Whether clients can connect. uvicorn sets its own `started` before there is a socket."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens. uvicorn itself would give the TLS handshake a whole minute."""
+        """Listens. uvicorn itself would admit everybody to TLS, and give the handshake a whole minute."""
         # Threads share one interpreter and, with SQLite, one writer: more of them would only wait for each other.
         anyio.to_thread.current_default_thread_limiter().total_tokens = WORKERS
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: self._protocol(self.config, self.server_state, self.lifespan.state, loop),
-            sock=self._sock,
-            ssl=self._context,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=HANDSHAKE_DEADLINE_S if self._context else None,
-            ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S if self._context else None,
-        )
+        arguments = (self.config, self.server_state, self.lifespan.state, loop)
+        server: Any
+        if self._context is None:
+            server = await loop.create_server(lambda: self._protocol(*arguments), sock=self._sock, backlog=BACKLOG)
+        else:
+            server = Door(
+                self._sock, self._context, lambda visit: self._protocol(*arguments, visit=visit), time.monotonic, BACKLOG
+            )
         self.servers.append(server)
         self.listening = True
 

@@ -94,6 +94,8 @@ class Middleware:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 message["headers"] = [*message.get("headers", []), (b"cache-control", b"no-store")]
+                if _ends(scope["extensions"].get(CALLER), status):
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -157,6 +159,14 @@ class Middleware:
             del self._unknown[next(iter(self._unknown))]
 
 
+def _ends(caller: Caller | None, status: int) -> bool:
+    """Whether the connection ends with this response."""
+    if status in (408, 413):
+        return True  # the rest of the body is not read
+    # Nobody is worth a connection that waits. An agent is: another handshake would cost more.
+    return status in (400, 401, 429) and (caller is None or caller.peer is None)
+
+
 def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
     values = [value for name, value in headers if name == b"content-type"]
     if len(values) != 1:
@@ -205,7 +215,5 @@ async def _send(send: Any, answer: Response) -> None:
     headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
     if answer.retry_after_s is not None:
         headers.append((b"retry-after", str(answer.retry_after_s).encode()))
-    if answer.status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,7 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.base.limits import MAX_CONNECTIONS, REQUEST_DEADLINE_S
 
-from .peers import peer_of
+from .door import Visit
+from .peers import Peer, peer_of
 
 PEER_EXTENSION = "license_server.peer"
 """In `scope["extensions"]`: the `Peer` of this connection. Absent without a client certificate."""
@@ -26,13 +27,17 @@ class ApiProtocol(H11Protocol):
 
     Args:
         admits: whether the peer of a Unix socket may connect; None on a TLS listener.
+        visit: is told of the connection's stages; None on a Unix socket.
         args: uvicorn's.
         kwargs: uvicorn's.
     """
 
-    def __init__(self, *args: Any, admits: Callable[[Any], bool] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, admits: Callable[[Any], bool] | None = None, visit: Visit | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._admits = admits
+        self._visit = visit
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,7 +50,11 @@ class ApiProtocol(H11Protocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=_WRITE_BUFFER)
-        self.app = _with_peer(self.app, transport.get_extra_info("ssl_object"))
+        peer = _peer_of(transport.get_extra_info("ssl_object"))
+        if peer is not None:
+            self.app = _with_peer(self.app, peer)
+        if self._visit is not None:
+            self._visit.settled(transport, peer)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +76,8 @@ class ApiProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the deadline."""
         self._disarm()
+        if self._visit is not None:
+            self._visit.ended()
         super().connection_lost(exc)
 
     def _arm(self) -> None:
@@ -79,12 +90,12 @@ class ApiProtocol(H11Protocol):
             self._deadline = None
 
 
-def _with_peer(app: Any, tls: Any) -> Any:
+def _peer_of(tls: Any) -> Peer | None:
     der = None if tls is None else tls.getpeercert(binary_form=True)
-    if der is None:
-        return app
-    peer = peer_of(der)
+    return None if der is None else peer_of(der)
 
+
+def _with_peer(app: Any, peer: Peer) -> Any:
     async def with_peer(scope: dict[str, Any], receive: Any, send: Any) -> None:
         scope["extensions"] = {**scope.get("extensions", {}), PEER_EXTENSION: peer}
         await app(scope, receive, send)

@@ -54,6 +54,7 @@ class Running:
         self.seen: list[tuple[int, str | None]] = []
         middleware = Middleware(echo, from_tls if context else from_proxy, self._observe)
         self.context = context
+        self.port = sock.getsockname()[1] if context else 0
         self.server = Listener(middleware, sock, ApiProtocol, context)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -339,8 +340,11 @@ def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path) -> None:
         with connect(port) as nobody:
             statuses = [exchange(nobody, post(b"{}"))[0] for _ in range(limits.ADDRESS_RATE.burst + 1)]
             assert statuses == [200] * limits.ADDRESS_RATE.burst + [429]
+            assert nobody.recv(100) == b"", "nobody keeps a connection"
+        with connect(port) as nobody:
             nobody.sendall(post(b"{}"))
-            assert b"\r\nretry-after: 1\r\n" in nobody.recv(4096)
+            head = nobody.recv(4096)
+            assert b"\r\nretry-after: 1\r\n" in head and b"\r\nconnection: close\r\n" in head
         with connect(port, CLIENT.files(tmp_path, "client")) as agent:
             assert exchange(agent, post(b"{}"))[0] == 200, "an agent has a bucket of its own"
     finally:
