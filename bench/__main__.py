@@ -23,15 +23,18 @@ from tabulate import tabulate
 
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
+from ipc.client import LicenseClient
 from server.licensing.licenses import Order
 from server.wiring import open_server
 from stand.programs import READY_S
 
 from .load import frames, percentile, round_trips, throughput
-from .peers import peer
+from .peers import flood, peer
 from .server_load import measure
 
 BIN = Path(sys.executable).parent
+UNKNOWN_USER = 64993
+"""A user whom no stand allows."""
 
 
 @dataclass
@@ -57,11 +60,11 @@ def timed(work: Callable[[], Any], count: int) -> float:
 
 
 @contextlib.contextmanager
-def stand(directory: Path, backend: str) -> Iterator[dict[str, Any]]:
-    """A stand with raised limits."""
+def stand(directory: Path, backend: str, *, raised: bool = True) -> Iterator[dict[str, Any]]:
+    """A stand, with raised limits as a rule."""
     root = directory / backend
     process = subprocess.Popen(
-        [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend, "--raise-limits"],
+        [str(BIN / "license-stand"), "up", "--dir", str(root), "--backend", backend, *(["--raise-limits"] if raised else [])],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -186,6 +189,35 @@ def under_way(info: dict[str, Any], seconds: float) -> Row:
     return Row("p99 while two rotations run", us(busy), f"p99 idle {us(idle)}", ratio, "≤ 2", ratio <= 2)
 
 
+def connect_floods(info: dict[str, Any], times: int) -> list[Row]:
+    """A till that connects for each validation, while another process only connects and closes."""
+    token, path = info["tokens"]["valid"], info["pos_socket"]
+    agent_uid = os.stat(f"/proc/{info['agent_pid']}").st_uid
+
+    def tills() -> list[float]:
+        seconds = []
+        for _ in range(times):
+            began = time.perf_counter()
+            with LicenseClient(path, deadline=READY_S, agent_uid=agent_uid) as client:
+                client.validate(token)
+            seconds.append(time.perf_counter() - began)
+            time.sleep(0.02)  # 50 connections a second at the most: within the limit of a process
+        return seconds
+
+    calm, rows = tills(), []
+    floods = {"its own user": 0} | ({"an unknown user": UNKNOWN_USER} if os.geteuid() == 0 else {})
+    for who, uid in floods.items():
+        with flood(path, uid):
+            busy = tills()
+        for name, share, most in (("p50", 0.5, 0.005), ("p99", 0.99, 0.05)):
+            measured, floor = percentile(busy, share), percentile(calm, share)
+            what = f"connect and validate, {who} floods, {name}"
+            rows.append(
+                Row(what, us(measured), f"calm {us(floor)}", measured / floor, f"≤ {most * 1e3:g} ms", measured <= most)
+            )
+    return rows
+
+
 def memory(info: dict[str, Any], backend: str, wait: float) -> Row:
     """Resident memory after a rotation, 10,000 validations and a rest."""
     root = str(Path(info["state_dir"]).parent)
@@ -303,12 +335,15 @@ def main() -> int:
     rounds, size = (3, 3000) if options.quick else (9, 10_000)
     directory = Path(tempfile.mkdtemp(prefix="license-bench-", dir="/tmp"))
     directory.chmod(0o755)
+    (directory / "limited").mkdir(mode=0o755)
     rows: list[Row] = []
     try:
         with stand(directory, "software") as info:
             rows += [known_license(info, directory, rounds, size), new_license(info, directory, 200 if options.quick else 1000)]
             rows += many_connections(info, directory, rounds, size)
             rows.append(under_way(info, 1 if options.quick else 5))
+        with stand(directory / "limited", "software", raised=False) as info:
+            rows += connect_floods(info, 150 if options.quick else 500)
         with stand(directory, "software") as info:
             rows.append(memory(info, "software", 5 if options.quick else 60))
             rows.append(start_up(info, 5))

@@ -5,6 +5,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +72,36 @@ class Codec(asyncio.Protocol):
             "ACTIVE", False, False, False, None, False,
         )  # fmt: skip
         self._transport.write(encode_reply(reply))  # type: ignore[attr-defined]
+
+
+def _flood(path: str, uid: int, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if uid:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+    while os.getppid() == parent:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+
+
+@contextlib.contextmanager
+def flood(path: str, uid: int) -> Iterator[None]:
+    """A process that only connects to a socket and closes, as fast as it can.
+
+    Args:
+        path: of the socket.
+        uid: whom it runs as; 0 for the caller's user.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_flood, args=(path, uid, os.getpid()), daemon=True)
+    process.start()
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        process.kill()
+        process.join()
 
 
 _PEERS: dict[str, Callable[[], asyncio.Protocol]] = {"echo": Echo, "crypto": Crypto, "codec": Codec}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ from .clientcalls import (
     validate_file,
 )
 from .clientconnection import Connection, Connections
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientpolicy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
 from .clientrefresh import UnstoredTokens
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
@@ -158,8 +159,11 @@ class AsyncLicenseClient:
             try:
                 sock.setblocking(False)
                 # A Unix socket is connected at once or not at all (EAGAIN: the agent's queue is full); the loop's own
-                # sock_connect takes EAGAIN for a connect that is under way.
-                sock.connect(self._path)
+                # sock_connect takes EAGAIN for a connect that is under way. Places come free by the millisecond.
+                while (failed := sock.connect_ex(self._path)) == errno.EAGAIN:
+                    await asyncio.sleep(FULL_QUEUE_PAUSE_S)
+                if failed:
+                    raise OSError(failed, os.strerror(failed), self._path)
                 check_daemon(sock, self._path, self._trusted)
             except BaseException:
                 sock.close()

@@ -24,6 +24,13 @@ DEFAULT_RATE_PER_S = 200
 """Requests a second that one UID may send, sustained; the burst is as large as one second's worth."""
 THROTTLE_S = 0.1
 """A connection whose user is over the rate is answered once, and then not read from for so long."""
+MIN_CONNECTS_PER_S = 50
+"""New connections a second that one UID may make at least, on each socket; on the POS socket as many as requests, if that is
+more. The burst is one second's worth. Each of its processes may use half of that."""
+UNAUTHORIZED_CONNECTS_PER_S = 50
+"""As above, for a UID that is not on the allow-list. What exceeds it is closed without an answer and counted."""
+BACKLOG = 64
+"""Connections that may wait to be accepted. The next connect waits in the kernel, or gets EAGAIN if it does not block."""
 DEFAULT_CONNECTIONS_PER_UID = 64
 MAX_CONNECTIONS = 1024
 IDLE_TIMEOUT_S = 300

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Generator
@@ -182,7 +183,7 @@ class LicenseClient:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 self._limit(sock, attempts)
-                sock.connect(self._path)
+                self._connect(sock, attempts)
                 check_daemon(sock, self._path, self._trusted)
             except BaseException:
                 sock.close()
@@ -190,6 +191,15 @@ class LicenseClient:
             connection.use(sock)
             return sock
         return connection.socket
+
+    def _connect(self, sock: socket.socket, attempts: Attempts) -> None:
+        """Connects; where the agent's queue is full, waits in the kernel for a place, which is sooner than asking again."""
+        remaining = attempts.remaining(time.monotonic())
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(remaining), int(remaining % 1 * 1e6) or 1)
+        )
+        sock.settimeout(None)
+        sock.connect(self._path)
 
     def _limit(self, sock: socket.socket, attempts: Attempts) -> None:
         remaining = attempts.remaining(time.monotonic())

@@ -16,6 +16,8 @@ RETRIED_CODES = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.RATE_LIMITED, Erro
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
+FULL_QUEUE_PAUSE_S = 0.001
+"""Between two attempts to connect to an agent whose queue is full, where a client cannot wait in the kernel."""
 
 
 class AgentUnavailable(LicenseAgentError):

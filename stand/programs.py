@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ipc.bounds import BACKLOG
+
 from .reachable import HERE
 
 READY_S = 300.0
@@ -311,5 +313,5 @@ def _listen(path: Path, mode: int) -> socket.socket:
         sock.close()
         raise StandError(f"{path} cannot be made: {error.strerror or error}; choose a shorter --dir") from None
     path.chmod(mode)
-    sock.listen(4096)
+    sock.listen(BACKLOG)
     return sock

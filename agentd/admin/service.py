@@ -21,7 +21,7 @@ from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
 from hwsec.errors import HwsecError
-from ipc.bounds import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from ipc.bounds import MAX_FRAME_BYTES, MIN_CONNECTS_PER_S, PROTOCOL_VERSION
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
     AdminRequest,
@@ -89,6 +89,24 @@ class AdminService:
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
         return CONNECTIONS_PER_UID
+
+    def connects_per_s(self) -> int:
+        """New connections that one UID may make each second."""
+        return MIN_CONNECTS_PER_S
+
+    def skipped(self, peer: Peer, times: int, *, admitted: bool) -> None:
+        """Counts and logs connections beyond that."""
+        if not admitted:
+            self._unauthorized.skipped(peer, times)
+            return
+        self._counters.refused_requests += times
+        self._audit.count(
+            ("connects", "admin", peer.uid),
+            "request.refused",
+            ErrorCode.RATE_LIMITED.name.lower(),
+            lambda: {"socket": "admin", "actor": actor(peer), "connects": True},
+            times,
+        )
 
     def rejected(self, peer: Peer, code: ErrorCode) -> None:
         """Counts and logs an error that ended a connection."""

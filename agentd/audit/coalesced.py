@@ -62,16 +62,19 @@ class CoalescedEvents:
         self._clear()
         return found
 
-    def count(self, key: Any, now: float, describe: Callable[[], dict[str, Any]], *, spare: bool = False) -> bool:
-        """Counts one more; False if the table is full and the key not in it.
+    def count(
+        self, key: Any, now: float, describe: Callable[[], dict[str, Any]], *, spare: bool = False, times: int = 1
+    ) -> bool:
+        """Counts one or more; False if the table is full and the key not in it.
 
         Args:
             key: what it is; hashable.
             now: seconds since 1970 UTC.
             describe: gives the fields to log, when the key is new.
             spare: may use the slots that are kept for when all others are taken.
+            times: how many.
         """
-        if self.count_known(key, now):
+        if self.count_known(key, now, times):
             return True
         if len(self._free) <= (0 if spare else SPARE_SLOTS):
             return False
@@ -81,18 +84,18 @@ class CoalescedEvents:
         slot = self._free.pop()
         offset = slot * SLOT_BYTES
         self._map[offset + _HEAD.size : offset + _HEAD.size + len(data)] = data
-        _HEAD.pack_into(self._map, offset, 0, len(data), 1, now, now)
+        _HEAD.pack_into(self._map, offset, 0, len(data), times, now, now)
         self._map[offset] = 1
         self._slots[key] = slot
-        self._counts[key] = 1
+        self._counts[key] = times
         return True
 
-    def count_known(self, key: Any, now: float) -> bool:
-        """Counts one more of a key that is in the table; False if it is not."""
+    def count_known(self, key: Any, now: float, times: int = 1) -> bool:
+        """Counts one or more of a key that is in the table; False if it is not."""
         slot = self._slots.get(key)
         if slot is None:
             return False
-        total = self._counts[key] = self._counts[key] + 1
+        total = self._counts[key] = self._counts[key] + times
         _COUNT.pack_into(self._map, slot * SLOT_BYTES + _COUNT_AT, total)
         _LAST.pack_into(self._map, slot * SLOT_BYTES + _LAST_AT, now)
         return True

@@ -175,16 +175,18 @@ class AuditLog:
             return
         self.count(key, event, outcome, describe)
 
-    def count(self, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]]) -> None:
-        """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`."""
-        self.counted += 1
+    def count(self, key: Any, event: str, outcome: str, describe: Callable[[], dict[str, Any]], times: int = 1) -> None:
+        """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`, and how often it was."""
+        self.counted += times
         now = self._clock.wall()
-        if self._coalesced.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}):
+        if self._coalesced.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}, times=times):
             return
         # More kinds than the table holds in one minute, or one that is too long for it: what is lost is who it was.
         other = ("other", event, outcome)
-        if not self._coalesced.count(other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True):
-            self._append(event, outcome, describe())
+        if not self._coalesced.count(
+            other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True, times=times
+        ):
+            self._append(event, outcome, {**describe(), **({"count": times} if times > 1 else {})})
 
     def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:
         """The short way for what has been counted before in this minute; False if it must go the long way.

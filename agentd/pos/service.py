@@ -89,6 +89,24 @@ class PosService:
         """Connections that one UID may have."""
         return self._config.connections_per_uid
 
+    def connects_per_s(self) -> int:
+        """New connections that one UID may make each second: one for each request, if it likes."""
+        return self._config.rate_per_s
+
+    def skipped(self, peer: Peer, times: int, *, admitted: bool) -> None:
+        """Counts and logs connections beyond that."""
+        if not admitted:
+            self._unauthorized.skipped(peer, times)
+            return
+        self._counters.refused_requests += times
+        self._audit.count(
+            ("connects", peer.uid),
+            "request.refused",
+            ErrorCode.RATE_LIMITED.name.lower(),
+            lambda: {"socket": "pos", "actor": actor(peer), "connects": True},
+            times,
+        )
+
     def rejected(self, peer: Peer, code: ErrorCode) -> None:
         """Counts and logs an error that ended a connection."""
         self._note_error(peer, code)

@@ -47,6 +47,14 @@ class Service(Protocol):
         """Connections that one UID may have."""
         ...
 
+    def connects_per_s(self) -> int:
+        """New connections that one UID may make each second."""
+        ...
+
+    def skipped(self, peer: Peer, times: int, *, admitted: bool) -> None:
+        """Records connections beyond that, which were closed at once; `peer` names no process."""
+        ...
+
     def handle(self, body: bytes, connection: "Connection") -> bytes | None:
         """The reply frame; None if the service sends it later by itself."""
         ...

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from common.files import OTHERS_WRITE, mode_problem, owner_problem
 from common.listening import ListenError, listen, passed_sockets
+from ipc.bounds import BACKLOG
 
 POS, ADMIN = "pos", "admin"
 _MODES = {POS: 0o666, ADMIN: 0o600}
-BACKLOG = 4096
 
 
 @dataclass(frozen=True, slots=True)

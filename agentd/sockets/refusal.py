@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from ipc.bounds import DEFAULT_RATE_PER_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import AdminRequest, PosRequest, Reload, RequestDecoder, encode_error
 from ipc.peer import Peer
@@ -47,6 +48,13 @@ class RefusingService:
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
         return 64
+
+    def connects_per_s(self) -> int:
+        """New connections that one UID may make each second."""
+        return DEFAULT_RATE_PER_S
+
+    def skipped(self, _peer: Peer, _times: int, *, admitted: bool) -> None:
+        """There is no log to write to."""
 
     def rejected(self, _peer: Peer, _code: ErrorCode) -> None:
         """There is no log to write to."""

@@ -48,6 +48,17 @@ class UnauthorizedPeers:
             )
         return self._answers.take(peer.uid, now)
 
+    def skipped(self, peer: Peer, times: int) -> None:
+        """Records attempts that were closed at once, because there were more of them in a second than the pace allows."""
+        self._counters.unauthorized += times
+        self._audit.count(
+            ("unauthorized", self._socket, peer.uid),
+            UNAUTHORIZED.event,
+            "unauthorized",
+            lambda: {"socket": self._socket, "actor": actor(peer)},
+            times,
+        )
+
     def tidy(self) -> None:
         """Frees memory that is no longer needed; called every minute."""
         now = self._monotonic()
