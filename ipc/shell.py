@@ -7,18 +7,22 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 
 from .bounds import DEFAULT_DEADLINE_S
 from .client import LicenseClient
-from .clientpolicy import AgentRefused, AgentUnavailable
+from .clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
 from .clientversion import __version__
 from .clientwire import Reason, Verdict, may_be_sent
-from .errors import ErrorCode, LocalProtocolError
+from .errors import ErrorCode, LicenseAgentError, LocalProtocolError
 from .peer import UntrustedDaemon
+from .shellwatch import Found, as_json, as_text, ask, printable, watch
 from .tokenfile import TOKEN_READ_BYTES, TokenFile, token_in
 from .tokenhint import license_token_hint
+from .tokeninspect import inspect
 
+MAX_LENGTH_S = 366 * 86_400
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
 
@@ -29,7 +33,14 @@ def _seconds(text: str) -> float:
     return value
 
 
-_seconds.__name__ = "number of seconds"  # what argparse calls it in its error
+def _length(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_LENGTH_S:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = _length.__name__ = "number of seconds"  # what argparse calls it in its error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("token", help="the token; '-' reads it from standard input, @FILE from a file")
     refresh = commands.add_parser("refresh", help="print the newest token of the same license, if there is one")
     refresh.add_argument("token", help="as for validate")
+    inspected = commands.add_parser("inspect", help="print what a token says of itself, and the agent's verdict if it answers")
+    inspected.add_argument("token", help="as for validate")
+    watched = commands.add_parser("watch", help="print each change of the verdict on a token file")
+    watched.add_argument("file", metavar="FILE", help="the file; it is read again each time, and never written")
+    watched.add_argument("--every", type=_seconds, default=5.0, metavar="SECONDS", help="how often to ask; default %(default)g")
+    watched.add_argument(
+        "--for", type=_length, metavar="SECONDS", dest="length", help="end after this time; without it, at Ctrl-C"
+    )
+    watched.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object a line")
     commands.add_parser("info", help="print the agent's id, version and state as JSON")
     commands.add_parser("ping", help="check that the agent answers")
     return parser
@@ -56,7 +76,7 @@ def _token(argument: str) -> str:
     if argument == "-":
         return token_in(sys.stdin.buffer.read(TOKEN_READ_BYTES))
     if argument.startswith("@"):
-        return TokenFile(argument[1:]).read()
+        return TokenFile(argument[1:]).read(complete=False)
     if not argument:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, "the token is empty")
     if not argument.isascii():
@@ -90,8 +110,7 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
             verdict = Verdict(valid=False, reason=Reason.MALFORMED)
         else:
             verdict = client.validate(token)
-        # This command replaces no token, so there is no refresh that could fail.
-        _print(json.dumps({name: value for name, value in asdict(verdict).items() if name != "refresh_error"}, indent=2))
+        _print(json.dumps(_fields(verdict), indent=2))
         if verdict.reason is Reason.MALFORMED:
             sys.stdout.flush()
             _hint(token)
@@ -101,12 +120,67 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
         if newer is None:
             return _fail("the agent holds no newer token of this license", EXIT_INVALID)
         _print(newer)
+    elif options.command == "inspect":
+        return _inspect(client, _token(options.token))
+    elif options.command == "watch":
+        return _watch(client, options)
     elif options.command == "info":
         _print(json.dumps(asdict(client.info()), indent=2))
     else:
         client.ping()
         _print("the agent answers")
     return EXIT_VALID
+
+
+def _inspect(client: LicenseClient, token: str) -> int:
+    found = inspect(token)
+    agent = verdict = error = None
+    try:
+        agent = asdict(client.info())
+        verdict = _fields(client.validate(token)) if may_be_sent(token) else None
+    except LicenseAgentError as failure:
+        error = str(failure)
+    _print(json.dumps({"token": found, "agent": agent, "verdict": verdict, "agent_error": error}, indent=2))
+    return EXIT_VALID if found["problem"] is None else EXIT_INVALID
+
+
+def _watch(client: LicenseClient, options: argparse.Namespace) -> int:
+    file = TokenFile(options.file)
+    last: list[Found] = []
+
+    def report(found: Found) -> None:
+        last[:] = [found]
+        _print((as_json if options.as_json else as_text)(found, time.time()))
+        # A reader of the pipe gets each line at once.
+        sys.stdout.flush()
+
+    try:
+        found = watch(
+            lambda: ask(client, file),
+            report,
+            every=options.every,
+            length=options.length,
+            clock=time.monotonic,
+            sleep=time.sleep,
+        )
+    except KeyboardInterrupt:
+        if not last:
+            return EXIT_UNAVAILABLE
+        found = last[0]
+    except BrokenPipeError:
+        # Nobody reads any more. The interpreter must not try to flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNAVAILABLE
+    if isinstance(found, Verdict):
+        return EXIT_VALID if found.valid else EXIT_INVALID
+    if isinstance(found, TokenFileError):
+        return EXIT_USAGE
+    return EXIT_REFUSED if isinstance(found, AgentRefused) else EXIT_UNAVAILABLE
+
+
+def _fields(verdict: Verdict) -> dict[str, object]:
+    # These commands replace no token, so there is no refresh that could fail.
+    return {name: value for name, value in asdict(verdict).items() if name != "refresh_error"}
 
 
 def _hint(token: str) -> None:
@@ -123,7 +197,7 @@ def _print(text: str) -> None:
 
 
 def _fail(text: str, status: int) -> int:
-    sys.stderr.write(f"license-agent-client: {text}\n")
+    sys.stderr.write(f"license-agent-client: {printable(text)}\n")
     return status
 
 

@@ -70,10 +70,11 @@ class TokenFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
-    def read(self) -> str:
+    def read(self, *, complete: bool = True) -> str:
         """The token, without byte order mark and white space around; empty if there is none.
 
-        What an interrupted replacement left is completed on the way, where the file may be written.
+        Args:
+            complete: what an interrupted replacement left is completed on the way, where the file may be written.
 
         Raises:
             TokenFileError: the file cannot be read.
@@ -87,8 +88,9 @@ class TokenFile:
         if left is None:
             return token_in(data)
         token = _text(left)
-        with contextlib.suppress(TokenFileError):
-            self.replace(token, token)
+        if complete:
+            with contextlib.suppress(TokenFileError):
+                self.replace(token, token)
         return token
 
     def replace(self, old: str, new: str) -> None:

@@ -23,7 +23,11 @@ pytestmark = pytest.mark.system
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging" / "completion.py"
 BIN = Path(sys.executable).parent
-PROGRAMS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) - {"license-stand"}
+PROGRAMS = {
+    name
+    for path in (ROOT, ROOT / "packaging" / "client")
+    for name in tomllib.loads((path / "pyproject.toml").read_text())["project"]["scripts"]
+} - {"license-stand"}
 ASKED = {"license-agent-cli", "license-server"}
 """Those that are made with click and complete themselves."""
 

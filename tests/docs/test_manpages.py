@@ -18,6 +18,7 @@ from agentd import commands as agent
 from agentd.base.config import Config, parse_config
 from agentd.base.config import known_keys as agent_keys
 from cli import main as cli
+from ipc import shell as client
 from link import main as link
 from link.config import known_keys as link_keys
 from link.config import parse_config as parse_link_config
@@ -104,6 +105,7 @@ def argparse_commands(parser: argparse.ArgumentParser, path: str = "") -> Comman
 PROGRAMS: dict[str, dict[str, Command]] = {
     "license-agent": dict(argparse_commands(agent.parser())),
     "license-agent-cli": dict(click_commands(cli.main)),
+    "license-agent-client": dict(argparse_commands(client._parser())),
     "license-agent-link": dict(argparse_commands(link._parser())),
     "license-server": dict(click_commands(server)),
 }
@@ -134,7 +136,7 @@ def items(text: str, macro: str) -> dict[str, str]:
 
 
 def page_of(program: str) -> str:
-    return f"{program}.8"
+    return f"{program}.1" if program == "license-agent-client" else f"{program}.8"
 
 
 def explained(text: str) -> dict[str, str]:
@@ -148,7 +150,10 @@ def item(program: str, path: str) -> str:
 
 
 def test_every_program_that_is_installed_has_its_page() -> None:
-    scripts = set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]) - {"license-stand"}
+    projects = [
+        tomllib.loads((ROOT / path / "pyproject.toml").read_text("utf-8"))["project"] for path in (".", "packaging/client")
+    ]
+    scripts = {name for project in projects for name in project["scripts"]} - {"license-stand"}
     assert set(PAGES) == {page_of(program) for program in scripts} | {"license-agent-config.5"}
     assert set(PROGRAMS) == scripts
 
@@ -241,6 +246,7 @@ def test_what_a_page_marks_as_command_or_option_exists(program: str) -> None:
 def test_the_variables_that_a_program_reads_are_told(program: str) -> None:
     read = {name for command in PROGRAMS[program].values() for name in command.variables}
     read |= {"LICENSE_AGENT_CONFIG"} if program == "license-agent" else set()
+    read |= {"LICENSE_AGENT_SOCKET"} if program == "license-agent-client" else set()
     told = set(re.findall(r"^\.It Ev (LICENSE_\w+)", section(page_of(program), "ENVIRONMENT"), re.MULTILINE))
     assert told == read
 
@@ -254,6 +260,7 @@ def test_the_exit_statuses_are_told() -> None:
 
     assert told("license-agent") == known(agent)
     assert told("license-agent-cli") == known(cli) | {0}
+    assert told("license-agent-client") == known(client)
     assert told("license-agent-link") == known(link) | {2}
     assert told("license-server") == {0, 1, 2}  # as click has it
 
