@@ -7,7 +7,7 @@ from agentd.audit.checkpoint import Checkpoint
 from agentd.audit.file import tail_lines
 from agentd.audit.keeper import AuditKeeper
 from agentd.audit.log import AuditLog
-from audittrail.report import Gap
+from audittrail.report import INCOMPLETE, Gap
 from audittrail.rotated import hint
 from hwsec.errors import HwsecError
 from ipc.messages import AuditExport, AuditTail, AuditVerify, PublicKeys
@@ -72,7 +72,11 @@ class AuditHandlers:
         else:
             report.checked.append(f"the value sealed in the hardware, of the checkpoint at record {found.last_checkpoint}")
         report.end_open = False
-        return report.audit_fields()
+        reply = report.audit_fields()
+        if report.outcome == INCOMPLETE:
+            # A client of the release before knows `ok` and `problem` only.
+            reply["problem"] = f"not everything was checked: {'; '.join(map(str, report.gaps))}"
+        return reply
 
     async def _public_keys(self, _request: PublicKeys, _peer: Peer) -> dict[str, Any]:
         return self._keeper.public_keys()
