@@ -214,9 +214,12 @@ class ContactCycle:
         if rotation.rotation.step is not Step.IDLE:
             await rotation.run()
         finished = before if unfinished and rotation.newest == before else 0
-        if forced is not None and finished:
-            # That was the end of an earlier rotation, whose secret was here already: a new one was asked for.
-            await rotation.want(forced)
+        # That was the end of an earlier rotation, whose secret was here already; a new one may have been asked for.
+        again = forced if finished else None
+        if finished and cause is Cause.URGENT and (await self._ask_status()).rotate_now:
+            again = Cause.URGENT
+        if again is not None:
+            await rotation.want(again)
             await rotation.run()
         if renew or self._certificates.renewal_due():
             await self._renew()

@@ -157,6 +157,11 @@ class Secrets:
             enrolled(session, agent_id)
         for agent in agents:
             agent.urgent = True
+        # What was made before is not what is asked for now. An agent that has sealed it may still confirm it.
+        pending = update(Secret).where(Secret.state == State.PENDING)
+        if agent_id is not None:
+            pending = pending.where(Secret.agent_id == agent_id)
+        session.execute(pending.values(state=step(State.PENDING, Event.REPLACED)))
         audit.record(session, "admin", "rotation.demanded", "ok", now, agent=agent_id or "all")
         return len(agents)
 
@@ -242,9 +247,11 @@ class Secrets:
         for other in rows.values():
             if State(other.state) is State.ACTIVE and other.version != row.version:
                 other.state = step(State.ACTIVE, Event.SUPERSEDED)
+        if State(row.state) is State.PENDING:
+            # A version that was replaced was made before the rotation that is still wanted.
+            agent.urgent = False
         row.state = step(State(row.state), Event.CONFIRMED)
         row.confirmed_at = now
-        agent.urgent = False
         audit.record(session, f"agent {agent.id}", "secret.confirmed", "ok", now, version=row.version)
 
     def _pending(self, rows: dict[int, Secret], above: int, now: int) -> Secret | None:

@@ -133,6 +133,27 @@ def test_an_administrator_who_asks_gets_a_new_secret_also_after_a_kill(memory: P
     pair.close()
 
 
+@pytest.mark.parametrize("step", AGENT_STEPS)
+def test_an_operator_who_demands_a_rotation_gets_a_new_secret_also_after_a_kill(memory: Path, step: str) -> None:
+    """`license-server secrets rotate`: what was made before it does not count, whether the agent has sealed it or not."""
+    directory = memory / f"demand-{step.replace(' ', '')}"
+    pair = prepare(directory, INTERVAL, GRACE)(directory / "pair")
+    pair.wire.fate = Fate(agent_stops=step)
+    assert pair.contact(Cause.FORCED) is not None
+    made = max(row.version for row in pair.server.server_side.secrets.listed(AGENT))
+    pair.server.server_side.secrets.demand(AGENT, pair.server.now)
+    pair.clock.seconds += 1
+    assert pair.contact() is None
+    newest = pair.agent.rotation.newest
+    assert newest == made + 1
+    assert active(pair) == ([newest], [newest])
+    assert pair.valid()
+    pair.clock.seconds += 1
+    assert pair.contact() is None
+    assert pair.agent.rotation.newest == newest
+    pair.close()
+
+
 def test_a_contact_that_nobody_forced_makes_no_secret_that_nobody_needs(memory: Path) -> None:
     pair = prepare(memory / "unforced", INTERVAL, GRACE)(memory / "unforced-pair")
     pair.wire.fate = Fate(agent_stops="sealed")
