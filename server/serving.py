@@ -184,12 +184,12 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
 
 def _facts(server: Server) -> Facts:
     with server.database.read() as session:
-        agents = server.agents.count(session)
+        agents, halted = server.agents.count(session), server.clones.count(session)
     ends: dict[str, int] = {}
     for row in server.key_lifecycle.listed():
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
-    return Facts(agents, ends)
+    return Facts(agents, ends, halted)
 
 
 def endpoint_of(path: str) -> str:

@@ -15,6 +15,7 @@ from common.files import write_atomic
 
 from .agents.activation import Activation
 from .agents.certificates import ClientCertificates
+from .agents.clones import Clones
 from .agents.enrollment_tokens import EnrollmentTokens
 from .agents.lost_records import LostRecords
 from .agents.registry import Agents
@@ -78,6 +79,7 @@ class Server:
     enrollment_tokens: EnrollmentTokens
     secrets: Secrets
     licenses: Licenses
+    clones: Clones
 
     def close(self) -> None:
         """Closes the database."""
@@ -125,13 +127,20 @@ def wire(place: Place, database: Database, master: MasterKey, random: Callable[[
         enrollment_tokens=EnrollmentTokens(cipher),
         secrets=secrets,
         licenses=Licenses(keys, secrets),
+        clones=Clones(),
     )
 
 
 def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -> Exchange:
     """What answers the agents of an open server."""
     stores = Stores(
-        server.agents, server.lost_records, server.certificates, server.secrets, server.licenses, KeptReplies(server.cipher)
+        server.agents,
+        server.lost_records,
+        server.certificates,
+        server.secrets,
+        server.licenses,
+        KeptReplies(server.cipher),
+        server.clones,
     )
     return Exchange(server.database, server.keys, stores, random)
 

@@ -20,7 +20,7 @@ from server.registry.models import Agent
 
 from .certificates import ClientCertificates, number_of
 from .enrollment_tokens import spend
-from .registry import ACTIVE, REVOKED, revoke_certificates
+from .registry import ACTIVE, REVOKED, begin_anew, revoke_certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Activation:
         agent.updated_at = now
         agent.urgent = again
         agent.audit_seq, agent.audit_head = None, None
+        begin_anew(agent)
         session.flush()
         revoke_certificates(session, agent.id)
         issued = self._certificates.issue(session, agent, key, now)

@@ -112,7 +112,16 @@ def revoke_certificates(session: Session, agent_id: str) -> None:
     session.execute(update(Certificate).where(Certificate.agent_id == agent_id).values(state="revoked"))
 
 
-def _counts(session: Session, certificate: Certificate, now: int) -> bool:
+def begin_anew(agent: Agent) -> None:
+    """Forgets what was reported: the agent was provisioned or enrolled again, and that ends a halt too."""
+    agent.seen_version, agent.seen_at, agent.audit_turns = None, None, 0
+    agent.halted_at, agent.halt_version, agent.halt_reason = None, None, None
+
+
+def _counts(session: Session, agent: Agent, certificate: Certificate, now: int) -> bool:
+    if agent.halted_at is not None and certificate.state != "revoked":
+        # Two machines have one identity: neither may end the other's certificate.
+        return True
     if certificate.state != ACTIVE or certificate.used_at is None:
         return certificate.state == ACTIVE
     # A certificate of the future was issued while the server's clock was wrong: it ends none before it.
@@ -139,7 +148,7 @@ class Agents:
         if found is None:
             return None
         agent, certificate = found
-        if agent.status != REVOKED and not _counts(session, certificate, now):
+        if agent.status != REVOKED and not _counts(session, agent, certificate, now):
             return None
         return row_of(agent)
 
@@ -184,6 +193,7 @@ class Agents:
         agent.identity_key = None if keys.get("identity") is None else json.dumps(keys["identity"])
         agent.attestation_key = None if keys.get("attestation") is None else json.dumps(keys["attestation"])
         agent.updated_at = now
+        begin_anew(agent)
         audit.record(session, "admin", "agent.enrolled", "by_hand", now, agent=agent_id, backend=backend)
 
     def set_status(self, session: Session, agent_id: str, status: str, now: int) -> None:

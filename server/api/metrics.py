@@ -19,10 +19,12 @@ class Facts:
     Attributes:
         agents: number of agents by status.
         ends: when each key or certificate ends, by its name; seconds since 1970 UTC.
+        halted: number of agents that two machines have been.
     """
 
     agents: dict[str, int]
     ends: dict[str, int]
+    halted: int = 0
 
 
 class Metrics:
@@ -114,6 +116,11 @@ class _FactsCollector(Collector):
         for status in STATUSES:
             agents.add_metric([status], facts.agents.get(status, 0))
         yield agents
+        yield GaugeMetricFamily(
+            "license_server_agents_halted",
+            "Agents whose rotations are halted because two machines have one identity.",
+            facts.halted,
+        )
         days = GaugeMetricFamily(
             "license_server_days_remaining", "Days until a key or certificate of the server ends.", labels=["name"]
         )

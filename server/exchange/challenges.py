@@ -31,14 +31,20 @@ def new_challenge(key: bytes, fingerprint: str, now: int, random: bytes) -> str:
 
 def is_fresh(challenge: str, key: bytes, fingerprint: str, now: int) -> bool:
     """Whether this server made the challenge, for that certificate, less than `CHALLENGE_LIFETIME_S` seconds ago."""
+    made_at = made_when(challenge, key, fingerprint)
+    return made_at is not None and -CLOCK_TOLERANCE_S <= now - made_at < CHALLENGE_LIFETIME_S
+
+
+def made_when(challenge: str, key: bytes, fingerprint: str) -> int | None:
+    """When this server made the challenge, seconds since 1970 UTC; None if it has not made it for that certificate."""
     try:
         data = b64decode(challenge)
     except MalformedToken:
-        return False
+        return None
     body, tag = data[:_BODY_BYTES], data[_BODY_BYTES:]
     if len(body) != _BODY_BYTES or not hmac.compare_digest(tag, _tag(key, fingerprint, body)):
-        return False
-    return -CLOCK_TOLERANCE_S <= now - int.from_bytes(body[:8], "big") < CHALLENGE_LIFETIME_S
+        return None
+    return int.from_bytes(body[:8], "big")
 
 
 def _tag(key: bytes, fingerprint: str, body: bytes) -> bytes:

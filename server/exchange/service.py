@@ -24,6 +24,7 @@ from contracts import exchange as forms
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from contracts.jose import MalformedToken
 from server.agents.certificates import ClientCertificates
+from server.agents.clones import Clones, Report
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
@@ -34,7 +35,7 @@ from server.registry.database import Database
 from server.web.peers import Peer
 from server.web.responses import DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
-from .challenges import is_fresh, new_challenge
+from .challenges import is_fresh, made_when, new_challenge
 from .kept_replies import KEPT_S, LONG, MADE_AGAIN, SHORT_KEPT_S, Kept, KeptReplies
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
@@ -66,6 +67,7 @@ class Stores:
     secrets: Secrets
     licenses: Licenses
     replies: KeptReplies
+    clones: Clones
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Exchange:
 
     def _once(self, purpose: str, context: _Context, content: dict[str, Any], text: str, lost: bool) -> Response:
         session, agent, replies = context.session, context.agent, self._stores.replies
-        digest, fresh = hashlib.sha256(text.encode()).hexdigest(), False
+        digest, fresh, evidence = hashlib.sha256(text.encode()).hexdigest(), False, None
         kept: Kept | None = None
         try:
             if agent.status == REVOKED:
@@ -207,6 +209,8 @@ class Exchange:
             request = self._read(purpose, context, content)
             fresh = True
             self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
+            # Before the act: a second machine gets what a halted agent gets.
+            evidence = self._observe(context, request)
             with session.begin_nested():
                 reply = self._acts[type(request)](context, request)
         except RequestRefused as refused:
@@ -215,6 +219,8 @@ class Exchange:
             # After the act: the act locks rows, and the audit's counter must be locked last.
             self._stores.lost.adopt(session, context.peer, context.now)
             self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
+        if evidence is not None:
+            self._stores.clones.tell(session, agent.agent_id, evidence, context.now)
         signed = self._keyring.sign_reply(reply)
         code = reply.code if isinstance(reply, forms.Refusal) else None
         if kept is None and (code is None or code not in PASSING | {RefusalCode.REPLAYED, RefusalCode.AGENT_REVOKED}):
@@ -242,6 +248,25 @@ class Exchange:
                 RefusalCode.STALE_CHALLENGE, "the challenge is too old, or was made for another client certificate"
             )
         return request
+
+    def _observe(self, context: _Context, request: Request) -> str | None:
+        """Compares what the request says with what was reported before; returns what contradicts it, if that is new."""
+        match request:
+            case forms.SecretStatus() | forms.RotateSecret():
+                version = request.current_secret_version
+            case forms.ConfirmRotation():
+                version = request.secret_version
+            case _:
+                return None
+        audit = None
+        if isinstance(request, forms.SecretStatus) and request.audit_seq is not None and request.audit_head is not None:
+            audit = request.audit_seq, request.audit_head
+        made_at = made_when(request.challenge, self._keyring.challenge_key(), context.peer.fingerprint)
+        if made_at is None:
+            return None
+        return self._stores.clones.observe(
+            context.session, context.agent.agent_id, Report(version, made_at, audit), context.now
+        )
 
     # The acts
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from contracts.keyconfirmation import key_check
+from server.agents.clones import EXTENSION_S
 from server.agents.registry import enrolled, registered
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
@@ -29,6 +30,7 @@ from .secret_states import ISSUING, Event, State, step
 SECRET_BYTES = 32
 MAX_LIVE = 15
 """Versions whose grace has not ended, besides a new one: an agent holds 16."""
+HALTED_RETRY_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Secrets:
         agent = registered(session, agent_id)
         rows = self._rows(session, agent_id, now, current)
         self._note(session, agent, rows, current, check, now)
+        if agent.halted_at is not None:
+            return self._deliver(agent, self._last(session, agent, rows, current, now), now)
         row = self._pending(rows, max(highest, current), now)
         if row is None:
             row = self._make(session, agent, rows, max(highest, current), now)
@@ -107,8 +111,11 @@ class Secrets:
     ) -> tuple[int, bool]:
         """The version that licenses are issued under (0 if none), and whether the agent must rotate at once."""
         agent = registered(session, agent_id, lock=False)
-        rows = self._rows(session, agent_id, now, current, lock=False)
+        rows = self._rows(session, agent_id, now, current, lock=agent.halted_at is not None)
         active = _active(rows)
+        if agent.halted_at is not None:
+            extension = self._extension(session, agent, rows, now)
+            return (0 if active is None else active.version), extension is not None and current < extension.version
         row = rows.get(current)
         lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
         # A version that was made by hand may not have been carried to the agent yet; a rotation replaces it.
@@ -116,6 +123,34 @@ class Secrets:
         due = active is None or now >= active.valid_until or behind
         ahead = highest > self._newest(session, agent_id)
         return (0 if active is None else active.version), agent.urgent or lost or due or ahead
+
+    def _last(self, session: Session, agent: Agent, rows: dict[int, Secret], current: int, now: int) -> Secret:
+        """The version that every holder of a halted identity gets; raises RequestRefused for one that has it already."""
+        row = self._extension(session, agent, rows, now)
+        if row is None or current >= row.version:
+            raise RequestRefused(
+                RefusalCode.TOO_MANY_VERSIONS,
+                "rotations are halted: two machines use this agent's identity; an operator of the license server must decide",
+                HALTED_RETRY_S,
+            )
+        return row
+
+    def _extension(self, session: Session, agent: Agent, rows: dict[int, Secret], now: int) -> Secret | None:
+        """The version with the long grace, made when it is first needed; None once it has ended or was invalidated."""
+        if agent.halted_at is None:
+            return None
+        if agent.halt_version is None:
+            left = agent.halted_at + EXTENSION_S - now
+            if left <= 0:
+                return None
+            for row in rows.values():
+                if State(row.state) is State.PENDING:
+                    row.state = step(State.PENDING, Event.REPLACED)
+            # One more than usual, and only once: an agent holds 16.
+            made = self._make(session, agent, rows, agent.seen_version or 0, now, left, 0, most=MAX_LIVE + 1)
+            rows[made.version], agent.halt_version = made, made.version
+        found = rows.get(agent.halt_version)
+        return None if found is None or found.sealed is None or now >= found.valid_until else found
 
     # For administrators
 
@@ -135,6 +170,8 @@ class Secrets:
             RegistryError: there is no such agent, or too many versions are live.
         """
         agent = enrolled(session, agent_id)
+        if agent.halted_at is not None:
+            raise RegistryError(f"the rotations of {agent_id!r} are halted; 'license-server clones' says why and what to do")
         rows = self._rows(session, agent_id, now)
         try:
             row = self._make(session, agent, rows, 0, now, interval, grace)
@@ -274,9 +311,10 @@ class Secrets:
         now: int,
         interval: int | None = None,
         grace: int | None = None,
+        most: int = MAX_LIVE,
     ) -> Secret:
         live = sorted(row.grace_until for row in rows.values() if row.grace_until > now and row.state != State.INVALIDATED)
-        if len(live) >= MAX_LIVE:
+        if len(live) >= most:
             raise RequestRefused(
                 RefusalCode.TOO_MANY_VERSIONS,
                 f"{len(live)} secret versions are live; another one would end one under which licenses are valid",

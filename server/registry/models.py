@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: with it the tables are as they are declared here."""
 
 
@@ -69,6 +69,13 @@ class Agent(Base):
     last_seen: Mapped[int | None] = mapped_column(BigInteger)
     audit_seq: Mapped[int | None] = mapped_column(BigInteger)
     audit_head: Mapped[str | None] = mapped_column(String(64))
+    # What `agents.clones` goes by.
+    seen_version: Mapped[int | None] = mapped_column(BigInteger)
+    seen_at: Mapped[int | None] = mapped_column(BigInteger)
+    halted_at: Mapped[int | None] = mapped_column(BigInteger)
+    halt_version: Mapped[int | None] = mapped_column(BigInteger)
+    halt_reason: Mapped[str | None] = mapped_column(Text)
+    audit_turns: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Certificate(Base):

@@ -273,11 +273,19 @@ class Pair:
     Args:
         directory: of both; made by `prepare`.
         device: what the agent's keys are in; or what makes a backend for each start.
+        server: of another pair, for a second machine with the same identity; None for the one in the directory.
     """
 
-    def __init__(self, directory: Path, device: MemoryDevice | Callable[[], Backend], peer: Peer, token: str) -> None:
-        self.clock = StillClock()
-        self.server = Server(directory / "server", self.clock)
+    def __init__(
+        self,
+        directory: Path,
+        device: MemoryDevice | Callable[[], Backend],
+        peer: Peer,
+        token: str,
+        server: Server | None = None,
+    ) -> None:
+        self.clock = StillClock() if server is None else server.clock
+        self.server = Server(directory / "server", self.clock) if server is None else server
         self.wire = Wire(self.server, peer)
         self.device = device
         self.config = _config(directory)

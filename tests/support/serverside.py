@@ -69,6 +69,7 @@ class ServerSide:
             acts(server.secrets),
             acts(server.licenses),
         )
+        self.clones = acts(server.clones)
         self.replies, self.audit, self.periods = acts(KeptReplies(server.cipher)), acts(audit), acts(periods)
 
     def within(self, session: Session) -> "ServerSide":

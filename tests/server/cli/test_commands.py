@@ -17,6 +17,7 @@ from contracts.jose import BadSignature
 from contracts.keyset import pin_of
 from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
+from server.agents.clones import Report
 from server.cli import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
@@ -100,6 +101,7 @@ ARGUMENTS = {
     "agents reinstate": ["x", "--yes"],
     "agents show": ["x"],
     "audit-head": ["--agent", "x"],
+    "clones resume": ["x", "--yes"],
     "enrollment-token revoke": ["1"],
     "issue": ["--agent", "x", "--expires", "+1d"],
     "keys rotate": ["tls"],
@@ -221,6 +223,25 @@ def test_agents_are_listed_shown_revoked_and_reinstated(enrolled: Path, run: Run
     for act in ("show", "revoke", "reinstate"):
         yes = ["--yes"] if act == "reinstate" else []
         assert "no agent 'ghost' is enrolled" in run("agents", act, "ghost", *yes, code=1).err
+
+
+def test_a_halted_agent_is_listed_and_resumed(enrolled: Path, run: Run) -> None:
+    assert run("clones", "list", "--json").json() == []
+    assert "is not halted" in run("clones", "resume", "till-1", "--yes", code=1).err
+    server = open_server(enrolled)
+    server.clones.observe("till-1", Report(3, 900), 1000)
+    assert server.clones.observe("till-1", Report(2, 1001), 2000) == "secret version 2 came back after version 3"
+    server.close()
+    done = run("clones")
+    assert "till-1" in done.out and "1970-01-31 00:33:20Z (0 days left)" in done.out
+    assert "license-server clones resume" in done.err
+    (row,) = run("clones", "list", "--json").json()
+    assert (row["agent_id"], row["since"], row["evidence"]) == ("till-1", 2000, "secret version 2 came back after version 3")
+    assert "are halted" in run("rotate", "--agent", "till-1", code=1).err
+    run("clones", "resume", "till-1", code=1)  # nobody said yes
+    run("clones", "resume", "till-1", "--yes")
+    assert run("clones", "list", "--json").json() == []
+    run("rotate", "--agent", "till-1")
 
 
 def test_secrets_are_listed_demanded_and_destroyed(enrolled: Path, run: Run) -> None:

@@ -99,6 +99,11 @@ class Stores:
     def begin_nested(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    # Clones
+
+    def observe(self, _session: object, _agent_id: str, _report: object, _now: int) -> None:
+        assert self.alone.locked()
+
     # Agents and lost records
 
     def by_certificate(self, _session: object, fingerprint: str, now: int) -> Row | None:

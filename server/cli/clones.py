@@ -1,0 +1,55 @@
+"""Commands for agents whose identity two machines use."""
+
+from pathlib import Path
+
+import click
+
+from server.agents.clones import Halt
+
+from .options import directory_option, json_option, now, reading, show, utc, writing
+
+
+@click.group(invoke_without_command=True)
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
+@click.pass_context
+def clones(ctx: click.Context, directory: Path | None) -> None:
+    """List and decide agents that two machines have been. Without a command: list."""
+    if ctx.invoked_subcommand is None:
+        if directory is None:
+            raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR).")
+        _list(directory, False)
+
+
+def _list(directory: Path, as_json: bool) -> None:
+    moment = now()
+
+    def line(row: Halt) -> tuple[object, ...]:
+        left = max(row.until - moment, 0) // 86_400
+        return row.agent_id, utc(row.since), f"{utc(row.until)} ({left} days left)", utc(row.last_seen), row.evidence
+
+    with reading(directory) as (server, session):
+        rows = server.clones.halted(session)
+    show(rows, ("agent", "halted at", "licenses end at", "last contact", "because"), line, as_json)
+    if rows and not as_json:
+        click.echo("find the second machine and provision it again, then run 'license-server clones resume AGENT'", err=True)
+
+
+@clones.command("list")
+@directory_option
+@json_option
+def clones_list(directory: Path, as_json: bool) -> None:
+    """List the agents whose rotations are halted, and why."""
+    _list(directory, as_json)
+
+
+@clones.command("resume")
+@directory_option
+@click.argument("agent_id")
+@click.confirmation_option(prompt="Has the second machine been taken out of service or provisioned again?")
+def clones_resume(directory: Path, agent_id: str) -> None:
+    """Let an agent rotate again, because only one machine has its identity now. It gets a new secret at its next contact."""
+    with writing(directory) as (server, session):
+        server.clones.resume(session, agent_id, now())
+
+
+COMMANDS: tuple[click.Command, ...] = (clones,)
