@@ -13,6 +13,7 @@ _COMMANDS = {
     "keys": ("init", "migrate", "trust", "root-pin", "keys"),
     "masterkey": ("master-key",),
     "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time", "audit-head"),
+    "backup": ("backup", "restore"),
     "clones": ("clones",),
     "licenses": ("issue", "reissue", "revoke", "audit"),
     "housekeeping": ("retention",),

@@ -33,7 +33,8 @@ from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
 from .licensing.licenses import REVOCATIONS, Licenses
 from .licensing.secrets import Secrets
-from .registry import audit
+from .registry import audit, backup
+from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
 from .registry.database import Database, sqlite_url
 from .registry.models import Counter, Setting
@@ -195,6 +196,75 @@ def create_server(directory: Path, plan: Plan, now: int, url: str | None = None,
                 return True
     finally:
         database.close()
+
+
+def restore_server(
+    directory: Path, path: Path, now: int, url: str | None = None, master_at: str | None = None, *, check: bool = False
+) -> Summary:
+    """Fills the empty registry of a server from a backup.
+
+    Everything is checked before anything is written; the registry's commit is the last step but one, the settings come first.
+    A run that was killed can be repeated.
+
+    Args:
+        directory: of the server; created if missing.
+        path: the backup.
+        now: seconds since 1970 UTC.
+        url: of the database; None for the one of the settings, or else a SQLite file in the directory.
+        master_at: where the master key is; None for the place of the settings, or else a file in the directory.
+        check: only examine the backup, and whether the master key opens it.
+
+    Raises:
+        RegistryError: the backup cannot be used, the master key is not the one that it needs, or there is a registry already.
+    """
+    known = place_of(directory) if (directory / SETTINGS).exists() else None
+    usual = Place(directory, sqlite_url((directory / DATABASE).absolute()), str((directory / MASTER_KEY).absolute()))
+    place = Place(
+        directory,
+        url or (known or usual).url,
+        (known or usual).master if master_at is None else masterkey.place_of(master_at),
+    )
+    summary = backup.examine(path)
+    master = masterkey.in_use(place.master)
+    backup.check_mac(path, Cipher(datakey.opened_from(datakey.parsed(summary.data_key), master)).backup_key())
+    if check:
+        return summary
+    database = Database(place.url)
+    try:
+        if not database.is_empty() and _has_server(database):
+            if not _is_restored(database, summary):
+                raise RegistryError(
+                    f"{database.name} has a registry, which is not overwritten: move it away first, or name another database"
+                )
+            database.migrate()  # a run was killed between its commit and this
+            return summary
+        if not database.is_empty() and database.revision() != summary.revision:
+            raise RegistryError(
+                f"{database.name} has tables of revision {database.revision()}, the backup {summary.revision}: "
+                "remove them, or name an empty database"
+            )
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(directory):
+            database.migrate(summary.revision)
+            if known != place:
+                write_atomic(directory / SETTINGS, settings_of(place))
+            fields = {"made_at": summary.made_at, "sha256": summary.digest}
+            backup.fill(
+                database,
+                path,
+                summary,
+                lambda session: audit.record(session, "admin", "registry.restored", "ok", now, **fields),
+            )
+            database.migrate()
+    finally:
+        database.close()
+    return summary
+
+
+def _is_restored(database: Database, summary: Summary) -> bool:
+    with database.read() as session:
+        last = audit.tail(session, 1)
+    return bool(last) and last[0].event == "registry.restored" and last[0].fields.get("sha256") == summary.digest
 
 
 def _is_created(directory: Path, root_key: NewRootKey) -> bool:

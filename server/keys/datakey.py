@@ -43,7 +43,12 @@ def wraps(session: Session, *, lock: bool = False) -> list[Wrap]:
     row = session.get(Setting, NAME, with_for_update=lock)
     if row is None:
         raise RegistryError("the registry has no data key; run 'license-server init'")
-    return [Wrap(w["way"], w["kind"], w["made_at"], base64.b64decode(w["wrapped"])) for w in json.loads(row.value)]
+    return parsed(row.value)
+
+
+def parsed(text: str) -> list[Wrap]:
+    """The wraps in the text that the registry stores them as, the newest first."""
+    return [Wrap(w["way"], w["kind"], w["made_at"], base64.b64decode(w["wrapped"])) for w in json.loads(text)]
 
 
 def create(session: Session, data_key: bytes, master: MasterKey, now: int) -> None:
@@ -63,7 +68,11 @@ def opened(session: Session, master: MasterKey) -> bytes:
     Raises:
         RegistryError: this master key has not wrapped it.
     """
-    there = wraps(session)
+    return opened_from(wraps(session), master)
+
+
+def opened_from(there: list[Wrap], master: MasterKey) -> bytes:
+    """Unwraps the data key from one of the wraps. Raises as `opened`."""
     for wrap in there:
         data_key = unwrapped(wrap, master)
         if data_key is not None:

@@ -29,6 +29,7 @@ class Cipher:
     def __init__(self, data_key: bytes) -> None:
         self._key = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server columns v1").derive(data_key)
         self._audit = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server audit v1").derive(data_key)
+        self._backup = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server backups v1").derive(data_key)
         self._derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server challenges v1").derive(data_key)
 
     def __repr__(self) -> str:
@@ -41,6 +42,10 @@ class Cipher:
     def audit_key(self) -> bytes:
         """The HMAC key of what the audit log says of its removed records, 32 bytes."""
         return self._audit
+
+    def backup_key(self) -> bytes:
+        """The HMAC key of backups, 32 bytes."""
+        return self._backup
 
     def seal(self, table: str, row: str, column: str, data: bytes) -> bytes:
         """Encrypts `data` for one place."""

@@ -136,8 +136,15 @@ class Database:
                 f"the database has revision {found or 'none'}, this program needs {REVISION}; run 'license-server migrate'"
             )
 
-    def migrate(self) -> None:
-        """Migrates the schema to this program's revision.
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Opens a transaction that only reads, and sees one moment of the whole database, however long it takes."""
+        engine = self._reader if self.is_sqlite else self._reader.execution_options(isolation_level="REPEATABLE READ")
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self, revision: str = "head") -> None:
+        """Migrates the schema to a revision, by default this program's.
 
         Raises:
             RegistryError: the database does not answer, or a newer release made it.
@@ -151,7 +158,7 @@ class Database:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
             check_known(self.revision())
-            upgrade(self.engine)
+            upgrade(self.engine, revision)
         except SQLAlchemyError as error:
             raise RegistryError(f"the database could not be migrated: {_brief(error)}") from None
 

@@ -17,18 +17,22 @@ def alembic_config() -> Config:
     return config
 
 
+def known_revisions() -> set[str]:
+    """The revisions that this program can migrate from."""
+    return {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+
+
 def check_known(revision: str | None) -> None:
     """Raises RegistryError if a newer release has migrated the database."""
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision is not None and revision not in known_revisions():
         raise RegistryError(
             f"the database has revision {revision}, which this program does not know; run the newer release that made it"
         )
 
 
-def upgrade(engine: Engine) -> None:
-    """Migrates a database to the newest revision. Raises SQLAlchemyError."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Migrates a database to a revision, by default the newest. Raises SQLAlchemyError."""
     with engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

@@ -113,7 +113,7 @@ ARGUMENTS = {
     "secrets rotate": ["--all"],
     "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
 }
-OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end")}
+OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end"), ("backup",), ("restore",)}
 """They need no server, or more than these arguments: they have tests of their own."""
 
 
