@@ -1,4 +1,4 @@
-"""Adds to uvicorn's HTTP/1.1 protocol: the peer's certificate in the scope, a deadline per request, a limit of connections.
+"""Adds to uvicorn's HTTP/1.1 protocol: the peer's certificate in the scope, a deadline per request, limits, strict parsing.
 
 `tests/server/web/test_transport.py` tests the parts of uvicorn's class that are used: an upgrade that changes them fails there.
 Without a certificate in the scope, the application takes no caller for an agent: this fails closed.
@@ -11,10 +11,13 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.base.limits import MAX_CONNECTIONS, REQUEST_DEADLINE_S
+from contracts.exchange import RefusalCode
+from server.base.limits import MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_DEADLINE_S
 
 from .door import Visit
 from .peers import Peer, peer_of
+from .responses import error
+from .stricthttp import StrictConnection
 
 PEER_EXTENSION = "license_server.peer"
 """In `scope["extensions"]`: the `Peer` of this connection. Absent without a client certificate."""
@@ -36,6 +39,7 @@ class ApiProtocol(H11Protocol):
         self, *args: Any, admits: Callable[[Any], bool] | None = None, visit: Visit | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.conn = StrictConnection(h11.SERVER, MAX_HEAD_BYTES)
         self._admits = admits
         self._visit = visit
         self._deadline: asyncio.TimerHandle | None = None
@@ -66,6 +70,17 @@ class ApiProtocol(H11Protocol):
             self._arm()
         else:
             self._disarm()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers a malformed request in the form of all errors, and ends the connection."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = error(400, RefusalCode.BAD_REQUEST, "malformed HTTP request").body().encode()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(head.encode() + b"cache-control: no-store\r\nconnection: close\r\n\r\n" + body)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what the application still says goes nowhere
+            self.cycle.message_event.set()
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Starts the deadline of the next request, which may have arrived in part."""
