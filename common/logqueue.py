@@ -163,6 +163,12 @@ class LogQueue(logging.Handler):
         while not self.flow() and time.monotonic() < ends:
             time.sleep(0.01)
 
+    def forget(self) -> None:
+        """Leaves what waits to the process that this one was forked from."""
+        with self._guard:
+            self._waiting.clear()
+            self._bytes = self._missing = 0
+
     def close(self) -> None:
         """Ends the log; what waits is lost."""
         self._sink.close()

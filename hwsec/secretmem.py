@@ -17,6 +17,9 @@ from .errors import SecretMemoryError
 
 _SYS_MEMFD_SECRET = 447  # the same number on every architecture, Linux 5.14
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.malloc_usable_size.restype = ctypes.c_size_t
+_libc.free.restype = None
 
 
 class SecretBuffer:
@@ -94,6 +97,20 @@ def overwrite_freed(size: int) -> None:
     """
     overwriting = [bytes(size) for _ in range(2048)]
     del overwriting
+
+
+def overwrite_freed_blocks(size: int) -> None:
+    """Overwrites what freed blocks of the C library's heap have left, if their size was about this many bytes.
+
+    For temporaries of a library in another language, in this thread and just now: malloc(3) first gives a thread the blocks
+    that it has freed last.
+    """
+    blocks = [_libc.malloc(ctypes.c_size_t(near)) for near in range(size - 16, size + 65, 16) for _ in range(32)]
+    for block in blocks:
+        if block is not None:
+            ctypes.memset(block, 0, _libc.malloc_usable_size(ctypes.c_void_p(block)))
+    for block in blocks:
+        _libc.free(ctypes.c_void_p(block))
 
 
 def _secret_map(size: int) -> mmap.mmap:

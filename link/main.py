@@ -76,13 +76,9 @@ def _close_up() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
 
 
-async def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None, lines: LogQueue) -> None:
-    flowing = asyncio.create_task(lines.keep_flowing(asyncio.sleep))
-    await load_libraries()
-    try:
-        await Service(listener, config, time.monotonic, idle_s).serve()
-    finally:
-        flowing.cancel()
+def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None, lines: LogQueue) -> None:
+    asyncio.run(load_libraries())  # before the first fork, so that no session imports them again
+    Service(listener, config, time.monotonic, lines, idle_s).serve()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,7 +117,7 @@ def _run(options: argparse.Namespace, lines: LogQueue) -> int:
     files = "this kernel has no Landlock" if abi is None else f"Landlock ABI {abi}"
     log.info("confined: no program can be started; %s", files)
     with listener:
-        asyncio.run(_serve(listener, config, options.idle if inherited else None, lines))
+        _serve(listener, config, options.idle if inherited else None, lines)
     return EXIT_OK
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from hwsec.secretmem import SecretBuffer, wipe_bytes
+from hwsec.secretmem import SecretBuffer, overwrite_freed_blocks, wipe_bytes
 from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
 # SEC 1, C.4: version 1, the private key, the curve; without the public key, which the reader computes.
@@ -61,6 +61,7 @@ def new_key(agent_id: str, vault: Vault) -> tuple[WrappedSecret, str]:
             return vault.wrap(scalar), csr.public_bytes(Encoding.PEM).decode("ascii")
     finally:
         wipe_bytes(der)
+        overwrite_freed_blocks(len(der))  # where the library has put the text together
 
 
 def client_key(certificates: tuple[str, ...], scalar: WrappedSecret) -> ClientKey:

@@ -14,14 +14,23 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from license_agent_client import LicenseClient
 
+from agentd.secrets.open import machine_id
+from agentd.secrets.record import read_record
+from agentd.uplink.certificates import BLOB_NAME
+from hwsec.sealedblob import open_blob
 from hwsec.secretmem import secret_memory_kind
+from hwsec.software import SoftwareBackend
+from hwsec.storeformat import decode_store
+from hwsec.vault import Vault
 from tests.support.machine import furnished_machine
-from tests.support.memory import Search, core_of, forms, memory_of
+from tests.support.memory import Search, core_of, forms, fragments, memory_of
+from tests.support.stand import BIN, Stand, running_stand
 from tests.support.waiting import READY_S, wait_until
 
 pytestmark = [
@@ -111,6 +120,71 @@ def test_no_key_lingers_in_the_daemons_memory(backend: str) -> None:
                 machine.status()
                 machine.tool("license-agent-cli", "audit", "verify")
                 look("an invalidation", core=True)
+    assert found == {}, found
+
+
+def tls_scalars(stand: Stand) -> dict[str, bytes]:
+    """The agent's TLS client keys, from its store; opened as a thief of the whole disk would."""
+    config = tomllib.loads(Path(stand.info["config"]).read_text())
+    vault = Vault()
+    backend = SoftwareBackend(Path(config["paths"]["key_dir"]), machine_id(), vault)
+    backend.open()
+    try:
+        with backend.kek() as kek:
+            body = decode_store(kek, Path(config["tpm"]["fallback_encrypted_storage"]).read_bytes())
+            tls = read_record(body.sections).tls
+            assert tls is not None
+            found = {}
+            for name, sealed in (("current", tls.current), ("pending", tls.pending)):
+                if sealed is not None:
+                    with open_blob(kek, BLOB_NAME, sealed.sealed) as scalar:
+                        found[f"TLS key, {name}"] = bytes(scalar.view)
+            return found
+    finally:
+        vault.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_no_tls_key_lingers_in_core_or_link() -> None:
+    """Not of the first key, which the agent has made in this run, nor of one that it makes when it renews its certificate."""
+    found: dict[str, list[str]] = {}
+    with running_stand("software") as stand:
+        agent, link = stand.info["agent_pid"], stand.info["link_pid"]
+        old: dict[str, bytes] = {}
+
+        def look(after: str) -> None:
+            wait_until(lambda: is_idle(agent), "the daemon is never idle")
+            assert children_of(link) == [], "the connection has ended, and its process with it"
+            old.update({f"{name} after {after}": scalar for name, scalar in tls_scalars(stand).items()})
+            for process, pid in (("core", agent), ("link", link)):
+                if left := Search(old, fragments).lingering(memory_of(pid)):
+                    found[f"{process}, {after}"] = left[:3]
+
+        look("the provisioning")
+        for step in (["contact"], ["rotate"], ["certificate", "renew"], ["contact"], ["contact"]):
+            done = stand.run("license-agent-cli", *step)
+            assert done.returncode == 0, done.stderr
+            look(step[0])
+        assert len(set(old.values())) >= 2, "the renewal has made no new key"
+
+        # What is found while it is there: in the process of the connection, and in no other.
+        server = stand.info["server_pid"]
+        command = [str(BIN / "license-agent-cli"), "contact"]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            contact = subprocess.Popen(command, env=stand.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_until(lambda: children_of(link), "no connection's process")
+            (child,) = children_of(link)
+            now = tls_scalars(stand)
+            wait_until(lambda: Search(now, fragments).lingering(memory_of(child)), "the search sees nothing")
+            assert Search(now, fragments).lingering(memory_of(link)) == []
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert contact.wait(READY_S) == 0
+        look("a slow contact")
     assert found == {}, found
 
 

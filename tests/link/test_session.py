@@ -1,7 +1,8 @@
 """Time limits and faults of a session, in this process, over a socket pair."""
 
 import asyncio
-import logging
+import contextlib
+import multiprocessing
 import os
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from ipc.frames import FrameDecoder
 from ipc.linkmessages import FailCode, Failed, Hello, Ready, encode_link, from_link_decoder
 from link import service, session
@@ -54,35 +56,42 @@ def test_what_comes_after_an_oversized_frame_is_not_read() -> None:
     assert isinstance(ready, Ready) and isinstance(failed, Failed) and failed.code is FailCode.MALFORMED
 
 
-def test_a_fault_of_ours_ends_one_connection_and_is_logged(
-    monkeypatch: pytest.MonkeyPatch, socket_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_fault_of_ours_ends_one_connection_and_is_logged(monkeypatch: pytest.MonkeyPatch, socket_dir: Path) -> None:
     class Broken(Session):
         async def run(self) -> None:
-            self._sock.close()
-            raise ZeroDivisionError
+            if (socket_dir / "broken").exists():
+                raise ZeroDivisionError
+            await super().run()
 
-    async def work() -> bytes:
-        loop = asyncio.get_running_loop()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(socket_dir / "s"))
-            listener.listen()
-            listener.setblocking(False)
-            serving = asyncio.create_task(Service(listener, CONFIG, time.monotonic, 0.2).serve())
-            said = b""
-            for kind in (Broken, Session):
-                monkeypatch.setattr(service, "Session", kind)
-                with socket.socket(socket.AF_UNIX) as sock:
-                    sock.setblocking(False)
-                    await loop.sock_connect(sock, str(socket_dir / "s"))
-                    await loop.sock_sendall(sock, HELLO)
-                    try:
-                        said = await loop.sock_recv(sock, 65536)
-                    except ConnectionResetError:
-                        said = b""
-            await asyncio.wait_for(serving, READY_S)
-            return said
+    def serve(listener: socket.socket) -> None:
+        with (socket_dir / "log").open("ab") as file:
+            lines = LogQueue(encoder(PrefixFormatter()), StreamSink(file.fileno()))
+            install(lines)
+            monkeypatch.setattr(service, "Session", Broken)
+            Service(listener, CONFIG, time.monotonic, lines, 0.2).serve()
 
-    with caplog.at_level(logging.INFO, "link"):
-        assert asyncio.run(work()) == encode_link(Ready(v=1, id=1))
-    assert "an error in the link ended a connection" in caplog.text and "exiting: no connection" in caplog.text
+    def ask() -> bytes:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(READY_S)
+            sock.connect(str(socket_dir / "s"))
+            sock.sendall(HELLO)
+            with contextlib.suppress(ConnectionResetError):
+                return sock.recv(65536)
+            return b""
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_dir / "s"))
+        listener.listen()
+        listener.setblocking(False)
+        (socket_dir / "broken").touch()
+        serving = multiprocessing.get_context("fork").Process(target=serve, args=(listener,))
+        serving.start()
+        try:
+            assert ask() == b""
+            (socket_dir / "broken").unlink()
+            assert ask() == encode_link(Ready(v=1, id=1))
+        finally:
+            serving.join(READY_S)
+            serving.kill()
+    log = (socket_dir / "log").read_text()
+    assert "an error in the link ended a connection" in log and "exiting: no connection" in log

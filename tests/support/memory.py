@@ -7,12 +7,12 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = 4096
-_LETTERS = re.compile(rb"[A-Za-z0-9+/_-]{20,}")
+_LETTERS = re.compile(rb"[A-Za-z0-9+/_-]{14,}")
 _OVERLAP = 128  # more than the longest form that is looked for: one that spans two pages is found
 
 
@@ -46,15 +46,34 @@ def forms(value: bytes) -> dict[str, bytes]:
     return found
 
 
+FRAGMENT = 12
+"""So many bytes in a row of a value are no accident."""
+
+
+def fragments(value: bytes) -> dict[str, bytes]:
+    """As `forms`, for every piece of `FRAGMENT` bytes of a value: whatever part of it is left."""
+    found: dict[str, bytes] = {}
+    for start in range(len(value) - FRAGMENT + 1):
+        piece, name = value[start : start + FRAGMENT], f"bytes {start} to {start + FRAGMENT}"
+        found[f"{name}, raw"] = piece
+        found[f"{name}, reversed"] = piece[::-1]
+        found[f"{name}, hex"] = piece.hex().encode()
+        found[f"{name}, HEX"] = piece.hex().upper().encode()
+        found.update((f"{name}, {form}", text) for form, text in _base64_cores(piece))
+    return found
+
+
 @dataclass
 class Search:
     """Looks for values in one process's memory again and again; what has been looked at before is not looked at again.
 
     Attributes:
         values: by name; may grow.
+        forms_of: what to look for.
     """
 
     values: dict[str, bytes]
+    forms_of: Callable[[bytes], dict[str, bytes]] = forms
     _seen: set[int] = field(default_factory=set)
 
     def lingering(self, areas: Iterable[bytes]) -> list[str]:
@@ -65,7 +84,7 @@ class Search:
         return [
             f"{name}: {form}"
             for name, value in self.values.items()
-            for form, text in forms(value).items()
+            for form, text in self.forms_of(value).items()
             if text in (letters if _LETTERS.fullmatch(text) else new)
         ]
 
