@@ -12,7 +12,7 @@ from agentd.audit.log import AuditLog, AuditUnavailable, actor
 from agentd.base.config import ManagementConfig
 from agentd.base.counters import Counters
 from agentd.base.errors import NoSuchVersion, Refused
-from agentd.sockets.connection import Connection
+from agentd.sockets.connection import KEPT_OPEN, Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.uplink.transport import NoContact
 from common.files import os_problem
@@ -114,33 +114,43 @@ class AdminService:
         self._audit.record("request.refused", code.name.lower(), socket="admin", actor=actor(peer))
 
     def handle(self, body: bytes, connection: Connection) -> bytes | None:
-        """Queues the request; its reply is sent later."""
+        """Queues the request; its reply is sent later. While as many wait as may, the connection is not read from.
+
+        Raises:
+            RemoteProtocolError: the stream cannot go on.
+        """
+        request: AdminRequest | bytes
+        try:
+            request = self._decode(body)
+        except RemoteProtocolError as error:
+            if error.code not in KEPT_OPEN:
+                raise
+            self.rejected(connection.peer, error.code)
+            request = encode_error(error.code, msgspec_text(error.text), error.request_id)
         queue = self._queues.get(connection)
-        if queue is not None and len(queue) >= MAX_QUEUED:
-            raise RemoteProtocolError(ErrorCode.RATE_LIMITED, f"more than {MAX_QUEUED} requests at once")
         if queue is None:
             queue = self._queues[connection] = []
             task = asyncio.get_running_loop().create_task(self._work(connection, queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        queue.append(body)
+        queue.append(request)
+        if len(queue) >= MAX_QUEUED:
+            connection.hold()
         return None
 
-    async def _work(self, connection: Connection, queue: list[bytes]) -> None:
+    async def _work(self, connection: Connection, queue: list[AdminRequest | bytes]) -> None:
         try:
             while queue:
-                reply = await self._reply(queue[0], connection.peer)
+                request = queue[0]
+                reply = request if isinstance(request, bytes) else await self._reply(request, connection.peer)
                 queue.pop(0)
                 connection.reply_later(reply)
+                if len(queue) == MAX_QUEUED - 1:
+                    connection.go_on()
         finally:
             del self._queues[connection]
 
-    async def _reply(self, body: bytes, peer: Peer) -> bytes:
-        try:
-            request = self._decode(body)
-        except RemoteProtocolError as error:
-            self.rejected(peer, error.code)
-            return encode_error(error.code, msgspec_text(error.text), error.request_id)
+    async def _reply(self, request: AdminRequest, peer: Peer) -> bytes:
         op = str(type(request).__struct_config__.tag)
         try:
             handler = self._handlers.get(type(request))

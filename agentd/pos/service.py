@@ -10,7 +10,7 @@ from agentd.audit.log import actor
 from agentd.base.config import PosConfig
 from agentd.licenses.validator import Entry, Validator
 from agentd.licenses.verdict import Ruling
-from agentd.sockets.connection import Connection
+from agentd.sockets.connection import KEPT_OPEN, Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from common.plain import msgspec_text
 from common.tokenbucket import Buckets
@@ -36,7 +36,6 @@ from .nonces import NonceOutcome, NonceWindow
 log = logging.getLogger(__name__)
 
 _FRESH = NonceOutcome.FRESH
-_KEPT_OPEN = frozenset({ErrorCode.UNSUPPORTED_VERSION, ErrorCode.UNKNOWN_OP, ErrorCode.BAD_REQUEST})
 
 
 class PosService:
@@ -134,7 +133,7 @@ class PosService:
         try:
             request = self._decode(body)
         except RemoteProtocolError as error:
-            if error.code not in _KEPT_OPEN:
+            if error.code not in KEPT_OPEN:
                 raise
             if not self._rates.take(peer.uid, self._clock.monotonic()):
                 return self._too_many(connection, error.request_id)

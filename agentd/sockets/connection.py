@@ -7,6 +7,7 @@ another.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -26,6 +27,8 @@ from .admission import forbidden_text
 
 log = logging.getLogger(__name__)
 
+KEPT_OPEN = frozenset({ErrorCode.UNSUPPORTED_VERSION, ErrorCode.UNKNOWN_OP, ErrorCode.BAD_REQUEST})
+"""Errors of a message after which the stream goes on; after any other it ends, once the requests before it are answered."""
 FRAMES_PER_TURN = 16
 """A peer who sends many requests at once gets as many answers before it is the others' turn."""
 
@@ -166,6 +169,8 @@ class Connection(asyncio.Protocol):
         self._continuing = False
         self._closing = False
         self._closing_since = 0.0
+        self._owed = 0  # replies that the service will send later
+        self._last_words: bytes | None = None
         self.peer = peer
 
     # Transport
@@ -194,7 +199,16 @@ class Connection(asyncio.Protocol):
     def _reject(self, code: ErrorCode, text: str) -> None:
         self._closing = True
         self._closing_since = self._hub.monotonic()
-        self._queue(encode_error(code, text, None))
+        self._last_words = encode_error(code, text, None)
+        if not self._owed:
+            self._part()
+
+    def _part(self) -> None:
+        """Sends the error that ends the connection, after the replies to everything that was accepted before it."""
+        words, self._last_words = self._last_words, None
+        self._closing_since = self._hub.monotonic()
+        if words is not None:
+            self._queue(words)
 
     def data_received(self, data: bytes) -> None:
         """Answers what has arrived, as far as this peer's turn goes."""
@@ -221,7 +235,10 @@ class Connection(asyncio.Protocol):
         self._partial_since = None
         if self._pause:
             self._go_on_later()
-        if reply is None or self._transport is None:
+        if reply is None:
+            self._owed += 1
+            return
+        if self._transport is None:
             return
         if hub.log.pending:
             if not alone:
@@ -242,6 +259,8 @@ class Connection(asyncio.Protocol):
                 return
             if reply is not None:
                 self._queued.append(reply)
+            else:
+                self._owed += 1
             if self._pause:
                 self._held = bodies[number:]
                 break
@@ -260,11 +279,21 @@ class Connection(asyncio.Protocol):
         """Leaves what else this peer has sent, or will send, for later; called by the service while it handles a request."""
         self._pause = seconds
 
+    def hold(self) -> None:
+        """As `throttle`, until the service calls `go_on`."""
+        self._pause = math.inf
+
+    def go_on(self) -> None:
+        """Looks at what this peer has sent since `hold`."""
+        asyncio.get_running_loop().call_soon(self._continue)
+
     def _go_on_later(self) -> None:
         pause, self._pause = self._pause, 0.0
         self._continuing = True
         self._update_reading()
         loop = asyncio.get_running_loop()
+        if pause == math.inf:
+            return
         if pause:
             loop.call_later(pause, self._continue)
         else:
@@ -307,8 +336,11 @@ class Connection(asyncio.Protocol):
 
     def reply_later(self, frame: bytes) -> None:
         """Sends a reply of a request whose handling took time."""
+        self._owed -= 1
         if self._transport is not None and not self._transport.is_closing():
             self._queue(frame)
+            if self._closing and not self._owed:
+                self._part()
 
     def _send_or_wait(self) -> None:
         if not self._queued:
@@ -327,7 +359,7 @@ class Connection(asyncio.Protocol):
         if self._queued:
             transport.write(self._queued[0] if len(self._queued) == 1 else b"".join(self._queued))
             self._queued.clear()
-        if self._closing:
+        if self._closing and not self._owed:
             transport.close()
 
     def pause_writing(self) -> None:
@@ -368,6 +400,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        if self._closing and self._owed:
+            return
         if self._closing:
             # It was sent its last reply; if it does not even take that, the connection is aborted.
             if now - self._closing_since > UNSENT_TIMEOUT_S:
@@ -382,7 +416,8 @@ class Connection(asyncio.Protocol):
             self._reject(ErrorCode.TIMED_OUT, f"no request for {IDLE_TIMEOUT_S} s")
 
     def close(self) -> None:
-        """Closes after the queued replies."""
+        """Closes after the queued replies; those that are still owed are lost."""
+        self._owed = 0
         self._closing = True
         self._closing_since = self._hub.monotonic()
         if self._hub.log.pending and self._queued:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.pos.service import _KEPT_OPEN
+from agentd.sockets.connection import KEPT_OPEN
 from contracts import claims as claims_module
 from contracts.delivery import _MEMBERS, DELIVERY_TYPE
 from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, open_token, parse_token
@@ -63,7 +63,7 @@ def test_every_error_code_is_in_the_table_with_its_name() -> None:
 
 def test_the_table_says_which_errors_close_and_which_are_repeated() -> None:
     table = {row[1]: row for row in rows(section("Errors"))}
-    for code in _KEPT_OPEN | {ErrorCode.INTERNAL, ErrorCode.NONCE_REPLAYED}:
+    for code in KEPT_OPEN | {ErrorCode.INTERNAL, ErrorCode.NONCE_REPLAYED}:
         assert table[code.name][3] == "kept"
     for code in (ErrorCode.FRAME_TOO_LARGE, ErrorCode.BAD_MESSAGE, ErrorCode.FORBIDDEN, ErrorCode.TIMED_OUT):
         assert table[code.name][3] == "closed"
