@@ -32,7 +32,7 @@ from .keys.keyring import Keyring
 from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
 from .web.listeners import Chore, Listener, run, tcp_socket, unix_socket
-from .web.middleware import Middleware, Note
+from .web.middleware import CALLER, Caller, Middleware, Note
 from .web.proxyusers import ProxyUsers
 from .web.tlscontext import load_identity, server_context
 from .web.transport import ApiProtocol
@@ -204,9 +204,20 @@ def _observer(metrics: Metrics) -> Callable[[Scope, Note, int, float], None]:
         metrics.count(endpoint, status, note.code, seconds)
         if status >= 400:
             fields: dict[str, Any] = {"endpoint": endpoint, "status": status, "code": note.code, "ms": round(seconds * 1000)}
-            _log.info("refused", extra={"fields": fields})
+            _log.info("refused", extra={"fields": fields | _caller_of(scope)})
 
     return observe
+
+
+def _caller_of(scope: Scope) -> dict[str, str]:
+    """Whose request it was, for the log: what TLS or the proxy says, never what the request says."""
+    caller: Caller | None = scope["extensions"].get(CALLER)
+    if caller is None:
+        return {}
+    found = {"address": caller.address[:64]}
+    if caller.certificate is not None:
+        found |= {"agent": caller.certificate.agent_id, "certificate": caller.certificate.number}
+    return found
 
 
 def _name(address: tuple[Any, ...]) -> str:

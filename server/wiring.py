@@ -156,7 +156,14 @@ def wire_enrollment(
     return Enrollment(server.database, server.keys, server.enrollment_tokens, server.activation, policy, random, steady)
 
 
-def create_server(directory: Path, plan: Plan, now: int, url: str | None = None, master_at: str | None = None) -> bool:
+def create_server(
+    directory: Path,
+    plan: Plan,
+    now: int,
+    url: str | None = None,
+    master_at: str | None = None,
+    operator: dict[str, str] | None = None,
+) -> bool:
     """Creates a server. Returns False if an earlier run had created it, and this one only put its root key in place.
 
     The registry's commit is what makes a server. Before it, a run that fails removes what it has made, and one that was killed
@@ -168,6 +175,7 @@ def create_server(directory: Path, plan: Plan, now: int, url: str | None = None,
         now: seconds since 1970 UTC.
         url: of its database; None for a SQLite file in the directory.
         master_at: where the master key is or will be, as in `Place`; None for a file in the directory.
+        operator: who creates it, as in `Database`.
 
     Raises:
         RegistryError: there is a server already, or a part of it cannot be created.
@@ -179,6 +187,7 @@ def create_server(directory: Path, plan: Plan, now: int, url: str | None = None,
     )
     root_key = NewRootKey(plan.root_key, plan.passphrase)
     database = Database(place.url)
+    database.operator = operator or {}
     try:
         with ExitStack() as made:
             if not directory.exists():

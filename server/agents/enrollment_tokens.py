@@ -6,6 +6,7 @@ On the wire, in the database and in the audit log a token is called `claim`.
 import hashlib
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -187,7 +188,9 @@ class EnrollmentTokens:
             credential = self._cipher.open("provision_session", row.id, "sealed", row.sealed)
         return Attempt(row.claim_id, row.begin, row.nonce, credential)
 
-    def record_refusal(self, session: Session, address: str, event: str, refused: RequestRefused, now: int) -> None:
-        """Records an attempt that was refused."""
+    def record_refusal(
+        self, session: Session, address: str, event: str, refused: RequestRefused, now: int, fields: dict[str, Any]
+    ) -> None:
+        """Records an attempt that was refused, with what the device has said of itself."""
         actor = f"address {address}"[:128]
-        audit.record(session, actor, event, refused.code.value, now, reason=refused.text[:200])
+        audit.record(session, actor, event, refused.code.value, now, reason=refused.text[:200], **fields)

@@ -55,6 +55,10 @@ REFUSED_PEER_RATE = Rate(1 / 60, 3)
 """Log lines about refused connections, for each address, or each local user at the Unix socket."""
 FAILED_CLAIM_RATE = Rate(1 / 60, 10)
 """Refused provisioning attempts, for each address."""
+RECORDED_REFUSAL_RATE = Rate(1 / 600, 3)
+"""Refused provisioning attempts in the audit, for each address; the others are counted."""
+RECORDED_REFUSALS_RATE = Rate(1 / 60, 30)
+"""Refused provisioning attempts in the audit, of all addresses."""
 
 
 def buckets(rate: Rate, most: int = MAX_KEYS) -> BoundedBuckets:

@@ -12,6 +12,7 @@ from server.keys.rootkey import NewRootKey, read_root_key
 from server.registry.database import Database
 from server.wiring import Plan, Server, create_server
 
+from .operator import operator
 from .options import (
     directory_option,
     json_option,
@@ -61,7 +62,7 @@ def init(
     where = root_key or directory / ROOT_KEY
     secret = passphrase(passphrase_file, new=True)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
-    if not create_server(directory, plan, now(), url, master_key):
+    if not create_server(directory, plan, now(), url, master_key, operator()):
         click.echo("an earlier run was interrupted after it had created the server, with the options of that run", err=True)
     click.echo(f"created the server in {directory}; 'license-server root-pin' prints the pin of its root", err=True)
     click.echo(f"move the root key {where} away from this machine; only key rotations need it", err=True)

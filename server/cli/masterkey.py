@@ -13,6 +13,7 @@ from server.keys import masterkey_rotation
 from server.keys.lifecycle import DAY
 from server.registry.database import Database
 
+from .operator import operator
 from .options import directory_option, json_option, now, utc
 
 
@@ -20,6 +21,7 @@ from .options import directory_option, json_option, now, utc
 def _ready(directory: Path) -> Iterator[tuple[Place, Database]]:
     place = place_of(directory)
     database = Database(place.url)
+    database.operator = operator()
     try:
         database.ready()
         yield place, database

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from common.text import shown
 from server.wiring import Server, open_server
 
+from .operator import operator
 from .times import parse_time
 
 directory_option = click.option(
@@ -62,6 +63,7 @@ def now() -> int:
 def opened(directory: Path) -> Iterator[Server]:
     """Opens the server in a directory, and closes it at the end."""
     server = open_server(directory)
+    server.database.operator = operator()
     try:
         yield server
     finally:

@@ -25,11 +25,12 @@ from server.base.refused import RequestRefused
 from server.exchange.requests import NotAuthentic, NotReadable, open_signed, parse_signed
 from server.keys.keyring import Keyring
 from server.registry.database import Database
-from server.web.responses import DATABASE_DOWN, STATUS_OF, Response, error
+from server.web.responses import DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
 from .attestation import AttestationError, read_evidence
 from .credential import make_credential
 from .endorsement import hardware_id, verify_ek_certificate
+from .refusals import RecordedRefusals
 
 Level = Literal["attested", "tpm-unattested", "software"]
 LEVELS: tuple[Level, ...] = ("attested", "tpm-unattested", "software")
@@ -49,6 +50,21 @@ class Policy:
 
     accept: frozenset[Level]
     roots: Sequence[x509.Certificate] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A step that a device has asked for, for the audit. What the device says of itself is not proved."""
+
+    event: str
+    request_id: str
+    address: str
+    hw_id: str = ""
+    agent_id: str = ""
+
+    def fields(self, unrecorded: int) -> dict[str, Any]:
+        said = {"hardware": self.hw_id[:16], "agent": self.agent_id[:64], "unrecorded": unrecorded}
+        return {name: value for name, value in said.items() if value}
 
 
 class Enrollment:
@@ -82,6 +98,7 @@ class Enrollment:
         self._random = random
         self._steady = steady
         self._refused = buckets(FAILED_CLAIM_RATE)
+        self._recorded = RecordedRefusals(steady)
 
     def begin(self, body: dict[str, Any], address: str, now: int) -> Response:
         """The first step.
@@ -91,7 +108,8 @@ class Enrollment:
             address: of the caller.
             now: seconds since 1970 UTC.
         """
-        return self._answer("provision.begin", body["request_id"], address, now, lambda: self._begin(body, now))
+        asked = _Asked("provision.begin", body["request_id"], address, str(body.get("hw_id", "")))
+        return self._answer(asked, now, lambda: self._begin(body, now))
 
     def complete(self, text: str, address: str, now: int) -> Response:
         """The second step.
@@ -107,11 +125,12 @@ class Enrollment:
             return error(400, RefusalCode.BAD_REQUEST, f"malformed request: {problem}")
         except NotAuthentic as problem:
             return error(403, RefusalCode.BAD_SIGNATURE, f"the request is not authentic: {problem}")
-        return self._answer("provision.complete", content["request_id"], address, now, lambda: self._complete(content, now))
+        asked = _Asked("provision.complete", content["request_id"], address, agent_id=str(content.get("agent_id") or ""))
+        return self._answer(asked, now, lambda: self._complete(content, now))
 
-    def _answer(self, event: str, request_id: str, address: str, now: int, step: Callable[[], Reply]) -> Response:
-        """The signed reply of a step. A refusal is recorded, and slows its address down."""
-        key = address_key(address)
+    def _answer(self, asked: _Asked, now: int, step: Callable[[], Reply]) -> Response:
+        """The signed reply of a step. A refusal is recorded or counted, and slows its address down."""
+        key = address_key(asked.address)
         wait = self._refused.wait(key, self._steady())
         if wait:
             return error(429, RefusalCode.RATE_LIMITED, f"too many refused attempts; try again in {wait} s", wait)
@@ -119,11 +138,13 @@ class Enrollment:
             try:
                 return Response(200, self._keyring.sign_reply(step()))
             except RequestRefused as refused:
-                if refused.code in (RefusalCode.CLAIM_REFUSED, RefusalCode.ATTESTATION_FAILED):
+                if refused.code not in PASSING:
                     self._refused.take(key, self._steady())
-                with self._database.write() as session:
-                    self._tokens.record_refusal(session, address, event, refused, now)
-                return self._refusal(request_id, refused, now)
+                unrecorded = self._recorded.take(asked.address)
+                if unrecorded is not None:
+                    with self._database.write() as session:
+                        self._tokens.record_refusal(session, asked.address, asked.event, refused, now, asked.fields(unrecorded))
+                return self._refusal(asked.request_id, refused, now)
         except SQLAlchemyError:
             return DATABASE_DOWN
 

@@ -16,10 +16,12 @@ from typing import Any
 from sqlalchemy import ScalarResult, delete, select
 from sqlalchemy.orm import Session
 
-from .database import next_number, present_number
+from .database import OPERATOR, next_number, present_number
 from .models import AuditRecord
 
 COUNTER = "audit"
+ADMIN = "admin"
+"""The actor of what an administrator's command does; fields say who that was."""
 REMOVED = "audit.removed"
 REMOVED_AT_LEAST = 100
 """Records that are removed together, so that most records are not about removals."""
@@ -56,6 +58,8 @@ def record(session: Session, actor: str, event: str, outcome: str, now: int, **f
         now: seconds since 1970 UTC.
         fields: details; never a secret.
     """
+    if actor == ADMIN:
+        fields = {**session.info.get(OPERATOR, {}), **fields}
     # Everything that may wait for another lock comes first: a transaction that holds the audit counter waits for no other.
     session.flush()
     # The counter's row is locked until the transaction ends, so that records follow each other in the order of their hashes.

@@ -22,6 +22,8 @@ from server.base.errors import RegistryError
 from .models import REVISION, Counter, Setting
 
 BUSY_S = 10
+OPERATOR = "operator"
+"""In `session.info`: `Database.operator`."""
 POOL_SIZE = 16
 
 
@@ -55,6 +57,8 @@ class Database:
         # SQLite waits for another writer by sleeping and trying again, longer each time. Threads of one process take turns.
         self._writing = threading.Lock() if self.is_sqlite else None
         self._writers: set[int] = set()
+        self.operator: dict[str, str] = {}
+        """Who runs the command that has opened the database: fields that `audit.record` adds to what `admin` does."""
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -72,6 +76,7 @@ class Database:
         self._writers.add(thread)
         try:
             with self._turn(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+                session.info[OPERATOR] = self.operator
                 yield session
         finally:
             self._writers.discard(thread)

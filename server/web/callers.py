@@ -35,6 +35,16 @@ async def from_tls(scope: Scope) -> tuple[Peer | None, str]:
     return scope.get("extensions", {}).get(PEER_EXTENSION), "" if client is None else str(client[0])
 
 
+def address_of(scope: Scope) -> str:
+    """The address of a sender that could not be identified; empty if unknown. A proxy's header counts on a Unix socket only."""
+    client, server = scope.get("client"), scope.get("server")
+    if client is not None:
+        return str(client[0])
+    if server is None or server[1] is not None:
+        return ""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == ADDRESS_HEADER), "")
+
+
 class FromProxy:
     """Peer and address behind nginx: from the headers that nginx overwrites, on a Unix socket only.
 

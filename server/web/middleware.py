@@ -14,7 +14,7 @@ from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, MAX_KEYS, REQUEST_DEADLINE_S, address_key, buckets
 
-from .callers import CannotIdentify, Identify, Scope
+from .callers import CannotIdentify, Identify, Scope, address_of
 from .clientchain import NotOurs
 from .peers import Peer
 from .responses import DATABASE_DOWN, Response, error
@@ -34,12 +34,17 @@ class Caller:
     Attributes:
         peer: its client certificate; None if it has none, or one outside its dates.
         address: its address; empty if unknown.
-        expired: whether it has a client certificate outside its dates.
+        certificate: its client certificate, if its dates count or not; None if it has none that verifies.
     """
 
     peer: Peer | None
     address: str
-    expired: bool = False
+    certificate: Peer | None = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has a client certificate outside its dates."""
+        return self.peer is None and self.certificate is not None
 
 
 @dataclass(slots=True)
@@ -115,16 +120,20 @@ class Middleware:
 
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
         """The body, or the response that refuses the request."""
+        refused: Response | None = None
+        certificate: Peer | None = None
         try:
-            peer, address = await self._identify(scope)
+            certificate, address = await self._identify(scope)
         except NotOurs:
-            return error(401, RefusalCode.UNKNOWN_AGENT, "the client certificate was not issued by this server")
+            refused = error(401, RefusalCode.UNKNOWN_AGENT, "the client certificate was not issued by this server")
         except CannotIdentify:
-            return DATABASE_DOWN
+            refused = DATABASE_DOWN
         except ValueError:
-            return error(400, RefusalCode.BAD_REQUEST, "the client certificate cannot be read")
-        expired = peer is not None and not peer.valid_at(int(self._wall()))
-        caller = Caller(None if expired else peer, address, expired)
+            refused = error(400, RefusalCode.BAD_REQUEST, "the client certificate cannot be read")
+        if refused is not None:
+            address = address_of(scope)
+        valid = certificate is not None and certificate.valid_at(int(self._wall()))
+        caller = Caller(certificate if valid else None, address, certificate)
         scope["extensions"][CALLER] = caller
         now = self._steady()
         if caller.peer is None:
@@ -134,6 +143,8 @@ class Middleware:
         if not limit.take(key, now):
             wait = limit.wait(key, now)
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
+        if refused is not None:
+            return refused
         if scope["method"] == "POST" and not _is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
         return await _body(scope, receive)

@@ -407,4 +407,4 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
         "removed": {},
     }
     changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]
-    assert [line["fields"] for line in changed] == [{"audit": 0, "secrets": 30}]
+    assert len(changed) == 1 and {"audit": 0, "secrets": 30}.items() <= dict(changed[0]["fields"]).items()  # type: ignore[call-overload]

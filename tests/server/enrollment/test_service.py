@@ -101,7 +101,9 @@ class Store:
         self.activated.append((token_id, device, now))
         return NewAgent(device.agent_id or "pos-000001", 1, ("leaf", "ca"))
 
-    def record_refusal(self, _session: object, address: str, event: str, refused: RequestRefused, now: int) -> None:
+    def record_refusal(
+        self, _session: object, address: str, event: str, refused: RequestRefused, now: int, fields: dict[str, Any]
+    ) -> None:
         self.records.append((f"address {address}", event, refused.code.value))
 
     @contextmanager

@@ -108,7 +108,9 @@ class Store:
         done = json.loads(parts(json.loads(self.device["completed"])["reply"])[1])
         return Activated(done["agent_id"], done["serial"], tuple(done["certificates"]))
 
-    def record_refusal(self, _session: object, address: str, event: str, refused: RequestRefused, now: int) -> None:
+    def record_refusal(
+        self, _session: object, address: str, event: str, refused: RequestRefused, now: int, fields: dict[str, Any]
+    ) -> None:
         raise AssertionError(f"{event}: {refused}")
 
 
