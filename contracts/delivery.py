@@ -19,6 +19,7 @@ from .jose import (
     b64decode,
     parse_header,
     point_from_jwk,
+    public_key_from_jwk,
 )
 from .licensetoken import MAX_HEADER_CHARS, MAX_VERSION, Key, WrongAudience
 from .statement import integer, verify_statement
@@ -115,6 +116,7 @@ def _parse_jwe(jwe: str) -> EncryptedSecret:
     epk = parse_header(protected, _ENCRYPTED, "secret's header")["epk"]
     if not isinstance(epk, dict) or epk.keys() != {"kty", "crv", "x", "y"}:
         raise MalformedToken("epk must be a public P-256 key")
+    public_key_from_jwk(epk)  # so that no backend is asked to work with a point that is not on the curve
     result = EncryptedSecret(
         peer_point=point_from_jwk(epk),
         protected=protected.encode("ascii"),

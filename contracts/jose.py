@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -76,7 +77,9 @@ _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_refuse_numbe
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parses a JSON object (RFC 8259) in UTF-8 with unique names and integer numbers only.
+    """Parses a JSON object (RFC 8259) in UTF-8 with unique names, integer numbers and texts that are Unicode only.
+
+    JSON can write half a surrogate pair, `\\ud800`, which is no text: nothing could be encoded that contains it.
 
     Raises:
         MalformedToken: `data` is anything else; `what` names it in the message.
@@ -87,7 +90,20 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
         raise MalformedToken(f"the {what} is not a JSON object: {json_text(error)}") from None
     if not isinstance(value, dict):
         raise MalformedToken(f"the {what} is not a JSON object")
+    if _SURROGATE.search(data) and not _is_text(value):
+        raise MalformedToken(f"the {what} has a text that is not Unicode: half a surrogate pair")
     return value
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _is_text(value: dict[str, Any]) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_header(part: str, expected: Mapping[str, str | None], what: str) -> dict[str, Any]:

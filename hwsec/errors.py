@@ -151,6 +151,10 @@ class StoreCorrupt(StoreError):
     """No copy of the store is whole, or none authenticates."""
 
 
+class StoreTooLarge(StoreError):
+    """What is to be kept does not fit into a store; nothing has changed."""
+
+
 class StoreRollback(StoreError):
     """What is there is authentic but older than what the anchor names: an older copy was put back."""
 

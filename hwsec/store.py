@@ -14,7 +14,7 @@ from pathlib import Path
 from common.files import fsync_directory, no_trace, write_atomic, write_temporary
 
 from .backend import Anchor, Backend
-from .errors import StoreCorrupt, StoreMissing, StoreRollback
+from .errors import StoreCorrupt, StoreMissing, StoreRollback, StoreTooLarge
 from .secretmem import SecretBuffer
 from .storeformat import (
     MAX_STORE_BYTES,
@@ -183,10 +183,11 @@ class SealedStore:
         """Makes `contents` the newest store and returns its generation. When this returns, it is durable.
 
         Raises:
+            StoreTooLarge: it does not fit; nothing has changed.
             BackendUnavailable: the hardware does not answer.
             OSError: the disk does not take it.
 
-        After either, the old store or the new one is the newest, whole: the next `commit` or `load` finds out which.
+        After one of the last two, the old store or the new one is the newest: the next `commit` or `load` finds out which.
         """
         anchor, counter = self._backend.read_anchor()
         case = judge_anchor(anchor, counter)
@@ -226,7 +227,7 @@ class SealedStore:
             body = StoreBody(self._agent_id, generation, self._backend.name, tuple(records), dict(contents.sections))
             data = encode_store(kek, body)
         if len(data) > MAX_STORE_BYTES:
-            raise ValueError(f"the store would have {len(data)} bytes, more than {MAX_STORE_BYTES}")
+            raise StoreTooLarge(f"the store would have {len(data)} bytes, more than {MAX_STORE_BYTES}; nothing was changed")
         return data
 
     def _anchor(self, contents: Contents, generation: int, data: bytes) -> Anchor:

@@ -41,13 +41,13 @@ from contracts.jose import (
     thumbprint,
 )
 from contracts.keyset import SignedKeySet, verify_key_set
-from hwsec.backend import Backend, TpmEvidence
+from hwsec.backend import NONCE_MAX, Backend, TpmEvidence
 from hwsec.errors import AlreadyEnrolled, StoreMissing
 from hwsec.owner import HardwareOwner
 from hwsec.sealedblob import seal_blob
 from hwsec.secretmem import wipe_bytes
 from hwsec.store import Contents
-from hwsec.vault import Vault
+from hwsec.vault import Vault, WrappedSecret
 
 HARDWARE_DEADLINE_S = 60.0
 
@@ -154,7 +154,7 @@ class Provisioner:
         response = await transport("POST", f"{API}/provision/complete", body)
         done = signed_reply(response, Completed, None, complete.request_id, trust, "provision/complete")
         self._trace("completed")
-        key_set = self._checked(done, csr, first, order.root)
+        key_set = self._checked(done, csr, scalar, first, order.root)
         server = ServerRecord(
             agent_id=done.agent_id,
             serial=done.serial,
@@ -196,9 +196,12 @@ class Provisioner:
         if hw_id is None:
             raise ProvisioningRefused("this machine has no hardware id: no TPM, and no /etc/machine-id")
         claim = Claim(claim=order.claim, hw_id=hw_id, attestation=hashlib.sha256(attestation).hexdigest())
-        sealed = encrypt_claim(
-            claim, key_set.content.enrollment_keys[0], ec.generate_private_key(ec.SECP256R1()), self._random(12)
-        )
+        try:
+            sealed = encrypt_claim(
+                claim, key_set.content.enrollment_keys[0], ec.generate_private_key(ec.SECP256R1()), self._random(12)
+            )
+        except MalformedToken as error:
+            raise NotTheServer(f"malformed response: the key set's enrollment key cannot be used: {error}") from None
         certificate = None if endorsement is None else endorsement.certificate
         return Begin(
             request_id=self._random(16).hex(),
@@ -212,6 +215,10 @@ class Provisioner:
 
     def _complete(self, backend: Backend, begun: Begun, csr: str) -> tuple[Complete, str]:
         nonce = _bytes(begun.nonce)
+        if len(nonce) > NONCE_MAX:
+            raise NotTheServer(
+                f"malformed response: the server's nonce has {len(nonce)} bytes; at most {NONCE_MAX} can be certified"
+            )
         proof = None
         if begun.credential_blob is not None and begun.encrypted_secret is not None:
             secret = backend.activate(_bytes(begun.credential_blob), _bytes(begun.encrypted_secret))
@@ -231,7 +238,7 @@ class Provisioner:
         signed = signing_input({"alg": "ES256", "typ": COMPLETE_TYPE, "kid": thumbprint(identity)}, complete)
         return complete, with_signature(signed, backend.sign(signed))
 
-    def _checked(self, done: Completed, csr: str, first: SignedKeySet, root: str) -> SignedKeySet:
+    def _checked(self, done: Completed, csr: str, scalar: WrappedSecret, first: SignedKeySet, root: str) -> SignedKeySet:
         wanted = self._config.agent.id
         if wanted and done.agent_id != wanted:
             raise ProvisioningRefused(
@@ -240,6 +247,7 @@ class Provisioner:
             )
         try:
             check_certificate(done.certificates[0], csr)
+            tlskey.client_key(done.certificates, scalar)
             found = verify_key_set(done.key_set, (*first.content.roots, root), above=first.content.number - 1)
         except (BadCertificate, MalformedToken, BadSignature) as error:
             raise NotTheServer(f"the server's answer does not match the request: {error}") from None

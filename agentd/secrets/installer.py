@@ -122,8 +122,12 @@ def _check_dates(delivery: Delivery, answered: int) -> None:
 def unwrap(backend: Backend, vault: Vault, delivery: Delivery) -> WrappedSecret:
     """Decrypts a delivered secret into the vault. Its plaintext exists in secret memory only."""
     encrypted = delivery.encrypted
+    try:
+        agreed = backend.agree(encrypted.peer_point)
+    except ValueError as error:
+        raise MalformedToken(f"the delivery's epk cannot be used: {error}") from None
     with (
-        backend.agree(encrypted.peer_point) as shared,
+        agreed as shared,
         SecretBuffer(SECRET_BYTES) as key,
         SecretBuffer(SECRET_BYTES) as secret,
     ):

@@ -184,7 +184,8 @@ class ContactCycle:
             try:
                 async with self._certificates.connected():
                     done = await self._talk(cause, renew)
-            except FAILURES as error:
+            except Exception as error:
+                # Whatever it was: it is not tried again at each tick.
                 self._failed(error)
                 raise
             self._succeeded()

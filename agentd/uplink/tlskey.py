@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -72,10 +73,11 @@ def client_key(certificates: tuple[str, ...], scalar: WrappedSecret) -> ClientKe
     """
     try:
         own = x509.load_pem_x509_certificate(certificates[0].encode("ascii"))
-    except (ValueError, IndexError):
+        # The library reads each part when it is asked for, and refuses it then.
+        begin, end = int(own.not_valid_before_utc.timestamp()), int(own.not_valid_after_utc.timestamp())
+        return ClientKey(certificates, scalar, own.serial_number, begin, end)
+    except (ValueError, IndexError, OverflowError):
         raise BadCertificate("the server sent a certificate that cannot be read") from None
-    begin, end = int(own.not_valid_before_utc.timestamp()), int(own.not_valid_after_utc.timestamp())
-    return ClientKey(certificates, scalar, own.serial_number, begin, end)
 
 
 def check_certificate(certificate: str, csr: str) -> None:
@@ -84,13 +86,12 @@ def check_certificate(certificate: str, csr: str) -> None:
     Raises:
         BadCertificate: it is for another key, or cannot be read.
     """
-    try:
-        own = x509.load_pem_x509_certificate(certificate.encode("ascii"))
-    except ValueError:
-        raise BadCertificate("the server sent a certificate that cannot be read") from None
-    wanted = x509.load_pem_x509_csr(csr.encode("ascii"))
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if own.public_key().public_bytes(*form) != wanted.public_key().public_bytes(*form):
+    try:
+        own = x509.load_pem_x509_certificate(certificate.encode("ascii")).public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm):
+        raise BadCertificate("the server sent a certificate that cannot be read") from None
+    if own != x509.load_pem_x509_csr(csr.encode("ascii")).public_key().public_bytes(*form):
         raise BadCertificate("the server sent a certificate for another key")
 
 

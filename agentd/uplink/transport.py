@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from agentd.base.clock import Clock
+from ipc.errors import LocalProtocolError
 from ipc.linkmessages import Provisioning
 
 from .linkclient import FetchFailed, LinkClient, LinkSession, LinkUnavailable
@@ -103,6 +104,8 @@ class LinkTransport:
             raise NoContact(f"the link does not work: {error}") from None
         except FetchFailed as error:
             raise NoContact(f"the link refuses: {error}") from None
+        except LocalProtocolError as error:
+            raise NoContact(f"the link cannot be asked for this: {error}") from None
         finally:
             self._session = None
 
@@ -123,5 +126,7 @@ class LinkTransport:
             raise NoContact(f"the link does not work: {error}") from None
         except FetchFailed as error:
             raise NoContact(f"the server was not reached: {error}") from None
+        except LocalProtocolError as error:
+            raise NoContact(f"the request cannot be sent: {error}") from None
         value = reply.headers.get("retry-after")
         return Response(reply.status, reply.body, None if value is None else retry_after(value, self._clock.now()))

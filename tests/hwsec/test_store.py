@@ -20,6 +20,7 @@ from hwsec.errors import (
     StoreError,
     StoreMissing,
     StoreRollback,
+    StoreTooLarge,
 )
 from hwsec.secretmem import SecretBuffer
 from hwsec.store import Contents, Loaded, SealedStore, StoredVersion
@@ -227,7 +228,7 @@ def test_the_anchor_tells_of_the_newest_version(shop: Shop) -> None:
 def test_a_store_that_would_be_too_large_is_not_begun(shop: Shop) -> None:
     shop.store().commit(shop.contents(1))
     before = shop.backend().read_anchor(), shop.save()
-    with pytest.raises(ValueError, match="bytes"):
+    with pytest.raises(StoreTooLarge, match="bytes"):
         shop.store().commit(Contents((), {"large": bytes(MAX_STORE_BYTES)}))
     assert (shop.backend().read_anchor(), shop.save()) == before
 
