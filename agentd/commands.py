@@ -175,7 +175,8 @@ def check_config(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"ok": True, "file": str(options.config), "problems": []}) + "\n")
     else:
         backend = "TPM" if config.tpm.enabled else "software backend"
-        sys.stdout.write(f"{options.config}: no problems found (agent {config.agent.id}, {backend})\n")
+        agent = f"agent {config.agent.id}" if config.agent.id else "not provisioned yet"
+        sys.stdout.write(f"{options.config}: no problems found ({agent}, {backend})\n")
     return EXIT_OK
 
 

@@ -8,6 +8,7 @@ import sys
 
 import uvloop
 
+from common.argv import to_back, to_front
 from common.files import os_problem
 from common.listening import ListenError
 from common.logqueue import LogQueue
@@ -73,7 +74,7 @@ def _explained(error: Exception) -> tuple[list[str], int]:
 
 def entry() -> None:
     """The console script."""
-    options = parser().parse_args()
+    options = parser().parse_args(to_front(to_back(sys.argv[1:], {"--json"}, {"--config"}), {"--version"}, {"--config"}))
     run = COMMANDS.get(options.command, _run)
     try:
         status = run(options)

@@ -14,8 +14,10 @@ from typing import Any
 import click
 
 from audittrail.archive import ArchiveDamaged
+from common.argv import to_front
 from common.files import os_problem
 from common.text import shown
+from common.version import VERSION
 from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
@@ -28,7 +30,15 @@ EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
 __all__ = ["EXIT_INCOMPLETE", "entry", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Program(click.Group):
+    """Takes its options before and after the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, to_front(args, {"--json", "--version"}, {"--socket", "--agent-uid"}))
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="license-agent-cli", message="%(prog)s %(version)s")
 @click.option(
     "--socket",
     envvar="LICENSE_AGENT_ADMIN_SOCKET",

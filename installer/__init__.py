@@ -3,4 +3,4 @@
 Imports ipc, confine, settings and common only.
 """
 
-VERSION = "0.1.0"
+from common.version import VERSION as VERSION

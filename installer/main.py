@@ -89,7 +89,7 @@ def entry() -> None:
         description="Carries out the license agent's orders as root. systemd starts it with its socket.",
         epilog=f"Exit status: 0 success, 2 wrong usage, {EXIT_UNAVAILABLE} no socket from systemd, or no user {AGENT_USER}.",
     )
-    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--version", action="version", version=f"license-agent-installer {VERSION}")
     parser.parse_args()
     lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
     install(lines)

@@ -22,7 +22,7 @@ from .clientcalls import (
     validate_file,
 )
 from .clientconnection import Connection, Connections
-from .clientpolicy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientpolicy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
 from .clientrefresh import UnstoredTokens
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
@@ -132,7 +132,7 @@ class AsyncLicenseClient:
             wait = attempts.pause(loop.time())
             if wait is None:
                 raise AgentUnavailable(
-                    f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause}"
+                    f"no answer from the agent at {self._path} within {self._deadline:g} s: {cause_text(cause)}"
                 ) from cause
             await asyncio.sleep(wait)
 

@@ -22,7 +22,7 @@ from .clientcalls import (
     validate_file,
 )
 from .clientconnection import Connection, Connections
-from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts
+from .clientpolicy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
 from .clientrefresh import UnstoredTokens
 from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
 from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
@@ -156,7 +156,7 @@ class LicenseClient:
             wait = attempts.pause(time.monotonic()) if self._repeats else None
             if wait is None:
                 within = f" within {self._deadline:g} s" if self._repeats else ""
-                raise AgentUnavailable(f"no answer from the agent at {self._path}{within}: {cause}") from cause
+                raise AgentUnavailable(f"no answer from the agent at {self._path}{within}: {cause_text(cause)}") from cause
             time.sleep(wait)
 
     def _attempt(self, question: Question, attempts: Attempts) -> Answer:

@@ -20,6 +20,11 @@ FULL_QUEUE_PAUSE_S = 0.001
 """Between two attempts to connect to an agent whose queue is full, where a client cannot wait in the kernel."""
 
 
+def cause_text(error: Exception) -> str:
+    """Why an attempt failed; of the system's errors their words, without Python's number in brackets."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
 class AgentUnavailable(LicenseAgentError):
     """No answer came within the deadline; the cause is the last failure."""
 

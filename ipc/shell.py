@@ -22,6 +22,8 @@ from .tokenfile import TOKEN_READ_BYTES, TokenFile, token_in
 from .tokenhint import license_token_hint
 from .tokeninspect import inspect
 
+_VALUED = frozenset({"--socket", "--deadline", "--agent-uid"})
+_ANYWHERE = _VALUED | {"--version"}
 MAX_LENGTH_S = 366 * 86_400
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
@@ -72,6 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _options_first(arguments: list[str]) -> list[str]:
+    """The program's own options before its command, wherever they are; what follows `--` stays."""
+    moved: list[str] = []
+    kept: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        if word == "--":
+            kept += [word, *waiting]
+            break
+        if word.partition("=")[0] not in _ANYWHERE:
+            kept.append(word)
+            continue
+        moved.append(word)
+        if word in _VALUED and waiting:
+            moved.append(waiting.pop(0))
+    return [*moved, *kept]
+
+
 def _token(argument: str) -> str:
     if argument == "-":
         return token_in(sys.stdin.buffer.read(TOKEN_READ_BYTES))
@@ -87,7 +108,7 @@ def _token(argument: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_options_first(sys.argv[1:] if arguments is None else arguments))
     try:
         with LicenseClient(options.socket, deadline=options.deadline, agent_uid=options.agent_uid) as client:
             return _run(client, options)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.listening import ListenError
 from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
+from common.version import VERSION
 from confine.basics import basic_rules
 from confine.errors import ConfineError
 from confine.landlock import restrict
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="exit after this time without a connection, if systemd passed the socket; default: %(default)g",
     )
+    parser.add_argument("--version", action="version", version=f"license-agent-link {VERSION}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     return parser
 

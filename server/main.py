@@ -6,6 +6,9 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from common.argv import to_back
+from common.version import VERSION
+
 from .base.errors import RegistryError
 from .base.refused import RequestRefused
 
@@ -25,6 +28,9 @@ _FORMER = {"claim": "enrollment-token"}
 
 
 class _Commands(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, to_back(args, {"--json"}, {"--dir"}))
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return [name for names in _COMMANDS.values() for name in names]
 
@@ -38,6 +44,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="license-server", message="%(prog)s %(version)s")
 def main() -> None:
     """Run a license server: agents, secrets, licenses and the keys behind them."""
 

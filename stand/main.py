@@ -12,7 +12,9 @@ from typing import Any, BinaryIO
 
 import click
 
+from common.argv import to_back
 from common.files import os_problem
+from common.version import VERSION
 
 from . import setup
 from .commands import Commands, Warm
@@ -34,7 +36,15 @@ _directory = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Program(click.Group):
+    """Takes its directory before and after the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, to_back(args, (), {"--dir"}))
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="license-stand", message="%(prog)s %(version)s")
 def main() -> None:
     """Run a complete local license system in one directory."""
 
