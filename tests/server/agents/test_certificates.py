@@ -49,7 +49,7 @@ def holder(server: ServerSide) -> Holder:
 
 
 def test_a_renewed_certificate_leaves_the_present_one_good_until_it_has_worked(holder: Holder) -> None:
-    with pytest.raises(RequestRefused, match="cannot be read"):
+    with pytest.raises(RequestRefused, match="is not a PKCS #10 request"):
         holder.server.certificates.renew(ID, "no csr", NOW)
     new = holder.renew(NOW + 5)
     assert holder.counting(NOW + 5) == [0, new]
