@@ -202,7 +202,7 @@ class Daemon:
         audit.emit_counts()
         audit.record("agent.stopped", "ok")
         await _within(self._made.checkpoint.make_if_needed(), "the audit log's last records are not sealed")
-        await _within(self.agent.publisher.write(), "metrics and state.json are those of before the stop")
+        await _within(self.agent.publisher.write_last(), "metrics and state.json are those of before the stop")
         hub.end_tick()
         hub.close_all()
         try:

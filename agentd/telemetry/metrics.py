@@ -40,6 +40,9 @@ class Gauges:
     lockout_counter: int | None = None
     nv_budget_left: int | None = None
     log_lines_dropped: int = 0
+    up: bool = True
+    started_at: float = 0.0
+    written_at: float = 0.0
     unfitting_answers: int = 0
 
 
@@ -66,17 +69,27 @@ class Declared:
 
 
 METRICS: tuple[Declared, ...] = (
+    Declared("up", "gauge", "", "1 while the agent runs, 0 once it was stopped", lambda _, g: g.up),
+    Declared("start_time_seconds", "gauge", "s", "Time of the agent's start, seconds since 1970", lambda _, g: g.started_at),
+    Declared("metrics_written_timestamp_seconds", "gauge", "s", "Time at which these values were read, seconds since 1970",
+             lambda _, g: g.written_at),
     Declared("secrets_active", "gauge", "", "Secret versions in state ACTIVE", lambda _, g: g.secrets_active),
     Declared("secrets_grace", "gauge", "", "Secret versions in state GRACE", lambda _, g: g.secrets_grace),
     Declared("rotations_total", "counter", "", "Rotations done since the start", lambda c, _: c.rotations),
     Declared("rotations_failed", "unknown", "", "Rotations failed since the start", lambda c, _: c.rotations_failed),
+    Declared("rotations_failed_total", "counter", "", "The same as license_agent_rotations_failed",
+             lambda c, _: c.rotations_failed),
     Declared("validations_total", "counter", "", "License validations since the start", lambda c, _: c.validations),
     Declared("validations_failed", "unknown", "", "Validations that ended in a refusal since the start",
+             lambda c, _: c.validations_failed),
+    Declared("validations_failed_total", "counter", "", "The same as license_agent_validations_failed",
              lambda c, _: c.validations_failed),
     Declared("degraded_mode", "gauge", "", "1 while the agent works without its server and a new secret is overdue",
              lambda _, g: g.degraded),
     Declared("tpm_available", "gauge", "", "1 while the TPM answers", lambda _, g: g.tpm_available),
     Declared("last_rotation", "gauge", "s", "Time of the last rotation, seconds since 1970; 0 before the first",
+             lambda _, g: g.last_rotation),
+    Declared("last_rotation_timestamp_seconds", "gauge", "s", "The same as license_agent_last_rotation",
              lambda _, g: g.last_rotation),
     Declared("unauthorized_total", "counter", "", "Connections by users who are not allowed", lambda c, _: c.unauthorized),
     Declared("refused_requests_total", "counter", "", "Requests answered with an error", lambda c, _: c.refused_requests),
@@ -92,9 +105,13 @@ METRICS: tuple[Declared, ...] = (
     Declared("contacts_failed_total", "counter", "", "Contacts that failed since the start", lambda c, _: c.contacts_failed),
     Declared("last_contact", "gauge", "s", "Time of the last contact with the server, seconds since 1970; 0 before the first",
              lambda _, g: g.last_contact),
+    Declared("last_contact_timestamp_seconds", "gauge", "s", "The same as license_agent_last_contact",
+             lambda _, g: g.last_contact),
     Declared("revocations_stale", "gauge", "", "1 while the revocation list is older than it should be",
              lambda _, g: g.revocations_stale),
     Declared("certificate_ends", "gauge", "s", "End of the TLS certificate, seconds since 1970; 0 without one",
+             lambda _, g: g.certificate_ends),
+    Declared("certificate_expiry_timestamp_seconds", "gauge", "s", "The same as license_agent_certificate_ends",
              lambda _, g: g.certificate_ends),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
@@ -106,7 +123,9 @@ METRICS: tuple[Declared, ...] = (
 TPM_METRICS: tuple[Declared, ...] = (
     Declared("tpm_hierarchies_open", "gauge", "", "Hierarchies of the TPM whose auth value is empty",
              lambda _, g: g.hierarchies_open),
-    Declared("tpm_lockout_counter", "gauge", "", "Failed authorizations that the TPM counts at present",
+    Declared("tpm_lockout_counter", "gauge", "", "Former name of license_agent_tpm_lockout_failures",
+             lambda _, g: g.lockout_counter),
+    Declared("tpm_lockout_failures", "gauge", "", "Failed authorizations that the TPM counts at present",
              lambda _, g: g.lockout_counter),
     Declared("tpm_nv_budget_left", "gauge", "", "NV writes that may be made now within the budget",
              lambda _, g: g.nv_budget_left),

@@ -35,6 +35,8 @@ class Publisher:
         self._metrics_file = metrics_file
         self._state_file = state_file
         self._metrics = Metrics(parts.core.counters, self.gauges)
+        self._started_at = parts.core.clock.wall()
+        self._up = True
         self._turn = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
 
@@ -50,6 +52,11 @@ class Publisher:
             self._writing = asyncio.get_running_loop().create_task(self._write(self._metrics.render(), state_view(self._parts)))
             if not await self._written():
                 log.error("metrics and state.json cannot be written: the disk has not answered for %g s", PATIENCE_S)
+
+    async def write_last(self) -> None:
+        """Writes the files of a stopped agent: from now on the metrics say that it is down."""
+        self._up = False
+        await self.write()
 
     async def _written(self) -> bool:
         """Whether the last write has come to its end; waits for it for a while."""
@@ -90,6 +97,9 @@ class Publisher:
             nv_budget_left=status.nv_budget_left,
             log_lines_dropped=lines_dropped(),
             unfitting_answers=status.unfitting,
+            up=self._up,
+            started_at=self._started_at,
+            written_at=core.clock.wall(),
         )
 
 

@@ -409,6 +409,28 @@ def test_a_full_disk_stops_no_validation_and_is_told_afterwards(bench: Bench) ->
         subprocess.run(["umount", bench.log], check=True)
 
 
+def test_the_metrics_file_says_when_it_was_written_and_that_the_agent_was_stopped(bench: Bench) -> None:
+    def metrics() -> dict[str, float]:
+        lines = (bench.state / "metrics.prom").read_text().splitlines()
+        pairs = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        return {name.removeprefix("license_agent_"): float(value) for name, _, value in pairs}
+
+    before = time.time()
+    with bench.running():
+        first = metrics()
+    last = metrics()
+    assert (first["up"], last["up"]) == (1, 0)
+    assert before <= first["start_time_seconds"] <= first["metrics_written_timestamp_seconds"] <= time.time()
+    assert last["start_time_seconds"] == first["start_time_seconds"]
+    assert first["metrics_written_timestamp_seconds"] < last["metrics_written_timestamp_seconds"] <= time.time()
+    with bench.running() as running:
+        assert metrics()["up"] == 1
+        running.process.kill()
+        running.process.wait()
+    killed = metrics()
+    assert killed["up"] == 1 and killed["metrics_written_timestamp_seconds"] <= time.time()
+
+
 def test_slow_and_broken_peers_do_not_delay_others(bench: Bench) -> None:
     with bench.running():
         bench.give_secret()

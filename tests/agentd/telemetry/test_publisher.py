@@ -30,7 +30,8 @@ def test_a_disk_that_does_not_answer_holds_one_thread(
     monkeypatch.setattr(module, "state_view", lambda _parts: {})
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
     parts: Any = SimpleNamespace(
-        core=SimpleNamespace(counters=None), validator=SimpleNamespace(inventory=SimpleNamespace(save=save))
+        core=SimpleNamespace(counters=None, clock=SimpleNamespace(wall=lambda: 0.0)),
+        validator=SimpleNamespace(inventory=SimpleNamespace(save=save)),
     )
     made = Publisher(parts, tmp_path / "metrics.prom", StateFile(tmp_path / "state.json"))
     monkeypatch.setattr(made, "_metrics", SimpleNamespace(render=lambda: b"metrics"))
