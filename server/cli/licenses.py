@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from datetime import tzinfo
 from pathlib import Path
 
 import click
@@ -10,8 +11,9 @@ from server.licensing.licenses import Order
 from server.registry import audit as audit_log
 from server.registry.audit import Record
 
-from .options import TimeType, agent_option, directory_option, json_option, now, reading, show, utc, writing
+from .options import TimeType, agent_option, directory_option, json_option, now, reading, show, utc, writing, zone_option
 from .output import handing_out, out_option
+from .times import told
 
 
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -32,7 +34,13 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     "--metadata", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="For the POS application; may be repeated."
 )
 @click.option("--not-before", type=TimeType(), default="now", show_default=True, help="When the license begins.")
-@click.option("--expires", type=TimeType(), required=True, help="When it ends: +30d, 2027-01-31, 2027-01-31T12:00:00Z.")
+@click.option(
+    "--expires",
+    type=TimeType(ends=True),
+    required=True,
+    help="When it ends: +30d, 2027-01-31 (the end of that day), 2027-01-31T12:00:00Z.",
+)
+@zone_option
 @click.option("--subject", default="unnamed", show_default=True, help="Who the license is for.")
 @click.option("--license-id", help="The license's id.  [default: a new one]")
 @click.option("--secret-version", type=click.IntRange(1), help="Issue it under this secret version instead of the newest.")
@@ -44,6 +52,7 @@ def issue(
     metadata: dict[str, str],
     not_before: int,
     expires: int,
+    zone: tzinfo,
     subject: str,
     license_id: str | None,
     secret_version: int | None,
@@ -53,6 +62,7 @@ def issue(
     order = Order(license_id or str(uuid.uuid4()), subject, features, metadata, not_before, expires)
     with handing_out(out) as hand, writing(directory) as (server, session):
         hand(server.licenses.issue(session, agent_id, order, now(), secret_version))
+    click.echo(f"license {order.jti}: valid from {told(not_before, zone)} until {told(expires, zone)}", err=True)
     if not all(text.isprintable() for text in (subject, *features, *metadata, *metadata.values())):
         text = "NOTICE: agents of release 0.1.0 refuse this license: one of its characters is not printable to them"
         click.echo(text, err=True)

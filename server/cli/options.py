@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from common.text import shown
 from server.wiring import Server, open_server
 
 from .operator import operator
-from .times import parse_time
+from .times import parse_time, zone_of
 
 directory_option = click.option(
     "--dir",
@@ -41,15 +42,41 @@ passphrase_option = click.option(
 )
 
 
+def _zone(_ctx: click.Context, _param: click.Parameter, name: str) -> tzinfo:
+    try:
+        return zone_of(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+zone_option = click.option(
+    "--zone",
+    callback=_zone,
+    is_eager=True,
+    default="UTC",
+    show_default=True,
+    metavar="NAME",
+    help="The time zone of dates, such as Europe/Berlin; 'local' for that of this machine.",
+)
+
+
 class TimeType(click.ParamType[int]):
-    """A time on the command line."""
+    """A time on the command line, in the zone of `zone_option`.
+
+    Args:
+        ends: whether something ends then: a date means the end of that day.
+    """
 
     name = "time"
+
+    def __init__(self, *, ends: bool = False) -> None:
+        self._ends = ends
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Seconds since 1970 UTC."""
         try:
-            return parse_time(str(value), now())
+            zone = UTC if ctx is None else ctx.params.get("zone", UTC)
+            return parse_time(str(value), now(), zone, ends=self._ends)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

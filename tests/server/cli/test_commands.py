@@ -282,6 +282,17 @@ def test_licenses_are_issued_reissued_and_revoked(enrolled: Path, run: Run) -> N
         assert text in run("issue", "--agent", "till-1", *arguments, code=code).err
 
 
+def test_a_license_tells_when_it_ends(enrolled: Path, run: Run) -> None:
+    done = run("issue", "--agent", "till-1", "--expires", "2090-01-31", "--not-before", "2090-01-01", "--license-id", "one")
+    assert done.err == "license one: valid from 2090-01-01 00:00:00Z until 2090-02-01 00:00:00Z\n"
+    options = ("--agent", "till-1", "--expires", "2090-01-31", "--license-id", "two")
+    assert (
+        "until 2090-01-31 23:00:00Z (2090-02-01 00:00:00 Europe/Berlin)"
+        in run("issue", *options, "--zone", "Europe/Berlin").err
+    )
+    assert "is not a time zone" in run("issue", *options, "--zone", "Berlin", code=2).err
+
+
 def test_time_is_signed(enrolled: Path, run: Run) -> None:
     assert run("sign-time", "--agent", "till-1", "--challenge", "ab" * 16).out.count(".") == 2
     assert "32 characters" in run("sign-time", "--agent", "till-1", "--challenge", "x", code=1).err
