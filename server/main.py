@@ -56,7 +56,9 @@ def entry() -> None:
     except (RegistryError, RequestRefused) as error:
         _fail(str(error))
     except SQLAlchemyError as error:
-        _fail(f"database error: {str(getattr(error, 'orig', None) or error).splitlines()[0][:300]}")
+        from .registry.database import brief
+
+        _fail(f"database error: {brief(error)}")
     except OSError as error:
         # A write has no file name in its error: standard output, most often.
         _fail(f"{error.filename or 'cannot write'}: {error.strerror or error}")

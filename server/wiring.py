@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,7 +20,7 @@ from .agents.enrollment_tokens import EnrollmentTokens
 from .agents.lost_records import LostRecords
 from .agents.registry import Agents
 from .base.errors import RegistryError
-from .base.settings import DATABASE, MASTER_KEY, ROOT_KEY, SETTINGS, Place, place_of, settings_of
+from .base.settings import MASTER_KEY, ROOT_KEY, SETTINGS, Place, new_place, place_of, settings_of
 from .enrollment.service import Enrollment, Policy
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
@@ -36,7 +36,7 @@ from .licensing.secrets import Secrets
 from .registry import audit, backup
 from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
-from .registry.database import Database, sqlite_url
+from .registry.database import Database
 from .registry.models import Counter, Setting
 
 _COUNTERS = ("serial", "key_set", KEYS_COUNTER, REVOCATIONS, audit.COUNTER)
@@ -180,11 +180,7 @@ def create_server(
     Raises:
         RegistryError: there is a server already, or a part of it cannot be created.
     """
-    place = Place(
-        directory,
-        url or sqlite_url((directory / DATABASE).absolute()),
-        masterkey.place_of(master_at or str(directory / MASTER_KEY)),
-    )
+    place = new_place(directory, url, masterkey.place_of(master_at or str(directory / MASTER_KEY)))
     root_key = NewRootKey(plan.root_key, plan.passphrase)
     database = Database(place.url)
     database.operator = operator or {}
@@ -227,12 +223,11 @@ def restore_server(
         RegistryError: the backup cannot be used, the master key is not the one that it needs, or there is a registry already.
     """
     known = place_of(directory) if (directory / SETTINGS).exists() else None
-    usual = Place(directory, sqlite_url((directory / DATABASE).absolute()), str((directory / MASTER_KEY).absolute()))
-    place = Place(
-        directory,
-        url or (known or usual).url,
-        (known or usual).master if master_at is None else masterkey.place_of(master_at),
-    )
+    place = known or new_place(directory, url, str((directory / MASTER_KEY).absolute()))
+    if known is not None and url is not None:
+        place = replace(place, url=url, stored_url=None)
+    if master_at is not None:
+        place = replace(place, master=masterkey.place_of(master_at))
     summary = backup.examine(path)
     master = masterkey.in_use(place.master)
     backup.check_mac(path, Cipher(datakey.opened_from(datakey.parsed(summary.data_key), master)).backup_key())

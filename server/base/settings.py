@@ -6,7 +6,8 @@ DIRECTORY/master.key          the master key, if it is a file
 DIRECTORY/offline/root.key    the root's private key, until the administrator moves it away
 """
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomli_w
@@ -16,10 +17,15 @@ from settings.file import read_file
 from settings.sections import Key, Sections
 from settings.values import text
 
+from . import privatefile
 from .errors import RegistryError
 
 SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
 MAX_SETTINGS_BYTES = 64 * 1024
+CREDENTIAL = "license-server-database"
+"""The systemd credential that holds the database's URL."""
+CREDENTIAL_URL = "postgresql+psycopg:///?service=set-by-the-credential-license-server-database"
+"""Stands in the settings where only the credential has the URL: without it, libpq names this service as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +34,15 @@ class Place:
 
     Attributes:
         directory: the server's directory.
-        url: of the database.
+        url: of the database: from a systemd credential, or else the stored one. It may contain a password.
+        stored_url: of the settings file, if a credential takes precedence.
         master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
     directory: Path
-    url: str
+    url: str = field(repr=False)
     master: str
+    stored_url: str | None = field(default=None, repr=False)
 
 
 def place_of(directory: Path) -> Place:
@@ -51,9 +59,45 @@ def place_of(directory: Path) -> Place:
         found.check()
     except ConfigError as error:
         raise RegistryError("; ".join(error.problems)) from None
-    return Place(directory, values["database"], values["master_key"])
+    passed = credential_url()
+    if passed is None:
+        return Place(directory, values["database"], values["master_key"])
+    return Place(directory, passed, values["master_key"], values["database"])
+
+
+def credential_url() -> str | None:
+    """The database's URL that systemd has passed (LoadCredential=); None if it has passed none.
+
+    Raises:
+        RegistryError: it cannot be read.
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = None if directory is None else Path(directory) / CREDENTIAL
+    return None if path is None or not path.exists() else url_in(path)
+
+
+def new_place(directory: Path, url: str | None, master: str) -> Place:
+    """The place of a server that is created: the URL that was given, or a credential's, or a SQLite file's."""
+    passed = credential_url() if url is None else None
+    usual = f"sqlite:///{(directory / DATABASE).absolute()}"
+    return Place(directory, url or passed or usual, master, None if passed is None else CREDENTIAL_URL)
+
+
+def url_in(path: Path) -> str:
+    """The database's URL in a file that nobody else may read: its first line.
+
+    Raises:
+        RegistryError: it cannot be read, or its mode lets others read it.
+    """
+    try:
+        found = privatefile.read(path, "the database URL").decode().split("\n", 1)[0].strip()
+    except UnicodeDecodeError:
+        found = ""
+    if not found:
+        raise RegistryError(f"{path} has no database URL in its first line")
+    return found
 
 
 def settings_of(place: Place) -> bytes:
     """The content of the settings file."""
-    return tomli_w.dumps({"database": place.url, "master_key": place.master}).encode()
+    return tomli_w.dumps({"database": place.stored_url or place.url, "master_key": place.master}).encode()

@@ -7,7 +7,7 @@ import click
 from server.registry.backup import write_backup
 from server.wiring import restore_server
 
-from .options import directory_option, now, opened, utc
+from .options import database_file_option, database_url, directory_option, now, opened, public_url, utc
 
 
 @click.command()
@@ -30,14 +30,23 @@ def backup(directory: Path, out: Path) -> None:
 @click.command()
 @directory_option
 @click.option("--check", is_flag=True, help="Only check the file, and whether the master key opens it.")
-@click.option("--database", "url", metavar="URL", help="As in 'init'. Without it, that of DIR/settings.toml, or a SQLite file.")
+@click.option(
+    "--database",
+    "url",
+    metavar="URL",
+    callback=public_url,
+    help="As in 'init'. Without it, that of DIR/settings.toml, or a SQLite file.",
+)
+@database_file_option
 @click.option(
     "--master-key", metavar="WHERE", help="The backup's master key. Without it, that of DIR/settings.toml, or DIR/master.key."
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def restore(directory: Path, check: bool, url: str | None, master_key: str | None, file: Path) -> None:
+def restore(
+    directory: Path, check: bool, url: str | None, url_from_file: str | None, master_key: str | None, file: Path
+) -> None:
     """Fill an empty registry from the backup FILE. A registry that exists is not overwritten."""
-    found = restore_server(directory, file, now(), url, master_key, check=check)
+    found = restore_server(directory, file, now(), database_url(url, url_from_file), master_key, check=check)
     counts = ", ".join(f"{found.rows.get(name, 0)} {text}" for name, text in _COUNTED)
     click.echo(f"{file}: made at {utc(found.made_at)} on {found.origin}, revision {found.revision}: {counts}", err=True)
     if check:

@@ -14,12 +14,15 @@ from server.wiring import Plan, Server, create_server
 
 from .operator import operator
 from .options import (
+    database_file_option,
+    database_url,
     directory_option,
     json_option,
     now,
     opened,
     passphrase,
     passphrase_option,
+    public_url,
     root_key_option,
     show,
     utc,
@@ -37,7 +40,14 @@ from .output import out_option, write
     metavar="NAME",
     help="DNS name or IP address of the server; may be repeated.  [default: localhost, 127.0.0.1]",
 )
-@click.option("--database", "url", metavar="URL", help="postgresql+psycopg://USER@HOST/NAME, instead of a SQLite file.")
+@click.option(
+    "--database",
+    "url",
+    metavar="URL",
+    callback=public_url,
+    help="postgresql+psycopg://USER@HOST/NAME, instead of a SQLite file; without a password.",
+)
+@database_file_option
 @click.option(
     "--master-key",
     metavar="WHERE",
@@ -52,6 +62,7 @@ def init(
     issuer: str,
     names: tuple[str, ...],
     url: str | None,
+    url_from_file: str | None,
     master_key: str | None,
     interval: int | None,
     grace: int | None,
@@ -62,7 +73,7 @@ def init(
     where = root_key or directory / ROOT_KEY
     secret = passphrase(passphrase_file, new=True)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
-    if not create_server(directory, plan, now(), url, master_key, operator()):
+    if not create_server(directory, plan, now(), database_url(url, url_from_file), master_key, operator()):
         click.echo("an earlier run was interrupted after it had created the server, with the options of that run", err=True)
     click.echo(f"created the server in {directory}; 'license-server root-pin' prints the pin of its root", err=True)
     click.echo(f"move the root key {where} away from this machine; only key rotations need it", err=True)

@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 from tabulate import tabulate
 
 from common.text import shown
+from server.base.settings import url_in
+from server.registry.database import Database
 from server.wiring import Server, open_server
 
 from .operator import operator
@@ -39,6 +41,37 @@ passphrase_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A file whose first line is the root key's passphrase. Without it, the command asks on the terminal.",
+)
+
+
+def public_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
+    """Refuses a URL with a password: the process list would show it."""
+    if url is not None and Database(url).has_password:
+        raise click.BadParameter(
+            "every user of this machine sees a password on a command line: change it, write the URL to a file of mode 0600, "
+            "and name the file with --database-file"
+        )
+    return url
+
+
+def _url_in_file(_ctx: click.Context, _param: click.Parameter, file: Path | None) -> str | None:
+    return None if file is None else url_in(file)
+
+
+def database_url(url: str | None, from_file: str | None) -> str | None:
+    """The one of the two that was given."""
+    if url is not None and from_file is not None:
+        raise click.UsageError("Give --database or --database-file, not both.")
+    return url or from_file
+
+
+database_file_option = click.option(
+    "--database-file",
+    "url_from_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_url_in_file,
+    metavar="FILE",
+    help="A file of mode 0600 whose first line is the URL, which may contain a password.",
 )
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as BusyError
 from sqlalchemy.orm import Session
@@ -24,6 +25,10 @@ from .models import REVISION, Counter, Setting
 BUSY_S = 10
 OPERATOR = "operator"
 """In `session.info`: `Database.operator`."""
+_SECRETS = ("password", "sslpassword")
+"""Parameters of libpq that are secret."""
+_secrets: list[str] = []
+"""The passwords of this process's databases: no error text quotes one."""
 POOL_SIZE = 16
 
 
@@ -43,16 +48,25 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        # No text here repeats what was given: it may be a URL with a password that was mistyped.
         try:
             self.url = make_url(url)
-        except ArgumentError:
+            self.url.get_dialect()
+        except (ArgumentError, ValueError):
             raise RegistryError(
-                f"{url!r} is not a database URL; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+                "what was given is not a database URL; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME, and "
+                "%-encode special characters in a password"
             ) from None
+        _secrets.extend(secret for secret in passwords_in(self.url) if secret not in _secrets)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
             raise RegistryError(f"the database is {self.url.get_backend_name()}; it must be SQLite or PostgreSQL")
-        self.engine = _engine(self.url, self.is_sqlite)
+        try:
+            self.engine = _engine(self.url, self.is_sqlite)
+        except ImportError:
+            raise RegistryError(
+                f"there is no driver for {self.url.drivername}; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+            ) from None
         self._reader = self.engine.execution_options(reading=True)
         # SQLite waits for another writer by sleeping and trying again, longer each time. Threads of one process take turns.
         self._writing = threading.Lock() if self.is_sqlite else None
@@ -100,9 +114,16 @@ class Database:
             self._writing.release()
 
     @property
+    def has_password(self) -> bool:
+        """Whether the URL contains a password."""
+        return bool(passwords_in(self.url))
+
+    @property
     def name(self) -> str:
         """The database, for people: its file, or its URL without a password."""
-        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return str(self.url.database)
+        return self.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 
     def is_empty(self) -> bool:
         """Whether the database has no registry, not even an empty one. A SQLite file that is missing is not created.
@@ -132,7 +153,7 @@ class Database:
         try:
             found = self.revision()
         except SQLAlchemyError as error:
-            raise RegistryError(f"the database does not answer: {_brief(error)}") from None
+            raise RegistryError(f"the database does not answer: {brief(error)}") from None
         if found != REVISION:
             from .migrating import check_known
 
@@ -165,15 +186,26 @@ class Database:
             check_known(self.revision())
             upgrade(self.engine, revision)
         except SQLAlchemyError as error:
-            raise RegistryError(f"the database could not be migrated: {_brief(error)}") from None
+            raise RegistryError(f"the database could not be migrated: {brief(error)}") from None
 
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
 
 
-def _brief(error: SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+def brief(error: SQLAlchemyError) -> str:
+    """The first line of an error of the database, without any password, which a driver may quote."""
+    said = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
+    for secret in _secrets:
+        said = said.replace(secret, "***")
+    return said[:300]
+
+
+def passwords_in(url: URL) -> list[str]:
+    """The passwords in a URL, in each form that a text may quote them in, the longest first."""
+    found = [url.password, *(value for name in _SECRETS for value in url.normalized_query.get(name, ()))]
+    forms = {form for text in found if text for form in (text, quote(text, safe=""), quote_plus(text), repr(text)[1:-1])}
+    return sorted(forms, key=len, reverse=True)
 
 
 def _engine(url: Any, is_sqlite: bool) -> Engine:
