@@ -204,7 +204,14 @@ def create_server(
 
 
 def restore_server(
-    directory: Path, path: Path, now: int, url: str | None = None, master_at: str | None = None, *, check: bool = False
+    directory: Path,
+    path: Path,
+    now: int,
+    url: str | None = None,
+    master_at: str | None = None,
+    operator: dict[str, str] | None = None,
+    *,
+    check: bool = False,
 ) -> Summary:
     """Fills the empty registry of a server from a backup.
 
@@ -217,6 +224,7 @@ def restore_server(
         now: seconds since 1970 UTC.
         url: of the database; None for the one of the settings, or else a SQLite file in the directory.
         master_at: where the master key is; None for the place of the settings, or else a file in the directory.
+        operator: who restores it, as in `Database`.
         check: only examine the backup, and whether the master key opens it.
 
     Raises:
@@ -234,6 +242,7 @@ def restore_server(
     if check:
         return summary
     database = Database(place.url)
+    database.operator = operator or {}
     try:
         if not database.is_empty() and _has_server(database):
             if not _is_restored(database, summary):

@@ -7,6 +7,7 @@ import click
 from server.registry.backup import write_backup
 from server.wiring import restore_server
 
+from .operator import operator
 from .options import database_file_option, database_url, directory_option, now, opened, public_url, utc
 
 
@@ -46,7 +47,7 @@ def restore(
     directory: Path, check: bool, url: str | None, url_from_file: str | None, master_key: str | None, file: Path
 ) -> None:
     """Fill an empty registry from the backup FILE. A registry that exists is not overwritten."""
-    found = restore_server(directory, file, now(), database_url(url, url_from_file), master_key, check=check)
+    found = restore_server(directory, file, now(), database_url(url, url_from_file), master_key, operator(), check=check)
     counts = ", ".join(f"{found.rows.get(name, 0)} {text}" for name, text in _COUNTED)
     click.echo(f"{file}: made at {utc(found.made_at)} on {found.origin}, revision {found.revision}: {counts}", err=True)
     if check:
