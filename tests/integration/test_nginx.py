@@ -1,5 +1,8 @@
 """The license server behind nginx, with the site that we ship: the same main path, and headers that clients make up."""
 
+import contextlib
+import grp
+import json
 import os
 import pwd
 import re
@@ -7,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,34 +57,39 @@ http {{
 """
 
 
+@contextlib.contextmanager
+def nginx(made: ApiServer, directory: Path, user: str) -> Iterator[None]:
+    """nginx in front of a server that serves on `directory / "api.sock"`, with the site that we ship."""
+    tls, port = directory / "tls", free_port_pair()
+    made.run("tls-files", "--out", str(tls))
+    site = SITE.read_text()
+    for old, new in (
+        ("/etc/license-server/tls", str(tls)),
+        ("/run/license-server/api.sock", str(directory / "api.sock")),
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+    ):
+        assert old in site
+        site = site.replace(old, new)
+    (directory / "site.conf").write_text(site)
+    (directory / "nginx.conf").write_text(MAIN.format(dir=directory, user=f"user {user};" if os.geteuid() == 0 else ""))
+    process = subprocess.Popen([NGINX, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")])
+    try:
+        wait_until(lambda: answers(port), "nginx does not listen", lives=lambda: process.poll() is None)
+        made.base = f"https://127.0.0.1:{port}"
+        yield
+    finally:
+        process.terminate()
+        process.wait(READY_S)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     directory = tmp_path_factory.mktemp("nginx")
-    path = directory / "api.sock"
-    with ApiServer.made(directory / "server", unix=path) as made:
+    with ApiServer.made(directory / "server", unix=directory / "api.sock") as made:
         made.start()
-        tls, port = directory / "tls", free_port_pair()
-        made.run("tls-files", "--out", str(tls))
-        site = SITE.read_text()
-        for old, new in (
-            ("/etc/license-server/tls", str(tls)),
-            ("/run/license-server/api.sock", str(path)),
-            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ):
-            assert old in site
-            site = site.replace(old, new)
-        (directory / "site.conf").write_text(site)
         # The directories of tests are for one user; as root, nginx would drop to another one.
-        user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
-        (directory / "nginx.conf").write_text(MAIN.format(dir=directory, user=user))
-        process = subprocess.Popen([NGINX, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")])
-        try:
-            wait_until(lambda: answers(port), "nginx does not listen", lives=lambda: process.poll() is None)
-            made.base = f"https://127.0.0.1:{port}"
+        with nginx(made, directory, pwd.getpwuid(os.geteuid()).pw_name):
             yield made
-        finally:
-            process.terminate()
-            process.wait(READY_S)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +134,7 @@ def test_a_certificate_of_another_ca_is_refused_by_nginx(device: Device, tmp_pat
     context = device.context(with_certificate=False)
     context.load_cert_chain(*leaf(authority("Issuing CA"), "pos-1").files(tmp_path, "other"))
     with httpx.Client(base_url=device.base, verify=context, trust_env=False) as client:
-        assert client.post(f"{PREFIX}/challenge", json={}).status_code == 400
+        erred(client.post(f"{PREFIX}/challenge", json={}), 401, "unknown_agent")
 
 
 def test_nothing_below_tls_1_3(device: Device) -> None:
@@ -153,7 +162,82 @@ def test_revoking_counts_on_a_connection_that_is_open(server: ApiServer, tmp_pat
 def test_a_request_that_is_too_large_ends_at_nginx(device: Device) -> None:
     with device.client() as client:
         response = client.post(f"{PREFIX}/challenge", content=b" " * 70_000, headers={"Content-Type": "application/json"})
-        assert response.status_code == 413
+        erred(response, 413, "bad_request")
+
+
+def erred(response: httpx.Response, status: int, code: str) -> None:
+    """It is an error in the API's form, whoever answers."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text
+    content = response.json()
+    assert content.keys() == {"error"} and content["error"].keys() == {"code", "text"} and content["error"]["code"] == code
+    assert response.headers["cache-control"] == "no-store" and "nginx/" not in response.headers.get("server", "")
+
+
+def test_what_nginx_answers_by_itself_is_in_our_form(device: Device) -> None:
+    with device.client() as client:
+        erred(client.get("/other"), 404, "bad_request")
+        erred(client.get(f"{PREFIX}/nothing"), 404, "bad_request")
+        erred(client.get(f"{PREFIX}/key-set", headers={"X": "y" * 20_000}), 400, "bad_request")
+        erred(client.get(f"{PREFIX}/{'x' * 20_000}"), 400, "bad_request")
+    url = httpx.URL(device.base)
+    with httpx.Client(base_url=f"http://{url.host}:{url.port}", trust_env=False) as client:
+        erred(client.get(f"{PREFIX}/key-set"), 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /api/v1/challenge HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /api/v1/challenge HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /api/v1/key-set HTTP/1.1\r\n\r\n",
+        b"GARBAGE\r\n\r\n",
+        b"GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /api/v1/key-set HTTP/9.9\r\nHost: h\r\n\r\n",
+    ],
+)
+def test_a_malformed_request_is_answered_in_our_form(device: Device, request_: bytes) -> None:
+    url, data = httpx.URL(device.base), b""
+    with (
+        socket.create_connection((url.host, url.port or 0), timeout=READY_S) as raw,
+        device.context().wrap_socket(raw, server_hostname=url.host) as sock,
+    ):
+        sock.sendall(request_)
+        with contextlib.suppress(OSError):
+            while piece := sock.recv(65_536):
+                data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and json.loads(body)["error"]["code"] == "bad_request"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts nginx as its own user")
+def test_nginx_own_user_is_served_once_it_may_open_the_socket() -> None:
+    """The steps of the guide, and what an operator sees who has left one out. The socket's group stands for being in it."""
+    with tempfile.TemporaryDirectory(prefix="la-nginx-", dir="/tmp") as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        with ApiServer.made(directory / "server", unix=directory / "api.sock") as server:
+            server.proxy_user = "www-data"
+            server.start()
+            with nginx(server, directory, "www-data"):
+                device = Device(server.base, server.root, directory)
+                with device.client(with_certificate=False) as client:
+                    response = client.get(f"{PREFIX}/key-set")
+                    erred(response, 503, "unavailable")
+                    assert response.headers["retry-after"] == "30"
+                    assert "(13: Permission denied)" in (directory / "error.log").read_text()
+                    os.chown(directory / "api.sock", -1, grp.getgrnam("www-data").gr_gid)
+                    assert client.get(f"{PREFIX}/key-set").status_code == 200
+                device.provision(server.claim(), server.pins)
+                with device.client() as client:
+                    device.challenge(client)
+                    server.stop()
+                    erred(client.post(f"{PREFIX}/challenge", json={}), 503, "unavailable")
+                server.proxy_user = "daemon"
+                server.start()
+                os.chown(directory / "api.sock", -1, grp.getgrnam("www-data").gr_gid)
+                with device.client() as client:
+                    erred(client.post(f"{PREFIX}/challenge", json={}), 503, "unavailable")
+                assert "www-data (33)" in server.wait_for("a connection was refused")
 
 
 def test_the_site_overwrites_exactly_the_headers_that_are_believed() -> None:
