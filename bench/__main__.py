@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
-from ipc.client import LicenseClient
+from ipc.posclient.client import LicenseClient
 from server.licensing.licenses import Order
 from server.wiring import open_server
 from stand.programs import READY_S

@@ -13,7 +13,7 @@ import click
 
 from common.text import shown
 from ipc.adminclient import AdminClient
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from . import health
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from ipc.clientpolicy import AgentRefused
 from ipc.errors import ErrorCode
+from ipc.posclient.policy import AgentRefused
 
 EXIT_FINE, EXIT_ATTENTION, EXIT_NOT_WORKING, EXIT_NO_ANSWER = 0, 1, 2, 3
 """The statuses that plugins of Nagios and Icinga have: OK, WARNING, CRITICAL, UNKNOWN."""

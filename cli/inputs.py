@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import click
 
-from ipc.tokenfile import token_in
-from ipc.tokenhint import enrollment_token_hint, license_token_hint
+from ipc.posclient.tokenfile import token_in
+from ipc.posclient.tokenhint import enrollment_token_hint, license_token_hint
 
 from .agent import ROOM
 

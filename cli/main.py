@@ -18,10 +18,10 @@ from common.argv import to_front
 from common.files import os_problem
 from common.text import shown
 from common.version import VERSION
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
-from ipc.clienttrust import DEFAULT_ADMIN_SOCKET
 from ipc.errors import LocalProtocolError
 from ipc.peer import UntrustedDaemon
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
+from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
 from . import audit, health, inputs, keys, render, server
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent

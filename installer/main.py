@@ -11,11 +11,11 @@ import time
 
 from common.listening import ListenError, passed_sockets
 from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
-from ipc.clienttrust import AGENT_USER
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
 from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, INSTALLER_VERSION, ORDER_TIMEOUT_S, Refused, encode_installer
 from ipc.peer import peer_of
+from ipc.posclient.trust import AGENT_USER
 
 from . import VERSION
 from .orders import answer

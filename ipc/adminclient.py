@@ -3,9 +3,9 @@
 from collections.abc import Generator
 from typing import Any
 
-from .client import LicenseClient
-from .clientcalls import Answer, Question
 from .errors import ErrorCode
+from .posclient.calls import Answer, Question
+from .posclient.client import LicenseClient
 
 
 class AdminClient(LicenseClient):

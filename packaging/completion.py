@@ -18,7 +18,7 @@ from click.shell_completion import BashComplete, FishComplete, ShellComplete, Zs
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from agentd.commands import parser as agent_parser
-from ipc.shell import _parser as client_parser
+from ipc.posclient.shell import _parser as client_parser
 from link.main import _parser as link_parser
 
 CLICK_PROGRAMS = ("license-agent-cli", "license-server")

@@ -153,7 +153,7 @@ def stranger(scenario: Scenario) -> str:
     """Asks as a user who is not on the allow-list."""
     # All is imported before the user changes: the stranger could not read a checkout in root's home.
     code = (
-        "import os, sys, json, encodings.idna, license_agent_client.shell as shell\n"
+        "import os, sys, json, encodings.idna, license_agent_client.posclient.shell as shell\n"
         f"os.setgroups([]); os.setgid({STRANGER_UID}); os.setuid({STRANGER_UID})\n"
         "sys.exit(shell.main(['validate', sys.argv[1]]))\n"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hwsec.secretmem import forbid_dumps
 from hwsec.tpm import preload_library
-from ipc.clienttrust import AGENT_USER
+from ipc.posclient.trust import AGENT_USER
 
 from .config import Config
 from .errors import StartError

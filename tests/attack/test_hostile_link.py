@@ -27,8 +27,8 @@ from contracts.exchange import (
     Reply as Signed,
 )
 from contracts.jose import b64decode
-from ipc.clientpolicy import AgentRefused
 from ipc.linkmessages import LINK_VERSION, FailCode, Head, encode_link
+from ipc.posclient.policy import AgentRefused
 from server.wiring import Plan, create_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.chain import Chain, Till, running_chain

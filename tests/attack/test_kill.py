@@ -11,7 +11,7 @@ import pytest
 from license_agent_client import LicenseClient
 
 from ipc.adminclient import AdminClient
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from tests.attack.disk import assert_clear
 from tests.support.machine import AGENT_ID, Machine, furnished_machine
 from tests.support.waiting import READY_S

@@ -9,8 +9,8 @@ import pytest
 
 from cli import health
 from cli.agent import Agent, NotPermitted
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
 from ipc.errors import ErrorCode
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 LOG = {"code": "a", "verdict": "needs_attention", "text": "the log is full", "action": "Make room."}
 DEAD = {"code": "b", "verdict": "not_working", "text": "grace has ended.", "action": ""}

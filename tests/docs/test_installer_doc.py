@@ -2,8 +2,8 @@
 
 from installer.orders import ORDERS
 from ipc import installermessages
-from ipc.clienttrust import AGENT_USER
 from ipc.installermessages import INSTALLER_MAX_FRAME_BYTES, ORDER_TIMEOUT_S, Describe, Description, Refused
+from ipc.posclient.trust import AGENT_USER
 from tests.docs.test_link_doc import section, tables
 
 TEXT = section("protocol.md", "The installer's socket")

@@ -18,7 +18,7 @@ from agentd import commands as agent
 from agentd.base.config import Config, parse_config
 from agentd.base.config import known_keys as agent_keys
 from cli import main as cli
-from ipc import shell as client
+from ipc.posclient import shell as client
 from link import main as link
 from link.config import known_keys as link_keys
 from link.config import parse_config as parse_link_config

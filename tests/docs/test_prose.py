@@ -14,7 +14,7 @@ import pytest
 
 from agentd.commands import parser as agent_parser
 from cli.main import main as cli
-from ipc.shell import _parser as client_parser
+from ipc.posclient.shell import _parser as client_parser
 from link.main import _parser as link_parser
 from server.main import main as server
 from stand.main import main as stand

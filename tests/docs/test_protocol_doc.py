@@ -14,11 +14,11 @@ from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, 
 from contracts.statement import MAX_STATEMENT_CHARS
 from contracts.trust import MAX_KEYS, parse_trust
 from ipc import bounds
-from ipc.clientpolicy import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRIED_CODES
 from ipc.clientwire import Reason
 from ipc.errors import ErrorCode
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, VerdictReply
+from ipc.posclient.policy import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRIED_CODES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 

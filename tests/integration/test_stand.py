@@ -286,7 +286,7 @@ def test_a_replayed_or_foreign_delivery_is_refused(stand: Stand, tmp_path: Path)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can play another user")
 def test_a_stranger_is_refused_counted_audited_and_alerted(stand: Stand) -> None:
     code = (
-        "import os, sys, encodings.idna, license_agent_client.shell as shell\n"
+        "import os, sys, encodings.idna, license_agent_client.posclient.shell as shell\n"
         "os.setgroups([]); os.setgid(54321); os.setuid(54321)\n"
         "sys.exit(shell.main(['validate', sys.argv[1]]))\n"
     )

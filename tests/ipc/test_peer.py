@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ipc.clienttrust import trusted_uids
 from ipc.peer import Peer, UntrustedDaemon, check_daemon, peer_of
+from ipc.posclient.trust import trusted_uids
 
 pytestmark = pytest.mark.system
 

@@ -9,7 +9,7 @@ import pytest
 from license_agent_client import LicenseClient
 
 from ipc.adminclient import AdminClient
-from ipc.clientpolicy import AgentRefused
+from ipc.posclient.policy import AgentRefused
 from tests.support.stand import Stand, running_stand
 from tests.support.waiting import READY_S
 

@@ -18,7 +18,7 @@ from license_agent_client import LicenseClient
 from sqlalchemy import select
 
 from ipc.adminclient import AdminClient
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from server.registry.models import Secret
 from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command

@@ -11,15 +11,15 @@ An invalid license is a verdict with a `reason`, not an exception. `AgentUnavail
 within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
-from .aioclient import AsyncLicenseClient
-from .client import LicenseClient
-from .clientcalls import RefreshCallback
-from .clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
-from .clientversion import __version__
 from .clientwire import AgentInfo, Reason, Verdict
 from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
-from .tokenfile import TokenFile
+from .posclient.aioclient import AsyncLicenseClient
+from .posclient.calls import RefreshCallback
+from .posclient.client import LicenseClient
+from .posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
+from .posclient.tokenfile import TokenFile
+from .posclient.version import __version__
 
 __all__ = [
     "AgentInfo",

@@ -1,5 +1,5 @@
 """Runs `license-agent-client` as `python -m license_agent_client`."""
 
-from .shell import entry
+from .posclient.shell import entry
 
 entry()

@@ -64,7 +64,7 @@ def test_a_tls_key_with_members_of_another_form_is_refused() -> None:
 @pytest.mark.parametrize("trust", [None, b"", b"{}", b"\xff"])
 def test_without_trust_the_store_is_of_no_use(trust: bytes | None) -> None:
     sections = {name: data for name, data in WHOLE.sections().items() if name != "trust"}
-    with pytest.raises(StoreCorrupt, match="no (usable )?trust"):
+    with pytest.raises(StoreCorrupt, match=r"no (usable )?trust"):
         read_record(sections if trust is None else {**sections, "trust": trust})
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.tokeninspect import inspect
+from ipc.posclient.tokeninspect import inspect
 
 
 def token(header: object) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ipc.bounds import DEFAULT_DEADLINE_S
-from ipc.clienttrust import trusted_uids
 from ipc.peer import OVERFLOW_ID, UntrustedDaemon, check_daemon, hides_users
+from ipc.posclient.trust import trusted_uids
 from tests.ipc.fakeagent import FakeAgent, answers
 from tests.support.otheruser import commands_for
 from tests.support.waiting import READY_S
@@ -20,7 +20,7 @@ USER = 54321
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 ASKS = f"""
 import sys
-from ipc.client import LicenseClient
+from ipc.posclient.client import LicenseClient
 from ipc.errors import LicenseAgentError
 uid = int(sys.argv[2])
 try:

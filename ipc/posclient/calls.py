@@ -11,9 +11,8 @@ from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .bounds import NONCE_BYTES
-from .clientrefresh import UnstoredTokens
-from .clientwire import (
+from ..bounds import NONCE_BYTES
+from ..clientwire import (
     AgentInfo,
     Reason,
     Verdict,
@@ -23,7 +22,8 @@ from .clientwire import (
     refreshed_token_from,
     verdict_from,
 )
-from .errors import LicenseAgentError
+from ..errors import LicenseAgentError
+from .refresh import UnstoredTokens
 from .tokenfile import TokenFile
 
 log = logging.getLogger("license_agent_client")

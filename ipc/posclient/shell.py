@@ -10,17 +10,17 @@ import sys
 import time
 from dataclasses import asdict
 
-from .bounds import DEFAULT_DEADLINE_S
+from ..bounds import DEFAULT_DEADLINE_S
+from ..clientwire import Reason, Verdict, may_be_sent
+from ..errors import ErrorCode, LicenseAgentError, LocalProtocolError
+from ..peer import UntrustedDaemon
 from .client import LicenseClient
-from .clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
-from .clientversion import __version__
-from .clientwire import Reason, Verdict, may_be_sent
-from .errors import ErrorCode, LicenseAgentError, LocalProtocolError
-from .peer import UntrustedDaemon
+from .policy import AgentRefused, AgentUnavailable, TokenFileError
 from .shellwatch import Found, as_json, as_text, ask, printable, watch
 from .tokenfile import TOKEN_READ_BYTES, TokenFile, token_in
 from .tokenhint import license_token_hint
 from .tokeninspect import inspect
+from .version import __version__
 
 _VALUED = frozenset({"--socket", "--deadline", "--agent-uid"})
 _ANYWHERE = _VALUED | {"--version"}

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.clientpolicy import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRIED_CODES, Attempts
 from ipc.errors import ErrorCode
+from ipc.posclient.policy import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRIED_CODES, Attempts
 
 
 @given(

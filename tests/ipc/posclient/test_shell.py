@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipc.shell import EXIT_INVALID, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
+from ipc.posclient.shell import EXIT_INVALID, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
 from tests.ipc.fakeagent import FakeAgent, answers, answers_with, error, frame, success
 
 pytestmark = pytest.mark.system

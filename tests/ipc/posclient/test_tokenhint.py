@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipc.tokenhint import enrollment_token_hint, license_token_hint
+from ipc.posclient.tokenhint import enrollment_token_hint, license_token_hint
 
 GOOD = "eyJhbGciOiJkaXIifQ..MTIzNDU2Nzg5MDEy.c2VjcmV0LXdvcmRz.dGFndGFndGFndGFn"
 ENROLLMENT = "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4"

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipc import tokenfile
 from ipc.bounds import MAX_TOKEN_CHARS
-from ipc.clientpolicy import TokenFileError
-from ipc.tokenfile import TokenFile, token_in
+from ipc.posclient import tokenfile
+from ipc.posclient.policy import TokenFileError
+from ipc.posclient.tokenfile import TokenFile, token_in
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 USER = 54321
 SECTOR = 512
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user or mount")
@@ -289,8 +289,8 @@ def test_an_obstacle_is_seen_to_change(shop: Path) -> None:
 
 REPLACES = """
 import os, sys
-from ipc.clientpolicy import TokenFileError
-from ipc.tokenfile import TokenFile
+from ipc.posclient.policy import TokenFileError
+from ipc.posclient.tokenfile import TokenFile
 file = TokenFile(sys.argv[1])
 user = int(sys.argv[2])
 if user:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from ipc import clientconnection
 from ipc.adminclient import AdminClient
-from ipc.aioclient import AsyncLicenseClient
-from ipc.client import LicenseClient
-from ipc.clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
 from ipc.clientwire import Reason
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
+from ipc.posclient import connection as clientconnection
+from ipc.posclient.aioclient import AsyncLicenseClient
+from ipc.posclient.client import LicenseClient
+from ipc.posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
 from tests.ipc.fakeagent import FakeAgent, answers, answers_with, closes, error, frame, refuses_at_once, silent, success
 from tests.support.waiting import READY_S
 

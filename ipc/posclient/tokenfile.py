@@ -20,8 +20,8 @@ import secrets
 import stat
 from collections.abc import Hashable, Iterator
 
-from .bounds import MAX_TOKEN_CHARS
-from .clientpolicy import TokenFileError
+from ..bounds import MAX_TOKEN_CHARS
+from .policy import TokenFileError
 
 _BLOCK_BYTES = 4096
 TOKEN_READ_BYTES = MAX_TOKEN_CHARS + 256

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Self
 
-from .errors import ErrorCode, LicenseAgentError
+from ..errors import ErrorCode, LicenseAgentError
 
 RETRIED_CODES = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.RATE_LIMITED, ErrorCode.TIMED_OUT, ErrorCode.UNAVAILABLE})
 """Error codes after which the same question may get an answer soon."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ipc.clientpolicy import AgentRefused, AgentUnavailable, TokenFileError
 from ipc.clientwire import Reason, Verdict
 from ipc.errors import ErrorCode
-from ipc.shell import EXIT_INVALID, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
-from ipc.shellwatch import Found, as_json, as_text, watch
+from ipc.posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
+from ipc.posclient.shell import EXIT_INVALID, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main
+from ipc.posclient.shellwatch import Found, as_json, as_text, watch
 from tests.ipc.fakeagent import FakeAgent, answers
 from tests.support.waiting import READY_S
 

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from .bounds import MAX_ID
-from .frames import FrameDecoder
+from ..bounds import MAX_ID
+from ..frames import FrameDecoder
 
 L = TypeVar("L")
 

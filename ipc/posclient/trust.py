@@ -4,7 +4,7 @@ import contextlib
 import os
 import pwd
 
-from .peer import OVERFLOW_ID
+from ..peer import OVERFLOW_ID
 
 AGENT_USER = "license-agent"
 DEFAULT_POS_SOCKET = "/run/license-agent/pos.sock"

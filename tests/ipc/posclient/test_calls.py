@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ipc.clientcalls import Answer, Question, ask_info, ask_ping, ask_refresh, validate_and_refresh
-from ipc.clientpolicy import AgentRefused, AgentUnavailable
-from ipc.clientrefresh import MAX_REMEMBERED, UnstoredTokens
 from ipc.clientwire import Reason, Verdict, refresh_digest
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from ipc.tokenfile import TokenFile
+from ipc.posclient.calls import Answer, Question, ask_info, ask_ping, ask_refresh, validate_and_refresh
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
+from ipc.posclient.refresh import MAX_REMEMBERED, UnstoredTokens
+from ipc.posclient.tokenfile import TokenFile
 
 
 def verdict(sent: dict[str, Any], reason: str = "ok", *, refreshed: bool = False, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.ipc.fakeagent import FakeAgent, frame, success
 from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.system
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CALLS = 150
 
 
@@ -41,7 +41,7 @@ def _beside_others(agent: FakeAgent, connection: socket.socket) -> None:
 
 BLOCKING = """
 import json, os, sys, threading
-from ipc.client import LicenseClient
+from ipc.posclient.client import LicenseClient
 
 def call(client, name):
     verdict = client.validate(name)
@@ -61,7 +61,7 @@ make = lambda path: LicenseClient(path, deadline=READY)
 """
 AIO = """
 import asyncio, json, os, sys, threading
-from ipc.aioclient import AsyncLicenseClient
+from ipc.posclient.aioclient import AsyncLicenseClient
 
 async def several(client, who, count):
     failed = []

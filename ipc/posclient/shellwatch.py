@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ..clientwire import Reason, Verdict, may_be_sent
+from ..errors import LicenseAgentError
 from .client import LicenseClient
-from .clientpolicy import AgentRefused, TokenFileError
-from .clientwire import Reason, Verdict, may_be_sent
-from .errors import LicenseAgentError
+from .policy import AgentRefused, TokenFileError
 from .tokenfile import TokenFile
 
 FLAGS = ("degraded", "clock_suspect", "reissue_due", "refreshed")

@@ -10,8 +10,11 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .bounds import DEFAULT_DEADLINE_S
-from .clientcalls import (
+from ..bounds import DEFAULT_DEADLINE_S
+from ..clientwire import AgentInfo, Verdict, decode_reply, encode_request
+from ..errors import LicenseAgentError, RemoteProtocolError
+from ..peer import check_daemon
+from .calls import (
     Answer,
     Question,
     RefreshCallback,
@@ -21,14 +24,11 @@ from .clientcalls import (
     validate_and_refresh,
     validate_file,
 )
-from .clientconnection import Connection, Connections
-from .clientpolicy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
-from .clientrefresh import UnstoredTokens
-from .clienttrust import DEFAULT_POS_SOCKET, trusted_uids
-from .clientwire import AgentInfo, Verdict, decode_reply, encode_request
-from .errors import LicenseAgentError, RemoteProtocolError
-from .peer import check_daemon
+from .connection import Connection, Connections
+from .policy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
+from .refresh import UnstoredTokens
 from .tokenfile import TokenFile
+from .trust import DEFAULT_POS_SOCKET, trusted_uids
 
 T = TypeVar("T")
 _READ_BYTES = 65_540

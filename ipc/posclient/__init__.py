@@ -1,0 +1,1 @@
+"""The client library for POS applications, and the command `license-agent-client`."""
