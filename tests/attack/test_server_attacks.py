@@ -475,6 +475,7 @@ def test_a_certificate_that_has_ended_or_is_revoked_opens_nothing(chain: Chain, 
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "device")])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(device.tls, hashes.SHA256())
     with chain.server_side() as server_side:
+        server_side.certificates.note_use(device.agent_id, device.fingerprint, int(time.time()))
         long_ago = int(time.time()) - 3650 * DAY
         device.certificates = server_side.certificates.renew(device.agent_id, csr.public_bytes(Encoding.PEM).decode(), long_ago)
     with pytest.raises(httpx.TransportError), device.client() as client:
