@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -60,6 +60,10 @@ class Metrics:
         self._provisioned = Counter(
             "license_server_provisioned_total", "Devices provisioned, repeated ones too.", registry=self._registry
         )
+        started = Gauge(
+            "license_server_start_time_seconds", "When the server started, in seconds since 1970 UTC.", registry=self._registry
+        )
+        started.set(wall())
         self._registry.register(_LogCollector(lines_dropped))
         self._registry.register(_FactsCollector(facts, wall))
 
@@ -124,6 +128,13 @@ class _FactsCollector(Collector):
         days = GaugeMetricFamily(
             "license_server_days_remaining", "Days until a key or certificate of the server ends.", labels=["name"]
         )
+        ends = GaugeMetricFamily(
+            "license_server_key_expiry_timestamp_seconds",
+            "When a key or certificate of the server ends, in seconds since 1970 UTC.",
+            labels=["name"],
+        )
         for name, end in sorted(facts.ends.items()):
             days.add_metric([name], (end - now) / 86_400)
+            ends.add_metric([name], end)
         yield days
+        yield ends
