@@ -18,9 +18,10 @@ from .options import (
     database_url,
     directory_option,
     json_option,
+    new_passphrase,
     now,
     opened,
-    passphrase,
+    passphrase_of,
     passphrase_option,
     public_url,
     root_key_option,
@@ -71,7 +72,7 @@ def init(
 ) -> None:
     """Create a server: its keys and certificates, and an empty registry."""
     where = root_key or directory / ROOT_KEY
-    secret = passphrase(passphrase_file, new=True)
+    secret = new_passphrase(passphrase_file)
     plan = Plan(issuer, names or ("localhost", "127.0.0.1"), where, secret, interval, grace)
     if not create_server(directory, plan, now(), database_url(url, url_from_file), master_key, operator()):
         click.echo("an earlier run was interrupted after it had created the server, with the options of that run", err=True)
@@ -158,7 +159,7 @@ def keys_rotate(
     passphrase_file: Path | None,
 ) -> None:
     """Replace the key of a KIND. The old key stays valid for a while. All kinds but 'tls' need the root key."""
-    secret = passphrase(passphrase_file, new=False) if root_key is not None else None
+    secret = None if root_key is None else passphrase_of(root_key, passphrase_file)
     lent = None if root_key is None else read_root_key(root_key, secret)
     with opened(directory) as server:
         if kind != "root":
@@ -198,7 +199,7 @@ def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: 
     """End a retired key at once, because somebody else may have it. Needs the root key."""
     if root_key is None:
         raise RegistryError("a key set must be signed by the root; give the root's key with --root-key")
-    lent = read_root_key(root_key, passphrase(passphrase_file, new=False))
+    lent = read_root_key(root_key, passphrase_of(root_key, passphrase_file))
     with opened(directory) as server:
         server.key_lifecycle.end(kid, now(), lent)
 

@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from common.text import shown
 from server.base.settings import url_in
+from server.keys.rootkey import needs_passphrase
 from server.registry.database import Database
 from server.wiring import Server, open_server
 
@@ -40,7 +41,7 @@ passphrase_option = click.option(
     "passphrase_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A file whose first line is the root key's passphrase. Without it, the command asks on the terminal.",
+    help="A file whose first line is the root key's passphrase. Without it, the command asks on the terminal if it needs one.",
 )
 
 
@@ -144,20 +145,33 @@ def writing(directory: Path) -> Iterator[tuple[Server, Session]]:
         yield server, session
 
 
-def passphrase(file: Path | None, *, new: bool) -> bytes | None:
-    """The passphrase of a root key, from the file or the terminal; None if there is neither, or it is empty.
+def new_passphrase(file: Path | None) -> bytes | None:
+    """The passphrase of a new root key, from the file or, asked twice, the terminal; None if there is neither, or it is empty.
 
     Args:
         file: has the passphrase in its first line.
-        new: asks twice on a terminal.
     """
+    return _passphrase(file, "passphrase of the root key (empty: none)", twice=True)
+
+
+def passphrase_of(key: Path, file: Path | None) -> bytes | None:
+    """The passphrase of a root key that exists; nobody is asked for that of a key without one.
+
+    Args:
+        key: the root key.
+        file: has the passphrase in its first line.
+    """
+    if file is None and not needs_passphrase(key):
+        return None
+    return _passphrase(file, f"passphrase of the root key {key}", twice=False)
+
+
+def _passphrase(file: Path | None, question: str, *, twice: bool) -> bytes | None:
     if file is not None:
         return file.read_bytes().split(b"\n", 1)[0] or None
     if not sys.stdin.isatty():
         return None
-    text: str = click.prompt(
-        "passphrase of the root key (empty: none)", hide_input=True, confirmation_prompt=new, default="", show_default=False
-    )
+    text: str = click.prompt(question, hide_input=True, confirmation_prompt=twice, default="", show_default=False)
     return text.encode() or None
 
 

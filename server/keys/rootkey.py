@@ -122,6 +122,15 @@ class NewRootKey:
         return pin_of(spki) == pin
 
 
+def needs_passphrase(path: Path) -> bool:
+    """Whether the file holds an encrypted key (RFC 7468 section 11, or the older form); False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return b"ENCRYPTED" in file.read(4096)
+    except OSError:
+        return False
+
+
 def read_root_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
     """Reads the key from a file.
 

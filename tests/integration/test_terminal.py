@@ -1,0 +1,225 @@
+"""Every command of every program at a terminal: it asks where the table says so, and nowhere else.
+
+A new command needs a row, and a new prompt fails its row. Without a terminal nothing asks, which is why nobody would see it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agentd.commands import parser as agent_parser
+from cli.main import main as cli_main
+from ipc.shell import _parser as client_parser
+from server.keys.rootkey import write_root_key
+from server.main import main as server_main
+from stand.main import main as stand_main
+from tests.support.stand import BIN, Stand, running_stand, short_directory
+from tests.support.terminal import AtTerminal, at_terminal
+
+ROOT = "--root-key $LICENSE_SERVER_DIR/offline/root.key"
+ASKS = {
+    "license-agent-cli secrets invalidate": ("99", 1, "Continue? [y/N]"),
+    "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
+    "license-server agents reinstate": ("pos-001", 1, "Continue? [y/N]"),
+    "license-server agents serial": ("--set 0", 1, "Continue? [y/N]"),
+    "license-server clones resume": ("pos-001", 1, "[y/N]"),
+    "license-server init": ("--dir asked", None, "passphrase of the root key"),
+}
+"""Commands that ask at a terminal: arguments, exit status (None for any), and what the question says."""
+
+SILENT = {
+    "license-agent run": "--config missing",
+    "license-agent init": "--config missing --trust missing",
+    "license-agent hardware-id": "",
+    "license-agent recover show": "",
+    "license-agent recover repair": "",
+    "license-agent recover reinitialize": "",
+    "license-agent recover policy": "missing",
+    "license-agent recover restore": "missing",
+    "license-agent sign-policy": "--key missing --pcrs missing --number 1",
+    "license-agent check-config": "",
+    "license-agent-cli status": "",
+    "license-agent-cli healthcheck": "",
+    "license-agent-cli secrets": "",
+    "license-agent-cli secrets install": "empty",
+    "license-agent-cli license check": "$VALID",
+    "license-agent-cli license import": "$VALID",
+    "license-agent-cli audit tail": "",
+    "license-agent-cli audit verify": "",
+    "license-agent-cli audit export": "",
+    "license-agent-cli audit open": "empty --archive-key empty",
+    "license-agent-cli keys": "identity",
+    "license-agent-cli policy show": "",
+    "license-agent-cli policy install": "empty",
+    "license-agent-cli policy bind": "none",
+    "license-agent-cli clock challenge": "",
+    "license-agent-cli clock reset": "empty",
+    "license-agent-cli metrics": "",
+    "license-agent-cli reload": "",
+    "license-agent-cli config check": "",
+    "license-agent-cli provision": "--server https://localhost --root sha256:0 --claim 0123456789abcdef",
+    "license-agent-cli contact": "",
+    "license-agent-cli rotate": "",
+    "license-agent-cli certificate renew": "",
+    "license-agent-cli degraded show": "",
+    "license-agent-cli degraded on": "",
+    "license-agent-cli degraded off": "",
+    "license-agent-client validate": "$VALID",
+    "license-agent-client refresh": "$VALID",
+    "license-agent-client inspect": "$VALID",
+    "license-agent-client watch": "missing --for 0",
+    "license-agent-client info": "",
+    "license-agent-client ping": "",
+    "license-agent-link": "--check --config missing",
+    "license-agent-installer": "",
+    "license-server migrate": "",
+    "license-server trust": "",
+    "license-server root-pin": "",
+    "license-server keys list": "",
+    "license-server keys rotate": f"rotation {ROOT}",
+    "license-server keys end": "--id missing",
+    "license-server master-key show": "",
+    "license-server master-key rotate": "",
+    "license-server master-key finish": "",
+    "license-server enroll": "--request empty",
+    "license-server enrollment-token make": "",
+    "license-server enrollment-token list": "",
+    "license-server enrollment-token revoke": "1",
+    "license-server agents": "",
+    "license-server agents list": "",
+    "license-server agents show": "pos-001",
+    "license-server agents keys": "pos-001 identity",
+    "license-server agents revoke": "pos-002",
+    "license-server secrets": "--agent pos-001",
+    "license-server secrets list": "--agent pos-001",
+    "license-server secrets rotate": "--agent pos-001",
+    "license-server secrets invalidate": "--agent pos-001 99",
+    "license-server rotate": "--agent pos-002",
+    "license-server periods": "",
+    "license-server sign-time": "--agent pos-001 --challenge 00000000000000000000000000000000",
+    "license-server audit-head": "--agent pos-001",
+    "license-server backup": "--out backup",
+    "license-server restore": "empty --dir restored",
+    "license-server clones": "",
+    "license-server clones list": "",
+    "license-server issue": "--agent pos-001 --expires +1d",
+    "license-server reissue": "--agent pos-001",
+    "license-server revoke": "nothing",
+    "license-server audit": "",
+    "license-server retention": "",
+    "license-server serve": "--dir missing",
+    "license-server openapi": "",
+    "license-server tls-files": "--out tls",
+    "license-stand up": "--backend software --by-hand --dir up",
+    "license-stand issue": "--dir $STAND",
+    "license-stand rotate": "--dir $STAND",
+    "license-stand invalidate": "--dir $STAND 99",
+    "license-stand restart": "--dir $STAND",
+    "license-stand server": "start --dir $STAND",
+    "license-stand down": "--dir missing",
+}
+"""All others, with their arguments. A command that finds an error may end with it, as long as it asks nobody."""
+INSTALLER = "from installer.main import entry; entry()"
+"""It is no console script: the package puts it where nobody types it."""
+UNTIL = {"license-stand up": "Ctrl-C"}
+"""What programs write that go on until they are stopped."""
+
+
+def _click_commands(command: click.Command, path: str) -> Iterator[str]:
+    if not isinstance(command, click.Group):
+        yield path
+        return
+    context = click.Context(command)
+    if command.invoke_without_command:
+        yield path
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None
+        yield from _click_commands(below, f"{path} {name}")
+
+
+def _argparse_commands(parser: argparse.ArgumentParser, path: str) -> Iterator[str]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield path
+    for group in groups:
+        for name, below in group.choices.items():
+            yield from _argparse_commands(below, f"{path} {name}")
+
+
+def commands() -> set[str]:
+    """Every command of every program."""
+    return {
+        *_argparse_commands(agent_parser(), "license-agent"),
+        *_argparse_commands(client_parser(), "license-agent-client"),
+        *_click_commands(cli_main, "license-agent-cli"),
+        *_click_commands(server_main, "license-server"),
+        *_click_commands(stand_main, "license-stand"),
+        "license-agent-link",
+        "license-agent-installer",
+    }
+
+
+def test_every_command_has_a_row() -> None:
+    assert commands() == ASKS.keys() | SILENT.keys()
+    assert not ASKS.keys() & SILENT.keys()
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    with running_stand("software") as running:
+        yield running
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with short_directory() as directory:
+        (directory / "empty").touch()
+        yield directory
+
+
+def run(stand: Stand, command: str, arguments: str, directory: Path) -> AtTerminal:
+    tokens = {kind.upper(): token for kind, token in stand.info["tokens"].items()}
+    env = {
+        **{name: os.environ[name] for name in ("PATH",)},
+        **stand.info["env"],
+        **tokens,
+        "STAND": str(stand.root),
+        "HOME": str(directory),
+        "TERM": "xterm",
+        "LC_ALL": "C.UTF-8",
+    }
+    program, *words = f"{command} {arguments}".split()
+    for name, value in env.items():
+        words = [word.replace(f"${name}", value) for word in words]
+    installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", INSTALLER]
+    return at_terminal([*installed, *words], env, directory, UNTIL.get(command, ""))
+
+
+@pytest.mark.parametrize("command", SILENT)
+def test_it_asks_nothing(stand: Stand, place: Path, command: str) -> None:
+    done = run(stand, command, SILENT[command], place)
+    assert not done.asked, done.output
+    assert "Traceback" not in done.output and "sage:" not in done.output, done.output
+    assert done.status >= 0, done.output
+
+
+@pytest.mark.parametrize("command", ASKS)
+def test_it_asks_and_takes_no_for_an_answer(stand: Stand, place: Path, command: str) -> None:
+    arguments, status, question = ASKS[command]
+    done = run(stand, command, arguments, place)
+    assert done.asked and question in done.output, done.output
+    assert "Traceback" not in done.output
+    assert status is None or done.status == status, done.output
+
+
+def test_only_a_root_key_that_has_a_passphrase_is_asked_for_it(stand: Stand, place: Path) -> None:
+    write_root_key(place / "locked.key", ec.generate_private_key(ec.SECP256R1()), b"a passphrase")
+    done = run(stand, "license-server keys rotate", f"rotation --root-key {place}/locked.key", place)
+    assert done.asked and done.status == 1 and f"passphrase of the root key {place}/locked.key: " in done.output
