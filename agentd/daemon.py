@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.files import os_problem
 from ipc.messages import Reload
 from ipc.peer import Peer
 
@@ -14,6 +15,7 @@ from .admin.service import AdminService, Handler
 from .base.config import Config
 from .base.configstatus import Read
 from .base.confinement import NOT_CONFINED, ConfinementStatus
+from .base.errors import StopError
 from .wiring import Agent, limits_of
 
 log = logging.getLogger(__name__)
@@ -207,6 +209,11 @@ class Daemon:
         hub.close_all()
         try:
             await _within(audit.finish(), "the audit log's last records may be lost at a power cut")
+        except OSError as error:
+            raise StopError(
+                f"{os_problem(error)}; the last records of the audit log may be lost at a power cut: look for errors of its "
+                "disk with 'dmesg', and run 'license-agent-cli audit verify' after the next start"
+            ) from None
         finally:
             self._core.vault.close()
 

@@ -19,7 +19,7 @@ from hwsec.secretmem import forbid_dumps
 from settings.errors import ConfigError
 
 from .base import journal
-from .base.errors import StartError
+from .base.errors import StartError, StopError
 from .commands import COMMANDS, EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, parser
 from .runner import Runner
 from .sockets.listeners import inherited_sockets
@@ -67,6 +67,8 @@ def _explained(error: Exception) -> tuple[list[str], int]:
         return error.problems, EXIT_CONFIG
     if isinstance(error, HwsecError | StartError | ListenError | ConfineError):
         return [str(error)], EXIT_UNAVAILABLE
+    if isinstance(error, StopError):
+        return [str(error)], EXIT_FAILED
     if isinstance(error, OSError):
         return [os_problem(error)], EXIT_FAILED
     return [], EXIT_FAILED

@@ -256,9 +256,11 @@ class Runner:
         for task in (ticker, courier, reloader):
             task.cancel()
         await asyncio.gather(courier, return_exceptions=True)
-        await daemon.finish()
-        await asyncio.sleep(0)
-        listeners.close()
+        try:
+            await daemon.finish()
+        finally:
+            await asyncio.sleep(0)
+            listeners.close()
         log.info("license-agent has stopped")
 
     async def _reload_on_request(self, daemon: Daemon) -> None:

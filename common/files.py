@@ -1,11 +1,12 @@
 """Writes private files so that a power cut leaves the old content or the new, and checks who may use a file."""
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 PRIVATE = 0o077
@@ -16,11 +17,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # fcntl.h, linux/fs.h; Python has no call of renameat2(2)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the file's name into an OSError that has none: write(2), fsync(2) and others know only a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def fsync_directory(directory: Path) -> None:
     """Makes creations and renames in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with naming(directory):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -28,7 +41,7 @@ def fsync_directory(directory: Path) -> None:
 def _write_new(path: Path, data: bytes | memoryview, mode: int, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file, memoryview(data) as rest:
+        with naming(path), os.fdopen(descriptor, "wb", buffering=0) as file, memoryview(data) as rest:
             os.fchmod(file.fileno(), mode)
             written = 0
             while written < len(rest):

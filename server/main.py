@@ -7,6 +7,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.argv import to_back
+from common.files import os_problem
 from common.version import VERSION
 
 from .base.errors import RegistryError
@@ -61,7 +62,7 @@ def entry() -> None:
         _fail(f"database error: {brief(error)}")
     except OSError as error:
         # A write has no file name in its error: standard output, most often.
-        _fail(f"{error.filename or 'cannot write'}: {error.strerror or error}")
+        _fail(os_problem(error, "cannot write"))
 
 
 def _fail(text: str) -> None:

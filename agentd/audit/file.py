@@ -13,7 +13,7 @@ from audittrail.record import seq_of
 from audittrail.rotated import hint
 from audittrail.verify import Verification, open_regular, verify_files
 from audittrail.whole import entries, first_seq_of, plain_files, read_anchors
-from common.files import fsync_directory
+from common.files import fsync_directory, naming
 
 MODE = 0o640
 _DAY = re.compile(rb'"time":"([0-9-]{10})T')
@@ -174,7 +174,8 @@ class AuditFile:
         Raises:
             OSError: the disk does not take them; none of their bytes stay.
         """
-        written = os.write(self._descriptor, data)
+        with naming(self.path):
+            written = os.write(self._descriptor, data)
         if written != len(data):
             os.ftruncate(self._descriptor, self._size)
             raise OSError(errno.ENOSPC, "no space left for the audit log", str(self.path))
@@ -185,7 +186,8 @@ class AuditFile:
         # A duplicate: another thread may rotate meanwhile.
         descriptor = os.dup(self._descriptor)
         try:
-            os.fsync(descriptor)
+            with naming(self.path):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -18,5 +18,9 @@ class StartError(Exception):
     """The daemon cannot start; the text says why and what to do."""
 
 
+class StopError(Exception):
+    """The daemon has stopped, and something of its last work is missing; the text says what and what to do."""
+
+
 class NotProvisioned(NotEnrolled):
     """The device has never been an agent, or its provisioning did not finish: it waits to be provisioned."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from agentd.base.clock import Clock
 from agentd.base.config import parse_config
+from agentd.base.errors import StopError
 from agentd.daemon import Daemon
 from agentd.enrollment import by_hand
 from agentd.sockets.connection import Hub
@@ -120,8 +123,16 @@ def test_licenses_are_validated_through_every_state(
         await installer.install(server.secrets.rotate_by_hand("pos-1", now), ACTOR)
         assert validate(tokens[0])
         made[-1].failure = failure
-        async with asyncio.timeout(READY_S):  # it waits for nothing that does not come
-            await daemon.finish()
+
+        def fail(_descriptor: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        # The disk fails too, at the last moment.
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            with pytest.raises(StopError, match=r"audit\.log: Input/output error; the last records .* with 'dmesg'"):
+                async with asyncio.timeout(READY_S):  # it waits for nothing that does not come
+                    await daemon.finish()
 
     with contextlib.closing(server):
         asyncio.run(main())
