@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentd.commands import parser as agent_parser
 from cli.main import main as cli_main
-from ipc.shell import _parser as client_parser
+from ipc.posclient.shell import _parser as client_parser
 from server.keys.rootkey import write_root_key
 from server.main import main as server_main
 from stand.main import main as stand_main
