@@ -167,7 +167,7 @@ def memory_shop(tmp_path: Path, vault: Vault) -> Shop:
 
 
 def test_before_the_first_commit_there_is_no_store(shop: Shop) -> None:
-    with pytest.raises(StoreMissing, match="init"):
+    with pytest.raises(StoreMissing, match="no store has been committed"):
         shop.store().load()
     assert not any(path.exists() for path in shop.files)
 
