@@ -100,7 +100,8 @@ class Bench:
         self.tool("license-agent-cli", "secrets", "install", str(delivery))
 
     def issue(self) -> str:
-        return self.tool("license-server", "issue", "--agent", "pos-009", "--feature", "f", "--expires", "+1d").strip()
+        """A license for a day; when it begins and ends is on standard error, behind it."""
+        return self.tool("license-server", "issue", "--agent", "pos-009", "--feature", "f", "--expires", "+1d").splitlines()[0]
 
     @contextlib.contextmanager
     def running(self, *, inherited: bool = False, watchdog: bool = False) -> Iterator["Running"]:
