@@ -314,9 +314,15 @@ static class Validate
     static Exit Run(string[] arguments)
     {
         if (arguments.Length == 0) throw new Failed(Exit.Usage, "usage: Validate TOKEN|- [SOCKET]");
-        var token = (arguments[0] == "-" ? Console.In.ReadToEnd() : arguments[0]).Trim();
+        // A byte order mark and white space around the token do not belong to it.
+        var token = arguments[0] == "-" ? Console.In.ReadToEnd() : arguments[0];
+        token = (token.StartsWith("\ufeff", StringComparison.Ordinal) ? token.Substring(1) : token).Trim(' ', '\t', '\r', '\n', '\v', '\f');
         if (token.Length == 0 || token.Length > MaxTokenChars || token.Any(c => c > 127))
-            throw new Failed(Exit.Usage, "a token has 1 to " + MaxTokenChars + " ASCII characters");
+        {
+            if (arguments[0] != "-") throw new Failed(Exit.Usage, "a token has 1 to " + MaxTokenChars + " ASCII characters");
+            Console.WriteLine("invalid\tmalformed\t-"); // what a file holds is no wrong usage
+            return Exit.Invalid;
+        }
         var named = Environment.GetEnvironmentVariable("LICENSE_AGENT_SOCKET");
         if (string.IsNullOrEmpty(named)) named = "/run/license-agent/pos.sock";
         var verdict = Ask(arguments.Length > 1 ? arguments[1] : named, token);

@@ -370,6 +370,11 @@ func validate(path, token string) (*verdict, error) {
 	}
 }
 
+func mayBeSent(token string) bool {
+	ascii := strings.IndexFunc(token, func(c rune) bool { return c >= utf8.RuneSelf }) < 0
+	return token != "" && len(token) <= maxTokenChars && ascii
+}
+
 func run(arguments []string) (int, error) {
 	if len(arguments) == 0 {
 		return 0, failed{exitUsage, "usage: validate TOKEN|- [SOCKET]"}
@@ -387,13 +392,16 @@ func run(arguments []string) (int, error) {
 	} else if path == "" {
 		path = "/run/license-agent/pos.sock"
 	}
-	token = strings.TrimSpace(token)
-	if token == "" || len(token) > maxTokenChars || strings.IndexFunc(token, func(c rune) bool { return c >= utf8.RuneSelf }) >= 0 {
+	// A byte order mark and white space around the token do not belong to it.
+	token = strings.Trim(strings.TrimPrefix(token, "\ufeff"), " \t\r\n\v\f")
+	found := &verdict{reason: "malformed"} // what a file holds is no wrong usage
+	if mayBeSent(token) {
+		var err error
+		if found, err = validate(path, token); err != nil {
+			return 0, err
+		}
+	} else if arguments[0] != "-" {
 		return 0, failed{exitUsage, fmt.Sprintf("a token has 1 to %d ASCII characters", maxTokenChars)}
-	}
-	found, err := validate(path, token)
-	if err != nil {
-		return 0, err
 	}
 	fields, status := []string{"invalid", found.reason, "-"}, exitInvalid
 	if found.valid {

@@ -272,6 +272,9 @@ public final class Validate {
         }
     }
 
+    static final Set<Character> SPACE = Set.of(' ', '\t', '\r', '\n', '\f', '\u000b');
+
+    /** What standard input holds, or the argument itself; a byte order mark and white space around it do not belong to it. */
     static String tokenFrom(String given) throws Failed {
         String token = given;
         try {
@@ -279,11 +282,14 @@ public final class Validate {
         } catch (IOException error) {
             throw new Failed(USAGE, "standard input cannot be read: " + error.getMessage());
         }
-        token = token.strip();
-        if (token.isEmpty() || token.length() > MAX_TOKEN_CHARS || !token.chars().allMatch(c -> c < 128)) {
-            throw new Failed(USAGE, "a token has 1 to " + MAX_TOKEN_CHARS + " ASCII characters");
-        }
-        return token;
+        int start = token.startsWith("\ufeff") ? 1 : 0, end = token.length();
+        while (start < end && SPACE.contains(token.charAt(start))) start++;
+        while (start < end && SPACE.contains(token.charAt(end - 1))) end--;
+        return token.substring(start, end);
+    }
+
+    static boolean mayBeSent(String token) {
+        return !token.isEmpty() && token.length() <= MAX_TOKEN_CHARS && token.chars().allMatch(c -> c < 128);
     }
 
     public static void main(String[] arguments) throws InterruptedException {
@@ -291,7 +297,13 @@ public final class Validate {
         try {
             if (arguments.length < 1) throw new Failed(USAGE, "usage: java Validate.java TOKEN|- [SOCKET]");
             String named = System.getenv().getOrDefault("LICENSE_AGENT_SOCKET", "/run/license-agent/pos.sock");
-            Verdict verdict = validate(Path.of(arguments.length > 1 ? arguments[1] : named), tokenFrom(arguments[0]));
+            String token = tokenFrom(arguments[0]);
+            Verdict verdict = new Verdict(false, "malformed", null, List.of()); // what a file holds is no wrong usage
+            if (mayBeSent(token)) {
+                verdict = validate(Path.of(arguments.length > 1 ? arguments[1] : named), token);
+            } else if (!arguments[0].equals("-")) {
+                throw new Failed(USAGE, "a token has 1 to " + MAX_TOKEN_CHARS + " ASCII characters");
+            }
             List<String> fields = new ArrayList<>(List.of(verdict.valid() ? "valid" : "invalid", verdict.reason()));
             fields.add(verdict.expiresAt() == null ? "-" : verdict.expiresAt().toString());
             fields.addAll(verdict.features());

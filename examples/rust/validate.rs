@@ -369,15 +369,21 @@ fn run() -> Result<i32, Trouble> {
         Some(given) => given.to_string_lossy().into_owned(),
         None => return wrong("usage: validate TOKEN|- [SOCKET]".to_string()),
     };
-    if token == "-" {
+    let from_input = token == "-";
+    if from_input {
         let mut given = Vec::new();
         if let Err(error) = io::stdin().take(2 * MAX_TOKEN_CHARS as u64).read_to_end(&mut given) {
             return wrong(format!("standard input cannot be read: {error}"));
         }
         token = String::from_utf8_lossy(&given).into_owned();
     }
-    let token = token.trim();
+    // A byte order mark and white space around the token do not belong to it.
+    let token = token.strip_prefix('\u{feff}').unwrap_or(&token).trim_matches([' ', '\t', '\r', '\n', '\u{b}', '\u{c}'].as_slice());
     if token.is_empty() || token.len() > MAX_TOKEN_CHARS || !token.is_ascii() {
+        if from_input {
+            println!("invalid\tmalformed\t-"); // what a file holds is no wrong usage
+            return Ok(INVALID);
+        }
         return wrong(format!("a token has 1 to {MAX_TOKEN_CHARS} ASCII characters"));
     }
     let named = std::env::var_os("LICENSE_AGENT_SOCKET").filter(|path| !path.is_empty());
