@@ -81,11 +81,25 @@ def test_other_files_need_a_restart_and_the_rest_of_a_reload_does_not(bench: Ben
 
 
 @pytest.mark.skipif(ABI is None, reason="this kernel has no Landlock; scripts/e2e shows it in a guest that has")
-def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_started_anew(bench: Bench) -> None:
-    """It cannot start for want of its log directory; that is mended, and a new process is what can use it."""
+def test_a_directory_that_was_missing_is_used_by_the_process_that_waited_for_it(bench: Bench) -> None:
+    """The directories are looked at before the process is confined to them."""
     bench.log.rename(bench.root / "aside")
     with bench.running(inherited=True) as running:
+        assert f"{bench.log} does not exist" in running.log()
         (bench.root / "aside").rename(bench.log)
+        wait_until(lambda: "is ready" in running.log(), "the agent starts")
+        bench.status()
+
+
+def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_started_anew(bench: Bench) -> None:
+    """It cannot open its secrets; while it waits, its log directory is replaced, and a new process is what can use that."""
+    key = bench.keys / "software.key"
+    key.rename(bench.root / "key")
+    with bench.running(inherited=True) as running:
+        bench.log.rename(bench.root / "aside")
+        bench.log.mkdir(mode=0o755)
+        os.chown(bench.log, bench.uid, bench.uid)
+        (bench.root / "key").rename(key)
         assert running.process.wait(READY_S) == 69
         assert f"{bench.log} was replaced after this process was confined to it" in running.log()
         running.kill_and_restart()

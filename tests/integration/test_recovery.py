@@ -83,7 +83,9 @@ def test_a_tpm_that_was_lost_is_replaced(tpm_machine: Machine) -> None:
     assert {path.name for path in aside.iterdir()} >= {"tpm.objects", "secrets.store"}
     (log,) = machine.log.glob("replaced-*")
     former = log / "audit.log"
-    assert machine.tool("license-agent-cli", "audit", "verify", "--file", str(former)).startswith("intact")
+    checked = machine.tool("license-agent-cli", "audit", "verify", "--file", str(former), "--open-end", fine=(5,))
+    # Without the keys of the former machine nothing vouches for the log as a whole, but nothing in it is wrong.
+    assert checked.startswith("incomplete") and "tampered" not in checked
     last = json.loads(former.read_text().splitlines()[-1])
     assert last["event"] == "agent.reinitialize"
     assert machine.records()[0]["former_heads"]["security"] == last["hash"]
