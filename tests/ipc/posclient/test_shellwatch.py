@@ -103,7 +103,12 @@ def test_a_reader_gets_each_line_at_once_and_an_interrupt_ends_it(socket_dir: Pa
     with FakeAgent(socket_dir / "s", answers) as agent:
         command = [sys.executable, "-m", "license_agent_client", "--socket", agent.path, "--deadline", str(READY_S)]
         process = subprocess.Popen(
-            [*command, "watch", "--every", "0.05", "--json", str(file)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [*command, "watch", "--every", "0.05", "--json", str(file)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ},
+            # A shell that runs the tests in the background has them, and their children, ignore the interrupt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert process.stdout is not None
