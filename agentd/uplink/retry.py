@@ -132,6 +132,11 @@ class CircuitBreaker:
         self._blocked_until = now + self._cool_s
         return True
 
+    def try_now(self) -> None:
+        """A call goes out whatever the time: somebody asked for it. It is the trial, so its success ends the wait."""
+        if self.state is BreakerState.OPEN:
+            self.state = next_state(self.state, BreakerEvent.COOLED)
+
     def succeeded(self) -> None:
         """A call brought an answer, even a refusal: the upstream works."""
         self.state = next_state(self.state, BreakerEvent.SUCCEEDED)

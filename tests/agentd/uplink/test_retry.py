@@ -152,3 +152,16 @@ def test_a_breaker_needs_a_limit_and_a_time() -> None:
     for limit, cool in ((0, 1.0), (1, 0.0)):
         with pytest.raises(ValueError, match="must be positive"):
             CircuitBreaker(limit, cool)
+
+
+def test_a_call_that_somebody_asked_for_is_the_trial() -> None:
+    breaker = CircuitBreaker(limit=2, cool_s=60)
+    breaker.failed(0)
+    breaker.failed(0, wait_s=3600)
+    assert not breaker.permits(10)
+    breaker.try_now()
+    breaker.failed(10)
+    assert breaker.state is BreakerState.OPEN and not breaker.permits(60)
+    breaker.try_now()
+    breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED and breaker.permits(61)
