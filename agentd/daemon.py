@@ -148,6 +148,7 @@ class Daemon:
         return (
             Chore("timeouts", 0, 0, made.hub.sweep),
             Chore("sleep", 0, 0, core.clock.notice_sleep),
+            Chore("latest time", 0, 0, self._note_latest),
             Chore("audit file", 0, 0, core.audit.look_after_file),
             Chore("states", 0, 0, self._reporter.note),
             Chore("minute", 60, 60, self._every_minute),
@@ -228,6 +229,11 @@ class Daemon:
         cycle = self.agent.parts.cycle
         if cycle is not None and await cycle.tick():
             await self._reporter.heard_from_server()
+
+    def _note_latest(self) -> None:
+        # Sleep, drift and a clock that somebody sets change by how much the unconfirmed time of the server is ahead.
+        clock = self._core.clock
+        self._made.validator.ahead = clock.latest() - clock.now()
 
     def _every_minute(self) -> None:
         audit = self._core.audit

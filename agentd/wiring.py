@@ -183,7 +183,9 @@ def assemble(
     record = read_record(loaded.contents.sections)
     check_hardware(record, backend)
     if record.time is not None:
-        clock.set_anchor(record.time, *read_counters(backend))
+        clock.set_anchor(record.time, *read_counters(backend, clock.boot))
+    if record.unconfirmed is not None:
+        clock.set_unconfirmed(record.unconfirmed.time, clock.boot())
     inventory = LicenseInventory(config.inventory_file)
     inventory_whole = inventory.load()
     kept, kept_from, state_corrupt = StateFile(config.state_file).read()
@@ -193,6 +195,7 @@ def assemble(
     store = Store(core, SecretRing(limits_of(config), record.trust()), loaded, record)
     validator = Validator(core.agent_id, store.ring, vault, inventory, record.revocations)
     validator.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
+    validator.ahead = clock.latest() - clock.now()
     time = TrustedTime(core, store)
     return Assembled(
         config=config,

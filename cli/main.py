@@ -192,7 +192,7 @@ def policy_revoke(agent: Agent, number: int, yes: bool) -> None:
 
 @main.group()
 def clock() -> None:
-    """Correct the agent's trusted time with a statement from the server."""
+    """Correct the agent's trusted time, or confirm the server's."""
 
 
 @clock.command("challenge")
@@ -209,6 +209,22 @@ def clock_challenge(agent: Agent) -> None:
 def clock_reset(agent: Agent, file: Any) -> None:
     """Accept the server's time from FILE ('-' for standard input), even if it is before the agent's."""
     reply = agent.ask("clock_reset", statement=inputs.text_of(file).strip())
+    agent.show(
+        reply,
+        f"the server's time is {render.utc(reply['signed'])}; the agent's trusted time is now {render.utc(reply['time'])}",
+    )
+
+
+@clock.command("confirm")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_agent
+def clock_confirm(agent: Agent, yes: bool) -> None:
+    """Take the server's time that 'status' shows as held or provisional, because you know that it is right."""
+    if not yes:
+        found = agent.ask("status").get("server_time")
+        text = "No time of the server is waiting." if found is None else found["text"][0].upper() + found["text"][1:] + "."
+        click.confirm(f"{text} Licenses that have expired by the server's time will be refused. Continue?", abort=True)
+    reply = agent.ask("clock_confirm")
     agent.show(
         reply,
         f"the server's time is {render.utc(reply['signed'])}; the agent's trusted time is now {render.utc(reply['time'])}",

@@ -78,6 +78,7 @@ def status_text(reply: dict[str, Any]) -> str:
         ("next rotation due", next_due),
         ("degraded", reply["mode"] if reply["mode"] == "online" else click.style(reply["mode"], fg="red")),
         ("clock suspect", yes_no(reply["clock_suspect"], bad=True)),
+        *_server_time(reply.get("server_time")),
         ("validations", f"{reply['validations']}, of which {reply['validations_failed']} refused"),
         ("unauthorized callers", str(reply["unauthorized"])),
         ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
@@ -85,6 +86,14 @@ def status_text(reply: dict[str, Any]) -> str:
     ]
     text: str = tabulate(rows, tablefmt="plain")
     return text if reply["server"] is None else f"{text}\n\n{server_text(reply['server'])}"
+
+
+def _server_time(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The server's time, where it does not count yet."""
+    if found is None:
+        return []
+    standing = found["standing"] if found["standing"] == "provisional" else click.style(found["standing"].upper(), fg="red")
+    return [("server's time", f"{standing}: {found['text']}"), ("", found["action"])]
 
 
 def _confinement(reply: dict[str, Any]) -> str:

@@ -74,3 +74,16 @@ def _keys(value: Any) -> dict[str, ec.EllipticCurvePublicKey]:
             raise MalformedToken(f"the trust file names the key {ascii(jwk['kid'])[:60]} twice")
         keys[jwk["kid"]] = public_key_from_jwk(jwk)
     return keys
+
+
+def joined_trust(new: bytes, former: bytes) -> bytes:
+    """A trust file with the keys of a new one, and those of the former one as far as there is room. Raises as `parse_trust`."""
+    contents = [parse_json_object(data, "trust file") for data in (new, former)]
+    lists: dict[str, list[dict[str, str]]] = {}
+    for name in ("license_keys", "delivery_keys"):
+        keys = list(contents[0][name])
+        known = {jwk["kid"] for jwk in keys}
+        lists[name] = [*keys, *(jwk for jwk in contents[1][name] if jwk["kid"] not in known)][:MAX_KEYS]
+    made = encode_trust(contents[0]["issuer"], lists["license_keys"], lists["delivery_keys"])
+    parse_trust(made)
+    return made

@@ -96,15 +96,18 @@ class Hello(Request, tag="hello", frozen=True):
     """Begins a connection.
 
     Attributes:
-        time: the core's trusted time, seconds since 1970 UTC; certificates are judged by it.
+        time: a time that has certainly passed, seconds since 1970 UTC. A certificate must be valid at some time from then on.
         certificates: the TLS client certificate and its intermediates as PEM; None for no client certificate. Its key comes
             along as one descriptor of a sealed memfd.
         provisioning: an upstream that the link's configuration does not name.
+        latest: the latest time that it may be: a certificate that begins later is refused. 0 for `time` itself; None where
+            the core knows no upper bound.
     """
 
     time: Annotated[int, Meta(ge=0, le=253_402_300_799)]
     certificates: Annotated[str, Meta(min_length=1, max_length=MAX_CHAIN_CHARS)] | None
     provisioning: Provisioning | None
+    latest: Annotated[int, Meta(ge=0, le=253_402_300_799)] | None
 
 
 class Fetch(Request, tag="fetch", frozen=True):

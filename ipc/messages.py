@@ -142,6 +142,10 @@ class ClockReset(Request, tag="clock_reset", frozen=True):
     statement: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
+class ClockConfirm(Request, tag="clock_confirm", frozen=True):
+    """Take the server's time that is held or provisional."""
+
+
 class Provision(Request, tag="provision", frozen=True):
     """Make this device an agent of the server at `url`, which is known by the pin of its offline root."""
 
@@ -194,6 +198,7 @@ AdminRequest = (
     | PolicyRevoke
     | ClockChallenge
     | ClockReset
+    | ClockConfirm
     | Provision
     | Rotate
     | Contact

@@ -72,7 +72,7 @@ def is_host(text: str) -> bool:
     return True
 
 
-def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int) -> None:
+def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int, latest: int | None = 0) -> None:
     """Accepts a server's chain, or says why not.
 
     What is proven elsewhere: that the peer has the private key of the first certificate (TLS 1.3, CertificateVerify,
@@ -82,7 +82,9 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int) 
         chain: certificates in DER as the peer sent them, its own first.
         pins: the accepted keys.
         host: the name or address that was to be reached.
-        time: seconds since 1970 UTC, at which the certificates must be valid.
+        time: seconds since 1970 UTC. The certificates must be valid at some time between this and `latest`.
+        latest: seconds since 1970 UTC; before `time`, it is `time`. None for no bound: then no certificate is refused because
+            it begins later.
 
     Raises:
         PeerRefused: no pinned key in the chain (PIN_MISMATCH), or no valid path from it to this host (TLS).
@@ -102,14 +104,41 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int) 
         subject = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         subject = x509.DNSName(host)
-    builder = PolicyBuilder().time(datetime.fromtimestamp(time, UTC).replace(tzinfo=None)).max_chain_depth(MAX_CHAIN)
+    builder = PolicyBuilder().max_chain_depth(MAX_CHAIN)
     if anchors[0] is leaf:
         # Whom the key belongs to is what the pin says; the certificate must still be for this host and for now.
         own = ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
         builder = builder.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=own)
         anchors, others = [leaf], []
-    try:
-        builder.store(Store(anchors)).build_server_verifier(subject).verify(leaf, others)
-    except Exception as error:  # noqa: BLE001 - likewise
-        why = re.sub(r" \(encountered processing .*", "", str(error), flags=re.DOTALL)
-        raise PeerRefused(FailCode.TLS, f"the server's certificate is not valid for {host}: {why}"[:400]) from None
+    builder = builder.store(Store(anchors))
+    problem = ""
+    for instant in _instants(certificates, time, latest):
+        try:
+            at = builder.time(datetime.fromtimestamp(instant, UTC).replace(tzinfo=None))
+            at.build_server_verifier(subject).verify(leaf, others)
+            return
+        except Exception as error:  # noqa: BLE001 - likewise
+            why = re.sub(r" \(encountered processing .*", "", str(error), flags=re.DOTALL)
+            problem = problem or _dates(leaf, time, latest) or f"it is not valid for {host}: {why}"
+    raise PeerRefused(FailCode.TLS, f"the server's certificate is refused: {problem}"[:400])
+
+
+def _instants(certificates: Sequence[x509.Certificate], time: int, latest: int | None) -> list[int]:
+    """The times at which a chain may become valid between two bounds: the first, and each begin of a certificate."""
+    begins = {int(certificate.not_valid_before_utc.timestamp()) for certificate in certificates}
+    return [time, *sorted(begin for begin in begins if begin > time and (latest is None or begin <= latest))]
+
+
+def _dates(leaf: x509.Certificate, time: int, latest: int | None) -> str:
+    """Why the dates of the server's own certificate do not fit; empty if they do."""
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    last = None if latest is None else max(time, latest)
+    if int(end.timestamp()) < time:
+        return f"the certificate is not valid after {end:%Y-%m-%d %H:%M:%SZ}, and it is {_utc(time)} at least"
+    if last is not None and int(begin.timestamp()) > last:
+        return f"the certificate is not valid before {begin:%Y-%m-%d %H:%M:%SZ}, and it is {_utc(last)} at most"
+    return ""
+
+
+def _utc(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

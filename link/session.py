@@ -87,6 +87,7 @@ class Session:
         self._key_fds: list[int] = []
         self._started = 0.0
         self._time = 0
+        self._latest: int | None = 0
         self._sending = False
 
     async def run(self) -> None:
@@ -145,11 +146,11 @@ class Session:
         return hello
 
     def _prepare(self, hello: Hello) -> None:
-        self._time, self._started = hello.time, self._monotonic()
+        self._time, self._latest, self._started = hello.time, hello.latest, self._monotonic()
         upstreams = dict(self._config.upstreams)
         if hello.provisioning is not None:
             upstreams[hello.provisioning.upstream] = self._provisioned(hello.provisioning, hello.id)
-        self._clients = {name: UpstreamClient(upstream, self._now) for name, upstream in upstreams.items()}
+        self._clients = {name: UpstreamClient(upstream, self._between) for name, upstream in upstreams.items()}
         try:
             if hello.certificates is not None:
                 for name in KNOWS_CLIENT & self._clients.keys():
@@ -179,8 +180,10 @@ class Session:
         while self._key_fds:
             os.close(self._key_fds.pop())
 
-    def _now(self) -> int:
-        return self._time + int(self._monotonic() - self._started)
+    def _between(self) -> tuple[int, int | None]:
+        """The earliest and the latest time that it may be now."""
+        passed = int(self._monotonic() - self._started)
+        return self._time + passed, None if self._latest is None else max(self._time, self._latest) + passed
 
     async def _attend(self, fetch: Fetch) -> None:
         """Performs a fetch for as long as the core is there."""

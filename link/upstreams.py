@@ -67,17 +67,17 @@ class UpstreamClient:
 
     Args:
         config: the destination.
-        now: trusted time in seconds since 1970 UTC.
+        between: the earliest and the latest time that it may be, in seconds since 1970 UTC; the latter is None without a bound.
 
     Attributes:
         context: every connection's TLS; takes the client certificate.
     """
 
-    def __init__(self, config: UpstreamConfig, now: Callable[[], int]) -> None:
+    def __init__(self, config: UpstreamConfig, between: Callable[[], tuple[int, int | None]]) -> None:
         self._config = config
         self._base = httpx.URL(config.url)
         self._proxy = None if config.proxy is None else address(httpx.URL(config.proxy))
-        self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, now()))
+        self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, *between()))
         self._transport = self._connectionless()
 
     def _connectionless(self) -> httpx.AsyncHTTPTransport:

@@ -327,6 +327,57 @@ def cut_off(scenario: Scenario, token: Path) -> Iterator[str]:
         yield until("online")
 
 
+WRONG_CLOCK = """import runpy, sys, time
+true, ahead, sys.argv = time.time, float(sys.argv[1]), sys.argv[2:]
+time.time = lambda: true() + ahead
+runpy.run_path(sys.argv[0], run_name="__main__")"""
+
+
+def wrong_clock(scenario: Scenario, token: Path) -> Iterator[str]:
+    """The server's clock is eight days ahead; an operator even says that it is right; then it is right again."""
+    root = str(Path(scenario.info["state_dir"]).parent)
+    address = scenario.info["server_url"].partition("://")[2]
+    days = [sys.executable, "-c", WRONG_CLOCK, str(8 * 86_400), str(BIN / "license-server")]
+
+    def contact() -> str:
+        done = subprocess.run(
+            [str(BIN / "license-agent-cli"), "contact"],
+            env=scenario.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=READY_S,
+        )  # fmt: skip
+        if done.returncode == 0:
+            return "answers"
+        return "signs nothing" if "the server's clock has jumped by 8 days" in done.stderr else done.stderr.strip()
+
+    def state() -> str:
+        with LicenseClient(scenario.info["pos_socket"]) as client:
+            verdict = client.validate_file(token)
+        time_of_server = json.loads(scenario.tool("license-agent-cli", "--json", "status", fine=(0, 1, 2)))["server_time"]
+        standing = "taken" if time_of_server is None else time_of_server["standing"]
+        return f"its time is {standing}, license {'valid' if verdict.valid else 'refused'}: {verdict.reason}"
+
+    scenario.tool("license-stand", "server", "stop", "--dir", root)
+    server = subprocess.Popen([*days, "serve", "--bind", address], env=scenario.env, stdin=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        host, _, port = address.rpartition(":")
+        ends = time.monotonic() + READY_S
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"the server {contact()}"
+        subprocess.run([*days, "clock", "accept", "--yes"], env=scenario.env, check=True, capture_output=True)
+        while (heard := contact()) != "answers" and time.monotonic() < ends:
+            time.sleep(1)
+        yield f"the server {heard}, {state()}"
+    finally:
+        server.terminate()
+        server.wait(READY_S)
+    scenario.tool("license-server", "clock", "accept", "--yes")
+    scenario.tool("license-stand", "server", "start", "--dir", root)
+    yield f"the server {contact()}, {state()}"
+
+
 def stand_info(scenario: Scenario) -> dict[str, Any]:
     """stand.json as it is now."""
     info: dict[str, Any] = json.loads((Path(scenario.info["state_dir"]).parent / "stand.json").read_text())
@@ -393,6 +444,16 @@ def play(scenario: Scenario, directory: Path) -> None:
     see("license revoked by the server", "valid: ok, then refused: revoked", lambda: revoked(scenario))
     see("TLS certificate renewed", "a later one in use", lambda: new_certificate(scenario))
     see("new key of the server", "a later key set, contacts failed: 0", lambda: new_server_key(scenario))
+    click.echo("\nThe server's clock is eight days ahead:")
+    moments = wrong_clock(scenario, directory / "till-0.token")
+    see("contact with it", "the server signs nothing", lambda: next(moments))
+    see(
+        "the same, an operator having accepted its clock",
+        "the server answers, its time is held, license valid: ok",
+        lambda: next(moments),
+    )
+    see("its clock right again, one contact", "the server answers, its time is taken, license valid: ok",
+        lambda: next(moments))  # fmt: skip
     click.echo("\nThe server is cut off (its dates are shortened to seconds for this):")
     stages = cut_off(scenario, directory / "till-0.token")
     see("with the server", "online, valid: ok", lambda: next(stages))

@@ -21,6 +21,7 @@ _COMMANDS = {
     "clones": ("clones",),
     "licenses": ("issue", "reissue", "revoke", "audit"),
     "housekeeping": ("retention",),
+    "clock": ("clock",),
     "serve": ("serve", "openapi", "tls-files"),
 }
 """The module of each command. Only the one that is used is imported: the API alone takes half a second."""

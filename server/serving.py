@@ -29,11 +29,13 @@ from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.service import KINDS
 from .keys.keyring import Keyring
+from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
 from .web.listeners import Chore, Listener, run, tcp_socket, unix_socket
 from .web.middleware import CALLER, Caller, Middleware, Note
 from .web.proxyusers import ProxyUsers
+from .web.responses import DATABASE_DOWN
 from .web.tlscontext import load_identity, server_context
 from .web.transport import ApiProtocol
 from .wiring import Server, wire_enrollment, wire_exchange
@@ -41,6 +43,8 @@ from .wiring import Server, wire_enrollment, wire_exchange
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
 HOUSEKEEPING_EVERY_S = 600.0
+UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
+"""Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
 
 
@@ -81,7 +85,14 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
     context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
     identify = from_tls if context is not None else FromProxy(lambda: _authorities(server.keys))
-    admitting = Middleware(app, identify, _observer(metrics))
+    admitting = Middleware(
+        app,
+        identify,
+        _observer(metrics),
+        clock_trusted=server.clock.surely_trusted,
+        clock_problem=lambda: _clock_problem(server),
+        undated=UNDATED,
+    )
     protocol: Callable[..., H11Protocol] = ApiProtocol
     if options.bind is not None:
         sock = tcp_socket(*options.bind, "--bind")
@@ -109,7 +120,8 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
         _reload(server.keys, context)
 
     try:
-        run(servers, ready, hangup, [Chore(lambda: _keep_house(server), HOUSEKEEPING_EVERY_S)])
+        with Heart(server.clock):
+            run(servers, ready, hangup, [Chore(lambda: _keep_house(server), HOUSEKEEPING_EVERY_S)])
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
@@ -123,6 +135,8 @@ def _context(keys: Keyring) -> ssl.SSLContext:
 
 
 def _keep_house(server: Server) -> None:
+    if _clock_problem(server) is not None:
+        return
     try:
         removed = Housekeeping(server.database, server.cipher.audit_key()).run(int(time.time()))
     except Exception as problem:  # noqa: BLE001 - the next run tries again; requests are served meanwhile
@@ -152,6 +166,13 @@ def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:
         _log.info("the TLS certificate was reloaded")
 
 
+def _clock_problem(server: Server) -> str | None:
+    try:
+        return server.clock.problem()
+    except SQLAlchemyError:
+        return DATABASE_DOWN.text
+
+
 def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, Check]:
     """The readiness checks, by name."""
 
@@ -179,7 +200,7 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
             return f"{directory} is not writable: {problem.strerror}"
         return None
 
-    return {"database": database, "keys": keys, "disk": disk}
+    return {"database": database, "keys": keys, "disk": disk, "clock": server.clock.problem}
 
 
 def _facts(server: Server) -> Facts:
@@ -189,7 +210,7 @@ def _facts(server: Server) -> Facts:
     for row in server.key_lifecycle.listed():
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
-    return Facts(agents, ends, halted)
+    return Facts(agents, ends, halted, server.clock.problem() is None)
 
 
 def endpoint_of(path: str) -> str:

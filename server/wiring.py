@@ -36,6 +36,7 @@ from .licensing.secrets import Secrets
 from .registry import audit, backup
 from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
+from .registry.clockwatch import ClockWatch
 from .registry.database import Database
 from .registry.models import Counter, Setting
 
@@ -71,6 +72,7 @@ class Server:
     database: Database
     master: MasterKey
     cipher: Cipher
+    clock: ClockWatch
     keys: Keyring
     key_lifecycle: KeyLifecycle
     agents: Agents
@@ -103,15 +105,25 @@ def open_server(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
         raise
 
 
-def wire(place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes]) -> Server:
+def wire(
+    place: Place, database: Database, master: MasterKey, random: Callable[[int], bytes], clock: ClockWatch | None = None
+) -> Server:
     """Wires the components of a server over its open database.
+
+    Args:
+        place: where its data is.
+        database: open.
+        master: its master key.
+        random: gives that many random bytes.
+        clock: says whether the server may sign; None for one that watches the clock of this machine.
 
     Raises:
         RegistryError: the master key is not the one of this registry.
     """
     with database.read() as session:
         cipher = Cipher(datakey.opened(session, master))
-    keys = Keyring(database, cipher)
+    clock = ClockWatch(database) if clock is None else clock
+    keys = Keyring(database, cipher, clock.check)
     certificates = ClientCertificates(keys)
     secrets = Secrets(keys, cipher, random)
     return Server(
@@ -119,6 +131,7 @@ def wire(place: Place, database: Database, master: MasterKey, random: Callable[[
         database=database,
         master=master,
         cipher=cipher,
+        clock=clock,
         keys=keys,
         key_lifecycle=KeyLifecycle(database, cipher, keys),
         agents=Agents(),

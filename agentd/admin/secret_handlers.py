@@ -10,6 +10,7 @@ from agentd.secrets.trusted_time import TrustedTime
 from agentd.telemetry.reporter import Reporter
 from ipc.messages import (
     ClockChallenge,
+    ClockConfirm,
     ClockReset,
     LicenseCheck,
     LicenseImport,
@@ -49,6 +50,7 @@ class SecretHandlers:
             LicenseImport: self._import,
             ClockChallenge: self._challenge,
             ClockReset: self._reset,
+            ClockConfirm: self._confirm,
         }
 
     async def _install(self, request: SecretInstall, peer: Peer) -> dict[str, Any]:
@@ -92,5 +94,11 @@ class SecretHandlers:
     async def _reset(self, request: ClockReset, peer: Peer) -> dict[str, Any]:
         clock = self._core.clock
         signed = await self._time.reset(request.statement, actor(peer))
+        await self._reporter.after_change()
+        return {"signed": signed, "time": clock.now(), "clock_suspect": clock.suspect()}
+
+    async def _confirm(self, _request: ClockConfirm, peer: Peer) -> dict[str, Any]:
+        clock = self._core.clock
+        signed = await self._time.confirm(actor(peer))
         await self._reporter.after_change()
         return {"signed": signed, "time": clock.now(), "clock_suspect": clock.suspect()}

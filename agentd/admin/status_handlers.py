@@ -9,7 +9,7 @@ from agentd.telemetry.health import findings, health_view
 from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.publisher import Publisher
-from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_view
+from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_time_view, server_view
 from hwsec.backend import BackendStatus
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import MetricsText, SecretList, Status
@@ -58,6 +58,7 @@ class StatusHandlers:
             "mode": parts.mode.state.mode.value,
             "server": None if parts.cycle is None else server_view(parts.cycle, now),
             "clock_suspect": core.clock.suspect(),
+            "server_time": server_time_view(parts.store),
             "time": now,
             "validations": core.counters.validations,
             "validations_failed": core.counters.validations_failed,

@@ -86,6 +86,11 @@ SERVER_REFUSES = Alert(
     "alert.server_refuses", Severity.HIGH, "The license server refuses this agent",
     "Ask the operator of the license server; the agent may be revoked.",
 )  # fmt: skip
+SERVER_TIME = Alert(
+    "alert.server_time", Severity.MEDIUM, "The license server's time contradicts this machine's",
+    "Compare both clocks, and set the wrong one; licenses are judged by this machine's clock meanwhile. If the server is "
+    "right, run 'license-agent-cli clock confirm', or 'clock reset' where the server's time is earlier.",
+)  # fmt: skip
 TPM_UNAVAILABLE = Alert(
     "alert.tpm_unavailable", Severity.HIGH, "The TPM cannot be used",
     "Run 'license-agent recover show'; licenses are validated from memory meanwhile.",
@@ -97,6 +102,6 @@ TPM_UNRELIABLE = Alert(
 
 ALERTS = (
     AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE,
-    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
+    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
 )  # fmt: skip
 """All of them."""

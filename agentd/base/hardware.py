@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hwsec.backend import Backend
-from hwsec.bootclock import read_boot_clock
 from hwsec.errors import BackendUnavailable, HwsecError
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded, SealedStore
@@ -152,9 +151,8 @@ def _open(connection: HardwareConnection) -> tuple[HardwareConnection, Loaded]:
     return connection, connection.store.load()
 
 
-def read_counters(backend: Backend) -> tuple[Reading, Reading | None]:
-    """CLOCK_BOOTTIME, and the TPM's clock where there is a TPM that answers."""
-    boot = read_boot_clock()
+def read_counters(backend: Backend, boot: Callable[[], Reading]) -> tuple[Reading, Reading | None]:
+    """CLOCK_BOOTTIME as `boot` reads it, and the TPM's clock where there is a TPM that answers."""
     tpm = None
     if backend.name == "tpm":
         try:
@@ -163,4 +161,4 @@ def read_counters(backend: Backend) -> tuple[Reading, Reading | None]:
             log.warning("the TPM's clock cannot be read: %s", error)
         else:
             tpm = Reading(clock.milliseconds, clock.reset_count)
-    return Reading(boot.milliseconds, boot.reset_count), tpm
+    return boot(), tpm

@@ -25,6 +25,7 @@ from .inventory import LicenseInventory
 from .verdict import Ruling, judge, refusal
 
 CACHED_TOKENS = 4096
+AHEAD_STEP_S = 30
 
 
 @dataclass(slots=True)
@@ -79,7 +80,20 @@ class Validator:
         self._trusted = ring.trust
         self._serial = 0
         self._revocations = revocations
+        self._ahead = 0
         self.degraded = False
+
+    @property
+    def ahead(self) -> int:
+        """How much later it may be than the time that verdicts are asked for, in seconds; licenses may begin by then."""
+        return self._ahead
+
+    @ahead.setter
+    def ahead(self, seconds: int) -> None:
+        # The two clocks drift apart and every change ends an epoch, so small ones are passed over.
+        if seconds != self._ahead and (not seconds or not self._ahead or abs(seconds - self._ahead) > AHEAD_STEP_S):
+            self._ahead = seconds
+            self.ring.touch()
 
     @property
     def revocations(self) -> Revocations:
@@ -205,7 +219,7 @@ class Validator:
         # Once a day the inventory notes that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
         standing = self.ring.standing(stored, now)
-        ruling = judge(claims, version, standing, now, lists.revoked, newer, fresh_until, tomorrow)
+        ruling = judge(claims, version, standing, now, lists.revoked, newer, fresh_until, tomorrow, self._ahead)
         self._serial += 1
         return Entry(ruling, claims, self.ring.epoch, self._serial, first)
 

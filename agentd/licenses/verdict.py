@@ -25,7 +25,7 @@ CHECKS: tuple[tuple[Reason, str], ...] = (
     (Reason.BAD_SIGNATURE, "the secret does not decrypt the token, or no license key of the server signed it; or MALFORMED or"
      " WRONG_AUDIENCE by the claims inside"),
     (Reason.REVOKED, "the revocation list names the license"),
-    (Reason.NOT_YET_VALID, "`nbf` is later than now"),
+    (Reason.NOT_YET_VALID, "`nbf` is later than it can be"),
     (Reason.EXPIRED, "`exp` has passed"),
     (Reason.REVOCATIONS_STALE, "the revocation list is out of date and the configuration says to refuse then"),
 )  # fmt: skip
@@ -80,6 +80,7 @@ def judge(
     newer_token: bool,
     fresh_until: int = FOREVER,
     until: int = FOREVER,
+    ahead: int = 0,
 ) -> Ruling:
     """The ruling on an opened license.
 
@@ -94,12 +95,13 @@ def judge(
         newer_token: the agent holds a newer token of this license.
         fresh_until: when the revocation list becomes too old to go by.
         until: the ruling holds no longer than this, for a reason of the caller's.
+        ahead: how much later than `now` it may be, in seconds: a license that begins by then is not refused.
     """
     reason = standing.reason  # check 4 again: the token may have been opened in an earlier epoch
     if reason is Reason.OK:
         if claims.jti in revoked:  # check 6
             reason = Reason.REVOKED
-        elif now < claims.nbf:  # check 7
+        elif now + ahead < claims.nbf:  # check 7
             reason = Reason.NOT_YET_VALID
         elif now >= claims.exp:  # check 8
             reason = Reason.EXPIRED
@@ -118,7 +120,7 @@ def judge(
         refresh_by=standing.grace_until if superseded and standing.state is not State.INVALIDATED else None,
         refreshed=newer_token,
     )
-    for change in (claims.nbf, claims.exp, fresh_until, standing.next_change):
+    for change in (claims.nbf - ahead, claims.exp, fresh_until, standing.next_change):
         if now < change < until:
             until = change
     return Ruling(verdict, claims.jti, version, now, until)

@@ -92,11 +92,17 @@ class RotationRunner:
             return key_check(secret.view, self._core.agent_id, newest.meta.version)
 
     def due_at(self) -> float:
-        """When a rotation should begin, seconds since 1970 UTC; 0 while one is under way or the agent has no secret yet."""
-        newest = self._ring.newest
+        """When a rotation should begin, seconds since 1970 UTC; 0 where it should begin now.
+
+        That is while one is under way, before the first secret, and where the newest begins later than it can be: a wrong clock
+        of the server has dated it. As long as the server's time is not taken, its next one would be no better.
+        """
+        newest, ceiling = self._ring.newest, self._core.clock.ceiling()
         if newest is None or self.rotation.step is not Step.IDLE:
             return 0
         meta = newest.meta
+        if self._store.record.unconfirmed is None and ceiling is not None and meta.valid_from > ceiling:
+            return 0
         return rotation_time(self._core.agent_id, meta.version, meta.valid_from, valid_until(meta, self._ring.limits))
 
     def _read(self) -> Rotation:

@@ -3,10 +3,10 @@
 Each change is logged durably before its effect and committed to the sealed store; only then does the ring go by it.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from agentd.audit.core import Core
+from agentd.base.errors import Refused
 from agentd.base.hardware import COMMIT_DEADLINE_S
 from contracts.delivery import Delivery, decrypt_secret, verify_delivery
 from contracts.jose import MalformedToken
@@ -18,7 +18,7 @@ from hwsec.vault import SECRET_BYTES, Vault, WrappedSecret
 
 from .lifecycle import State
 from .store import Store
-from .trusted_time import TrustedTime
+from .trusted_time import TrustedTime, utc
 
 
 class SecretInstaller:
@@ -67,6 +67,7 @@ class SecretInstaller:
         delivery = verify_delivery(delivery_text, core.agent_id, store.trust)
         if answered is not None:
             _check_dates(delivery, answered)
+        _check_end(delivery, core.clock.certain())
         meta = VersionMeta(
             version=delivery.version,
             state=State.ACTIVE.value,
@@ -75,23 +76,20 @@ class SecretInstaller:
             grace_until=delivery.grace_until,
             installed_at=core.clock.now(),
         )
-        record, anchor = store.record, None
         signed = delivery.issued_at if answered is None else max(answered, delivery.issued_at)
-        if self._time.moves_on(signed):
-            # A delivery carried by hand may have taken days: unless the clock agrees, it is a lower bound of the time only.
-            anchor = await self._time.anchor_at(signed, fresh=self._time.agrees(signed) or prompt)
-            record = replace(record, time=anchor)
+        # A delivery carried by hand may have taken days: unless the clock agrees, it is a lower bound of the time only.
+        heard = await self._time.weigh(signed, fresh=prompt or self._time.agrees(signed))
+        record = heard.record
         sections = record.sections()
         # Refused before the hardware is asked, if it will be refused.
-        ring.with_new_secret(StoredVersion(meta, None), sections)
+        ring.with_new_secret(StoredVersion(meta, None), sections, signed)
         wrapped = await core.hardware.run(
             lambda connection: unwrap(connection.backend, core.vault, delivery), COMMIT_DEADLINE_S
         )
-        contents = ring.with_new_secret(StoredVersion(meta, wrapped), sections)
+        contents = ring.with_new_secret(StoredVersion(meta, wrapped), sections, signed)
         await core.audit.record_durably("secret.install", "begun", actor=actor, secret_version=meta.version, **dates(meta))
         await store.commit(contents, record)
-        if anchor is not None:
-            self._time.go_by(anchor)
+        self._time.go_by(heard)
         core.audit.record("secret.installed", "ok", actor=actor, secret_version=meta.version, generation=store.generation)
         return meta
 
@@ -117,6 +115,19 @@ def _check_dates(delivery: Delivery, answered: int) -> None:
         raise MalformedToken("the delivery was signed later than the reply that brings it")
     if not delivery.valid_from <= answered < delivery.valid_until:
         raise MalformedToken("the delivered secret is not valid at the time of the reply that brings it")
+
+
+def _check_end(delivery: Delivery, certain: int) -> None:
+    """Refuses a version that has ended already: as the newest one it would take the place of one that has not.
+
+    Raises:
+        Refused: its grace ended before a time that has certainly passed.
+    """
+    if delivery.grace_until <= certain:
+        raise Refused(
+            f"grace of the delivered secret ended on {utc(delivery.grace_until)}, and it is {utc(certain)} at least: "
+            "the license server's clock is behind, or the delivery is an old one"
+        )
 
 
 def unwrap(backend: Backend, vault: Vault, delivery: Delivery) -> WrappedSecret:

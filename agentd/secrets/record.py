@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from agentd.base.signedtime import Standing
 from agentd.base.timeanchor import TimeAnchor
 from common.plain import json_text
 from contracts.exchange import AgentId, Number
@@ -62,13 +63,45 @@ class SealedTlsKeys(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     pending: SealedTlsKey | None = None
 
 
+class UnconfirmedTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A server-signed time that was not taken (`agentd.base.signedtime`).
+
+    Attributes:
+        standing: provisional, held or behind.
+        time: with what the counters showed when it came.
+        clock: what the agent's own clock said then, seconds since 1970 UTC.
+    """
+
+    standing: Standing
+    time: TimeAnchor
+    clock: int
+
+
+class SettledKeySet(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What the newest key set says by itself, while the keys of the one before it are kept beside it.
+
+    Attributes:
+        trust_file: as in `contracts.trust`.
+        roots: pins of the roots that may sign key sets.
+    """
+
+    trust_file: bytes
+    roots: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4)]
+
+
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
 SECTION_HARDWARE = "hardware_id"
 SECTION_SERVER = "server"
 SECTION_REVOCATIONS = "revocations"
 SECTION_TLS = "tls"
-_SECTIONS = (SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS)
+# Release 0.1.0 does not know the two below; it keeps them as they are.
+SECTION_UNCONFIRMED = "unconfirmed_time"
+SECTION_SETTLED = "settled_key_set"
+_SECTIONS = (
+    SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
+    SECTION_SETTLED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +110,14 @@ class AgentRecord:
 
     Attributes:
         trust_file: whose signatures count, as in `contracts.trust`.
-        time: the last server-signed time; None before the first.
+        time: the last server-signed time that was taken; None before the first.
         hardware_id: of the hardware that the agent was enrolled on; None where it has none.
         server: None for an agent whose secrets are carried by hand.
         tls: present where `server` is.
         revocations: the newest list.
         others: sections that this release does not know; they are kept as they are.
+        unconfirmed: the server-signed time that was not taken; None where there is none.
+        settled: the newest key set by itself, while keys of the one before it count as well; None once it has settled.
     """
 
     trust_file: bytes
@@ -92,6 +127,8 @@ class AgentRecord:
     tls: SealedTlsKeys | None = None
     revocations: Revocations = NO_REVOCATIONS
     others: Mapping[str, bytes] = field(default_factory=dict)
+    unconfirmed: UnconfirmedTime | None = None
+    settled: SettledKeySet | None = None
 
     def trust(self) -> Trust:
         """Whose signatures count."""
@@ -104,7 +141,13 @@ class AgentRecord:
             made[SECTION_HARDWARE] = self.hardware_id.encode("ascii")
         if self.revocations is not NO_REVOCATIONS:
             made[SECTION_REVOCATIONS] = msgspec.json.encode(self.revocations)
-        for name, value in ((SECTION_TIME, self.time), (SECTION_SERVER, self.server), (SECTION_TLS, self.tls)):
+        for name, value in (
+            (SECTION_TIME, self.time),
+            (SECTION_SERVER, self.server),
+            (SECTION_TLS, self.tls),
+            (SECTION_UNCONFIRMED, self.unconfirmed),
+            (SECTION_SETTLED, self.settled),
+        ):
             if value is not None:
                 made[name] = msgspec.json.encode(value)
         return made
@@ -136,6 +179,8 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         tls,
         _decoded(sections, SECTION_REVOCATIONS, Revocations) or NO_REVOCATIONS,
         {name: data for name, data in sections.items() if name not in _SECTIONS},
+        _decoded(sections, SECTION_UNCONFIRMED, UnconfirmedTime),
+        _decoded(sections, SECTION_SETTLED, SettledKeySet),
     )
 
 

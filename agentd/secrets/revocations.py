@@ -33,6 +33,10 @@ class Revocations(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
         until = self.next_update
         return until is not None and now >= until - (until - self.issued_at) // 2
 
+    def from_later_than(self, ceiling: int | None) -> bool:
+        """Whether a wrong clock has dated it: it was signed later than the latest time that it may be, where that is known."""
+        return ceiling is not None and self.issued_at > ceiling
+
     def replaces(self, other: "Revocations") -> bool:
         """Whether this list may take the place of the other."""
         return (self.number, self.next_update or 0) > (other.number, other.next_update or 0) and self.number >= other.number

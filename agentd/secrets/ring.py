@@ -169,8 +169,14 @@ class SecretRing:
         """The versions as they are, with these sections."""
         return Contents(self.versions, sections)
 
-    def with_new_secret(self, stored: StoredVersion, sections: dict[str, bytes]) -> Contents:
+    def with_new_secret(self, stored: StoredVersion, sections: dict[str, bytes], signed: int | None = None) -> Contents:
         """The contents once a new version has come; all live versions before it go to GRACE.
+
+        Args:
+            stored: the new version.
+            sections: of the record.
+            signed: when the server signed what brought it. A present version that begins later than that was dated by a wrong
+                clock, and must not keep its successors out until then.
 
         Raises:
             Refused: its number is not above all others, or its dates are not later.
@@ -181,7 +187,8 @@ class SecretRing:
                 raise Refused(
                     f"secret version {stored.meta.version} is not newer than {newest.meta.version}: replayed or out of order"
                 )
-            if stored.meta.valid_from < newest.meta.valid_from:
+            misdated = signed is not None and newest.meta.valid_from > signed
+            if stored.meta.valid_from < newest.meta.valid_from and not misdated:
                 raise Refused("the new secret's valid_from is before that of the present one")
         return Contents((*_trimmed([_superseded(old) for old in self.versions]), stored), sections)
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from agentd.audit.core import Core
 from agentd.base.hardware import COMMIT_DEADLINE_S, HardwareConnection
-from agentd.base.timeanchor import TimeAnchor
 from contracts.trust import Trust
 from hwsec.backend import BackendStatus
 from hwsec.errors import HwsecError
@@ -86,9 +85,9 @@ class Store:
         self.record = record
         self.ring.replace(contents)
 
-    def note_time(self, anchor: TimeAnchor) -> None:
-        """Puts a server-signed time into the record; the next commit stores it."""
-        self.record = replace(self.record, time=anchor)
+    def note(self, record: AgentRecord) -> None:
+        """Goes by a record that differs in its times only; the next commit stores it."""
+        self.record = record
 
     async def on_hardware(self, work: Callable[[HardwareConnection], T]) -> T:
         """Runs work on the hardware's thread in a turn of its own. Raises as `Hardware.run`."""

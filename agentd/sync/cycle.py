@@ -22,7 +22,7 @@ from agentd.uplink.certificates import ClientCertificates
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.retry import CircuitBreaker, delay
 from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay, share
-from agentd.uplink.transport import NoContact, NotTheServer
+from agentd.uplink.transport import CertificateRefused, NoContact, NotTheServer
 from contracts.exchange import (
     Cause,
     RenewCertificate,
@@ -41,6 +41,8 @@ from .updates import SignedUpdates
 
 log = logging.getLogger(__name__)
 
+CONFIRM_SPREAD_S = 600.0
+"""The contact that may confirm the server's time comes within so many seconds after it may."""
 LONGEST_PAUSE_S = 3600.0
 """The agent never waits longer after a refusal, whatever the server asks for."""
 
@@ -181,15 +183,31 @@ class ContactCycle:
         async with self._lock:
             self._count += 1
             self._core.counters.contacts += 1
+            self._breaker.try_now()
             try:
-                async with self._certificates.connected():
-                    done = await self._talk(cause, renew)
+                done = await self._meet(cause, renew)
             except Exception as error:
                 # Whatever it was: it is not tried again at each tick.
                 self._failed(error)
                 raise
             self._succeeded()
             return done
+
+    async def _meet(self, cause: Cause | None, renew: bool) -> Contacted:
+        certificates, client = self._certificates, self._client
+        async with certificates.connected():
+            client.forget_challenge()
+            try:
+                return await self._talk(cause, renew)
+            except CertificateRefused as refused:
+                # Without a challenge the server does not know the certificate; with one it has ended, or begins later.
+                if not client.has_challenge:
+                    raise
+                log.warning("the server does not accept this agent's certificate: %s; asking for another", refused)
+                await self._renew()
+        async with certificates.connected():
+            client.forget_challenge()
+            return await self._talk(cause, False)
 
     async def _talk(self, cause: Cause | None, renew: bool) -> Contacted:
         try:
@@ -200,8 +218,9 @@ class ContactCycle:
             reply = await self._ask_status()
         if reply.key_set > self.server.key_set:
             await self._fetch_key_set()
-        lists, now = self.revocations, self._core.clock.now()
-        if reply.revocations != lists.number or lists.next_update is None or lists.old(now):
+        lists, clock = self.revocations, self._core.clock
+        stale = lists.next_update is None or lists.old(clock.now()) or lists.from_later_than(clock.ceiling())
+        if reply.revocations != lists.number or stale:
             await self._updates.apply_revocations(await self._client.ask(RevocationReply, RevocationList))
         rotation, forced = self._rotation, cause
         await rotation.hear(reply.secret_version)
@@ -222,9 +241,16 @@ class ContactCycle:
         if again is not None:
             await rotation.want(again)
             await rotation.run()
-        if renew or self._certificates.renewal_due():
+        if renew or self._certificates.renewal_due(settled=self._updates.settled):
             await self._renew()
+        if self._updates.settled:
+            await self._updates.settle()
+            await self._certificates.settle()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
+        confirm_in = self._updates.confirm_in()
+        if confirm_in is not None:
+            spread = CONFIRM_SPREAD_S * share(self._core.agent_id, "confirm", self._count)
+            self._wanted_s = min(self._wanted_s, confirm_in + spread)
         return Contacted(before, finished)
 
     async def _ask_status(self) -> StatusReply:
@@ -272,7 +298,10 @@ class ContactCycle:
     def _failed(self, error: BaseException) -> None:
         now, record = self._core.clock.monotonic(), self.record
         record.failures += 1
-        record.problem = str(error)[:300]
+        text = str(error)
+        if isinstance(error, NoContact) and (problem := self._certificates.problem()):
+            text = f"{text}; {problem}"
+        record.problem = text[:400]
         self._core.counters.contacts_failed += 1
         retry_after: float | None = None
         outcome = "failed"
@@ -287,7 +316,7 @@ class ContactCycle:
             retry_after = error.retry_after_s
             self._breaker.failed(now, retry_after or 0.0)
         if record.failures == 1 or outcome != "failed":
-            self._core.audit.record("server.contact", outcome, text=str(error)[:300], failures=record.failures)
+            self._core.audit.record("server.contact", outcome, text=record.problem, failures=record.failures)
         self._since = now
         self._wanted_s = max(delay(record.failures, self._draw()), retry_after or 0.0)
 

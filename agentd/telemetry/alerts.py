@@ -9,10 +9,13 @@ from agentd.base.alerts import (
     ROTATION_FAILING,
     SECRET_EXPIRED,
     SERVER_REFUSES,
+    SERVER_TIME,
     TPM_UNAVAILABLE,
     TPM_UNRELIABLE,
     Alert,
 )
+from agentd.base.signedtime import Standing
+from agentd.secrets.trusted_time import describe
 from agentd.sync.degraded import Mode
 from hwsec.backend import BackendState, BackendStatus
 
@@ -69,6 +72,11 @@ class AlertWatch:
             {"floor": clock.floor},
             {"floor": clock.floor},
         )
+
+        time = self._parts.store.record.unconfirmed
+        contradicts = time is not None and time.standing is not Standing.PROVISIONAL
+        text = describe(time.standing, time.time.signed, time.clock) if time is not None else "the server's time is settled"
+        self._set(SERVER_TIME, contradicts, text)
 
     def hardware(self, status: BackendStatus) -> None:
         """Raises or clears by what the hardware says of itself; called every 30 s."""

@@ -177,7 +177,7 @@ def _unreachable(facts: Facts) -> str | None:
 
 def _certificate(facts: Facts) -> str | None:
     ended = facts.certificate_ends is not None and 0 < facts.certificate_ends <= facts.now
-    return "the TLS client certificate has ended, so the license server does not know this agent any more" if ended else None
+    return "the TLS client certificate has ended; the next contact renews it" if ended else None
 
 
 def _config_refused(facts: Facts) -> str | None:
@@ -233,7 +233,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("server_unreachable", _ATTENTION, "More than three contacts with the license server have failed in a row",
               _unreachable, _always(_SEE_CONTACT), (ROTATION_FAILING,)),
     Condition("certificate_ended", _ATTENTION, "The TLS client certificate has ended",
-              _certificate, _always("Provision the device again with a new enrollment token.")),
+              _certificate, _always(f"{_SEE_CONTACT} 400 days after its end, provision the device again.")),
     Condition("revocations_stale", _ATTENTION, "The revocation list is out of date",
               _when(lambda facts: facts.revocations_stale and not facts.stale_refused, REVOCATIONS_STALE.title),
               _always(_SEE_CONTACT), (REVOCATIONS_STALE,)),

@@ -44,6 +44,8 @@ class Gauges:
     started_at: float = 0.0
     written_at: float = 0.0
     unfitting_answers: int = 0
+    server_time_held: bool = False
+    server_time_provisional: bool = False
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -113,6 +115,10 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.certificate_ends),
     Declared("certificate_expiry_timestamp_seconds", "gauge", "s", "The same as license_agent_certificate_ends",
              lambda _, g: g.certificate_ends),
+    Declared("server_time_held", "gauge", "", "1 while the server's time contradicts this machine's and is not used",
+             lambda _, g: g.server_time_held),
+    Declared("server_time_provisional", "gauge", "", "1 while the server's time is used for what begins, and not confirmed",
+             lambda _, g: g.server_time_provisional),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
     Declared("log_lines_dropped_total", "counter", "", "Lines of the process's log that nobody took in time",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.base.journal import lines_dropped
+from agentd.base.signedtime import Standing
 from common.files import write_atomic
 
 from .metrics import Gauges, Metrics
@@ -76,6 +77,8 @@ class Publisher:
         parts, core, ring, status = self._parts, self._parts.core, self._parts.store.ring, self._parts.store.status
         now = core.clock.now()
         active, grace = count_states(ring, now)
+        time = parts.store.record.unconfirmed
+        provisional = time is not None and time.standing is Standing.PROVISIONAL
         return Gauges(
             secrets_active=active,
             secrets_grace=grace,
@@ -100,6 +103,8 @@ class Publisher:
             up=self._up,
             started_at=self._started_at,
             written_at=core.clock.wall(),
+            server_time_held=time is not None and not provisional,
+            server_time_provisional=provisional,
         )
 
 

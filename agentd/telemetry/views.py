@@ -3,8 +3,11 @@
 from typing import Any
 
 from agentd.base.confinement import ConfinementStatus
+from agentd.base.signedtime import Standing
 from agentd.secrets.lifecycle import State, grace_until, valid_until
 from agentd.secrets.ring import SecretRing
+from agentd.secrets.store import Store
+from agentd.secrets.trusted_time import describe
 from agentd.sync.cycle import ContactCycle
 
 from .parts import AgentParts
@@ -61,6 +64,28 @@ def server_view(cycle: ContactCycle, now: int) -> dict[str, Any]:
         "certificate_ends": cycle.certificate_ends,
         "held": cycle.held,
     }
+
+
+def server_time_view(store: Store) -> dict[str, Any] | None:
+    """The server-signed time that was not taken; None where the last one was."""
+    found = store.record.unconfirmed
+    if found is None:
+        return None
+    return {
+        "standing": found.standing.value,
+        "signed": found.time.signed,
+        "clock": found.clock,
+        "text": describe(found.standing, found.time.signed, found.clock),
+        "action": _ACTIONS[found.standing],
+    }
+
+
+_ACTIONS = {
+    Standing.PROVISIONAL: "Nothing: the next contact confirms it. Replace the battery of the mainboard if this comes again.",
+    Standing.HELD: "Compare both clocks. A contact at least 30 minutes later confirms the server's time or drops it; if the "
+    "server is right, 'license-agent-cli clock confirm' does so at once.",
+    Standing.BEHIND: "Compare both clocks. If the server is right, use 'license-agent-cli clock challenge' and 'clock reset'.",
+}
 
 
 def confinement_view(confinement: ConfinementStatus) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Keeps the agent's client certificate working: connects with it, renews it, and goes back where a new one does not work.
 
-A new key and its certificate are kept beside the old pair until they have worked once; if they fail, the old pair stays in use.
+A new key and its certificate are kept beside the old pair until they have worked in a contact in which the server's time was
+taken: a wrong clock may have dated them. If they fail, the old pair stays in use.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from agentd.audit.core import Core
 from agentd.base.hardware import HardwareConnection
 from agentd.secrets.record import SealedTlsKey, SealedTlsKeys
 from agentd.secrets.store import Store
+from agentd.secrets.trusted_time import utc
 from hwsec.errors import BlobCorrupt, StoreCorrupt
 from hwsec.sealedblob import open_blob, seal_blob
 from hwsec.secretmem import SecretBuffer
@@ -64,11 +66,17 @@ class ClientCertificates:
         # may hold other keys than the two above.
         self._kept = store.record.tls
         self._not_before_mono = 0.0
+        self._pending_works = False
+
+    @property
+    def used(self) -> ClientKey:
+        """The pair in use: the new one from the contact on in which it has worked."""
+        return self.pending if self.pending is not None and self._pending_works else self.current
 
     @property
     def ends(self) -> int:
         """End of the certificate in use, seconds since 1970 UTC."""
-        return self.current.not_after
+        return self.used.not_after
 
     @property
     def _sealed(self) -> SealedTlsKeys:
@@ -84,12 +92,10 @@ class ClientCertificates:
     async def connected(self) -> AsyncIterator[None]:
         """A connection for the length of the block: with the new pair if it works, else with the one in use."""
         async with contextlib.AsyncExitStack() as stack:
-            if self.pending is not None and await self._works(stack, self.pending):
-                await self._promote()
-            else:
-                failed = self.pending is not None
+            self._pending_works = self.pending is not None and await self._works(stack, self.pending)
+            if not self._pending_works:
                 await stack.enter_async_context(self._open(self.current))
-                if failed:
+                if self.pending is not None:
                     await self._drop_pending_if_ours_works()
             yield
 
@@ -122,12 +128,17 @@ class ClientCertificates:
         except NoContact:
             return False
 
-    async def _promote(self) -> None:
+    async def settle(self) -> None:
+        """Gives the old pair up if the new one works; called at the end of a contact in which the server's time was taken.
+
+        Raises:
+            HwsecError, AuditUnavailable: nothing has changed.
+        """
         sealed = self._sealed.pending
-        if self.pending is None or sealed is None:
-            raise RuntimeError("there is no pending certificate to promote")
+        if self.pending is None or sealed is None or not self._pending_works:
+            return
         await self._keep("tls.renewed", SealedTlsKeys(current=sealed), serial=f"{self.pending.serial:x}")
-        self.current, self.pending = self.pending, None
+        self.current, self.pending, self._pending_works = self.pending, None, False
         log.info("the new TLS certificate works; it is used until %d", self.current.not_after)
 
     async def _drop_pending_if_ours_works(self) -> None:
@@ -141,11 +152,29 @@ class ClientCertificates:
         self.pending = None
         self._not_before_mono = self._core.clock.monotonic() + RENEW_AGAIN_S
 
-    def renewal_due(self) -> bool:
-        """Whether the agent should ask for a new certificate now."""
-        key, clock = self.current, self._core.clock
+    def renewal_due(self, *, settled: bool) -> bool:
+        """Whether the agent should ask for a new certificate now.
+
+        Args:
+            settled: the server's time is taken, so that a certificate that begins later can be replaced by a right one.
+        """
+        key, clock = self.used, self._core.clock
         due = renewal_time(self._core.agent_id, key.serial & 0xFFFFFFFF, key.not_before, key.not_after)
-        return self.pending is None and clock.now() >= due and clock.monotonic() >= self._not_before_mono
+        ceiling = clock.ceiling()
+        misdated = settled and ceiling is not None and key.not_before > ceiling
+        waiting = self.pending is not None and not self._pending_works
+        return not waiting and (misdated or clock.now() >= due) and clock.monotonic() >= self._not_before_mono
+
+    def problem(self) -> str:
+        """What is wrong with the dates of the certificate in use, as far as the time is known here; empty if nothing is."""
+        key, clock = self.used, self._core.clock
+        ceiling = clock.ceiling()
+        if ceiling is not None and key.not_before > ceiling:
+            begin = utc(key.not_before)
+            return f"this agent's certificate is not valid before {begin}: the server's clock was wrong when it made it"
+        if key.not_after < clock.certain():
+            return f"this agent's certificate is not valid after {utc(key.not_after)}"
+        return ""
 
     def new_renewal(self) -> Renewal:
         """A new key, and the request for its certificate that the server is to be asked for."""
@@ -165,9 +194,13 @@ class ClientCertificates:
             raise NotTheServer(str(error)) from None
         sealed = await self._store.on_hardware(_Seal(self._core.vault, renewal.scalar))
         pending = SealedTlsKey(certificates=key.certificates, sealed=sealed)
-        tls = SealedTlsKeys(current=self._sealed.current, pending=pending)
+        former = self._sealed
+        # A pair that works takes the place of the one before it: one that works always stays beside the new one.
+        works = self._pending_works and former.pending is not None
+        current = former.pending if works and former.pending is not None else former.current
+        tls = SealedTlsKeys(current=current, pending=pending)
         await self._keep("tls.renewal", tls, serial=f"{key.serial:x}", until=key.not_after)
-        self.pending = key
+        self.current, self.pending, self._pending_works = self.used, key, False
 
 
 class _Seal:

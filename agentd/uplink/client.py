@@ -7,7 +7,17 @@ from typing import Any, TypeVar
 
 from agentd.audit.core import Core
 from agentd.secrets.store import Store
-from contracts.exchange import RefusalCode, Refused, Reply, Request, purpose_of, request_input, with_signature
+from agentd.secrets.trusted_time import utc
+from contracts.exchange import (
+    RefusalCode,
+    Refused,
+    RenewCertificate,
+    Reply,
+    Request,
+    purpose_of,
+    request_input,
+    with_signature,
+)
 
 from .certificates import ClientCertificates
 from .replies import challenge_in, key_set_in, signed_reply
@@ -26,8 +36,8 @@ class ExchangeClient:
     Args:
         store: says whose signatures count.
         transport: carries requests.
-        certificates: the client certificate in use. A server whose clock is past its end would not have let this agent in; one
-            that signs a later time all the same has a wrong clock, and would take this agent's clock along.
+        certificates: the client certificate in use. A server whose clock is past its end lets this agent do nothing but renew
+            it; one that signs a later time all the same has a wrong clock.
         random: gives that many random bytes.
     """
 
@@ -45,6 +55,15 @@ class ExchangeClient:
         self._certificates = certificates
         self._random = random
         self._challenge: tuple[str, float] | None = None
+
+    @property
+    def has_challenge(self) -> bool:
+        """Whether the server has given a challenge on this connection."""
+        return self._challenge is not None
+
+    def forget_challenge(self) -> None:
+        """Forgets the challenge; called for each connection, since it belongs to one client certificate."""
+        self._challenge = None
 
     async def ask(self, kind: type[R], make: type[Request], **fields: Any) -> R:
         """Asks once; with another challenge once more, if the server no longer accepts the one that was used.
@@ -81,9 +100,9 @@ class ExchangeClient:
         body = json.dumps({"request": with_signature(signed, signature)}).encode()
         response = await self._transport("POST", f"{API}/{purpose}", body)
         reply = signed_reply(response, kind, core.agent_id, request.request_id, self._store.trust, purpose)
-        if reply.issued_at > self._certificates.ends:
+        if reply.issued_at > self._certificates.ends and make is not RenewCertificate:
             raise NoContact(
-                f"the server's clock is wrong: it says {reply.issued_at}, and this agent's certificate has ended then"
+                f"the server's clock is wrong: it says {utc(reply.issued_at)}, and this agent's certificate has ended then"
             )
         return reply
 

@@ -277,15 +277,17 @@ class LinkClient:
         certificates: str | None = None,
         key: Key | None = None,
         provisioning: Provisioning | None = None,
+        latest: int | None = 0,
     ) -> AsyncIterator[LinkSession]:
         """A session, for the length of a block.
 
         Args:
-            time: trusted time, seconds since 1970 UTC; certificates are judged by it.
+            time: a time that has certainly passed, seconds since 1970 UTC; a certificate that ended before it is refused.
             certificates: client certificate and intermediates, PEM; None for none.
             key: its private key (PEM, or PKCS#8 in DER). It is copied into a memfd that only the link gets; the caller
                 wipes its own copy.
             provisioning: an upstream that the link's configuration does not name.
+            latest: the latest time that it may be, as in `Hello`.
 
         Raises:
             LinkUnavailable: no link answers, or it cannot be trusted.
@@ -294,7 +296,7 @@ class LinkClient:
         """
         if (certificates is None) != (key is None):
             raise LocalProtocolError(ErrorCode.BAD_REQUEST, "a client certificate needs its key, and a key its certificate")
-        hello = Hello(v=LINK_VERSION, id=1, time=time, certificates=certificates, provisioning=provisioning)
+        hello = Hello(v=LINK_VERSION, id=1, time=time, certificates=certificates, provisioning=provisioning, latest=latest)
         frame = encode_link(hello)
         sock = self._connect()
         try:

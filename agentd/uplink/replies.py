@@ -10,7 +10,7 @@ from contracts.jose import BadSignature, MalformedToken, parse_json_object
 from contracts.licensetoken import WrongAudience
 from contracts.trust import Trust
 
-from .transport import NoContact, NotTheServer, Response
+from .transport import CertificateRefused, NoContact, NotTheServer, Response
 
 R = TypeVar("R", bound=Reply)
 
@@ -41,7 +41,10 @@ def signed_reply(response: Response, kind: type[R], agent_id: str | None, reques
 
 
 def challenge_in(response: Response) -> str:
-    """The challenge in a response; nobody signs it. Raises NoContact, NotTheServer."""
+    """The challenge in a response; nobody signs it. Raises NoContact, NotTheServer.
+
+    It comes with status 401 if the client certificate is not valid yet: it can be renewed then, and nothing else.
+    """
     challenge = _member(response, "challenge")
     # JSON can carry half a surrogate pair, which is no text and could not be sent back.
     if not 16 <= len(challenge) <= MAX_CHALLENGE_CHARS or not challenge.isascii():
@@ -68,7 +71,8 @@ def no_contact(response: Response) -> NoContact:
             text += f": {ascii(str(error.get('text') or error.get('code')))[1:-1][:200]}"
     except MalformedToken:
         pass
-    return NoContact(text, response.retry_after_s)
+    kind = CertificateRefused if response.status == 401 else NoContact
+    return kind(text, response.retry_after_s)
 
 
 def _member(response: Response, name: str) -> str:

@@ -34,6 +34,10 @@ class NotTheServer(NoContact):
     """The answer does not carry the server's signature for this request."""
 
 
+class CertificateRefused(NoContact):
+    """The server does not let this agent in with its client certificate: HTTP status 401. Nobody signs that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A response of HTTP.
@@ -96,8 +100,9 @@ class LinkTransport:
             NoContact: the link does not answer.
         """
         provisioning = Provisioning(self._upstream, self._url, self._pins())
+        clock = self._clock
         try:
-            async with self._link.session(self._clock.now(), certificates, key, provisioning) as session:
+            async with self._link.session(clock.certain(), certificates, key, provisioning, latest=clock.ceiling()) as session:
                 self._session = session
                 yield
         except LinkUnavailable as error:

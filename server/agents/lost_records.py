@@ -12,10 +12,21 @@ from server.registry.database import present_number, skip_ahead
 from server.registry.models import Agent, Certificate
 from server.web.peers import Peer
 
+from .certificates import LIFETIME_S
 from .registry import ACTIVE, AgentRow, row_of
 
+FORMER_BACKDATE_S = 300
 MAX_DISPUTED = 1000
 """Disputed certificates that are remembered, so that each is recorded once."""
+
+
+def issued_at(peer: Peer) -> int:
+    """When this server issued a certificate, at the earliest.
+
+    By its length: release 0.1.0 dated a certificate back by 300 s, later ones by `BACKDATE_S`. One that ends with its CA is
+    shorter, and counts as dated back by the former.
+    """
+    return min(max(peer.not_after - LIFETIME_S, peer.not_before + FORMER_BACKDATE_S), peer.not_before + BACKDATE_S)
 
 
 class LostRecords:
@@ -33,7 +44,7 @@ class LostRecords:
         agent = session.get(Agent, peer.agent_id)
         if agent is None or session.get(Certificate, peer.fingerprint) is not None:
             return None
-        return None if peer.not_before + BACKDATE_S < agent.updated_at else row_of(agent)
+        return None if issued_at(peer) < agent.updated_at else row_of(agent)
 
     def adopt(self, session: Session, peer: Peer, now: int) -> None:
         """Registers a lost certificate again, once its agent has signed a request."""
@@ -43,7 +54,7 @@ class LostRecords:
                 agent_id=peer.agent_id,
                 number=peer.number,
                 state=ACTIVE,
-                issued_at=peer.not_before + BACKDATE_S,
+                issued_at=issued_at(peer),
                 not_after=peer.not_after,
             )
         )

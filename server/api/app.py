@@ -17,7 +17,7 @@ from contracts.exchange import EXCHANGE_VERSION, RefusalCode
 from server.base.limits import MAX_HEADER_REQUEST_CHARS
 from server.enrollment.service import Enrollment
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
-from server.exchange.service import KINDS, Exchange
+from server.exchange.service import KINDS, RENEWAL, Exchange, outside_its_dates
 from server.keys.keyring import Keyring
 from server.web.middleware import CALLER, NOTE, Caller
 from server.web.peers import Peer
@@ -48,17 +48,21 @@ def _caller(request: Request) -> Caller:
 
 async def _peer(request: Request) -> Peer:
     caller = _caller(request)
-    if caller.peer is None:
-        text = (
-            "the client certificate has expired, or is not valid yet"
-            if caller.expired
-            else "this endpoint needs a client certificate"
-        )
-        raise _Stop(error(401, RefusalCode.UNKNOWN_AGENT, text))
-    return caller.peer
+    if caller.peer is not None:
+        return caller.peer
+    if caller.outside is None:
+        raise _Stop(error(401, RefusalCode.UNKNOWN_AGENT, "this endpoint needs a client certificate"))
+    raise _Stop(outside_its_dates(caller.outside))
+
+
+async def _peer_of_any_date(request: Request) -> Peer:
+    """The caller's certificate, even one that can only be renewed; `Exchange` looks at its dates."""
+    caller = _caller(request)
+    return await _peer(request) if caller.outside is None else caller.outside
 
 
 AgentPeer = Annotated[Peer, Depends(_peer)]
+RenewingPeer = Annotated[Peer, Depends(_peer_of_any_date)]
 
 _ERRORS: dict[int, str] = {
     400: "The request is malformed.",
@@ -117,13 +121,12 @@ def create_app(
         return int(wall())
 
     @app.post(f"{PREFIX}/challenge", response_model=ChallengeReply, responses=_responses(401, signed=False))
-    def challenge(request: Request, peer: AgentPeer, _body: Nothing) -> HttpResponse:
+    def challenge(request: Request, peer: RenewingPeer, _body: Nothing) -> HttpResponse:
         """A challenge for requests with the same client certificate."""
-        refused = exchange.refuse_unknown(peer, now())
-        if refused is not None:
-            return _respond(request, refused)
-        text = exchange.challenge(peer.fingerprint, now())
-        return _json(200, {"challenge": text, "expires_in": CHALLENGE_LIFETIME_S})
+        found = exchange.admit(peer, now())
+        if isinstance(found, Response):
+            return _respond(request, found)
+        return _json(200, {"challenge": found, "expires_in": CHALLENGE_LIFETIME_S})
 
     for purpose, kind in KINDS.items():
         _add_purpose(app, exchange, purpose, (kind.__doc__ or "").strip().partition("\n")[0], now)
@@ -172,8 +175,12 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
     def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> HttpResponse:
         return _respond(request, exchange.handle(purpose, peer, body.request, now()))
 
-    ask.__doc__ = summary
-    app.add_api_route(path, ask, methods=["POST"], name=name, response_model=SignedReply, responses=responses)
+    def ask_at_any_date(request: Request, peer: RenewingPeer, body: SignedRequest) -> HttpResponse:
+        return _respond(request, exchange.handle(purpose, peer, body.request, now()))
+
+    endpoint = ask_at_any_date if purpose == RENEWAL else ask
+    endpoint.__doc__ = summary
+    app.add_api_route(path, endpoint, methods=["POST"], name=name, response_model=SignedReply, responses=responses)
     if purpose not in BY_GET:
         return
 

@@ -88,10 +88,11 @@ class ErrorContent(_Body):
 
 
 class ErrorReply(_Body):
-    """An unsigned error."""
+    """An unsigned error. `challenge` is there if the client certificate is not valid yet: it can be renewed with it."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"error": {"code": "bad_request", "text": "the body must be JSON"}}]}
     )
 
     error: ErrorContent
+    challenge: Annotated[str | None, Field(min_length=16, max_length=256, pattern=r"^[A-Za-z0-9_-]+$")] = None

@@ -20,11 +20,13 @@ class Facts:
         agents: number of agents by status.
         ends: when each key or certificate ends, by its name; seconds since 1970 UTC.
         halted: number of agents that two machines have been.
+        clock_trusted: whether the server may sign by its own clock.
     """
 
     agents: dict[str, int]
     ends: dict[str, int]
     halted: int = 0
+    clock_trusted: bool = True
 
 
 class Metrics:
@@ -138,3 +140,8 @@ class _FactsCollector(Collector):
             ends.add_metric([name], end)
         yield days
         yield ends
+        yield GaugeMetricFamily(
+            "license_server_clock_trusted",
+            "1 while the server trusts its own clock; otherwise it signs nothing.",
+            value=float(facts.clock_trusted),
+        )

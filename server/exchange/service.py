@@ -13,8 +13,9 @@ Only then does the act run. The act and the kept reply are one transaction; an a
 """
 
 import hashlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,9 +32,10 @@ from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
+from server.registry.clockwatch import ClockNotTrusted
 from server.registry.database import Database
 from server.web.peers import Peer
-from server.web.responses import DATABASE_DOWN, PASSING, STATUS_OF, Response, error
+from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
 from .challenges import is_fresh, made_when, new_challenge
 from .kept_replies import KEPT_S, LONG, MADE_AGAIN, SHORT_KEPT_S, Kept, KeptReplies
@@ -55,6 +57,10 @@ KINDS: dict[str, type[Request]] = {
     )
 }
 """Every kind of request, by its purpose."""
+
+
+RENEWAL = purpose_of(forms.RenewCertificate)
+"""What a client certificate outside its dates is still good for, besides a challenge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +133,23 @@ class Exchange:
         An agent tries a new certificate by asking for a challenge: if it gets one, the certificate is good for all requests.
         """
         try:
+            if not peer.valid_at(now) and not peer.renewable_at(now):
+                return outside_its_dates(peer)
             return None if self._known(peer, now) is not None else _unknown()
         except SQLAlchemyError:
             return DATABASE_DOWN
+
+    def admit(self, peer: Peer, now: int) -> Response | str:
+        """A challenge for the holder of a client certificate, or the response that refuses it.
+
+        A certificate that has ended gets a challenge too, and one that begins later gets it beside an error: with status 200,
+        an agent that tries a new certificate would believe that it works.
+        """
+        refused = self.refuse_unknown(peer, now)
+        if refused is not None:
+            return refused
+        text = self.challenge(peer.fingerprint, now)
+        return text if now >= peer.not_before else replace(outside_its_dates(peer), challenge=text)
 
     def handle(self, purpose: str, peer: Peer | None, request_text: str, now: int) -> Response:
         """Answers one request.
@@ -140,16 +160,20 @@ class Exchange:
             request_text: the JWS.
             now: seconds since 1970 UTC.
         """
+        if peer is not None and not peer.valid_at(now) and not (purpose == RENEWAL and peer.renewable_at(now)):
+            return outside_its_dates(peer)
         try:
             return self._handle(purpose, peer, request_text, now)
         except SQLAlchemyError:
             return DATABASE_DOWN
+        except ClockNotTrusted as problem:
+            return error(503, RefusalCode.UNAVAILABLE, str(problem), CLOCK_RETRY_S)
 
     def _known(self, peer: Peer, now: int) -> _Known | None:
         """The agent of a certificate, before its turn. Notes a certificate of an agent that the registry has lost."""
         with self._database.read() as session:
             known = self._find(session, peer, now)
-            lost_agent = known is None and self._stores.lost.is_lost_agent(session, peer)
+            lost_agent = known is None and peer.valid_at(now) and self._stores.lost.is_lost_agent(session, peer)
         if lost_agent:
             with self._database.write() as session:
                 self._stores.lost.skip_serial(session, peer, now)
@@ -159,6 +183,9 @@ class Exchange:
         agent = self._stores.agents.by_certificate(session, peer.fingerprint, now)
         if agent is not None:
             return _Known(agent, False)
+        if not peer.valid_at(now):
+            # Only the registry says that a certificate outside its dates was issued here and is not revoked.
+            return None
         agent = self._stores.lost.find(session, peer)
         return None if agent is None else _Known(agent, True)
 
@@ -324,6 +351,13 @@ class Exchange:
     def _renew(self, context: _Context, asked: forms.RenewCertificate) -> Reply:
         certificates = self._stores.certificates.renew(context.session, context.agent.agent_id, asked.csr, context.now)
         return forms.RenewReply(certificates=tuple(certificates), **context.head())
+
+
+def outside_its_dates(peer: Peer) -> Response:
+    """The response to a certificate that has ended, or begins later."""
+    begin, end = (time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at)) for at in (peer.not_before, peer.not_after))
+    text = f"the client certificate is not valid before {begin} or after {end}"
+    return error(401, RefusalCode.UNKNOWN_AGENT, text)
 
 
 def _unknown() -> Response:

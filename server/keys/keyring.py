@@ -61,10 +61,21 @@ class Keyring:
     Args:
         database: the registry's; the keyring reads it in transactions of its own.
         cipher: opens private halves.
+        check_clock: raises ClockNotTrusted if nothing must be signed now.
         monotonic: seconds of a clock that never goes back.
+
+    Attributes:
+        check_clock: as given. Every method that signs, or gives a key to sign with, calls it first.
     """
 
-    def __init__(self, database: Database, cipher: Cipher, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        cipher: Cipher,
+        check_clock: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.check_clock = check_clock
         self._database = database
         self._cipher = cipher
         self._monotonic = monotonic
@@ -78,11 +89,13 @@ class Keyring:
         return self._now().issuer
 
     def license_key(self) -> dict[str, str]:
-        """The private JWK that signs licenses."""
+        """The private JWK that signs licenses. Raises ClockNotTrusted."""
+        self.check_clock()
         return self._now().license
 
     def rotation_key(self) -> dict[str, str]:
-        """The private JWK that signs replies and deliveries."""
+        """The private JWK that signs replies and deliveries. Raises ClockNotTrusted."""
+        self.check_clock()
         return self._now().rotation
 
     def license_public_keys(self) -> dict[str, dict[str, str]]:
@@ -94,7 +107,8 @@ class Keyring:
         return self._cipher.challenge_key()
 
     def sign_reply(self, reply: Reply) -> str:
-        """Signs a reply with the rotation key: a JWS (ES256)."""
+        """Signs a reply with the rotation key: a JWS (ES256). Raises ClockNotTrusted."""
+        self.check_clock()
         loaded = self._now()
         header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(loaded.rotation)["kid"]}
         text: str = jws.serialize_compact(header, msgspec.json.encode(reply), loaded.rotation_key, algorithms=_ES256)
@@ -166,7 +180,8 @@ class Keyring:
         return self._now().client_cas
 
     def issuing_ca(self, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        """The CA that issues certificates, with its private key."""
+        """The CA that issues certificates, with its private key. Raises ClockNotTrusted."""
+        self.check_clock()
         return key_rows.issuing_ca(self._cipher, session)
 
     # Loading

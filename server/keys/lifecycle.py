@@ -125,8 +125,9 @@ class KeyLifecycle:
             names: DNS names and IP addresses, for `tls`; empty keeps those of the present certificate.
 
         Raises:
-            RegistryError: the root's key is missing, or belongs to another root.
+            RegistryError: the root's key is missing, or belongs to another root; or the server's clock may be wrong.
         """
+        self._keyring.check_clock()
         if kind != "tls" and root_key is None:
             raise RegistryError(f"a new {kind} key must be signed by the root; give the root's key with --root-key")
         with self._database.write() as session:
@@ -169,6 +170,7 @@ class KeyLifecycle:
         Raises:
             RegistryError: the key belongs to another root; or what `keep` raises.
         """
+        self._keyring.check_clock()
         with self._database.write() as session:
             _root_of(session, old_key)
             jwk, key = _certificate_key("root")
@@ -189,6 +191,7 @@ class KeyLifecycle:
         Raises:
             RegistryError: the key set has no such key, or the key is still in use.
         """
+        self._keyring.check_clock()
         with self._database.write() as session:
             row = session.get(ServerKey, kid)
             if row is None or row.kind not in (*SIGNING, "root"):

@@ -18,8 +18,8 @@ from server.base.refused import RequestRefused
 from server.web.peers import AGENT_URI
 
 Key = ec.EllipticCurvePrivateKey
-BACKDATE_S = 300
-"""How much earlier than now a certificate begins, because clocks differ."""
+BACKDATE_S = 3600
+"""How much earlier than now a certificate begins, because clocks differ, and this server's may be wrong for a while."""
 
 
 def _time(seconds: int) -> datetime.datetime:

@@ -6,6 +6,8 @@ from server.registry import audit
 from server.registry.models import Setting
 
 DEFAULT_INTERVAL_S, DEFAULT_GRACE_S = 86_400, 604_800
+BACKDATE_S = 3600
+"""How much earlier than now a secret begins, at most."""
 
 
 def periods(session: Session) -> tuple[int, int]:
@@ -19,6 +21,19 @@ def set_periods(session: Session, interval: int | None, grace: int | None, now: 
         if value is not None:
             session.merge(Setting(name=name, value=str(value)))
     audit.record(session, "admin", "rotation.periods", "ok", now, interval=interval, grace=grace)
+
+
+def backdate(interval: int, age: int | None) -> int:
+    """How many seconds before now a new secret begins, because this server's clock may have been wrong for a while.
+
+    Of a short interval, or soon after the former secret, it is less: an agent may count an interval of its own from the
+    beginning, and must not find its new secret overdue.
+
+    Args:
+        interval: seconds until the successor of the new secret is due.
+        age: seconds since the former secret was made; None if this is the first.
+    """
+    return max(0, min(BACKDATE_S, interval // 10, BACKDATE_S if age is None else age // 10))
 
 
 def _period(session: Session, name: str, default: int) -> int:

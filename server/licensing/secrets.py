@@ -24,7 +24,7 @@ from server.registry import audit
 from server.registry.cipher import Cipher
 from server.registry.models import Agent, Secret
 
-from .periods import periods
+from .periods import backdate, periods
 from .secret_states import ISSUING, Event, State, step
 
 SECRET_BYTES = 32
@@ -322,7 +322,10 @@ class Secrets:
             )
         usual = periods(session)
         interval, grace = usual[0] if interval is None else interval, usual[1] if grace is None else grace
-        version = max(above, self._newest(session, agent.id)) + 1
+        newest = self._newest(session, agent.id)
+        former = session.get(Secret, (agent.id, newest))
+        back = backdate(interval, None if former is None else now - former.made_at)
+        version = max(above, newest) + 1
         secret = self._random(SECRET_BYTES)
         row = Secret(
             agent_id=agent.id,
@@ -330,7 +333,7 @@ class Secrets:
             state=State.PENDING.value,
             sealed=self._cipher.seal("secret", f"{agent.id}/{version}", "sealed", secret),
             key_check=key_check(secret, agent.id, version),
-            valid_from=now,
+            valid_from=now - back,
             valid_until=now + interval,
             grace_until=now + interval + grace,
             made_at=now,

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration: with it the tables are as they are declared here."""
 
 
@@ -168,6 +168,17 @@ class AuditRecord(Base):
     fields: Mapped[str] = mapped_column(Text)
     prev: Mapped[str] = mapped_column(String(64))
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class Heartbeat(Base):
+    """When a process of the server, or an operator (`OPERATOR`), last trusted the clock of its machine."""
+
+    __tablename__ = "heartbeat"
+    process: Mapped[str] = mapped_column(String(128), primary_key=True)
+    at: Mapped[int] = mapped_column(BigInteger)
+    boot_id: Mapped[str] = mapped_column(String(64))
+    boot_ms: Mapped[int] = mapped_column(BigInteger)
+    synchronized: Mapped[bool] = mapped_column()
 
 
 Index("license_of_agent", License.agent_id, License.revoked_at)

@@ -72,13 +72,17 @@ class ClientChain:
     """
 
     def __init__(self, authorities_pem: str) -> None:
-        self._builder = PolicyBuilder().store(Store(x509.load_pem_x509_certificates(authorities_pem.encode())))
+        authorities = x509.load_pem_x509_certificates(authorities_pem.encode())
+        self._begins = sorted({authority.not_valid_before_utc for authority in authorities})
+        self._builder = PolicyBuilder().store(Store(authorities))
         self._builder = self._builder.max_chain_depth(1).extension_policies(ca_policy=_CA, ee_policy=_CLIENT)
 
     def require(self, certificate: x509.Certificate, now: int) -> None:
         """Returns if one of our CAs has issued the certificate for a client.
 
-        The caller judges the certificate's own dates (`Peer.valid_at`): an expired one is verified as of its last second.
+        The caller judges the certificate's own dates (`Peer.valid_at`): an expired one is verified as of its last second, one
+        that is not valid yet as of its first. A CA that begins later, because this server's clock was wrong when it was made,
+        counts from its first second on if the certificate is valid then.
 
         Args:
             certificate: what the peer has sent.
@@ -90,6 +94,14 @@ class ClientChain:
         try:
             begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             at = min(max(datetime.fromtimestamp(now, UTC), begins), ends)
-            self._builder.time(at).build_client_verifier().verify(certificate, [])
-        except (VerificationError, *UNREADABLE) as problem:
+            instants = (at, *(begin for begin in self._begins if at < begin <= ends))
+        except UNREADABLE as problem:
             raise NotOurs(str(problem)[:200]) from None
+        problems: list[str] = []
+        for instant in instants:
+            try:
+                self._builder.time(instant).build_client_verifier().verify(certificate, [])
+                return
+            except (VerificationError, *UNREADABLE) as problem:
+                problems.append(str(problem)[:200])
+        raise NotOurs(problems[0])

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio.to_thread
+
 from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, MAX_KEYS, REQUEST_DEADLINE_S, address_key, buckets
@@ -17,7 +19,7 @@ from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, MAX_KEY
 from .callers import CannotIdentify, Identify, Scope, address_of
 from .clientchain import NotOurs
 from .peers import Peer
-from .responses import DATABASE_DOWN, Response, error
+from .responses import CLOCK_RETRY_S, DATABASE_DOWN, Response, error
 
 CALLER = "license_server.caller"
 """In `scope["extensions"]`: the `Caller`."""
@@ -42,9 +44,9 @@ class Caller:
     certificate: Peer | None = None
 
     @property
-    def expired(self) -> bool:
-        """Whether it has a client certificate outside its dates."""
-        return self.peer is None and self.certificate is not None
+    def outside(self) -> Peer | None:
+        """Its client certificate, if that is outside its dates: it can be renewed, and nothing else."""
+        return self.certificate if self.peer is None else None
 
 
 @dataclass(slots=True)
@@ -67,6 +69,9 @@ class Middleware:
         observe: called after each response.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
+        clock_trusted: whether the server's clock is trusted, as far as that is known without waiting.
+        clock_problem: asked where it is not: why nothing must be signed; None if it may after all. Runs in a thread.
+        undated: paths that are served all the same, because their responses have nothing to do with the time.
     """
 
     def __init__(
@@ -76,8 +81,14 @@ class Middleware:
         observe: Observe,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        clock_trusted: Callable[[], bool] = lambda: True,
+        clock_problem: Callable[[], str | None] = lambda: None,
+        undated: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
+        self._clock_trusted = clock_trusted
+        self._clock_problem = clock_problem
+        self._undated = undated
         self._identify = identify
         self._observe = observe
         self._wall = wall
@@ -120,6 +131,11 @@ class Middleware:
 
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
         """The body, or the response that refuses the request."""
+        # Before the certificate's dates are looked at: a wrong clock would find all of them ended.
+        if not self._clock_trusted() and scope["path"] not in self._undated:
+            problem = await anyio.to_thread.run_sync(self._clock_problem)
+            if problem is not None:
+                return error(503, RefusalCode.UNAVAILABLE, problem, CLOCK_RETRY_S)
         refused: Response | None = None
         certificate: Peer | None = None
         try:

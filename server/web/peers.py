@@ -12,6 +12,8 @@ AGENT_URI = "urn:license-agent:agent:"
 """How a client certificate names its agent: this, then the agent's id."""
 MAX_CERTIFICATE_CHARS = 16 * 1024
 MAX_SERIAL_DIGITS = 15
+RENEWABLE_S = 400 * 86_400
+"""How far outside its dates a certificate can be renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,14 @@ class Peer:
     def valid_at(self, now: int) -> bool:
         """Whether it is within its dates. It may have expired on a connection that is still open."""
         return self.not_before <= now <= self.not_after
+
+    def renewable_at(self, now: int) -> bool:
+        """Whether it may still be renewed, though not used.
+
+        It may have ended while a seasonal machine was off, or begin later because this server's clock was wrong when it
+        issued it.
+        """
+        return self.not_before - RENEWABLE_S <= now <= self.not_after + RENEWABLE_S
 
 
 def peer_of(der: bytes) -> Peer:

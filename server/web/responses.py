@@ -36,6 +36,7 @@ class Response:
         code: why the request was refused; None for a success.
         text: the reason in words.
         retry_after_s: seconds until the request may succeed; None if unknown.
+        challenge: beside an error: a challenge with which the client certificate can be renewed, and nothing else.
     """
 
     status: int
@@ -43,13 +44,17 @@ class Response:
     code: RefusalCode | None = None
     text: str = ""
     retry_after_s: int | None = None
+    challenge: str | None = None
 
     def body(self) -> str:
         """The JSON body: `{"reply": …}` or `{"error": {"code": …, "text": …}}`."""
         if self.reply is not None:
             return json.dumps({"reply": self.reply}, separators=(",", ":"))
         code = RefusalCode.UNAVAILABLE if self.code is None else self.code
-        return json.dumps({"error": {"code": code.value, "text": self.text}}, separators=(",", ":"), ensure_ascii=False)
+        content: dict[str, object] = {"error": {"code": code.value, "text": self.text}}
+        if self.challenge is not None:
+            content["challenge"] = self.challenge
+        return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
 def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None = None) -> Response:
@@ -57,6 +62,8 @@ def error(status: int, code: RefusalCode, text: str, retry_after_s: int | None =
     return Response(status, None, code, text, retry_after_s)
 
 
+CLOCK_RETRY_S = 300
+"""When agents should come again while the server's clock is not trusted, in seconds."""
 DATABASE_RETRY_S = 30
 DATABASE_DOWN = error(503, RefusalCode.UNAVAILABLE, "the server's database does not answer", DATABASE_RETRY_S)
 """The response while the database does not answer."""

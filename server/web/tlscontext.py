@@ -3,6 +3,9 @@
 import os
 import ssl
 
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which Python's `ssl` does not name."""
+
 
 def server_context(chain_pem: str, key_pem: bytes, client_ca_pem: str) -> ssl.SSLContext:
     """Makes the context of the API's listener.
@@ -20,6 +23,9 @@ def server_context(chain_pem: str, key_pem: bytes, client_ca_pem: str) -> ssl.SS
     context.verify_mode = ssl.CERT_OPTIONAL
     # The issuing CA is a trust anchor by itself, with or without the root (RFC 5280, 6.1.1 d).
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    # Dates are checked for each request (`middleware`): a certificate outside its dates can be renewed, and nothing else. Those
+    # of the CA need no check, because no certificate that it issues is valid when the CA is not.
+    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
     context.load_verify_locations(cadata=client_ca_pem)
     # A resumed session would skip the verification of the client's certificate.
     context.num_tickets = 0

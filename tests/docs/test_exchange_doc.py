@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentd.base import signedtime
 from agentd.rotation import table
 from agentd.secrets import trusted_time
 from agentd.uplink import client as asking
@@ -17,8 +18,9 @@ from contracts.keyset import KEY_SET_TYPE, KeySet
 from server.agents import certificates, enrollment_tokens
 from server.exchange import challenges, kept_replies
 from server.exchange import service as answering
+from server.keys import pki
 from server.licensing import licenses, secrets
-from server.web import responses
+from server.web import peers, responses
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Agent and server\n")[2].partition("\n## ")[0]
@@ -123,6 +125,9 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "CERTIFICATE_S": certificates.LIFETIME_S,
         "REVOCATIONS_LAST_S": licenses.REVOCATIONS_LAST_S,
         "MAX_LIVE": secrets.MAX_LIVE,
+        "RENEWABLE_S": peers.RENEWABLE_S,
+        "CERTIFICATE_BACKDATE_S": pki.BACKDATE_S,
+        "CONFIRM_AFTER_S": signedtime.CONFIRM_AFTER_S,
     }
     assert {name: int(row[0]) for name, row in bounds.items()} == values
 

@@ -590,7 +590,7 @@ def frame(message: Any) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-HELLO = {"v": 1, "op": "hello", "id": 1, "time": NOW, "certificates": None, "provisioning": None}
+HELLO = {"v": 1, "op": "hello", "id": 1, "time": NOW, "certificates": None, "provisioning": None, "latest": 0}
 FETCH = {
     "v": 1,
     "op": "fetch",

@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from contracts.exchange import (
     Cause,
@@ -25,6 +29,8 @@ from contracts.exchange import (
     ConfirmRotation,
     RefusalCode,
     Refused,
+    RenewCertificate,
+    RenewReply,
     RotateReply,
     RotateSecret,
     SecretStatus,
@@ -58,6 +64,17 @@ http {{
 
 
 @contextlib.contextmanager
+def founded_long_ago(directory: Path) -> Iterator[None]:
+    """Commands within the block find the clock 60 days back, until the offset in the file is another."""
+    offset = directory / "offset"
+    offset.write_text(str(-60 * 86_400))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(SITE.parents[2] / "tests" / "support" / "wrongclock"))
+        patched.setenv("WRONG_CLOCK", str(offset))
+        yield
+
+
+@contextlib.contextmanager
 def nginx(made: ApiServer, directory: Path, user: str) -> Iterator[None]:
     """nginx in front of a server that serves on `directory / "api.sock"`, with the site that we ship."""
     tls, port = directory / "tls", free_port_pair()
@@ -85,7 +102,8 @@ def nginx(made: ApiServer, directory: Path, user: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     directory = tmp_path_factory.mktemp("nginx")
-    with ApiServer.made(directory / "server", unix=directory / "api.sock") as made:
+    with founded_long_ago(directory), ApiServer.made(directory / "server", unix=directory / "api.sock") as made:
+        (directory / "offset").write_text("0")
         made.start()
         # The directories of tests are for one user; as root, nginx would drop to another one.
         with nginx(made, directory, pwd.getpwuid(os.geteuid()).pw_name):
@@ -135,6 +153,40 @@ def test_a_certificate_of_another_ca_is_refused_by_nginx(device: Device, tmp_pat
     context.load_cert_chain(*leaf(authority("Issuing CA"), "pos-1").files(tmp_path, "other"))
     with httpx.Client(base_url=device.base, verify=context, trust_env=False) as client:
         erred(client.post(f"{PREFIX}/challenge", json={}), 401, "unknown_agent")
+
+
+@pytest.mark.parametrize("days", [-31, 8], ids=["expired", "not yet valid"])
+def test_a_certificate_outside_its_dates_is_renewed_through_nginx(
+    server: ApiServer, device: Device, tmp_path: Path, days: int
+) -> None:
+    other = Device(server.base, server.root, tmp_path)
+    other.provision(server.claim(), server.pins)
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(other.tls, hashes.SHA256())
+    pem = csr.public_bytes(Encoding.PEM).decode()
+    with server.server_side() as side:
+        other.certificates = tuple(side.certificates.renew(other.agent_id, pem, int(time.time()) + days * 86_400))
+    with other.client(patient=True) as client:
+        response = client.post(f"{PREFIX}/challenge", json={})
+        assert response.status_code == (200 if days < 0 else 401), response.text
+        challenge = response.json()["challenge"]
+        refused = other.post(client, other.request(SecretStatus, challenge, **STATUS))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unknown_agent")
+        assert "is not valid before" in refused.json()["error"]["text"]
+        asked = other.request(RenewCertificate, challenge, csr=pem)
+        other.certificates = other.read(other.post(client, asked), RenewReply, asked.request_id).certificates
+    with other.client(patient=True) as client:
+        asked = other.request(SecretStatus, other.challenge(client), **STATUS)
+        assert other.post(client, asked).status_code == 200
+
+
+def test_an_expired_certificate_of_another_ca_is_nobodys(device: Device, tmp_path: Path) -> None:
+    context = device.context(with_certificate=False)
+    stranger = leaf(authority("Issuing CA"), device.agent_id, begins_h=-3, ends_h=-1)
+    context.load_cert_chain(*stranger.files(tmp_path, "other"))
+    with httpx.Client(base_url=device.base, verify=context, trust_env=False) as client:
+        response = client.post(f"{PREFIX}/challenge", json={})
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "unknown_agent")
+        assert "challenge" not in response.json()
 
 
 def test_nothing_below_tls_1_3(device: Device) -> None:

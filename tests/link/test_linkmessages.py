@@ -25,7 +25,7 @@ from ipc.linkmessages import (
     to_link_decoder,
 )
 
-HELLO: dict[str, Any] = {"v": 1, "op": "hello", "id": 1, "time": 0, "certificates": None, "provisioning": None}
+HELLO: dict[str, Any] = {"v": 1, "op": "hello", "id": 1, "time": 0, "certificates": None, "provisioning": None, "latest": 0}
 FETCH: dict[str, Any] = {
     "v": 1,
     "op": "fetch",
@@ -100,6 +100,7 @@ def test_wrong_values_are_refused_or_mean_what_they_say(decoder: Any, message: d
             ("certificates", "\n"),
             ("path", "\n"),  # refused by check_fetch
             ("provisioning", None),
+            ("latest", None),
             ("headers", []),
             ("body", b"\x00"),
             ("data", b"\x00"),

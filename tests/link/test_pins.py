@@ -158,3 +158,46 @@ def test_hosts(text: str) -> None:
 )
 def test_no_hosts(text: str) -> None:
     assert not is_host(text)
+
+
+def between(entity: Entity, earliest: int, latest: int | None) -> str:
+    """Empty, or the text of the refusal, of a server judged by a time that lies between two bounds."""
+    try:
+        judge(entity.der_chain, parse_pins([ROOT.pin]), HOST, earliest, latest)
+    except PeerRefused as refused:
+        assert refused.code is FailCode.TLS
+        return refused.text
+    return ""
+
+
+LATER = make("server", INTER, hosts=[HOST], usage=SERVER, begins=NOW + 8 * DAY, ends=NOW + 20 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("earliest", "latest", "refusal"),
+    [
+        (NOW, 0, "not valid before 2"),
+        (NOW, NOW, "not valid before 2"),
+        (NOW, NOW + 8 * DAY - 1, "not valid before 2"),
+        (NOW, NOW + 8 * DAY, ""),
+        (NOW, None, ""),
+        (0, None, ""),
+        (NOW + 20 * DAY, None, ""),
+        (NOW + 20 * DAY + 1, None, "not valid after 2"),
+        (NOW + 20 * DAY + 1, NOW + 90 * DAY, "not valid after 2"),
+    ],
+)
+def test_a_certificate_counts_if_it_is_valid_at_some_time_that_it_may_be(
+    earliest: int, latest: int | None, refusal: str
+) -> None:
+    text = between(LATER, earliest, latest)
+    assert refusal in text and bool(text) is bool(refusal), text
+
+
+def test_the_whole_chain_must_be_valid_at_one_time() -> None:
+    ended = make("old", ROOT, authority=True, begins=NOW - 30 * DAY, ends=NOW + 7 * DAY)
+    later = make("server", ended, hosts=[HOST], usage=SERVER, begins=NOW + 8 * DAY, ends=NOW + 20 * DAY)
+    assert "is not valid for" in between(later, NOW - 60 * DAY, None)
+    young = make("young", ROOT, authority=True, begins=NOW + 9 * DAY, ends=NOW + 30 * DAY)
+    both = make("server", young, hosts=[HOST], usage=SERVER, begins=NOW + 8 * DAY, ends=NOW + 20 * DAY)
+    assert between(both, NOW, None) == "" and between(both, NOW, NOW + 8 * DAY) != ""

@@ -22,7 +22,7 @@ from tests.support.waiting import READY_S
 pytestmark = pytest.mark.system
 
 CONFIG = LinkConfig(core_uid=os.geteuid())
-HELLO = encode_link(Hello(v=1, id=1, time=0, certificates=None, provisioning=None))
+HELLO = encode_link(Hello(v=1, id=1, time=0, certificates=None, provisioning=None, latest=0))
 
 
 async def converse(data: bytes) -> bytes:

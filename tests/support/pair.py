@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agentd.base.clock import Clock
 from agentd.base.config import Config, parse_config
-from agentd.base.timeanchor import Reading, TimeAnchor
+from agentd.base.timeanchor import Reading
 from agentd.rotation.runner import RotationRunner
 from agentd.rotation.table import Step
 from agentd.secrets.open import make_store
 from agentd.secrets.record import AgentRecord, SealedTlsKey, SealedTlsKeys, ServerRecord
 from agentd.sockets.connection import Hub
 from agentd.sync.cycle import FAILURES, ContactCycle
+from agentd.telemetry.views import server_time_view
 from agentd.uplink.certificates import BLOB_NAME
 from agentd.uplink.tlskey import new_key
 from agentd.uplink.transport import API, NoContact, Response
@@ -82,20 +83,59 @@ class Fate:
     message: tuple[str, str] | None = None
 
 
+@dataclass
+class Truth:
+    """The time as it is, which no machine need know. Seconds since `START`."""
+
+    seconds: float = 0.0
+
+    @property
+    def now(self) -> int:
+        return START + int(self.seconds)
+
+
 class StillClock(Clock):
-    """A clock that the test moves.
+    """The clocks of a machine that the test starts, stops and sets.
+
+    Args:
+        truth: the time as it is; None for one of its own.
 
     Attributes:
-        seconds: since `START`.
+        off: how far the machine's own clock is from the truth, in seconds.
+        slept: for how long it has slept since it was started; CLOCK_MONOTONIC stands still meanwhile.
+        booted: when the machine was started, as `seconds`.
+        boots: how often it was.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        super().__init__(lambda: START + self.seconds, lambda: 1000 + self.seconds)
+    def __init__(self, truth: Truth | None = None) -> None:
+        self.truth = Truth() if truth is None else truth
+        self.off = self.slept = 0.0
+        self.booted = self.truth.seconds - 1000.0
+        self.boots = 1
+        self._restarted()
 
-    def set_anchor(self, anchor: TimeAnchor, boot: Reading, tpm: Reading | None) -> None:
-        """The floor only: the machine's real boot clock, which the store's readings come from, does not move with this one."""
-        super().set_anchor(TimeAnchor(anchor.signed, False, boot), boot, None)
+    def _restarted(self) -> None:
+        """Another process: it knows only what it reads."""
+        super().__init__(
+            lambda: START + self.seconds + self.off,
+            lambda: self.seconds - self.booted - self.slept,
+            lambda: self.seconds - self.booted,
+            lambda: Reading(int((self.seconds - self.booted) * 1000), self.boots),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """The truth, in seconds since `START`."""
+        return self.truth.seconds
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self.truth.seconds = value
+
+    def starts(self) -> None:
+        """The machine starts, after it was off; the agent's process must be restarted too."""
+        self.booted, self.slept = self.seconds - 20, 0.0
+        self.boots += 1
 
 
 @dataclass
@@ -103,7 +143,7 @@ class Server:
     """The server's process."""
 
     directory: Path
-    clock: StillClock
+    truth: Truth
     server_side: ServerSide = field(init=False)
     exchange: ServerExchange = field(init=False)
     ahead: int = 0
@@ -126,7 +166,7 @@ class Server:
 
     @property
     def now(self) -> int:
-        return int(self.clock.wall()) + self.ahead
+        return self.truth.now + self.ahead
 
 
 class Wire:
@@ -149,8 +189,9 @@ class Wire:
 
     @contextlib.asynccontextmanager
     async def open(self, certificates: str | None = None, key: bytearray | None = None) -> AsyncIterator[None]:
-        """A connection; what it takes to have one over TLS is here, and is not looked at."""
+        """A connection with that client certificate; only its key is not looked at."""
         assert certificates and key
+        self.peer = _peer(certificates)
         yield
 
     async def __call__(self, method: str, path: str, body: bytes) -> Response:
@@ -162,16 +203,17 @@ class Wire:
             keys = self.server.server_side.keys
             return Response(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
         if name == "challenge":
-            return Response(
-                200, json.dumps({"challenge": self.server.exchange.challenge(self.peer.fingerprint, self.server.now)}).encode()
-            )
+            found = self.server.exchange.admit(self.peer, self.server.now)
+            if not isinstance(found, str):
+                return Response(found.status, found.body().encode())
+            return Response(200, json.dumps({"challenge": found}).encode())
         self.seen.append(name)
         text = json.loads(body)["request"]
         late, self._late = self._late, []
         answer = self._carry(name, text)
         for old in late:
             self._ask(*old)
-        self.server.clock.seconds += self.holds_back.get(name, 0)
+        self.server.truth.seconds += self.holds_back.get(name, 0)
         return answer
 
     def _carry(self, name: str, text: str) -> Response:
@@ -217,6 +259,10 @@ class Wire:
         return self.fate.server_stops is not None and self.fate.server_stops[0] == name
 
 
+def _peer(pem: str) -> Peer:
+    return peer_of(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
+
+
 def _stop(*_args: Any) -> None:
     raise Stopped
 
@@ -251,6 +297,14 @@ class AgentProcess:
         assert self.store.record.server is not None
         return self.store.record.server
 
+    def status(self) -> Any:
+        """What `status` shows of the server's time; None where there is nothing to show."""
+        return server_time_view(self.store)
+
+    def metrics(self) -> str:
+        """The text of the metrics."""
+        return self.agent.publisher.render_metrics().decode()
+
     async def contact(self, cause: Cause | None) -> None:
         """One contact, and what the daemon does after one that succeeded."""
         await self.cycle.contact(cause)
@@ -273,7 +327,8 @@ class Pair:
     Args:
         directory: of both; made by `prepare`.
         device: what the agent's keys are in; or what makes a backend for each start.
-        server: of another pair, for a second machine with the same identity; None for the one in the directory.
+        server: of another pair, for a second machine with the same identity, or of a fleet; None for the one in the directory.
+        agent_id: the agent's.
     """
 
     def __init__(
@@ -283,12 +338,13 @@ class Pair:
         peer: Peer,
         token: str,
         server: Server | None = None,
+        agent_id: str = AGENT,
     ) -> None:
-        self.clock = StillClock() if server is None else server.clock
-        self.server = Server(directory / "server", self.clock) if server is None else server
+        self.clock = StillClock(None if server is None else server.truth)
+        self.server = Server(directory / "server", self.clock.truth) if server is None else server
         self.wire = Wire(self.server, peer)
         self.device = device
-        self.config = _config(directory)
+        self.config = config_of(directory, agent_id)
         self.token = token
         self.stops = 0
         self.agent = self._start()
@@ -300,6 +356,7 @@ class Pair:
 
     def restart_agent(self) -> None:
         self.agent.end()
+        self.clock._restarted()
         self.agent = self._start()
 
     def contact(self, cause: Cause | None = None) -> BaseException | None:
@@ -330,9 +387,44 @@ class Pair:
         self.server.server_side.close()
 
 
-def _config(directory: Path) -> Config:
-    text = f'[agent]\nid = "{AGENT}"\n[tpm]\nenabled = false\nfallback_encrypted_storage = "{directory}/state/secret.enc"\n'
+def config_of(directory: Path, agent_id: str = AGENT) -> Config:
+    text = f'[agent]\nid = "{agent_id}"\n[tpm]\nenabled = false\n'
+    text += f'fallback_encrypted_storage = "{directory}/state/secret.enc"\n'
     return parse_config(f'{text}[paths]\nstate_dir = "{directory}/state"\nlog_dir = "{directory}/log"\n', "test")
+
+
+def enroll(
+    server_side: ServerSide, directory: Path, now: int, agent_id: str = AGENT, backend: Backend | None = None
+) -> tuple[MemoryDevice, Peer]:
+    """Makes an agent that has not contacted its server yet; over a memory device of its own, or over a backend."""
+    for name in ("state", "log"):
+        (directory / name).mkdir(parents=True)
+    device = MemoryDevice()
+    backend = MemoryBackend(device) if backend is None else backend
+    backend.create()
+    keys = {name: jwk_from_point(getattr(backend, f"{name}_public")()) for name in ("agreement", "identity", "attestation")}
+    content = {"agent_id": agent_id, "backend": "software", **{f"{name}_key": jwk for name, jwk in keys.items()}}
+    server_side.agents.enroll_by_hand(agent_id, None, "software", read_request(content).keys, now)
+    config, vault = config_of(directory, agent_id), Vault()
+    scalar, csr = new_key(agent_id, vault)
+    certificates = tuple(server_side.certificates.renew(agent_id, csr, now))
+    with backend.kek() as kek, vault.open(scalar) as key:
+        sealed = seal_blob(kek, BLOB_NAME, key.view)
+    server = ServerRecord(
+        agent_id=agent_id,
+        serial=1,
+        url="https://server",
+        pins=("sha256:" + "0" * 64,),
+        roots=server_side.keys.root_pins(),
+        key_set=server_side.keys.key_set_number(),
+        key_set_expires=START + 365 * DAY,
+        attestation="software",
+    )
+    tls = SealedTlsKeys(current=SealedTlsKey(certificates=certificates, sealed=sealed))
+    record = AgentRecord(server_side.keys.trust(), server=server, tls=tls)
+    make_store(config, backend, vault).commit(Contents((), record.sections()))
+    vault.close()
+    return device, _peer(certificates[0])
 
 
 def prepare(directory: Path, interval: int = DAY, grace: int = 7 * DAY) -> Callable[[Path], Pair]:
@@ -362,35 +454,11 @@ def first_pair(
 ) -> Pair:
     """A pair with secret version 1 and one license, below `directory`; `device` is as for `Pair`, and has made `backend`."""
     template = directory / "template"
-    for name in ("state", "log"):
-        (template / name).mkdir(parents=True)
+    template.mkdir(parents=True)
     plan = Plan("server", ("localhost",), template / "root.key", None, interval, grace)
     create_server(template / "server", plan, START)
     server_side = open_server(template / "server")
-    backend.create()
-    keys = {name: jwk_from_point(getattr(backend, f"{name}_public")()) for name in ("agreement", "identity", "attestation")}
-    content = {"agent_id": AGENT, "backend": "software", **{f"{name}_key": jwk for name, jwk in keys.items()}}
-    server_side.agents.enroll_by_hand(AGENT, None, "software", read_request(content).keys, START)
-    config, vault = _config(template), Vault()
-    scalar, csr = new_key(AGENT, vault)
-    certificates = tuple(server_side.certificates.renew(AGENT, csr, START))
-    peer = peer_of(x509.load_pem_x509_certificate(certificates[0].encode()).public_bytes(Encoding.DER))
-    with backend.kek() as kek, vault.open(scalar) as key:
-        sealed = seal_blob(kek, BLOB_NAME, key.view)
-    server = ServerRecord(
-        agent_id=AGENT,
-        serial=1,
-        url="https://server",
-        pins=("sha256:" + "0" * 64,),
-        roots=server_side.keys.root_pins(),
-        key_set=server_side.keys.key_set_number(),
-        key_set_expires=START + 365 * DAY,
-        attestation="software",
-    )
-    tls = SealedTlsKeys(current=SealedTlsKey(certificates=certificates, sealed=sealed))
-    record = AgentRecord(server_side.keys.trust(), server=server, tls=tls)
-    make_store(config, backend, vault).commit(Contents((), record.sections()))
-    vault.close()
+    _device, peer = enroll(server_side, template, START, backend=backend)
     pair = Pair(template, device, peer, "")
     if pair.contact() is not None:
         raise AssertionError("the first contact failed")

@@ -221,3 +221,47 @@ def test_a_clock_that_jumps_and_comes_back_costs_no_license_and_revives_none(wro
     assert verdicts() == (True, Reason.EXPIRED)
     assert world.ring.versions == before
     world.vault.close()
+
+
+# A signed time that is not taken
+
+
+def test_an_unconfirmed_time_moves_only_the_latest(machine: Machine) -> None:
+    machine.is_off(7 * DAY)  # nothing bounds the time from above
+    machine.wall_off = -40 * DAY
+    before = machine.clock.now()
+    boot, _tpm = machine.readings()
+    assert (machine.clock.latest(), machine.clock.ceiling()) == (before, None)
+    machine.clock.set_unconfirmed(TimeAnchor(SIGNED + 9 * DAY, True, boot), boot)
+    assert (machine.clock.now(), machine.clock.certain(), machine.clock.latest()) == (before, before, SIGNED + 9 * DAY)
+    machine.runs(3600)
+    assert machine.clock.latest() == SIGNED + 9 * DAY + 3600
+    machine.clock.set_unconfirmed(None)
+    assert machine.clock.latest() == machine.clock.now() == before + 3600
+
+
+def test_a_machine_that_knows_the_time_has_no_later_one(machine: Machine) -> None:
+    boot, _tpm = machine.readings()
+    machine.clock.set_unconfirmed(TimeAnchor(SIGNED + 400 * DAY, True, boot), boot)
+    assert machine.clock.latest() == machine.clock.now() == SIGNED
+    assert machine.clock.ceiling() == SIGNED + TOLERANCE_S
+
+
+def test_an_unconfirmed_time_goes_on_while_the_machine_sleeps() -> None:
+    times = {"wall": 0.0, "mono": 100.0, "boot": 500.0}
+    clock = Clock(lambda: times["wall"], lambda: times["mono"], lambda: times["boot"])
+    reading = Reading(500_000, 1)
+    clock.set_unconfirmed(TimeAnchor(SIGNED, True, reading), reading)
+    times["boot"] += 8 * 3600
+    clock.notice_sleep()
+    assert clock.latest() == SIGNED + 8 * 3600
+
+
+def test_the_witnesses_are_those_of_the_machine(machine: Machine) -> None:
+    machine.runs(3600)
+    machine.wall_off = 5
+    seen = machine.clock.witnesses()
+    assert (seen.floor, seen.wall) == (SIGNED + 3600, SIGNED + 3605)
+    assert seen.exact_s == pytest.approx(tolerance(3600))
+    machine.is_off(DAY)
+    assert machine.clock.witnesses().exact_s is None

@@ -94,3 +94,12 @@ def test_a_refusal_tells_the_state_and_no_license(state: State | None) -> None:
     assert (verdict.valid, ruling.license_id, verdict.features, ruling.secret_version) == (False, None, (), 4)
     assert verdict.secret_state == (None if state is None else state.value)
     assert verdict.reissue_due == (state is State.INVALIDATED)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(49, Reason.NOT_YET_VALID), (50, Reason.OK), (3 * DAY, Reason.EXPIRED)])
+def test_a_license_may_begin_by_the_latest_time_that_it_may_be(seconds: int, expected: Reason) -> None:
+    standing = standing_of(meta(), T0 + seconds, NO_LIMITS, newest=True)
+    ruling = judge(LICENSE, 1, standing, T0 + seconds, frozenset(), False, ahead=50)
+    assert ruling.verdict.reason is expected
+    if expected is Reason.NOT_YET_VALID:
+        assert ruling.until == T0 + 50

@@ -67,7 +67,7 @@ STOPS, ATTENTION = Health.NOT_WORKING, Health.NEEDS_ATTENTION
         ({"mode": Mode.DEGRADED, "alerts": ((DEGRADED_LONG, NOW),)}, [("degraded", ATTENTION)], ""),
         ({"failures": 3, "problem": "p"}, [], ""),
         ({"failures": 4, "problem": "p"}, [("server_unreachable", ATTENTION)], "the last 4 contacts"),
-        ({"certificate_ends": NOW}, [("certificate_ended", ATTENTION)], "Provision the device again"),
+        ({"certificate_ends": NOW}, [("certificate_ended", ATTENTION)], "the next contact renews it"),
         ({"certificate_ends": None}, [], ""),
         ({"certificate_ends": 0}, [], ""),
         ({"clock_suspect": True, "alerts": ((CLOCK_SUSPECT, NOW),)}, [("clock_suspect", ATTENTION)], "Set the clock"),

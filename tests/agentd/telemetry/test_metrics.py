@@ -20,7 +20,7 @@ REQUIRED = [
 GAUGES = Gauges(
     secrets_active=1, secrets_grace=2, degraded=True, tpm_available=False, last_rotation=1.8e9, clock_suspect=True,
     connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6, last_contact=1.7e9,
-    revocations_stale=True, certificate_ends=1.9e9, log_lines_dropped=16,
+    revocations_stale=True, certificate_ends=1.9e9, log_lines_dropped=16, server_time_held=True,
     started_at=1.75e9, written_at=1.76e9,
 )  # fmt: skip
 COUNTERS = Counters(
@@ -48,7 +48,8 @@ def test_every_name_is_there_with_its_value() -> None:
             "unauthorized_total": 11, "refused_requests_total": 12, "clock_suspect": 1, "connections": 3,
             "audit_records_total": 4, "audit_counted_total": 5, "audit_failing": 0, "tpm_nv_writes_total": 6,
             "contacts_total": 13, "contacts_failed_total": 14, "degraded_seconds_total": 15.5, "last_contact": 1.7e9,
-            "revocations_stale": 1, "certificate_ends": 1.9e9, "log_lines_dropped_total": 16,
+            "revocations_stale": 1, "certificate_ends": 1.9e9, "log_lines_dropped_total": 16, "server_time_held": 1,
+            "server_time_provisional": 0,
             "up": 1, "start_time_seconds": 1.75e9, "metrics_written_timestamp_seconds": 1.76e9, "rotations_failed_total": 8,
             "validations_failed_total": 10, "last_rotation_timestamp_seconds": 1.8e9,
             "last_contact_timestamp_seconds": 1.7e9, "certificate_expiry_timestamp_seconds": 1.9e9,

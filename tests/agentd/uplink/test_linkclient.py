@@ -126,7 +126,7 @@ def test_a_fetch_is_asked_for_and_its_answer_put_together(link: Any, run: Any, s
     assert (reply.status, reply.headers) == (200, {"etag": "x"})
     assert reply.body == b"".join(bytes([number]) * 32768 for number in range(9))
     hello, fetch = fake.requests
-    assert hello == Hello(v=1, id=1, time=NOW, certificates=None, provisioning=None)
+    assert hello == Hello(v=1, id=1, time=NOW, certificates=None, provisioning=None, latest=0)
     assert fetch == Fetch(
         v=1,
         id=2,

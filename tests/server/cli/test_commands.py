@@ -18,10 +18,12 @@ from contracts.keyset import pin_of
 from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
 from server.agents.clones import Report
+from server.base.machineclock import read_clocks
 from server.cli import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main
+from server.registry.models import Heartbeat
 from tests.server.devices import Device, public_jwk_of
 from tests.support.serverside import open_server
 
@@ -419,3 +421,54 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
     }
     changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]
     assert len(changed) == 1 and {"audit": 0, "secrets": 30}.items() <= dict(changed[0]["fields"]).items()  # type: ignore[call-overload]
+
+
+# The server's own clock
+
+
+def test_the_clock_is_shown_and_accepted(place: Path, run: Run) -> None:
+    shown = run("clock", "show")
+    assert "trusted: there is no heartbeat yet" in shown.out and "last heartbeat: -" in shown.out
+    server = open_server(place)
+    server.server.clock.beat()
+    with server.database.write() as session:
+        session.add(Heartbeat(process="wrong", at=2_500_000_000, boot_id="other", boot_ms=1, synchronized=False))
+    server.close()
+    accepted = run("clock", "accept", "--yes")
+    assert "the clock was ahead before, until 2049-03-22" in accepted.err
+    found = json.loads(run("clock", "show", "--json").out)
+    assert (found["trusted"], found["finding"]) == (True, "no_step") and abs(found["last_heartbeat"] - found["time"]) < 60
+    assert any("clock.accepted" in line for line in run("audit").out.splitlines())
+
+
+def test_a_clock_that_is_not_trusted_stops_every_command_that_signs(enrolled: Path, run: Run, tmp_path: Path) -> None:
+    run("issue", "--agent", "till-1", "--expires", "+30d")
+    server = open_server(enrolled)
+    reading = read_clocks()
+    with server.database.write() as session:
+        session.add(
+            Heartbeat(
+                process="before",
+                at=int(reading.wall) - 8 * 86_400,
+                boot_id=reading.boot_id,
+                boot_ms=int(reading.boot_s * 1000) - 60_000,
+                synchronized=True,
+            )
+        )
+    server.close()
+    says = "the server's clock has jumped by 7 days"
+    assert says in run("clock", "show", code=1).out
+    root = str(enrolled / "offline" / "root.key")
+    for command in (
+        ("issue", "--agent", "till-1", "--expires", "+30d"),
+        ("rotate", "--agent", "till-1"),
+        ("reissue", "--agent", "till-1"),
+        ("sign-time", "--agent", "till-1", "--challenge", "0" * 32),
+        ("keys", "rotate", "tls"),
+        ("keys", "rotate", "license", "--root-key", root),
+    ):
+        failed = run(*command, code=1)
+        assert says in failed.err and "license-server clock accept" in failed.err, command
+    run("agents", "list")
+    run("clock", "accept", "--yes")
+    run("rotate", "--agent", "till-1")

@@ -18,6 +18,7 @@ from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
+from server.licensing.periods import backdate
 from server.licensing.secret_states import ISSUING, TRANSITIONS, Event, State, step
 from server.licensing.secrets import MAX_LIVE
 from tests.server.devices import NOW, Device
@@ -139,7 +140,8 @@ def test_rotation(server: ServerSide, name: str) -> None:
 def test_a_pending_version_is_delivered_with_the_same_secret_and_dates(server: ServerSide) -> None:
     trust = parse_trust(server.keys.trust())
     first, again = (verify_delivery(server.secrets.rotate(AGENT, 0, None, 0, now), AGENT, trust) for now in (NOW, NOW + 60))
-    assert (first.valid_from, first.valid_until, first.grace_until) == (NOW, NOW + INTERVAL, NOW + INTERVAL + GRACE)
+    begin = NOW - backdate(INTERVAL, None)
+    assert (first.valid_from, first.valid_until, first.grace_until) == (begin, NOW + INTERVAL, NOW + INTERVAL + GRACE)
     assert (again.valid_from, again.valid_until, again.grace_until) == (first.valid_from, first.valid_until, first.grace_until)
     assert (first.issued_at, again.issued_at) == (NOW, NOW + 60)
     assert first.encrypted.ciphertext != again.encrypted.ciphertext  # encrypted anew each time

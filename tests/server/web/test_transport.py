@@ -41,6 +41,8 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
         raise ValueError("a token that must not be logged")
     caller, size = scope["extensions"][CALLER], len((await receive())["body"])
     content = {"fingerprint": caller.peer and caller.peer.fingerprint, "address": caller.address, "size": size}
+    if caller.outside is not None:
+        content["outside"] = caller.outside.fingerprint
     body = json.dumps(content).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -140,18 +142,28 @@ def test_a_connection_without_a_certificate_is_nobody(tls: tuple[Running, int]) 
         assert status == 200 and json.loads(body)["fingerprint"] is None
 
 
-@pytest.mark.parametrize("kind", ["other CA", "expired", "not yet valid", "server's"])
+@pytest.mark.parametrize("kind", ["other CA", "server's", "other CA, expired"])
 def test_a_certificate_that_does_not_count_ends_the_handshake(tls: tuple[Running, int], tmp_path: Path, kind: str) -> None:
     bad = {
         "other CA": lambda: leaf(authority(), "pos-1"),
-        "expired": lambda: leaf(CA, "pos-1", begins_h=-3, ends_h=-1),
-        "not yet valid": lambda: leaf(CA, "pos-1", begins_h=1, ends_h=2),
+        "other CA, expired": lambda: leaf(authority(), "pos-1", begins_h=-3, ends_h=-1),
         "server's": lambda: leaf(CA, "pos-1", server=True),
     }[kind]()
     files = bad.files(tmp_path, "bad")
     # In TLS 1.3 the client learns of it when it reads.
     with pytest.raises((ssl.SSLError, ConnectionError)), connect(tls[1], files) as sock:
         exchange(sock, post(b"{}"))
+
+
+@pytest.mark.parametrize("hours", [(-3, -1), (1, 2)], ids=["expired", "not yet valid"])
+def test_a_certificate_outside_its_dates_is_told_apart_for_each_request(
+    tls: tuple[Running, int], tmp_path: Path, hours: tuple[int, int]
+) -> None:
+    client = leaf(CA, "pos-1", begins_h=hours[0], ends_h=hours[1])
+    with connect(tls[1], client.files(tmp_path, "client")) as sock:
+        _status, body = exchange(sock, post(b"{}", "Content-Type: application/json"))
+    seen = json.loads(body)
+    assert (seen["fingerprint"], seen["outside"]) == (None, fingerprint(client))
 
 
 def test_nothing_below_tls_1_3(tls: tuple[Running, int]) -> None:
