@@ -261,6 +261,15 @@ def jws(header: Any = INNER, claims: Any = CLAIMS, key: ec.EllipticCurvePrivateK
     return data + b"." + b64(r.to_bytes(32, "big") + s.to_bytes(32, "big")).encode()
 
 
+def high_s(signed: bytes) -> bytes:
+    """The same JWS with s and the group's order exchanged for their difference: as valid, and another text."""
+    head, _, signature = signed.rpartition(b".")
+    pair = base64.urlsafe_b64decode(signature + b"==")
+    s = int.from_bytes(pair[32:], "big")
+    other = max(s, GROUP_ORDER - s)
+    return head + b"." + b64(pair[:32] + other.to_bytes(32, "big")).encode()
+
+
 def token(header: Any = OUTER, content: bytes | None = None, secret: bytes = SECRET) -> str:
     content = jws() if content is None else content
     protected = b64(compact(header))
@@ -349,6 +358,14 @@ def refused_tokens() -> list[dict[str, str]]:
         opened("delivery_key", "the key for deliveries", by_delivery_key, "BadSignature"),
         opened("other_issuer", "another issuer's name", jws(claims={**CLAIMS, "iss": "https://other.example"}), "BadSignature"),
         opened("other_audience", "for another agent", jws(claims={**CLAIMS, "aud": "pos-002"}), "WrongAudience"),
+        opened("inner_alg_number", "alg is a number", jws({**INNER, "alg": 7})),
+        opened("inner_no_typ", "typ is missing", jws({name: INNER[name] for name in ("alg", "kid")})),
+        opened("inner_not_an_object", "the header is a list", jws(b"[]")),
+        opened("kid_is_a_number", "a key id that is no text", jws({**INNER, "kid": 7}), "BadSignature"),
+        opened("minus_zero_with_fraction", "nbf is -0.0", jws(claims=text.replace('"nbf":1800000000', '"nbf":-0.0').encode())),
+        opened("nested_metadata", "metadata in metadata", jws(claims={**CLAIMS, "metadata": {"shop": {"name": "x"}}})),
+        opened("nested_deeply", "1,500 lists in each other", jws(claims=b'{"iss":' + b"[" * 1500 + b"]" * 1500 + b"}")),
+        opened("huge_number", "exp has 5,000 digits", jws(claims=text.replace("1900000000", "1" * 5000).encode())),
         opened("duplicate_claim", "exp comes twice", jws(claims=twice)),
         opened("unknown_claim", "a claim that may be a restriction", jws(claims={**CLAIMS, "max_tills": 2})),
         opened("missing_claim", "no metadata", jws(claims={name: CLAIMS[name] for name in CLAIMS if name != "metadata"})),
@@ -359,6 +376,7 @@ def refused_tokens() -> list[dict[str, str]]:
 
 
 def tokens() -> dict[str, Any]:
+    minus_zero = json.dumps({**CLAIMS, "nbf": 0}, separators=(",", ":"), ensure_ascii=False).replace('"nbf":0', '"nbf":-0')
     spare: dict[str, Any] = {**CLAIMS, "features": [], "metadata": {}, "nbf": 0, "exp": 253_402_300_799}
     return {
         "note": "All keys were made for these vectors; they protect nothing.",
@@ -373,6 +391,8 @@ def tokens() -> dict[str, Any]:
         "accepted": [
             {"name": "usual", "token": token(), "claims": CLAIMS},
             {"name": "no_features_widest_dates", "token": token(content=jws(claims=spare)), "claims": spare},
+            {"name": "minus_zero", "token": token(content=jws(claims=minus_zero.encode())), "claims": {**CLAIMS, "nbf": 0}},
+            {"name": "high_s", "token": token(content=high_s(jws())), "claims": CLAIMS},
         ],
         "refused": refused_tokens(),
     }

@@ -135,6 +135,18 @@ def test_a_validation_is_answered_and_logged_before_its_reply(tmp_path: Path) ->
     assert (till.counters.validations, till.counters.validations_failed) == (1, 0)
 
 
+def test_a_malformed_token_uses_its_nonce_and_a_bad_request_does_not(tmp_path: Path) -> None:
+    async def work(till: Till) -> None:
+        sock = await till.connect()
+        await till.send(sock, {**validate(1, nonce=5), "more": 1}, validate(2, "bad", nonce=5), validate(3, nonce=5))
+        refused, malformed, repeated = await till.receive(sock, 3)
+        assert refused["error"]["code"] == ErrorCode.BAD_REQUEST
+        assert malformed["reason"] == "malformed"
+        assert repeated["error"]["code"] == ErrorCode.NONCE_REPLAYED
+
+    run(tmp_path, work)
+
+
 def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) -> None:
     async def work(till: Till) -> None:
         sock = await till.connect()
