@@ -305,3 +305,14 @@ def test_a_dead_battery_uses_the_servers_time_for_what_begins(pair: Pair) -> Non
     assert pair.contact() is None and standing(pair) is None
     pair.agent.validator.ahead = pair.clock.latest() - pair.clock.now()
     assert pair.valid(token) and not pair.valid(over)
+
+
+def test_a_contact_that_succeeds_lets_the_next_ones_go_out(pair: Pair) -> None:
+    """An administrator tries again and again while the server signs nothing; then the server is right."""
+    pair.wire.cut = True
+    for _ in range(6):
+        assert pair.contact() is not None
+    pair.wire.cut = False
+    assert pair.contact() is None
+    pair.clock.seconds += DAY
+    assert asyncio.run(pair.agent.cycle.tick())
