@@ -223,6 +223,7 @@ def test_old_heartbeats_go(machine: Machine, database: Database) -> None:
         assert "gone" not in {row.process for row in session.scalars(select(Heartbeat))}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("host", "local"),
     [(None, True), ("", True), ("/run/postgresql", True), ("localhost", True), ("127.0.0.1", True), ("::1", True),
