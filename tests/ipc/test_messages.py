@@ -36,6 +36,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "policy_revoke": {"number": 1},
     "clock_challenge": {},
     "clock_reset": {"statement": "s"},
+    "clock_confirm": {},
     "provision": {"url": "https://server", "root": "sha256:0", "claim": "c" * 16},
     "rotate": {},
     "contact": {},

@@ -45,6 +45,7 @@ def failure(url: str, timeout: float = 10.0) -> tuple[FailCode, str]:
     return found.code, found.text
 
 
+@pytest.mark.system
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -58,6 +59,7 @@ def test_nobody_listens() -> None:
     assert code is FailCode.UNREACHABLE and text.startswith(f"localhost:{port}: connection refused")
 
 
+@pytest.mark.system
 def test_the_server_closes_resets_or_speaks_something_else() -> None:
     with server(lambda _: None) as port:
         assert failure(f"http://127.0.0.1:{port}/") == (
@@ -74,6 +76,7 @@ def test_the_server_closes_resets_or_speaks_something_else() -> None:
         )
 
 
+@pytest.mark.system
 def test_the_server_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 SLOWLY = Path(__file__).parents[2] / "scripts" / "slowly"
 PIP = """
 echo 'Collecting cffi==1.17.1 (from -r requirements/dev.txt (line 9))'; sleep 2

@@ -77,6 +77,7 @@ def test_the_file_that_was_left_is_named(tmp_path: Path, way: Callable[[Path], P
             AuditFile(log).open()
 
 
+@pytest.mark.system
 def test_the_guide_puts_it_back(tmp_path: Path) -> None:
     section = GUIDES.read_text("utf-8").split("## Keep logrotate away from the audit log\n")[1].split("\n## ")[0]
     commands = re.findall(r"^    (.*)$", section, re.MULTILINE)

@@ -31,6 +31,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("uid", "gid", "mode", "reads"),
     [

@@ -47,6 +47,7 @@ def test_what_is_no_name_is_left_out(environment: dict[str, str]) -> None:
     assert "sudo_user" not in operator(environment, NOBODY)
 
 
+@pytest.mark.system
 def test_each_record_of_a_command_has_its_user(directory: Path) -> None:
     command = [str(Path(sys.executable).with_name("license-server")), "enrollment-token", "make", "--dir", str(directory)]
     environment = os.environ | {"SUDO_USER": "alice", "SUDO_UID": "1000"}
