@@ -24,10 +24,12 @@ from tests.support.terminal import AtTerminal, at_terminal
 
 ROOT = "--root-key $LICENSE_SERVER_DIR/offline/root.key"
 ASKS = {
+    "license-agent-cli clock confirm": ("", 1, "Continue? [y/N]"),
     "license-agent-cli secrets invalidate": ("99", 1, "Continue? [y/N]"),
     "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
     "license-server agents reinstate": ("pos-001", 1, "Continue? [y/N]"),
     "license-server agents serial": ("--set 0", 1, "Continue? [y/N]"),
+    "license-server clock accept": ("", 1, "[y/N]"),
     "license-server clones resume": ("pos-001", 1, "[y/N]"),
     "license-server init": ("--dir asked", None, "passphrase of the root key"),
 }
@@ -106,6 +108,7 @@ SILENT = {
     "license-server audit-head": "--agent pos-001",
     "license-server backup": "--out backup",
     "license-server restore": "empty --dir restored",
+    "license-server clock show": "",
     "license-server clones": "",
     "license-server clones list": "",
     "license-server issue": "--agent pos-001 --expires +1d",

@@ -454,7 +454,7 @@ def first_pair(
 ) -> Pair:
     """A pair with secret version 1 and one license, below `directory`; `device` is as for `Pair`, and has made `backend`."""
     template = directory / "template"
-    template.mkdir(parents=True)
+    template.mkdir(parents=True, exist_ok=True)
     plan = Plan("server", ("localhost",), template / "root.key", None, interval, grace)
     create_server(template / "server", plan, START)
     server_side = open_server(template / "server")
