@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
 import pytest
 from license_agent_client import ErrorCode
-from license_agent_client.bounds import MAX_FRAME_BYTES
+from license_agent_client.bounds import MAX_FRAME_BYTES, MIN_CONNECTS_PER_S
 from license_agent_client.clientwire import encode_request
 from license_agent_client.frames import FrameDecoder, encode_frame
 
@@ -41,6 +42,8 @@ class Peer:
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(READY_S)
+        # Slower than the agent closes the connections of a process that makes too many (half of MIN_CONNECTS_PER_S).
+        time.sleep(3 / MIN_CONNECTS_PER_S)
         self.sock.connect(str(path))
         self._decoder = FrameDecoder()
         self._frames: list[bytes] = []
