@@ -109,7 +109,7 @@ class Housekeeping:
                 pending = chore.work()
                 if pending is not None:
                     await pending
-            except Exception:
+            except Exception:  # as above, for work that waits
                 log.exception("housekeeping failed: %s", chore.name)
 
     async def stop(self) -> None:

@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     lines = journal.set_up()
     try:
         return _serve(options, lines)
-    except Exception as error:
+    except Exception as error:  # the last place that can log what ended the agent
         problems, status = _explained(error)
         for problem in problems:
             log.error("%s", problem)

@@ -145,7 +145,7 @@ class PosService:
             if type(request) is ValidateLicense:
                 return self._validate(request, peer, mono)
             return self._answer(request, peer)
-        except Exception:
+        except Exception:  # one request that fails must not end the others; the caller gets INTERNAL
             log.exception("a request on the POS socket failed")
             return self._error(peer, ErrorCode.INTERNAL, "the agent failed; its journal says more", request.id)
 
