@@ -27,7 +27,7 @@ from .api.ops import Check, create_ops
 from .base.errors import RegistryError
 from .base.jsonlog import place_of
 from .enrollment.service import Policy
-from .exchange.service import KINDS
+from .exchange.content import KINDS
 from .keys.keyring import Keyring
 from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping

@@ -22,6 +22,7 @@ from .agents.registry import Agents
 from .base.errors import RegistryError
 from .base.settings import MASTER_KEY, ROOT_KEY, SETTINGS, Place, new_place, place_of, settings_of
 from .enrollment.service import Enrollment, Policy
+from .exchange.checkins import CheckIns
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
 from .keys import datakey, key_rows, masterkey
@@ -39,6 +40,7 @@ from .registry.cipher import KEY_BYTES, Cipher
 from .registry.clockwatch import ClockWatch
 from .registry.database import Database
 from .registry.models import Counter, Setting
+from .registry.prepared import Prepared
 
 _COUNTERS = ("serial", "key_set", KEYS_COUNTER, REVOCATIONS, audit.COUNTER)
 
@@ -147,16 +149,18 @@ def wire(
 
 def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -> Exchange:
     """What answers the agents of an open server."""
+    replies = KeptReplies(server.cipher)
     stores = Stores(
         server.agents,
         server.lost_records,
         server.certificates,
         server.secrets,
         server.licenses,
-        KeptReplies(server.cipher),
+        replies,
         server.clones,
     )
-    return Exchange(server.database, server.keys, stores, random)
+    checkins = CheckIns(Prepared(server.database), server.keys, replies, random)
+    return Exchange(server.database, server.keys, stores, random, checkins)
 
 
 def wire_enrollment(

@@ -23,6 +23,7 @@ from server.registry import audit
 from server.registry.models import Agent
 
 from .registry import begin_anew, enrolled
+from .seen import Seen, went_back
 
 EXTENSION_S = 30 * 86_400
 """How long licenses stay valid from the halt on, at most: an operator has to decide within that time."""
@@ -81,7 +82,7 @@ class Clones:
         agent = session.get(Agent, agent_id)
         if agent is None:
             return None
-        found = [text for text in (_of_version(agent, report, now), _of_audit(agent, report)) if text is not None]
+        found = contradictions(agent, report, now)
         if not found or agent.halted_at is not None:
             return None
         agent.halted_at, agent.halt_reason, agent.halt_version = now, "; ".join(found), None
@@ -120,7 +121,12 @@ class Clones:
         audit.record(session, "admin", "clone.resumed", "ok", now, agent=agent_id, since=halted_at, version=version)
 
 
-def _of_version(agent: Agent, report: Report, now: int) -> str | None:
+def contradictions(seen: Seen, report: Report, now: int) -> list[str]:
+    """Notes a report in `seen`, and returns what contradicts what was noted before."""
+    return [text for text in (_of_version(seen, report, now), _of_audit(seen, report)) if text is not None]
+
+
+def _of_version(agent: Seen, report: Report, now: int) -> str | None:
     seen, seen_at = agent.seen_version, agent.seen_at or 0
     if seen is None or report.version > seen:
         agent.seen_version, agent.seen_at = report.version, now
@@ -130,12 +136,11 @@ def _of_version(agent: Agent, report: Report, now: int) -> str | None:
     return f"secret version {report.version} came back after version {seen}"
 
 
-def _of_audit(agent: Agent, report: Report) -> str | None:
+def _of_audit(agent: Seen, report: Report) -> str | None:
     if report.audit is None or agent.audit_seq is None:
         return None
     seq, head = report.audit
-    back = seq < agent.audit_seq or (seq == agent.audit_seq and head != agent.audit_head)
-    if not back:
+    if not went_back(agent, seq, head):
         if seq > agent.audit_seq and agent.audit_turns == _WENT_BACK:
             agent.audit_turns = _CAME_FORWARD
         return None

@@ -14,6 +14,8 @@ from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.models import Agent, Certificate
 
+from .seen import went_back
+
 HandKeys = dict[str, dict[str, str] | None]
 """Public JWKs of an agent that is enrolled by hand: `agreement`, and `identity` and `attestation` if it has them."""
 ACTIVE, REVOKED, FACTORY_ONLY = "active", "revoked", "factory_only"
@@ -118,16 +120,27 @@ def begin_anew(agent: Agent) -> None:
     agent.halted_at, agent.halt_version, agent.halt_reason = None, None, None
 
 
-def _counts(session: Session, agent: Agent, certificate: Certificate, now: int) -> bool:
-    if agent.halted_at is not None and certificate.state != "revoked":
+def counts(state: str, used_at: int | None, last_use: int | None, halted_at: int | None) -> bool:
+    """Whether a certificate of an agent that is not revoked counts; `certificates` has the rule.
+
+    Args:
+        state: of the certificate.
+        used_at: its first use; None before that.
+        last_use: the latest first use of the agent's active certificates that have begun by now.
+        halted_at: since when the agent's rotations are halted; None if they are not.
+    """
+    if halted_at is not None and state != "revoked":
         # Two machines have one identity: neither may end the other's certificate.
         return True
-    if certificate.state != ACTIVE or certificate.used_at is None:
-        return certificate.state == ACTIVE
+    if state != ACTIVE or used_at is None:
+        return state == ACTIVE
+    return last_use is None or used_at >= last_use
+
+
+def _last_use(session: Session, agent_id: str, now: int) -> int | None:
     # A certificate of the future was issued while the server's clock was wrong: it ends none before it.
     begun = (Certificate.state == ACTIVE, Certificate.issued_at <= now + CLOCK_TOLERANCE_S)
-    last = session.scalar(select(func.max(Certificate.used_at)).where(Certificate.agent_id == certificate.agent_id, *begun))
-    return last is None or certificate.used_at >= last
+    return session.scalar(select(func.max(Certificate.used_at)).where(Certificate.agent_id == agent_id, *begun))
 
 
 class Agents:
@@ -148,7 +161,8 @@ class Agents:
         if found is None:
             return None
         agent, certificate = found
-        if agent.status != REVOKED and not _counts(session, agent, certificate, now):
+        last = _last_use(session, agent.id, now)
+        if agent.status != REVOKED and not counts(certificate.state, certificate.used_at, last, agent.halted_at):
             return None
         return row_of(agent)
 
@@ -227,7 +241,7 @@ class Agents:
         if audit_seq is None or audit_head is None:
             return agent.audit_seq
         known = agent.audit_seq
-        if known is not None and (audit_seq < known or (audit_seq == known and audit_head != agent.audit_head)):
+        if went_back(agent, audit_seq, audit_head):
             audit.record(session, f"agent {agent_id}", "alert.agent_audit", "went_back", now, seq=audit_seq, known=known)
             return known
         agent.audit_seq, agent.audit_head = audit_seq, audit_head

@@ -17,7 +17,8 @@ from contracts.exchange import EXCHANGE_VERSION, RefusalCode
 from server.base.limits import MAX_HEADER_REQUEST_CHARS
 from server.enrollment.service import Enrollment
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
-from server.exchange.service import KINDS, RENEWAL, Exchange, outside_its_dates
+from server.exchange.content import KINDS
+from server.exchange.service import RENEWAL, Exchange, outside_its_dates
 from server.keys.keyring import Keyring
 from server.web.middleware import CALLER, NOTE, Caller
 from server.web.peers import Peer

@@ -64,6 +64,10 @@ class KeptReplies:
             return Kept(row.digest, None)
         return Kept(row.digest, self._cipher.open(*_place(agent_id, request_id), row.sealed).decode())
 
+    def sealed(self, agent_id: str, request_id: str, reply: str) -> bytes:
+        """A reply as the registry keeps it."""
+        return self._cipher.seal(*_place(agent_id, request_id), reply.encode())
+
     def require_room(self, session: Session, agent_id: str, now: int) -> None:
         """Returns if another reply of this agent may be kept. Forgets those that need not be kept any more.
 
@@ -102,7 +106,7 @@ class KeptReplies:
             now: seconds since 1970 UTC.
             kept_s: seconds until it is forgotten.
         """
-        sealed = None if reply is None else self._cipher.seal(*_place(agent_id, request_id), reply.encode())
+        sealed = None if reply is None else self.sealed(agent_id, request_id, reply)
         session.add(
             KeptReply(
                 agent_id=agent_id, request_id=request_id, digest=digest, sealed=sealed, kept_at=now, kept_until=now + kept_s

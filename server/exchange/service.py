@@ -23,9 +23,8 @@ from sqlalchemy.orm import Session
 
 from contracts import exchange as forms
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
-from contracts.jose import MalformedToken
 from server.agents.certificates import ClientCertificates
-from server.agents.clones import Clones, Report
+from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
@@ -37,28 +36,13 @@ from server.registry.database import Database
 from server.web.peers import Peer
 from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
-from .challenges import is_fresh, made_when, new_challenge
+from .challenges import new_challenge
+from .checkins import CheckIns
+from .content import Reader, next_contact
 from .kept_replies import KEPT_S, LONG, MADE_AGAIN, SHORT_KEPT_S, Kept, KeptReplies
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
-CONTACT_S = 3600
-"""How often an agent asks for news; a tenth more or less each time, so that agents do not fall into step."""
-
-KINDS: dict[str, type[Request]] = {
-    purpose_of(kind): kind
-    for kind in (
-        forms.RotateSecret,
-        forms.ConfirmRotation,
-        forms.SecretStatus,
-        forms.ReissueLicenses,
-        forms.ValidateLicense,
-        forms.RevocationList,
-        forms.RenewCertificate,
-    )
-}
-"""Every kind of request, by its purpose."""
-
-
+CHECK_IN = purpose_of(forms.SecretStatus)
 RENEWAL = purpose_of(forms.RenewCertificate)
 """What a client certificate outside its dates is still good for, besides a challenge."""
 
@@ -106,9 +90,19 @@ class Exchange:
         keyring: signs replies.
         stores: what requests act on.
         random: returns this many random bytes.
+        checkins: answers the ordinary check-ins, and asks for the ordinary challenges; None leaves all to this class.
     """
 
-    def __init__(self, database: Database, keyring: Keyring, stores: Stores, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        stores: Stores,
+        random: Callable[[int], bytes],
+        checkins: CheckIns | None = None,
+    ) -> None:
+        self._checkins = checkins
+        self._reader = Reader(keyring.challenge_key)
         self._database = database
         self._keyring = keyring
         self._stores = stores
@@ -135,6 +129,8 @@ class Exchange:
         try:
             if not peer.valid_at(now) and not peer.renewable_at(now):
                 return outside_its_dates(peer)
+            if self._checkins is not None and self._checkins.counts(peer, now):
+                return None
             return None if self._known(peer, now) is not None else _unknown()
         except SQLAlchemyError:
             return DATABASE_DOWN
@@ -163,11 +159,19 @@ class Exchange:
         if peer is not None and not peer.valid_at(now) and not (purpose == RENEWAL and peer.renewable_at(now)):
             return outside_its_dates(peer)
         try:
-            return self._handle(purpose, peer, request_text, now)
+            answer = self._check_in(peer, request_text, now) if purpose == CHECK_IN else None
+            return self._handle(purpose, peer, request_text, now) if answer is None else answer
         except SQLAlchemyError:
             return DATABASE_DOWN
         except ClockNotTrusted as problem:
             return error(503, RefusalCode.UNAVAILABLE, str(problem), CLOCK_RETRY_S)
+
+    def _check_in(self, peer: Peer | None, text: str, now: int) -> Response | None:
+        """The response to an ordinary check-in; None for what needs a closer look."""
+        if self._checkins is None or peer is None:
+            return None
+        signed = self._checkins.answer(peer, text, now)
+        return None if signed is None else Response(200, signed)
 
     def _known(self, peer: Peer, now: int) -> _Known | None:
         """The agent of a certificate, before its turn. Notes a certificate of an agent that the registry has lost."""
@@ -233,7 +237,7 @@ class Exchange:
                     return _repeated(kept.reply)
             else:
                 replies.require_room(session, agent.agent_id, context.now)
-            request = self._read(purpose, context, content)
+            request = self._reader.read(content, purpose, agent.agent_id, context.peer.fingerprint, context.now)
             fresh = True
             self._stores.certificates.note_use(session, agent.agent_id, context.peer.fingerprint, context.now)
             # Before the act: a second machine gets what a halted agent gets.
@@ -256,44 +260,12 @@ class Exchange:
             replies.keep(session, agent.agent_id, context.request_id, digest, text_kept, context.now, kept_s)
         return _response(signed, reply)
 
-    def _read(self, purpose: str, context: _Context, content: dict[str, Any]) -> Request:
-        version = content.get("v")
-        if version != forms.EXCHANGE_VERSION or isinstance(version, bool):
-            raise RequestRefused(
-                RefusalCode.UNSUPPORTED_VERSION, f"this server speaks version {forms.EXCHANGE_VERSION} of the protocol only"
-            )
-        if content.get("agent_id") != context.agent.agent_id:
-            raise RequestRefused(RefusalCode.BAD_REQUEST, "agent_id is another agent's")
-        if content.get("purpose") != purpose:
-            raise RequestRefused(RefusalCode.BAD_REQUEST, "purpose is that of another endpoint")
-        try:
-            request: Request = convert(content, KINDS[purpose], "request")
-        except MalformedToken as problem:
-            raise RequestRefused(RefusalCode.BAD_REQUEST, str(problem)) from None
-        if not is_fresh(request.challenge, self._keyring.challenge_key(), context.peer.fingerprint, context.now):
-            raise RequestRefused(
-                RefusalCode.STALE_CHALLENGE, "the challenge is too old, or was made for another client certificate"
-            )
-        return request
-
     def _observe(self, context: _Context, request: Request) -> str | None:
         """Compares what the request says with what was reported before; returns what contradicts it, if that is new."""
-        match request:
-            case forms.SecretStatus() | forms.RotateSecret():
-                version = request.current_secret_version
-            case forms.ConfirmRotation():
-                version = request.secret_version
-            case _:
-                return None
-        audit = None
-        if isinstance(request, forms.SecretStatus) and request.audit_seq is not None and request.audit_head is not None:
-            audit = request.audit_seq, request.audit_head
-        made_at = made_when(request.challenge, self._keyring.challenge_key(), context.peer.fingerprint)
-        if made_at is None:
+        report = self._reader.report(request, context.peer.fingerprint)
+        if report is None:
             return None
-        return self._stores.clones.observe(
-            context.session, context.agent.agent_id, Report(version, made_at, audit), context.now
-        )
+        return self._stores.clones.observe(context.session, context.agent.agent_id, report, context.now)
 
     # The acts
 
@@ -327,7 +299,7 @@ class Exchange:
             rotate_now=rotate_now,
             revocations=number,
             key_set=self._keyring.key_set_number(),
-            next_contact_s=CONTACT_S * 9 // 10 + int.from_bytes(self._random(2), "big") % (CONTACT_S // 5),
+            next_contact_s=next_contact(self._random),
             audit_seq=self._stores.agents.saw(session, agent_id, now, asked.audit_seq, asked.audit_head),
             **context.head(),
         )

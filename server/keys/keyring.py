@@ -21,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
+from contracts.jose import b64encode
 from contracts.keyset import KeySet, pin_of_jwk, verify_key_set
 from contracts.trust import encode_trust
 from server.base.errors import RegistryError
@@ -29,14 +30,14 @@ from server.registry.cipher import Cipher
 from server.registry.database import Database, present_number
 from server.registry.models import KeySetRow
 
-from . import key_rows
+from . import es256, key_rows
 from .jose import public_jwk
 
 LOOK_AGAIN_S = 1.0
 """How old the keys in memory may be before the counter is read again."""
 COUNTER = "keys"
 """The counter that changes with every change of a key or key set."""
-_ES256, _ECDH = ["ES256"], ["ECDH-ES", "A256GCM"]
+_ECDH = ["ECDH-ES", "A256GCM"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class _Loaded:
     issuer: str
     license: dict[str, str]
     rotation: dict[str, str]
-    rotation_key: Any
+    rotation_key: ec.EllipticCurvePrivateKey
+    reply_header: str
     enrollment: tuple[Any, ...]
     key_set: str
     key_set_number: int
@@ -110,9 +112,7 @@ class Keyring:
         """Signs a reply with the rotation key: a JWS (ES256). Raises ClockNotTrusted."""
         self.check_clock()
         loaded = self._now()
-        header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(loaded.rotation)["kid"]}
-        text: str = jws.serialize_compact(header, msgspec.json.encode(reply), loaded.rotation_key, algorithms=_ES256)
-        return text
+        return es256.sign(loaded.rotation_key, loaded.reply_header, msgspec.json.encode(reply))
 
     def open_enrollment_token(self, text: str) -> bytes:
         """Decrypts what a device has encrypted to one of the enrollment keys.
@@ -217,14 +217,17 @@ class Keyring:
         newest = session.scalars(select(KeySetRow).order_by(KeySetRow.number.desc()).limit(1)).first()
         if newest is None:
             raise RegistryError("the registry has no key set; run 'license-server init'")
-        rotation = key_rows.private_jwk(self._cipher, key_rows.newest(session, "rotation"))
+        rotation_row = key_rows.newest(session, "rotation")
+        rotation = key_rows.private_jwk(self._cipher, rotation_row)
+        header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(rotation)["kid"]}
         enrollment = [key_rows.private_jwk(self._cipher, row) for row in key_rows.live(session, "enrollment")]
         return _Loaded(
             number,
             key_rows.issuer_name(session),
             key_rows.private_jwk(self._cipher, key_rows.newest(session, "license")),
             rotation,
-            ECKey.import_key({**rotation}),
+            key_rows.private_key(self._cipher, rotation_row),
+            b64encode(msgspec.json.encode(header)),
             tuple(ECKey.import_key({**jwk}) for jwk in enrollment),
             newest.text,
             newest.number,

@@ -6,8 +6,9 @@ old backup therefore follows the agent's numbers, and skips ahead of them.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
@@ -116,13 +117,7 @@ class Secrets:
         if agent.halted_at is not None:
             extension = self._extension(session, agent, rows, now)
             return (0 if active is None else active.version), extension is not None and current < extension.version
-        row = rows.get(current)
-        lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
-        # A version that was made by hand may not have been carried to the agent yet; a rotation replaces it.
-        behind = active is not None and active.version > current
-        due = active is None or now >= active.valid_until or behind
-        ahead = highest > self._newest(session, agent_id)
-        return (0 if active is None else active.version), agent.urgent or lost or due or ahead
+        return outlook(rows.values(), self._newest(session, agent_id), agent.urgent, (current, check, highest), now)
 
     def _last(self, session: Session, agent: Agent, rows: dict[int, Secret], current: int, now: int) -> Secret:
         """The version that every holder of a halted identity gets; raises RequestRefused for one that has it already."""
@@ -356,6 +351,38 @@ class Secrets:
         return issue_delivery(
             agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keyring.rotation_key()
         )
+
+
+class Version(Protocol):
+    """A secret version: a row of the registry, or what a statement has read."""
+
+    version: Any
+    state: Any
+    key_check: Any
+    valid_until: Any
+
+
+def outlook(
+    rows: Iterable[Version], newest: int, urgent: bool, held: tuple[int, str | None, int], now: int
+) -> tuple[int, bool]:
+    """The version that licenses are issued under (0 if none), and whether the agent must rotate at once.
+
+    Args:
+        rows: the agent's versions in use, and the one that it holds.
+        newest: the number of its newest version; 0 if it has none.
+        urgent: whether an administrator demands a rotation.
+        held: the newest version that the agent holds (0 if none), its key check, and the highest that it ever held.
+        now: seconds since 1970 UTC.
+    """
+    current, check, highest = held
+    rows = list(rows)
+    active = max((row for row in rows if State(row.state) in ISSUING), key=lambda row: row.version, default=None)
+    row = next((row for row in rows if row.version == current), None)
+    lost = current > 0 and (row is None or row.key_check != check or row.state == State.DIVERGED)
+    # A version that was made by hand may not have been carried to the agent yet; a rotation replaces it.
+    behind = active is not None and active.version > current
+    due = active is None or now >= active.valid_until or behind
+    return (0 if active is None else active.version), urgent or lost or due or highest > newest
 
 
 def _active(rows: dict[int, Secret]) -> Secret | None:

@@ -4,6 +4,7 @@ Every function that works on the registry takes the session of its caller, who d
 transaction that writes takes SQLite's lock when it begins.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as BusyError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
 
 from server.base.errors import RegistryError
 
@@ -68,6 +70,7 @@ class Database:
                 f"there is no driver for {self.url.drivername}; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
             ) from None
         self._reader = self.engine.execution_options(reading=True)
+        self._drivers = self.engine if self.is_sqlite else _driver_engine(self.url)
         # SQLite waits for another writer by sleeping and trying again, longer each time. Threads of one process take turns.
         self._writing = threading.Lock() if self.is_sqlite else None
         self._writers: set[int] = set()
@@ -100,6 +103,22 @@ class Database:
         """Opens a transaction that only reads. It waits for no writer."""
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def driver(self, *, writing: bool) -> Iterator[PoolProxiedConnection]:
+        """Lends a connection of the driver, for `prepared`, which begins and ends its transactions.
+
+        It is not asked beforehand whether it still works: that is another round trip, and who finds it broken tries again in
+        another way.
+
+        Raises:
+            SQLAlchemyError: the database does not answer, or other transactions hold its lock for more than `BUSY_S`.
+        """
+        with (
+            contextlib.nullcontext() if not writing else self._turn(),
+            contextlib.closing(self._drivers.raw_connection()) as lent,
+        ):
+            yield lent
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -191,6 +210,7 @@ class Database:
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
+        self._drivers.dispose()
 
 
 def brief(error: SQLAlchemyError) -> str:
@@ -224,6 +244,20 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     def _begin(connection: Any) -> None:
         reading = connection.get_execution_options().get("reading", False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _driver_engine(url: URL) -> Engine:
+    """Connections to PostgreSQL for `Database.driver`."""
+    engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=BUSY_S)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        from psycopg.types.numeric import Int8Dumper
+
+        # Whole numbers of one size: the driver would prepare a statement anew for each combination of sizes.
+        connection.adapters.register_dumper(int, Int8Dumper)
 
     return engine
 

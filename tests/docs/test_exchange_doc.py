@@ -17,7 +17,7 @@ from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request
 from contracts.keyset import KEY_SET_TYPE, KeySet
 from server.agents import certificates, enrollment_tokens
 from server.exchange import challenges, kept_replies
-from server.exchange import service as answering
+from server.exchange import content as answering
 from server.keys import pki
 from server.licensing import licenses, secrets
 from server.web import peers, responses

@@ -18,8 +18,8 @@ from server.api.forms import BeginBody, ChallengeReply, ErrorReply, SignedReply,
 from server.base.refused import RequestRefused
 from server.enrollment.service import LEVELS, Enrollment, Policy
 from server.exchange.challenges import CHALLENGE_LIFETIME_S, is_fresh
+from server.exchange.content import KINDS
 from server.exchange.requests import open_signed
-from server.exchange.service import KINDS
 from server.keys.jose import new_signing_key, public_jwk
 from tests.vectors.frozen import FROZEN, parts, signed_exchanges
 

@@ -39,8 +39,9 @@ from contracts.exchange import (
 from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
+from server.exchange.content import CONTACT_S, KINDS
 from server.exchange.kept_replies import Kept
-from server.exchange.service import CONTACT_S, KINDS, Exchange
+from server.exchange.service import Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
 from server.web.peers import Peer
