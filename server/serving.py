@@ -8,6 +8,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.sd_notify import Notices
 from .api.app import PREFIX, create_app
 from .api.metrics import Facts, Metrics
 from .api.ops import Check, create_ops
+from .api.routes import AgentRoutes
 from .base.errors import RegistryError
 from .base.jsonlog import place_of
 from .enrollment.service import Policy
@@ -32,7 +34,7 @@ from .keys.keyring import Keyring
 from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
-from .web.listeners import Chore, Listener, run, tcp_socket, unix_socket
+from .web.listeners import WORKERS, Chore, Listener, run, tcp_socket, unix_socket
 from .web.middleware import CALLER, Caller, Middleware, Note
 from .web.proxyusers import ProxyUsers
 from .web.responses import DATABASE_DOWN
@@ -79,14 +81,14 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
         RegistryError: it cannot start; the text says why and what to do.
     """
     metrics = Metrics(lambda: _facts(server), time.time, lambda: lines.dropped)
-    app = create_app(
-        wire_exchange(server), wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi
-    )
+    exchange = wire_exchange(server)
+    app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
     identify = from_tls if context is not None else FromProxy(lambda: _authorities(server.keys))
+    threads = ThreadPoolExecutor(WORKERS, "request")
     admitting = Middleware(
-        app,
+        AgentRoutes(app, exchange, threads),
         identify,
         _observer(metrics),
         clock_trusted=server.clock.surely_trusted,

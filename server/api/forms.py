@@ -12,7 +12,9 @@ JWS_PATTERN = r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$"
 _EXAMPLE_JWS = "eyJhbGciOiJFUzI1NiIsInR5cCI6Ii4uLiIsImtpZCI6Ii4uLiJ9.eyJ2IjoxfQ.c2lnbmF0dXJl"
 _ID = "0123456789abcdef0123456789abcdef"
 
-Jws = Annotated[str, Field(min_length=5, max_length=MAX_BODY_BYTES, pattern=JWS_PATTERN)]
+MIN_JWS_CHARS = 5
+
+Jws = Annotated[str, Field(min_length=MIN_JWS_CHARS, max_length=MAX_BODY_BYTES, pattern=JWS_PATTERN)]
 Opaque = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=8192)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

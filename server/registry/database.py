@@ -250,7 +250,8 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
 
 def _driver_engine(url: URL) -> Engine:
     """Connections to PostgreSQL for `Database.driver`."""
-    engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=BUSY_S)
+    # The one that was used last has its statements prepared.
+    engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=BUSY_S, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

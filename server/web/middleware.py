@@ -118,13 +118,13 @@ class Middleware:
             refused = await self._admit(scope, receive)
             if isinstance(refused, Response):
                 note.code = None if refused.code is None else refused.code.value
-                await _send(noting, refused)
+                await send_response(noting, refused)
             else:
-                await self._app(scope, _replay(refused), noting)
+                await self._app(scope, replay(refused), noting)
         except Exception as problem:  # noqa: BLE001 - whatever the application did not foresee ends here
             _log.error("a request failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
             if not started:
-                await _send(noting, error(500, RefusalCode.UNAVAILABLE, "internal error; the server's log says where"))
+                await send_response(noting, error(500, RefusalCode.UNAVAILABLE, "internal error; the server's log says where"))
         finally:
             self._note_known(scope["extensions"].get(CALLER), status)
             self._observe(scope, note, status, self._steady() - began)
@@ -224,7 +224,8 @@ async def _body(scope: Scope, receive: Any) -> Response | bytes:
         return error(408, RefusalCode.BAD_REQUEST, f"the request did not arrive within {REQUEST_DEADLINE_S} s")
 
 
-def _replay(body: bytes) -> Callable[[], Any]:
+def replay(body: bytes) -> Callable[[], Any]:
+    """Gives an application a body that has been read already."""
     done = False
 
     async def receive() -> dict[str, Any]:
@@ -237,7 +238,8 @@ def _replay(body: bytes) -> Callable[[], Any]:
     return receive
 
 
-async def _send(send: Any, answer: Response) -> None:
+async def send_response(send: Any, answer: Response) -> None:
+    """Sends a response to an ASGI server."""
     body = answer.body().encode()
     headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
     if answer.retry_after_s is not None:
