@@ -1,9 +1,11 @@
-"""The license server under check-ins of many agents: mutual TLS, connections kept, every request signed and fresh.
+"""The license server under check-ins of many agents: mutual TLS 1.3, every request signed and fresh, every reply kept.
 
-The floor is the same uvicorn, protocol and TLS with a static answer. Agents stay within their rate limit, as real ones do.
+A check-in is one `secret-status` with a challenge that the agent has already. `server_floor` is the floor. What counts is the
+processor time of all processes of the server; PostgreSQL's own is told beside it. Agents stay within their rate limit.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -31,22 +33,34 @@ from contracts.jose import jwk_from_point
 from server.agents.activation import ProvenDevice
 from server.base.limits import AGENT_RATE
 from server.exchange.challenges import new_challenge
-from server.web.listeners import Listener, run, tcp_socket
-from server.web.tlscontext import server_context
-from server.web.transport import ApiProtocol
 from server.wiring import Server, open_server
 from stand.programs import READY_S, free_ports
 
 from .load import percentile
 
-STATIC = b'{"reply":"' + b"x" * 500 + b'"}'
+CONNECT_AGAIN = 5
+"""Requests of each agent that come over a new connection each."""
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Load:
-    """What was measured. Times in seconds, memory in bytes."""
+    """What was measured of one server. Times in seconds, memory in bytes.
+
+    Attributes:
+        rate: check-ins a second, over kept connections.
+        cpu: processor time of a check-in over a kept connection.
+        cpu_connecting: processor time of a check-in with a connection of its own.
+        database: PostgreSQL's processor time of a check-in over a kept connection; 0 for SQLite.
+        p95: of the times of check-ins over kept connections, with all agents asking as fast as they can.
+        p99: the same.
+        connection: memory of an open connection.
+    """
 
     rate: float
+    cpu: float
+    cpu_connecting: float
+    database: float
     p95: float
     p99: float
     connection: float
@@ -56,6 +70,8 @@ class Load:
 class Agent:
     """One simulated agent: its TLS, and requests that are signed already."""
 
+    name: str
+    key: bytes
     context: ssl.SSLContext
     requests: list[bytes]
 
@@ -85,7 +101,9 @@ def make_agents(server_side: Server, count: int, requests: int, directory: Path)
         context.load_cert_chain(*files)
         own = x509.load_pem_x509_certificate(made.certificates[0].encode())
         challenge = new_challenge(server_side.keys.challenge_key(), own.fingerprint(hashes.SHA256()).hex(), now, os.urandom(16))
-        agents.append(Agent(context, [_post(made.agent_id, challenge, identity) for _ in range(requests)]))
+        point = identity.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        posts = [_post(made.agent_id, challenge, identity) for _ in range(requests)]
+        agents.append(Agent(made.agent_id, point, context, posts))
     return agents
 
 
@@ -129,17 +147,54 @@ async def _load(port: int, agents: list[Agent], pid: int) -> Load:
     for connection, agent in zip(opened, agents, strict=True):
         await _one(*connection, agent.requests[0])
     memory = (_rss(pid) - before) / len(agents)
+    kept = slice(1, -CONNECT_AGAIN)
 
     async def talk(connection: Any, agent: Agent) -> list[float]:
-        return [await _one(*connection, request) for request in agent.requests[1:]]
+        return [await _one(*connection, request) for request in agent.requests[kept]]
 
+    cpu, database = _cpu_of(pid), _cpu_of_postgresql()
     began = time.perf_counter()
     times = await asyncio.gather(*(talk(*each) for each in zip(opened, agents, strict=True)))
     seconds = time.perf_counter() - began
+    cpu, database = _cpu_of(pid) - cpu, _cpu_of_postgresql() - database
     for _reader, writer in opened:
         writer.transport.abort()
     flat = [value for each in times for value in each]
-    return Load(len(flat) / seconds, percentile(flat, 0.95), percentile(flat, 0.99), memory)
+    connecting = _cpu_of(pid)
+    for number in range(-CONNECT_AGAIN, 0):
+        for agent in agents:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=agent.context)
+            await _one(reader, writer, agent.requests[number])
+            writer.transport.abort()
+    connecting = (_cpu_of(pid) - connecting) / (CONNECT_AGAIN * len(agents))
+    asked = len(flat)
+    p95, p99 = percentile(flat, 0.95), percentile(flat, 0.99)
+    return Load(asked / seconds, cpu / asked, connecting, database / asked, p95, p99, memory)
+
+
+def _cpu_of(pid: int) -> float:
+    """Processor time of a process and of its children."""
+    return sum(_ticks(each) for each in (pid, *_children(pid))) / _TICK
+
+
+def _children(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for path in lists for word in path.read_text().split()]
+
+
+def _cpu_of_postgresql() -> float:
+    """Processor time of all PostgreSQL servers of this machine."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text() == "postgres\n":
+                found += int(path.with_name("schedstat").read_text().split()[0])
+    return found / 1e9
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _rss(pid: int) -> int:
@@ -174,7 +229,7 @@ def measure(directory: Path, url: str | None, count: int, requests: int) -> tupl
         directory: for the server and the agents' files; made anew.
         url: of its database; None for SQLite.
         count: agents, each with a connection.
-        requests: of each agent.
+        requests: of each agent, more than `CONNECT_AGAIN`.
     """
     command = str(Path(sys.executable).with_name("license-server"))
     where = [] if url is None else ["--database", url]
@@ -185,29 +240,12 @@ def measure(directory: Path, url: str | None, count: int, requests: int) -> tupl
     server_side = open_server(home)
     agents = make_agents(server_side, count, requests, directory)
     server_side.close()
+    keys = directory / "keys"
+    keys.write_text("".join(f"{agent.name} {agent.key.hex()}\n" for agent in agents))
+    floor_command = [sys.executable, "-m", "bench.server_floor", "--dir", str(home), "--keys", str(keys)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        with _running([sys.executable, "-m", "bench.server_load", "--dir", str(home)], directory) as (port, pid):
+        with _running(floor_command, directory) as (port, pid):
             floor = runner.run(_load(port, agents, pid))
         with _running([command, "serve", "--dir", str(home)], directory) as (port, pid):
             ours = runner.run(_load(port, agents, pid))
     return ours, floor
-
-
-async def _static(_scope: Any, receive: Any, send: Any) -> None:
-    while (await receive()).get("more_body"):
-        pass
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(STATIC)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": STATIC})
-
-
-def serve_floor(directory: Path, port: int) -> None:
-    """The floor: a static answer over the same mutual TLS."""
-    server_side = open_server(directory)
-    context = server_context(*server_side.keys.tls_material(), server_side.keys.client_ca_pem())
-    server_side.close()
-    run([Listener(_static, tcp_socket("127.0.0.1", port, "--bind"), ApiProtocol, context)], lambda: None, lambda: None)
-
-
-if __name__ == "__main__":
-    serve_floor(Path(sys.argv[2]), int(sys.argv[4].rpartition(":")[2]))
