@@ -32,17 +32,21 @@ from .keys.lifecycle import KeyLifecycle
 from .keys.masterkey import MasterKey
 from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
-from .licensing.licenses import REVOCATIONS, Licenses
+from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
 from .registry import audit, backup
+from .registry.agentcounts import STATUSES
 from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
 from .registry.clockwatch import ClockWatch
 from .registry.database import Database
-from .registry.models import Counter, Setting
+from .registry.models import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
 
-_COUNTERS = ("serial", "key_set", KEYS_COUNTER, REVOCATIONS, audit.COUNTER)
+_COUNTERS = (
+    "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, audit.COUNTER,
+    *(f"agents.{status}" for status in STATUSES),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +283,12 @@ def restore_server(
             if known != place:
                 write_atomic(directory / SETTINGS, settings_of(place))
             fields = {"made_at": summary.made_at, "sha256": summary.digest}
-            backup.fill(
-                database,
-                path,
-                summary,
-                lambda session: audit.record(session, "admin", "registry.restored", "ok", now, **fields),
-            )
+
+            def also(session: Session) -> None:
+                renumber_revocations(session, now)
+                audit.record(session, "admin", "registry.restored", "ok", now, **fields)
+
+            backup.fill(database, path, summary, also)
             database.migrate()
     finally:
         database.close()
@@ -384,6 +388,7 @@ def _fill(session: Session, database: Database, master: MasterKey, plan: Plan, n
     cipher = Cipher(data_key)
     datakey.create(session, data_key, master, now)
     session.add(Setting(name="issuer", value=plan.issuer))
+    session.add(Setting(name="oldest_program", value=OLDEST_PROGRAM))
     for name, value in (("interval", plan.interval), ("grace", plan.grace)):
         if value is not None:
             session.add(Setting(name=name, value=str(value)))

@@ -133,7 +133,7 @@ class SignedUpdates:
         misdated = present.from_later_than(self._core.clock.ceiling()) and found.number >= present.number
         if not found.replaces(present) and not misdated:
             return
-        # The number counts revocations of all agents; worth a write is a change for this one, or the date.
+        # A server of release 0.1.0 counts the revocations of all agents; worth a write is a change for this one, or the date.
         if found.revoked != present.revoked or misdated or reply.next_update - self._committed_until > COMMIT_DATE_AFTER_S:
             await self._store.keep(
                 "server.revocations",

@@ -12,6 +12,7 @@ from contracts.jose import public_key_from_jwk
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
+from server.registry.agentcounts import counted
 from server.registry.models import Agent, Certificate
 
 from .seen import went_back
@@ -179,8 +180,7 @@ class Agents:
 
     def count(self, session: Session) -> dict[str, int]:
         """The number of agents by status."""
-        rows = session.execute(select(Agent.status, func.count()).group_by(Agent.status)).all()
-        return dict.fromkeys((ACTIVE, REVOKED, FACTORY_ONLY), 0) | {str(status): int(count) for status, count in rows}
+        return counted(session)
 
     def enroll_by_hand(
         self, session: Session, agent_id: str, hw_id: str | None, backend: str, keys: HandKeys, now: int

@@ -50,6 +50,7 @@ class _Agent:
     seen_at: int | None
     audit_turns: int
     halted_at: int | None
+    revocations: int | None
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class CheckIns:
         return StatusReply(
             secret_version=version,
             rotate_now=rotate_now,
-            revocations=rows[0][5] or 0,
+            revocations=max(agent.revocations or 0, rows[0][5] or 0),
             key_set=self._keyring.key_set_number(),
             next_contact_s=next_contact(self._random),
             audit_seq=agent.audit_seq,

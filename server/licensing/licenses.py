@@ -21,7 +21,7 @@ from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
 from server.registry import audit
-from server.registry.database import next_number, present_number
+from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
 from .secrets import Secrets
@@ -29,7 +29,19 @@ from .secrets import Secrets
 REVOCATIONS_LAST_S = 7 * 86_400
 """How long a revocation list is valid; an agent fetches a newer one after half of that."""
 REVOCATIONS = "revocations"
-"""The counter that numbers revocation lists."""
+"""The counter that numbers revocation lists. A number belongs to the one agent whose list has changed."""
+REVOCATIONS_BASE = "revocations.base"
+"""The counter with the number of every list that has not changed since: of revision 0005, or of the last restored backup."""
+
+
+def renumber_revocations(session: Session, now: int) -> None:
+    """Gives all revocation lists a new number, so that every agent asks for its list once: a restored registry knows less.
+
+    Args:
+        session: of a writing transaction, on a registry of any revision.
+        now: seconds since 1970 UTC.
+    """
+    skip_ahead(session, REVOCATIONS_BASE, next_number(session, REVOCATIONS, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +195,11 @@ class Licenses:
         Raises:
             RegistryError: there is no such license, or the agent's revocation list is full.
         """
+        owner = session.scalar(select(License.agent_id).where(License.jti == jti))
+        # The agent before its licenses: an agent's own requests lock in this order.
+        agent = None if owner is None else enrolled(session, owner)
         row = session.get(License, jti, with_for_update=True)
-        if row is None:
+        if agent is None or row is None:
             raise RegistryError(f"there is no license {jti!r}")
         if row.revoked_at is None:
             if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
@@ -192,7 +207,7 @@ class Licenses:
                     f"agent {row.agent_id!r} has {MAX_REVOKED} revoked licenses, which is the limit; revoke the agent instead"
                 )
             row.revoked_at = now
-            next_number(session, REVOCATIONS, now)
+            agent.revocations = next_number(session, REVOCATIONS, now)
         audit.record(session, "admin", "license.revoked", "ok", now, license=jti, agent=row.agent_id)
 
     def revocations(self, session: Session, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:
@@ -200,7 +215,9 @@ class Licenses:
 
         A license that has expired is not on it.
         """
-        return present_number(session, REVOCATIONS), now + REVOCATIONS_LAST_S, self._revoked(session, agent_id, now)
+        agent = session.get(Agent, agent_id)
+        number = max(0 if agent is None else agent.revocations or 0, present_number(session, REVOCATIONS_BASE))
+        return number, now + REVOCATIONS_LAST_S, self._revoked(session, agent_id, now)
 
     def _revoked(self, session: Session, agent_id: str, now: int) -> tuple[str, ...]:
         query = select(License).where(License.agent_id == agent_id, License.revoked_at.is_not(None)).order_by(License.jti)

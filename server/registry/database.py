@@ -22,6 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from server.base.errors import RegistryError
 
+from .agentcounts import WritingSession
 from .models import REVISION, Counter, Setting
 
 BUSY_S = 10
@@ -92,7 +93,7 @@ class Database:
             raise RuntimeError("a transaction within a transaction: pass the session instead")
         self._writers.add(thread)
         try:
-            with self._turn(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with self._turn(), WritingSession(self.engine, expire_on_commit=False) as session, session.begin():
                 session.info[OPERATOR] = self.operator
                 yield session
         finally:
@@ -164,7 +165,7 @@ class Database:
             return found
 
     def ready(self) -> None:
-        """Returns if the database answers and has the schema of this program.
+        """Returns if the database answers and has a schema that this program may serve.
 
         Raises:
             RegistryError: it does not answer, or has another schema; the text says what to do.
@@ -173,13 +174,21 @@ class Database:
             found = self.revision()
         except SQLAlchemyError as error:
             raise RegistryError(f"the database does not answer: {brief(error)}") from None
-        if found != REVISION:
+        if found != REVISION and not self._admits_older(found):
             from .migrating import check_known
 
             check_known(found)
             raise RegistryError(
                 f"the database has revision {found or 'none'}, this program needs {REVISION}; run 'license-server migrate'"
             )
+
+    def _admits_older(self, found: str | None) -> bool:
+        """Whether a newer release has migrated the database in a way that this program may go on serving."""
+        if found is None or found < REVISION:
+            return False
+        with self.read() as session:
+            row = session.get(Setting, "oldest_program")
+            return row is not None and row.value <= REVISION
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:

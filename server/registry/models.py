@@ -1,10 +1,12 @@
 """Declares the tables of the registry. Secrets are encrypted in columns named `sealed`; times are seconds since 1970 UTC."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration: with it the tables are as they are declared here."""
+OLDEST_PROGRAM = "0005"
+"""The oldest program, by its newest migration, that may serve these tables. A migration that only adds leaves it as it is."""
 
 
 class Base(DeclarativeBase):
@@ -76,6 +78,8 @@ class Agent(Base):
     halt_version: Mapped[int | None] = mapped_column(BigInteger)
     halt_reason: Mapped[str | None] = mapped_column(Text)
     audit_turns: Mapped[int] = mapped_column(default=0, server_default="0")
+    # The number of its newest revocation list; missing if it has had no revocation since revision 0005.
+    revocations: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Certificate(Base):
@@ -181,4 +185,27 @@ class Heartbeat(Base):
     synchronized: Mapped[bool] = mapped_column()
 
 
+class Job(Base):
+    """Timed work of the server, done by one process at a time."""
+
+    __tablename__ = "job"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    due_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    holder: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[int | None] = mapped_column(BigInteger)
+    last_success: Mapped[int | None] = mapped_column(BigInteger)
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Allowance(Base):
+    """What a caller may still ask of all processes together: a token bucket, as it was `at` that second."""
+
+    __tablename__ = "allowance"
+    name: Mapped[str] = mapped_column(String(96), primary_key=True)
+    level: Mapped[float] = mapped_column(Float)
+    at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+_HALTED = Agent.halted_at.is_not(None)
+Index("agent_halted", Agent.halted_at, Agent.id, sqlite_where=_HALTED, postgresql_where=_HALTED)
 Index("license_of_agent", License.agent_id, License.revoked_at)

@@ -18,15 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from .database import Database
 
 LOCK_AGENT = (
-    "SELECT id, status, identity_key, urgent, last_seen, audit_seq, audit_head, seen_version, seen_at, audit_turns, halted_at "
-    "FROM agent WHERE id = (SELECT agent_id FROM certificate WHERE fingerprint = ?)"
+    "SELECT id, status, identity_key, urgent, last_seen, audit_seq, audit_head, seen_version, seen_at, audit_turns, halted_at, "
+    "revocations FROM agent WHERE id = (SELECT agent_id FROM certificate WHERE fingerprint = ?)"
 )
 STANDING = (
     "SELECT c.state, c.used_at, "
     "(SELECT max(o.used_at) FROM certificate o WHERE o.agent_id = c.agent_id AND o.state = 'active' AND o.issued_at <= ?), "
     "(SELECT count(*) FROM kept_reply k WHERE k.agent_id = c.agent_id), "
     "(SELECT count(*) FROM kept_reply k WHERE k.agent_id = c.agent_id AND k.request_id = ?), "
-    "(SELECT value FROM counter WHERE name = 'revocations'), "
+    "(SELECT value FROM counter WHERE name = 'revocations.base'), "
     "s.version, s.state, s.key_check, s.valid_until "
     "FROM certificate c LEFT JOIN secret s ON s.agent_id = c.agent_id AND (s.version = ? OR s.state = 'ACTIVE' "
     "OR s.version = (SELECT max(n.version) FROM secret n WHERE n.agent_id = c.agent_id)) "

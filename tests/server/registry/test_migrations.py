@@ -13,8 +13,8 @@ from sqlalchemy import inspect, text
 from server.base.errors import RegistryError
 from server.registry.database import Database, sqlite_url
 from server.registry.migrating import alembic_config
-from server.registry.models import REVISION, Base
-from tests.support.serverside import open_server
+from server.registry.models import OLDEST_PROGRAM, REVISION, Base, Setting
+from tests.support.serverside import ServerSide, open_server
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory.from_config(alembic_config()).walk_revisions()))]
 
@@ -119,3 +119,22 @@ def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:
         }
     database.close()
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 10_000}
+
+
+@pytest.mark.parametrize(("oldest", "served"), [("0005", True), ("9998", False), (None, False)])
+def test_a_newer_schema_is_served_if_it_admits_this_program(database: Database, oldest: str | None, served: bool) -> None:
+    database.migrate()
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        if oldest is not None:
+            connection.execute(text("INSERT INTO setting (name, value) VALUES ('oldest_program', :o)"), {"o": oldest})
+    if served:
+        database.ready()
+        return
+    with pytest.raises(RegistryError, match="which this program does not know"):
+        database.ready()
+
+
+def test_a_server_says_which_programs_may_serve_it(server: ServerSide) -> None:
+    with server.database.read() as session:
+        assert session.get_one(Setting, "oldest_program").value == OLDEST_PROGRAM <= REVISION
