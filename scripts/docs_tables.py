@@ -17,7 +17,7 @@ from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
-from server.api.metrics import Facts
+from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.keys.lifecycle import LIFETIMES
 
@@ -73,7 +73,9 @@ def agent_metrics() -> list[Row]:
 
 def server_metrics() -> list[Row]:
     """All metrics of the server, with one request counted: a labeled metric has no sample before its first."""
-    metrics = ServerMetrics(lambda: Facts({}, dict.fromkeys(LIFETIMES, 0)), lambda: 0.0)
+    metrics = ServerMetrics(
+        lambda: Facts({}, dict.fromkeys(LIFETIMES, 0), jobs=[JobFacts("housekeeping", 0, 0, 0)]), lambda: 0.0
+    )
     metrics.count("challenge", 429, "rate_limited", 0.1)
     return published(metrics.text().decode())
 

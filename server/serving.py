@@ -4,12 +4,13 @@ import asyncio
 import ipaddress
 import logging
 import os
+import socket
 import ssl
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from common.logqueue import LogQueue
 from common.sd_notify import Notices
 
 from .api.app import PREFIX, create_app
-from .api.metrics import Facts, Metrics
+from .api.metrics import Facts, JobFacts, Metrics
 from .api.ops import Check, create_ops
 from .api.routes import AgentRoutes
 from .base.errors import RegistryError
-from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
+from .jobs.queue import Jobs, Plan
+from .jobs.runner import Runner
 from .keys.keyring import Keyring
 from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping
@@ -44,7 +46,8 @@ from .wiring import Server, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
-HOUSEKEEPING_EVERY_S = 600.0
+LOOK_FOR_JOBS_S = 30.0
+HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -80,7 +83,8 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    metrics = Metrics(lambda: _facts(server), time.time, lambda: lines.dropped)
+    jobs = Jobs(server.database, (HOUSEKEEPING,), f"{socket.gethostname()[:100]}/{os.getpid()}")
+    metrics = Metrics(lambda: _facts(server, jobs), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
@@ -121,9 +125,10 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
     def hangup() -> None:
         _reload(server.keys, context)
 
+    runner = Runner(jobs, {HOUSEKEEPING.name: partial(_keep_house, server)}, time.time)
     try:
         with Heart(server.clock):
-            run(servers, ready, hangup, [Chore(lambda: _keep_house(server), HOUSEKEEPING_EVERY_S)])
+            run(servers, ready, hangup, [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)])
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
@@ -136,14 +141,13 @@ def _context(keys: Keyring) -> ssl.SSLContext:
     return server_context(chain, key, keys.client_ca_pem())
 
 
-def _keep_house(server: Server) -> None:
-    if _clock_problem(server) is not None:
-        return
-    try:
-        removed = Housekeeping(server.database, server.cipher.audit_key()).run(int(time.time()))
-    except Exception as problem:  # noqa: BLE001 - the next run tries again; requests are served meanwhile
-        _log.error("housekeeping failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
-        return
+def _do_jobs(server: Server, runner: Runner) -> None:
+    if _clock_problem(server) is None:
+        runner.run()
+
+
+def _keep_house(server: Server, now: int) -> None:
+    removed = Housekeeping(server.database, server.cipher.audit_key()).run(now)
     if removed.rows:
         _log.info("housekeeping", extra={"fields": {"removed": removed.rows}})
 
@@ -205,14 +209,15 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
     return {"database": database, "keys": keys, "disk": disk, "clock": server.clock.problem}
 
 
-def _facts(server: Server) -> Facts:
+def _facts(server: Server, jobs: Jobs) -> Facts:
     with server.database.read() as session:
         agents, halted = server.agents.count(session), server.clones.count(session)
     ends: dict[str, int] = {}
     for row in server.key_lifecycle.listed():
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
-    return Facts(agents, ends, halted, server.clock.problem() is None)
+    standings = jobs.standings(int(time.time()))
+    return Facts(agents, ends, halted, server.clock.problem() is None, [JobFacts(*astuple(each)) for each in standings])
 
 
 def endpoint_of(path: str) -> str:

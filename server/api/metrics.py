@@ -1,6 +1,6 @@
 """Declares the server's Prometheus metrics and counts responses. Performs no IO: the caller supplies `Facts`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,6 +13,23 @@ STATUSES = ("active", "factory_only", "revoked")
 
 
 @dataclass(frozen=True, slots=True)
+class JobFacts:
+    """How a timed job stands.
+
+    Attributes:
+        name: of the job.
+        late_s: seconds since it was due; 0 if it is not, or under way.
+        last_success: when it last ended well, seconds since 1970 UTC; None before that.
+        failures: how often it has failed since.
+    """
+
+    name: str
+    late_s: int
+    last_success: int | None
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The state of the server at a scrape.
 
@@ -21,12 +38,14 @@ class Facts:
         ends: when each key or certificate ends, by its name; seconds since 1970 UTC.
         halted: number of agents that two machines have been.
         clock_trusted: whether the server may sign by its own clock.
+        jobs: how the timed jobs stand.
     """
 
     agents: dict[str, int]
     ends: dict[str, int]
     halted: int = 0
     clock_trusted: bool = True
+    jobs: Sequence[JobFacts] = ()
 
 
 class Metrics:
@@ -145,3 +164,26 @@ class _FactsCollector(Collector):
             "1 while the server trusts its own clock; otherwise it signs nothing.",
             value=float(facts.clock_trusted),
         )
+        yield from _of_jobs(facts.jobs)
+
+
+def _of_jobs(jobs: Sequence[JobFacts]) -> Iterator[Metric]:
+    late = GaugeMetricFamily(
+        "license_server_job_late_seconds", "Seconds since a timed job was due; 0 if it is not due.", labels=["job"]
+    )
+    success = GaugeMetricFamily(
+        "license_server_job_last_success_timestamp_seconds",
+        "When a timed job last ended well, in seconds since 1970 UTC.",
+        labels=["job"],
+    )
+    failures = GaugeMetricFamily(
+        "license_server_job_failures", "How often a timed job has failed since it last ended well.", labels=["job"]
+    )
+    for job in jobs:
+        late.add_metric([job.name], job.late_s)
+        failures.add_metric([job.name], job.failures)
+        if job.last_success is not None:
+            success.add_metric([job.name], job.last_success)
+    yield late
+    yield success
+    yield failures

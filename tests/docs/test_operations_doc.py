@@ -14,7 +14,7 @@ from agentd.rotation import table
 from agentd.sync import degraded
 from cli.main import main as cli
 from link.config import parse_config
-from server.api.metrics import Facts, Metrics
+from server.api.metrics import Facts, JobFacts, Metrics
 from server.enrollment.service import LEVELS
 from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
 from server.licensing.licenses import REVOCATIONS_LAST_S
@@ -91,7 +91,7 @@ def test_the_link_toml_of_a_provisioned_machine_is_well_formed() -> None:
 
 
 def test_every_metric_of_the_server_is_told() -> None:
-    metrics = Metrics(lambda: Facts({}, {"tls": 0}), lambda: 0.0)
+    metrics = Metrics(lambda: Facts({}, {"tls": 0}, jobs=[JobFacts("housekeeping", 0, 0, 0)]), lambda: 0.0)
     metrics.count("challenge", 200, None, 0.1)
     names = re.findall(r"^# TYPE (\w+) ", metrics.text().decode(), re.MULTILINE)
     written = {name for name in names if not name.endswith("_created")}

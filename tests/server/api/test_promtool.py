@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.api.metrics import Facts, Metrics
+from server.api.metrics import Facts, JobFacts, Metrics
 
 pytestmark = pytest.mark.system
 
@@ -16,7 +16,8 @@ FORMER = b"license_server_days_remaining"
 
 
 def everything() -> bytes:
-    metrics = Metrics(lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1), lambda: 1_800_000_000.5)
+    jobs = [JobFacts("housekeeping", 5, 1_799_999_000, 2)]
+    metrics = Metrics(lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1, True, jobs), lambda: 1_800_000_000.5)
     metrics.count("challenge", 200, None, 0.1)
     metrics.count("challenge", 429, "rate_limited", 0.1)
     return metrics.text()
