@@ -40,6 +40,11 @@ class Buckets:
         self.levels[key] = (level - 1.0, now)
         return True
 
+    def give(self, key: Hashable, tokens: float, now: float) -> None:
+        """Puts tokens into a bucket, as many as it can hold."""
+        level, then = self.levels.get(key, (self.burst, now))
+        self.levels[key] = (min(self.burst, level + (now - then) * self.rate + tokens), now)
+
     def wait(self, key: Hashable, now: float) -> int:
         """Whole seconds until `take` will succeed, rounded up; 0 if it would now. Takes nothing."""
         level, then = self.levels.get(key, (self.burst, now))

@@ -33,11 +33,12 @@ from .exchange.content import KINDS
 from .jobs.queue import Jobs, Plan
 from .jobs.runner import Runner
 from .keys.keyring import Keyring
+from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
 from .web.listeners import WORKERS, Chore, Listener, run, tcp_socket, unix_socket
-from .web.middleware import CALLER, Caller, Middleware, Note
+from .web.middleware import CALLER, Caller, Lots, Middleware, Note
 from .web.proxyusers import ProxyUsers
 from .web.responses import DATABASE_DOWN
 from .web.tlscontext import load_identity, server_context
@@ -74,11 +75,45 @@ class Options:
     proxies: frozenset[int] = frozenset()
 
 
-def serve(server: Server, options: Options, lines: LogQueue) -> None:
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Bound, not yet listening: of the API, and of the operators if they have one."""
+
+    api: socket.socket
+    ops: socket.socket | None
+
+
+def bind(options: Options, processes: int = 1) -> list[Sockets]:
+    """Binds the sockets that processes serve on: all of them the same API, each one its own port for operators.
+
+    Raises:
+        RegistryError: an address is in use or cannot be used, or there is none for the API.
+    """
+    if options.bind is not None:
+        api = tcp_socket(*options.bind, "--bind")
+    elif options.unix is not None:
+        api = unix_socket(options.unix)
+    else:
+        raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
+    if options.ops is None:
+        return [Sockets(api, None)] * processes
+    host, port = options.ops
+    ports = [port + number if port else 0 for number in range(processes)]
+    return [Sockets(api, tcp_socket(host, each, "--ops", loopback_only=True)) for each in ports]
+
+
+def serve(
+    server: Server, options: Options, lines: LogQueue, sockets: Sockets, ready: Callable[[], None], until: int | None = None
+) -> None:
     """Serves until SIGTERM or SIGINT. SIGHUP reloads the TLS certificate.
 
     Args:
+        server: open.
+        options: how to serve.
         lines: the process's log, which is kept flowing meanwhile.
+        sockets: of `bind`.
+        ready: called when all listen.
+        until: a descriptor; to serve ends when it is readable.
 
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
@@ -98,29 +133,26 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
         clock_trusted=server.clock.surely_trusted,
         clock_problem=lambda: _clock_problem(server),
         undated=UNDATED,
+        lots=_lots(server),
     )
     protocol: Callable[..., H11Protocol] = ApiProtocol
-    if options.bind is not None:
-        sock = tcp_socket(*options.bind, "--bind")
-        names.append(_name(sock.getsockname()))
-    elif options.unix is not None:
-        sock = unix_socket(options.unix)
+    if context is not None:
+        names.append(_name(sockets.api.getsockname()))
+    else:
         protocol = partial(ApiProtocol, admits=ProxyUsers(options.proxies, time.monotonic).admits)
         names.append(str(options.unix))
-    else:
-        raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
-    servers.append(Listener(admitting, sock, protocol, context))
-    if options.ops is not None:
-        ops_sock = tcp_socket(*options.ops, "--ops", loopback_only=True)
-        names.append("operators: " + _name(ops_sock.getsockname()))
-        servers.append(Listener(create_ops(checks(server), metrics.text), ops_sock, H11Protocol, None))
+    servers.append(Listener(admitting, sockets.api, protocol, context))
+    if sockets.ops is not None:
+        names.append("operators: " + _name(sockets.ops.getsockname()))
+        servers.append(Listener(create_ops(checks(server), metrics.text), sockets.ops, H11Protocol, None))
     notices = Notices()
     background: set[asyncio.Task[None]] = set()
 
-    def ready() -> None:
+    def serving() -> None:
         background.add(asyncio.get_running_loop().create_task(lines.keep_flowing(asyncio.sleep)))
         _log.info("serving", extra={"fields": {"listeners": names}})
         notices.send("READY=1")
+        ready()
 
     def hangup() -> None:
         _reload(server.keys, context)
@@ -128,12 +160,10 @@ def serve(server: Server, options: Options, lines: LogQueue) -> None:
     runner = Runner(jobs, {HOUSEKEEPING.name: partial(_keep_house, server)}, time.time)
     try:
         with Heart(server.clock):
-            run(servers, ready, hangup, [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)])
+            run(servers, serving, hangup, [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)], until)
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
-        if options.unix is not None:
-            options.unix.unlink(missing_ok=True)
 
 
 def _context(keys: Keyring) -> ssl.SSLContext:
@@ -170,6 +200,21 @@ def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:
         _log.error("the TLS certificate could not be reloaded", extra={"fields": {"kind": type(problem).__name__}})
     else:
         _log.info("the TLS certificate was reloaded")
+
+
+def _lots(server: Server) -> Lots | None:
+    """With SQLite this is the only process that serves."""
+    if server.database.is_sqlite:
+        return None
+    allowance = Allowance(server.database)
+
+    def take(name: str, now: int) -> bool:
+        try:
+            return allowance.take_lot(name, now)
+        except SQLAlchemyError:
+            return True  # the request itself will find out that the database does not answer
+
+    return Lots(PROCESS_RATE, take)
 
 
 def _clock_problem(server: Server) -> str | None:

@@ -47,6 +47,8 @@ class Rate:
 
 AGENT_RATE = Rate(5, 60)
 """For each agent, over all endpoints and certificates. The certificates that do not count share another bucket."""
+LOT_ASKED_RATE = Rate(1, 4)
+"""How often a process asks the registry for more of an agent's allowance: who floods costs no more than that."""
 ADDRESS_RATE = Rate(2, 40)
 """For each address (IPv6: each /64), over all requests without a client certificate. A shop's tills share one address."""
 HANDSHAKE_RATE = Rate(20, 400)

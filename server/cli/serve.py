@@ -1,21 +1,30 @@
 """Commands for the API: serve it, print its OpenAPI document, write the files for a proxy in front of it."""
 
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from common.sd_notify import Notifier
 from server.api.app import create_app
 from server.base.errors import RegistryError
 from server.base.jsonlog import log_to_stderr
 from server.enrollment.service import LEVELS, Level, Policy
-from server.serving import Options, load_roots, write_tls_files
+from server.serving import Options, Sockets, load_roots, write_tls_files
+from server.serving import bind as bind_sockets
 from server.serving import serve as run_server
 from server.web.listeners import host_and_port
 from server.web.proxyusers import DEFAULT, uids_of
+from server.workers import WORKER_OPTION, Supervisor, inherited, start_again
 
 from .options import directory_option, opened
 from .output import out_option, write
+
+MAX_WORKERS = 64
+_log = logging.getLogger("license_server")
 
 
 def _address(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, int] | None:
@@ -67,6 +76,14 @@ def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozense
     help="Directory of TPM manufacturers' root certificates (*.pem, *.der). Without it, no device is 'attested'.",
 )
 @click.option("--openapi", "with_openapi", is_flag=True, help="Serve the OpenAPI document too.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Processes that serve, on PostgreSQL only. With --ops HOST:PORT, each has a port of its own, from PORT on.",
+)
+@click.option(WORKER_OPTION, "worker", hidden=True)
 def serve(
     directory: Path,
     bind: tuple[str, int] | None,
@@ -76,18 +93,55 @@ def serve(
     accept: frozenset[Level],
     ek_roots: Path | None,
     with_openapi: bool,
+    workers: int,
+    worker: str | None,
 ) -> None:
     """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate."""
     if (bind is None) == (unix is None):
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
+    options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies)
+    if worker is not None:
+        found = inherited(worker)
+        _serve(directory, options, found.sockets, found.tell_ready, found.line.fileno())
+        return
+    with opened(directory) as server:  # what is wrong is said once, before anything is bound
+        if workers > 1 and server.database.is_sqlite:
+            raise RegistryError(
+                "SQLite has one writer at a time, so more processes would only wait for each other: "
+                "leave --workers out, or move the registry to PostgreSQL"
+            )
+    sockets = bind_sockets(options, workers)
+    try:
+        if workers == 1:
+            _serve(directory, options, sockets[0], lambda: None)
+        else:
+            sys.exit(_supervise(sockets))
+    finally:
+        if unix is not None:
+            unix.unlink(missing_ok=True)
+
+
+def _serve(directory: Path, options: Options, sockets: Sockets, ready: Callable[[], None], until: int | None = None) -> None:
     lines = log_to_stderr()
     try:
         with opened(directory) as server:
-            run_server(server, Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies), lines)
+            run_server(server, options, lines, sockets, ready, until)
     finally:
         lines.finish()
+
+
+def _supervise(sockets: list[Sockets]) -> int:
+    lines = log_to_stderr()
+    try:
+        return Supervisor(sockets, start_again, Notifier(), _say).run()
+    finally:
+        lines.finish()
+
+
+def _say(text: str, fields: dict[str, object]) -> None:
+    _log.info(text, extra={"fields": fields})
 
 
 @click.command()

@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from . import audit
+from .allowance import KEPT_S as ALLOWANCE_KEPT_S
 from .database import Database
-from .models import Certificate, EnrollmentToken, KeptReply, ProvisioningAttempt, Secret, Setting
+from .models import Allowance, Certificate, EnrollmentToken, KeptReply, ProvisioningAttempt, Secret, Setting
 from .retention import DAY_S, retention
 
 BATCH = 500
@@ -66,6 +67,7 @@ class Housekeeping:
             days = retention(session)
         self._remove_replies(removed, now)
         self._remove_by(removed, ProvisioningAttempt.id, ProvisioningAttempt.expires_at <= now)
+        self._remove_by(removed, Allowance.name, Allowance.at < now - ALLOWANCE_KEPT_S)
         tokens = EnrollmentToken.expires_at <= now - days.enrollment_tokens * DAY_S
         in_use = select(ProvisioningAttempt.claim_id).where(ProvisioningAttempt.claim_id == EnrollmentToken.id).exists()
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)

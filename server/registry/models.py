@@ -1,6 +1,6 @@
 """Declares the tables of the registry. Secrets are encrypted in columns named `sealed`; times are seconds since 1970 UTC."""
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 REVISION = "0005"
@@ -208,4 +208,10 @@ class Allowance(Base):
 
 _HALTED = Agent.halted_at.is_not(None)
 Index("agent_halted", Agent.halted_at, Agent.id, sqlite_where=_HALTED, postgresql_where=_HALTED)
+Index("certificate_end", Certificate.not_after)
+Index("secret_end", Secret.grace_until)
+Index("claim_end", EnrollmentToken.expires_at)
+Index("provision_session_claim", ProvisioningAttempt.claim_id)
+_REMOVAL = text("event = 'audit.removed'")
+Index("audit_removals", AuditRecord.seq, sqlite_where=_REMOVAL, postgresql_where=_REMOVAL)
 Index("license_of_agent", License.agent_id, License.revoked_at)

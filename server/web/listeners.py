@@ -102,7 +102,13 @@ class Chore:
     every_s: float
 
 
-def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None], chores: Sequence[Chore] = ()) -> None:
+def run(
+    servers: list[Listener],
+    ready: Callable[[], None],
+    hangup: Callable[[], None],
+    chores: Sequence[Chore] = (),
+    until: int | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
@@ -110,9 +116,10 @@ def run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[],
         ready: called when all listen.
         hangup: called on SIGHUP.
         chores: done while it serves.
+        until: a descriptor; to serve ends when it is readable.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(servers, ready, hangup, chores))
+        runner.run(_run(servers, ready, hangup, chores, until))
 
 
 async def _repeat(chore: Chore) -> None:
@@ -121,16 +128,28 @@ async def _repeat(chore: Chore) -> None:
         await asyncio.to_thread(chore.work)
 
 
-async def _run(servers: list[Listener], ready: Callable[[], None], hangup: Callable[[], None], chores: Sequence[Chore]) -> None:
+async def _run(
+    servers: list[Listener],
+    ready: Callable[[], None],
+    hangup: Callable[[], None],
+    chores: Sequence[Chore],
+    until: int | None,
+) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         for server in servers:
             server.should_exit = True
 
+    def ended(descriptor: int) -> None:
+        loop.remove_reader(descriptor)
+        stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hangup)
+    if until is not None:
+        loop.add_reader(until, ended, until)
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     while not all(server.listening for server in servers) and not any(task.done() for task in tasks):
         await asyncio.sleep(0.01)

@@ -14,7 +14,17 @@ import anyio.to_thread
 
 from contracts.exchange import RefusalCode
 from server.base.jsonlog import place_of
-from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES, MAX_KEYS, REQUEST_DEADLINE_S, address_key, buckets
+from server.base.limits import (
+    ADDRESS_RATE,
+    AGENT_RATE,
+    LOT_ASKED_RATE,
+    MAX_BODY_BYTES,
+    MAX_KEYS,
+    REQUEST_DEADLINE_S,
+    Rate,
+    address_key,
+    buckets,
+)
 
 from .callers import CannotIdentify, Identify, Scope, address_of
 from .clientchain import NotOurs
@@ -56,6 +66,19 @@ class Note:
     code: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lots:
+    """The allowance of agents, where it is shared with other processes.
+
+    Attributes:
+        rate: what this process lets an agent ask by itself; its burst is one lot.
+        take: takes another lot of an agent's allowance at a time in seconds since 1970 UTC; called in a thread.
+    """
+
+    rate: Rate
+    take: Callable[[str, int], bool]
+
+
 Observe = Callable[[Scope, Note, int, float], None]
 """Called after each response with scope, note, HTTP status and seconds."""
 
@@ -72,6 +95,7 @@ class Middleware:
         clock_trusted: whether the server's clock is trusted, as far as that is known without waiting.
         clock_problem: asked where it is not: why nothing must be signed; None if it may after all. Runs in a thread.
         undated: paths that are served all the same, because their responses have nothing to do with the time.
+        lots: the agents' allowance is shared with other processes; None if this process is the only one.
     """
 
     def __init__(
@@ -84,6 +108,7 @@ class Middleware:
         clock_trusted: Callable[[], bool] = lambda: True,
         clock_problem: Callable[[], str | None] = lambda: None,
         undated: frozenset[str] = frozenset(),
+        lots: Lots | None = None,
     ) -> None:
         self._app = app
         self._clock_trusted = clock_trusted
@@ -93,7 +118,9 @@ class Middleware:
         self._observe = observe
         self._wall = wall
         self._steady = steady
-        self._agents = buckets(AGENT_RATE)
+        self._lots = lots
+        self._agents = buckets(AGENT_RATE if lots is None else lots.rate)
+        self._asked = buckets(LOT_ASKED_RATE)
         self._addresses = buckets(ADDRESS_RATE)
         self._unknown: dict[str, None] = {}
 
@@ -156,7 +183,7 @@ class Middleware:
             limit, key = self._addresses, address_key(address)
         else:
             limit, key = self._agents, self._bucket_of(caller.peer)
-        if not limit.take(key, now):
+        if not limit.take(key, now) and not (limit is self._agents and await self._take_lot(key, now)):
             wait = limit.wait(key, now)
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
         if refused is not None:
@@ -164,6 +191,15 @@ class Middleware:
         if scope["method"] == "POST" and not _is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
         return await _body(scope, receive)
+
+    async def _take_lot(self, key: str, now: float) -> bool:
+        """Whether an agent that has used up what this process lets it ask gets a lot of the allowance that all share."""
+        if self._lots is None or not self._asked.take(key, now):
+            return False
+        if not await anyio.to_thread.run_sync(self._lots.take, key, int(self._wall())):
+            return False
+        self._agents.give(key, self._lots.rate.burst, now)
+        return self._agents.take(key, now)
 
     def _bucket_of(self, peer: Peer) -> str:
         """One for each agent, whatever certificate it shows; our CA vouches for the name.

@@ -49,7 +49,7 @@ class World:
         self.server = server
         made = Device(1).come(server)
         self.agent = AgentSide(ID)
-        self.agent.key = _private(Device(1))
+        self.agent.key = private_jwk(Device(1))
         self.print = fingerprint(made.certificates[0])
         self.peer = Peer(self.print, NOW - 1, NOW + 86_400, "1", ID, 1)
         same = itertools.repeat(b"\1")
@@ -108,7 +108,7 @@ class World:
         return _content(kept.reply)
 
 
-def _private(device: Device) -> dict[str, str]:
+def private_jwk(device: Device) -> dict[str, str]:
     numbers = device.identity.private_numbers()
     from contracts.jose import b64encode
 

@@ -16,6 +16,12 @@ def upgrade() -> None:
     op.add_column("agent", sa.Column("revocations", sa.BigInteger(), nullable=True))
     halted = sa.text("halted_at IS NOT NULL")
     op.create_index("agent_halted", "agent", ["halted_at", "id"], sqlite_where=halted, postgresql_where=halted)
+    op.create_index("certificate_end", "certificate", ["not_after"])
+    op.create_index("secret_end", "secret", ["grace_until"])
+    op.create_index("claim_end", "claim", ["expires_at"])
+    op.create_index("provision_session_claim", "provision_session", ["claim_id"])
+    removal = sa.text("event = 'audit.removed'")
+    op.create_index("audit_removals", "audit", ["seq"], sqlite_where=removal, postgresql_where=removal)
     op.create_table(
         "job",
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -51,5 +57,13 @@ def downgrade() -> None:
     op.execute("DELETE FROM counter WHERE name LIKE 'agents.%' OR name = 'revocations.base'")
     op.drop_table("allowance")
     op.drop_table("job")
-    op.drop_index("agent_halted", "agent")
+    for name, table in (
+        ("audit_removals", "audit"),
+        ("provision_session_claim", "provision_session"),
+        ("claim_end", "claim"),
+        ("secret_end", "secret"),
+        ("certificate_end", "certificate"),
+        ("agent_halted", "agent"),
+    ):
+        op.drop_index(name, table)
     op.drop_column("agent", "revocations")

@@ -1,0 +1,170 @@
+"""Runs `license-server serve` in several processes: starts them on the same sockets, restarts them, stops them.
+
+The workers share nothing but the registry, as servers on different machines do, and the sockets. This process serves nothing
+and keeps no key; it tells the service manager when all of them serve.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from common.sd_notify import Notifier
+
+from .base.errors import RegistryError
+from .serving import Sockets
+
+WORKER_OPTION = "--worker"
+STOP_S = 30
+"""How long workers may take to end their requests."""
+RESTARTS, RESTARTS_S = 5, 60.0
+"""Workers that may end by themselves within that many seconds; beyond that all of them stop."""
+_LOOK_S = 0.5
+_READY = b"R"
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+@dataclass
+class _Worker:
+    process: "subprocess.Popen[bytes]"
+    line: socket.socket
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a worker gets from the process that starts it.
+
+    Attributes:
+        sockets: bound already.
+        line: a socket to that process: a byte says that this one serves; its end, that the other one is gone.
+    """
+
+    sockets: Sockets
+    line: socket.socket
+
+    def tell_ready(self) -> None:
+        """Says that this process serves, and takes SIGHUP from now on."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        with contextlib.suppress(OSError):  # the other process is gone, and this one stops
+            self.line.send(_READY)
+
+
+def inherited(text: str) -> Inherited:
+    """What the value of `--worker` names: the numbers of the descriptors, with commas between them.
+
+    Raises:
+        RegistryError: the value is not of that form, or they are not sockets.
+    """
+    try:
+        line, api, *ops = (socket.socket(fileno=int(each)) for each in text.split(","))
+    except (ValueError, OSError):
+        raise RegistryError(f"{WORKER_OPTION} is for processes that 'license-server serve --workers' starts") from None
+    for each in (line, api, *ops):
+        each.set_inheritable(False)
+    # What the supervisor waits for is blocked in what it starts. SIGHUP would end a process that does not serve yet.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGHUP})
+    return Inherited(Sockets(api, ops[0] if ops else None), line)
+
+
+@dataclass
+class Supervisor:
+    """Keeps the workers running.
+
+    Args:
+        sockets: for each worker.
+        start: starts a process with these descriptors, named in the order that `inherited` takes them in.
+        notices: to the service manager.
+        say: is told what happens, for the log.
+        steady: seconds of a clock that never goes back.
+    """
+
+    sockets: Sequence[Sockets]
+    start: Callable[[list[int]], "subprocess.Popen[bytes]"]
+    notices: Notifier
+    say: Callable[[str, dict[str, object]], None]
+    steady: Callable[[], float] = time.monotonic
+    _workers: dict[int, _Worker] = field(default_factory=dict)
+    _ended: list[float] = field(default_factory=list)
+    _told: bool = False
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT; returns the exit status."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        status = 0
+        try:
+            for number in range(len(self.sockets)):
+                self._start(number)
+            while True:
+                came = signal.sigtimedwait(_SIGNALS, _LOOK_S)
+                if came is not None and came.si_signo in (signal.SIGTERM, signal.SIGINT):
+                    break
+                if came is not None and came.si_signo == signal.SIGHUP:
+                    self._signal(signal.SIGHUP)
+                if not self._look():
+                    status = 1
+                    break
+        finally:
+            self.notices.send("STOPPING=1")
+            self._stop()
+        return status
+
+    def _start(self, number: int) -> None:
+        ours, theirs = socket.socketpair()
+        sockets = self.sockets[number]
+        descriptors = [each.fileno() for each in (theirs, sockets.api, sockets.ops) if each is not None]
+        process = self.start(descriptors)
+        theirs.close()
+        ours.setblocking(False)
+        self._workers[number] = _Worker(process, ours)
+
+    def _look(self) -> bool:
+        """Starts what has ended again; returns False if too many have."""
+        for number, worker in list(self._workers.items()):
+            status = worker.process.poll()
+            if status is not None:
+                worker.line.close()
+                now = self.steady()
+                self._ended = [*(then for then in self._ended if now - then < RESTARTS_S), now]
+                self.say("a worker has ended", {"worker": number, "status": status})
+                if len(self._ended) > RESTARTS:
+                    self.say("too many workers have ended; all of them stop", {"within_s": RESTARTS_S})
+                    return False
+                self._start(number)
+            elif not worker.ready:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    worker.ready = worker.line.recv(1) == _READY
+        if not self._told and all(worker.ready for worker in self._workers.values()):
+            self._told = self.notices.send("READY=1")
+            self.say("serving", {"workers": len(self._workers)})
+        return True
+
+    def _signal(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.process.poll() is None:
+                worker.process.send_signal(number)
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGTERM)
+        ends = self.steady() + STOP_S
+        for worker in self._workers.values():
+            try:
+                worker.process.wait(max(0.1, ends - self.steady()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.line.close()
+
+
+def start_again(descriptors: list[int]) -> "subprocess.Popen[bytes]":
+    """Starts this program with its own arguments, as a worker."""
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    arguments = [*sys.argv[1:], WORKER_OPTION, ",".join(map(str, descriptors))]
+    # By the interpreter: a console script may have been started by a name that is not a path.
+    command = [sys.executable, "-I", "-c", "from server.main import entry; entry()", *arguments]
+    return subprocess.Popen(command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)

@@ -1,0 +1,160 @@
+"""Every statement of the running server is served by an index: on PostgreSQL, planned with sequential scans turned off.
+
+What is left as a sequential scan then has no index that serves it, and would read a whole table at a million agents.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from contracts.exchange import (
+    Cause,
+    ConfirmRotation,
+    ReissueLicenses,
+    RenewCertificate,
+    Request,
+    RevocationList,
+    RotateSecret,
+    SecretStatus,
+    ValidateLicense,
+    purpose_of,
+)
+from server import serving, wiring
+from server.agents.clones import Report
+from server.jobs.queue import Jobs
+from server.licensing.licenses import Order
+from server.registry.allowance import Allowance
+from server.registry.housekeeping import Housekeeping
+from server.registry.prepared import Statements
+from server.web.peers import peer_of
+from tests.server.agentside import AgentSide
+from tests.server.devices import NOW, Device, der, make_csr
+from tests.server.exchange.test_checkins import private_jwk
+from tests.support.postgres import Postgres
+from tests.support.serverside import ServerSide, open_server
+
+LARGE = {"agent", "certificate", "secret", "license", "kept_reply", "audit", "claim", "provision_session", "allowance"}
+"""Tables that grow with the fleet or with time; the others have a few rows."""
+COUNTED = re.compile(r"^SELECT count\(\*\) AS count_\d+\s+FROM kept_reply$")
+"""Housekeeping counts the kept replies every ten minutes: there are at most half a million, and an index alone is read."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, postgres: Postgres) -> Iterator[ServerSide]:
+    with postgres.database() as url:
+        plan = wiring.Plan("https://license.example", ("localhost",), tmp_path / "root.key", None)
+        wiring.create_server(tmp_path / "server", plan, NOW, url)
+        made = open_server(tmp_path / "server")
+        yield made
+        made.close()
+
+
+@contextmanager
+def captured(server: ServerSide) -> Iterator[dict[str, Any]]:
+    """The statements that are run, each with the parameters that it had last."""
+    found: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        found[statement] = parameters
+
+    real = Statements._cursor
+
+    def note_prepared(self: Statements, statement: str, parameters: tuple[object, ...]) -> Any:
+        found[statement.replace("?", "%s")] = parameters
+        return real(self, statement, parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Statements, "_cursor", note_prepared)
+        event.listen(server.database.engine, "before_cursor_execute", note)
+        yield found
+        event.remove(server.database.engine, "before_cursor_execute", note)
+
+
+def scans(server: ServerSide, statements: dict[str, Any]) -> list[tuple[str, str]]:
+    """Large tables that a statement reads from one end to the other."""
+    found = []
+    with server.database.engine.connect() as connection:
+        connection.exec_driver_sql("SET enable_seqscan = off")
+        for statement, parameters in statements.items():
+            if not re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", statement) or COUNTED.match(
+                " ".join(statement.split())
+            ):
+                continue
+            one = parameters[0] if isinstance(parameters, list) else parameters
+            plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", one))
+            for table in re.findall(r"Seq Scan on (\w+)", plan):
+                if table in LARGE:
+                    found.append((table, statement))
+        connection.rollback()
+    return found
+
+
+def everything(server: ServerSide) -> None:
+    """What agents ask, in all its turns, and what the server does beside that."""
+    exchange = wiring.wire_exchange(server.server)
+    made = Device(1).come(server)
+    agent = AgentSide(made.agent_id)
+    agent.key = private_jwk(Device(1))
+    peer = peer_of(der(made.certificates[0]))
+    now = peer.not_before + 4000
+    server.secrets.rotate_by_hand(made.agent_id, now)
+    server.licenses.issue(made.agent_id, Order("a", "x", ("f",), {}, now, now + 999), now)
+    check = server.secrets.listed(made.agent_id)[-1].key_check
+    held = {"current_secret_version": 1, "key_check": check, "highest_version": 1, "serial": 1}
+
+    def ask(kind: type[Request], **fields: Any) -> None:
+        for text in [agent.sign(agent.request(kind, str(exchange.admit(peer, now)), **fields))] * 2:
+            assert exchange.handle(purpose_of(kind), peer, text, now).status in (200, 403, 409)
+
+    ask(SecretStatus, **held)
+    ask(SecretStatus, **held, audit_seq=5, audit_head="0" * 64)
+    ask(SecretStatus, **held, audit_seq=4, audit_head="0" * 64)
+    ask(RotateSecret, **held, cause=Cause.DUE)
+    ask(ConfirmRotation, secret_version=2, key_check="A" * 22)
+    ask(ReissueLicenses, licenses=("a", "b"), secret_version=1)
+    ask(ValidateLicense, token="x.y.z")
+    ask(RevocationList)
+    ask(RenewCertificate, csr=make_csr(Device(1).tls))
+    server.licenses.revoke("a", now)
+    server.clones.observe(made.agent_id, Report(9, now + 5), now + 5)
+    server.clones.observe(made.agent_id, Report(1, now + 6), now + 6)
+    ask(SecretStatus, **held)
+    server.clones.resume(made.agent_id, now)
+    other = peer_of(der(Device(2).come(server).certificates[0]))
+    with server.database.write() as session:
+        session.execute(serving_delete(other.fingerprint))
+    assert exchange.refuse_unknown(other, now) is None
+    server.agents.set_status(made.agent_id, "revoked", now)
+    ask(SecretStatus, **held)
+    jobs = Jobs(server.database, (serving.HOUSEKEEPING,), "test")
+    Housekeeping(server.database, server.server.cipher.audit_key()).run(now, confirmed=True)
+    Allowance(server.database).take_lot("agent a", now)
+    jobs.claim(now)
+    jobs.finished(serving.HOUSEKEEPING, now)
+    serving._facts(server.server, jobs)
+
+
+def serving_delete(fingerprint: str) -> Any:
+    """A certificate that a restored registry has lost."""
+    from sqlalchemy import delete
+
+    from server.registry.models import Certificate
+
+    return delete(Certificate).where(Certificate.fingerprint == fingerprint)
+
+
+def test_no_statement_reads_a_whole_table(server: ServerSide) -> None:
+    with captured(server) as statements:
+        everything(server)
+    assert len(statements) > 60
+    assert scans(server, statements) == []
+
+
+def test_a_statement_without_an_index_would_be_seen(server: ServerSide) -> None:
+    without = {"SELECT id FROM agent WHERE backend = %s": ("tpm",)}
+    assert scans(server, without) == [("agent", "SELECT id FROM agent WHERE backend = %s")]
