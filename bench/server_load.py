@@ -93,6 +93,8 @@ def make_agents(server_side: Server, count: int, requests: int, directory: Path)
             token = server_side.enrollment_tokens.create(session, None, False, 3600, now)
             token_id = server_side.enrollment_tokens.use(session, token, hw_id, now)
             made = server_side.activation.activate(session, token_id, device, now)
+            server_side.secrets.rotate_by_hand(session, made.agent_id, now)
+            held = server_side.secrets.listed(session, made.agent_id)[-1]
         files = directory / f"{number}.pem", directory / f"{number}.key"
         files[0].write_text("".join(made.certificates))
         files[1].write_bytes(tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -102,7 +104,7 @@ def make_agents(server_side: Server, count: int, requests: int, directory: Path)
         own = x509.load_pem_x509_certificate(made.certificates[0].encode())
         challenge = new_challenge(server_side.keys.challenge_key(), own.fingerprint(hashes.SHA256()).hex(), now, os.urandom(16))
         point = identity.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        posts = [_post(made.agent_id, challenge, identity) for _ in range(requests)]
+        posts = [_post(made.agent_id, challenge, identity, held.key_check) for _ in range(requests)]
         agents.append(Agent(made.agent_id, point, context, posts))
     return agents
 
@@ -111,15 +113,15 @@ def _jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     return jwk_from_point(key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 
-def _post(agent_id: str, challenge: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+def _post(agent_id: str, challenge: str, key: ec.EllipticCurvePrivateKey, check: str) -> bytes:
     content = SecretStatus(
         agent_id=agent_id,
         request_id=os.urandom(16).hex(),
         challenge=challenge,
         timestamp=0,
-        current_secret_version=0,
-        key_check=None,
-        highest_version=0,
+        current_secret_version=1,
+        key_check=check,
+        highest_version=1,
         serial=1,
     )
     header = {"alg": "ES256", "typ": REQUEST_TYPE, "kid": agent_id}
@@ -222,6 +224,12 @@ def _running(command: list[str], directory: Path) -> Iterator[tuple[int, int]]:
         process.wait(READY_S)
 
 
+def load_of(command: list[str], directory: Path, agents: list[Agent]) -> Load:
+    """What a server that is started with this command, and `--bind`, does for these agents."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _running(command, directory) as (port, pid):
+        return runner.run(_load(port, agents, pid))
+
+
 def measure(directory: Path, url: str | None, count: int, requests: int) -> tuple[Load, Load]:
     """The server and the floor.
 
@@ -243,9 +251,5 @@ def measure(directory: Path, url: str | None, count: int, requests: int) -> tupl
     keys = directory / "keys"
     keys.write_text("".join(f"{agent.name} {agent.key.hex()}\n" for agent in agents))
     floor_command = [sys.executable, "-m", "bench.server_floor", "--dir", str(home), "--keys", str(keys)]
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        with _running(floor_command, directory) as (port, pid):
-            floor = runner.run(_load(port, agents, pid))
-        with _running([command, "serve", "--dir", str(home)], directory) as (port, pid):
-            ours = runner.run(_load(port, agents, pid))
-    return ours, floor
+    floor = load_of(floor_command, directory, agents)
+    return load_of([command, "serve", "--dir", str(home)], directory, agents), floor

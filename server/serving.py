@@ -119,7 +119,7 @@ def serve(
         RegistryError: it cannot start; the text says why and what to do.
     """
     jobs = Jobs(server.database, (HOUSEKEEPING,), f"{socket.gethostname()[:100]}/{os.getpid()}")
-    metrics = Metrics(lambda: _facts(server, jobs), time.time, lambda: lines.dropped)
+    metrics = Metrics(lambda: facts(server, jobs), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
@@ -254,7 +254,8 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
     return {"database": database, "keys": keys, "disk": disk, "clock": server.clock.problem}
 
 
-def _facts(server: Server, jobs: Jobs) -> Facts:
+def facts(server: Server, jobs: Jobs) -> Facts:
+    """What `/metrics` says of the registry. Its time does not depend on the size of the fleet."""
     with server.database.read() as session:
         agents, halted = server.agents.count(session), server.clones.count(session)
     ends: dict[str, int] = {}

@@ -136,7 +136,7 @@ def everything(server: ServerSide) -> None:
     Allowance(server.database).take_lot("agent a", now)
     jobs.claim(now)
     jobs.finished(serving.HOUSEKEEPING, now)
-    serving._facts(server.server, jobs)
+    serving.facts(server.server, jobs)
 
 
 def serving_delete(fingerprint: str) -> Any:
