@@ -267,14 +267,16 @@ def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | No
 @directory_option
 @click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
 @click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
-def periods(directory: Path, interval: int | None, grace: int | None) -> None:
-    """Show how long secrets are valid, or change it for secrets that are made from now on."""
-    if interval is not None or grace is not None:
+@click.option("--revocations", type=click.IntRange(1, 10**9), help="Seconds for which a revocation list is valid.")
+def periods(directory: Path, interval: int | None, grace: int | None, revocations: int | None) -> None:
+    """Show how long secrets and revocation lists are valid, or change it for those that are made from now on."""
+    if any(value is not None for value in (interval, grace, revocations)):
         with writing(directory) as (_server, session):
-            secret_periods.set_periods(session, interval, grace, now())
+            secret_periods.set_periods(session, interval, grace, now(), revocations)
     with reading(directory) as (_server, session):
-        found = secret_periods.periods(session)
+        found, lists = secret_periods.periods(session), secret_periods.revocations_last(session)
     click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
+    click.echo(f"a revocation list is valid for {lists} s")
 
 
 @click.command("sign-time")

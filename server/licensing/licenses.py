@@ -24,10 +24,9 @@ from server.registry import audit
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
+from .periods import revocations_last
 from .secrets import Secrets
 
-REVOCATIONS_LAST_S = 7 * 86_400
-"""How long a revocation list is valid; an agent fetches a newer one after half of that."""
 REVOCATIONS = "revocations"
 """The counter that numbers revocation lists. A number belongs to the one agent whose list has changed."""
 REVOCATIONS_BASE = "revocations.base"
@@ -217,7 +216,7 @@ class Licenses:
         """
         agent = session.get(Agent, agent_id)
         number = max(0 if agent is None else agent.revocations or 0, present_number(session, REVOCATIONS_BASE))
-        return number, now + REVOCATIONS_LAST_S, self._revoked(session, agent_id, now)
+        return number, now + revocations_last(session), self._revoked(session, agent_id, now)
 
     def _revoked(self, session: Session, agent_id: str, now: int) -> tuple[str, ...]:
         query = select(License).where(License.agent_id == agent_id, License.revoked_at.is_not(None)).order_by(License.jti)

@@ -1,4 +1,4 @@
-"""Reads and changes how long secrets are used: the interval between rotations, and the grace period after it."""
+"""Reads and changes how long things last: a secret until its rotation, its grace after that, and a revocation list."""
 
 from sqlalchemy.orm import Session
 
@@ -6,6 +6,9 @@ from server.registry import audit
 from server.registry.models import Setting
 
 DEFAULT_INTERVAL_S, DEFAULT_GRACE_S = 86_400, 604_800
+REVOCATIONS_LAST_S = 7 * 86_400
+"""How long a revocation list is valid, unless the operator has set another period; an agent fetches a newer one after half of
+it."""
 BACKDATE_S = 3600
 """How much earlier than now a secret begins, at most."""
 
@@ -15,12 +18,18 @@ def periods(session: Session) -> tuple[int, int]:
     return _period(session, "interval", DEFAULT_INTERVAL_S), _period(session, "grace", DEFAULT_GRACE_S)
 
 
-def set_periods(session: Session, interval: int | None, grace: int | None, now: int) -> None:
-    """Changes the periods, in seconds; None leaves one as it is. Secrets that exist keep their dates."""
-    for name, value in (("interval", interval), ("grace", grace)):
+def revocations_last(session: Session) -> int:
+    """Seconds for which an agent may go by a revocation list that is signed now."""
+    return _period(session, "revocations", REVOCATIONS_LAST_S)
+
+
+def set_periods(session: Session, interval: int | None, grace: int | None, now: int, revocations: int | None = None) -> None:
+    """Changes the periods, in seconds; None leaves one as it is. Secrets and lists that exist keep their dates."""
+    for name, value in (("interval", interval), ("grace", grace), ("revocations", revocations)):
         if value is not None:
             session.merge(Setting(name=name, value=str(value)))
-    audit.record(session, "admin", "rotation.periods", "ok", now, interval=interval, grace=grace)
+    lists = {} if revocations is None else {"revocations": revocations}
+    audit.record(session, "admin", "rotation.periods", "ok", now, interval=interval, grace=grace, **lists)
 
 
 def backdate(interval: int, age: int | None) -> int:

@@ -19,7 +19,7 @@ from server.agents import certificates, enrollment_tokens
 from server.exchange import challenges, kept_replies
 from server.exchange import content as answering
 from server.keys import pki
-from server.licensing import licenses, secrets
+from server.licensing import periods, secrets
 from server.web import peers, responses
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
@@ -123,7 +123,7 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "ANSWERS_KEPT_S": kept_replies.KEPT_S,
         "SESSION_S": enrollment_tokens.ATTEMPT_S,
         "CERTIFICATE_S": certificates.LIFETIME_S,
-        "REVOCATIONS_LAST_S": licenses.REVOCATIONS_LAST_S,
+        "REVOCATIONS_LAST_S": periods.REVOCATIONS_LAST_S,
         "MAX_LIVE": secrets.MAX_LIVE,
         "RENEWABLE_S": peers.RENEWABLE_S,
         "CERTIFICATE_BACKDATE_S": pki.BACKDATE_S,

@@ -15,6 +15,7 @@ from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
 from server.keys.jose import new_signing_key
 from server.licensing.licenses import Order
+from server.licensing.periods import DEFAULT_GRACE_S, DEFAULT_INTERVAL_S, REVOCATIONS_LAST_S, periods, set_periods
 from server.wiring import Plan, create_server
 from tests.support.serverside import ServerSide, open_server
 
@@ -216,3 +217,12 @@ def test_the_servers_time_is_signed_for_an_agent_that_it_knows(server: ServerSid
     for bad in ("", "AB" * 16, "ab" * 15, "ab" * 16 + "\n"):
         with pytest.raises(RegistryError, match="32 characters"):
             server.sign_time("pos-001", bad, NOW)
+
+
+def test_a_revocation_list_is_valid_for_a_week_or_for_as_long_as_the_operator_says(server: ServerSide) -> None:
+    assert server.licenses.revocations("pos-001", NOW)[1] == NOW + REVOCATIONS_LAST_S == NOW + 7 * 86_400
+    with server.database.write() as session:
+        set_periods(session, None, None, NOW, revocations=60)
+    assert server.licenses.revocations("pos-001", NOW)[1] == NOW + 60
+    with server.database.write() as session:
+        assert periods(session) == (DEFAULT_INTERVAL_S, DEFAULT_GRACE_S)
