@@ -238,7 +238,7 @@ class Agent:
     @property
     def pid(self) -> int:
         """Its process id; 0 if it does not run."""
-        return 0 if self._process is None else self._process.pid
+        return 0 if self._process is None or not self.running else self._process.pid
 
     @property
     def running(self) -> bool:

@@ -36,6 +36,11 @@ class Layout:
         return self.root / "etc" / "config.toml"
 
     @property
+    def usual_config(self) -> Path:
+        """The agent's configuration as the stand wrote it, while an act has changed it."""
+        return self.root / "etc" / "config.usual"
+
+    @property
     def state(self) -> Path:
         """The agent's state directory."""
         return self.root / "state"
@@ -319,6 +324,7 @@ def furnish(commands: Commands, layout: Layout, *, by_hand: bool) -> dict[str, s
         "expired": expired,
         "not_yet_valid": future,
         "tampered": tamper(valid),
+        "malformed": valid.rpartition(".")[0],
         "wrong_audience": others,
         "grace": grace,
         "invalidated": invalidated,

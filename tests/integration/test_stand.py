@@ -34,6 +34,7 @@ EXPECTED = {
     "expired": Reason.EXPIRED,
     "not_yet_valid": Reason.NOT_YET_VALID,
     "tampered": Reason.BAD_SIGNATURE,
+    "malformed": Reason.MALFORMED,
     "wrong_audience": Reason.WRONG_AUDIENCE,
     "grace": Reason.OK,
     "invalidated": Reason.SECRET_INVALIDATED,
@@ -57,7 +58,8 @@ def test_each_token_gets_its_verdict_from_both_clients(stand: Stand, kind: str) 
     assert verdict.valid == (EXPECTED[kind] is Reason.OK)
     assert (verdict.features == ("sales", "fuel")) == verdict.valid
     assert (verdict.metadata == {"shop": "Rue du Lac 7"}) == verdict.valid
-    assert verdict.secret_state == {"grace": "GRACE", "invalidated": "INVALIDATED", "wrong_audience": None}.get(kind, "ACTIVE")
+    states = {"grace": "GRACE", "invalidated": "INVALIDATED", "wrong_audience": None, "malformed": None}
+    assert verdict.secret_state == states.get(kind, "ACTIVE")
 
     async def ask() -> None:
         async with AsyncLicenseClient(stand.info["pos_socket"], deadline=READY_S) as other:

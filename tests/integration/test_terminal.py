@@ -125,6 +125,10 @@ SILENT = {
     "license-stand invalidate": "--dir $STAND 99",
     "license-stand restart": "--dir $STAND",
     "license-stand server": "start --dir $STAND",
+    "license-stand agent": "start --dir $STAND",
+    "license-stand reason": "ok --dir $STAND",
+    "license-stand revoke": "--dir $STAND nobody",
+    "license-stand degrade": "--dir $STAND off",
     "license-stand down": "--dir missing",
 }
 """All others, with their arguments. A command that finds an error may end with it, as long as it asks nobody."""
