@@ -33,6 +33,10 @@ class Reason(StrEnum):
     REVOCATIONS_STALE = "revocations_stale"
 
 
+FAKE_FIELD = "fake"
+"""A field that every reply of a fake for tests carries (`ipc/testing`), and no reply of an agent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The agent's answer to `validate_license`.

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..bounds import NONCE_BYTES
 from ..clientwire import (
+    FAKE_FIELD,
     AgentInfo,
     Reason,
     Verdict,
@@ -55,6 +56,8 @@ def ask_validate(token: str) -> Generator[Question, Answer, Verdict]:
     """One verdict on one token."""
     check_token(token)
     answer = yield Question("validate_license", lambda: {"token": token, "nonce": secrets.token_bytes(NONCE_BYTES)})
+    if FAKE_FIELD in answer.reply:
+        log.warning("this verdict comes from a fake of the agent, which is for tests only: it licenses nothing")
     return verdict_from(answer.reply, answer.sent["nonce"])
 
 

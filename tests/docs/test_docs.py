@@ -15,7 +15,7 @@ IDS = [
     f"{kind}-{number:02d}"
     for kind, count in (("LA", 24), ("OT", 11), ("PV", 5), ("FL", 9), ("OP", 9))
     for number in range(1, count + 1)
-] + ["UX-01", "UX-02", "UX-03", "UX-05", "UX-06", "UX-07"]
+] + ["UX-01", "UX-02", "UX-03", "UX-04", "UX-05", "UX-06", "UX-07"]
 STATES = ("works", "partly", "not built yet")
 
 

@@ -62,6 +62,22 @@ def test_the_command_asks_the_agent(installed: Path, socket_dir: Path) -> None:
         assert python(installed, f"exec({script!r})", *arguments) == "the agent answers\n"
 
 
+FAKE = """
+import importlib.metadata, sys
+from license_agent_client.testing import FakeLicenseAgent
+found = [entry.value for path in sys.path[:1] for entry in
+         next(importlib.metadata.distributions(name="license-agent-client", path=[path])).entry_points
+         if entry.group == "pytest11"]
+with FakeLicenseAgent() as agent, agent.client(deadline=60) as client:
+    print(found, client.validate(agent.token("revoked")).reason, "pytest" in sys.modules)
+"""
+
+
+def test_it_has_the_fake_and_the_plugin_and_needs_no_pytest(installed: Path) -> None:
+    code = "import logging; logging.disable()\n" + FAKE
+    assert python(installed, code) == "['license_agent_client.testing.plugin'] revoked False\n"
+
+
 def test_nothing_depends_on_the_machine_that_builds(installed: Path) -> None:
     for path in (path for path in installed.rglob("*") if path.is_file()):
         assert str(ROOT).encode() not in path.read_bytes(), path

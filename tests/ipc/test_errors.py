@@ -21,11 +21,14 @@ from license_agent_client import (
     TokenFileError,
     UntrustedDaemon,
 )
+from license_agent_client.testing import NotAvailable
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "packaging" / "client"
 PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text("utf-8"))
-MODULES = [(CLIENT / source).resolve() for source in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]]
+FILES = [(CLIENT / source).resolve() for source in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]]
+MODULES = [path for path in FILES if path.parent.name != "testing"]
+"""What a till imports; what its tests import raises errors about the tests."""
 PUBLIC = {
     name: value
     for name in license_agent_client.__all__
@@ -66,6 +69,19 @@ def test_nothing_else_is_raised(path: Path) -> None:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             name = node.exc.func.id
             assert name in PUBLIC or name in INSIDE or name.startswith("_"), f"{path.name}:{node.lineno}: {name}"
+
+
+def test_a_till_that_handles_every_error_hides_none_of_its_tests() -> None:
+    """A wrong use of the fake or of a stand must fail the test, and not show the till's screen for errors."""
+    ours = {"NotAvailable", "OSError", "RuntimeError", "ValueError"}
+    raised = {
+        node.exc.func.id
+        for path in set(FILES) - set(MODULES)
+        if path.name != "requests.py" and path.name != "plugin.py"  # the agent's own refusals, and pytest's
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+    }
+    assert raised == ours and not issubclass(NotAvailable, LicenseAgentError)
 
 
 def test_the_readme_explains_each() -> None:

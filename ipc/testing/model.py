@@ -1,0 +1,252 @@
+"""Works out the fake's verdicts from licenses, secrets and a time, in the order in which the agent checks. Performs no IO.
+
+A token's text is `fake-token.AGENT.VERSION.SERIAL.licenses-nothing`. The texts that were handed out are remembered; any other
+text of that form has been changed, and gets `bad_signature`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..clientwire import Reason, Verdict
+
+PREFIX, SUFFIX = "fake-token", "licenses-nothing"
+AGENT_ID = "fake:pos-001"
+"""No agent can have it: an id has no colon (`docs/protocol.md`, "License tokens")."""
+OTHER_AGENT_ID = "fake:pos-002"
+INTERVAL_S, GRACE_S = 86_400, 604_800
+LISTS_LAST_S = 604_800
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """What was licensed. Times are seconds since 1970 UTC."""
+
+    license_id: str
+    features: tuple[str, ...]
+    metadata: dict[str, str]
+    begins: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that was handed out."""
+
+    license_id: str
+    version: int
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret version: `state` is ACTIVE, GRACE or INVALIDATED, as server or administrator said; time does the rest."""
+
+    state: str
+    valid_until: int
+    grace_until: int
+
+
+@dataclass(slots=True)
+class Model:
+    """Everything that the fake knows.
+
+    Attributes:
+        now: seconds since 1970 UTC.
+        server_answers: whether rotations happen and revocation lists come.
+        held_degraded: an administrator has switched degraded mode on.
+        refuse_stale: licenses are refused while the revocation list is out of date.
+        clock_suspect: verdicts say so.
+    """
+
+    now: int
+    server_answers: bool = True
+    held_degraded: bool = False
+    refuse_stale: bool = False
+    clock_suspect: bool = False
+    secrets: dict[int, Secret] = field(default_factory=dict)
+    lists_until: int = 0
+    _next_version: int = 1
+    _serial: int = 0
+    _licenses: dict[str, License] = field(default_factory=dict)
+    _tokens: dict[str, Token] = field(default_factory=dict)
+    _revoked: set[str] = field(default_factory=set)
+    _seen: dict[str, str] = field(default_factory=dict)  # token to license: those that were valid, or asked about
+    _newest: dict[str, str] = field(default_factory=dict)  # license to re-issued token
+
+    def __post_init__(self) -> None:
+        self.lists_until = self.now + LISTS_LAST_S
+        self.rotate()
+
+    # Secrets
+
+    @property
+    def newest_version(self) -> int:
+        """Number of the newest secret version that the agent has."""
+        return max(self.secrets)
+
+    def rotate(self, interval: int = INTERVAL_S, grace: int = GRACE_S, *, reissue: bool = True) -> int:
+        """A new secret version takes the place of the newest; returns its number."""
+        version, self._next_version = self._next_version, self._next_version + 1
+        for number, secret in self.secrets.items():
+            if secret.state == "ACTIVE":
+                self.secrets[number] = replace(secret, state="GRACE")
+        self.secrets[version] = Secret("ACTIVE", self.now + interval, self.now + interval + grace)
+        if reissue:
+            for license_id in sorted(set(self._seen.values())):
+                if self.now < self._licenses[license_id].expires and license_id not in self._revoked:
+                    self._newest[license_id] = self._token(license_id, version)
+        return version
+
+    def skip_version(self) -> int:
+        """A secret version that the server has made and the agent never gets."""
+        version, self._next_version = self._next_version, self._next_version + 1
+        return version
+
+    def invalidate(self, version: int) -> None:
+        """Ends a version for good.
+
+        Raises:
+            KeyError: the agent has no such version.
+        """
+        self.secrets[version] = replace(self.secrets[version], state="INVALIDATED")
+
+    def advance(self, seconds: int) -> None:
+        """Lets time pass. Where the server answers, the agent rotates when that is due, and gets new revocation lists."""
+        if seconds < 0:
+            raise ValueError("time does not go back")
+        self.now += seconds
+        if self.server_answers:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """What an agent does that reaches its server."""
+        newest = self.secrets[self.newest_version]
+        if newest.state != "ACTIVE" or self.now >= newest.valid_until:
+            self.rotate()
+        if self.lists_until - self.now < LISTS_LAST_S // 2:
+            self.lists_until = self.now + LISTS_LAST_S
+
+    def _standing(self, version: int) -> tuple[str, Reason]:
+        """State of a version now, and the reason why no license under it passes, or OK."""
+        secret = self.secrets[version]
+        state = secret.state
+        if state == "ACTIVE" and self.now >= secret.valid_until:
+            state = "GRACE"
+        if state == "GRACE" and self.now >= secret.grace_until:
+            state = "INVALIDATED"
+        if state != "INVALIDATED":
+            return state, Reason.OK
+        newest = version == self.newest_version and secret.state == "ACTIVE"
+        return state, Reason.DEGRADED_EXPIRED if newest else Reason.SECRET_INVALIDATED
+
+    @property
+    def degraded(self) -> bool:
+        """Whether verdicts say that the agent works without its server."""
+        newest = self.secrets[self.newest_version]
+        overdue = newest.state == "ACTIVE" and self.now >= newest.valid_until
+        return self.held_degraded or (overdue and not self.server_answers)
+
+    # Licenses
+
+    def issue(self, license: License, agent_id: str = AGENT_ID, version: int | None = None) -> str:
+        """A token of a license, new or known.
+
+        Raises:
+            ValueError: a license ends before it begins, or another one has its id.
+        """
+        if license.expires <= license.begins:
+            raise ValueError("a license ends after it begins")
+        if self._licenses.setdefault(license.license_id, license) != license:
+            raise ValueError(f"there is another license {license.license_id!r}")
+        return self._token(license.license_id, version or self.newest_version, agent_id)
+
+    def _token(self, license_id: str, version: int, agent_id: str = AGENT_ID) -> str:
+        self._serial += 1
+        text = f"{PREFIX}.{agent_id}.{version}.{self._serial:06d}.{SUFFIX}"
+        self._tokens[text] = Token(license_id, version, self._serial)
+        return text
+
+    def license_of(self, token: str) -> License:
+        """The license of a token.
+
+        Raises:
+            KeyError: the token was not made here.
+        """
+        return self._licenses[self._tokens[token].license_id]
+
+    def revoke(self, license_id: str) -> None:
+        """Revokes a license for good."""
+        self._revoked.add(license_id)
+
+    # Verdicts
+
+    def verdict(self, token: str) -> Verdict:
+        """The verdict on a token now."""
+        verdict, license_id = self._judged(token)
+        if verdict.valid and license_id is not None:
+            self._seen[token] = license_id
+        return replace(verdict, degraded=self.degraded, clock_suspect=self.clock_suspect)
+
+    def _judged(self, token: str) -> tuple[Verdict, str | None]:
+        parts = token.split(".")
+        if len(parts) != 5 or parts[0] != PREFIX or parts[4] != SUFFIX or not parts[2].isdecimal() or not parts[2].isascii():
+            return Verdict(False, Reason.MALFORMED), None
+        if parts[1] != AGENT_ID:
+            return Verdict(False, Reason.WRONG_AUDIENCE), None
+        version, refreshed = int(parts[2]), self._has_successor(token)
+        if version not in self.secrets:
+            return Verdict(False, Reason.UNKNOWN_SECRET, refreshed=refreshed), None
+        state, reason = self._standing(version)
+        if reason is not Reason.OK and (token not in self._seen or self.secrets[version].state == "INVALIDATED"):
+            # What was never opened cannot be opened any more; an administrator's invalidation destroys the secret.
+            return Verdict(False, reason, secret_state=state, reissue_due=True, refreshed=refreshed), None
+        known = self._tokens.get(token)
+        if known is None:
+            return Verdict(False, Reason.BAD_SIGNATURE, secret_state=state), None
+        return self._judge_opened(known, state, reason), known.license_id
+
+    def _judge_opened(self, known: Token, state: str, reason: Reason) -> Verdict:
+        license = self._licenses[known.license_id]
+        if reason is Reason.OK:
+            if known.license_id in self._revoked:
+                reason = Reason.REVOKED
+            elif self.now < license.begins:
+                reason = Reason.NOT_YET_VALID
+            elif self.now >= license.expires:
+                reason = Reason.EXPIRED
+            elif self.refuse_stale and self.now >= self.lists_until:
+                reason = Reason.REVOCATIONS_STALE
+        valid = reason is Reason.OK
+        superseded = known.version != self.newest_version or state == "INVALIDATED"
+        newest = self._newest.get(known.license_id)
+        return Verdict(
+            valid=valid,
+            reason=reason,
+            expires_at=license.expires,
+            features=license.features if valid else (),
+            metadata=license.metadata if valid else {},
+            secret_state=state,
+            reissue_due=superseded,
+            refresh_by=self.secrets[known.version].grace_until if superseded and state != "INVALIDATED" else None,
+            refreshed=newest is not None and self._tokens[newest].serial > known.serial,
+        )
+
+    def _has_successor(self, token: str) -> bool:
+        newest = self._newest.get(self._seen.get(token, ""))
+        return newest is not None and newest != token
+
+    def refreshed(self, token: str) -> tuple[str, str] | None:
+        """License and newest token of a token that is not the newest."""
+        license_id = self._judged(token)[1] or self._seen.get(token)
+        newest = None if license_id is None else self._newest.get(license_id)
+        if license_id is None or newest is None or newest == token or self._judged(newest)[1] != license_id:
+            return None
+        self._seen[token] = license_id
+        return license_id, newest
+
+
+def new_license(
+    number: int, now: int, features: tuple[str, ...], metadata: Mapping[str, str], begins_in: int, expires_in: int
+) -> License:
+    """A license with an id that counts up."""
+    return License(f"fake-license-{number:04d}", features, dict(metadata), now + begins_in, now + expires_in)

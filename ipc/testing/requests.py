@@ -1,0 +1,83 @@
+"""Reads requests as strictly as the agent does, without its compiled decoder. Pure.
+
+The client wheel has no msgspec (ADR 24). `tests/ipc/testing/test_requests.py` compares this reader with the agent's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..bounds import MAX_ID, MAX_TOKEN_CHARS, NONCE_BYTES, PROTOCOL_VERSION
+from ..clientwire import decode_map
+from ..errors import ErrorCode, RemoteProtocolError
+
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "agent_info": (),
+    "ping": (),
+    "refresh_license": ("token",),
+    "validate_license": ("nonce", "token"),
+}
+"""The operations of the POS socket with the fields that each has besides `v`, `id` and `op`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that keeps every rule of the protocol.
+
+    Attributes:
+        request_id: echoed by its reply.
+        op: one of `OPERATIONS`.
+        fields: what the operation takes.
+    """
+
+    request_id: int
+    op: str
+    fields: dict[str, Any]
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_ID
+
+
+def read_request(body: bytes) -> Request:
+    """The request in a frame's body.
+
+    Raises:
+        RemoteProtocolError: BAD_MESSAGE, UNSUPPORTED_VERSION, UNKNOWN_OP or BAD_REQUEST, with the request's id where it
+            could be read.
+    """
+    message = decode_map(body)
+    request_id = message["id"] if _is_id(message.get("id")) else None
+    version, op = message.get("v"), message.get("op")
+    if type(version) is int and version != PROTOCOL_VERSION:
+        text = f"this agent speaks version {PROTOCOL_VERSION} of the protocol"
+        raise RemoteProtocolError(ErrorCode.UNSUPPORTED_VERSION, text, request_id)
+    if isinstance(op, str) and op not in OPERATIONS:
+        text = f"this socket knows the operations {', '.join(sorted(OPERATIONS))}"
+        raise RemoteProtocolError(ErrorCode.UNKNOWN_OP, text, request_id)
+    problem = _problem(message)
+    if problem is not None or request_id is None:
+        raise RemoteProtocolError(ErrorCode.BAD_REQUEST, problem or "'id' is out of its bounds", request_id)
+    return Request(request_id, str(op), {name: message[name] for name in OPERATIONS[str(op)]})
+
+
+def _problem(message: dict[str, Any]) -> str | None:
+    op = message.get("op")
+    known = ("v", "id", "op", *(OPERATIONS[op] if isinstance(op, str) else ()))
+    for name in known:
+        if name not in message:
+            return f"the field '{name}' is missing"
+    for name in message:
+        if name not in known:
+            return f"unknown field '{name}'"
+    if not isinstance(op, str):
+        return "'op' must be a text"
+    if type(message["v"]) is not int:
+        return "'v' must be a whole number"
+    if not _is_id(message["id"]):
+        return f"'id' must be a whole number from 0 to {MAX_ID}"
+    token, nonce = message.get("token", "-"), message.get("nonce", bytes(NONCE_BYTES))
+    if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN_CHARS:
+        return f"'token' must be a text of 1 to {MAX_TOKEN_CHARS} characters"
+    if not isinstance(nonce, bytes) or len(nonce) != NONCE_BYTES:
+        return f"'nonce' must be {NONCE_BYTES} bytes"
+    return None
