@@ -1,6 +1,7 @@
 """One wrong answer of the TPM stops no start, no rotation, no verification of the log and no invalidation."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,12 +92,12 @@ USES: dict[str, Callable[[Till], None]] = {
 }
 
 
-@pytest.fixture
-def till(tmp_path: Path) -> Iterator[Till]:
-    machine = TpmMachine(tmp_path / "machine")
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[Till]:
+    machine = TpmMachine(directory / "machine")
     try:
         with Relay(machine.swtpm.port) as relay:
-            made = Till(tmp_path, relay, machine)
+            made = Till(directory, relay, machine)
             yield made
             leave_alone(relay)
             made.pair.close()
@@ -105,20 +106,46 @@ def till(tmp_path: Path) -> Iterator[Till]:
         machine.end()
 
 
+@pytest.fixture
+def till(tmp_path: Path) -> Iterator[Till]:
+    with running(tmp_path) as made:
+        yield made
+
+
+class Used:
+    """A till that is used in one way again and again.
+
+    Attributes:
+        commands: what the TPM is sent each time, and how often.
+    """
+
+    def __init__(self, till: Till, use: str) -> None:
+        self.till = till
+        self.act = USES[use]
+        till.start()
+        self.prepare()
+        self.commands = commands_of(till.relay, lambda: self.act(till))
+
+    def prepare(self) -> None:
+        if self.act is Till.invalidate:
+            self.till.rotate()
+        self.till.disconnect()  # so that each run sends the same commands
+
+
+@pytest.fixture(scope="module")
+def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    """One for all faults of a use: each of them leaves a till behind that works as before, and to make one takes long."""
+    with running(tmp_path_factory.mktemp("till")) as till:
+        yield Used(till, request.param)
+
+
 @pytest.mark.parametrize("fault", SOME)
-@pytest.mark.parametrize("use", USES)
-def test_one_wrong_answer_stops_nothing(till: Till, use: str, fault: str) -> None:
-    act = USES[use]
-
-    def prepared() -> None:
-        if act is Till.invalidate:
-            till.rotate()
-        till.disconnect()  # so that each run sends the same commands
-
-    till.start()
-    prepared()
-    for code, count in commands_of(till.relay, lambda: act(till)).items():
-        prepared()
+@pytest.mark.parametrize("used", USES, indirect=True)
+def test_one_wrong_answer_stops_nothing(used: Used, fault: str) -> None:
+    till, act = used.till, used.act
+    leave_alone(till.relay)
+    for code, count in used.commands.items():
+        used.prepare()
         once = Once(till.relay, FAULTS[fault], code, count)
         act(till)
         assert once.happened, hex(code)

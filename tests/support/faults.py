@@ -4,9 +4,12 @@ A step is an event of Python's audit hooks (PEP 578) that changes the file syste
 write without Python; what is between their steps is one transaction.
 """
 
+import contextlib
 import errno
+import gc
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,8 +72,15 @@ def broken_at(number: int, act: Callable[[], Any], kind: Kind, scratch: Path) ->
     return Broken(step, os.waitstatus_to_exitcode(status), output.read_text("utf-8", "replace"))
 
 
+def _is_device(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    return False
+
+
 def _child(number: int, act: Callable[[], Any], kind: Kind, output: Path, note: Path) -> None:
     code = 70
+    gc.freeze()  # the collector does not touch, and so does not copy, the many objects of all the tests before
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(descriptor, 1)
@@ -98,7 +108,7 @@ def _child(number: int, act: Callable[[], Any], kind: Kind, output: Path, note: 
                 return  # only reads, or gives a Python file to a descriptor
             if name == "open" or name in _CHANGES:
                 where = str(arguments[0])
-                if not where.startswith(("/dev/", "/proc/")) and "__pycache__" not in where:
+                if not where.startswith("/proc/") and "__pycache__" not in where and not _is_device(where):
                     step(f"{name} {where}")
 
         def committed(connection: Any) -> None:

@@ -1,7 +1,9 @@
 """Every command of several steps, broken at each of them: the same command, run again, does what it was asked for."""
 
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from server import cli
 from server.base.settings import SETTINGS, Place, settings_of
 from server.main import entry
 from server.registry.database import Database, sqlite_url
@@ -21,6 +24,9 @@ from tests.support.postgres import Postgres
 from tests.support.serverside import open_server
 
 pytestmark = pytest.mark.system
+
+for found in pkgutil.iter_modules(cli.__path__):  # here once, not in each of a thousand children
+    importlib.import_module(f"{cli.__name__}.{found.name}")
 
 
 def command(*arguments: object) -> Callable[[], None]:
