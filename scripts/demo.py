@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -241,11 +242,7 @@ class Tills:
 def killed(scenario: Scenario, directory: Path) -> str:
     """Validates without a pause while the agent is killed and comes back."""
     with Tills(scenario, directory) as tills:
-        pid = stand_info(scenario)["agent_pid"]
-        os.kill(pid, signal.SIGKILL)
-        ends = time.monotonic() + READY_S
-        while stand_info(scenario)["agent_pid"] == pid and time.monotonic() < ends:
-            time.sleep(0.05)
+        restart_agent(scenario)
         tills.wait_for(20)
     return tills.outcome()
 
@@ -378,6 +375,63 @@ def wrong_clock(scenario: Scenario, token: Path) -> Iterator[str]:
     yield f"the server {contact()}, {state()}"
 
 
+def unread_log(scenario: Scenario, token: Path) -> Iterator[str]:
+    """The agent's standard error becomes a pipe that nobody reads, and many lines come; then somebody reads it again."""
+    root = Path(scenario.info["state_dir"]).parent
+    log, config = root / "agent.log", Path(scenario.info["config"])
+    kept, text = log.with_name("agent.log.kept"), config.read_text()
+
+    def dropped() -> int:
+        lines = scenario.tool("license-agent-cli", "metrics").splitlines()
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("license_agent_log_lines_dropped_total "))
+
+    log.rename(kept)
+    os.mkfifo(log)
+    log.chmod(0o666)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        restart_agent(scenario)
+        # A configuration with many mistakes: the agent keeps the one that it has, and writes a line about each mistake.
+        config.write_text(text + "".join(f"[mistake-{'x' * 60}-{number}]\n" for number in range(1500)))
+        os.kill(stand_info(scenario)["agent_pid"], signal.SIGHUP)
+        ends = time.monotonic() + READY_S
+        while not (lost := dropped()) and time.monotonic() < ends:
+            time.sleep(0.1)
+        slowest = 0.0
+        with LicenseClient(scenario.info["pos_socket"]) as client:
+            for _ in range(200):
+                began = time.monotonic()
+                if not client.validate_file(token).valid:
+                    raise RuntimeError("a valid license was refused")
+                slowest = max(slowest, time.monotonic() - began)
+        click.echo(f"      200 requests, the slowest took {slowest * 1000:.1f} ms; {lost} lines had no room")
+        yield "every request answered: valid"
+        yield "counted by the metric" if lost else "none counted"
+        said, told = b"", 0
+        while time.monotonic() < ends and not (told and told == dropped()):
+            with contextlib.suppress(BlockingIOError):
+                while part := os.read(reader, 65_536):
+                    said += part
+            told = sum(int(number) for number in re.findall(rb"(\d+) log lines were dropped", said))
+            time.sleep(0.1)
+        yield "it says how many are missing" if told == dropped() else f"{dropped()} are missing, {told} are told"
+    finally:
+        config.write_text(text)
+        log.unlink()
+        kept.rename(log)
+        restart_agent(scenario)
+        os.close(reader)
+
+
+def restart_agent(scenario: Scenario) -> None:
+    """Kills the agent; returns when the stand has started another."""
+    pid = stand_info(scenario)["agent_pid"]
+    os.kill(pid, signal.SIGKILL)
+    ends = time.monotonic() + READY_S
+    while stand_info(scenario)["agent_pid"] == pid and time.monotonic() < ends:
+        time.sleep(0.05)
+
+
 def stand_info(scenario: Scenario) -> dict[str, Any]:
     """stand.json as it is now."""
     info: dict[str, Any] = json.loads((Path(scenario.info["state_dir"]).parent / "stand.json").read_text())
@@ -444,6 +498,12 @@ def play(scenario: Scenario, directory: Path) -> None:
     see("license revoked by the server", "valid: ok, then refused: revoked", lambda: revoked(scenario))
     see("TLS certificate renewed", "a later one in use", lambda: new_certificate(scenario))
     see("new key of the server", "a later key set, contacts failed: 0", lambda: new_server_key(scenario))
+    click.echo("\nNobody reads the agent's log, as when the journal is frozen, and its pipe is full:")
+    log = unread_log(scenario, directory / "till-0.token")
+    see("validations meanwhile", "every request answered: valid", lambda: next(log))
+    see("lines of the log that had no room", "counted by the metric", lambda: next(log))
+    see("the log is read again", "it says how many are missing", lambda: next(log))
+    log.close()
     click.echo("\nThe server's clock is eight days ahead:")
     moments = wrong_clock(scenario, directory / "till-0.token")
     see("contact with it", "the server signs nothing", lambda: next(moments))
