@@ -28,25 +28,23 @@ class FrameDecoder:
     Attributes:
         error: the error that ended the stream, if one did.
         more: the last call stopped at its limit; whole frames may be waiting.
+        partial: a frame has begun and is not complete.
     """
 
-    __slots__ = ("_buffer", "_ceiling", "error", "more")
+    __slots__ = ("_buffer", "_ceiling", "error", "more", "partial")
 
     def __init__(self, ceiling: int = MAX_FRAME_BYTES) -> None:
         self._ceiling = ceiling
         self._buffer = bytearray()
         self.error: RemoteProtocolError | None = None
         self.more = False
-
-    @property
-    def partial(self) -> bool:
-        """Whether a frame has begun and is not complete."""
-        return bool(self._buffer)
+        self.partial = False
 
     def hold(self, data: bytes) -> None:
         """Keeps bytes for the next call of `receive_data`."""
         self._buffer += data
         self.more = True
+        self.partial = bool(self._buffer)
 
     def receive_data(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         """The bodies that `data` completes, in order; at most `most` of them, the next call goes on.
@@ -59,7 +57,7 @@ class FrameDecoder:
         """
         if self.error is not None:
             raise self.error
-        if not self._buffer and len(data) > HEADER_BYTES:
+        if not self.partial and len(data) > HEADER_BYTES:
             # Nearly always one read is one frame; then nothing is buffered.
             if int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - HEADER_BYTES <= self._ceiling:
                 return [data[HEADER_BYTES:]]
@@ -81,6 +79,7 @@ class FrameDecoder:
                     f"a frame holds 1 to {self._ceiling} bytes, this one says {length}",
                 )
                 buffer.clear()
+                self.partial = False
                 if bodies:
                     return bodies
                 raise self.error
@@ -90,4 +89,5 @@ class FrameDecoder:
             bodies.append(bytes(buffer[start + HEADER_BYTES : end]))
             start = end
         del buffer[:start]
+        self.partial = bool(buffer)
         return bodies

@@ -313,10 +313,25 @@ def encode_verdict_tail(reply: VerdictReply) -> bytes:
     return bytes(body[body.index(_NONCE_HEAD) + len(_NONCE_HEAD) + NONCE_BYTES :])
 
 
-def encode_verdict(request_id: int, nonce: bytes, tail: bytes) -> bytes:
-    """The frame of a `VerdictReply`, put together from its parts; the same bytes as `encode_reply` gives."""
-    number = bytes((request_id,)) if request_id < 128 else _encoder.encode(request_id)
-    body = _VERDICT_HEAD + number + _NONCE_HEAD + nonce + tail
+def encode_id(request_id: int) -> bytes:
+    """A request's id as a reply carries it."""
+    return _encoder.encode(request_id)
+
+
+def decode_id(request_id: bytes) -> int:
+    """The id that `encode_id` has encoded."""
+    return msgspec.msgpack.decode(request_id, type=int)
+
+
+def encode_verdict(request_id: bytes, nonce: bytes, tail: bytes) -> bytes:
+    """The frame of a `VerdictReply`, put together from its parts; the same bytes as `encode_reply` gives.
+
+    Args:
+        request_id: encoded.
+        nonce: of the request.
+        tail: from `encode_verdict_tail`.
+    """
+    body = _VERDICT_HEAD + request_id + _NONCE_HEAD + nonce + tail
     return len(body).to_bytes(4, "big") + body
 
 

@@ -113,6 +113,10 @@ class AdminService:
         self._counters.refused_requests += 1
         self._audit.record("request.refused", code.name.lower(), socket="admin", actor=actor(peer))
 
+    def reply_to_known(self, _frame: bytes, _peer: Peer, _now: float) -> bytes | None:
+        """No request is known by its bytes."""
+        return None
+
     def handle(self, body: bytes, connection: Connection) -> bytes | None:
         """Queues the request; its reply is sent later. While as many wait as may, the connection is not read from.
 

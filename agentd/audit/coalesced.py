@@ -34,6 +34,18 @@ class Repeat:
     last: float
 
 
+class _Place:
+    """Where a key is counted, and how often it has been."""
+
+    __slots__ = ("count", "count_at", "last_at", "slot")
+
+    def __init__(self, slot: int, count: int) -> None:
+        self.slot = slot
+        self.count = count
+        self.count_at = slot * SLOT_BYTES + _COUNT_AT
+        self.last_at = slot * SLOT_BYTES + _LAST_AT
+
+
 class CoalescedEvents:
     """The table.
 
@@ -52,8 +64,7 @@ class CoalescedEvents:
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._slots: dict[Any, int] = {}
-        self._counts: dict[Any, int] = {}
+        self._places: dict[Any, _Place] = {}
         self._free = list(range(SLOTS - 1, -1, -1))
 
     def recover(self) -> list[Repeat]:
@@ -86,28 +97,27 @@ class CoalescedEvents:
         self._map[offset + _HEAD.size : offset + _HEAD.size + len(data)] = data
         _HEAD.pack_into(self._map, offset, 0, len(data), times, now, now)
         self._map[offset] = 1
-        self._slots[key] = slot
-        self._counts[key] = times
+        self._places[key] = _Place(slot, times)
         return True
 
     def count_known(self, key: Any, now: float, times: int = 1) -> bool:
         """Counts one or more of a key that is in the table; False if it is not."""
-        slot = self._slots.get(key)
-        if slot is None:
+        place = self._places.get(key)
+        if place is None:
             return False
-        total = self._counts[key] = self._counts[key] + times
-        _COUNT.pack_into(self._map, slot * SLOT_BYTES + _COUNT_AT, total)
-        _LAST.pack_into(self._map, slot * SLOT_BYTES + _LAST_AT, now)
+        place.count = total = place.count + times
+        _COUNT.pack_into(self._map, place.count_at, total)
+        _LAST.pack_into(self._map, place.last_at, now)
         return True
 
     def drain(self) -> list[Repeat]:
         """All that has been counted; the table is empty afterwards."""
-        found = [repeat for slot in self._slots.values() if (repeat := self._read(slot)) is not None]
+        found = [repeat for place in self._places.values() if (repeat := self._read(place.slot)) is not None]
         self._clear()
         return found
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._places)
 
     def _read(self, slot: int) -> Repeat | None:
         offset = slot * SLOT_BYTES
@@ -123,8 +133,7 @@ class CoalescedEvents:
     def _clear(self) -> None:
         for slot in range(SLOTS):
             self._map[slot * SLOT_BYTES] = 0
-        self._slots.clear()
-        self._counts.clear()
+        self._places.clear()
         self._free = list(range(SLOTS - 1, -1, -1))
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ class AuditLog:
     Attributes:
         records: full records of this run.
         counted: events of this run that were only counted.
+        pending: records wait for `flush`.
         checkpoint_due: a segment was closed, and may be archived only after a checkpoint.
 
     Args:
@@ -70,6 +71,7 @@ class AuditLog:
         self._limits = limits
         self._schedule = schedule
         self._pending: list[bytes] = []
+        self.pending = False
         self._mark: tuple[int, Heads] = (chain.seq, chain.heads)
         self._budget = Buckets(limits.records_per_s, limits.burst)
         self._day = -1
@@ -95,11 +97,6 @@ class AuditLog:
     def heads(self) -> Heads:
         """Hash of the last record of each class, 64 hex bytes each."""
         return self._chain.heads
-
-    @property
-    def pending(self) -> bool:
-        """Whether records wait for `flush`."""
-        return bool(self._pending)
 
     @property
     def failing(self) -> bool:
@@ -231,6 +228,7 @@ class AuditLog:
             self._mark = (self._chain.seq, self._chain.heads)
             self._schedule()
         self._pending.append(self._chain.append(self._clock.wall(), self._clock.monotonic(), event, outcome, fields))
+        self.pending = True
 
     def flush(self) -> None:
         """Writes what this tick has logged. Does not raise: validations go on with a full disk."""
@@ -241,6 +239,7 @@ class AuditLog:
         data = b"".join(self._pending)
         count = len(self._pending)
         self._pending.clear()
+        self.pending = False
         try:
             self._file.write(data)
         except OSError as error:

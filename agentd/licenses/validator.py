@@ -120,10 +120,14 @@ class Validator:
             now: seconds since 1970 UTC.
         """
         entry = self._cache.get(token)
-        if entry is not None and entry.epoch == self.ring.epoch and entry.ruling.since <= now < entry.ruling.until:
+        if entry is not None and self.still_holds(entry, now):
             self._cache.move_to_end(token)
             return entry
         return self._look_again(token, now)
+
+    def still_holds(self, entry: Entry, now: int) -> bool:
+        """Whether the ruling on a token that was looked at before is the one that `look` would give now."""
+        return entry.epoch == self.ring.epoch and entry.ruling.since <= now < entry.ruling.until
 
     def validate(self, token: str, now: int) -> Ruling:
         """The ruling on a token, for callers that do not log its first sight."""

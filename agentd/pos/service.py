@@ -17,6 +17,7 @@ from common.tokenbucket import Buckets
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
 from ipc.clientwire import refresh_digest
 from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.knownframes import KnownFrame, key_of, known_from
 from ipc.messages import (
     AgentInfo,
     PosRequest,
@@ -24,7 +25,9 @@ from ipc.messages import (
     RequestDecoder,
     ValidateLicense,
     VerdictReply,
+    decode_id,
     encode_error,
+    encode_id,
     encode_reply,
     encode_verdict,
     encode_verdict_tail,
@@ -36,6 +39,8 @@ from .nonces import NonceOutcome, NonceWindow
 log = logging.getLogger(__name__)
 
 _FRESH = NonceOutcome.FRESH
+KNOWN_TOKENS = 256
+"""Licenses whose requests are recognized by their bytes; more than a till has."""
 
 
 class PosService:
@@ -56,6 +61,7 @@ class PosService:
         self._decode = RequestDecoder[PosRequest](PosRequest).decode
         self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
         self._rates = Buckets(config.rate_per_s, config.rate_per_s)
+        self._known: dict[bytes, tuple[KnownFrame, Entry]] = {}
         self._config = config
         self._unauthorized = UnauthorizedPeers("pos", core.audit, core.counters, core.clock.monotonic)
 
@@ -71,6 +77,8 @@ class PosService:
         self._nonces.forget_idle(now)
         self._rates.forget_full(now)
         self._unauthorized.tidy()
+        epoch = self._validator.ring.epoch
+        self._known = {key: known for key, known in self._known.items() if known[1].epoch == epoch}
 
     # Admission
 
@@ -123,6 +131,37 @@ class PosService:
 
     # Requests
 
+    def reply_to_known(self, frame: bytes, peer: Peer, mono: float) -> bytes | None:
+        """The verdict on a token that came before; None where `handle` must look at it, and nothing has been noted then.
+
+        Makes the same checks as `handle`: the rate, the nonce, the time, and whether the ruling still holds.
+        """
+        known = self._known.get(key_of(frame))
+        if known is None:
+            return None
+        pattern, entry = known
+        number = pattern.id_in(frame)
+        if number is None:
+            return None
+        try:
+            validator, clock = self._validator, self._clock
+            wall = clock.wall()
+            now, suspect = clock.look(mono, wall)
+            kept = entry.reply
+            if kept is None or kept[0] != (validator.degraded, suspect) or not validator.still_holds(entry, now):
+                return None
+            if not self._rates.take(peer.uid, mono):
+                return None
+            nonce = frame[-NONCE_BYTES:]
+            outcome = self._nonces.use(peer.uid, nonce, mono)
+            if outcome is not _FRESH:
+                return self._refuse_nonce(decode_id(number), nonce, peer, outcome)
+            self._note(entry, peer, mono, wall)
+            return encode_verdict(number, nonce, kept[1])
+        except Exception:  # as in `handle`
+            log.exception("a request on the POS socket failed")
+            return self._failed(peer, decode_id(number))
+
     def handle(self, body: bytes, connection: Connection) -> bytes | None:
         """The reply frame.
 
@@ -143,11 +182,14 @@ class PosService:
             return self._too_many(connection, request.id)
         try:
             if type(request) is ValidateLicense:
-                return self._validate(request, peer, mono)
+                return self._validate(request, body, peer, mono)
             return self._answer(request, peer)
         except Exception:  # one request that fails must not end the others; the caller gets INTERNAL
             log.exception("a request on the POS socket failed")
-            return self._error(peer, ErrorCode.INTERNAL, "the agent failed; its journal says more", request.id)
+            return self._failed(peer, request.id)
+
+    def _failed(self, peer: Peer, request_id: int) -> bytes:
+        return self._error(peer, ErrorCode.INTERNAL, "the agent failed; its journal says more", request_id)
 
     def _error(self, peer: Peer, code: ErrorCode, text: str, request_id: int | None) -> bytes:
         self._note_error(peer, code)
@@ -160,42 +202,60 @@ class PosService:
         text = f"more than {self._config.rate_per_s} requests a second"
         return self._error(peer, ErrorCode.RATE_LIMITED, text, request_id)
 
-    def _validate(self, request: ValidateLicense, peer: Peer, mono: float) -> bytes:
+    def _validate(self, request: ValidateLicense, body: bytes, peer: Peer, mono: float) -> bytes:
         outcome = self._nonces.use(peer.uid, request.nonce, mono)
         if outcome is not _FRESH:
-            return self._refuse_nonce(request, peer, outcome)
+            return self._refuse_nonce(request.id, request.nonce, peer, outcome)
         validator, clock = self._validator, self._clock
         wall = clock.wall()
         now, suspect = clock.look(mono, wall)
         entry = validator.look(request.token, now)
-        verdict = entry.ruling.verdict
+        self._note(entry, peer, mono, wall)
+        flags = (validator.degraded, suspect)
+        if entry.reply is not None and entry.reply[0] == flags:
+            # It came before: it will probably come again.
+            if entry.serial:
+                self._get_to_know(body, request, entry)
+        else:
+            entry.reply = (flags, encode_verdict_tail(_reply_of(entry.ruling, flags)))
+        return encode_verdict(encode_id(request.id), request.nonce, entry.reply[1])
+
+    def _note(self, entry: Entry, peer: Peer, mono: float, wall: float) -> None:
+        """Logs or counts a verdict."""
         if not entry.serial or not self._audit.count_known(peer.uid, entry.serial << 32 | peer.uid, mono, wall):
             self._log_verdict(peer, entry)
         self._counters.validations += 1
-        if not verdict.valid:
+        if not entry.ruling.verdict.valid:
             self._counters.validations_failed += 1
-        flags = (validator.degraded, suspect)
-        if entry.reply is not None and entry.reply[0] == flags:
-            return encode_verdict(request.id, request.nonce, entry.reply[1])
-        tail = encode_verdict_tail(_reply_of(entry.ruling, flags))
-        entry.reply = (flags, tail)
-        return encode_verdict(request.id, request.nonce, tail)
+
+    def _get_to_know(self, body: bytes, request: ValidateLicense, entry: Entry) -> None:
+        """Keeps what the frames of an opened token have in common. The one that came first gives room."""
+        key = key_of(body)
+        known = self._known.get(key)
+        if known is not None and known[1] is entry:
+            return
+        pattern = known_from(body, request)
+        if pattern is None:
+            return
+        if known is None and len(self._known) >= KNOWN_TOKENS:
+            del self._known[next(iter(self._known))]
+        self._known[key] = pattern, entry
 
     # Code that makes closures is in functions of its own: a captured variable slows the whole function down.
 
-    def _refuse_nonce(self, request: ValidateLicense, peer: Peer, outcome: NonceOutcome) -> bytes:
+    def _refuse_nonce(self, request_id: int, nonce: bytes, peer: Peer, outcome: NonceOutcome) -> bytes:
         if outcome is NonceOutcome.FULL:
-            return self._error(peer, ErrorCode.RATE_LIMITED, "too many nonces in this window", request.id)
+            return self._error(peer, ErrorCode.RATE_LIMITED, "too many nonces in this window", request_id)
         self._audit.record_within_budget(
             peer.uid,
             ("replay", peer.uid),
             "license.replayed",
             "nonce_replayed",
-            lambda: {"actor": actor(peer), "nonce": request.nonce.hex()},
+            lambda: {"actor": actor(peer), "nonce": nonce.hex()},
             important=True,
         )
         self._counters.refused_requests += 1
-        return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request.id)
+        return encode_error(ErrorCode.NONCE_REPLAYED, "this nonce has been used; make a fresh one", request_id)
 
     def _log_verdict(self, peer: Peer, entry: Entry) -> None:
         ruling, first = entry.ruling, entry.first

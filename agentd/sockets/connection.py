@@ -58,6 +58,16 @@ class Service(Protocol):
         """Records connections beyond that, which were closed at once; `peer` names no process."""
         ...
 
+    def reply_to_known(self, frame: bytes, peer: Peer, now: float) -> bytes | None:
+        """The reply to a whole frame that the service knows by its bytes; None of any other, of which it has noted nothing.
+
+        Args:
+            frame: what one read gave, while nothing of this peer waits.
+            peer: who sent it.
+            now: monotonic seconds.
+        """
+        ...
+
     def handle(self, body: bytes, connection: "Connection") -> bytes | None:
         """The reply frame; None if the service sends it later by itself."""
         ...
@@ -157,6 +167,7 @@ class Connection(asyncio.Protocol):
         self._hub = hub
         self._service = service
         self._handle = service.handle
+        self._reply_to_known = service.reply_to_known
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
         self._queued: list[bytes] = []
@@ -222,22 +233,24 @@ class Connection(asyncio.Protocol):
         now = self._last_request = hub.last_activity = hub.monotonic()
         alone = hub.last_active is self
         hub.last_active = self
-        try:
-            bodies = decoder.receive_data(data, FRAMES_PER_TURN)
-            if len(bodies) != 1 or decoder.partial or decoder.error is not None or self._queued:
-                self._take_turn(bodies, now)
-                return
-            # Nearly always one request came: the short way.
-            reply = self._handle(bodies[0], self)
-        except RemoteProtocolError as error:
-            self._break(error)
-            return
-        self._partial_since = None
-        if self._pause:
-            self._go_on_later()
+        # Nearly always one request came, and mostly for a license that came before.
+        reply = None if decoder.partial or self._queued else self._reply_to_known(data, self.peer, now)
         if reply is None:
-            self._owed += 1
-            return
+            try:
+                bodies = decoder.receive_data(data, FRAMES_PER_TURN)
+                if len(bodies) != 1 or decoder.partial or decoder.error is not None or self._queued:
+                    self._take_turn(bodies, now)
+                    return
+                reply = self._handle(bodies[0], self)
+            except RemoteProtocolError as error:
+                self._break(error)
+                return
+            self._partial_since = None
+            if self._pause:
+                self._go_on_later()
+            if reply is None:
+                self._owed += 1
+                return
         if self._transport is None:
             return
         if hub.log.pending:

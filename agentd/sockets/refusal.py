@@ -59,6 +59,10 @@ class RefusingService:
     def rejected(self, _peer: Peer, _code: ErrorCode) -> None:
         """There is no log to write to."""
 
+    def reply_to_known(self, _frame: bytes, _peer: Peer, _now: float) -> bytes | None:
+        """No request is known by its bytes."""
+        return None
+
     def handle(self, body: bytes, connection: Connection) -> bytes:
         """The error, with the request's id where it can be read."""
         request_id, root = None, connection.peer.uid == 0

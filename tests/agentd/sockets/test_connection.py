@@ -65,6 +65,9 @@ class Service:
     def rejected(self, _peer: Peer, code: ErrorCode) -> None:
         self.rejections.append(code)
 
+    def reply_to_known(self, _frame: bytes, _peer: Peer, _now: float) -> bytes | None:
+        return None
+
     def handle(self, body: bytes, connection: Connection) -> bytes:
         self.handled.append(body)
         if len(self.handled) in self.throttle_at:
