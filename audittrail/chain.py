@@ -8,8 +8,10 @@ class can be removed when its time is over while the others go on: `hash` is SHA
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -42,7 +44,17 @@ NO_HEADS: Heads = (ZERO_HASH,) * len(CLASSES)
 
 def utc_text(seconds: float) -> str:
     """A time as the log writes it: RFC 3339, UTC, microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    fraction, whole = math.modf(seconds)
+    microseconds = round(fraction * 1e6)
+    if not 0 <= microseconds < 1_000_000:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return f"{_second_text(whole)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second_text(seconds: float) -> str:
+    """A whole second without its zone; many records are of the same one."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")[:-6]
 
 
 def retention_class(event: str, outcome: str) -> str:

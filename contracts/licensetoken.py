@@ -8,14 +8,14 @@ to issue a token with any JOSE tool.
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .claims import AGENT_ID, Claims, check_claims
-from .jose import BadSignature, MalformedToken, b64decode, parse_header, parse_json_object, verify_es256
+from .claims import AGENT_ID, Claims, read_claims
+from .jose import BadSignature, MalformedToken, b64decode, parse_header, verify_es256
 from .trust import Trust
 
 Key = bytes | bytearray | memoryview
@@ -34,8 +34,7 @@ class WrongAudience(Exception):
     """The license is for another agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedToken:
+class SealedToken(NamedTuple):
     """A token of the right form that is still encrypted.
 
     Attributes:
@@ -77,13 +76,7 @@ def parse_token(token: str) -> SealedToken:
     if len(nonce) != 16 or len(tag) != 22:
         raise MalformedToken("the nonce must have 12 bytes and the tag 16")
     agent_id, version = _addressee(protected)
-    return SealedToken(
-        agent_id=agent_id,
-        version=version,
-        protected=protected.encode("ascii"),
-        nonce=b64decode(nonce),
-        ciphertext=b64decode(ciphertext) + b64decode(tag),
-    )
+    return SealedToken(agent_id, version, protected.encode("ascii"), b64decode(nonce), b64decode(ciphertext) + b64decode(tag))
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +121,7 @@ def open_token(sealed: SealedToken, secret: Key, trust: Trust) -> Claims:
     kid = _signer(protected)
     signed = inner[: len(protected) + 1 + len(payload)]
     verify_es256(trust.license_key(kid), b64decode(signature), signed)
-    claims = check_claims(parse_json_object(b64decode(payload), "claims set"))
+    claims = read_claims(b64decode(payload))
     if claims.iss != trust.issuer:
         raise BadSignature("the issuer is not the one that this agent trusts")
     if claims.aud != sealed.agent_id:

@@ -174,8 +174,11 @@ class AuditFile:
         Raises:
             OSError: the disk does not take them; none of their bytes stay.
         """
-        with naming(self.path):
+        try:
             written = os.write(self._descriptor, data)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         if written != len(data):
             os.ftruncate(self._descriptor, self._size)
             raise OSError(errno.ENOSPC, "no space left for the audit log", str(self.path))

@@ -3,10 +3,11 @@
 import hashlib
 import itertools
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from audittrail.chain import (
@@ -55,6 +56,14 @@ def test_a_line_is_what_the_format_says() -> None:
     digest = hashlib.sha256(line[: line.index(b',"hash":')]).hexdigest().encode()
     assert record["class"] == "security"
     assert (record["hash"].encode(), chain.heads) == (digest, (ZERO_HASH, digest, ZERO_HASH))
+
+
+@given(st.floats(-1e9, 3e9) | st.integers(0, 2 * 10**15).map(lambda number: number / 1e6 + 5e-7) | st.integers(0, 2**31))
+@example(1_800_000_000.9999999)
+@example(1_800_000_000.9999995)
+@example(-0.0000001)
+def test_a_time_is_rounded_as_datetime_does(seconds: float) -> None:
+    assert utc_text(seconds) == datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def test_a_chain_verifies() -> None:
