@@ -1,6 +1,5 @@
 """Reads the sections of a TOML text and collects everything that is wrong with them. Nothing here performs IO."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -125,5 +124,8 @@ class Sections:
 
 def _hint(name: str, known: Mapping[str, str]) -> str:
     """Says which of the known names, which are given with how they are written, was meant."""
+    # Only a file with a mistake needs it.
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(known.values())}"

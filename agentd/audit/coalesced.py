@@ -135,6 +135,8 @@ class CoalescedEvents:
             self._map[slot * SLOT_BYTES] = 0
         self._places.clear()
         self._free = list(range(SLOTS - 1, -1, -1))
+        # Of a shared map this gives back the memory and keeps the content; a slot that is used comes back by itself.
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Gives the map back; the file keeps what was counted."""

@@ -5,7 +5,6 @@ import pwd
 from pathlib import Path
 
 from hwsec.secretmem import forbid_dumps
-from hwsec.tpm import preload_library
 from ipc.posclient.trust import AGENT_USER
 
 from .config import Config
@@ -56,6 +55,8 @@ def leave_root(config: Config) -> None:
         raise StartError(f"license-agent does not run as root: give {directory} to its own user (chown license-agent)")
     if config.tpm.enabled:
         # What is imported later might not be readable for that user.
+        from hwsec.tpm import preload_library
+
         preload_library()
     try:
         os.initgroups(pwd.getpwuid(info.st_uid).pw_name, info.st_gid)

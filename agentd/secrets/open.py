@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentd.base.config import Config
 from agentd.base.errors import NotProvisioned, StartError
@@ -11,11 +12,13 @@ from hwsec.backend import Backend
 from hwsec.errors import ForeignHardware, NotEnrolled, OldFormat, StoreMissing
 from hwsec.software import SoftwareBackend
 from hwsec.store import Loaded, SealedStore
-from hwsec.tpm import TpmBackend
 from hwsec.vault import Vault
 
 from .lifecycle import STATE_NUMBERS, State
 from .record import AgentRecord
+
+if TYPE_CHECKING:
+    from hwsec.tpm import TpmBackend
 
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -31,6 +34,9 @@ def machine_id() -> bytes:
 def make_backend(config: Config, vault: Vault) -> Backend:
     """The backend that the configuration names, not yet open."""
     if config.tpm.enabled:
+        # Half a MiB that an agent without a TPM does without.
+        from hwsec.tpm import TpmBackend
+
         objects = config.paths.state_dir / "tpm.objects"
         return TpmBackend(config.tpm.tcti, objects, config.tpm.nv_base, policies=config.policies_dir)
     return SoftwareBackend(config.paths.key_dir, machine_id(), vault)
@@ -41,9 +47,19 @@ def make_store(config: Config, backend: Backend, vault: Vault, trace: Callable[[
     return SealedStore(config.store_file, backend, vault, config.agent.id, lambda state: STATE_NUMBERS[State(state)], trace)
 
 
+def as_tpm(backend: Backend) -> "TpmBackend | None":
+    """The backend as what it is, if it is a TPM; asking loads the TPM's modules only where there may be one."""
+    if isinstance(backend, SoftwareBackend):
+        return None
+    from hwsec.tpm import TpmBackend
+
+    return backend if isinstance(backend, TpmBackend) else None
+
+
 def renewed(backend: Backend) -> Backend:
     """A backend with the settings of one that was abandoned."""
-    return backend.replace() if isinstance(backend, TpmBackend) else backend
+    tpm = as_tpm(backend)
+    return backend if tpm is None else tpm.replace()
 
 
 def open_backend(config: Config, backend: Backend) -> None:

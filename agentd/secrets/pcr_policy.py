@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,7 +14,11 @@ from common.files import write_atomic
 from common.plain import json_text
 from hwsec.pcr.files import read_policies
 from hwsec.pcr.policy import SECURE_BOOT_PCR, Binding, Kind, check_initialized, parse_policy, policy_key_from_pem
-from hwsec.tpm import TpmBackend
+
+from .open import as_tpm
+
+if TYPE_CHECKING:
+    from hwsec.tpm import TpmBackend
 
 
 class PcrPolicies:
@@ -113,10 +117,11 @@ class PcrPolicies:
         self._audit.record("tpm.policies_revoked", "ok", actor=actor, number=number)
 
 
-def _tpm_of(connection: HardwareConnection) -> TpmBackend:
-    if not isinstance(connection.backend, TpmBackend):
+def _tpm_of(connection: HardwareConnection) -> "TpmBackend":
+    tpm = as_tpm(connection.backend)
+    if tpm is None:
         raise Refused("this agent has no TPM: there is nothing to bind to the machine's state")
-    return connection.backend
+    return tpm
 
 
 def policy_name(data: bytes) -> str:

@@ -6,7 +6,6 @@ Backoff separates attempts, a circuit breaker guards each upstream, and the serv
 """
 
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from common.statetable import Table
@@ -48,6 +47,9 @@ def retry_after(text: str, now: int, cap_s: float = CAP_S) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return cap_s if len(text) > 9 else min(float(int(text)), cap_s)
+    # Our server names seconds; who names a date, a proxy on the way, is rare enough to load its parser then.
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:
