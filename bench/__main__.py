@@ -227,7 +227,7 @@ def memory(info: dict[str, Any], backend: str, wait: float) -> Row:
     round_trips(info["pos_socket"], frames(info["tokens"]["valid"], 10_000))
     time.sleep(wait)
     resident = rss(info["agent_pid"])
-    modules = "uvloop, msgspec, msgpack, prometheus_client, cryptography.hazmat.primitives.asymmetric.ec"
+    modules = "uvloop, msgspec, msgpack, cryptography.hazmat.primitives.asymmetric.ec"
     modules += ", tpm2_pytss" if backend == "tpm" else ""
     code = f"import {modules}; print(open('/proc/self/status').read())"
     status = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout

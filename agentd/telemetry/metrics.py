@@ -1,15 +1,11 @@
 """Declares each metric once and renders them in Prometheus' text format. The caller writes the file.
 
-Names are exactly those of the requirements. prometheus_client would append `_total` and `_created`, so a collector of our own
-writes the samples.
+Names are exactly those of the requirements, and each metric is one line or, for `tpm_state`, a line for each state. The text is
+written here and not by prometheus_client, which would bring an HTTP server into the core (ADR 35); tests compare the two.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
 from agentd.base.counters import Counters
 from hwsec.errors import BackendState
@@ -144,33 +140,18 @@ TPM_METRICS: tuple[Declared, ...] = (
 TPM_STATE_TEXT = "1 for the state that the TPM is in"
 
 
-class _AgentCollector(Collector):
-    def __init__(self, counters: Counters, gauges: Callable[[], Gauges]) -> None:
-        self._counters = counters
-        self._gauges = gauges
+def _family(name: str, kind: str, text: str, samples: list[tuple[str, float]]) -> str:
+    """A metric in the text format: what it is, then a line for each sample.
 
-    def collect(self) -> Iterable[Metric]:
-        """All samples, in the order of the declaration."""
-        gauges = self._gauges()
-        yield from self._samples(METRICS, gauges)
-        if gauges.tpm_state is not None:
-            states = Metric(f"{PREFIX}tpm_state", TPM_STATE_TEXT, "gauge")
-            for state in BackendState:
-                states.add_sample(states.name, {"state": state.value}, float(state.value == gauges.tpm_state))
-            yield states
-            yield from self._samples(TPM_METRICS, gauges)
-
-    def _samples(self, declarations: tuple[Declared, ...], gauges: Gauges) -> Iterator[Metric]:
-        for declared in declarations:
-            value = declared.value(self._counters, gauges)
-            if value is None:
-                continue
-            full = PREFIX + declared.name
-            # The library insists on `_total` for the type counter, so counters without it are left untyped.
-            name = full.removesuffix("_total") if declared.kind == "counter" else full
-            metric = Metric(name, declared.text, declared.kind)
-            metric.add_sample(full, {}, float(value))
-            yield metric
+    Args:
+        name: with the prefix.
+        kind: as in `Declared`.
+        text: one line without a backslash.
+        samples: the labels in braces, or nothing, and the value.
+    """
+    # The format has no `unknown`, the word of OpenMetrics.
+    head = f"# HELP {name} {text}\n# TYPE {name} {'untyped' if kind == 'unknown' else kind}\n"
+    return head + "".join(f"{name}{labels} {float(value)!r}\n" for labels, value in samples)
 
 
 class Metrics:
@@ -182,9 +163,22 @@ class Metrics:
     """
 
     def __init__(self, counters: Counters, gauges: Callable[[], Gauges]) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_AgentCollector(counters, gauges))
+        self._counters = counters
+        self._gauges = gauges
 
     def render(self) -> bytes:
-        """The text of the metrics file."""
-        return generate_latest(self._registry)
+        """The text of the metrics file, in the order of the declaration."""
+        return "".join(self._families(self._gauges())).encode("utf-8")
+
+    def _families(self, gauges: Gauges) -> Iterator[str]:
+        yield from self._declared(METRICS, gauges)
+        if gauges.tpm_state is not None:
+            states = [(f'{{state="{state.value}"}}', float(state.value == gauges.tpm_state)) for state in BackendState]
+            yield _family(f"{PREFIX}tpm_state", "gauge", TPM_STATE_TEXT, states)
+            yield from self._declared(TPM_METRICS, gauges)
+
+    def _declared(self, declarations: tuple[Declared, ...], gauges: Gauges) -> Iterator[str]:
+        for declared in declarations:
+            value = declared.value(self._counters, gauges)
+            if value is not None:
+                yield _family(PREFIX + declared.name, declared.kind, declared.text, [("", value)])

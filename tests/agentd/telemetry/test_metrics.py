@@ -1,10 +1,18 @@
 """The metrics have exactly the names that the requirements give them, and any Prometheus parser reads them."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.base.counters import Counters
-from agentd.telemetry.metrics import Gauges, Metrics
+from agentd.telemetry.metrics import METRICS, PREFIX, TPM_METRICS, TPM_STATE_TEXT, Declared, Gauges, Metrics
+from hwsec.errors import BackendState
 
 REQUIRED = [
     "secrets_active",
@@ -71,3 +79,65 @@ def test_each_rendering_asks_anew() -> None:
     counters.validations += 1
     assert samples(before)["license_agent_validations_total"] == 0
     assert samples(metrics.render())["license_agent_validations_total"] == 1
+
+
+TPM_GAUGES = replace(GAUGES, tpm_state="available", hierarchies_open=2, lockout_counter=3, unfitting_answers=1)
+
+
+class FromTheLibrary:
+    """The same values as prometheus_client renders them."""
+
+    def collect(self) -> Iterator[Metric]:
+        for declared in METRICS:
+            yield from self.one(declared.name, declared.kind, declared.text, declared.value(COUNTERS, TPM_GAUGES))
+        states = Metric(f"{PREFIX}tpm_state", TPM_STATE_TEXT, "gauge")
+        for state in BackendState:
+            states.add_sample(states.name, {"state": state.value}, float(state.value == "available"))
+        yield states
+        for declared in TPM_METRICS:
+            yield from self.one(declared.name, declared.kind, declared.text, declared.value(COUNTERS, TPM_GAUGES))
+
+    def one(self, name: str, kind: str, text: str, value: float | None) -> Iterator[Metric]:
+        if value is not None:
+            metric = Metric(PREFIX + (name.removesuffix("_total") if kind == "counter" else name), text, kind)
+            metric.add_sample(PREFIX + name, {}, float(value))
+            yield metric
+
+
+def test_the_text_is_what_the_library_renders_but_for_the_form_of_large_numbers() -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(FromTheLibrary())  # type: ignore[arg-type]
+    ours = Metrics(COUNTERS, lambda: TPM_GAUGES).render().decode().splitlines()
+    theirs = generate_latest(registry).decode().splitlines()
+    assert len(ours) == len(theirs) > 100
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.startswith("#"):
+            assert mine == other
+        else:
+            (name, value), (other_name, other_value) = mine.rsplit(" ", 1), other.rsplit(" ", 1)
+            assert (name, float(value)) == (other_name, float(other_value))
+
+
+@pytest.mark.parametrize("declared", (*METRICS, *TPM_METRICS), ids=lambda declared: declared.name)
+def test_no_declaration_needs_an_escape(declared: Declared) -> None:
+    assert declared.text.isprintable() and "\\" not in declared.text
+    assert declared.name.isidentifier() and (declared.kind != "counter" or declared.name.endswith("_total"))
+
+
+@pytest.mark.system
+def test_the_core_loads_no_http_and_no_tpm_before_it_is_configured() -> None:
+    code = "import sys; sys.path.insert(0, '.'); import agentd.main; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert "agentd.telemetry.metrics" in loaded
+    unwanted = {
+        "http",
+        "socketserver",
+        "wsgiref",
+        "urllib.request",
+        "httpx",
+        "prometheus_client",
+        "hwsec.tpm",
+        "tpm2_pytss",
+        "email.parser",
+    }
+    assert not loaded & unwanted
