@@ -1,7 +1,7 @@
 """Declares each metric once and renders them in Prometheus' text format. The caller writes the file.
 
 Names are exactly those of the requirements, and each metric is one line or, for `tpm_state`, a line for each state. The text is
-written here and not by prometheus_client, which would bring an HTTP server into the core (ADR 35); tests compare the two.
+written here and not by prometheus_client, which would bring an HTTP server into the core (ADR 36); tests compare the two.
 """
 
 from collections.abc import Callable, Iterator
