@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from joserfc import jws
+from joserfc.jwk import ECKey
 
 from agentd.admin.service import explain
 from agentd.secrets.installer import unwrap
@@ -76,7 +77,9 @@ class Forger:
     def sign(self, kind: str, content: dict[str, Any]) -> str:
         loaded = self._pair.server.server_side.keys._now()
         header = {"alg": "ES256", "typ": kind, "kid": public_jwk(loaded.rotation)["kid"]}
-        text: str = jws.serialize_compact(header, json.dumps(content).encode(), loaded.rotation_key, algorithms=["ES256"])
+        text: str = jws.serialize_compact(
+            header, json.dumps(content).encode(), ECKey.import_key(loaded.rotation_key), algorithms=["ES256"]
+        )
         return text
 
     def __call__(self, name: str, text: str) -> Response:

@@ -267,6 +267,7 @@ def test_a_revoked_agent_is_refused_from_the_next_request_on(world: World) -> No
     assert not world.shortcut.counts(world.peer, NOW)
 
 
+@pytest.mark.system
 def test_a_process_that_is_killed_in_the_middle_has_changed_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.used()
     signed, before = world.agent.sign(world.request()), world.rows()

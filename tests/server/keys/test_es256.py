@@ -47,7 +47,16 @@ def test_a_signature_of_another_size_verifies_nothing(size: int) -> None:
     assert not es256.verifies(es256.public_key(JWK["x"], JWK["y"]), b"a.b", bytes(size))
 
 
-@pytest.mark.parametrize(("x", "y"), [("", ""), ("AA", "AA"), ("!", "!"), (JWK["x"], JWK["x"]), (JWK["x"] + "=", JWK["y"])])
+POINTS = {
+    "empty": ("", ""),
+    "short": ("AA", "AA"),
+    "no base64": ("!", "!"),
+    "not on the curve": (JWK["x"], JWK["x"]),
+    "padded": (JWK["x"] + "=", JWK["y"]),
+}
+
+
+@pytest.mark.parametrize(("x", "y"), POINTS.values(), ids=POINTS)
 def test_what_is_no_point_is_no_key(x: str, y: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         es256.public_key(x, y)
