@@ -28,6 +28,7 @@ from .api.metrics import Facts, JobFacts, Metrics
 from .api.ops import Check, create_ops
 from .api.routes import AgentRoutes
 from .base.errors import RegistryError
+from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
 from .jobs.queue import Jobs, Plan
@@ -41,7 +42,7 @@ from .web.listeners import WORKERS, Chore, Listener, run, tcp_socket, unix_socke
 from .web.middleware import CALLER, Caller, Lots, Middleware, Note
 from .web.proxyusers import ProxyUsers
 from .web.responses import DATABASE_DOWN
-from .web.tlscontext import load_identity, server_context
+from .web.tlscontext import server_context
 from .web.transport import ApiProtocol
 from .wiring import Server, wire_enrollment, wire_exchange
 
@@ -141,7 +142,8 @@ def serve(
     else:
         protocol = partial(ApiProtocol, admits=ProxyUsers(options.proxies, time.monotonic).admits)
         names.append(str(options.unix))
-    servers.append(Listener(admitting, sockets.api, protocol, context))
+    listener = Listener(admitting, sockets.api, protocol, context)
+    servers.append(listener)
     if sockets.ops is not None:
         names.append("operators: " + _name(sockets.ops.getsockname()))
         servers.append(Listener(create_ops(checks(server), metrics.text), sockets.ops, H11Protocol, None))
@@ -155,7 +157,8 @@ def serve(
         ready()
 
     def hangup() -> None:
-        _reload(server.keys, context)
+        if context is not None:
+            _reload(server.keys, listener)
 
     runner = Runner(jobs, {HOUSEKEEPING.name: partial(_keep_house, server)}, time.time)
     try:
@@ -189,15 +192,30 @@ def _authorities(keys: Keyring) -> str:
         raise CannotIdentify from None
 
 
-def _reload(keys: Keyring, context: ssl.SSLContext | None) -> None:
-    """Loads the certificate and the client CAs again. If that fails, the present ones stay in use."""
-    if context is None:
-        return
+def check(server: Server) -> None:
+    """Loads the certificate and the client CAs as a start and SIGHUP do, without serving.
+
+    Raises:
+        RegistryError: they cannot be used; the text says why and what to do.
+    """
     try:
-        context.load_verify_locations(cadata=keys.client_ca_pem())
-        load_identity(context, *keys.tls_material())
+        _context(server.keys)
+    except (ssl.SSLError, ValueError) as problem:
+        raise RegistryError(
+            f"the registry's TLS certificate or client CAs cannot be loaded ({type(problem).__name__}: {problem}); a running "
+            "server keeps those that it has. Make a new certificate with 'license-server keys rotate tls', or restore a backup"
+        ) from None
+
+
+def _reload(keys: Keyring, listener: Listener) -> None:
+    """Loads the certificate and the client CAs again, without those that have ended. If that fails, the present ones stay."""
+    try:
+        listener.use(_context(keys))
     except Exception as problem:  # noqa: BLE001 - a running server keeps running
-        _log.error("the TLS certificate could not be reloaded", extra={"fields": {"kind": type(problem).__name__}})
+        _log.error(
+            "the TLS certificate could not be reloaded: 'license-server serve --check' says why",
+            extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}},
+        )
     else:
         _log.info("the TLS certificate was reloaded")
 

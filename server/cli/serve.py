@@ -13,7 +13,7 @@ from server.api.app import create_app
 from server.base.errors import RegistryError
 from server.base.jsonlog import log_to_stderr
 from server.enrollment.service import LEVELS, Level, Policy
-from server.serving import Options, Sockets, load_roots, write_tls_files
+from server.serving import Options, Sockets, check, load_roots, write_tls_files
 from server.serving import bind as bind_sockets
 from server.serving import serve as run_server
 from server.web.listeners import host_and_port
@@ -84,6 +84,9 @@ def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozense
     help="Processes that serve, on PostgreSQL only. With --ops HOST:PORT, each has a port of its own, from PORT on.",
 )
 @click.option(WORKER_OPTION, "worker", hidden=True)
+@click.option(
+    "--check", "check_only", is_flag=True, help="Serve nothing: check the options, the certificate and the client CAs."
+)
 def serve(
     directory: Path,
     bind: tuple[str, int] | None,
@@ -95,8 +98,9 @@ def serve(
     with_openapi: bool,
     workers: int,
     worker: str | None,
+    check_only: bool,
 ) -> None:
-    """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate."""
+    """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate and the client CAs."""
     if (bind is None) == (unix is None):
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
@@ -112,6 +116,9 @@ def serve(
                 "SQLite has one writer at a time, so more processes would only wait for each other: "
                 "leave --workers out, or move the registry to PostgreSQL"
             )
+        if check_only:
+            check(server)
+            return
     sockets = bind_sockets(options, workers)
     try:
         if workers == 1:

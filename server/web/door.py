@@ -51,6 +51,9 @@ class Door:
         protocol: makes the protocol of one connection.
         steady: seconds of a clock that never goes back.
         backlog: connections that may wait.
+
+    Attributes:
+        context: TLS for the next connection; may be replaced.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Door:
         backlog: int,
     ) -> None:
         self._sock = sock
-        self._context = context
+        self.context = context
         self._protocol = protocol
         self._steady = steady
         self.admission = Admission(steady)
@@ -120,7 +123,7 @@ class Door:
         }
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._protocol(Visit(self.admission, entry)), connection, ssl=self._context, **options
+                lambda: self._protocol(Visit(self.admission, entry)), connection, ssl=self.context, **options
             )
         except (OSError, asyncio.CancelledError):
             self.admission.leave(entry)

@@ -63,6 +63,7 @@ class Listener(uvicorn.Server):
         self._sock = sock
         self._protocol = protocol
         self._context = context
+        self._door: Door | None = None
         self.listening = False
         """Whether clients can connect. uvicorn sets its own `started` before there is a socket."""
 
@@ -80,8 +81,15 @@ class Listener(uvicorn.Server):
             server = Door(
                 self._sock, self._context, lambda visit: self._protocol(*arguments, visit=visit), time.monotonic, BACKLOG
             )
+            self._door = server
         self.servers.append(server)
         self.listening = True
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """New connections get this context. Open ones keep theirs."""
+        self._context = context
+        if self._door is not None:
+            self._door.context = context
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import select
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import sqlalchemy
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.exchange import (
@@ -29,6 +31,7 @@ from contracts.exchange import (
     StatusReply,
 )
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
+from server.registry.models import ServerKey
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf
@@ -36,6 +39,7 @@ from tests.support.postgres import Postgres
 from tests.support.waiting import READY_S, wait_until
 
 STATUS: dict[str, Any] = {"current_secret_version": 0, "key_check": None, "highest_version": 0, "serial": 1}
+ROOT = Path(__file__).resolve().parents[2]
 ROTATE: dict[str, Any] = {**STATUS, "cause": Cause.DUE}
 
 
@@ -312,6 +316,49 @@ def test_a_new_tls_certificate_is_taken_over_without_a_restart(own: ApiServer, t
         own.wait_for("reloaded")
         assert own.certificate() != before
         assert device.post(client, device.request(SecretStatus, challenge, **STATUS)).status_code == 200
+    with device.client() as client:
+        device.challenge(client)
+
+
+def test_a_reload_drops_the_cas_that_have_been_ended(own: ApiServer, tmp_path: Path) -> None:
+    own.start()
+    device = new_device(own, tmp_path)
+    first, second = (str(own.directory.parent / name) for name in (f"{own.directory.name}.root", "second.root"))
+    with own.server_side() as server_side:
+        old = {row.kind: row.kid for row in server_side.key_lifecycle.listed()}
+    own.run("keys", "rotate", "root", "--root-key", first, "--new-root-key", second)
+    own.run("keys", "rotate", "issuing-ca", "--root-key", second)
+    with device.client() as client:
+        device.challenge(client)
+    own.run("keys", "end", "--id", old["root"], "--root-key", second)
+    # What a later rotation does when the old CA's own end has come.
+    with own.server_side() as server_side, server_side.database.write() as session:
+        row = session.get(ServerKey, old["issuing-ca"])
+        assert row is not None and row.state == "retired"
+        row.state = "ended"
+    begins = len(own.log())
+    own.signal(signal.SIGHUP)
+    own.wait_for("was reloaded", begins)
+    with device.client() as client, pytest.raises(httpx.TransportError):
+        device.challenge(client)
+
+
+def test_a_certificate_that_cannot_be_loaded_fails_the_units_reload_and_stops_nothing(own: ApiServer, tmp_path: Path) -> None:
+    unit = (ROOT / "systemd" / "license-server.service").read_text()
+    checked = re.findall(r"^ExecReload=/usr/bin/license-server (.*)$", unit, re.MULTILINE)
+    assert checked == ["serve --dir /var/lib/license-server $SERVE_OPTIONS --check"]
+    options = ("serve", "--bind", "127.0.0.1:0", "--check")
+    own.start()
+    device = new_device(own, tmp_path)
+    assert own.run(*options) == ""
+    with own.server_side() as server_side, server_side.database.write() as session:
+        for row in session.scalars(sqlalchemy.select(ServerKey).where(ServerKey.kind == "tls")):
+            row.certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    told = own.fails(*options)
+    assert "cannot be loaded" in told and "keys rotate tls" in told
+    begins = len(own.log())
+    own.signal(signal.SIGHUP)
+    assert "serve --check" in own.wait_for("could not be reloaded", begins)
     with device.client() as client:
         device.challenge(client)
 
