@@ -152,7 +152,7 @@ class Service:
                 self._listener.close()
                 asyncio.run(self._serve_one(sock))
                 status = 0
-        except BaseException:
+        except BaseException:  # this process has no caller that could hear of it, only its log
             log.exception("an error in the link ended a connection")
         finally:
             self._lines.finish()

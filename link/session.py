@@ -201,7 +201,7 @@ class Session:
         finally:
             for task in (work, watch):
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
+                with contextlib.suppress(asyncio.CancelledError, Exception):  # `work.result()` has raised what counts
                     await task
 
     async def _perform(self, fetch: Fetch) -> None:

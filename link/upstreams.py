@@ -115,7 +115,7 @@ class UpstreamClient:
 
     async def aclose(self) -> None:
         """Closes the connection."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # nothing more is sent or read: how the connection ends changes nothing
             await self._transport.aclose()
 
     async def _exchange(self, fetch: Fetch, give: Give) -> int:

@@ -59,7 +59,7 @@ class HardwareConnection:
             return work(self)
         finally:
             if self.abandoned:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception):  # the caller gets what `work` made of the broken connection, not this
                     self.backend.close()
 
 

@@ -84,8 +84,9 @@ class Unprovisioned:
             await self._audit.record_durably("agent.provision", "begun", actor=actor(peer), url=request.url, root=request.root)
             try:
                 server = await self._provisioner.provision(ProvisioningOrder(request.url, request.root, request.claim))
-            except Exception as error:
-                self._audit.record("agent.provision", "failed", actor=actor(peer), text=str(error)[:300])
+            except BaseException as error:  # a stop in its middle too: what the log calls begun must have an end there
+                fields = {"error": type(error).__name__, "text": str(error)[:300]}
+                self._audit.record("agent.provision", "failed", actor=actor(peer), **fields)
                 raise
             self._audit.record(
                 "agent.provisioned",

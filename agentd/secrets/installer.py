@@ -55,7 +55,7 @@ class SecretInstaller:
         async with core.hardware.turn:
             try:
                 meta = await self._install(delivery_text, actor, answered, prompt)
-            except BaseException as error:
+            except BaseException as error:  # it goes on; the log and the counter have each attempt, one that was cut off too
                 core.counters.rotations_failed += 1
                 core.audit.record("secret.install", "failed", actor=actor, error=type(error).__name__, text=str(error)[:300])
                 raise

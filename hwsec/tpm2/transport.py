@@ -210,7 +210,7 @@ class Transport:
             if self._runner in (None, threading.get_ident()):
                 if self._esys is not None:
                     # The last response may hold a key. This names no handle and no session: it disturbs nobody.
-                    with contextlib.suppress(Exception):
+                    with contextlib.suppress(Exception):  # whatever it answers, the response before it is overwritten
                         self._esys.get_capability(self._t.TPM2_CAP.COMMANDS, 0, 200)
                 self.abandon()
             raise BackendUnavailable(f"the connection to the TPM at {self.tcti} was closed when it hung; there is a new one")
@@ -222,11 +222,11 @@ class Transport:
         self._srk = self._session = None
         self._doubtful = False
         if esys is not None:
-            with contextlib.suppress(Exception):
-                for handle in lent:  # freed as it is: the library wipes nothing
+            for handle in lent:  # freed as it is: the library wipes nothing
+                with contextlib.suppress(Exception):  # one that is gone already must not keep the others from being covered
                     esys.tr_set_auth(handle, AUTH_COVER)
                     esys.tr_set_auth(handle, None)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # it is broken, and forgotten in any case
                 esys.close()
 
     def disconnect(self) -> None:
