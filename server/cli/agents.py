@@ -59,7 +59,10 @@ def enrollment_token_make(directory: Path, hw_id: str | None, lifetime: int, fac
     """Make a token for one device and print it."""
     if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
         raise RegistryError("a hardware id has 64 characters 0-9 and a-f; 'license-agent hardware-id' prints it")
-    with handing_out(out) as hand, writing(directory) as (server, session):
+    lost = (
+        "nobody can use that token; make another, and revoke this one ('license-server enrollment-token list' has its number)"
+    )
+    with handing_out(out, lost) as hand, writing(directory) as (server, session):
         hand(server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now()))
 
 

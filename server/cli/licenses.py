@@ -60,7 +60,8 @@ def issue(
 ) -> None:
     """Issue a license and print its token."""
     order = Order(license_id or str(uuid.uuid4()), subject, features, metadata, not_before, expires)
-    with handing_out(out) as hand, writing(directory) as (server, session):
+    lost = f"the license {order.jti} is issued; 'license-server reissue --agent {agent_id}' prints its token"
+    with handing_out(out, lost) as hand, writing(directory) as (server, session):
         hand(server.licenses.issue(session, agent_id, order, now(), secret_version))
     click.echo(f"license {order.jti}: valid from {told(not_before, zone)} until {told(expires, zone)}", err=True)
     if not all(text.isprintable() for text in (subject, *features, *metadata, *metadata.values())):

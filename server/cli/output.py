@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from common.files import fsync_directory, temporary_of, write_temporary
+from server.base.errors import RegistryError
 
 
 def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
@@ -45,13 +46,17 @@ def write(text: str, out: Path | None) -> None:
 
 
 @contextmanager
-def handing_out(out: Path | None) -> Iterator[Callable[[str], None]]:
+def handing_out(out: Path | None, lost: str = "run the command again") -> Iterator[Callable[[str], None]]:
     """Yields a function that takes what the command hands out. It is printed, or the file gets its name, at the end.
 
     Enclose the transaction in it: the file's content is written before the transaction commits.
 
     Args:
         out: the file; None for standard output.
+        lost: what to do when it is done and could not be handed out.
+
+    Raises:
+        RegistryError: that is so.
     """
     taken: list[str] = []
     replaced = out is not None and _is_replaceable(out)
@@ -69,13 +74,20 @@ def handing_out(out: Path | None) -> Iterator[Callable[[str], None]]:
         raise
     if not taken:
         return
+    try:
+        _give(taken[-1], out, replaced)
+    except OSError as error:
+        raise RegistryError(f"it is done, but its output could not be written ({error.strerror}): {lost}") from None
+
+
+def _give(text: str, out: Path | None, replaced: bool) -> None:
     if out is None:
-        click.echo(taken[-1], nl=False)
+        click.echo(text, nl=False)
     elif replaced:
         temporary_of(out).replace(out)
         fsync_directory(out.parent)
     else:
-        out.write_text(taken[-1], encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
 
 
 def _is_replaceable(out: Path) -> bool:
