@@ -18,6 +18,7 @@ _COMMANDS = {
     "masterkey": ("master-key",),
     "agents": ("enroll", "enrollment-token", "agents", "secrets", "rotate", "periods", "sign-time", "audit-head"),
     "backup": ("backup", "restore"),
+    "move": ("move",),
     "clones": ("clones",),
     "licenses": ("issue", "reissue", "revoke", "audit"),
     "housekeeping": ("retention",),

@@ -39,7 +39,7 @@ from .registry.agentcounts import STATUSES
 from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
 from .registry.clockwatch import ClockWatch
-from .registry.database import Database
+from .registry.database import Database, begin_use
 from .registry.models import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
 
@@ -105,6 +105,7 @@ def open_server(directory: Path, random: Callable[[int], bytes] = os.urandom) ->
     database = Database(place.url)
     try:
         database.ready()
+        begin_use(database)
         return wire(place, database, masterkey.in_use(place.master), random)
     except BaseException:
         database.close()

@@ -177,13 +177,15 @@ def _opens(wrap: Wrap, master: MasterKey) -> bool:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Locks the server's directory. Raises RegistryError if another rotation has locked it."""
+    """Locks the server's directory. Raises RegistryError if another command has locked it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RegistryError("another rotation of the master key is under way on this machine") from None
+            raise RegistryError(
+                "another command changes this server's settings on this machine: let it end, then run this again"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, delete, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as BusyError
@@ -30,6 +30,10 @@ OPERATOR = "operator"
 """In `session.info`: `Database.operator`."""
 _SECRETS = ("password", "sslpassword")
 """Parameters of libpq that are secret."""
+MOVED = "registry.moved"
+"""The setting that closes a registry which was moved to another database; its value says where that is."""
+UNUSED = "registry.unused"
+"""The setting of a copy that nobody has opened; its value says what it is a copy of."""
 _secrets: list[str] = []
 """The passwords of this process's databases: no error text quotes one."""
 POOL_SIZE = 16
@@ -64,6 +68,8 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
             raise RegistryError(f"the database is {self.url.get_backend_name()}; it must be SQLite or PostgreSQL")
+        if self.is_sqlite and self.url.database in (None, "", ":memory:"):
+            raise RegistryError("that URL names no file; write sqlite:////DIRECTORY/server.db")
         try:
             self.engine = _engine(self.url, self.is_sqlite)
         except ImportError:
@@ -165,11 +171,22 @@ class Database:
             return found
 
     def ready(self) -> None:
-        """Returns if the database answers and has a schema that this program may serve.
+        """Returns if the database answers, has a schema that this program may serve, and its registry was not moved away.
 
         Raises:
-            RegistryError: it does not answer, or has another schema; the text says what to do.
+            RegistryError: it does not answer, has another schema, or is closed; the text says what to do.
         """
+        self.check_schema()
+        with self.read() as session:
+            moved = session.get(Setting, MOVED)
+        if moved is not None:
+            raise RegistryError(
+                f"the registry in {self.name} was moved to {moved.value} and is closed; put that database into settings.toml, "
+                "or run 'license-server move --reopen' to use the old one without what has happened in the new one"
+            )
+
+    def check_schema(self) -> None:
+        """Returns if the database answers and has a schema that this program may serve. Raises RegistryError as `ready`."""
         try:
             found = self.revision()
         except SQLAlchemyError as error:
@@ -206,15 +223,17 @@ class Database:
         # Alembic takes a fifth of a second to import; only this command needs it.
         from .migrating import check_known, upgrade
 
-        if self.is_sqlite and self.url.database:
-            path = Path(self.url.database)
-            # Created here with mode 0600; SQLite would use the umask.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        self.make_file()
         try:
             check_known(self.revision())
             upgrade(self.engine, revision)
         except SQLAlchemyError as error:
             raise RegistryError(f"the database could not be migrated: {brief(error)}") from None
+
+    def make_file(self) -> None:
+        """Creates SQLite's file, if it is missing, with mode 0600; SQLite would use the umask."""
+        if self.is_sqlite and self.url.database:
+            os.close(os.open(Path(self.url.database), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
     def close(self) -> None:
         """Closes all connections."""
@@ -222,8 +241,8 @@ class Database:
         self._drivers.dispose()
 
 
-def brief(error: SQLAlchemyError) -> str:
-    """The first line of an error of the database, without any password, which a driver may quote."""
+def brief(error: Exception) -> str:
+    """The first line of an error of SQLAlchemy or of a driver, without any password, which a driver may quote."""
     said = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
     for secret in _secrets:
         said = said.replace(secret, "***")
@@ -312,3 +331,19 @@ def present_number(session: Session, name: str) -> int:
     """The value of a counter, without locking it."""
     row = session.get(Counter, name)
     return 0 if row is None else row.value
+
+
+# A copy of a registry that nobody has used yet
+
+
+def unused(database: Database) -> bool:
+    """Whether the registry is a copy that nobody has opened: a move made it, and was interrupted or is under way."""
+    with database.read() as session:
+        return session.get(Setting, UNUSED) is not None
+
+
+def begin_use(database: Database) -> None:
+    """Notes that the registry is in use, if it is a copy that was unused so far."""
+    if unused(database):
+        with database.write() as session:
+            session.execute(delete(Setting).where(Setting.name == UNUSED))

@@ -5,13 +5,13 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from server.base.errors import RegistryError
 
 
 def alembic_config() -> Config:
-    """The configuration of the migrations, to which the caller adds the attribute `connection`."""
+    """The configuration of the migrations, to which the caller adds `connection`, and `commits` if it is False."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     return config
@@ -33,6 +33,15 @@ def check_known(revision: str | None) -> None:
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Migrates a database to a revision, by default the newest. Raises SQLAlchemyError."""
     with engine.connect() as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        _upgrade(connection, revision, commits=True)
+
+
+def upgrade_within(connection: Connection) -> None:
+    """Migrates a database to the newest revision within the transaction of a connection. Raises SQLAlchemyError."""
+    _upgrade(connection, "head", commits=False)
+
+
+def _upgrade(connection: Connection, revision: str, *, commits: bool) -> None:
+    config = alembic_config()
+    config.attributes.update(connection=connection, commits=commits)
+    command.upgrade(config, revision)

@@ -107,6 +107,7 @@ SILENT = {
     "license-server sign-time": "--agent pos-001 --challenge 00000000000000000000000000000000",
     "license-server audit-head": "--agent pos-001",
     "license-server backup": "--out backup",
+    "license-server move": "--to sqlite:///moved.db",
     "license-server restore": "empty --dir restored",
     "license-server clock show": "",
     "license-server clones": "",

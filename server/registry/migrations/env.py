@@ -1,4 +1,4 @@
-"""Runs the migrations over the connection that `migrating` passes."""
+"""Runs the migrations over the connection that `migrating` passes, and commits unless the caller does."""
 
 from alembic import context
 
@@ -8,4 +8,5 @@ connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True, render_as_batch=True)
 with context.begin_transaction():
     context.run_migrations()
-connection.commit()
+if context.config.attributes.get("commits", True):
+    connection.commit()
