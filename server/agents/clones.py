@@ -15,7 +15,7 @@ While an agent is halted, `licensing.secrets` gives every holder of the identity
 import logging
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
@@ -93,9 +93,18 @@ class Clones:
         audit.record(session, f"agent {agent_id}", "alert.clone", "halted", now, evidence=evidence)
         _log.error("two machines have one identity", extra={"fields": {"agent": agent_id, "evidence": evidence}})
 
-    def halted(self, session: Session) -> list[Halt]:
-        """The halted agents, the oldest halt first."""
-        rows = session.scalars(select(Agent).where(Agent.halted_at.is_not(None)).order_by(Agent.halted_at, Agent.id))
+    def halted(self, session: Session, after: Halt | None = None, limit: int | None = None) -> list[Halt]:
+        """The halted agents, the oldest halt first.
+
+        Args:
+            session: of any transaction.
+            after: only those behind this one.
+            limit: at most so many.
+        """
+        query = select(Agent).where(Agent.halted_at.is_not(None)).order_by(Agent.halted_at, Agent.id).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(Agent.halted_at, Agent.id) > (after.since, after.agent_id))
+        rows = session.scalars(query)
         return [
             Halt(row.id, row.halted_at, row.halted_at + EXTENSION_S, row.halt_reason or "", row.halt_version, row.last_seen)
             for row in rows

@@ -131,9 +131,20 @@ class EnrollmentTokens:
             raise _refused("the enrollment token is for another device")
         return row.id
 
-    def listed(self, session: Session) -> list[EnrollmentTokenRow]:
-        """All tokens, the newest first; never their texts."""
-        rows = session.scalars(select(EnrollmentToken).order_by(EnrollmentToken.id.desc())).all()
+    def listed(
+        self, session: Session, state: str | None = None, before: int | None = None, limit: int | None = None
+    ) -> list[EnrollmentTokenRow]:
+        """Tokens, the newest first; never their texts.
+
+        Args:
+            session: of any transaction.
+            state: only those in this state: open, used or revoked.
+            before: only those with a smaller number.
+            limit: at most so many.
+        """
+        query = select(EnrollmentToken).order_by(EnrollmentToken.id.desc()).limit(limit)
+        query = query if state is None else query.where(EnrollmentToken.state == state)
+        rows = session.scalars(query if before is None else query.where(EnrollmentToken.id < before))
         return [
             EnrollmentTokenRow(row.id, row.hw_id, row.state, row.factory_only, row.agent_id, row.created_at, row.expires_at)
             for row in rows

@@ -174,9 +174,27 @@ class Agents:
         """
         return session.get(Agent, agent_id, with_for_update=True)
 
-    def listed(self, session: Session) -> list[AgentRow]:
-        """All agents, by id."""
-        return [row_of(agent) for agent in session.scalars(select(Agent).order_by(Agent.id))]
+    def listed(
+        self, session: Session, status: str | None = None, prefix: str = "", after: str = "", limit: int | None = None
+    ) -> list[AgentRow]:
+        """Agents by id.
+
+        Args:
+            session: of any transaction.
+            status: only those with this status.
+            prefix: only those whose id begins with it; upper and lower case differ.
+            after: only those whose id comes after this one.
+            limit: at most so many; None for all, which may be a whole fleet.
+        """
+        query = select(Agent).where(Agent.id > after).order_by(Agent.id).limit(limit)
+        if status is not None:
+            query = query.where(Agent.status == status)
+        if prefix:
+            query = query.where(func.substr(Agent.id, 1, len(prefix)) == prefix)
+            if session.get_bind().dialect.name == "sqlite":
+                # Ids are ASCII, and SQLite's order is that of bytes: its index finds them. PostgreSQL has another order.
+                query = query.where(Agent.id >= prefix, Agent.id < prefix + "\x7f")
+        return [row_of(agent) for agent in session.scalars(query)]
 
     def count(self, session: Session) -> dict[str, int]:
         """The number of agents by status."""

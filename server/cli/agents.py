@@ -1,92 +1,22 @@
-"""Commands for agents, enrollment tokens and secrets."""
+"""Commands for agents."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+from sqlalchemy.orm import Session
 
 from common.text import shown
 from server.agents.audit_heads import sign_audit_head
-from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
-from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
+from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, AgentRow, enrolled, public_key_pem, row_of
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
-from server.base.errors import RegistryError
-from server.enrollment.by_hand import read_request
-from server.licensing import periods as secret_periods
-from server.licensing.secrets import SecretRow
+from server.registry.paging import pages
 
-from .options import agent_option, directory_option, json_option, now, reading, show, utc, writing
+from .listing import limit_option, show_pages
+from .options import agent_option, directory_option, json_option, now, opened, reading, utc, writing
 from .output import handing_out, out_option, write
-
-
-@click.command()
-@directory_option
-@click.option(
-    "--request", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="From 'license-agent init'."
-)
-def enroll(directory: Path, request: Path) -> None:
-    """Register an agent by its enrollment request, for machines without a network."""
-    try:
-        content = json.loads(request.read_text("utf-8"))
-    except ValueError:
-        raise RegistryError(f"{request} is not an enrollment request: it is not JSON") from None
-    asked = read_request(content)
-    with writing(directory) as (server, session):
-        server.agents.enroll_by_hand(session, asked.agent_id, asked.hw_id, asked.backend, asked.keys, now())
-    click.echo(f"enrolled {asked.agent_id}; next: license-server rotate --agent {asked.agent_id}", err=True)
-
-
-@click.group("enrollment-token")
-def enrollment_token() -> None:
-    """Manage the tokens with which devices are provisioned. (Former name: claim.)"""
-
-
-@enrollment_token.command("make")
-@directory_option
-@click.option("--hw-id", metavar="HEX", help="The only device that may use it; without it, the first device that does.")
-@click.option(
-    "--lifetime",
-    type=click.IntRange(60, 10**9),
-    default=DEFAULT_LIFETIME_S,
-    show_default=True,
-    help="Seconds until it expires.",
-)
-@click.option("--factory-only", is_flag=True, help="For factory tests: the agent gets no licenses.")
-@out_option
-def enrollment_token_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: bool, out: Path | None) -> None:
-    """Make a token for one device and print it."""
-    if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
-        raise RegistryError("a hardware id has 64 characters 0-9 and a-f; 'license-agent hardware-id' prints it")
-    lost = (
-        "nobody can use that token; make another, and revoke this one ('license-server enrollment-token list' has its number)"
-    )
-    with handing_out(out, lost) as hand, writing(directory) as (server, session):
-        hand(server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now()))
-
-
-@enrollment_token.command("list")
-@directory_option
-@json_option
-def enrollment_token_list(directory: Path, as_json: bool) -> None:
-    """List all tokens; never their texts."""
-
-    def line(row: EnrollmentTokenRow) -> tuple[object, ...]:
-        return row.claim_id, row.state, row.agent_id or "-", (row.hw_id or "any")[:16], utc(row.created_at), utc(row.expires_at)
-
-    with reading(directory) as (server, session):
-        rows = server.enrollment_tokens.listed(session)
-    show(rows, ("claim", "state", "agent", "hardware", "made", "ends"), line, as_json)
-
-
-@enrollment_token.command("revoke")
-@directory_option
-@click.argument("number", type=click.IntRange(1))
-def enrollment_token_revoke(directory: Path, number: int) -> None:
-    """Revoke the token with this NUMBER, from the list."""
-    with writing(directory) as (server, session):
-        server.enrollment_tokens.revoke(session, number, now())
 
 
 @click.group(invoke_without_command=True)
@@ -100,23 +30,32 @@ def agents(ctx: click.Context, directory: Path | None) -> None:
         _list_agents(directory, False)
 
 
-def _list_agents(directory: Path, as_json: bool) -> None:
+def _list_agents(
+    directory: Path, as_json: bool, status: str | None = None, prefix: str = "", after: str = "", limit: int | None = None
+) -> None:
     def line(row: AgentRow) -> tuple[object, ...]:
         serial = "-" if row.serial is None else row.serial
         return row.agent_id, serial, row.status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
 
     headers = ("agent", "serial", "status", "attestation", "backend", "enrolled at", "last contact")
-    with reading(directory) as (server, session):
-        rows = server.agents.listed(session)
-    show(rows, headers, line, as_json)
+
+    def page(session: Session, last: AgentRow | None, most: int) -> list[AgentRow]:
+        return server.agents.listed(session, status, prefix, after if last is None else last.agent_id, most)
+
+    with opened(directory) as server:
+        show_pages(pages(server.database, page, limit), headers, line, as_json)
 
 
 @agents.command("list")
 @directory_option
+@click.option("--status", type=click.Choice([ACTIVE, REVOKED, FACTORY_ONLY]), help="Only agents with this status.")
+@click.option("--id-prefix", "prefix", default="", metavar="TEXT", help="Only agents whose id begins with this.")
+@click.option("--after", default="", metavar="ID", help="Only agents behind this one.")
+@limit_option
 @json_option
-def agents_list(directory: Path, as_json: bool) -> None:
-    """List all agents."""
-    _list_agents(directory, as_json)
+def agents_list(directory: Path, status: str | None, prefix: str, after: str, limit: int | None, as_json: bool) -> None:
+    """List agents by id: all of them, or those that the options name."""
+    _list_agents(directory, as_json, status, prefix, after, limit)
 
 
 @agents.command("show")
@@ -201,87 +140,6 @@ def agents_serial(directory: Path, last: int | None, yes: bool) -> None:
     click.echo(f"the next new device gets serial number {found.last + 1}; the greatest in use is {found.in_use}")
 
 
-@click.group(invoke_without_command=True)
-@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
-@click.option("--agent", "agent_id", metavar="ID", help="The agent's id.")
-@click.pass_context
-def secrets(ctx: click.Context, directory: Path | None, agent_id: str | None) -> None:
-    """List an agent's secret versions and their dates, never a secret. Without a command: list."""
-    if ctx.invoked_subcommand is None:
-        if directory is None or agent_id is None:
-            raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR) or '--agent'.")
-        _list_secrets(directory, agent_id, False)
-
-
-def _list_secrets(directory: Path, agent_id: str, as_json: bool) -> None:
-    def line(row: SecretRow) -> tuple[object, ...]:
-        return row.version, row.state, utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
-
-    with reading(directory) as (server, session):
-        rows = server.secrets.listed(session, agent_id)
-    show(rows, ("version", "state", "valid from", "valid until", "grace until"), line, as_json)
-
-
-@secrets.command("list")
-@directory_option
-@agent_option
-@json_option
-def secrets_list(directory: Path, agent_id: str, as_json: bool) -> None:
-    """List an agent's secret versions; never a secret."""
-    _list_secrets(directory, agent_id, as_json)
-
-
-@secrets.command("rotate")
-@directory_option
-@click.option("--agent", "agent_id", metavar="ID", help="This agent.")
-@click.option("--all", "everyone", is_flag=True, help="All agents.")
-def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool) -> None:
-    """Make agents rotate their secrets at their next contact."""
-    if (agent_id is None) != everyone:
-        raise click.UsageError("Name one agent with --agent, or all with --all.")
-    with writing(directory) as (server, session):
-        count = server.secrets.demand(session, agent_id, now())
-    click.echo(f"{count} agents will rotate at their next contact", err=True)
-
-
-@secrets.command("invalidate")
-@directory_option
-@agent_option
-@click.argument("version", type=click.IntRange(1))
-def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
-    """Destroy an agent's secret VERSION on the server. The agent rotates at its next contact."""
-    with writing(directory) as (server, session):
-        server.secrets.invalidate(session, agent_id, version, now())
-
-
-@click.command()
-@directory_option
-@agent_option
-@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until the next one is due.  [default: the server's]")
-@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.  [default: the server's]")
-@out_option
-def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | None, out: Path | None) -> None:
-    """Make an agent's next secret and print its delivery, signed and encrypted to the agent, to be carried by hand."""
-    with handing_out(out) as hand, writing(directory) as (server, session):
-        hand(server.secrets.rotate_by_hand(session, agent_id, now(), interval, grace))
-
-
-@click.command()
-@directory_option
-@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
-@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
-@click.option("--revocations", type=click.IntRange(1, 10**9), help="Seconds for which a revocation list is valid.")
-def periods(directory: Path, interval: int | None, grace: int | None, revocations: int | None) -> None:
-    """Show how long secrets and revocation lists are valid, or change it for those that are made from now on."""
-    if any(value is not None for value in (interval, grace, revocations)):
-        with writing(directory) as (_server, session):
-            secret_periods.set_periods(session, interval, grace, now(), revocations)
-    with reading(directory) as (_server, session):
-        found, lists = secret_periods.periods(session), secret_periods.revocations_last(session)
-    click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
-    click.echo(f"a revocation list is valid for {lists} s")
-
-
 @click.command("sign-time")
 @directory_option
 @agent_option
@@ -307,4 +165,4 @@ def audit_head(directory: Path, agent_id: str, out: Path | None) -> None:
         hand(f"{sign_audit_head(session, server.keys, agent_id, now())}\n{server.keys.key_set()}")
 
 
-COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token, agents, secrets, rotate, periods, sign_time, audit_head)
+COMMANDS: tuple[click.Command, ...] = (agents, sign_time, audit_head)

@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 
 from server.agents.clones import Halt
+from server.registry.paging import pages
 
-from .options import directory_option, json_option, now, reading, show, utc, writing
+from .listing import limit_option, show_pages
+from .options import directory_option, json_option, now, opened, utc, writing
 
 
 @click.group(invoke_without_command=True)
@@ -20,26 +22,27 @@ def clones(ctx: click.Context, directory: Path | None) -> None:
         _list(directory, False)
 
 
-def _list(directory: Path, as_json: bool) -> None:
+def _list(directory: Path, as_json: bool, limit: int | None = None) -> None:
     moment = now()
 
     def line(row: Halt) -> tuple[object, ...]:
         left = max(row.until - moment, 0) // 86_400
         return row.agent_id, utc(row.since), f"{utc(row.until)} ({left} days left)", utc(row.last_seen), row.evidence
 
-    with reading(directory) as (server, session):
-        rows = server.clones.halted(session)
-    show(rows, ("agent", "halted at", "licenses end at", "last contact", "because"), line, as_json)
-    if rows and not as_json:
+    headers = ("agent", "halted at", "licenses end at", "last contact", "because")
+    with opened(directory) as server:
+        count = show_pages(pages(server.database, server.clones.halted, limit), headers, line, as_json)
+    if count and not as_json:
         click.echo("find the second machine and provision it again, then run 'license-server clones resume AGENT'", err=True)
 
 
 @clones.command("list")
 @directory_option
+@limit_option
 @json_option
-def clones_list(directory: Path, as_json: bool) -> None:
+def clones_list(directory: Path, limit: int | None, as_json: bool) -> None:
     """List the agents whose rotations are halted, and why."""
-    _list(directory, as_json)
+    _list(directory, as_json, limit)
 
 
 @clones.command("resume")

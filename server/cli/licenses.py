@@ -6,12 +6,17 @@ from datetime import tzinfo
 from pathlib import Path
 
 import click
+from sqlalchemy.orm import Session
 
+from server.agents.registry import enrolled
+from server.licensing.license_list import LicenseRow, listed
 from server.licensing.licenses import Order
 from server.registry import audit as audit_log
 from server.registry.audit import Record
+from server.registry.paging import pages
 
-from .options import TimeType, agent_option, directory_option, json_option, now, reading, show, utc, writing, zone_option
+from .listing import limit_option, show_pages
+from .options import TimeType, agent_option, directory_option, json_option, now, opened, reading, utc, writing, zone_option
 from .output import handing_out, out_option
 from .times import told
 
@@ -79,6 +84,40 @@ def reissue(directory: Path, agent_id: str, out: Path | None) -> None:
         hand("\n".join(server.licenses.reissue_all(session, agent_id, now())))
 
 
+@click.group()
+def licenses() -> None:
+    """List licenses."""
+
+
+@licenses.command("list")
+@directory_option
+@click.option("--agent", "agent_id", metavar="ID", help="Only licenses of this agent.")
+@click.option("--status", type=click.Choice(["revoked", "issued"]), help="Only those that are revoked, or those that are not.")
+@click.option("--after", default="", metavar="LICENSE_ID", help="Only licenses behind this one.")
+@limit_option
+@json_option
+def licenses_list(
+    directory: Path, agent_id: str | None, status: str | None, after: str, limit: int | None, as_json: bool
+) -> None:
+    """List licenses by id: all of them, or those that the options name. Never a token."""
+    moment = now()
+
+    def line(row: LicenseRow) -> tuple[object, ...]:
+        state = row.state.replace("_", " ")
+        return row.license_id, row.agent_id, state, row.subject, utc(row.not_before), utc(row.expires), ", ".join(row.features)
+
+    def page(session: Session, last: LicenseRow | None, most: int) -> list[LicenseRow]:
+        revoked = None if status is None else status == "revoked"
+        return listed(session, moment, agent_id, after if last is None else last.license_id, most, revoked=revoked)
+
+    with opened(directory) as server:
+        if agent_id is not None:
+            with server.database.read() as session:
+                enrolled(session, agent_id, lock=False)
+        headers = ("license", "agent", "state", "subject", "valid from", "valid until", "features")
+        show_pages(pages(server.database, page, limit), headers, line, as_json)
+
+
 @click.command()
 @directory_option
 @click.argument("license_id")
@@ -101,13 +140,20 @@ def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
     def line(row: Record) -> tuple[object, ...]:
         return row.seq, utc(row.at), row.actor, row.event, row.outcome, ", ".join(f"{k}={v}" for k, v in row.fields.items())
 
-    with reading(directory) as (server, session):
-        rows = None if check else audit_log.tail(session, lines)
-        held, problem = audit_log.verify(session, server.cipher.audit_key()) if check else (0, None)
-        first = audit_log.first_kept(session)
-    if rows is not None:
-        show(rows, ("record", "time", "who", "what", "outcome", "details"), line, as_json)
+    if not check:
+        with opened(directory) as server:
+            with server.database.read() as session:
+                newest = audit_log.newest(session)
+
+            def page(session: Session, last: Record | None, most: int) -> list[Record]:
+                return audit_log.listed(session, newest - lines if last is None else last.seq, most)
+
+            headers = ("record", "time", "who", "what", "outcome", "details")
+            show_pages(pages(server.database, page, lines), headers, line, as_json)
         return
+    with reading(directory) as (server, session):
+        held, problem = audit_log.verify(session, server.cipher.audit_key())
+        first = audit_log.first_kept(session)
     if problem is not None:
         click.echo(f"{held} records hold, then: {problem}", err=True)
         sys.exit(1)
@@ -117,4 +163,4 @@ def audit(directory: Path, check: bool, lines: int, as_json: bool) -> None:
         click.echo(f"{held} records hold")
 
 
-COMMANDS: tuple[click.Command, ...] = (issue, reissue, revoke, audit)
+COMMANDS: tuple[click.Command, ...] = (issue, reissue, licenses, revoke, audit)

@@ -1,16 +1,15 @@
 """The command that moves the registry to another database."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
 from server.base.settings import SETTINGS, url_in
 from server.moving import Moved, Progress, move_server, reopen
 
+from .listing import progress_bar
 from .operator import operator
 from .options import directory_option, now, public_url
 
@@ -71,18 +70,14 @@ _COUNTED = (("agent", "agents"), ("secret", "secret versions"), ("license", "lic
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Bars on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield Progress(lambda _what, _rows: None, lambda _rows: None)
-        return
     with ExitStack() as shown:
-        bars: list[Any] = []
+        bars: list[Callable[[int], None]] = []
 
         def begin(what: str, rows: int) -> None:
             shown.close()
-            bars[:] = [shown.enter_context(click.progressbar(length=rows, label=what, file=sys.stderr))]
+            bars[:] = [shown.enter_context(progress_bar(what, rows))]
 
-        yield Progress(begin, lambda rows: bars[0].update(rows))
+        yield Progress(begin, lambda rows: bars[0](rows))
 
 
 COMMANDS: tuple[click.Command, ...] = (move,)

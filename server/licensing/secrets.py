@@ -25,6 +25,7 @@ from server.registry import audit
 from server.registry.cipher import Cipher
 from server.registry.models import Agent, Secret
 
+from .demand import replace_pending
 from .periods import backdate, periods
 from .secret_states import ISSUING, Event, State, step
 
@@ -176,26 +177,15 @@ class Secrets:
         self._confirm(session, agent, rows, row, now)
         return self._deliver(agent, row, now)
 
-    def demand(self, session: Session, agent_id: str | None, now: int) -> int:
-        """Makes one agent, or all if None, rotate at their next contact; returns how many.
+    def demand(self, session: Session, agent_id: str, now: int) -> None:
+        """Makes an agent rotate at its next contact. `demand` does so for all agents.
 
         Raises:
             RegistryError: there is no such agent.
         """
-        query = select(Agent) if agent_id is None else select(Agent).where(Agent.id == agent_id)
-        # Locked in the order of their ids, so that two callers cannot wait for each other.
-        agents = list(session.scalars(query.order_by(Agent.id).with_for_update()))
-        if agent_id is not None and not agents:
-            enrolled(session, agent_id)
-        for agent in agents:
-            agent.urgent = True
-        # What was made before is not what is asked for now. An agent that has sealed it may still confirm it.
-        pending = update(Secret).where(Secret.state == State.PENDING)
-        if agent_id is not None:
-            pending = pending.where(Secret.agent_id == agent_id)
-        session.execute(pending.values(state=step(State.PENDING, Event.REPLACED)))
-        audit.record(session, "admin", "rotation.demanded", "ok", now, agent=agent_id or "all")
-        return len(agents)
+        enrolled(session, agent_id).urgent = True
+        replace_pending(session, [agent_id])
+        audit.record(session, "admin", "rotation.demanded", "ok", now, agent=agent_id)
 
     def invalidate(self, session: Session, agent_id: str, version: int, now: int) -> None:
         """Destroys a version on the server: no license is issued under it any more.
@@ -214,14 +204,25 @@ class Secrets:
         agent.urgent = True
         audit.record(session, "admin", "secret.invalidated", "ok", now, agent=agent_id, version=version)
 
-    def listed(self, session: Session, agent_id: str) -> list[SecretRow]:
+    def listed(
+        self, session: Session, agent_id: str, state: str | None = None, after: int = 0, limit: int | None = None
+    ) -> list[SecretRow]:
         """The agent's versions, oldest first; never a secret.
+
+        Args:
+            session: of any transaction.
+            agent_id: the agent.
+            state: only versions in this state.
+            after: only versions behind this one.
+            limit: at most so many.
 
         Raises:
             RegistryError: there is no such agent.
         """
         enrolled(session, agent_id, lock=False)
-        rows = session.scalars(select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version)).all()
+        query = select(Secret).where(Secret.agent_id == agent_id, Secret.version > after)
+        query = query if state is None else query.where(Secret.state == state)
+        rows = session.scalars(query.order_by(Secret.version).limit(limit))
         return [
             SecretRow(row.version, row.state, row.key_check, row.valid_from, row.valid_until, row.grace_until, row.confirmed_at)
             for row in rows

@@ -80,6 +80,17 @@ def tail(session: Session, limit: int) -> list[Record]:
     return [_record(row) for row in reversed(rows)]
 
 
+def newest(session: Session) -> int:
+    """The number of the newest record."""
+    return present_number(session, COUNTER)
+
+
+def listed(session: Session, after: int, limit: int) -> list[Record]:
+    """Records behind a number, oldest first, at most so many."""
+    query = select(AuditRecord).where(AuditRecord.seq > after).order_by(AuditRecord.seq).limit(limit)
+    return [_record(row) for row in session.scalars(query)]
+
+
 def verify(session: Session, key: bytes) -> tuple[int, str | None]:
     """The number of the last record that verifies, and what is wrong after it; None if the chain is whole.
 

@@ -112,6 +112,7 @@ SILENT = {
     "license-server clock show": "",
     "license-server clones": "",
     "license-server clones list": "",
+    "license-server licenses list": "",
     "license-server issue": "--agent pos-001 --expires +1d",
     "license-server reissue": "--agent pos-001",
     "license-server revoke": "nothing",

@@ -10,6 +10,7 @@ import pytest
 
 from contracts.exchange import Cause, RefusalCode, RotateSecret
 from server.base.refused import RequestRefused
+from server.licensing import demand
 from server.licensing.licenses import Order
 from server.registry.models import Agent
 from server.web.peers import peer_of
@@ -103,7 +104,7 @@ def everything(server: ServerSide, agents: list[str], certificates: dict[str, st
         elif act == 3:
             server.licenses.issue(agent, Order(f"{agent}-{rng.randrange(4)}", "x", (), {}, NOW, NOW + 99), NOW)
         elif act == 6:
-            server.secrets.demand(None, NOW)
+            demand.run(server.database, demand.begin(server.database, NOW), NOW, lambda: None, lambda _done: None)
         else:
             server.audit.record("admin", "probe", "ok", NOW, number=number)
 

@@ -1,0 +1,72 @@
+"""Prints lists of any length: page by page, as a table or as one JSON array. Shows how far long work is."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from common.text import shown
+
+limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help="List at most so many.")
+
+
+def show_pages(
+    pages: Iterable[Sequence[Any]], headers: Sequence[str], line: Callable[[Any], tuple[object, ...]], as_json: bool
+) -> int:
+    """Prints rows as they come, and returns their number.
+
+    Args:
+        pages: of dataclasses.
+        headers: of the table.
+        line: the cells of a row of the table.
+        as_json: print one array of objects with all fields, instead of a table.
+    """
+    return _json(pages) if as_json else _table(pages, headers, line)
+
+
+def _json(pages: Iterable[Sequence[Any]]) -> int:
+    count = 0
+    for page in pages:
+        objects = [json.dumps(asdict(row), indent=2, default=str).replace("\n", "\n  ") for row in page]
+        click.echo(("," if count else "[") + "\n  " + ",\n  ".join(objects), nl=False)
+        count += len(page)
+    click.echo("\n]" if count else "[]")
+    return count
+
+
+def _table(pages: Iterable[Sequence[Any]], headers: Sequence[str], line: Callable[[Any], tuple[object, ...]]) -> int:
+    count = 0
+    widest: list[tuple[object, ...]] = []
+    for page in pages:
+        cells = [line(row) for row in page]
+        text = tabulate([*widest, *cells], headers=headers)
+        if widest:
+            # Header, rule and the row that keeps the columns as wide as before.
+            text = text.split("\n", 3)[3]
+        click.echo(shown(text))
+        widest = [tuple(_as_wide(column) for column in zip(*widest, *cells, strict=True))]
+        count += len(page)
+    if not count:
+        click.echo(tabulate([], headers=headers))
+    return count
+
+
+def _as_wide(column: Sequence[object]) -> object:
+    """A cell as wide as the widest, that is aligned as they are."""
+    width = max((len(part) for cell in column for part in str(cell).split("\n")), default=0)
+    return 10 ** (width - 1) if width and all(isinstance(cell, int) for cell in column) else "x" * width
+
+
+@contextmanager
+def progress_bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is called with what was done; it moves a bar on a terminal, and does nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update

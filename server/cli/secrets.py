@@ -1,0 +1,133 @@
+"""Commands for the agents' secrets."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+from sqlalchemy.orm import Session
+
+from server.licensing import demand
+from server.licensing import periods as secret_periods
+from server.licensing.secret_states import State
+from server.licensing.secrets import SecretRow
+from server.registry.paging import pages
+
+from .listing import limit_option, progress_bar, show_pages
+from .options import agent_option, directory_option, json_option, now, opened, reading, utc, writing
+from .output import handing_out, out_option
+
+PAUSE_S = 0.05
+"""Between two batches of agents: half of the time after which a process that waits for SQLite's lock looks again."""
+
+
+@click.group(invoke_without_command=True)
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
+@click.option("--agent", "agent_id", metavar="ID", help="The agent's id.")
+@click.pass_context
+def secrets(ctx: click.Context, directory: Path | None, agent_id: str | None) -> None:
+    """List an agent's secret versions and their dates, never a secret. Without a command: list."""
+    if ctx.invoked_subcommand is None:
+        if directory is None or agent_id is None:
+            raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR) or '--agent'.")
+        _list_secrets(directory, agent_id, False)
+
+
+def _list_secrets(
+    directory: Path, agent_id: str, as_json: bool, state: str | None = None, after: int = 0, limit: int | None = None
+) -> None:
+    def line(row: SecretRow) -> tuple[object, ...]:
+        return row.version, row.state, utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
+
+    def page(session: Session, last: SecretRow | None, most: int) -> list[SecretRow]:
+        return server.secrets.listed(session, agent_id, state, after if last is None else last.version, most)
+
+    with opened(directory) as server:
+        headers = ("version", "state", "valid from", "valid until", "grace until")
+        show_pages(pages(server.database, page, limit), headers, line, as_json)
+
+
+@secrets.command("list")
+@directory_option
+@agent_option
+@click.option("--status", "state", type=click.Choice([each.value for each in State]), help="Only versions in this state.")
+@click.option("--after", type=click.IntRange(0), default=0, metavar="VERSION", help="Only versions behind this one.")
+@limit_option
+@json_option
+def secrets_list(directory: Path, agent_id: str, state: str | None, after: int, limit: int | None, as_json: bool) -> None:
+    """List an agent's secret versions; never a secret."""
+    _list_secrets(directory, agent_id, as_json, state, after, limit)
+
+
+@secrets.command("rotate")
+@directory_option
+@click.option("--agent", "agent_id", metavar="ID", help="This agent.")
+@click.option("--all", "everyone", is_flag=True, help="All agents, 1000 at a time; the server may run.")
+@click.option("--resume", is_flag=True, help="With --all: continue the run that was interrupted, instead of a new one.")
+def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool, resume: bool) -> None:
+    """Make agents rotate their secrets at their next contact."""
+    if (agent_id is None) != everyone:
+        raise click.UsageError("Name one agent with --agent, or all with --all.")
+    if resume and not everyone:
+        raise click.UsageError("--resume belongs to --all.")
+    if agent_id is None:
+        count = _rotate_all(directory, resume)
+    else:
+        count = 1
+        with writing(directory) as (server, session):
+            server.secrets.demand(session, agent_id, now())
+    click.echo(f"{count} agents will rotate at their next contact", err=True)
+
+
+def _rotate_all(directory: Path, resume: bool) -> int:
+    with opened(directory) as server:
+        begun = demand.begin(server.database, now(), resume=resume)
+        if begun.interrupted is not None:
+            click.echo(
+                f"an earlier run was interrupted after {begun.interrupted} agents; this one begins with the first agent. "
+                "--resume would have continued it",
+                err=True,
+            )
+        with progress_bar("agents", begun.agents - begun.done) as reached:
+            return demand.run(server.database, begun, now(), partial(time.sleep, PAUSE_S), reached)
+
+
+@secrets.command("invalidate")
+@directory_option
+@agent_option
+@click.argument("version", type=click.IntRange(1))
+def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
+    """Destroy an agent's secret VERSION on the server. The agent rotates at its next contact."""
+    with writing(directory) as (server, session):
+        server.secrets.invalidate(session, agent_id, version, now())
+
+
+@click.command()
+@directory_option
+@agent_option
+@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until the next one is due.  [default: the server's]")
+@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.  [default: the server's]")
+@out_option
+def rotate(directory: Path, agent_id: str, interval: int | None, grace: int | None, out: Path | None) -> None:
+    """Make an agent's next secret and print its delivery, signed and encrypted to the agent, to be carried by hand."""
+    with handing_out(out) as hand, writing(directory) as (server, session):
+        hand(server.secrets.rotate_by_hand(session, agent_id, now(), interval, grace))
+
+
+@click.command()
+@directory_option
+@click.option("--interval", type=click.IntRange(1, 10**9), help="Seconds until a secret's successor is due.")
+@click.option("--grace", type=click.IntRange(0, 10**9), help="Seconds of grace after that.")
+@click.option("--revocations", type=click.IntRange(1, 10**9), help="Seconds for which a revocation list is valid.")
+def periods(directory: Path, interval: int | None, grace: int | None, revocations: int | None) -> None:
+    """Show how long secrets and revocation lists are valid, or change it for those that are made from now on."""
+    if any(value is not None for value in (interval, grace, revocations)):
+        with writing(directory) as (_server, session):
+            secret_periods.set_periods(session, interval, grace, now(), revocations)
+    with reading(directory) as (_server, session):
+        found, lists = secret_periods.periods(session), secret_periods.revocations_last(session)
+    click.echo(f"a successor is due after {found[0]} s; licenses under the old one pass for {found[1]} s more")
+    click.echo(f"a revocation list is valid for {lists} s")
+
+
+COMMANDS: tuple[click.Command, ...] = (secrets, rotate, periods)
