@@ -156,7 +156,7 @@ def test_a_credential_of_systemd_goes_before_the_file(
 
 
 def test_two_rotations_at_once_are_one(directory: Path, database: Database) -> None:
-    with masterkey_rotation.locked(directory), pytest.raises(RegistryError, match="under way"):
+    with masterkey_rotation.locked(directory), pytest.raises(RegistryError, match="another command changes"):
         masterkey_rotation.rotate(place_of(directory), database, lambda: NOW, None, keep_old=False)
     assert masterkey_rotation.shown(place_of(directory), database).made_at == NOW
 
