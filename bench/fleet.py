@@ -154,7 +154,7 @@ def _commands(command: str, home: Path, count: int) -> dict[str, float]:
     listed = {
         "agents list --limit 100": ["agents", "list", "--limit", "100"],
         "agents list, all of them": ["agents", "list"],
-        "secrets rotate --all": ["secrets", "rotate", "--all", "--yes"],
+        "secrets rotate --all": ["secrets", "rotate", "--all"],
     }
     found = {}
     for what, arguments in listed.items():
