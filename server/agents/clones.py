@@ -105,11 +105,7 @@ class Clones:
         if after is not None:
             query = query.where(tuple_(Agent.halted_at, Agent.id) > (after.since, after.agent_id))
         rows = session.scalars(query)
-        return [
-            Halt(row.id, row.halted_at, row.halted_at + EXTENSION_S, row.halt_reason or "", row.halt_version, row.last_seen)
-            for row in rows
-            if row.halted_at is not None
-        ]
+        return [halt for row in rows if (halt := halt_of(row)) is not None]
 
     def count(self, session: Session) -> int:
         """The number of halted agents."""
@@ -128,6 +124,14 @@ class Clones:
         begin_anew(agent)
         agent.urgent = True
         audit.record(session, "admin", "clone.resumed", "ok", now, agent=agent_id, since=halted_at, version=version)
+
+
+def halt_of(agent: Agent) -> Halt | None:
+    """The halt of an agent; None if its rotations are not halted."""
+    if agent.halted_at is None:
+        return None
+    until = agent.halted_at + EXTENSION_S
+    return Halt(agent.id, agent.halted_at, until, agent.halt_reason or "", agent.halt_version, agent.last_seen)
 
 
 def contradictions(seen: Seen, report: Report, now: int) -> list[str]:

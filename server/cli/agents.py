@@ -1,7 +1,7 @@
 """Commands for agents."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,14 +9,18 @@ from sqlalchemy.orm import Session
 
 from common.text import shown
 from server.agents.audit_heads import sign_audit_head
-from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, AgentRow, enrolled, public_key_pem, row_of
+from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, AgentRow, public_key_pem
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
+from server.licensing.agent_view import AgentView, notes, view
 from server.registry.paging import pages
 
 from .listing import limit_option, show_pages
 from .options import agent_option, directory_option, json_option, now, opened, reading, utc, writing
 from .output import handing_out, out_option, write
+
+SHOWN = 10
+"""Licenses that `agents show` prints; `licenses list` prints all."""
 
 
 @click.group(invoke_without_command=True)
@@ -63,26 +67,48 @@ def agents_list(directory: Path, status: str | None, prefix: str, after: str, li
 @click.argument("agent_id")
 @json_option
 def agents_show(directory: Path, agent_id: str, as_json: bool) -> None:
-    """Print everything that is known of an agent; never a secret."""
-    with reading(directory) as (server, session):
-        row = row_of(enrolled(session, agent_id, lock=False))
-        versions = server.secrets.listed(session, agent_id)
+    """Print everything that is known of an agent, and what needs attention; never a secret."""
+    moment = now()
+    with reading(directory) as (_server, session):
+        found = view(session, agent_id, moment)
     if as_json:
-        click.echo(json.dumps({**asdict(row), "secrets": [asdict(version) for version in versions]}, indent=2))
+        click.echo(json.dumps(found.as_json(moment), indent=2))
         return
-    facts = {
-        "agent": row.agent_id,
-        "serial": "-" if row.serial is None else row.serial,
-        "status": row.status,
-        "hardware": row.hw_id or "-",
-        "attestation": row.attestation,
-        "backend": row.backend,
-        "enrolled at": utc(row.created_at),
-        "changed at": utc(row.updated_at),
-        "last contact": utc(row.last_seen),
-        "secrets": ", ".join(f"{version.version} {version.state}" for version in versions) or "-",
-    }
-    click.echo(shown("\n".join(f"{name + ':':<14}{value}" for name, value in facts.items())))
+    lines = [f"{name + ':':<14}{value}" for name, value in _facts(found, moment)]
+    click.echo(shown("\n".join([*lines, *(f"NOTICE: {note}" for note in notes(found, moment))])))
+
+
+def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
+    row = found.agent
+    yield "agent", row.agent_id
+    yield "serial", "-" if row.serial is None else row.serial
+    yield "status", row.status
+    yield "hardware", row.hw_id or "-"
+    yield "attestation", row.attestation
+    yield "backend", row.backend
+    yield "enrolled at", utc(row.created_at)
+    yield "changed at", utc(row.updated_at)
+    ago = "" if row.last_seen is None else f" ({_days(moment - row.last_seen)} ago)"
+    yield "last contact", utc(row.last_seen) + ago
+    yield "halted", "no" if found.halt is None else f"since {utc(found.halt.since)}: {found.halt.evidence}"
+    counting = [each for each in found.certificates if each.state == "active" and each.not_after > moment]
+    for each in counting:
+        used = "in use" if each.used_at is not None else "not used yet"
+        yield "certificate", f"{each.number}, {used}, ends {utc(each.not_after)} (in {_days(each.not_after - moment)})"
+    if not counting:
+        yield "certificate", "-"
+    yield "secrets", ", ".join(f"{each.version} {each.state}" for each in found.secrets) or "-"
+    for license_ in found.licenses[:SHOWN]:
+        yield "license", f"{license_.license_id}, {license_.state.replace('_', ' ')}, until {utc(license_.expires)}"
+    if len(found.licenses) > SHOWN:
+        yield "licenses", f"{len(found.licenses)} in all; 'license-server licenses list --agent {row.agent_id}' lists them"
+    if not found.licenses:
+        yield "license", "-"
+
+
+def _days(seconds: int) -> str:
+    days = max(seconds, 0) // 86_400
+    return "less than a day" if not days else "1 day" if days == 1 else f"{days} days"
 
 
 @agents.command("keys")

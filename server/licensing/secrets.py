@@ -48,6 +48,11 @@ class SecretRow:
     confirmed_at: int | None
 
 
+def version_of(row: Secret) -> SecretRow:
+    """A version as administrators see it."""
+    return SecretRow(row.version, row.state, row.key_check, row.valid_from, row.valid_until, row.grace_until, row.confirmed_at)
+
+
 class Secrets:
     """The agents' secret versions. Every method works in the transaction of the session that it is given.
 
@@ -223,10 +228,7 @@ class Secrets:
         query = select(Secret).where(Secret.agent_id == agent_id, Secret.version > after)
         query = query if state is None else query.where(Secret.state == state)
         rows = session.scalars(query.order_by(Secret.version).limit(limit))
-        return [
-            SecretRow(row.version, row.state, row.key_check, row.valid_from, row.valid_until, row.grace_until, row.confirmed_at)
-            for row in rows
-        ]
+        return [version_of(row) for row in rows]
 
     # For licenses
 

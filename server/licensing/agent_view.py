@@ -1,0 +1,127 @@
+"""Collects everything that the registry knows of one agent, and says in sentences how it is. Never a secret."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from server.agents.clones import Halt, halt_of
+from server.agents.registry import REVOKED, AgentRow, enrolled, row_of
+from server.registry.models import Certificate, Secret
+
+from .license_list import LicenseRow, listed
+from .secret_states import ISSUING
+from .secrets import SecretRow, version_of
+
+DAY_S = 86_400
+SILENT_S = 7 * DAY_S
+"""An agent contacts the server every hour or so; after that time without a contact somebody should look."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """A client certificate. Times are seconds since 1970 UTC.
+
+    Attributes:
+        number: its serial number, hex.
+        state: active, superseded or revoked.
+        issued_at: when it was issued.
+        not_after: when it ends.
+        used_at: its first use; None before that.
+    """
+
+    number: str
+    state: str
+    issued_at: int
+    not_after: int
+    used_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An agent with all that belongs to it.
+
+    Attributes:
+        agent: its row.
+        urgent: whether it has to rotate at its next contact.
+        halt: None if its rotations are not halted.
+        certificates: the newest first.
+        secrets: its versions, the oldest first.
+        licenses: by id.
+    """
+
+    agent: AgentRow
+    urgent: bool
+    halt: Halt | None
+    certificates: tuple[CertificateRow, ...]
+    secrets: tuple[SecretRow, ...]
+    licenses: tuple[LicenseRow, ...]
+
+    def as_json(self, now: int) -> dict[str, Any]:
+        """Everything, with the members of the agent first."""
+        return {
+            **asdict(self.agent),
+            "secrets": [asdict(row) for row in self.secrets],
+            "urgent": self.urgent,
+            "halted": None if self.halt is None else asdict(self.halt),
+            "certificates": [asdict(row) for row in self.certificates],
+            "licenses": [asdict(row) for row in self.licenses],
+            "notes": notes(self, now),
+        }
+
+
+def view(session: Session, agent_id: str, now: int) -> AgentView:
+    """What is known of an agent.
+
+    Args:
+        session: of any transaction.
+        agent_id: the agent.
+        now: seconds since 1970 UTC.
+
+    Raises:
+        RegistryError: there is no such agent.
+    """
+    agent = enrolled(session, agent_id, lock=False)
+    newest = select(Certificate).where(Certificate.agent_id == agent_id)
+    certificates = session.scalars(newest.order_by(Certificate.issued_at.desc(), Certificate.fingerprint))
+    secrets = session.scalars(select(Secret).where(Secret.agent_id == agent_id).order_by(Secret.version))
+    return AgentView(
+        row_of(agent),
+        agent.urgent,
+        halt_of(agent),
+        tuple(CertificateRow(row.number, row.state, row.issued_at, row.not_after, row.used_at) for row in certificates),
+        tuple(version_of(row) for row in secrets),
+        tuple(listed(session, now, agent_id)),
+    )
+
+
+def notes(found: AgentView, now: int) -> list[str]:
+    """What an administrator should know, in sentences; the most important first. Empty if all is well."""
+    agent, said = found.agent, []
+    if agent.status == REVOKED:
+        said.append("it is revoked: the server refuses its requests, and its licenses end with the grace of its newest secret")
+        return said
+    if found.halt is not None:
+        left = max(found.halt.until - now, 0) // DAY_S
+        said.append(
+            f"two machines have its identity ({found.halt.evidence}): its rotations are halted, and its licenses end in {left} "
+            "days; see 'license-server clones'"
+        )
+    by_hand = agent.serial is None
+    if not by_hand and not any(row.state == "active" and row.not_after > now for row in found.certificates):
+        said.append(
+            "it has no client certificate that is valid: it can renew one for 400 days after its end; after that, or if it was "
+            "revoked, provision the device again"
+        )
+    if not any(row.state in ISSUING for row in found.secrets):
+        said.append("it has no confirmed secret, so it gets no license: it gets a secret at its next contact")
+    elif found.urgent:
+        said.append("it has to rotate its secret at its next contact")
+    if not by_hand and agent.last_seen is None:
+        said.append("it has had no contact with the server since it was provisioned")
+    elif agent.last_seen is not None and now - agent.last_seen > SILENT_S:
+        said.append(f"it has had no contact with the server for {(now - agent.last_seen) // DAY_S} days")
+    if found.licenses and not any(row.state in ("valid", "not_yet_valid") for row in found.licenses):
+        said.append("all of its licenses have expired or are revoked")
+    return said
