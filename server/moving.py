@@ -9,6 +9,7 @@ again, or has an unused copy, which the next run removes. After step 2 the new o
 opened.
 """
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ def move_server(directory: Path, to: str | None, now: int, operator: dict[str, s
             with sole_access(old) as source:
                 try:
                     tables = _copy(source, old, new, cipher, now, progress)
+                    _settle(new)
                     Keyring(new, cipher).check()
                     write_atomic(directory / SETTINGS, settings_of(new_place))
                 except BaseException:
@@ -104,7 +106,8 @@ def move_server(directory: Path, to: str | None, now: int, operator: dict[str, s
                 # Step 2 is done. What closes the old registry commits at the end of this block.
                 source.add(Setting(name=MOVED, value=new.name))
                 audit.record(source, "admin", "registry.moved", "away", now, to=new.name)
-            begin_use(new)
+            with suppress(SQLAlchemyError):  # or who opens it first notes that
+                begin_use(new)
             old_url = None if old.has_password else old.url.render_as_string()
             return Moved(old.name, old_url, new.name, tables, by_credential)
     finally:
@@ -208,6 +211,26 @@ def _copy(source: Session, old: Database, new: Database, cipher: Cipher, now: in
     if path is not None:
         fsync_directory(path.parent)
     return copied
+
+
+def _settle(new: Database) -> None:
+    """Shows that the new database has room for what comes next, before it is put to use.
+
+    SQLite has written the copy to its log; the log goes into the file, which needs the same room once more.
+    """
+    try:
+        if new.is_sqlite:
+            with new.driver(writing=False) as lent:
+                assert lent.dbapi_connection is not None
+                busy = lent.dbapi_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                raise RegistryError(
+                    f"another process has opened {new.name}: let it end, then run this again; nothing was moved"
+                )
+        with new.write() as session:
+            session.execute(text("UPDATE setting SET value = value WHERE name = :name"), {"name": UNUSED})
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        raise RegistryError(f"{new.name} takes no more data: {brief(error)}; nothing was moved") from None
 
 
 def _file(database: Database) -> Path | None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from common.text import shown
 from server.agents.audit_heads import sign_audit_head
 from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, AgentRow, public_key_pem
+from server.agents.removal import remove
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
@@ -143,6 +144,21 @@ def agents_reinstate(directory: Path, agent_id: str) -> None:
     """Reinstate a revoked agent. Its certificates stay revoked: provision the device again."""
     with writing(directory) as (server, session):
         server.agents.set_status(session, agent_id, ACTIVE, now())
+
+
+@agents.command("delete")
+@directory_option
+@click.argument("agent_id")
+@click.confirmation_option(prompt="The agent, its certificates, secrets and licenses go for good. Continue?")
+def agents_delete(directory: Path, agent_id: str) -> None:
+    """Delete an agent that was revoked, with its certificates, secrets and licenses. The audit keeps what it was.
+
+    'license-server retention --agents DAYS' says how long after its revocation an agent is kept.
+    """
+    with writing(directory) as (_server, session):
+        removed = remove(session, agent_id, now())
+    counts = f"{removed.certificates} certificates, {removed.secrets} secret versions, {removed.licenses} licenses"
+    click.echo(f"deleted {agent_id}: {counts}", err=True)
 
 
 @agents.command("serial")

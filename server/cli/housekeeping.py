@@ -18,6 +18,7 @@ _TEXTS = {
     "certificates": "client certificates, after their end",
     "secrets": "secret versions, after the end of their grace",
     "enrollment_tokens": "enrollment tokens, after their end",
+    "agents": "revoked agents, at least, after they were revoked ('agents delete' removes them)",
 }
 
 
@@ -44,6 +45,12 @@ _TEXTS = {
     metavar="DAYS",
     help=f"Days for enrollment tokens that have ended.  [default: {_DEFAULT.enrollment_tokens}]",
 )
+@click.option(
+    "--agents",
+    type=click.IntRange(0),
+    metavar="DAYS",
+    help=f"Days for revoked agents, before 'agents delete' may remove them.  [default: {_DEFAULT.agents}]",
+)
 @click.option("--apply", "at_once", is_flag=True, help="Remove what is due now; a running 'serve' does so every 10 minutes.")
 @json_option
 def retention(
@@ -52,11 +59,18 @@ def retention(
     certificates: int | None,
     secrets: int | None,
     enrollment_tokens: int | None,
+    agents: int | None,
     at_once: bool,
     as_json: bool,
 ) -> None:
     """Show how long the registry keeps rows that nothing needs any more, or change it."""
-    given = {"audit": audit, "certificates": certificates, "secrets": secrets, "enrollment_tokens": enrollment_tokens}
+    given = {
+        "audit": audit,
+        "certificates": certificates,
+        "secrets": secrets,
+        "enrollment_tokens": enrollment_tokens,
+        "agents": agents,
+    }
     changes = {name: days for name, days in given.items() if days is not None}
     if changes:
         with writing(directory) as (_server, session):

@@ -24,12 +24,14 @@ class Retention:
         certificates: client certificates, after their end.
         secrets: secret versions, after the end of their grace. The secret itself is destroyed at that end.
         enrollment_tokens: enrollment tokens, after their end.
+        agents: revoked agents, after they were revoked. Nothing but `agents delete` removes one, and not before.
     """
 
     audit: int = 1096
     certificates: int = 420
     secrets: int = 400
     enrollment_tokens: int = 90
+    agents: int = 90
 
 
 def retention(session: Session) -> Retention:

@@ -28,6 +28,7 @@ ASKS = {
     "license-agent-cli secrets invalidate": ("99", 1, "Continue? [y/N]"),
     "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
     "license-server agents reinstate": ("pos-001", 1, "Continue? [y/N]"),
+    "license-server agents delete": ("pos-001", 1, "Continue? [y/N]"),
     "license-server agents serial": ("--set 0", 1, "Continue? [y/N]"),
     "license-server clock accept": ("", 1, "[y/N]"),
     "license-server clones resume": ("pos-001", 1, "[y/N]"),

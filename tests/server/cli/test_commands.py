@@ -102,6 +102,7 @@ ARGUMENTS = {
     "agents revoke": ["x"],
     "agents reinstate": ["x", "--yes"],
     "agents show": ["x"],
+    "agents delete": ["x", "--yes"],
     "audit-head": ["--agent", "x"],
     "clones resume": ["x", "--yes"],
     "enrollment-token revoke": ["1"],
@@ -416,7 +417,7 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
     assert "written: for ever" in shown and "grace: 30 days" in shown
     assert "from 401" in run("retention", "--certificates", "400", code=1).err
     assert json.loads(run("retention", "--apply", "--json").out) == {
-        "days": {"audit": 0, "certificates": 420, "secrets": 30, "enrollment_tokens": 90},
+        "days": {"audit": 0, "certificates": 420, "secrets": 30, "enrollment_tokens": 90, "agents": 90},
         "removed": {},
     }
     changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]

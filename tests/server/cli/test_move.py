@@ -329,9 +329,11 @@ def test_a_move_that_was_broken_at_a_step_leaves_one_registry_in_use_and_is_repe
     steps, switched = 0, 0
     for broken in each_step(ways.act, ways.fresh, kind, ways.scratch):
         steps += 1
-        assert broken.code == (-signal.SIGKILL if kind == "kill" else 1), broken
-        assert "Traceback" not in broken.output, broken
         inuse = database_of(ways.directory)
+        # The last step only notes that the new database is in use; if it fails, who opens it first does so.
+        done = kind == "full" and inuse == ways.url and "moved to" in broken.output
+        assert broken.code == (-signal.SIGKILL if kind == "kill" else 0 if done else 1), broken
+        assert "Traceback" not in broken.output, broken
         assert inuse in (ways.old, ways.url), broken
         if inuse == ways.old:
             assert rows_in(ways.directory) == ways.content, (broken, "the old registry is whole and open")
