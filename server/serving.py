@@ -120,7 +120,7 @@ def serve(
         RegistryError: it cannot start; the text says why and what to do.
     """
     jobs = Jobs(server.database, (HOUSEKEEPING,), f"{socket.gethostname()[:100]}/{os.getpid()}")
-    metrics = Metrics(lambda: facts(server, jobs), time.time, lambda: lines.dropped)
+    metrics = Metrics(partial(_facts_or_none, server, jobs), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
@@ -282,6 +282,15 @@ def facts(server: Server, jobs: Jobs) -> Facts:
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
     standings = jobs.standings(int(time.time()))
     return Facts(agents, ends, halted, server.clock.problem() is None, [JobFacts(*astuple(each)) for each in standings])
+
+
+def _facts_or_none(server: Server, jobs: Jobs) -> Facts | None:
+    """None while the registry cannot be read: what this process has counted is served all the same."""
+    try:
+        return facts(server, jobs)
+    except (RegistryError, SQLAlchemyError) as problem:
+        _log.warning("the registry cannot be read for /metrics", extra={"fields": {"kind": type(problem).__name__}})
+        return None
 
 
 def endpoint_of(path: str) -> str:

@@ -52,13 +52,13 @@ class Metrics:
     """The server's metrics.
 
     Args:
-        facts: returns the present facts; raises what the database raises.
+        facts: returns the present facts; None while the registry cannot be read.
         wall: seconds since 1970 UTC.
         lines_dropped: returns how many lines of the log were lost since the start.
     """
 
     def __init__(
-        self, facts: Callable[[], Facts], wall: Callable[[], float], lines_dropped: Callable[[], int] = lambda: 0
+        self, facts: Callable[[], Facts | None], wall: Callable[[], float], lines_dropped: Callable[[], int] = lambda: 0
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -128,7 +128,7 @@ class _LogCollector(Collector):
 
 
 class _FactsCollector(Collector):
-    def __init__(self, facts: Callable[[], Facts], wall: Callable[[], float]) -> None:
+    def __init__(self, facts: Callable[[], Facts | None], wall: Callable[[], float]) -> None:
         self._facts = facts
         self._wall = wall
 
@@ -137,6 +137,13 @@ class _FactsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         facts, now = self._facts(), self._wall()
+        yield GaugeMetricFamily(
+            "license_server_registry_up",
+            "1 if the registry could be read for this scrape; otherwise there is nothing here of what it has.",
+            value=float(facts is not None),
+        )
+        if facts is None:
+            return
         agents = GaugeMetricFamily("license_server_agents", "Agents by status.", labels=["status"])
         for status in STATUSES:
             agents.add_metric([status], facts.agents.get(status, 0))

@@ -117,14 +117,18 @@ class Prepared:
 
     @contextmanager
     def _connection(self, *, writing: bool) -> Iterator[tuple[Any, Statements]]:
-        with self._database.driver(writing=writing) as pooled:
-            connection = pooled.dbapi_connection
-            assert connection is not None
-            postgresql = not self._database.is_sqlite
-            try:
-                if not postgresql:
-                    connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
-                yield connection, Statements(connection.execute, postgresql)
-            except (sqlite3.Error, psycopg.Error) as error:
-                pooled.invalidate(error)
-                raise DriverFailed(f"the database's driver failed: {type(error).__name__}") from error
+        try:
+            with self._database.driver(writing=writing) as pooled:
+                connection = pooled.dbapi_connection
+                assert connection is not None
+                postgresql = not self._database.is_sqlite
+                try:
+                    if not postgresql:
+                        connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
+                    yield connection, Statements(connection.execute, postgresql)
+                except (sqlite3.Error, psycopg.Error) as error:
+                    pooled.invalidate(error)
+                    raise
+        except (sqlite3.Error, psycopg.Error) as error:
+            # Also where no connection could be made: the pool does not translate that.
+            raise DriverFailed(f"the database's driver failed: {type(error).__name__}") from error
