@@ -13,6 +13,7 @@ from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.agentcounts import counted
+from server.registry.dialect import is_sqlite
 from server.registry.models import Agent, Certificate
 
 from .seen import went_back
@@ -191,7 +192,7 @@ class Agents:
             query = query.where(Agent.status == status)
         if prefix:
             query = query.where(func.substr(Agent.id, 1, len(prefix)) == prefix)
-            if session.get_bind().dialect.name == "sqlite":
+            if is_sqlite(session):
                 # Ids are ASCII, and SQLite's order is that of bytes: its index finds them. PostgreSQL has another order.
                 query = query.where(Agent.id >= prefix, Agent.id < prefix + "\x7f")
         return [row_of(agent) for agent in session.scalars(query)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, text
 
 from server.registry.database import Database
+from server.registry.dialect import passing_locked
 from server.registry.models import Job
 
 RETRY_S = 60
@@ -75,9 +76,9 @@ class Jobs:
             for name in self._plans:
                 if name not in known:
                     session.execute(_NEW, {"name": name, "now": now})
-            # SQLite has one writer at a time. In PostgreSQL, a row that another process is claiming is passed over.
-            rows = select(Job).where(Job.name.in_(self._plans)).order_by(Job.due_at).with_for_update(skip_locked=True)
-            for row in session.scalars(rows):
+            # One that another process is claiming at this moment is passed over.
+            rows = select(Job).where(Job.name.in_(self._plans)).order_by(Job.due_at)
+            for row in session.scalars(passing_locked(rows)):
                 plan = self._plans[row.name]
                 held = row.lease_until is not None and now < row.lease_until <= now + plan.lease_s
                 if not held and (row.due_at <= now or row.due_at > now + plan.every_s):

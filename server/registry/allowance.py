@@ -10,6 +10,7 @@ from sqlalchemy import text
 from server.base.limits import AGENT_RATE, Rate
 
 from .database import Database
+from .dialect import locking
 
 LOT = 15
 """Requests of a lot."""
@@ -37,7 +38,7 @@ class Allowance:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._find = text(_FIND if database.is_sqlite else f"{_FIND} FOR UPDATE")
+        self._find = text(locking(_FIND, sqlite=database.is_sqlite))
 
     def take_lot(self, name: str, now: int) -> bool:
         """Takes a lot for a caller; returns False if its bucket has none.

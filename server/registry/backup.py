@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from sqlalchemy import MetaData, func, insert, select, text
+from sqlalchemy import MetaData, insert, select
 from sqlalchemy.orm import Session
 
 from common.files import fsync_directory, place, temporary_of
 from server.base.errors import RegistryError
 
 from .database import Database
+from .dialect import go_on_behind, highest_given
 from .models import REVISION, Base, Setting
 
 FORMAT, VERSION = "license-server-backup", 1
@@ -256,18 +257,6 @@ def fill(database: Database, path: Path, summary: Summary, also: Callable[[Sessi
         flush()
         if reader.digest.hexdigest() != summary.digest:
             raise RegistryError(f"the backup {path} changed while it was read; nothing was restored")
-        if not database.is_sqlite:
-            _move_sequences(session)
+        for table in Base.metadata.sorted_tables:
+            go_on_behind(session, table, highest_given(session, table))
         also(session)
-
-
-def _move_sequences(session: Session) -> None:
-    """Lets PostgreSQL count on where the rows end: rows that bring their own number do not move a sequence."""
-    for table in Base.metadata.sorted_tables:
-        column = table.autoincrement_column
-        if column is None or not isinstance(column.autoincrement, bool) or not column.autoincrement:
-            continue
-        highest = session.scalar(select(func.max(column)))
-        if highest is not None:
-            named = {"table": table.name, "column": column.name, "value": highest}
-            session.execute(text("SELECT setval(pg_get_serial_sequence(:table, :column), :value)"), named)

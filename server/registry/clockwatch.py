@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from server.base.machineclock import Reading, is_synchronized, read_clocks
 from server.base.ownclock import STEP_S, Evidence, Finding, Remote, describe, find
 
 from .database import Database
+from .dialect import own_clock
 from .models import Heartbeat
 
 OPERATOR = "operator"
@@ -207,14 +208,16 @@ class ClockWatch:
 
     def _ask_database(self) -> Remote:
         """What the database's clock says. It says nothing where it is this machine's own."""
-        if self._database.is_sqlite or _is_this_machine(self._database.url.host):
+        if _is_this_machine(self._database.url.host):
             return Remote.ABSENT
         try:
             with self._database.read() as session:
-                theirs = session.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))
+                theirs = own_clock(session)
         except SQLAlchemyError:
             return Remote.ABSENT
-        apart = abs(float(theirs or 0) - self._clocks().wall)
+        if theirs is None:
+            return Remote.ABSENT
+        apart = abs(theirs - self._clocks().wall)
         return Remote.AGREES if apart <= STEP_S else Remote.CONTRADICTS
 
 

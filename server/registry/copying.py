@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 import psycopg
-from sqlalchemy import String, Table, collate, func, insert, select, text
+from sqlalchemy import String, Table, collate, func, insert, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
 
 from .database import brief
+from .dialect import go_on_behind, highest_given, is_sqlite
 from .models import Base
 
 BATCH = 1000
@@ -64,7 +65,7 @@ def copy(source: Session, target: Session, progress: Progress) -> dict[str, Cont
     for table in tables():
         with _writer(target, table) as write:
             found[table.name] = _read(source, table, write, progress)
-    if target.get_bind().dialect.name == "postgresql":
+    if not is_sqlite(target):
         _move_sequences(source, target)
     return found
 
@@ -75,7 +76,7 @@ def content(session: Session, progress: Progress) -> dict[str, Content]:
 
 
 def _read(session: Session, table: Table, take: Callable[[list[Row]], None], progress: Progress) -> Content:
-    postgresql = session.get_bind().dialect.name == "postgresql"
+    postgresql = not is_sqlite(session)
     order = [
         collate(column, "C") if postgresql and isinstance(column.type, String) else column
         for column in table.primary_key.columns
@@ -97,7 +98,7 @@ def _read(session: Session, table: Table, take: Callable[[list[Row]], None], pro
 @contextmanager
 def _writer(session: Session, table: Table) -> Iterator[Callable[[list[Row]], None]]:
     names = [column.name for column in table.columns]
-    if session.get_bind().dialect.name == "postgresql":
+    if not is_sqlite(session):
         driver: Any = session.connection().connection.driver_connection
         named = ", ".join(f'"{name}"' for name in names)
         try:
@@ -120,15 +121,6 @@ def _writer(session: Session, table: Table) -> Iterator[Callable[[list[Row]], No
 
 
 def _move_sequences(source: Session, target: Session) -> None:
-    """Numbers go on behind the greatest that was ever given: PostgreSQL's sequence knows it, SQLite's rows do."""
+    """Numbers go on behind the greatest that was ever given."""
     for table in tables():
-        column = table.autoincrement_column
-        if column is None or column.autoincrement is not True:
-            continue
-        highest = source.scalar(select(func.max(column))) or 0
-        where = {"table": table.name, "column": column.name}
-        if source.get_bind().dialect.name == "postgresql":
-            last = text("SELECT pg_sequence_last_value(CAST(pg_get_serial_sequence(:table, :column) AS regclass))")
-            highest = max(highest, source.scalar(last, where) or 0)
-        if highest:
-            target.execute(text("SELECT setval(pg_get_serial_sequence(:table, :column), :value)"), {**where, "value": highest})
+        go_on_behind(target, table, highest_given(source, table))

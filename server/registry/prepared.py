@@ -16,6 +16,7 @@ import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from .database import Database
+from .dialect import locking
 
 LOCK_AGENT = (
     "SELECT id, status, identity_key, urgent, last_seen, audit_seq, audit_head, seen_version, seen_at, audit_turns, halted_at, "
@@ -64,8 +65,7 @@ class Statements:
 
     def lock(self, statement: str, *parameters: object) -> Row | None:
         """The row of a statement, which stays locked until the transaction ends; None if there is none."""
-        # SQLite has locked all of the database.
-        return self._cursor(statement + " FOR UPDATE" if self.postgresql else statement, parameters).fetchone()  # type: ignore[no-any-return]
+        return self._cursor(locking(statement, sqlite=not self.postgresql), parameters).fetchone()  # type: ignore[no-any-return]
 
     def rows(self, statement: str, *parameters: object) -> list[Row]:
         """All rows of a statement."""

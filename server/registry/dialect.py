@@ -1,0 +1,54 @@
+"""What SQLite and PostgreSQL have each in their own way: locks of rows, sequences, and a clock of their own.
+
+All else is the same SQL on both. SQLite has one writer at a time, so where PostgreSQL locks a row, SQLite has locked everything
+already; it numbers rows by the rows themselves, and its clock is this machine's.
+"""
+
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, Table, func, select, text
+from sqlalchemy.orm import Session
+
+_Query = TypeVar("_Query", bound="Select[Any]")
+_LAST = text("SELECT pg_sequence_last_value(CAST(pg_get_serial_sequence(:table, :column) AS regclass))")
+_SET = text("SELECT setval(pg_get_serial_sequence(:table, :column), :value)")
+
+
+def is_sqlite(session: Session) -> bool:
+    """Whether a session's database is SQLite."""
+    return session.get_bind().dialect.name == "sqlite"
+
+
+def locking(statement: str, *, sqlite: bool) -> str:
+    """A SELECT whose rows stay locked until the transaction ends."""
+    return statement if sqlite else f"{statement} FOR UPDATE"
+
+
+def passing_locked(query: _Query) -> _Query:
+    """A query that locks its rows, without those that another transaction has locked."""
+    return query.with_for_update(skip_locked=True)
+
+
+def highest_given(session: Session, table: Table) -> int:
+    """The greatest number that a table's own numbering has given so far, also to rows that are gone; 0 if it numbers none."""
+    column = table.autoincrement_column
+    if column is None or column.autoincrement is not True:
+        return 0
+    highest: int = session.scalar(select(func.max(column))) or 0
+    if is_sqlite(session):
+        return highest
+    return max(highest, session.scalar(_LAST, {"table": table.name, "column": column.name}) or 0)
+
+
+def go_on_behind(session: Session, table: Table, highest: int) -> None:
+    """Lets a table's own numbering go on behind a number: rows that bring their own number do not move a sequence."""
+    column = table.autoincrement_column
+    if column is not None and column.autoincrement is True and highest and not is_sqlite(session):
+        session.execute(_SET, {"table": table.name, "column": column.name, "value": highest})
+
+
+def own_clock(session: Session) -> float | None:
+    """The time of the database's machine, seconds since 1970 UTC; None if that is this machine for sure."""
+    if is_sqlite(session):
+        return None
+    return float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
