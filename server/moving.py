@@ -91,8 +91,10 @@ def move_server(directory: Path, to: str | None, now: int, operator: dict[str, s
                 raise RegistryError(f"{old.name} has tables that this program does not know: move it with the newer release")
             with old.read() as session:
                 cipher = Cipher(datakey.opened(session, masterkey.in_use(old_place.master)))
+            # settings.toml names it. Without this, a copy that an interrupted move has put to use would look unused.
+            begin_use(old)
+            made = _prepare(new, _identity(old))
             old.close()
-            made = _prepare(new)
             with sole_access(old) as source:
                 try:
                     tables = _copy(source, old, new, cipher, now, progress)
@@ -162,8 +164,17 @@ def _stored(directory: Path) -> str:
     return place.stored_url or place.url
 
 
-def _prepare(new: Database) -> bool:
+def _identity(database: Database) -> str | None:
+    """What a registry has in common with its copies, and with no other registry: its wrapped data key."""
+    with database.read() as session:
+        return session.scalar(select(Setting.value).where(Setting.name == "data_key"))
+
+
+def _prepare(new: Database, identity: str | None) -> bool:
     """Checks that the target is empty, and removes an unused copy from it. Returns whether SQLite's file is made here.
+
+    Args:
+        identity: of the registry whose copy may be removed: another one's may be in use by its own settings.toml.
 
     Raises:
         RegistryError: it is not empty, or does not answer.
@@ -175,7 +186,7 @@ def _prepare(new: Database) -> bool:
         if new.is_empty():
             if path is not None or new.revision() is None:
                 return path is not None and (not path.exists() or path.stat().st_size == 0)
-        elif new.revision() == REVISION and unused(new):
+        elif new.revision() == REVISION and unused(new) and _identity(new) == identity:
             _remove(new, file=False)
             return path is not None
     except SQLAlchemyError as error:

@@ -32,7 +32,7 @@ from server.keys.keyring import Keyring
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
 from server.registry.clockwatch import ClockNotTrusted
-from server.registry.database import Database
+from server.registry.database import Database, RegistryMoved
 from server.web.peers import Peer
 from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
@@ -165,6 +165,8 @@ class Exchange:
             return DATABASE_DOWN
         except ClockNotTrusted as problem:
             return error(503, RefusalCode.UNAVAILABLE, str(problem), CLOCK_RETRY_S)
+        except RegistryMoved:
+            return error(503, RefusalCode.UNAVAILABLE, "the server's registry was moved; an operator has to restart the server")
 
     def _check_in(self, peer: Peer | None, text: str, now: int) -> Response | None:
         """The response to an ordinary check-in; None for what needs a closer look."""

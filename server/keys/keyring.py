@@ -27,7 +27,7 @@ from contracts.trust import encode_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.registry.cipher import Cipher
-from server.registry.database import Database, present_number
+from server.registry.database import Database, present_number, require_here
 from server.registry.models import KeySetRow
 
 from . import es256, key_rows
@@ -205,6 +205,7 @@ class Keyring:
         if known is not None and self._monotonic() - self._looked < LOOK_AGAIN_S:
             return known
         with self._database.read() as session:
+            require_here(session)
             number = present_number(session, COUNTER)
             loaded = self._loaded
             if loaded is None or loaded.number != number:

@@ -26,6 +26,8 @@ from .agentcounts import WritingSession
 from .models import REVISION, Counter, Setting
 
 BUSY_S = 10
+IDLE_S = 60
+"""How long PostgreSQL lets a transaction do nothing: of a process that was halted, or a machine that lost its power."""
 OPERATOR = "operator"
 """In `session.info`: `Database.operator`."""
 _SECRETS = ("password", "sslpassword")
@@ -36,7 +38,12 @@ UNUSED = "registry.unused"
 """The setting of a copy that nobody has opened; its value says what it is a copy of."""
 _secrets: list[str] = []
 """The passwords of this process's databases: no error text quotes one."""
-POOL_SIZE = 16
+POOL_SIZE = 8
+"""Connections to PostgreSQL that are kept, of each of two pools."""
+MORE = 4
+"""Connections beyond that, for a moment, of the first pool. Who finds none waits for `BUSY_S`."""
+MOST_CONNECTIONS = 2 * POOL_SIZE + MORE
+"""Connections to PostgreSQL that a process has at most."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -64,6 +71,9 @@ class Database:
                 "what was given is not a database URL; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME, and "
                 "%-encode special characters in a password"
             ) from None
+        if "@" in (self.url.host or ""):
+            # Part of a password would stand where the host is, in every error.
+            raise RegistryError("there is more than one '@' in the database URL; write %40 for those in a name or password")
         _secrets.extend(secret for secret in passwords_in(self.url) if secret not in _secrets)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
@@ -207,6 +217,14 @@ class Database:
             row = session.get(Setting, "oldest_program")
             return row is not None and row.value <= REVISION
 
+    def connections(self) -> int | None:
+        """How many connections the database takes from users like ours; None for SQLite, which counts none."""
+        if self.is_sqlite:
+            return None
+        with self.read() as session:
+            most = int(session.scalar(text("SELECT current_setting('max_connections')")) or 0)
+            return most - int(session.scalar(text("SELECT current_setting('superuser_reserved_connections')")) or 0)
+
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """Opens a transaction that only reads, and sees one moment of the whole database, however long it takes."""
@@ -233,7 +251,12 @@ class Database:
     def make_file(self) -> None:
         """Creates SQLite's file, if it is missing, with mode 0600; SQLite would use the umask."""
         if self.is_sqlite and self.url.database:
-            os.close(os.open(Path(self.url.database), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            file = os.open(Path(self.url.database), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(file).st_size == 0:
+                    os.fchmod(file, 0o600)  # somebody may have made it beforehand
+            finally:
+                os.close(file)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -258,8 +281,10 @@ def passwords_in(url: URL) -> list[str]:
 
 def _engine(url: Any, is_sqlite: bool) -> Engine:
     if not is_sqlite:
-        return create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, pool_timeout=BUSY_S)
-    engine = create_engine(url, connect_args={"timeout": BUSY_S}, pool_size=POOL_SIZE, max_overflow=POOL_SIZE)
+        engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=MORE, pool_pre_ping=True, pool_timeout=BUSY_S)
+        _bound_waits(engine)
+        return engine
+    engine = create_engine(url, connect_args={"timeout": BUSY_S}, pool_size=2 * POOL_SIZE, max_overflow=2 * POOL_SIZE)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -276,10 +301,21 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     return engine
 
 
+def _bound_waits(engine: Engine) -> None:
+    """Ends what waits for a lock of PostgreSQL, and what holds locks and does nothing. SQLite has its own wait."""
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET lock_timeout = '{BUSY_S}s'")
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
+        connection.commit()
+
+
 def _driver_engine(url: URL) -> Engine:
     """Connections to PostgreSQL for `Database.driver`."""
     # The one that was used last has its statements prepared.
     engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=BUSY_S, pool_use_lifo=True)
+    _bound_waits(engine)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -331,6 +367,17 @@ def present_number(session: Session, name: str) -> int:
     """The value of a counter, without locking it."""
     row = session.get(Counter, name)
     return 0 if row is None else row.value
+
+
+class RegistryMoved(RegistryError):
+    """The registry was moved to another database while this process served it."""
+
+
+def require_here(session: Session) -> None:
+    """Returns if the registry was not moved away; raises RegistryMoved."""
+    moved = session.get(Setting, MOVED)
+    if moved is not None:
+        raise RegistryMoved(f"the registry was moved to {moved.value}; restart the server")
 
 
 # A copy of a registry that nobody has used yet

@@ -15,9 +15,11 @@ import pytest
 from sqlalchemy import delete, select, update
 from sqlalchemy import text as sql
 
+from server import moving
 from server.base.settings import SETTINGS, Place, settings_of
+from server.keys.keyring import Keyring
 from server.registry import copying, sole
-from server.registry.database import MOVED, UNUSED, Database, sqlite_url
+from server.registry.database import MOVED, UNUSED, Database, RegistryMoved, sqlite_url
 from server.registry.models import Agent, AuditRecord, Base, EnrollmentToken, Setting
 from tests.server.devices import NOW, Device
 from tests.support.faults import Kind, broken_at, each_step
@@ -407,3 +409,49 @@ def test_a_move_to_a_disk_that_is_too_small_leaves_nothing_there(used: Path, tmp
         finally:
             subprocess.run(["umount", disk], check=True)
     assert refused >= 2
+
+
+def interrupted_after_the_switch(directory: Path, url: str, scratch: Path) -> None:
+    """A move that is killed once settings.toml names the new database, before anybody has opened that."""
+
+    def act() -> None:
+        def killed(_database: object) -> None:
+            if database_of(directory) == url:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        moving.begin_use = killed  # type: ignore[assignment]
+        moving.move_server(directory, url, NOW, {}, moving.Progress(lambda _what, _rows: None, lambda _rows: None))
+
+    scratch.mkdir()
+    assert broken_at(10_000, act, "kill", scratch).code == -signal.SIGKILL
+    assert database_of(directory) == url
+
+
+def test_a_copy_that_another_servers_settings_name_is_not_removed(used: Path, tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "target.db")
+    interrupted_after_the_switch(used, url, tmp_path / "scratch")
+    other = tmp_path / "other"
+    assert license_server("init", "--dir", str(other), "--root-key", str(tmp_path / "other.root"), env={}).returncode == 0
+    done = license_server("move", "--dir", str(other), "--to", url, env={})
+    assert done.returncode == 1 and "which is not overwritten" in done.stderr
+    assert "pos-000001" in license_server("agents", "list", "--dir", str(used), env={}).stdout
+
+
+def test_a_copy_is_not_removed_by_another_spelling_of_its_own_name(used: Path, tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "target.db")
+    interrupted_after_the_switch(used, url, tmp_path / "scratch")
+    (tmp_path / "link").symlink_to(tmp_path)
+    done = license_server("move", "--dir", str(used), "--to", sqlite_url(tmp_path / "link" / "target.db"), env={})
+    assert done.returncode == 1 and "which is not overwritten" in done.stderr
+    assert "pos-000001" in license_server("agents", "list", "--dir", str(used), env={}).stdout
+
+
+def test_a_server_that_serves_a_registry_that_was_moved_stops_answering(used: Path) -> None:
+    serving = open_server(used)
+    keys = Keyring(serving.database, serving.cipher, monotonic=iter(range(0, 1000, 10)).__next__)
+    assert keys.key_set()
+    with serving.database.write() as session:
+        session.add(Setting(name=MOVED, value="elsewhere"))
+    with pytest.raises(RegistryMoved, match="restart the server"):
+        keys.key_set()
+    serving.close()

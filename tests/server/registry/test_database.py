@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from server.base.errors import RegistryError
 from server.registry import database as module
-from server.registry.database import Database
-from server.registry.models import Setting
+from server.registry.database import Database, sqlite_url
+from server.registry.models import Counter, Setting
 from tests.support.serverside import ServerSide
 from tests.support.waiting import READY_S
 
@@ -94,3 +95,29 @@ def test_a_writer_that_holds_on_does_not_stop_the_others_for_good(tmp_path: Path
         put(session, "b")
     assert names(database) == {"b"}
     database.close()
+
+
+def test_a_password_with_a_bare_at_sign_is_in_no_error() -> None:
+    with pytest.raises(RegistryError, match="more than one '@'") as caught:
+        Database("postgresql+psycopg://license:ab@cd@db.example/registry")
+    assert "cd" not in str(caught.value).replace("code", "")
+
+
+def test_an_empty_file_that_was_there_is_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.touch(mode=0o666)
+    path.chmod(0o666)
+    database = Database(sqlite_url(path))
+    database.make_file()
+    assert path.stat().st_mode & 0o777 == 0o600
+    database.close()
+
+
+def test_a_lock_that_nobody_lets_go_ends_the_wait(server: ServerSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 1)
+    other = Database(server.place.url)
+    with server.database.write() as session, pytest.raises(SQLAlchemyError):
+        session.get(Counter, "serial", with_for_update=True)
+        with other.write() as second:
+            second.get(Counter, "serial", with_for_update=True)
+    other.close()
