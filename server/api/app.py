@@ -125,8 +125,9 @@ def create_app(
     def challenge(request: Request, peer: RenewingPeer, _body: Nothing) -> HttpResponse:
         """A challenge for requests with the same client certificate."""
         found = exchange.admit(peer, now())
+        request.scope["extensions"][NOTE].judged = True
         if isinstance(found, Response):
-            return _respond(request, found)
+            return _judged(request, found)
         return _json(200, {"challenge": found, "expires_in": CHALLENGE_LIFETIME_S})
 
     for purpose, kind in KINDS.items():
@@ -174,10 +175,10 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
     path, name = f"{PREFIX}/{purpose}", purpose.replace("-", "_")
 
     def ask(request: Request, peer: AgentPeer, body: SignedRequest) -> HttpResponse:
-        return _respond(request, exchange.handle(purpose, peer, body.request, now()))
+        return _judged(request, exchange.handle(purpose, peer, body.request, now()))
 
     def ask_at_any_date(request: Request, peer: RenewingPeer, body: SignedRequest) -> HttpResponse:
-        return _respond(request, exchange.handle(purpose, peer, body.request, now()))
+        return _judged(request, exchange.handle(purpose, peer, body.request, now()))
 
     endpoint = ask_at_any_date if purpose == RENEWAL else ask
     endpoint.__doc__ = summary
@@ -190,11 +191,17 @@ def _add_purpose(app: FastAPI, exchange: Exchange, purpose: str, summary: str, n
         peer: AgentPeer,
         agent_request: Annotated[str, Header(max_length=MAX_HEADER_REQUEST_CHARS, pattern=JWS_PATTERN)],
     ) -> HttpResponse:
-        return _respond(request, exchange.handle(purpose, peer, agent_request, now()))
+        return _judged(request, exchange.handle(purpose, peer, agent_request, now()))
 
     ask_by_get.__doc__ = summary
     by_get = {status: value for status, value in responses.items() if status != 415}
     app.add_api_route(path, ask_by_get, methods=["GET"], name=f"get_{name}", response_model=SignedReply, responses=by_get)
+
+
+def _judged(request: Request, answer: Response) -> HttpResponse:
+    """The answer of who has asked the registry for the client certificate, unless that did not answer."""
+    request.scope["extensions"][NOTE].judged = answer.status != 503
+    return _respond(request, answer)
 
 
 def _respond(request: Request, answer: Response) -> HttpResponse:

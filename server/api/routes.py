@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +27,8 @@ from .app import PREFIX
 from .forms import MIN_JWS_CHARS
 
 CHALLENGE = "challenge"
+AT_ONCE = 2
+"""Requests of one agent that have threads; an agent asks one after the other."""
 _NOTHING = b"{}"
 # Not `$`, which in Python's expressions also stands before a line feed at the end.
 _JWS = r"\A[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z"
@@ -46,6 +49,14 @@ def plain_request(body: bytes) -> str | None:
         return None
 
 
+class _Lane:
+    """The requests of one agent that are under way."""
+
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.users = 0
+
+
 class AgentRoutes:
     """The agents' endpoints. `middleware.Middleware` belongs in front of it.
 
@@ -61,6 +72,7 @@ class AgentRoutes:
         self._exchange = exchange
         self._threads = threads
         self._wall = wall
+        self._lanes: dict[str, _Lane] = {}
         self._purposes = {f"{PREFIX}/{purpose}": purpose for purpose in (*KINDS, CHALLENGE)}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -75,17 +87,32 @@ class AgentRoutes:
         if answer is None:
             await self._app(scope, replay(body), send)
             return
-        scope["extensions"][NOTE].code = None if answer.code is None else answer.code.value
+        note = scope["extensions"][NOTE]
+        note.code, note.judged = None if answer.code is None else answer.code.value, answer.status != 503
         await send_response(send, answer)
 
     async def _answer(self, purpose: str, peer: Peer, body: bytes) -> Response | None:
-        loop, now = asyncio.get_running_loop(), int(self._wall())
         if purpose == CHALLENGE:
-            return await loop.run_in_executor(self._threads, self._challenge, peer, now) if body == _NOTHING else None
+            return await self._in_turn(peer, self._challenge, peer) if body == _NOTHING else None
         text = plain_request(body)
-        return (
-            None if text is None else await loop.run_in_executor(self._threads, self._exchange.handle, purpose, peer, text, now)
-        )
+        return None if text is None else await self._in_turn(peer, self._handle, purpose, peer, text)
+
+    async def _in_turn(self, peer: Peer, act: Callable[..., Response], *arguments: object) -> Response:
+        """Does it in a thread. An agent's requests wait for each other here: they may wait for a lock, and threads are few."""
+        key = peer.agent_id or peer.fingerprint
+        lane = self._lanes.setdefault(key, _Lane())
+        lane.users += 1
+        try:
+            async with lane.turns:
+                now = int(self._wall())
+                return await asyncio.get_running_loop().run_in_executor(self._threads, partial(act, *arguments, now))
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[key]
+
+    def _handle(self, purpose: str, peer: Peer, text: str, now: int) -> Response:
+        return self._exchange.handle(purpose, peer, text, now)
 
     def _challenge(self, peer: Peer, now: int) -> Response:
         found = self._exchange.admit(peer, now)

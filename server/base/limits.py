@@ -27,7 +27,7 @@ MAX_HANDSHAKES = 1024
 MAX_HANDSHAKES_ADDRESS = 64
 """TLS handshakes at once, of an address. A shop's tills share one address."""
 MAX_AGENT_CONNECTIONS = 8
-"""Connections of one agent; it needs two, and those that it has lost end by themselves."""
+"""Connections of one client certificate; its agent needs two, and those that it has lost end by themselves."""
 MAX_KEYS = 16_384
 """Callers for which a bucket is kept."""
 

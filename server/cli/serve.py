@@ -13,10 +13,11 @@ from server.api.app import create_app
 from server.base.errors import RegistryError
 from server.base.jsonlog import log_to_stderr
 from server.enrollment.service import LEVELS, Level, Policy
+from server.registry.database import MOST_CONNECTIONS
 from server.serving import Options, Sockets, check, load_roots, write_tls_files
 from server.serving import bind as bind_sockets
 from server.serving import serve as run_server
-from server.web.listeners import host_and_port
+from server.web.listeners import host_and_port, remove_socket
 from server.web.proxyusers import DEFAULT, uids_of
 from server.workers import WORKER_OPTION, Supervisor, inherited, start_again
 
@@ -24,6 +25,8 @@ from .options import directory_option, opened
 from .output import out_option, write
 
 MAX_WORKERS = 64
+FOR_COMMANDS = 10
+"""Connections of PostgreSQL that are left to operators' commands."""
 _log = logging.getLogger("license_server")
 
 
@@ -119,15 +122,22 @@ def serve(
         if check_only:
             check(server)
             return
+        needed, most = workers * MOST_CONNECTIONS + FOR_COMMANDS, server.database.connections()
+        if workers > 1 and most is not None and needed > most:
+            raise RegistryError(
+                f"{workers} workers and the commands beside them may need {needed} connections, and PostgreSQL takes {most}: "
+                f"raise its max_connections, or use at most {max(1, (most - FOR_COMMANDS) // MOST_CONNECTIONS)} workers"
+            )
     sockets = bind_sockets(options, workers)
+    bound = None if unix is None else unix.lstat()
     try:
         if workers == 1:
             _serve(directory, options, sockets[0], lambda: None)
         else:
             sys.exit(_supervise(sockets))
     finally:
-        if unix is not None:
-            unix.unlink(missing_ok=True)
+        if unix is not None and bound is not None:
+            remove_socket(sockets[0].api, unix, (bound.st_dev, bound.st_ino))
 
 
 def _serve(directory: Path, options: Options, sockets: Sockets, ready: Callable[[], None], until: int | None = None) -> None:

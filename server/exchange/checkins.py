@@ -21,7 +21,17 @@ from server.agents.seen import went_back
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
 from server.licensing.secrets import outlook
-from server.registry.prepared import CERTIFICATE, KEEP_REPLY, LOCK_AGENT, NOTE_CONTACT, STANDING, Prepared, Row, Statements
+from server.registry.prepared import (
+    CERTIFICATE,
+    KEEP_REPLY,
+    LOCK_AGENT,
+    NOTE_CONTACT,
+    STANDING,
+    DriverBusy,
+    Prepared,
+    Row,
+    Statements,
+)
 from server.web.peers import Peer
 
 from .content import Reader, next_contact
@@ -108,8 +118,8 @@ class CheckIns:
                 self._write(statements, agent, request.request_id, text, signed, now)
         except _NotOrdinary:
             return None
-        except SQLAlchemyError:
-            if written:
+        except SQLAlchemyError as problem:
+            if written or isinstance(problem, DriverBusy):
                 raise
             return None  # a connection that was lost since it was last used; `service` gets another one
         return signed

@@ -5,12 +5,15 @@ ordinary agent never meets the registry's bucket. An agent that asks more has it
 together therefore let an agent ask at most one lot each beyond what one process would.
 """
 
+from collections.abc import Callable
+
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from server.base.limits import AGENT_RATE, Rate
 
 from .database import Database
-from .dialect import locking
+from .dialect import locking, own_clock
 
 LOT = 15
 """Requests of a lot."""
@@ -20,7 +23,7 @@ PROCESS_RATE = Rate(LOT / LOT_REFILL_S, LOT)
 SHARED_RATE = Rate(AGENT_RATE.per_second, AGENT_RATE.burst - LOT)
 """What is in the registry: with one process, an agent has `AGENT_RATE`."""
 CLOCK_TOLERANCE_S = 60
-"""A bucket from further ahead was written while a clock was wrong, and counts as full."""
+"""A bucket from further ahead was written while a clock was wrong: what it lacks comes back from now on."""
 KEPT_S = 3600
 """How long a bucket is kept: it is full long before."""
 
@@ -34,10 +37,12 @@ class Allowance:
 
     Args:
         database: the registry's.
+        clock: the time of the database's machine, which all processes have in common; None if it has none of its own.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[Session], float | None] = own_clock) -> None:
         self._database = database
+        self._clock = clock
         self._find = text(locking(_FIND, sqlite=database.is_sqlite))
 
     def take_lot(self, name: str, now: int) -> bool:
@@ -45,18 +50,22 @@ class Allowance:
 
         Args:
             name: whose bucket.
-            now: seconds since 1970 UTC.
+            now: seconds since 1970 UTC, where the database has no clock of its own.
 
         Raises:
             SQLAlchemyError: the database does not answer.
         """
         name = name[:96]
         with self._database.write() as session:
+            now = int(self._clock(session) or now)
             session.execute(_NEW, {"name": name, "level": float(SHARED_RATE.burst), "now": now})
             level, at = session.execute(self._find, {"name": name}).one()
-            past = SHARED_RATE.burst if at > now + CLOCK_TOLERANCE_S else max(0, now - at) * SHARED_RATE.per_second
-            level = min(float(SHARED_RATE.burst), level + past)
+            # The clock may have been set back, for good or by a moment.
+            reckoned = now if at > now + CLOCK_TOLERANCE_S else max(at, now)
+            level = min(float(SHARED_RATE.burst), level + max(0, reckoned - at) * SHARED_RATE.per_second)
             if level < LOT:
+                if at > reckoned:
+                    session.execute(_TAKE, {"name": name, "level": level, "now": reckoned})
                 return False
-            session.execute(_TAKE, {"name": name, "level": level - LOT, "now": now})
+            session.execute(_TAKE, {"name": name, "level": level - LOT, "now": reckoned})
             return True

@@ -49,6 +49,10 @@ class DriverFailed(SQLAlchemyError):
     """The driver's own error, as one of SQLAlchemy's: what catches those catches this one."""
 
 
+class DriverBusy(DriverFailed):
+    """Another transaction has held a lock for too long: to try again at once would wait as long again."""
+
+
 Row = Sequence[Any]
 
 
@@ -131,4 +135,5 @@ class Prepared:
                     raise
         except (sqlite3.Error, psycopg.Error) as error:
             # Also where no connection could be made: the pool does not translate that.
-            raise DriverFailed(f"the database's driver failed: {type(error).__name__}") from error
+            kind = DriverBusy if isinstance(error, psycopg.errors.LockNotAvailable) else DriverFailed
+            raise kind(f"the database's driver failed: {type(error).__name__}") from error

@@ -75,7 +75,7 @@ class Admission:
 
         Args:
             entry: the connection.
-            holder: the agent that the client certificate names; None without a certificate.
+            holder: fingerprint of the client certificate; None without one.
         """
         if entry.ended:
             entry.close()  # it has lost its place while its handshake ended

@@ -35,7 +35,8 @@ class Visit:
     def settled(self, transport: asyncio.Transport, peer: Peer | None) -> None:
         """The handshake has ended."""
         self._entry.close = transport.abort
-        self._admission.settle(self._entry, None if peer is None else peer.agent_id or peer.fingerprint)
+        # By the certificate: who holds an old one of an agent must not end the connections of the agent itself.
+        self._admission.settle(self._entry, None if peer is None else peer.fingerprint)
 
     def ended(self) -> None:
         """The connection has ended."""

@@ -232,7 +232,24 @@ def unix_socket(path: Path) -> socket.socket:
         raise RegistryError(f"cannot listen on {path}: {error.strerror}") from None
     finally:
         os.umask(mask)
+    # At once: a path where nobody listens looks like one that a server has left behind.
+    sock.listen(BACKLOG)
     return sock
+
+
+def remove_socket(sock: socket.socket, path: Path, identity: tuple[int, int]) -> None:
+    """Closes a Unix socket and removes its path, unless another server has put its own there since.
+
+    Args:
+        sock: of `unix_socket`.
+        path: where it is.
+        identity: device and inode of the path when it was bound.
+    """
+    sock.close()
+    with contextlib.suppress(OSError):
+        there = path.lstat()
+        if (there.st_dev, there.st_ino) == identity:
+            path.unlink()
 
 
 def _clear(path: Path) -> None:

@@ -61,9 +61,15 @@ class Caller:
 
 @dataclass(slots=True)
 class Note:
-    """What the application notes of its response, for metrics and log: the refusal's `code`, or None for a success."""
+    """What the application notes of its response, for metrics, limits and log.
+
+    Attributes:
+        code: of a refusal; None for a success.
+        judged: whether the registry was asked for the client certificate.
+    """
 
     code: str | None = None
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,7 @@ class Middleware:
         self._asked = buckets(LOT_ASKED_RATE)
         self._addresses = buckets(ADDRESS_RATE)
         self._unknown: dict[str, None] = {}
+        self._unjudged = buckets(AGENT_RATE)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handles one request, or the lifespan."""
@@ -153,7 +160,7 @@ class Middleware:
             if not started:
                 await send_response(noting, error(500, RefusalCode.UNAVAILABLE, "internal error; the server's log says where"))
         finally:
-            self._note_known(scope["extensions"].get(CALLER), status)
+            self._note_known(scope["extensions"].get(CALLER), status, note)
             self._observe(scope, note, status, self._steady() - began)
 
     async def _admit(self, scope: Scope, receive: Any) -> Response | bytes:
@@ -183,6 +190,9 @@ class Middleware:
             limit, key = self._addresses, address_key(address)
         else:
             limit, key = self._agents, self._bucket_of(caller.peer)
+        if caller.peer is not None and self._unjudged.wait(caller.peer.fingerprint, now):
+            wait = self._unjudged.wait(caller.peer.fingerprint, now)
+            return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
         if not limit.take(key, now) and not (limit is self._agents and await self._take_lot(key, now)):
             wait = limit.wait(key, now)
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
@@ -207,19 +217,24 @@ class Middleware:
         Certificates that the application has answered with 401 share another one: who has an old certificate of an agent cannot
         use up what the agent may ask.
         """
-        if peer.fingerprint in self._unknown:
-            return f"unknown {peer.agent_id or peer.fingerprint}"
-        return f"agent {peer.agent_id or peer.fingerprint}"
+        agent = peer.agent_id or peer.fingerprint
+        return f"unknown {agent}" if peer.fingerprint in self._unknown else f"agent {agent}"
 
-    def _note_known(self, caller: Caller | None, status: int) -> None:
+    def _note_known(self, caller: Caller | None, status: int, note: Note) -> None:
         if caller is None or caller.peer is None or status == 429:
             return
-        if status != 401:
-            self._unknown.pop(caller.peer.fingerprint, None)
-            return
-        self._unknown[caller.peer.fingerprint] = None
-        if len(self._unknown) > MAX_KEYS:
-            del self._unknown[next(iter(self._unknown))]
+        peer = caller.peer
+        if status == 401:
+            self._unknown[peer.fingerprint] = None
+            if len(self._unknown) > MAX_KEYS:
+                del self._unknown[next(iter(self._unknown))]
+        elif note.judged:
+            self._unknown.pop(peer.fingerprint, None)
+        else:
+            # Nobody has looked whether the certificate still counts, so it was not the agent who asked.
+            now = self._steady()
+            self._agents.give(self._bucket_of(peer), 1, now)
+            self._unjudged.take(peer.fingerprint, now)
 
 
 def _ends(caller: Caller | None, status: int) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from server.base.limits import AGENT_RATE
 from server.registry.allowance import LOT
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer
+from tests.support.ownpostgres import OwnPostgres
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
@@ -163,3 +165,13 @@ def test_sqlite_has_one_process(tmp_path: Path) -> None:
         said = one.fails("serve", "--bind", "127.0.0.1:0", "--workers", "2")
         assert "SQLite has one writer at a time" in said and "PostgreSQL" in said
         assert "for processes that" in one.fails("serve", "--bind", "127.0.0.1:0", "--worker", "77,88")
+
+
+def test_more_workers_than_postgresql_has_connections_for_are_refused(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="la-", ignore_cleanup_errors=True) as place:
+        with (
+            OwnPostgres.made(Path(place), "max_connections=40") as postgres,
+            ApiServer.made(tmp_path / "s", postgres.url) as one,
+        ):
+            said = one.fails("serve", "--bind", "127.0.0.1:0", "--workers", "3")
+            assert "3 workers" in said and "PostgreSQL takes 37" in said and "at most 1 workers" in said

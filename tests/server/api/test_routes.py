@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 from contracts.exchange import RefusalCode
 from server.api.app import PREFIX, create_app
 from server.api.forms import SignedRequest
-from server.api.routes import AgentRoutes, plain_request
+from server.api.routes import AT_ONCE, AgentRoutes, plain_request
 from server.base.limits import MAX_BODY_BYTES
 from server.exchange.content import KINDS
 from server.exchange.service import RENEWAL
 from server.web.middleware import CALLER, NOTE, Caller, Note, replay
 from server.web.peers import Peer
 from server.web.responses import Response, error
+from tests.support.waiting import READY_S
 
 NOW = 1_800_000_000
 PEER = Peer("ab" * 32, 0, NOW + 9, "1", "pos-1", 1)
@@ -155,3 +157,42 @@ def test_the_document_has_the_routes() -> None:
     document = create_app(None, None, None).openapi()  # type: ignore[arg-type]
     for name in (*KINDS, "challenge"):
         assert "post" in document["paths"][f"{PREFIX}/{name}"]
+
+
+def test_an_agent_whose_requests_wait_leaves_threads_to_others() -> None:
+    """A row that somebody else has locked: all requests of that agent wait, and those of other agents do not."""
+    world = World()
+    world.threads = ThreadPoolExecutor(AT_ONCE + 1)
+    free, answered = threading.Event(), []
+
+    def handle(purpose: str, peer: Peer, text: str, now: int) -> Response:
+        if peer.agent_id == "pos-1":
+            assert free.wait(READY_S)
+        answered.append(peer.agent_id)
+        return Response(200, JWS)
+
+    world.exchange.handle = handle  # type: ignore[method-assign]
+    routes = AgentRoutes(world.app, world.exchange, world.threads, lambda: NOW)  # type: ignore[arg-type]
+    other = Peer("cd" * 32, 0, NOW + 9, "2", "pos-2", 2)
+
+    async def ask(peer: Peer) -> None:
+        extensions = {CALLER: Caller(peer, "a", peer), NOTE: Note()}
+        scope = {"type": "http", "method": "POST", "path": PATHS[0], "extensions": extensions}
+
+        async def send(_message: dict[str, Any]) -> None:
+            pass
+
+        await routes(scope, replay(BODIES[0]), send)
+
+    async def scenario() -> None:
+        waiting = [asyncio.create_task(ask(PEER)) for _ in range(10)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(ask(other), READY_S)
+        assert answered == ["pos-2"]
+        free.set()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(scenario())
+    assert sorted(answered) == ["pos-1"] * 10 + ["pos-2"]
+    assert routes._lanes == {}
+    world.threads.shutdown()

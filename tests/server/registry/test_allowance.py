@@ -9,6 +9,12 @@ from tests.server.atonce import at_once
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
 
+
+def allowance_of(server: ServerSide) -> Allowance:
+    """One that goes by the time that the test gives."""
+    return Allowance(server.database, lambda _session: None)
+
+
 LOTS = SHARED_RATE.burst // LOT
 
 
@@ -17,7 +23,7 @@ def test_with_one_process_an_agent_has_its_whole_rate() -> None:
 
 
 def test_all_processes_together_give_out_so_many_lots(server: ServerSide) -> None:
-    processes = [Allowance(server.database) for _ in range(6)]
+    processes = [allowance_of(server) for _ in range(6)]
     acts = [partial(each.take_lot, "agent a", NOW) for each in processes]
     assert sum(at_once(acts)) == LOTS
     assert sum(each.take_lot("agent a", NOW + 1) for each in processes) == 0
@@ -27,14 +33,29 @@ def test_all_processes_together_give_out_so_many_lots(server: ServerSide) -> Non
 
 
 def test_a_clock_that_was_wrong_leaves_nobody_without(server: ServerSide) -> None:
-    allowance = Allowance(server.database)
+    allowance = allowance_of(server)
     assert sum(allowance.take_lot("agent a", NOW + 86_400) for _ in range(6)) == LOTS
-    assert sum(allowance.take_lot("agent a", NOW) for _ in range(6)) == LOTS
-    assert not allowance.take_lot("agent a", NOW - 30)
+    assert not allowance.take_lot("agent a", NOW)
+    assert allowance.take_lot("agent a", NOW + int(LOT / AGENT_RATE.per_second))
+
+
+def test_a_clock_that_goes_to_and_fro_gives_no_more(server: ServerSide) -> None:
+    allowance = allowance_of(server)
+    for skew in (1, 9, 59):
+        name, given = f"agent {skew}", 0
+        for second in range(30):
+            given += allowance.take_lot(name, NOW + second) + allowance.take_lot(name, NOW + second + skew)
+        assert given * LOT <= SHARED_RATE.burst + AGENT_RATE.per_second * (30 + min(skew, 60))
 
 
 def test_buckets_that_are_full_again_go(server: ServerSide) -> None:
-    Allowance(server.database).take_lot("agent a", NOW)
+    allowance_of(server).take_lot("agent a", NOW)
     keeping = Housekeeping(server.database, server.server.cipher.audit_key())
     assert "allowance" not in keeping.run(NOW + KEPT_S, confirmed=True).rows
     assert keeping.run(NOW + KEPT_S + 1, confirmed=True).rows["allowance"] == 1
+
+
+def test_the_clock_that_counts_is_the_databases(server: ServerSide) -> None:
+    allowance = Allowance(server.database)
+    given = sum(allowance.take_lot("agent a", NOW + each * 1000) for each in range(6))
+    assert given == (6 if server.database.is_sqlite else LOTS)  # SQLite's clock is the one of its only process

@@ -21,7 +21,7 @@ from server.base.errors import RegistryError
 from server.base.limits import MAX_BODY_BYTES
 from server.web import transport
 from server.web.callers import FromProxy, from_tls
-from server.web.listeners import Chore, Listener, host_and_port, run, tcp_socket, unix_socket
+from server.web.listeners import Chore, Listener, host_and_port, remove_socket, run, tcp_socket, unix_socket
 from server.web.middleware import CALLER, Middleware, Note
 from server.web.tlscontext import load_identity, server_context
 from server.web.transport import ApiProtocol
@@ -398,3 +398,18 @@ def test_chores_are_done_beside_the_requests_and_end_with_the_server() -> None:
 
     run([server], lambda: None, lambda: None, [Chore(work, 0.001)])
     assert len(done) >= 3 and all(done)
+
+
+def test_a_unix_socket_is_listened_at_from_the_first_moment_and_only_its_own_path_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    first = unix_socket(path)
+    there = path.lstat()
+    with pytest.raises(RegistryError, match="another server listens"):
+        unix_socket(path)
+    path.unlink()
+    second = unix_socket(path)
+    remove_socket(first, path, (there.st_dev, there.st_ino))
+    assert path.exists()
+    there = path.lstat()
+    remove_socket(second, path, (there.st_dev, there.st_ino))
+    assert not path.exists()
