@@ -88,6 +88,7 @@ def migrate(directory: Path) -> None:
     """Migrate the database to this program's revision. Make a backup first."""
     database = Database(place_of(directory).url)
     try:
+        database.require_file()
         before = database.revision()
         database.migrate()
         click.echo(f"the database has revision {database.revision()} (before: {before or 'none'})", err=True)

@@ -6,6 +6,7 @@ transaction that writes takes SQLite's lock when it begins.
 
 import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,6 +198,7 @@ class Database:
 
     def check_schema(self) -> None:
         """Returns if the database answers and has a schema that this program may serve. Raises RegistryError as `ready`."""
+        self.require_file()
         try:
             found = self.revision()
         except SQLAlchemyError as error:
@@ -248,9 +250,27 @@ class Database:
         except SQLAlchemyError as error:
             raise RegistryError(f"the database could not be migrated: {brief(error)}") from None
 
+    def require_file(self) -> None:
+        """Returns unless the database is a SQLite file that is missing; raises RegistryError then."""
+        if self.is_sqlite and self.url.database and not Path(self.url.database).exists():
+            raise RegistryError(
+                f"the registry's file {self.url.database} is missing: put it back with the files beside it that begin with its "
+                "name (is its disk mounted?), or restore a backup with 'license-server restore'"
+            )
+
     def make_file(self) -> None:
-        """Creates SQLite's file, if it is missing, with mode 0600; SQLite would use the umask."""
+        """Creates SQLite's file, if it is missing, with mode 0600; SQLite would use the umask.
+
+        Raises:
+            RegistryError: the log of another registry lies beside it, and would be lost.
+        """
         if self.is_sqlite and self.url.database:
+            log = Path(f"{self.url.database}-wal")
+            if log.exists() and log.stat().st_size and not Path(self.url.database).exists():
+                raise RegistryError(
+                    f"{log} belongs to a registry that was in {self.url.database}, and has what was written last: put that "
+                    "registry back beside it, or move this file away"
+                )
             file = os.open(Path(self.url.database), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 if os.fstat(file).st_size == 0:
@@ -284,7 +304,13 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
         engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=MORE, pool_pre_ping=True, pool_timeout=BUSY_S)
         _bound_waits(engine)
         return engine
-    engine = create_engine(url, connect_args={"timeout": BUSY_S}, pool_size=2 * POOL_SIZE, max_overflow=2 * POOL_SIZE)
+
+    def connect() -> sqlite3.Connection:
+        # Never creates the file: an empty one in place of a registry whose disk is not mounted would cost it its log (-wal).
+        name = f"file:{quote(str(Path(url.database).absolute()))}?mode=rw"
+        return sqlite3.connect(name, uri=True, timeout=BUSY_S, check_same_thread=False)
+
+    engine = create_engine(url, creator=connect, pool_size=2 * POOL_SIZE, max_overflow=2 * POOL_SIZE)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

@@ -168,10 +168,10 @@ def test_sqlite_has_one_process(tmp_path: Path) -> None:
 
 
 def test_more_workers_than_postgresql_has_connections_for_are_refused(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="la-", ignore_cleanup_errors=True) as place:
-        with (
-            OwnPostgres.made(Path(place), "max_connections=40") as postgres,
-            ApiServer.made(tmp_path / "s", postgres.url) as one,
-        ):
-            said = one.fails("serve", "--bind", "127.0.0.1:0", "--workers", "3")
-            assert "3 workers" in said and "PostgreSQL takes 37" in said and "at most 1 workers" in said
+    with (
+        tempfile.TemporaryDirectory(prefix="la-", ignore_cleanup_errors=True) as place,
+        OwnPostgres.made(Path(place), "max_connections=40") as postgres,
+        ApiServer.made(tmp_path / "s", postgres.url) as one,
+    ):
+        said = one.fails("serve", "--bind", "127.0.0.1:0", "--workers", "3")
+        assert "3 workers" in said and "PostgreSQL takes 37" in said and "at most 1 workers" in said

@@ -30,6 +30,7 @@ NOW: int = FORMER["now"]
 
 def fill(database: Database) -> None:
     """Puts the rows into a database of the release's revision."""
+    database.make_file()
     with database.engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

@@ -27,6 +27,7 @@ def database(url: str | None, tmp_path: Path) -> Iterator[Database]:
 
 
 def to(database: Database, revision: str, act: Callable[..., None] = command.upgrade) -> None:
+    database.make_file()
     with database.engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
@@ -68,6 +69,7 @@ def test_all_of_it_can_be_taken_back(database: Database) -> None:
 
 
 def test_another_revision_is_refused_with_what_to_do(database: Database) -> None:
+    database.make_file()
     with pytest.raises(RegistryError, match=r"has revision none, this program needs .*license-server migrate"):
         database.ready()
     database.migrate()
