@@ -570,5 +570,18 @@ def main() -> int:
     return 1 if bad else 0
 
 
+def entry() -> int:
+    """`main`, for a person who interrupts it, or reads no further."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        click.echo("\ndemo: interrupted; what it had started has ended", err=True)
+        return 130
+    except BrokenPipeError:
+        # Nobody reads on. Python would try to write what is left, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

@@ -67,13 +67,23 @@ def down(layout: Layout) -> None:
 
 def restart(layout: Layout) -> int:
     """Stops the agent and starts it again; returns its process id."""
-    before = info_of(layout)
-    if not before["agent_pid"]:
-        raise StandError("the agent is stopped: use 'license-stand agent start'")
+    before = require_agent(layout)
     os.kill(before["stand_pid"], RESTART)
     late = f"the agent was not back within {READY_S:g} s; look at agent.log"
     _wait(lambda: info_of(layout)["agent_pid"] not in (0, before["agent_pid"]), late)
     return int(info_of(layout)["agent_pid"])
+
+
+def require_agent(layout: Layout) -> dict[str, Any]:
+    """What is known of a stand whose agent runs.
+
+    Raises:
+        StandError: its agent is stopped, and whoever asked it would wait until a deadline.
+    """
+    info = info_of(layout)
+    if not info["agent_pid"]:
+        raise StandError("the agent is stopped: use 'license-stand agent start'")
+    return info
 
 
 def switch_agent(layout: Layout, *, on: bool) -> None:
@@ -109,6 +119,7 @@ def cli(layout: Layout, *arguments: str) -> dict[str, Any]:
     Raises:
         StandError: it failed.
     """
+    require_agent(layout)
     reply: dict[str, Any] = json.loads(Commands().run("license-agent-cli", "--json", *arguments, env=layout.env()) or "{}")
     return reply
 
@@ -130,7 +141,7 @@ def with_defaults(arguments: tuple[str, ...]) -> list[str]:
 
 def rotate(layout: Layout) -> int:
     """A new secret and re-issued tokens; returns the secret's version."""
-    by_hand = info_of(layout)["server_url"] is None
+    by_hand = require_agent(layout)["server_url"] is None
     _make_room(layout)
     return setup.rotate(Commands(), layout, by_hand=by_hand)
 
@@ -176,6 +187,7 @@ def revoke(layout: Layout, license_id: str) -> None:
     Raises:
         StandError: there is no such license, or this stand has no running server.
     """
+    require_agent(layout)
     require_server(layout)
     Commands().run("license-server", "revoke", "--dir", str(layout.server), license_id)
     cli(layout, "contact")

@@ -142,6 +142,7 @@ def agent(directory: Path, state: str) -> None:
 @click.argument("version", type=click.IntRange(1))
 def invalidate(directory: Path, version: int) -> None:
     """Invalidate a secret version in the agent."""
+    acts.require_agent(_layout(directory))
     sys.exit(acts.passed_on(_layout(directory), "license-agent-cli", "secrets", "invalidate", str(version), "--yes"))
 
 

@@ -1,5 +1,6 @@
 """Options and helpers that the commands share."""
 
+import codecs
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from tabulate import tabulate
 
 from common.text import shown
+from server.base.errors import RegistryError
 from server.base.settings import url_in
 from server.keys.rootkey import needs_passphrase
 from server.registry.database import Database
@@ -168,7 +170,10 @@ def passphrase_of(key: Path, file: Path | None) -> bytes | None:
 
 def _passphrase(file: Path | None, question: str, *, twice: bool) -> bytes | None:
     if file is not None:
-        return file.read_bytes().split(b"\n", 1)[0] or None
+        line = file.read_bytes().split(b"\n", 1)[0]
+        if twice and line.startswith(codecs.BOM_UTF8):
+            raise RegistryError(f"{file} begins with a byte order mark, which the passphrase would have: save it without one")
+        return line or None
     if not sys.stdin.isatty():
         return None
     text: str = click.prompt(question, hide_input=True, confirmation_prompt=twice, default="", show_default=False)

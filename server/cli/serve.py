@@ -106,6 +106,8 @@ def serve(
     """Serve the API to agents and devices. SIGTERM stops it; SIGHUP reloads the TLS certificate and the client CAs."""
     if (bind is None) == (unix is None):
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
+    if ops is not None and ops == bind and ops[1] != 0:
+        raise RegistryError("--bind and --ops name the same address: give operators a port of their own")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
     options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies)
