@@ -4,6 +4,7 @@ Whether a program asks is not judged by its words: what was typed ahead is still
 unless the program has read it, or has thrown it away as a prompt for a passphrase does.
 """
 
+import fcntl
 import os
 import pty
 import select
@@ -53,7 +54,22 @@ def at_terminal(command: Sequence[str], env: Mapping[str, str], directory: Path,
     settings[3] &= ~termios.ECHO
     termios.tcsetattr(theirs, termios.TCSANOW, settings)
     os.write(ours, TYPED)
-    process = subprocess.Popen(command, env=dict(env), cwd=directory, stdin=theirs, stdout=theirs, stderr=theirs, umask=0o022)
+
+    def own_terminal() -> None:
+        # A prompt for a passphrase opens /dev/tty: without this, that would be the terminal that the tests were started from.
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        command,
+        env=dict(env),
+        cwd=directory,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        umask=0o022,
+        start_new_session=True,
+        preexec_fn=own_terminal,
+    )
     shown, typed, stopped = b"", time.monotonic(), False
     ends = typed + 3 * READY_S
     try:
