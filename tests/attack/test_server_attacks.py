@@ -451,7 +451,7 @@ def test_a_replayed_request_acts_once_and_elsewhere_not_at_all(chain: Chain, til
     asked = chain.bad.of("rotate-secret")[-1]
     assert isinstance(asked.said, Reply)
     newest = chain.newest()
-    with thief(chain, tmp_path).client() as client:
+    with thief(chain, tmp_path).client(patient=True) as client:
         headers = {"content-type": "application/json"}
         again = client.post(f"{PREFIX}/rotate-secret", content=asked.fetch.body, headers=headers)
         assert again.content == asked.said.body, "the same request gets the same answer"
