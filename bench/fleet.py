@@ -75,7 +75,7 @@ def measure_fleet(directory: Path, count: int) -> Fleet:
     """Measures a registry with so many agents.
 
     Args:
-        directory: for the server's files; made anew.
+        directory: for the server's files; it must not exist yet.
         count: agents.
     """
     directory.mkdir(parents=True)

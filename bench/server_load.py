@@ -1,7 +1,7 @@
 """The license server under check-ins of many agents: mutual TLS 1.3, every request signed and fresh, every reply kept.
 
 A check-in is one `secret-status` with a challenge that the agent has already. `server_floor` is the floor. What counts is the
-processor time of all processes of the server; PostgreSQL's own is told beside it. Agents stay within their rate limit.
+processor time of all processes of the server; PostgreSQL's own is reported beside it. Agents stay within their rate limit.
 """
 
 import asyncio

@@ -37,7 +37,7 @@ from .registry.sole import sole_access
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Who is told how far it is: what is done and how many rows it has, and the number of rows of each batch."""
+    """What the move reports its progress to: what is done and how many rows it has, and the number of rows of each batch."""
 
     begin: Callable[[str, int], None]
     step: Callable[[int], None]

@@ -80,7 +80,7 @@ class Supervisor:
         sockets: for each worker.
         start: starts a process with these descriptors, named in the order that `inherited` takes them in.
         notices: to the service manager.
-        say: is told what happens, for the log.
+        say: logs what happens.
         steady: seconds of a clock that never goes back.
     """
 

@@ -78,7 +78,7 @@ def require_agent(layout: Layout) -> dict[str, Any]:
     """What is known of a stand whose agent runs.
 
     Raises:
-        StandError: its agent is stopped, and whoever asked it would wait until a deadline.
+        StandError: its agent is stopped; a request to it would wait until its deadline.
     """
     info = info_of(layout)
     if not info["agent_pid"]:

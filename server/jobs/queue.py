@@ -69,7 +69,7 @@ class Jobs:
     def claim(self, now: int) -> Plan | None:
         """The job that has been due for longest, now this process's; None if none is due.
 
-        Whoever claims a job calls `finished` or `failed`.
+        The process that claims a job calls `finished` or `failed`.
         """
         with self._database.write() as session:
             known = set(session.scalars(select(Job.name)))

@@ -347,7 +347,7 @@ def _driver_engine(url: URL) -> Engine:
     def _connect(connection: Any, _record: Any) -> None:
         from psycopg.types.numeric import Int8Dumper
 
-        # Whole numbers of one size: the driver would prepare a statement anew for each combination of sizes.
+        # Whole numbers of one size: the driver would prepare a statement again for each combination of sizes.
         connection.adapters.register_dumper(int, Int8Dumper)
 
     return engine
