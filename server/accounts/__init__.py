@@ -1,0 +1,1 @@
+"""Accounts of operators: people, programs, their credentials and roles."""

@@ -1,0 +1,1 @@
+"""Events of the server, and the webhooks that they are sent to."""

@@ -1,0 +1,1 @@
+"""The operator API: HTTP for the acts."""
