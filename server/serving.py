@@ -34,6 +34,8 @@ from .exchange.content import KINDS
 from .jobs.queue import Jobs, Plan
 from .jobs.runner import Runner
 from .keys.keyring import Keyring
+from .keys.lifecycle import held
+from .keys.schedule import planned
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
 from .registry.housekeeping import Housekeeping
@@ -49,7 +51,10 @@ from .wiring import Server, wire_enrollment, wire_exchange
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
 LOOK_FOR_JOBS_S = 30.0
+LOOK_FOR_TLS_S = 60.0
+"""How soon a process that listens by itself serves a TLS certificate that is new in the registry."""
 HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
+KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -119,8 +124,8 @@ def serve(
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    jobs = Jobs(server.database, (HOUSEKEEPING,), f"{socket.gethostname()[:100]}/{os.getpid()}")
-    metrics = Metrics(partial(_facts_or_none, server, jobs), time.time, lambda: lines.dropped)
+    jobs = Jobs(server.database, (HOUSEKEEPING, KEYS), f"{socket.gethostname()[:100]}/{os.getpid()}")
+    metrics = Metrics(partial(_facts_or_none, server, jobs, options.bind is not None), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
@@ -160,10 +165,14 @@ def serve(
         if context is not None:
             _reload(server.keys, listener)
 
-    runner = Runner(jobs, {HOUSEKEEPING.name: partial(_keep_house, server)}, time.time)
+    work = {HOUSEKEEPING.name: partial(_keep_house, server), KEYS.name: partial(_keep_keys, server, context is not None)}
+    runner = Runner(jobs, work, time.time)
+    chores = [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)]
+    if context is not None:
+        chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))
     try:
         with Heart(server.clock):
-            run(servers, serving, hangup, [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)], until)
+            run(servers, serving, hangup, chores, until)
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
@@ -183,6 +192,36 @@ def _keep_house(server: Server, now: int) -> None:
     removed = Housekeeping(server.database, server.cipher.audit_key()).run(now)
     if removed.rows:
         _log.info("housekeeping", extra={"fields": {"removed": removed.rows}})
+
+
+def _keep_keys(server: Server, makes_tls: bool, now: int) -> None:
+    for change in server.succession.run(now, makes_tls=makes_tls):
+        fields = {"kind": change.kind, "kid": change.kid, "before": change.before}
+        _log.info("a key of the server was replaced on schedule", extra={"fields": fields})
+
+
+class TlsWatch:
+    """Notices a TLS certificate that is new in the registry: another process may have made it on schedule.
+
+    Args:
+        keys: has the certificate.
+        reload: serves it.
+    """
+
+    def __init__(self, keys: Keyring, reload: Callable[[], None]) -> None:
+        self._keys = keys
+        self._reload = reload
+        self._served = keys.tls_material()[0]
+
+    def look(self) -> None:
+        """Calls `reload` if the certificate has changed since the last look; raises nothing."""
+        try:
+            present = self._keys.tls_material()[0]
+        except (RegistryError, SQLAlchemyError):
+            return  # the next look tries again
+        if present != self._served:
+            self._reload()
+            self._served = present
 
 
 def _authorities(keys: Keyring) -> str:
@@ -272,22 +311,33 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
     return {"database": database, "keys": keys, "disk": disk, "clock": server.clock.problem}
 
 
-def facts(server: Server, jobs: Jobs) -> Facts:
-    """What `/metrics` says of the registry. Its time does not depend on the size of the fleet."""
+def facts(server: Server, jobs: Jobs, makes_tls: bool) -> Facts:
+    """What `/metrics` says of the registry. Its time does not depend on the size of the fleet.
+
+    Args:
+        server: open.
+        jobs: of the registry.
+        makes_tls: whether this process serves a new TLS certificate by itself.
+    """
     with server.database.read() as session:
         agents, halted = server.agents.count(session), server.clones.count(session)
     ends: dict[str, int] = {}
-    for row in server.key_lifecycle.listed():
+    rows = server.key_lifecycle.listed()
+    unattended = {plan.kind for plan in planned(held(rows)) if plan.next_kid is not None}
+    if makes_tls:
+        unattended.add("tls")
+    for row in rows:
         if row.state == "active":
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
     standings = jobs.standings(int(time.time()))
-    return Facts(agents, ends, halted, server.clock.problem() is None, [JobFacts(*astuple(each)) for each in standings])
+    jobs_facts = [JobFacts(*astuple(each)) for each in standings]
+    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended))
 
 
-def _facts_or_none(server: Server, jobs: Jobs) -> Facts | None:
+def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool) -> Facts | None:
     """None while the registry cannot be read: what this process has counted is served all the same."""
     try:
-        return facts(server, jobs)
+        return facts(server, jobs, makes_tls)
     except (RegistryError, SQLAlchemyError) as problem:
         _log.warning("the registry cannot be read for /metrics", extra={"fields": {"kind": type(problem).__name__}})
         return None

@@ -32,6 +32,7 @@ from .keys.lifecycle import KeyLifecycle
 from .keys.masterkey import MasterKey
 from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
+from .keys.succession import Succession
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
 from .registry import audit, backup
@@ -81,6 +82,7 @@ class Server:
     clock: ClockWatch
     keys: Keyring
     key_lifecycle: KeyLifecycle
+    succession: Succession
     agents: Agents
     lost_records: LostRecords
     certificates: ClientCertificates
@@ -133,6 +135,7 @@ def wire(
     keys = Keyring(database, cipher, clock.check)
     certificates = ClientCertificates(keys)
     secrets = Secrets(keys, cipher, random)
+    lifecycle = KeyLifecycle(database, cipher, keys)
     return Server(
         place=place,
         database=database,
@@ -140,7 +143,8 @@ def wire(
         cipher=cipher,
         clock=clock,
         keys=keys,
-        key_lifecycle=KeyLifecycle(database, cipher, keys),
+        key_lifecycle=lifecycle,
+        succession=Succession(database, cipher, keys, lifecycle),
         agents=Agents(),
         lost_records=LostRecords(),
         certificates=certificates,

@@ -39,6 +39,7 @@ class Facts:
         halted: number of agents that two machines have been.
         clock_trusted: whether the server may sign by its own clock.
         jobs: how the timed jobs stand.
+        unattended: names of the keys in `ends` that the server itself will replace in time.
     """
 
     agents: dict[str, int]
@@ -46,6 +47,7 @@ class Facts:
     halted: int = 0
     clock_trusted: bool = True
     jobs: Sequence[JobFacts] = ()
+    unattended: frozenset[str] = frozenset()
 
 
 class Metrics:
@@ -166,6 +168,14 @@ class _FactsCollector(Collector):
             ends.add_metric([name], end)
         yield days
         yield ends
+        ready = GaugeMetricFamily(
+            "license_server_key_successor_ready",
+            "1 if the server itself replaces a key in time; 0 if an administrator has to prepare or rotate it.",
+            labels=["name"],
+        )
+        for name in sorted(facts.ends):
+            ready.add_metric([name], float(name in facts.unattended))
+        yield ready
         yield GaugeMetricFamily(
             "license_server_clock_trusted",
             "1 while the server trusts its own clock; otherwise it signs nothing.",

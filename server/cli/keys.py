@@ -7,8 +7,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.base.errors import RegistryError
 from server.base.settings import ROOT_KEY, place_of
-from server.keys.lifecycle import LIFETIMES, WARN_S, KeyRow
+from server.keys.lifecycle import LIFETIMES, PREPARED, WARN_S, KeyRow, held
 from server.keys.rootkey import NewRootKey, read_root_key
+from server.keys.schedule import USE_AHEAD_S, Planned, planned
 from server.registry.database import Database
 from server.wiring import Plan, Server, create_server
 
@@ -115,7 +116,7 @@ def root_pin(directory: Path) -> None:
 
 @click.group()
 def keys() -> None:
-    """List, rotate and end the server's keys and certificates."""
+    """List, prepare, rotate, revert and end the server's keys and certificates."""
 
 
 @keys.command("list")
@@ -175,6 +176,68 @@ def keys_rotate(
         )
 
 
+@keys.command("prepare")
+@directory_option
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(PREPARED), help="Of this kind only; may be repeated.  [default: all]"
+)
+@root_key_option
+@passphrase_option
+def keys_prepare(directory: Path, kinds: tuple[str, ...], root_key: Path | None, passphrase_file: Path | None) -> None:
+    """Make the keys that the server will need next. Needs the root key.
+
+    The keys wait in the key set until 'serve' puts them in use on the day that 'keys schedule' shows. A kind that has such
+    a key already keeps it.
+    """
+    if root_key is None:
+        raise RegistryError("a key set must be signed by the root; give the root's key with --root-key")
+    lent = read_root_key(root_key, passphrase_of(root_key, passphrase_file))
+    with opened(directory) as server:
+        for kind, kid in server.key_lifecycle.prepare(kinds or PREPARED, now(), lent).items():
+            click.echo(f"the next {kind} key is {kid}", err=True)
+        click.echo("'license-server keys schedule' shows when they replace the present ones", err=True)
+
+
+@keys.command("use-next")
+@directory_option
+@click.argument("kind", type=click.Choice(PREPARED))
+def keys_use_next(directory: Path, kind: str) -> None:
+    """Put the prepared key of a KIND in use now, ahead of its day. Needs no root key."""
+    with opened(directory) as server:
+        changed = server.succession.use_next(kind, now())
+    click.echo(
+        f"the {kind} key is now {changed.kid}; 'license-server keys revert {kind}' goes back to {changed.before}", err=True
+    )
+
+
+@keys.command("revert")
+@directory_option
+@click.argument("kind", type=click.Choice(list(USE_AHEAD_S)))
+def keys_revert(directory: Path, kind: str) -> None:
+    """Put the earlier key of a KIND back in use. What the present one signed stays valid. Needs no root key."""
+    with opened(directory) as server:
+        changed = server.succession.revert(kind, now())
+    click.echo(f"the {kind} key is now {changed.kid} again; {changed.before} is still accepted", err=True)
+
+
+@keys.command("schedule")
+@directory_option
+@json_option
+def keys_schedule(directory: Path, as_json: bool) -> None:
+    """Show when each key is replaced, and for which kinds a key has to be prepared."""
+    moment = now()
+
+    def line(row: Planned) -> tuple[str, ...]:
+        missing = row.next_kid is None and row.kind in PREPARED
+        said = "PREPARE NOW" if missing and moment >= row.warn_at else ""
+        waiting = "made on the day" if row.kind == "tls" else row.next_kid or "none"
+        return row.kind, row.kid, waiting, utc(row.use_at), utc(row.ends_at), said
+
+    with opened(directory) as server:
+        plans = planned(held(server.key_lifecycle.listed()))
+    show(plans, ("kind", "in use", "next", "replaced", "ends", ""), line, as_json)
+
+
 def _new_root(server: Server, lent: ec.EllipticCurvePrivateKey, file: NewRootKey) -> str:
     """Makes a new root and returns its pin; or finishes a run that was interrupted behind its commit."""
     present = server.keys.root_pins()[0]
@@ -197,7 +260,7 @@ def _new_root(server: Server, lent: ec.EllipticCurvePrivateKey, file: NewRootKey
 @root_key_option
 @passphrase_option
 def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: Path | None) -> None:
-    """End a retired key at once, because somebody else may have it. Needs the root key."""
+    """End a retired or prepared key at once, because somebody else may have it. Needs the root key."""
     if root_key is None:
         raise RegistryError("a key set must be signed by the root; give the root's key with --root-key")
     lent = read_root_key(root_key, passphrase_of(root_key, passphrase_file))

@@ -1,6 +1,7 @@
 """Reads the server's keys from the registry, and opens their private halves.
 
-A kind has one or more keys: the newest active one is used, retired ones are still accepted, and ended ones are not.
+A kind has one or more keys, in the states of `key_states`: the newest active one is used, retired ones are still accepted, next
+ones wait, and ended ones are not accepted.
 """
 
 import json
@@ -17,13 +18,16 @@ from server.base.errors import RegistryError
 from server.registry.cipher import Cipher
 from server.registry.models import ServerKey, Setting
 
+from .key_states import KeyState
 from .pki import pem_of
 
 
 def live(session: Session, kind: str) -> list[ServerKey]:
-    """The keys of a kind that have not ended, the newest first."""
-    query = select(ServerKey).where(ServerKey.kind == kind, ServerKey.state != "ended")
-    return list(session.scalars(query.order_by(ServerKey.created_at.desc(), ServerKey.state)))
+    """The keys of a kind that have not ended: the one in use, then the one that waits, then the others, the newest first."""
+    query = select(ServerKey).where(ServerKey.kind == kind, ServerKey.state != KeyState.ENDED)
+    rows = session.scalars(query.order_by(ServerKey.created_at.desc(), ServerKey.state))
+    order = (KeyState.ACTIVE, KeyState.NEXT, KeyState.RETIRED)
+    return sorted(rows, key=lambda row: order.index(KeyState(row.state)))
 
 
 def newest(session: Session, kind: str) -> ServerKey:
@@ -32,7 +36,7 @@ def newest(session: Session, kind: str) -> ServerKey:
     Raises:
         RegistryError: the registry has none.
     """
-    query = select(ServerKey).where(ServerKey.kind == kind, ServerKey.state == "active")
+    query = select(ServerKey).where(ServerKey.kind == kind, ServerKey.state == KeyState.ACTIVE)
     row = session.scalars(query.order_by(ServerKey.created_at.desc()).limit(1)).first()
     if row is None:
         raise RegistryError(f"the registry has no {kind} key; run 'license-server init'")

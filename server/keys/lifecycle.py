@@ -1,19 +1,19 @@
 """Makes, rotates and ends the server's keys, and signs key sets.
 
-A new key replaces the one in use; the old one stays in the key set until its end, so that what it signed still verifies. The
-administrator lends the offline root's private key for each change that the root must sign: the registry never holds it.
+A new key replaces the one in use, or waits for its day (`succession`). The old one stays in the key set until its end, so that
+what it signed still verifies. The administrator lends the offline root's private key for each change that the root must sign;
+the registry never holds it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from joserfc import jwe, jws
-from joserfc.errors import JoseError
+from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,10 +25,12 @@ from server.registry.cipher import Cipher
 from server.registry.database import Database, next_number
 from server.registry.models import KeySetRow, ServerKey
 
-from . import key_rows
+from . import key_rows, trial
 from .jose import new_signing_key, public_jwk
+from .key_states import KEY_STATES, KeyEvent, KeyState
 from .keyring import COUNTER, Keyring
 from .pki import make_issuing_ca, make_root, make_server_certificate, pem_of, spki_of
+from .schedule import Held
 
 DAY = 86_400
 LIFETIMES = {
@@ -47,7 +49,9 @@ WARN_S = 30 * DAY
 KEY_SET_LIFETIME_S = 365 * DAY
 SIGNING = ("license", "rotation", "enrollment")
 """The kinds whose public halves are in the key set; the others have certificates."""
-_ES256, _ECDH = ["ES256"], ["ECDH-ES", "A256GCM"]
+PREPARED = (*SIGNING, "issuing-ca")
+"""The kinds whose keys can be made ahead: the root must sign them, and is offline when they are needed."""
+_ES256 = ["ES256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ class KeyRow:
     state: str
     created_at: int
     expires_at: int
+
+
+def held(rows: Iterable[KeyRow]) -> list[Held]:
+    """Keys as the schedule needs them."""
+    return [Held(row.kind, row.kid, row.state, row.expires_at) for row in rows]
 
 
 class KeyLifecycle:
@@ -85,7 +94,7 @@ class KeyLifecycle:
 
     def expiring(self, now: int, within_days: int = 30) -> list[tuple[str, int]]:
         """Kind and end of the keys in use that end within some days, or have ended."""
-        ends = [(row.kind, row.expires_at) for row in self.listed() if row.state == "active"]
+        ends = [(row.kind, row.expires_at) for row in self.listed() if row.state == KeyState.ACTIVE]
         return [(kind, end) for kind, end in ends if end - now <= within_days * DAY]
 
     # Make
@@ -115,14 +124,22 @@ class KeyLifecycle:
 
     # Rotate
 
-    def rotate(self, kind: str, now: int, root_key: ec.EllipticCurvePrivateKey | None, names: tuple[str, ...] = ()) -> str:
-        """Makes a new key of a kind and returns its id.
+    def rotate(
+        self,
+        kind: str,
+        now: int,
+        root_key: ec.EllipticCurvePrivateKey | None,
+        names: tuple[str, ...] = (),
+        actor: str = audit.ADMIN,
+    ) -> str:
+        """Makes a new key of a kind, puts it in use, and returns its id.
 
         Args:
             kind: one of `LIFETIMES`, but not `root`: see `rotate_root`.
             now: seconds since 1970 UTC.
             root_key: the root's private key; not needed for `tls`.
             names: DNS names and IP addresses, for `tls`; empty keeps those of the present certificate.
+            actor: who does it, as in the audit.
 
         Raises:
             RegistryError: the root's key is missing, or belongs to another root; or the server's clock may be wrong.
@@ -134,22 +151,56 @@ class KeyLifecycle:
             kid = self._make(session, kind, now, root_key, names)
             if kind != "tls" and root_key is not None:
                 self._sign_key_set(session, root_key, now)
-            audit.record(session, "admin", "keys.rotated", "ok", now, kind=kind, kid=kid)
+            audit.record(session, actor, "keys.rotated", "ok", now, kind=kind, kid=kid)
         self._keyring.check()
         return kid
 
+    def prepare(self, kinds: Sequence[str], now: int, root_key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+        """Makes keys that wait in the key set until `succession` puts them in use, and returns their ids by kind.
+
+        A kind that has such a key already keeps it. All keys come in one key set.
+
+        Args:
+            kinds: of `PREPARED`.
+            now: seconds since 1970 UTC.
+            root_key: the root's private key.
+
+        Raises:
+            RegistryError: the key belongs to another root; or the server's clock may be wrong.
+        """
+        self._keyring.check_clock()
+        kids: dict[str, str] = {}
+        with self._database.write() as session:
+            for kind in kinds:
+                waiting = [row.kid for row in key_rows.live(session, kind) if row.state == KeyState.NEXT]
+                if waiting:
+                    kids[kind] = waiting[0]
+                    continue
+                kids[kind] = self._make(session, kind, now, root_key, (), prepared=True)
+                audit.record(session, "admin", "keys.prepared", "ok", now, kind=kind, kid=kids[kind])
+            self._sign_key_set(session, root_key, now)
+        self._keyring.check()
+        return kids
+
     def _make(
-        self, session: Session, kind: str, now: int, root_key: ec.EllipticCurvePrivateKey | None, names: tuple[str, ...]
+        self,
+        session: Session,
+        kind: str,
+        now: int,
+        root_key: ec.EllipticCurvePrivateKey | None,
+        names: tuple[str, ...],
+        *,
+        prepared: bool = False,
     ) -> str:
         jwk, key = _certificate_key(kind)
         until = now + LIFETIMES[kind]
         if kind in SIGNING:
-            return self._add(session, kind, jwk, now).kid
+            return self._add(session, kind, jwk, now, prepared=prepared).kid
         if kind == "issuing-ca" and root_key is not None:
             root = _root_of(session, root_key)
             until = min(until, int(root.not_valid_after_utc.timestamp()))
             made = make_issuing_ca(key.public_key(), root, root_key, key_rows.issuer_name(session), now, until)
-            return self._add(session, kind, jwk, now, certificate=made, until=until).kid
+            return self._add(session, kind, jwk, now, certificate=made, until=until, prepared=prepared).kid
         if kind == "tls":
             ca, ca_key = key_rows.issuing_ca(self._cipher, session)
             until = min(until, int(ca.not_valid_after_utc.timestamp()))
@@ -186,7 +237,7 @@ class KeyLifecycle:
     # End
 
     def end(self, kid: str, now: int, root_key: ec.EllipticCurvePrivateKey) -> None:
-        """Removes a retired key from the key set. Agents refuse what it signed from their next contact on.
+        """Removes a retired or prepared key from the key set. Agents refuse what it signed from their next contact on.
 
         Raises:
             RegistryError: the key set has no such key, or the key is still in use.
@@ -196,9 +247,9 @@ class KeyLifecycle:
             row = session.get(ServerKey, kid)
             if row is None or row.kind not in (*SIGNING, "root"):
                 raise RegistryError(f"the key set has no key {kid!r}; 'license-server keys list' lists them")
-            if row.state == "active":
+            if row.state == KeyState.ACTIVE:
                 raise RegistryError(f"the key {kid} is in use; run 'license-server keys rotate {row.kind}' first")
-            row.state, row.sealed = "ended", None
+            row.state, row.sealed = KeyState.ENDED.value, None
             session.flush()
             self._sign_key_set(session, root_key, now)
             audit.record(session, "admin", "keys.ended", "ok", now, kind=row.kind, kid=kid)
@@ -216,8 +267,9 @@ class KeyLifecycle:
         certificate: x509.Certificate | None = None,
         until: int | None = None,
         kept: bool = True,
+        prepared: bool = False,
     ) -> ServerKey:
-        """Puts a new key in use and retires those of its kind before it. The key is tried first.
+        """Puts a new key in use and retires those of its kind before it, or keeps it for later. The key is tried first.
 
         Args:
             session: of a writing transaction.
@@ -227,20 +279,22 @@ class KeyLifecycle:
             certificate: for the key, if its kind has one.
             until: its end; None for the lifetime of its kind.
             kept: whether the registry holds its private half.
+            prepared: it waits; the one in use stays.
         """
-        _try(kind, jwk, certificate)
+        trial.try_new(kind, jwk, certificate)
         public = public_jwk(jwk)
         for row in key_rows.live(session, kind):
-            if row.state == "active":
-                row.state = "retired"
+            state = KeyState(row.state)
+            if state is KeyState.ACTIVE and not prepared:
+                row.state = KEY_STATES.step(state, KeyEvent.REPLACE).value
                 row.expires_at = max(row.expires_at, now + OVERLAP_S)
-            elif row.expires_at <= now:
-                row.state = "ended"
+            elif state is KeyState.RETIRED and row.expires_at <= now:
+                row.state = KEY_STATES.step(state, KeyEvent.END).value
         sealed = self._cipher.seal("server_key", public["kid"], "sealed", json.dumps(jwk).encode()) if kept else None
         row = ServerKey(
             kid=public["kid"],
             kind=kind,
-            state="active",
+            state=(KeyState.NEXT if prepared else KeyState.ACTIVE).value,
             public=json.dumps(public),
             sealed=sealed,
             certificate=None if certificate is None else pem_of(certificate),
@@ -309,22 +363,3 @@ def _public(row: ServerKey) -> PublicJwk:
 def _public_of(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     full: dict[str, Any] = ECKey.import_key(key).as_dict(private=False)
     return {name: str(full[name]) for name in ("kty", "crv", "x", "y")}
-
-
-def _try(kind: str, jwk: dict[str, str], certificate: x509.Certificate | None) -> None:
-    """Uses a new key once before anything depends on it (OP-05)."""
-    try:
-        works = _works(kind, jwk)
-    except (JoseError, ValueError):
-        works = False
-    if not works or (certificate is not None and pin_of(spki_of(certificate)) != pin_of_jwk(public_jwk(jwk))):
-        raise RegistryError(f"the new {kind} key does not work; nothing was changed")
-
-
-def _works(kind: str, jwk: dict[str, str]) -> bool:
-    key, probe = ECKey.import_key({**jwk}), b"license-server"
-    if kind == "enrollment":
-        sealed = jwe.encrypt_compact({"alg": "ECDH-ES", "enc": "A256GCM"}, probe, key, algorithms=_ECDH)
-        return jwe.decrypt_compact(sealed, key, algorithms=_ECDH).plaintext == probe
-    signed = jws.serialize_compact({"alg": "ES256"}, probe, key, algorithms=_ES256)
-    return jws.deserialize_compact(signed, key, algorithms=_ES256).payload == probe

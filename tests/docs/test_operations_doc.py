@@ -62,7 +62,7 @@ def test_degraded_mode_is_drawn_from_its_table() -> None:
 
 
 def test_every_kind_of_key_is_documented_with_its_time() -> None:
-    part = PAGES["guides"].partition("| kind | lasts | rotated by |\n")[2].split("\n\n")[0]
+    part = PAGES["guides"].partition("| kind | lasts | replaced | now, ahead of its day |\n")[2].split("\n\n")[0]
     told = dict(re.findall(r"^\| `([\w-]+)` \| (\d+) days \|", part, re.MULTILINE))
     assert {kind: int(days) * DAY for kind, days in told.items()} == LIFETIMES
     assert f"at least {OVERLAP_S // DAY} days" in prose("guides")

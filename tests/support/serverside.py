@@ -58,7 +58,7 @@ class ServerSide:
             return Acts(store, server.database, session)
 
         self.place, self.database, self.master, self.cipher = server.place, server.database, server.master, server.cipher
-        self.keys, self.key_lifecycle = server.keys, server.key_lifecycle
+        self.keys, self.key_lifecycle, self.succession = server.keys, server.key_lifecycle, server.succession
         self.agents, self.certificates, self.activation = (
             acts(server.agents),
             acts(server.certificates),

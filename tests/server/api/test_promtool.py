@@ -17,7 +17,9 @@ FORMER = b"license_server_days_remaining"
 
 def everything() -> bytes:
     jobs = [JobFacts("housekeeping", 5, 1_799_999_000, 2)]
-    metrics = Metrics(lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1, True, jobs), lambda: 1_800_000_000.5)
+    metrics = Metrics(
+        lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1, True, jobs, frozenset({"tls"})), lambda: 1_800_000_000.5
+    )
     metrics.count("challenge", 200, None, 0.1)
     metrics.count("challenge", 429, "rate_limited", 0.1)
     return metrics.text()
@@ -33,6 +35,7 @@ def test_the_metrics_follow_the_conventions_but_for_one_former_name() -> None:
 def test_times_are_in_the_base_unit() -> None:
     lines = everything().decode().splitlines()
     assert 'license_server_key_expiry_timestamp_seconds{name="tls"} 2e+09' in lines
+    assert 'license_server_key_successor_ready{name="tls"} 1.0' in lines
     assert "license_server_start_time_seconds 1.8000000005e+09" in lines
     assert "license_server_agents_halted 1.0" in lines
 

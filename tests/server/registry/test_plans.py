@@ -136,7 +136,7 @@ def everything(server: ServerSide) -> None:
     Allowance(server.database).take_lot("agent a", now)
     jobs.claim(now)
     jobs.finished(serving.HOUSEKEEPING, now)
-    serving.facts(server.server, jobs)
+    serving.facts(server.server, jobs, makes_tls=True)
 
 
 def serving_delete(fingerprint: str) -> Any:
