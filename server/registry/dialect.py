@@ -24,6 +24,21 @@ def locking(statement: str, *, sqlite: bool) -> str:
     return statement if sqlite else f"{statement} FOR UPDATE"
 
 
+def greatest(*, sqlite: bool) -> str:
+    """The function for the greatest of several values."""
+    return "max" if sqlite else "greatest"
+
+
+def least(*, sqlite: bool) -> str:
+    """The function for the least of several values."""
+    return "min" if sqlite else "least"
+
+
+def own_clock_now(*, sqlite: bool) -> str:
+    """Whole seconds since 1970 UTC by `own_clock`, in a statement; where there is none, a parameter."""
+    return "CAST(? AS BIGINT)" if sqlite else "CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)"
+
+
 def passing_locked(query: _Query) -> _Query:
     """A query that locks its rows, without those that another transaction has locked."""
     return query.with_for_update(skip_locked=True)

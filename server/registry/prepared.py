@@ -1,7 +1,8 @@
-"""The statements of an ordinary check-in, prepared by the database's driver: the only SQL that does not go through SQLAlchemy.
+"""The statements of an ordinary check-in, prepared by the database's driver, and the transactions that run them.
 
-A fleet's check-ins are nearly all that a license server does. Building, compiling and mapping a statement costs more than the
-database's work for it (ADR 34). The tables are those of `models`; a test compares every column that is named here.
+Only they, and the one of `allowance`, do not go through SQLAlchemy. A fleet's check-ins are nearly all that a license server
+does. Building, compiling and mapping a statement costs more than the database's work for it (ADR 34). The tables are those of
+`models`; a test compares every column that is named here.
 
 Each statement has a fresh view of the registry, so what is read after the lock is what holds until the transaction ends.
 """
