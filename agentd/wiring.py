@@ -46,6 +46,7 @@ from .secrets.ring import SecretRing
 from .secrets.store import Store
 from .secrets.trusted_time import TrustedTime
 from .sockets.connection import Hub
+from .sync.capabilities import Negotiation
 from .sync.cycle import ContactCycle
 from .sync.mode import Kept, ModeKeeper
 from .sync.updates import SignedUpdates
@@ -236,7 +237,8 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         client = ExchangeClient(core, store, transport, certificates)
         rotation = RotationRunner(core, config.rotation_journal, made.installer, made.validator, client, trace)
         updates = SignedUpdates(core, store, made.time, made.validator)
-        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint)
+        negotiation = Negotiation(core, store, client)
+        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation)
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))

@@ -48,6 +48,8 @@ def server_text(server: dict[str, Any]) -> str:
         ("revocation list", _revocations(server)),
         ("key set", f"number {server['key_set']}, until {utc(server['key_set_expires'])}"),
         ("TLS certificate until", utc(server["certificate_ends"])),
+        # An agent of release 0.1.0 does not say.
+        ("capabilities of both", ", ".join(server.get("capabilities", ())) or "those of release 0.1.0"),
     ]
     return tabulate(rows, tablefmt="plain")
 

@@ -48,7 +48,7 @@ from .web.tlscontext import server_context
 from .web.transport import ApiProtocol
 from .wiring import Server, wire_enrollment, wire_exchange
 
-ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "openapi.json"})
+ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "capabilities", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
 LOOK_FOR_JOBS_S = 30.0
 LOOK_FOR_TLS_S = 60.0

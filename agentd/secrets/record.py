@@ -95,12 +95,13 @@ SECTION_HARDWARE = "hardware_id"
 SECTION_SERVER = "server"
 SECTION_REVOCATIONS = "revocations"
 SECTION_TLS = "tls"
-# Release 0.1.0 does not know the two below; it keeps them as they are.
+# Release 0.1.0 does not know those below; it keeps them as they are.
 SECTION_UNCONFIRMED = "unconfirmed_time"
 SECTION_SETTLED = "settled_key_set"
+SECTION_CAPABILITIES = "server_capabilities"
 _SECTIONS = (
     SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
-    SECTION_SETTLED,
+    SECTION_SETTLED, SECTION_CAPABILITIES,
 )  # fmt: skip
 
 
@@ -118,6 +119,7 @@ class AgentRecord:
         others: sections that this release does not know; they are kept as they are.
         unconfirmed: the server-signed time that was not taken; None where there is none.
         settled: the newest key set by itself, while keys of the one before it count as well; None once it has settled.
+        capabilities: what the server has announced beyond release 0.1.0, as far as this agent uses it; by name.
     """
 
     trust_file: bytes
@@ -129,6 +131,7 @@ class AgentRecord:
     others: Mapping[str, bytes] = field(default_factory=dict)
     unconfirmed: UnconfirmedTime | None = None
     settled: SettledKeySet | None = None
+    capabilities: tuple[str, ...] = ()
 
     def trust(self) -> Trust:
         """Whose signatures count."""
@@ -147,6 +150,7 @@ class AgentRecord:
             (SECTION_TLS, self.tls),
             (SECTION_UNCONFIRMED, self.unconfirmed),
             (SECTION_SETTLED, self.settled),
+            (SECTION_CAPABILITIES, self.capabilities or None),
         ):
             if value is not None:
                 made[name] = msgspec.json.encode(value)
@@ -181,6 +185,7 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         {name: data for name, data in sections.items() if name not in _SECTIONS},
         _decoded(sections, SECTION_UNCONFIRMED, UnconfirmedTime),
         _decoded(sections, SECTION_SETTLED, SettledKeySet),
+        _decoded(sections, SECTION_CAPABILITIES, tuple[str, ...]) or (),
     )
 
 

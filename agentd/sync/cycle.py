@@ -37,6 +37,7 @@ from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
 from hwsec.errors import HwsecError
 
+from .capabilities import Negotiation
 from .updates import SignedUpdates
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class ContactCycle:
         rotation: rotates the secret.
         updates: applies what else the server says.
         checkpoint: names the last sealed audit record, which the server is to know.
+        negotiation: knows what the server can do.
         draw: random numbers between 0 and 1, for pauses.
 
     Attributes:
@@ -104,6 +106,7 @@ class ContactCycle:
         rotation: RotationRunner,
         updates: SignedUpdates,
         checkpoint: Checkpoint,
+        negotiation: Negotiation,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._core = core
@@ -112,6 +115,7 @@ class ContactCycle:
         self._rotation = rotation
         self._updates = updates
         self._checkpoint = checkpoint
+        self._negotiation = negotiation
         self._draw = draw
         self._lock = asyncio.Lock()
         self._breaker = CircuitBreaker()
@@ -140,6 +144,11 @@ class ContactCycle:
     def revocations(self) -> Revocations:
         """Which licenses are revoked."""
         return self._updates.revocations
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the server can do beyond release 0.1.0, as far as this agent uses it."""
+        return self._negotiation.known
 
     @property
     def certificate_ends(self) -> int:
@@ -246,6 +255,7 @@ class ContactCycle:
         if self._updates.settled:
             await self._updates.settle()
             await self._certificates.settle()
+        await self._negotiation.negotiate()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
         confirm_in = self._updates.confirm_in()
         if confirm_in is not None:

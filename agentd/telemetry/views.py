@@ -62,6 +62,7 @@ def server_view(cycle: ContactCycle, now: int) -> dict[str, Any]:
         "revocations_until": lists.next_update,
         "revocations_stale": lists.stale(now),
         "certificate_ends": cycle.certificate_ends,
+        "capabilities": list(cycle.capabilities),
         "held": cycle.held,
     }
 

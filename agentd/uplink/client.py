@@ -20,7 +20,7 @@ from contracts.exchange import (
 )
 
 from .certificates import ClientCertificates
-from .replies import challenge_in, key_set_in, signed_reply
+from .replies import capabilities_in, challenge_in, key_set_in, signed_reply
 from .transport import API, NoContact, Transport
 
 SIGN_DEADLINE_S = 10.0
@@ -123,3 +123,11 @@ class ExchangeClient:
         """
         query = "" if root is None else f"?root={root}"
         return key_set_in(await self._transport("GET", f"{API}/key-set{query}", b""))
+
+    async def fetch_capabilities(self) -> str | None:
+        """The list of what the server can do, as the server sends it; the caller verifies it. None if it has no such list.
+
+        Raises:
+            NoContact: it did not come.
+        """
+        return capabilities_in(await self._transport("GET", f"{API}/capabilities", b""))

@@ -5,6 +5,7 @@ Everything else, HTTP errors included, means only that there was no contact. Per
 
 from typing import TypeVar
 
+from contracts.capabilities import MAX_CAPABILITIES_CHARS
 from contracts.exchange import Reply, verify_reply
 from contracts.jose import BadSignature, MalformedToken, parse_json_object
 from contracts.licensetoken import WrongAudience
@@ -60,6 +61,21 @@ def key_set_in(response: Response) -> str:
         return response.body.decode("ascii")
     except UnicodeDecodeError:
         raise NotTheServer("malformed response: the key set is not ASCII text") from None
+
+
+def capabilities_in(response: Response) -> str | None:
+    """The list of capabilities in a response; the caller verifies it. None if there is no such resource: release 0.1.0.
+
+    Raises:
+        NoContact: another answer came.
+    """
+    if response.status == 404:
+        return None
+    if response.status != 200:
+        raise no_contact(response)
+    if len(response.body) > MAX_CAPABILITIES_CHARS or not response.body.isascii():
+        raise NotTheServer("malformed response: the list of capabilities is too long, or not ASCII text")
+    return response.body.decode("ascii")
 
 
 def no_contact(response: Response) -> NoContact:

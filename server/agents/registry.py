@@ -265,3 +265,18 @@ class Agents:
             return known
         agent.audit_seq, agent.audit_head = audit_seq, audit_head
         return audit_seq
+
+    def announced(self, session: Session, agent_id: str, names: tuple[str, ...], now: int) -> None:
+        """Notes what an agent says it can do beyond release 0.1.0, and records a change.
+
+        Args:
+            session: of a writing transaction.
+            agent_id: the agent.
+            names: of its capabilities.
+            now: seconds since 1970 UTC.
+        """
+        agent = session.get(Agent, agent_id, with_for_update=True)
+        said = " ".join(sorted(set(names)))
+        if agent is not None and agent.capabilities != said:
+            agent.capabilities = said
+            audit.record(session, f"agent {agent_id}", "agent.capabilities", "ok", now, capabilities=said.split())

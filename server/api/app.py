@@ -16,13 +16,15 @@ from starlette.exceptions import HTTPException
 from contracts.exchange import EXCHANGE_VERSION, RefusalCode
 from server.base.limits import MAX_HEADER_REQUEST_CHARS
 from server.enrollment.service import Enrollment
+from server.exchange.capabilities import signed_list
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.content import KINDS
 from server.exchange.service import RENEWAL, Exchange, outside_its_dates
 from server.keys.keyring import Keyring
+from server.registry.clockwatch import ClockNotTrusted
 from server.web.middleware import CALLER, NOTE, Caller
 from server.web.peers import Peer
-from server.web.responses import DATABASE_DOWN, Response, error
+from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, Response, error
 
 from .forms import JWS_PATTERN, BeginBody, ChallengeReply, ErrorReply, Nothing, SignedReply, SignedRequest
 
@@ -34,7 +36,7 @@ _log = logging.getLogger("license_server")
 _DESCRIPTION = """The license server's side of the exchange with agents; docs/protocol.md describes what is signed.
 
 A rotation key signs every reply, and every refusal to an agent or a device. An `error` is not signed: the server could not yet
-tell who asks. All paths below `/api/v1/` but the provisioning and `key-set` need a client certificate."""
+tell who asks. All paths below `/api/v1/` but the provisioning, `key-set` and `capabilities` need a client certificate."""
 
 
 class _Stop(Exception):
@@ -162,6 +164,21 @@ def create_app(
         if if_none_match == etag:
             return HttpResponse(status_code=304, headers={"etag": etag})
         return HttpResponse(text, media_type="application/jose", headers={"etag": etag})
+
+    @app.get(
+        f"{PREFIX}/capabilities",
+        response_class=HttpResponse,
+        responses={
+            200: {"description": "The list, signed by a rotation key.", "content": {"application/jose": {"schema": _JOSE}}},
+            **{status: value for status, value in _responses(signed=False).items() if status != 415},
+        },
+    )
+    def capabilities(request: Request) -> HttpResponse:
+        """What this server can do beyond release 0.1.0."""
+        try:
+            return HttpResponse(signed_list(keyring, now()), media_type="application/jose")
+        except ClockNotTrusted as problem:
+            return _respond(request, error(503, RefusalCode.UNAVAILABLE, str(problem), CLOCK_RETRY_S))
 
     _describe_without_422(app)
     return app

@@ -98,6 +98,7 @@ def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
         yield "certificate", f"{each.number}, {used}, ends {utc(each.not_after)} (in {_days(each.not_after - moment)})"
     if not counting:
         yield "certificate", "-"
+    yield "capabilities", ", ".join(found.capabilities) or "those of release 0.1.0"
     yield "secrets", ", ".join(f"{each.version} {each.state}" for each in found.secrets) or "-"
     for license_ in found.licenses[:SHOWN]:
         yield "license", f"{license_.license_id}, {license_.state.replace('_', ' ')}, until {utc(license_.expires)}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from contracts import exchange as forms
+from contracts.capabilities import AnnounceCapabilities
 from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
 from server.agents.clones import Report
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Request]] = {
         forms.ValidateLicense,
         forms.RevocationList,
         forms.RenewCertificate,
+        AnnounceCapabilities,
     )
 }
 """Every kind of request, by its purpose."""

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts import exchange as forms
+from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
@@ -36,6 +37,7 @@ from server.registry.database import Database, RegistryMoved
 from server.web.peers import Peer
 from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
+from .capabilities import CAPABILITIES
 from .challenges import new_challenge
 from .checkins import CheckIns
 from .content import Reader, next_contact
@@ -115,6 +117,7 @@ class Exchange:
             forms.ValidateLicense: self._validate,
             forms.RevocationList: self._revocations,
             forms.RenewCertificate: self._renew,
+            AnnounceCapabilities: self._announce,
         }
 
     def challenge(self, fingerprint: str, now: int) -> str:
@@ -326,6 +329,10 @@ class Exchange:
         certificates = self._stores.certificates.renew(context.session, context.agent.agent_id, asked.csr, context.now)
         return forms.RenewReply(certificates=tuple(certificates), **context.head())
 
+    def _announce(self, context: _Context, asked: AnnounceCapabilities) -> Reply:
+        self._stores.agents.announced(context.session, context.agent.agent_id, asked.capabilities, context.now)
+        return AnnounceReply(capabilities=CAPABILITIES, **context.head())
+
 
 def outside_its_dates(peer: Peer) -> Response:
     """The response to a certificate that has ended, or begins later."""
@@ -351,4 +358,4 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    return _response(signed, convert(content, forms.AnyReply, "kept reply"))
+    return _response(signed, convert(content, forms.AnyReply | AnnounceReply, "kept reply"))

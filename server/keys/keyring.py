@@ -20,6 +20,7 @@ from joserfc.jwk import ECKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from contracts.capabilities import CAPABILITIES_TYPE, Capabilities
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.jose import b64encode
 from contracts.keyset import KeySet, pin_of_jwk, verify_key_set
@@ -50,6 +51,7 @@ class _Loaded:
     rotation: dict[str, str]
     rotation_key: ec.EllipticCurvePrivateKey
     reply_header: str
+    capabilities_header: str
     enrollment: tuple[Any, ...]
     key_set: str
     key_set_number: int
@@ -113,6 +115,12 @@ class Keyring:
         self.check_clock()
         loaded = self._now()
         return es256.sign(loaded.rotation_key, loaded.reply_header, msgspec.json.encode(reply))
+
+    def sign_capabilities(self, content: Capabilities) -> str:
+        """Signs the list of capabilities, as `sign_reply` does. Raises ClockNotTrusted."""
+        self.check_clock()
+        loaded = self._now()
+        return es256.sign(loaded.rotation_key, loaded.capabilities_header, msgspec.json.encode(content))
 
     def open_enrollment_token(self, text: str) -> bytes:
         """Decrypts what a device has encrypted to one of the enrollment keys.
@@ -221,6 +229,7 @@ class Keyring:
         rotation_row = key_rows.newest(session, "rotation")
         rotation = key_rows.private_jwk(self._cipher, rotation_row)
         header = {"alg": "ES256", "typ": REPLY_TYPE, "kid": public_jwk(rotation)["kid"]}
+        other_header = {**header, "typ": CAPABILITIES_TYPE}
         enrollment = [key_rows.private_jwk(self._cipher, row) for row in key_rows.live(session, "enrollment")]
         return _Loaded(
             number,
@@ -229,6 +238,7 @@ class Keyring:
             rotation,
             key_rows.private_key(self._cipher, rotation_row),
             b64encode(msgspec.json.encode(header)),
+            b64encode(msgspec.json.encode(other_header)),
             tuple(ECKey.import_key({**jwk}) for jwk in enrollment),
             newest.text,
             newest.number,

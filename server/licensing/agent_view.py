@@ -49,6 +49,7 @@ class AgentView:
         certificates: the newest first.
         secrets: its versions, the oldest first.
         licenses: by id.
+        capabilities: what it has announced that it can do beyond release 0.1.0, by name.
     """
 
     agent: AgentRow
@@ -57,6 +58,7 @@ class AgentView:
     certificates: tuple[CertificateRow, ...]
     secrets: tuple[SecretRow, ...]
     licenses: tuple[LicenseRow, ...]
+    capabilities: tuple[str, ...] = ()
 
     def as_json(self, now: int) -> dict[str, Any]:
         """Everything, with the members of the agent first."""
@@ -67,6 +69,7 @@ class AgentView:
             "halted": None if self.halt is None else asdict(self.halt),
             "certificates": [asdict(row) for row in self.certificates],
             "licenses": [asdict(row) for row in self.licenses],
+            "capabilities": list(self.capabilities),
             "notes": notes(self, now),
         }
 
@@ -93,6 +96,7 @@ def view(session: Session, agent_id: str, now: int) -> AgentView:
         tuple(CertificateRow(row.number, row.state, row.issued_at, row.not_after, row.used_at) for row in certificates),
         tuple(version_of(row) for row in secrets),
         tuple(listed(session, now, agent_id)),
+        tuple((agent.capabilities or "").split()),
     )
 
 

@@ -80,6 +80,8 @@ class Agent(Base):
     audit_turns: Mapped[int] = mapped_column(default=0, server_default="0")
     # The number of its newest revocation list; missing if it has had no revocation since revision 0005.
     revocations: Mapped[int | None] = mapped_column(BigInteger)
+    # What it has announced that it can do, names with blanks between; missing for an agent of release 0.1.0.
+    capabilities: Mapped[str | None] = mapped_column(Text)
 
 
 class Certificate(Base):

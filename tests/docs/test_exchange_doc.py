@@ -9,13 +9,16 @@ import pytest
 from agentd.base import signedtime
 from agentd.rotation import table
 from agentd.secrets import trusted_time
+from agentd.sync import capabilities as agent_side
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
-from contracts import enrollment, evidence, exchange, keyset
+from contracts import capabilities, enrollment, evidence, exchange, keyset
+from contracts.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
 from server.agents import certificates, enrollment_tokens
+from server.exchange import capabilities as server_side
 from server.exchange import challenges, kept_replies
 from server.exchange import content as answering
 from server.keys import pki
@@ -52,8 +55,8 @@ def own_fields(kind: type[Any], common: type[Any]) -> list[str]:
 
 
 PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
-KINDS = {purpose_of(kind): kind for kind in AnyRequest.__args__}
-SENT = {str(kind.__struct_config__.tag): kind for kind in AnyReply.__args__}
+KINDS = answering.KINDS
+SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply)}
 
 
 def test_what_all_requests_and_replies_carry_is_told() -> None:
@@ -64,7 +67,7 @@ def test_what_all_requests_and_replies_carry_is_told() -> None:
 
 
 def test_every_purpose_and_its_members_are_told() -> None:
-    assert set(PURPOSES) == set(KINDS) == set(answering.KINDS)
+    assert set(PURPOSES) == set(KINDS) >= {purpose_of(kind) for kind in AnyRequest.__args__}
     for purpose, (cell, reply) in PURPOSES.items():
         assert names(cell) == own_fields(KINDS[purpose], Request), purpose
         assert names(reply)[0] in SENT
@@ -108,6 +111,14 @@ def test_every_member_of_a_key_set_is_told() -> None:
     (members,) = tables(section("Key set"))
     assert list(members) == list(KeySet.__struct_fields__)
     assert f"`{KEY_SET_TYPE}`" in PROSE and f"{keyset.MAX_KEY_SET_CHARS:,} characters" in PROSE
+
+
+def test_the_list_of_capabilities_is_told() -> None:
+    members, told = tables(section("Capabilities"))
+    assert list(members) == list(Capabilities.__struct_fields__) and f"`{CAPABILITIES_TYPE}`" in PROSE
+    assert set(told) == set(server_side.CAPABILITIES) == set(agent_side.CAPABILITIES)
+    assert f"{capabilities.MAX_CAPABILITIES_CHARS:,} characters" in PROSE and agent_side.ASK_EVERY_S == 86_400
+    assert f"at most {capabilities.MAX_CAPABILITIES} names" in PROSE
 
 
 def test_every_bound_is_in_the_table_with_its_value() -> None:

@@ -67,7 +67,8 @@ def test_the_server_keeps_to_its_document(case: schemathesis.Case, callers: Iter
 
 def test_every_endpoint_is_in_the_document() -> None:
     paths = DOCUMENT["paths"]
-    wanted = {f"{PREFIX}/{name}" for name in (*KINDS, "challenge", "provision", "provision/complete", "key-set")}
+    others = ("challenge", "provision", "provision/complete", "key-set", "capabilities")
+    wanted = {f"{PREFIX}/{name}" for name in (*KINDS, *others)}
     assert set(paths) == wanted
     for purpose in KINDS:
         assert set(paths[f"{PREFIX}/{purpose}"]) == ({"post", "get"} if purpose in BY_GET else {"post"})

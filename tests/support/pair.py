@@ -40,6 +40,7 @@ from hwsec.sealedblob import seal_blob
 from hwsec.store import Contents
 from hwsec.vault import Vault
 from server.enrollment.by_hand import read_request
+from server.exchange.capabilities import signed_list
 from server.exchange.service import Exchange as ServerExchange
 from server.licensing.licenses import Order
 from server.web.peers import Peer, peer_of
@@ -174,7 +175,10 @@ class Wire:
 
     Attributes:
         cut: no message passes.
+        capabilities: the answer in place of the server's list of capabilities; None lets that pass.
         holds_back: seconds by which the reply to a purpose is late.
+        seen: the purposes of all requests so far.
+        listed: how often the list of capabilities was fetched.
     """
 
     def __init__(self, server: Server, peer: Peer) -> None:
@@ -182,8 +186,10 @@ class Wire:
         self.peer = peer
         self.fate = Fate()
         self.cut = False
+        self.capabilities: Response | None = None
         self.holds_back: dict[str, int] = {}
         self.seen: list[str] = []
+        self.listed = 0
         self._late: list[tuple[str, str]] = []
         self._replies: list[bytes] = []
 
@@ -202,6 +208,9 @@ class Wire:
         if name == "key-set":
             keys = self.server.server_side.keys
             return Response(200, ((keys.key_set_of(root) if root else None) or keys.key_set()).encode())
+        if name == "capabilities":
+            self.listed += 1
+            return self.capabilities or Response(200, signed_list(self.server.server_side.keys, self.server.now).encode())
         if name == "challenge":
             found = self.server.exchange.admit(self.peer, self.server.now)
             if not isinstance(found, str):

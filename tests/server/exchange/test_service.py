@@ -14,6 +14,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy.exc import OperationalError
 
+from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import (
     REPLY_TYPE,
     Cause,
@@ -38,6 +39,7 @@ from contracts.exchange import (
 )
 from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
+from server.exchange.capabilities import CAPABILITIES
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.content import CONTACT_S, KINDS
 from server.exchange.kept_replies import Kept
@@ -62,6 +64,7 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     ValidateLicense: {"token": "x.y.z"},
     RevocationList: {},
     RenewCertificate: {"csr": "csr"},
+    AnnounceCapabilities: {"capabilities": ("b", "a")},
 }
 
 
@@ -172,6 +175,9 @@ class Stores:
         self._call("saw", agent_id, now, seq, head)
         return seq
 
+    def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
+        self._call("announced", agent_id, names, now)
+
     def renew(self, _session: object, agent_id: str, csr_pem: str, now: int) -> tuple[str, ...]:
         self._call("renew", agent_id, csr_pem, now)
         return ("leaf", "ca")
@@ -261,6 +267,7 @@ REPLIES = [
         {"number": 5, "next_update": NOW + 60, "revoked": ("a",)},
     ),
     (RenewCertificate, RenewReply, [("renew", "pos-1", "csr", NOW)], {"certificates": ("leaf", "ca")}),
+    (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),
 ]
 
 

@@ -1,5 +1,8 @@
 """Licenses that contacts bring: which changes an agent has"""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -8,7 +11,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Brings the schema to this revision."""
+    op.add_column("agent", sa.Column("capabilities", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
     """Takes it back."""
+    op.drop_column("agent", "capabilities")

@@ -1,0 +1,24 @@
+"""Says what this server can do beyond release 0.1.0. Pure.
+
+What agents announce is noted for operators, and no reply depends on it: a reply has a new member only if its own request shows
+that the agent knows it. So an agent that was set back to an older release is never answered in a form that it refuses.
+"""
+
+from contracts.capabilities import ANNOUNCE, Capabilities
+from server.keys.keyring import Keyring
+
+CAPABILITIES = (ANNOUNCE,)
+"""What this server can do."""
+
+
+def signed_list(keyring: Keyring, now: int) -> str:
+    """The server's list: a JWS.
+
+    Args:
+        keyring: signs it.
+        now: seconds since 1970 UTC.
+
+    Raises:
+        ClockNotTrusted: nothing must be signed now.
+    """
+    return keyring.sign_capabilities(Capabilities(issued_at=now, capabilities=CAPABILITIES))
