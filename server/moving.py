@@ -31,8 +31,9 @@ from .registry.cipher import Cipher
 from .registry.copying import Content
 from .registry.database import MOVED, UNUSED, Database, begin_use, brief, unused
 from .registry.migrating import upgrade_within
-from .registry.models import REVISION, Base, ServerKey, Setting
+from .registry.models import REVISION, ServerKey, Setting
 from .registry.sole import sole_access
+from .registry.tables import Base
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from common.files import write_atomic
 
+from .accounts.accounts import COUNTER as ACCOUNTS_COUNTER
 from .agents.activation import Activation
 from .agents.certificates import ClientCertificates
 from .agents.clones import Clones
@@ -46,7 +47,7 @@ from .registry.prepared import Prepared
 
 _COUNTERS = (
     "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, audit.COUNTER,
-    *(f"agents.{status}" for status in STATUSES),
+    ACCOUNTS_COUNTER, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def keys_rotate(
     root_key: Path | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Replace the key of a KIND. The old key stays valid for a while. All kinds but 'tls' need the root key."""
+    """Replace the key of a KIND. The old key stays valid for a while. All but 'tls' and 'operator-ca' need the root key."""
     secret = None if root_key is None else passphrase_of(root_key, passphrase_file)
     lent = None if root_key is None else read_root_key(root_key, secret)
     with opened(directory) as server:

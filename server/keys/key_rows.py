@@ -96,6 +96,17 @@ def issuing_ca(cipher: Cipher, session: Session) -> tuple[x509.Certificate, ec.E
     return certificate_of(row), private_key(cipher, row)
 
 
+def operator_ca(cipher: Cipher, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The CA that issues operators' certificates, with its private key."""
+    row = newest(session, "operator-ca")
+    return certificate_of(row), private_key(cipher, row)
+
+
+def operator_cas(session: Session) -> str:
+    """The CAs that operators' certificates are verified against, in PEM; empty if there are none."""
+    return "".join(row.certificate or "" for row in live(session, "operator-ca"))
+
+
 def client_cas(session: Session) -> str:
     """The issuing CAs and roots that client certificates are verified against, in PEM."""
     return "".join(row.certificate or "" for kind in ("issuing-ca", "root") for row in live(session, kind))

@@ -187,6 +187,16 @@ class Keyring:
         """As `client_ca_pem`, at most `LOOK_AGAIN_S` old: for each request behind a proxy."""
         return self._now().client_cas
 
+    def operator_ca_pem(self) -> str:
+        """The CAs that operators' certificates are verified against; empty if there are none."""
+        with self._database.read() as session:
+            return key_rows.operator_cas(session)
+
+    def operator_ca(self, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """The CA that issues operators' certificates, with its private key. Raises ClockNotTrusted."""
+        self.check_clock()
+        return key_rows.operator_ca(self._cipher, session)
+
     def issuing_ca(self, session: Session) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         """The CA that issues certificates, with its private key. Raises ClockNotTrusted."""
         self.check_clock()

@@ -29,7 +29,7 @@ from . import key_rows, trial
 from .jose import new_signing_key, public_jwk
 from .key_states import KEY_STATES, KeyEvent, KeyState
 from .keyring import COUNTER, Keyring
-from .pki import make_issuing_ca, make_root, make_server_certificate, pem_of, spki_of
+from .pki import make_issuing_ca, make_operator_ca, make_root, make_server_certificate, pem_of, spki_of
 from .schedule import Held
 
 DAY = 86_400
@@ -37,6 +37,7 @@ LIFETIMES = {
     "root": 3650 * DAY,
     "issuing-ca": 1095 * DAY,
     "tls": 398 * DAY,
+    "operator-ca": 1095 * DAY,
     "license": 180 * DAY,
     "rotation": 180 * DAY,
     "enrollment": 365 * DAY,
@@ -47,6 +48,8 @@ OVERLAP_S = 90 * DAY
 WARN_S = 30 * DAY
 """How long before its end a key is due for rotation."""
 KEY_SET_LIFETIME_S = 365 * DAY
+WITHOUT_ROOT = frozenset({"tls", "operator-ca"})
+"""Kinds that are replaced without the offline root."""
 SIGNING = ("license", "rotation", "enrollment")
 """The kinds whose public halves are in the key set; the others have certificates."""
 PREPARED = (*SIGNING, "issuing-ca")
@@ -137,23 +140,44 @@ class KeyLifecycle:
         Args:
             kind: one of `LIFETIMES`, but not `root`: see `rotate_root`.
             now: seconds since 1970 UTC.
-            root_key: the root's private key; not needed for `tls`.
+            root_key: the root's private key; not needed for `WITHOUT_ROOT`.
             names: DNS names and IP addresses, for `tls`; empty keeps those of the present certificate.
             actor: who does it, as in the audit.
 
         Raises:
             RegistryError: the root's key is missing, or belongs to another root; or the server's clock may be wrong.
         """
-        self._keyring.check_clock()
-        if kind != "tls" and root_key is None:
-            raise RegistryError(f"a new {kind} key must be signed by the root; give the root's key with --root-key")
         with self._database.write() as session:
-            kid = self._make(session, kind, now, root_key, names)
-            if kind != "tls" and root_key is not None:
-                self._sign_key_set(session, root_key, now)
-            audit.record(session, actor, "keys.rotated", "ok", now, kind=kind, kid=kid)
+            kid = self.rotate_within(session, kind, now, root_key, names, actor)
         self._keyring.check()
         return kid
+
+    def rotate_within(
+        self,
+        session: Session,
+        kind: str,
+        now: int,
+        root_key: ec.EllipticCurvePrivateKey | None = None,
+        names: tuple[str, ...] = (),
+        actor: str = audit.ADMIN,
+    ) -> str:
+        """As `rotate`, in the transaction of a session. After its commit, `Keyring.check` is due."""
+        self._keyring.check_clock()
+        if kind not in WITHOUT_ROOT and root_key is None:
+            raise RegistryError(f"a new {kind} key must be signed by the root; give the root's key with --root-key")
+        kid = self._make(session, kind, now, root_key, names)
+        if kind not in WITHOUT_ROOT and root_key is not None:
+            self._sign_key_set(session, root_key, now)
+        audit.record(session, actor, "keys.rotated", "ok", now, kind=kind, kid=kid)
+        return kid
+
+    def require_operator_ca(self, session: Session, now: int) -> None:
+        """Makes the operator CA, unless there is one: servers that have no operators have none."""
+        if _has_operator_ca(session):
+            return
+        next_number(session, COUNTER)  # locked, so that two processes do not make one each
+        if not _has_operator_ca(session):
+            self.rotate_within(session, "operator-ca", now)
 
     def prepare(self, kinds: Sequence[str], now: int, root_key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
         """Makes keys that wait in the key set until `succession` puts them in use, and returns their ids by kind.
@@ -201,6 +225,9 @@ class KeyLifecycle:
             until = min(until, int(root.not_valid_after_utc.timestamp()))
             made = make_issuing_ca(key.public_key(), root, root_key, key_rows.issuer_name(session), now, until)
             return self._add(session, kind, jwk, now, certificate=made, until=until, prepared=prepared).kid
+        if kind == "operator-ca":
+            made = make_operator_ca(key, key_rows.issuer_name(session), now, until)
+            return self._add(session, kind, jwk, now, certificate=made, until=until).kid
         if kind == "tls":
             ca, ca_key = key_rows.issuing_ca(self._cipher, session)
             until = min(until, int(ca.not_valid_after_utc.timestamp()))
@@ -331,6 +358,10 @@ class KeyLifecycle:
 
 
 _NOT_A_ROOT = "the root key is not that of a root of this server; 'license-server keys list' lists the roots"
+
+
+def _has_operator_ca(session: Session) -> bool:
+    return any(row.state == "active" for row in key_rows.live(session, "operator-ca"))
 
 
 def _certificate_key(kind: str) -> tuple[dict[str, str], ec.EllipticCurvePrivateKey]:

@@ -1,6 +1,7 @@
 """Makes certificates (RFC 5280). Pure: keys, names and times in, certificates out.
 
 root (offline, pathlen 1)  ->  issuing CA (pathlen 0)  ->  the server's TLS certificate, the agents' client certificates
+operator CA (pathlen 0)                                ->  the operators' client certificates
 """
 
 import datetime
@@ -15,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contracts.exchange import RefusalCode
 from server.base.refused import RequestRefused
-from server.web.peers import AGENT_URI
+from server.web.peers import AGENT_URI, OPERATOR_URI
 
 Key = ec.EllipticCurvePrivateKey
 BACKDATE_S = 3600
@@ -88,6 +89,17 @@ def make_issuing_ca(
     )
 
 
+def make_operator_ca(key: Key, issuer: str, now: int, until: int) -> x509.Certificate:
+    """The self-signed certificate of the operator CA. No root is above it: agents have nothing to do with it."""
+    name = _name(f"Operator CA {now}", issuer)
+    return (
+        _builder(name, name, key.public_key(), now, until)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(certifies=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
 def make_server_certificate(
     key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, names: tuple[str, ...], now: int, until: int
 ) -> x509.Certificate:
@@ -110,12 +122,32 @@ def make_client_certificate(
     names = [x509.NameAttribute(NameOID.COMMON_NAME, agent_id)]
     if serial is not None:
         names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)))
+    return _client_certificate(key, ca, ca_key, names, AGENT_URI + agent_id, now, until)
+
+
+def make_operator_certificate(
+    key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, account: str, now: int, until: int
+) -> x509.Certificate:
+    """The TLS client certificate of an operator's account. What the account may do is not in it: the registry says that."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, account)]
+    return _client_certificate(key, ca, ca_key, names, OPERATOR_URI + account, now, until)
+
+
+def _client_certificate(
+    key: ec.EllipticCurvePublicKey,
+    ca: x509.Certificate,
+    ca_key: Key,
+    names: list[x509.NameAttribute[str]],
+    uri: str,
+    now: int,
+    until: int,
+) -> x509.Certificate:
     return (
         _builder(x509.Name(names), ca.subject, key, now, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(AGENT_URI + agent_id)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
         .add_extension(_authority(ca), critical=False)
         .sign(ca_key, hashes.SHA256())
     )

@@ -1,7 +1,8 @@
 """Decides which of the server's keys are due for a change. Pure.
 
 The root key is offline, so a key that it must sign cannot be made on the day it is needed. `keys prepare` makes it
-ahead, and it waits in the key set; on its day it is put in use without the root. TLS keys need no root and are made on the day.
+ahead, and it waits in the key set; on its day it is put in use without the root. TLS keys and the operator CA need no root
+and are made on the day.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from .key_states import KeyState
 DAY_S = 86_400
 USE_AHEAD_S = {
     "tls": 30 * DAY_S,
+    "operator-ca": 30 * DAY_S,
     "issuing-ca": 30 * DAY_S,
     "license": 7 * DAY_S,
     "rotation": 7 * DAY_S,
@@ -22,6 +24,7 @@ USE_AHEAD_S = {
 use for 173 days: less than six months (OT-10)."""
 WARN_AHEAD_S = {
     "tls": 30 * DAY_S,
+    "operator-ca": 30 * DAY_S,
     "issuing-ca": 60 * DAY_S,
     "license": 37 * DAY_S,
     "rotation": 37 * DAY_S,
@@ -36,7 +39,7 @@ class Action(StrEnum):
     USE_NEXT = "use_next"
     """The prepared key replaces the one in use."""
     MAKE = "make"
-    """A new key is made and put in use at once; `tls` only."""
+    """A new key is made and put in use at once; only those that no root signs."""
     PREPARE = "prepare"
     """An administrator has to prepare a key, with the root key."""
 
@@ -115,7 +118,7 @@ def due(keys: Iterable[Held], now: int, *, makes_tls: bool) -> list[Due]:
     """
     found = []
     for plan in planned(keys):
-        if plan.kind == "tls" and makes_tls:
+        if plan.kind == "operator-ca" or (plan.kind == "tls" and makes_tls):
             if now >= plan.use_at:
                 found.append(Due(plan.kind, Action.MAKE, plan.kid, plan.ends_at))
         elif plan.next_kid is not None:

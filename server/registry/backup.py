@@ -31,7 +31,8 @@ from server.base.errors import RegistryError
 
 from .database import Database
 from .dialect import go_on_behind, highest_given
-from .models import REVISION, Base, Setting
+from .models import REVISION, Setting
+from .tables import Base
 
 FORMAT, VERSION = "license-server-backup", 1
 MAX_LINE_BYTES = 64 * 1024 * 1024

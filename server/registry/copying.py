@@ -19,7 +19,7 @@ from server.base.errors import RegistryError
 
 from .database import brief
 from .dialect import go_on_behind, highest_given, is_sqlite
-from .models import Base
+from .tables import Base
 
 BATCH = 1000
 """Rows that are read, or written to SQLite, together."""

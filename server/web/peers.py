@@ -10,6 +10,8 @@ from cryptography.x509.oid import NameOID
 
 AGENT_URI = "urn:license-agent:agent:"
 """How a client certificate names its agent: this, then the agent's id."""
+OPERATOR_URI = "urn:license-agent:operator:"
+"""How a client certificate names an operator's account: this, then the account's name."""
 MAX_CERTIFICATE_CHARS = 16 * 1024
 MAX_SERIAL_DIGITS = 15
 RENEWABLE_S = 400 * 86_400

@@ -144,6 +144,9 @@ def test_what_ends_soon_is_told(server: ServerSide) -> None:
     soon = NOW + LIFETIMES["license"] - 30 * DAY
     assert sorted(kind for kind, _ in server.key_lifecycle.expiring(soon)) == ["license", "rotation"]
     assert server.key_lifecycle.expiring(soon - 1) == []
+    assert {kind for kind, _ in server.key_lifecycle.expiring(NOW + 3650 * DAY)} == set(LIFETIMES) - {"operator-ca"}
+    with server.database.write() as session:
+        server.key_lifecycle.require_operator_ca(session, NOW)  # made for the first operator
     assert {kind for kind, _ in server.key_lifecycle.expiring(NOW + 3650 * DAY)} == set(LIFETIMES)
 
 
