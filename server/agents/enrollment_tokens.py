@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
-from server.base.errors import RegistryError
+from server.base.errors import NotFound
 from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.cipher import Cipher
@@ -158,7 +158,7 @@ class EnrollmentTokens:
         """
         row = session.get(EnrollmentToken, token_id, with_for_update=True)
         if row is None:
-            raise RegistryError(f"no enrollment token {token_id}; 'license-server enrollment-token list' lists them")
+            raise NotFound(f"no enrollment token {token_id}; 'license-server enrollment-token list' lists them")
         row.state = "revoked"
         audit.record(session, "admin", "claim.revoked", "ok", now, claim=token_id)
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from contracts.jose import public_key_from_jwk
-from server.base.errors import RegistryError
+from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.agentcounts import counted
@@ -89,11 +89,11 @@ def enrolled(session: Session, agent_id: str, *, lock: bool = True) -> Agent:
     """An agent that an administrator has named.
 
     Raises:
-        RegistryError: the registry does not know it.
+        NotFound: the registry does not know it.
     """
     agent = session.get(Agent, agent_id, with_for_update=lock)
     if agent is None:
-        raise RegistryError(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
+        raise NotFound(f"no agent {agent_id!r} is enrolled; 'license-server agents list' lists them")
     return agent
 
 

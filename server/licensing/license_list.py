@@ -65,6 +65,12 @@ def listed(
     return [_row(row, now) for row in session.scalars(query)]
 
 
+def one(session: Session, license_id: str, now: int) -> LicenseRow | None:
+    """The license with this id; None if there is none."""
+    row = session.get(License, license_id)
+    return None if row is None else _row(row, now)
+
+
 def _row(row: License, now: int) -> LicenseRow:
     claims = json.loads(row.claims)
     state = "valid"

@@ -16,7 +16,7 @@ from contracts.exchange import MAX_REVOKED, RefusalCode
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, parse_token
 from server.agents.registry import ACTIVE, enrolled
-from server.base.errors import RegistryError
+from server.base.errors import Invalid, NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
@@ -94,7 +94,7 @@ class Licenses:
         try:
             check_claims(claims.as_json())
         except MalformedToken as error:
-            raise RegistryError(f"agents would refuse this license: {error}") from None
+            raise Invalid(f"agents would refuse this license: {error}") from None
         # Locked: the same license may be issued twice at once.
         agent = enrolled(session, agent_id)
         if agent.status != ACTIVE:
@@ -199,7 +199,7 @@ class Licenses:
         agent = None if owner is None else enrolled(session, owner)
         row = session.get(License, jti, with_for_update=True)
         if agent is None or row is None:
-            raise RegistryError(f"there is no license {jti!r}")
+            raise NotFound(f"there is no license {jti!r}")
         if row.revoked_at is None:
             if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
                 raise RegistryError(

@@ -17,7 +17,7 @@ from contracts.exchange import RefusalCode
 from contracts.keyconfirmation import key_check
 from server.agents.clones import EXTENSION_S
 from server.agents.registry import enrolled, registered
-from server.base.errors import RegistryError
+from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_delivery
 from server.keys.keyring import Keyring
@@ -201,7 +201,7 @@ class Secrets:
         agent = enrolled(session, agent_id)
         row = self._rows(session, agent_id, now, version).get(version)
         if row is None:
-            raise RegistryError(
+            raise NotFound(
                 f"agent {agent_id!r} has no secret version {version}; "
                 f"'license-server secrets list --agent {agent_id}' lists its versions"
             )

@@ -5,6 +5,7 @@ transaction that writes takes SQLite's lock when it begins.
 """
 
 import contextlib
+import copy
 import os
 import sqlite3
 import threading
@@ -94,6 +95,12 @@ class Database:
         self._writers: set[int] = set()
         self.operator: dict[str, str] = {}
         """Who runs the command that has opened the database: fields that `audit.record` adds to what `admin` does."""
+
+    def as_operator(self, fields: dict[str, str]) -> "Database":
+        """The same database for somebody else: `audit.record` adds these fields to what they do in its transactions."""
+        other = copy.copy(self)
+        other.operator = fields
+        return other
 
     @contextmanager
     def write(self) -> Iterator[Session]:
