@@ -40,6 +40,7 @@ class Form(BaseModel):
 # Patterns of pydantic's own engine: `$` is the end of the text only. PostgreSQL takes no NUL character.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+Hex = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9a-f]+$")]
 Line = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Time = Annotated[int, Field(ge=0, le=MAX_TIME)]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]

@@ -3,8 +3,11 @@
 A new act goes into the file of its subject, and is in this list by that; its name, path and scope never change afterwards.
 """
 
-from . import agents, licenses, secrets
+from . import accounts, agents, enrollment, keys, licenses, reports, safeguards, secrets
 from .act import Act
 
-ACTS: tuple[Act, ...] = (*agents.ACTS, *licenses.ACTS, *secrets.ACTS)
+ACTS: tuple[Act, ...] = (
+    *reports.ACTS, *agents.ACTS, *secrets.ACTS, *licenses.ACTS, *enrollment.ACTS, *keys.ACTS, *accounts.ACTS,
+    *safeguards.ACTS,
+)  # fmt: skip
 BY_NAME: dict[str, Act] = {act.name: act for act in ACTS}

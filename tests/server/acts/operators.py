@@ -35,8 +35,8 @@ class Desk:
         self.moment += 3600
         return self.moment
 
-    def do(self, name: str, caller: Caller, now: int = NOW, reason: str = "", **named: Any) -> Any:
+    def do(self, act_name: str, caller: Caller, now: int = NOW, /, reason: str = "", **named: Any) -> Any:
         """Performs an act; what is not an argument of `Runner.perform` belongs to its body."""
-        act = BY_NAME[name]
+        act = BY_NAME[act_name]
         options = {key: named.pop(key) for key in ("idempotency_key", "if_match", "approval") if key in named}
         return self.runner.perform(act, caller, act.body(**named), now, reason, **options)

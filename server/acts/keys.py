@@ -1,0 +1,58 @@
+"""Acts on the server's own keys: list them, replace those that no offline root must sign.
+
+All others need the root's private key, which is lent to the command line on the server's machine and never sent over a network.
+"""
+
+from typing import Literal
+
+from server.accounts.roles import Role
+
+from .act import Act, Context, Form, Listed, Parts, Time
+
+
+class Key(Form):
+    """A key of the server, never its private half; times are seconds since 1970 UTC."""
+
+    kind: str
+    kid: str
+    state: str
+    created_at: Time
+    expires_at: Time
+
+
+class KeysForm(Form):
+    """All of them."""
+
+
+class RotateForm(Form):
+    """Which kind of key."""
+
+    kind: Literal["tls", "operator-ca"]
+
+
+class Rotated(Form):
+    """The id of the new key."""
+
+    kid: str
+
+
+def list_keys(context: Context, _body: KeysForm) -> Listed[Key]:
+    """List the server's keys by kind, the newest first."""
+    return Listed(items=tuple(Key.model_validate(row) for row in context.server.key_lifecycle.listed()))
+
+
+def rotate(context: Context, body: RotateForm) -> Rotated:
+    """Replace the TLS key or the operator CA. What the old one signed stays valid."""
+    return Rotated(kid=context.server.key_lifecycle.rotate_within(context.session, body.kind, context.now))
+
+
+def _check(server: Parts) -> None:
+    server.keys.check()
+
+
+ACTS = (
+    Act("keys.list", "keys:read", Role.VIEWER, KeysForm, Listed[Key], list_keys, "/keys", "GET"),
+    Act(
+        "keys.rotate", "keys:write", Role.SECURITY_OFFICER, RotateForm, Rotated, rotate, "/keys/{kind}/rotate", after=_check
+    ),
+)  # fmt: skip
