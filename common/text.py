@@ -38,3 +38,8 @@ def forbidden_in(text: str) -> str | None:
 def shown(text: str) -> str:
     """A text as a terminal may have it: each refused character but the line break becomes U+XXXX in angle brackets."""
     return _PATTERN.sub(lambda found: found[0] if found[0] == "\n" else f"<U+{ord(found[0]):04X}>", text)
+
+
+def quantity(count: int, noun: str) -> str:
+    """A number with its noun: 1 day, 2 days."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

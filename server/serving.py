@@ -38,7 +38,6 @@ from .keys.lifecycle import held
 from .keys.schedule import planned
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
-from .registry.housekeeping import Housekeeping
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
 from .web.listeners import WORKERS, Chore, Listener, run, tcp_socket, unix_socket
 from .web.middleware import CALLER, Caller, Lots, Middleware, Note
@@ -46,7 +45,7 @@ from .web.proxyusers import ProxyUsers
 from .web.responses import DATABASE_DOWN
 from .web.tlscontext import server_context
 from .web.transport import ApiProtocol
-from .wiring import Server, wire_enrollment, wire_exchange
+from .wiring import Server, housekeeping, wire_enrollment, wire_exchange
 
 ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "key-set", "capabilities", "openapi.json"})
 """Endpoints that metrics and the log name; every other path is `other`."""
@@ -189,7 +188,7 @@ def _do_jobs(server: Server, runner: Runner) -> None:
 
 
 def _keep_house(server: Server, now: int) -> None:
-    removed = Housekeeping(server.database, server.cipher.audit_key()).run(now)
+    removed = housekeeping(server).run(now)
     if removed.rows:
         _log.info("housekeeping", extra={"fields": {"removed": removed.rows}})
 

@@ -20,6 +20,7 @@ from .agents.clones import Clones
 from .agents.enrollment_tokens import EnrollmentTokens
 from .agents.lost_records import LostRecords
 from .agents.registry import Agents
+from .agents.retirement import MOST_AGENTS, remove_retired
 from .base.errors import RegistryError
 from .base.settings import MASTER_KEY, ROOT_KEY, SETTINGS, Place, new_place, place_of, settings_of
 from .enrollment.service import Enrollment, Policy
@@ -42,6 +43,7 @@ from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
 from .registry.clockwatch import ClockWatch
 from .registry.database import Database, begin_use
+from .registry.housekeeping import Chore, Housekeeping
 from .registry.models import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
 
@@ -155,6 +157,12 @@ def wire(
         licenses=Licenses(keys, secrets),
         clones=Clones(),
     )
+
+
+def housekeeping(server: Server) -> Housekeeping:
+    """What removes the rows of an open server that nothing needs any more."""
+    chores = (Chore("agent", remove_retired, size=1, most=MOST_AGENTS),)
+    return Housekeeping(server.database, server.cipher.audit_key(), chores)
 
 
 def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -> Exchange:

@@ -15,6 +15,7 @@ from contracts.exchange import RefusalCode
 from server.base.refused import RequestRefused
 from server.keys.pki import key_of_csr
 from server.registry import audit
+from server.registry.agentcounts import shown_status
 from server.registry.database import next_number
 from server.registry.models import Agent
 
@@ -130,7 +131,8 @@ class Activation:
                 raise RequestRefused(RefusalCode.UNAVAILABLE, "this device is being provisioned already; try again", 1)
             return _new_agent(session, serial, device, now)
         if agent.status == REVOKED:
-            raise RequestRefused(RefusalCode.AGENT_REVOKED, "this device is revoked")
+            status = shown_status(agent.status, agent.retired_at)
+            raise RequestRefused(RefusalCode.AGENT_REVOKED, f"this device is {status}")
         if device.agent_id not in (None, agent.id):
             raise RequestRefused(
                 RefusalCode.CLAIM_REFUSED,

@@ -1,7 +1,8 @@
 """Looks up agents, enrolls them by hand, and keeps their status and what they last reported."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import func, select, update
@@ -12,8 +13,8 @@ from contracts.jose import public_key_from_jwk
 from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
-from server.registry.agentcounts import counted
-from server.registry.dialect import is_sqlite
+from server.registry.agentcounts import RETIRED, counted, shown_status
+from server.registry.dialect import by_bytes
 from server.registry.models import Agent, Certificate
 
 from .seen import went_back
@@ -41,6 +42,7 @@ class AgentRow:
         created_at: when it was first enrolled.
         updated_at: when it was last enrolled, or changed its status.
         last_seen: its last contact; None if it has had none.
+        retired_at: when it left service; its status is revoked then. None if it did not.
     """
 
     agent_id: str
@@ -54,6 +56,16 @@ class AgentRow:
     created_at: int
     updated_at: int
     last_seen: int | None
+    retired_at: int | None = None
+
+    @property
+    def shown_status(self) -> str:
+        """The status as people see it: also retired."""
+        return shown_status(self.status, self.retired_at)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, with the status as people see it."""
+        return {**asdict(self), "status": self.shown_status}
 
 
 def row_of(agent: Agent) -> AgentRow:
@@ -70,6 +82,7 @@ def row_of(agent: Agent) -> AgentRow:
         agent.created_at,
         agent.updated_at,
         agent.last_seen,
+        agent.retired_at,
     )
 
 
@@ -178,27 +191,28 @@ class Agents:
     def listed(
         self, session: Session, status: str | None = None, prefix: str = "", after: str = "", limit: int | None = None
     ) -> list[AgentRow]:
-        """Agents by id.
+        """Agents by id, in the order of its bytes.
 
         Args:
             session: of any transaction.
-            status: only those with this status.
+            status: only those with this status, as people see it.
             prefix: only those whose id begins with it; upper and lower case differ.
             after: only those whose id comes after this one.
             limit: at most so many; None for all, which may be a whole fleet.
         """
-        query = select(Agent).where(Agent.id > after).order_by(Agent.id).limit(limit)
-        if status is not None:
-            query = query.where(Agent.status == status)
+        agent_id = by_bytes(session, Agent.id)
+        query = select(Agent).where(agent_id > after).order_by(agent_id).limit(limit)
+        if status == RETIRED:
+            query = query.where(Agent.retired_at.is_not(None))
+        elif status is not None:
+            query = query.where(Agent.status == status, Agent.retired_at.is_(None))
         if prefix:
-            query = query.where(func.substr(Agent.id, 1, len(prefix)) == prefix)
-            if is_sqlite(session):
-                # Ids are ASCII, and SQLite's order is that of bytes: its index finds them. PostgreSQL has another order.
-                query = query.where(Agent.id >= prefix, Agent.id < prefix + "\x7f")
+            # Ids are ASCII.
+            query = query.where(agent_id >= prefix, agent_id < prefix + "\x7f")
         return [row_of(agent) for agent in session.scalars(query)]
 
     def count(self, session: Session) -> dict[str, int]:
-        """The number of agents by status."""
+        """The number of agents by status, as people see it."""
         return counted(session)
 
     def enroll_by_hand(
@@ -211,7 +225,8 @@ class Agents:
         """
         agent = session.get(Agent, agent_id, with_for_update=True)
         if agent is not None and agent.status == REVOKED:
-            raise RegistryError(f"agent {agent_id!r} is revoked; 'license-server agents reinstate {agent_id}' undoes that")
+            status = shown_status(agent.status, agent.retired_at)
+            raise RegistryError(f"agent {agent_id!r} is {status}; 'license-server agents reinstate {agent_id}' undoes that")
         if hw_id is not None and (agent is None or agent.hw_id != hw_id):
             owner = session.scalars(select(Agent).where(Agent.hw_id == hw_id)).first()
             # A test stand runs two agents on one machine. The hardware id does not identify them, and is not stored twice.
@@ -230,13 +245,14 @@ class Agents:
         audit.record(session, "admin", "agent.enrolled", "by_hand", now, agent=agent_id, backend=backend)
 
     def set_status(self, session: Session, agent_id: str, status: str, now: int) -> None:
-        """Changes an agent's status. `REVOKED` also revokes its certificates, for good.
+        """Changes an agent's status. `REVOKED` also revokes its certificates, for good. A retired one is retired no more.
 
         Raises:
             RegistryError: there is no such agent.
         """
         agent = enrolled(session, agent_id)
-        before, agent.status, agent.updated_at = agent.status, status, now
+        before = shown_status(agent.status, agent.retired_at)
+        agent.status, agent.updated_at, agent.retired_at = status, now, None
         if status == REVOKED:
             revoke_certificates(session, agent_id)
         audit.record(session, "admin", "agent.status", status, now, agent=agent_id, was=before)

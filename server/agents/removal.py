@@ -1,4 +1,4 @@
-"""Deletes an agent that was revoked long enough ago, with everything that belongs to it. The audit keeps what it was.
+"""Deletes an agent that was revoked or retired long enough ago, with all that belongs to it. The audit keeps what it was.
 
 The server knows nothing of the device afterwards, and refuses it as unknown. With a new enrollment token it can be provisioned
 again, as a new agent; tokens that it could still use are revoked here. Its id may be given to another device: certificates of
@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from common.text import quantity
 from contracts.keyset import pin_of_jwk
 from server.base.errors import RegistryError
 from server.registry import audit
-from server.registry.models import Base, Certificate, EnrollmentToken, KeptReply, License, Secret
+from server.registry.models import Agent, Base, Certificate, EnrollmentToken, KeptReply, License, Secret
 from server.registry.retention import DAY_S, retention
 
 from .registry import REVOKED, enrolled
@@ -48,10 +49,24 @@ def remove(session: Session, agent_id: str, now: int) -> Removed:
     # A revoked agent cannot be enrolled: what has changed it last is its revocation.
     left = agent.updated_at + days * DAY_S - now
     if left > 0:
+        more, least = quantity(-(-left // DAY_S), "more day"), quantity(days, "day")
         raise RegistryError(
-            f"agent {agent_id!r} is kept for {-(-left // DAY_S)} more days: revoked agents are kept for {days} days, which "
+            f"agent {agent_id!r} is kept for {more}: revoked agents are kept for {least}, which "
             "'license-server retention --agents DAYS' changes"
         )
+    return delete_agent(session, agent, now, "admin")
+
+
+def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Removed:
+    """Deletes an agent that is locked, whatever its status, and everything of it.
+
+    Args:
+        session: of a writing transaction.
+        agent: the agent.
+        now: seconds since 1970 UTC.
+        actor: for the audit.
+    """
+    agent_id = agent.id
     tokens = _revoke_tokens(session, agent_id, agent.hw_id, now)
     removed = Removed(
         certificates=_delete(session, Certificate, Certificate.agent_id == agent_id),
@@ -62,8 +77,10 @@ def remove(session: Session, agent_id: str, now: int) -> Removed:
     _delete(session, KeptReply, KeptReply.agent_id == agent_id)
     identity = None if agent.identity_key is None else pin_of_jwk(json.loads(agent.identity_key))
     was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at}
+    if agent.retired_at is not None:
+        was["retired_at"] = agent.retired_at
     session.delete(agent)
-    audit.record(session, "admin", "agent.deleted", "ok", now, agent=agent_id, **was, **asdict(removed))
+    audit.record(session, actor, "agent.deleted", "ok", now, agent=agent_id, **was, **asdict(removed))
     return removed
 
 

@@ -7,9 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.registry.agentcounts import STATUSES
+
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Seconds. 2 and 5 are the targets of P95 and P99 (OP-08)."""
-STATUSES = ("active", "factory_only", "revoked")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,15 @@ from pathlib import Path
 import click
 from sqlalchemy.orm import Session
 
-from common.text import shown
+from common.text import quantity, shown
+from server.agents import retirement
 from server.agents.audit_heads import sign_audit_head
-from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED, AgentRow, public_key_pem
+from server.agents.registry import ACTIVE, REVOKED, AgentRow, public_key_pem
 from server.agents.removal import remove
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
+from server.registry.agentcounts import STATUSES
 from server.registry.paging import pages
 
 from .listing import limit_option, show_pages
@@ -40,7 +42,7 @@ def _list_agents(
 ) -> None:
     def line(row: AgentRow) -> tuple[object, ...]:
         serial = "-" if row.serial is None else row.serial
-        return row.agent_id, serial, row.status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
+        return row.agent_id, serial, row.shown_status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
 
     headers = ("agent", "serial", "status", "attestation", "backend", "enrolled at", "last contact")
 
@@ -48,12 +50,12 @@ def _list_agents(
         return server.agents.listed(session, status, prefix, after if last is None else last.agent_id, most)
 
     with opened(directory) as server:
-        show_pages(pages(server.database, page, limit), headers, line, as_json)
+        show_pages(pages(server.database, page, limit), headers, line, as_json, AgentRow.as_json)
 
 
 @agents.command("list")
 @directory_option
-@click.option("--status", type=click.Choice([ACTIVE, REVOKED, FACTORY_ONLY]), help="Only agents with this status.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only agents with this status.")
 @click.option("--id-prefix", "prefix", default="", metavar="TEXT", help="Only agents whose id begins with this.")
 @click.option("--after", default="", metavar="ID", help="Only agents behind this one.")
 @limit_option
@@ -83,12 +85,14 @@ def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
     row = found.agent
     yield "agent", row.agent_id
     yield "serial", "-" if row.serial is None else row.serial
-    yield "status", row.status
+    yield "status", row.shown_status
     yield "hardware", row.hw_id or "-"
     yield "attestation", row.attestation
     yield "backend", row.backend
     yield "enrolled at", utc(row.created_at)
     yield "changed at", utc(row.updated_at)
+    if row.retired_at is not None:
+        yield "retired at", utc(row.retired_at)
     ago = "" if row.last_seen is None else f" ({_days(moment - row.last_seen)} ago)"
     yield "last contact", utc(row.last_seen) + ago
     yield "halted", "no" if found.halt is None else f"since {utc(found.halt.since)}: {found.halt.evidence}"
@@ -110,7 +114,7 @@ def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
 
 def _days(seconds: int) -> str:
     days = max(seconds, 0) // 86_400
-    return "less than a day" if not days else "1 day" if days == 1 else f"{days} days"
+    return quantity(days, "day") if days else "less than a day"
 
 
 @agents.command("keys")
@@ -137,12 +141,27 @@ def agents_revoke(directory: Path, agent_id: str) -> None:
         server.agents.set_status(session, agent_id, REVOKED, now())
 
 
+@agents.command("retire")
+@directory_option
+@click.argument("agent_id")
+def agents_retire(directory: Path, agent_id: str) -> None:
+    """Take an agent out of service: the server refuses its requests from now on, and its licenses end.
+
+    'license-server retention --retired-agents DAYS' says how long it stays in the registry; then it goes by itself. Until then,
+    'agents reinstate' takes it back into service.
+    """
+    with writing(directory) as (_server, session):
+        retired = retirement.retire(session, agent_id, now())
+    ended, kept = quantity(retired.licenses, "license"), quantity(retired.kept_days, "day")
+    click.echo(f"retired {agent_id} with {ended}; it stays in the registry for {kept} after {utc(retired.at)}", err=True)
+
+
 @agents.command("reinstate")
 @directory_option
 @click.argument("agent_id")
 @click.confirmation_option(prompt="The device will be able to get licenses again. Continue?")
 def agents_reinstate(directory: Path, agent_id: str) -> None:
-    """Reinstate a revoked agent. Its certificates stay revoked: provision the device again."""
+    """Reinstate a revoked or retired agent. Its certificates stay revoked: provision the device again."""
     with writing(directory) as (server, session):
         server.agents.set_status(session, agent_id, ACTIVE, now())
 
@@ -152,14 +171,17 @@ def agents_reinstate(directory: Path, agent_id: str) -> None:
 @click.argument("agent_id")
 @click.confirmation_option(prompt="The agent, its certificates, secrets and licenses go for good. Continue?")
 def agents_delete(directory: Path, agent_id: str) -> None:
-    """Delete an agent that was revoked, with its certificates, secrets and licenses. The audit keeps what it was.
+    """Delete an agent that was revoked or retired, with its certificates, secrets and licenses. The audit keeps what it was.
 
-    'license-server retention --agents DAYS' says how long after its revocation an agent is kept.
+    'license-server retention --agents DAYS' says how long after its revocation an agent is kept at least.
     """
     with writing(directory) as (_server, session):
         removed = remove(session, agent_id, now())
-    counts = f"{removed.certificates} certificates, {removed.secrets} secret versions, {removed.licenses} licenses"
-    click.echo(f"deleted {agent_id}: {counts}", err=True)
+    counts = (
+        quantity(removed.certificates, "certificate"), quantity(removed.secrets, "secret version"),
+        quantity(removed.licenses, "license"),
+    )  # fmt: skip
+    click.echo(f"deleted {agent_id}: {', '.join(counts)}", err=True)
 
 
 @agents.command("serial")

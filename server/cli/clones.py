@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from common.text import quantity
 from server.agents.clones import Halt
 from server.registry.paging import pages
 
@@ -26,8 +27,8 @@ def _list(directory: Path, as_json: bool, limit: int | None = None) -> None:
     moment = now()
 
     def line(row: Halt) -> tuple[object, ...]:
-        left = max(row.until - moment, 0) // 86_400
-        return row.agent_id, utc(row.since), f"{utc(row.until)} ({left} days left)", utc(row.last_seen), row.evidence
+        left = quantity(max(row.until - moment, 0) // 86_400, "day")
+        return row.agent_id, utc(row.since), f"{utc(row.until)} ({left} left)", utc(row.last_seen), row.evidence
 
     headers = ("agent", "halted at", "licenses end at", "last contact", "because")
     with opened(directory) as server:

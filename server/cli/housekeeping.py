@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from server.registry.housekeeping import Housekeeping
+from common.text import quantity
 from server.registry.retention import Retention, set_retention
 from server.registry.retention import retention as present_retention
+from server.wiring import housekeeping
 
 from .options import directory_option, json_option, now, opened, writing
 
@@ -19,6 +20,7 @@ _TEXTS = {
     "secrets": "secret versions, after the end of their grace",
     "enrollment_tokens": "enrollment tokens, after their end",
     "agents": "revoked agents, at least, after they were revoked ('agents delete' removes them)",
+    "retired_agents": "retired agents, after they retired",
 }
 
 
@@ -51,6 +53,12 @@ _TEXTS = {
     metavar="DAYS",
     help=f"Days for revoked agents, before 'agents delete' may remove them.  [default: {_DEFAULT.agents}]",
 )
+@click.option(
+    "--retired-agents",
+    type=click.IntRange(0),
+    metavar="DAYS",
+    help=f"Days for retired agents, before they go by themselves.  [default: {_DEFAULT.retired_agents}]",
+)
 @click.option("--apply", "at_once", is_flag=True, help="Remove what is due now; a running 'serve' does so every 10 minutes.")
 @json_option
 def retention(
@@ -60,6 +68,7 @@ def retention(
     secrets: int | None,
     enrollment_tokens: int | None,
     agents: int | None,
+    retired_agents: int | None,
     at_once: bool,
     as_json: bool,
 ) -> None:
@@ -70,6 +79,7 @@ def retention(
         "secrets": secrets,
         "enrollment_tokens": enrollment_tokens,
         "agents": agents,
+        "retired_agents": retired_agents,
     }
     changes = {name: days for name, days in given.items() if days is not None}
     if changes:
@@ -78,14 +88,14 @@ def retention(
     removed: dict[str, int] = {}
     with opened(directory) as server:
         if at_once:
-            removed = Housekeeping(server.database, server.cipher.audit_key()).run(now(), confirmed=True).rows
+            removed = housekeeping(server).run(now(), confirmed=True).rows
         with server.database.read() as session:
             days = asdict(present_retention(session))
     if as_json:
         click.echo(json.dumps({"days": days, "removed": removed}, indent=2))
         return
     for name, text in _TEXTS.items():
-        click.echo(f"{text}: {f'{days[name]} days' if days[name] else 'for ever'}")
+        click.echo(f"{text}: {quantity(days[name], 'day') if days[name] else 'for ever'}")
     for table, count in removed.items():
         click.echo(f"removed from {table}: {count} rows", err=True)
 

@@ -16,7 +16,11 @@ limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help
 
 
 def show_pages(
-    pages: Iterable[Sequence[Any]], headers: Sequence[str], line: Callable[[Any], tuple[object, ...]], as_json: bool
+    pages: Iterable[Sequence[Any]],
+    headers: Sequence[str],
+    line: Callable[[Any], tuple[object, ...]],
+    as_json: bool,
+    members: Callable[[Any], dict[str, Any]] = asdict,
 ) -> int:
     """Prints rows as they come, and returns their number.
 
@@ -25,14 +29,15 @@ def show_pages(
         headers: of the table.
         line: the cells of a row of the table.
         as_json: print one array of objects with all fields, instead of a table.
+        members: of the object of a row.
     """
-    return _json(pages) if as_json else _table(pages, headers, line)
+    return _json(pages, members) if as_json else _table(pages, headers, line)
 
 
-def _json(pages: Iterable[Sequence[Any]]) -> int:
+def _json(pages: Iterable[Sequence[Any]], members: Callable[[Any], dict[str, Any]]) -> int:
     count = 0
     for page in pages:
-        objects = [json.dumps(asdict(row), indent=2, default=str).replace("\n", "\n  ") for row in page]
+        objects = [json.dumps(members(row), indent=2, default=str).replace("\n", "\n  ") for row in page]
         click.echo(("," if count else "[") + "\n  " + ",\n  ".join(objects), nl=False)
         count += len(page)
     click.echo("\n]" if count else "[]")

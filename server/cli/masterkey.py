@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from common.text import quantity
 from server.base.settings import Place, place_of
 from server.keys import masterkey_rotation
 from server.keys.lifecycle import DAY
@@ -44,7 +45,7 @@ def show_key(directory: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
-    click.echo(f"{found.kind}, in use since {utc(found.made_at)} ({max(now() - found.made_at, 0) // DAY} days)")
+    click.echo(f"{found.kind}, in use since {utc(found.made_at)} ({quantity(max(now() - found.made_at, 0) // DAY, 'day')})")
     for other in found.others:
         click.echo(f"still opens the registry too: {other}; 'license-server master-key finish' ends that")
 

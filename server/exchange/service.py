@@ -233,7 +233,7 @@ class Exchange:
         kept: Kept | None = None
         try:
             if agent.status == REVOKED:
-                raise RequestRefused(RefusalCode.AGENT_REVOKED, "this agent is revoked")
+                raise RequestRefused(RefusalCode.AGENT_REVOKED, f"this agent is {agent.shown_status}")
             kept = replies.find(session, agent.agent_id, context.request_id)
             if kept is not None:
                 if kept.digest != digest:

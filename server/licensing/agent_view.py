@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from common.text import quantity
 from server.agents.clones import Halt, halt_of
 from server.agents.registry import REVOKED, AgentRow, enrolled, row_of
 from server.registry.models import Certificate, Secret
@@ -63,7 +64,7 @@ class AgentView:
     def as_json(self, now: int) -> dict[str, Any]:
         """Everything, with the members of the agent first."""
         return {
-            **asdict(self.agent),
+            **self.agent.as_json(),
             "secrets": [asdict(row) for row in self.secrets],
             "urgent": self.urgent,
             "halted": None if self.halt is None else asdict(self.halt),
@@ -103,14 +104,20 @@ def view(session: Session, agent_id: str, now: int) -> AgentView:
 def notes(found: AgentView, now: int) -> list[str]:
     """What an administrator should know, in sentences; the most important first. Empty if all is well."""
     agent, said = found.agent, []
+    if agent.retired_at is not None:
+        said.append(
+            "it is retired: the server refuses its requests, and its licenses ended with it; 'license-server agents reinstate "
+            f"{agent.agent_id}' takes it back into service"
+        )
+        return said
     if agent.status == REVOKED:
         said.append("it is revoked: the server refuses its requests, and its licenses end with the grace of its newest secret")
         return said
     if found.halt is not None:
         left = max(found.halt.until - now, 0) // DAY_S
         said.append(
-            f"two machines have its identity ({found.halt.evidence}): its rotations are halted, and its licenses end in {left} "
-            "days; see 'license-server clones'"
+            f"two machines have its identity ({found.halt.evidence}): its rotations are halted, and its licenses end in "
+            f"{quantity(left, 'day')}; see 'license-server clones'"
         )
     by_hand = agent.serial is None
     if not by_hand and not any(row.state == "active" and row.not_after > now for row in found.certificates):
@@ -125,7 +132,7 @@ def notes(found: AgentView, now: int) -> list[str]:
     if not by_hand and agent.last_seen is None:
         said.append("it has had no contact with the server since it was provisioned")
     elif agent.last_seen is not None and now - agent.last_seen > SILENT_S:
-        said.append(f"it has had no contact with the server for {(now - agent.last_seen) // DAY_S} days")
+        said.append(f"it has had no contact with the server for {quantity((now - agent.last_seen) // DAY_S, 'day')}")
     if found.licenses and not any(row.state in ("valid", "not_yet_valid") for row in found.licenses):
         said.append("all of its licenses have expired or are revoked")
     return said

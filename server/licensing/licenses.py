@@ -21,6 +21,7 @@ from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
 from server.registry import audit
+from server.registry.agentcounts import shown_status
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
@@ -98,7 +99,8 @@ class Licenses:
         # Locked: the same license may be issued twice at once.
         agent = enrolled(session, agent_id)
         if agent.status != ACTIVE:
-            raise RegistryError(f"agent {agent_id!r} is {agent.status}; only active agents get licenses")
+            status = shown_status(agent.status, agent.retired_at)
+            raise RegistryError(f"agent {agent_id!r} is {status}; only active agents get licenses")
         known = session.get(License, order.jti)
         if known is not None and known.agent_id != agent_id:
             raise RegistryError(f"license {order.jti!r} belongs to agent {known.agent_id!r}; choose another id")

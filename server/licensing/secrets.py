@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 from contracts.exchange import RefusalCode
 from contracts.keyconfirmation import key_check
 from server.agents.clones import EXTENSION_S
-from server.agents.registry import enrolled, registered
+from server.agents.registry import REVOKED, enrolled, registered
 from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_delivery
 from server.keys.keyring import Keyring
 from server.registry import audit
+from server.registry.agentcounts import shown_status
 from server.registry.cipher import Cipher
 from server.registry.models import Agent, Secret
 
@@ -168,9 +169,9 @@ class Secrets:
             grace: seconds of grace after that; None for the server's setting.
 
         Raises:
-            RegistryError: there is no such agent, or too many versions are live.
+            RegistryError: there is no such agent, it is revoked or retired, or too many versions are live.
         """
-        agent = enrolled(session, agent_id)
+        agent = _in_service(session, agent_id)
         if agent.halted_at is not None:
             raise RegistryError(f"the rotations of {agent_id!r} are halted; 'license-server clones' says why and what to do")
         rows = self._rows(session, agent_id, now)
@@ -186,9 +187,9 @@ class Secrets:
         """Makes an agent rotate at its next contact. `demand` does so for all agents.
 
         Raises:
-            RegistryError: there is no such agent.
+            RegistryError: there is no such agent, or it is revoked or retired.
         """
-        enrolled(session, agent_id).urgent = True
+        _in_service(session, agent_id).urgent = True
         replace_pending(session, [agent_id])
         audit.record(session, "admin", "rotation.demanded", "ok", now, agent=agent_id)
 
@@ -354,6 +355,17 @@ class Secrets:
         return issue_delivery(
             agent.id, row.version, dates, secret, json.loads(agent.agreement_key), self._keyring.rotation_key()
         )
+
+
+def _in_service(session: Session, agent_id: str) -> Agent:
+    """An agent that an administrator has named, locked, unless it gets no secrets any more; raises RegistryError then."""
+    agent = enrolled(session, agent_id)
+    if agent.status == REVOKED:
+        raise RegistryError(
+            f"agent {agent_id!r} is {shown_status(agent.status, agent.retired_at)} and gets no secret; 'license-server agents "
+            f"reinstate {agent_id}' undoes that"
+        )
+    return agent
 
 
 class Version(Protocol):

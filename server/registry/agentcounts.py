@@ -11,8 +11,15 @@ from sqlalchemy.orm import Session
 
 from .models import Agent, Counter
 
-STATUSES = ("active", "factory_only", "revoked")
+RETIRED = "retired"
+"""The status that people see of an agent that left service; its row says revoked, and when it retired."""
+STATUSES = ("active", "factory_only", "revoked", RETIRED)
 _PREFIX = "agents."
+
+
+def shown_status(status: str, retired_at: int | None) -> str:
+    """The status of an agent as people see it: active, factory_only, revoked or retired."""
+    return status if retired_at is None else RETIRED
 
 
 class WritingSession(Session):
@@ -25,14 +32,27 @@ def _keep(session: Session, _context: Any) -> None:
     for row in (*session.new, *session.dirty, *session.deleted):
         if not isinstance(row, Agent):
             continue
-        history = inspect(row).attrs.status.history
-        before, after = (history.deleted or (None,))[0], (history.added or (None,))[0]
-        if row in session.deleted:
-            before, after = row.status, None
+        before, after = _statuses(row)
+        if row in session.new:
+            before = None
+        elif row in session.deleted:
+            after = None
         for status, change in ((before, -1), (after, 1)):
             if status is not None:
                 changes[status] = changes.get(status, 0) + change
     add(session, changes)
+
+
+def _statuses(row: Agent) -> tuple[str | None, str | None]:
+    """The status before and after the changes that are being flushed."""
+    attributes = inspect(row).attrs
+    before, after = [], []
+    for name in ("status", "retired_at"):
+        history = attributes[name].history
+        present = (history.added or history.unchanged or (getattr(row, name),))[0]
+        after.append(present)
+        before.append(history.deleted[0] if history.deleted else present)
+    return shown_status(*before), shown_status(*after)
 
 
 def add(session: Session, changes: dict[str, int]) -> None:

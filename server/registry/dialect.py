@@ -6,8 +6,8 @@ already; it numbers rows by the rows themselves, and its clock is this machine's
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Table, func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Table, func, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 _Query = TypeVar("_Query", bound="Select[Any]")
 _LAST = text("SELECT pg_sequence_last_value(CAST(pg_get_serial_sequence(:table, :column) AS regclass))")
@@ -22,6 +22,11 @@ def is_sqlite(session: Session) -> bool:
 def locking(statement: str, *, sqlite: bool) -> str:
     """A SELECT whose rows stay locked until the transaction ends."""
     return statement if sqlite else f"{statement} FOR UPDATE"
+
+
+def by_bytes(session: Session, column: InstrumentedAttribute[str]) -> ColumnElement[str]:
+    """A column that is compared and ordered by its bytes, as SQLite does anyway, and not as a language has it."""
+    return column.expression if is_sqlite(session) else column.collate("C")
 
 
 def greatest(*, sqlite: bool) -> str:

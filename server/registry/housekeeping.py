@@ -4,8 +4,9 @@ It never trusts one look at the clock: its own time goes forward by at most an h
 clock that is wrong for a minute removes nothing that would not have gone an hour later.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -42,17 +43,36 @@ class Removed:
             self.rows[table] = self.rows.get(table, 0) + count
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """What another room removes.
+
+    Attributes:
+        table: where.
+        remove: removes one batch in a transaction, given the time by which rows are due; returns how many rows it removed.
+        size: of a full batch; with less, the chore is done.
+        most: batches of one run.
+    """
+
+    table: str
+    remove: Callable[[Session, int], int]
+    size: int = BATCH
+    most: int = MAX_BATCHES
+
+
 class Housekeeping:
     """Removes rows.
 
     Args:
         database: the registry's.
         audit_key: `Cipher.audit_key`.
+        chores: of other rooms, done after those that are here.
     """
 
-    def __init__(self, database: Database, audit_key: bytes) -> None:
+    def __init__(self, database: Database, audit_key: bytes, chores: Sequence[Chore] = ()) -> None:
         self._database = database
         self._audit_key = audit_key
+        self._chores = chores
 
     def run(self, now: int, *, confirmed: bool = False) -> Removed:
         """Removes what is due.
@@ -73,16 +93,20 @@ class Housekeeping:
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)
         self._remove_by(removed, Certificate.fingerprint, Certificate.not_after <= now - days.certificates * DAY_S)
         self._remove_secrets(removed, now, days.secrets)
+        for chore in self._chores:
+            self._batches(removed, chore.table, partial(_at, chore, now), chore.size, chore.most)
         if days.audit:
             self._remove_audit(removed, now, days.audit)
         return removed
 
-    def _batches(self, removed: Removed, table: str, batch: Callable[[Session], int]) -> None:
-        for _ in range(MAX_BATCHES):
+    def _batches(
+        self, removed: Removed, table: str, batch: Callable[[Session], int], size: int | None = None, most: int = MAX_BATCHES
+    ) -> None:
+        for _ in range(most):
             with self._database.write() as session:
                 count = batch(session)
             removed.add(table, count)
-            if count < BATCH:
+            if count < (BATCH if size is None else size):
                 return
 
     def _remove_by(self, removed: Removed, key: InstrumentedAttribute[object], due: ColumnElement[bool]) -> None:
@@ -141,6 +165,10 @@ class Housekeeping:
             last = audit.announce_removal(session, now - days * DAY_S, now, self._audit_key)
         if last is not None:
             self._batches(removed, "audit", lambda session: audit.remove_announced(session, last, BATCH))
+
+
+def _at(chore: Chore, now: int, session: Session) -> int:
+    return chore.remove(session, now)
 
 
 def _certain(session: Session, now: int, *, confirmed: bool) -> int:

@@ -5,7 +5,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 REVISION = "0011"
 """The newest migration: with it the tables are as they are declared here."""
-OLDEST_PROGRAM = "0005"
+OLDEST_PROGRAM = "0011"
 """The oldest program, by its newest migration, that may serve these tables. A migration that only adds leaves it as it is."""
 
 
@@ -82,6 +82,8 @@ class Agent(Base):
     revocations: Mapped[int | None] = mapped_column(BigInteger)
     # What it has announced that it can do, names with blanks between; missing for an agent of release 0.1.0.
     capabilities: Mapped[str | None] = mapped_column(Text)
+    # When it left service. Its `status` is revoked then, so that all that refuses revoked agents refuses it.
+    retired_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Certificate(Base):
@@ -210,6 +212,13 @@ class Allowance(Base):
 
 _HALTED = Agent.halted_at.is_not(None)
 Index("agent_halted", Agent.halted_at, Agent.id, sqlite_where=_HALTED, postgresql_where=_HALTED)
+_RETIRED, _NOT_RETIRED = Agent.retired_at.is_not(None), Agent.retired_at.is_(None)
+Index("agent_retired_at", Agent.retired_at, sqlite_where=_RETIRED, postgresql_where=_RETIRED)
+# Lists of agents are in the order of bytes (`dialect.by_bytes`). SQLite has no other one, and an index of its own for the id;
+# on PostgreSQL, the migration gives the ids in these indexes the collation C, which a comparison of schemas does not see.
+Index("agent_by_bytes", Agent.id).ddl_if("postgresql")
+Index("agent_status", Agent.status, Agent.id, sqlite_where=_NOT_RETIRED, postgresql_where=_NOT_RETIRED)
+Index("agent_retired", Agent.id, sqlite_where=_RETIRED, postgresql_where=_RETIRED)
 Index("certificate_end", Certificate.not_after)
 Index("secret_end", Secret.grace_until)
 Index("claim_end", EnrollmentToken.expires_at)

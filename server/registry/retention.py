@@ -25,6 +25,7 @@ class Retention:
         secrets: secret versions, after the end of their grace. The secret itself is destroyed at that end.
         enrollment_tokens: enrollment tokens, after their end.
         agents: revoked agents, after they were revoked. Nothing but `agents delete` removes one, and not before.
+        retired_agents: retired agents, after they retired. Their certificates have ended long before.
     """
 
     audit: int = 1096
@@ -32,6 +33,7 @@ class Retention:
     secrets: int = 400
     enrollment_tokens: int = 90
     agents: int = 90
+    retired_agents: int = 420
 
 
 def retention(session: Session) -> Retention:

@@ -87,7 +87,7 @@ def test_a_factory_device_gets_no_licenses(server: ServerSide) -> None:
     row = server.agent("pos-000001")
     assert row is not None
     assert row.status == FACTORY_ONLY
-    assert server.agents.count() == {ACTIVE: 0, REVOKED: 0, FACTORY_ONLY: 1}
+    assert server.agents.count() == {ACTIVE: 0, REVOKED: 0, FACTORY_ONLY: 1, "retired": 0}
     server.secrets.rotate_by_hand("pos-000001", NOW)
     with pytest.raises(RegistryError, match="factory_only"):
         server.licenses.issue("pos-000001", Order("x", "x", (), {}, NOW, NOW + 9), NOW)

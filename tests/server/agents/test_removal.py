@@ -45,7 +45,7 @@ def test_only_a_revoked_agent_is_deleted_and_not_too_early(world: ServerSide) ->
     with pytest.raises(RegistryError, match="is active: only a revoked agent can be deleted"):
         remove(world, LATER)
     world.agents.set_status(ID, "revoked", NOW)
-    with pytest.raises(RegistryError, match="is kept for 1 more days: revoked agents are kept for 90 days"):
+    with pytest.raises(RegistryError, match="is kept for 1 more day: revoked agents are kept for 90 days"):
         remove(world, LATER - 1)
     world.agents.set_status(ID, "active", NOW)
     with pytest.raises(RegistryError, match="is active"):
@@ -68,7 +68,7 @@ def test_everything_of_the_agent_goes_and_nothing_else(world: ServerSide) -> Non
         with world.database.read() as session:
             owners = set(session.scalars(select(Agent.id if model is Agent else model.agent_id)))  # type: ignore[attr-defined]
         assert owners == {OTHER}
-    assert world.agents.count() == {"active": 1, "revoked": 0, "factory_only": 0}
+    assert world.agents.count() == {"active": 1, "revoked": 0, "factory_only": 0, "retired": 0}
     (record,) = [record for record in world.audit.tail(5) if record.event == "agent.deleted"]
     assert before is not None and record.fields["agent"] == ID and record.fields["serial"] == 1
     assert record.fields["hw_id"] == before.hw_id and record.fields["revoked_at"] == NOW

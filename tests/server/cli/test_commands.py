@@ -101,6 +101,7 @@ ARGUMENTS = {
     "agents keys": ["x", "identity"],
     "agents revoke": ["x"],
     "agents reinstate": ["x", "--yes"],
+    "agents retire": ["x"],
     "agents show": ["x"],
     "agents delete": ["x", "--yes"],
     "audit-head": ["--agent", "x"],
@@ -417,11 +418,34 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
     assert "written: for ever" in shown and "grace: 30 days" in shown
     assert "from 401" in run("retention", "--certificates", "400", code=1).err
     assert json.loads(run("retention", "--apply", "--json").out) == {
-        "days": {"audit": 0, "certificates": 420, "secrets": 30, "enrollment_tokens": 90, "agents": 90},
+        "days": {
+            "audit": 0,
+            "certificates": 420,
+            "secrets": 30,
+            "enrollment_tokens": 90,
+            "agents": 90,
+            "retired_agents": 420,
+        },
         "removed": {},
     }
     changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]
     assert len(changed) == 1 and {"audit": 0, "secrets": 30}.items() <= dict(changed[0]["fields"]).items()  # type: ignore[call-overload]
+
+
+def test_an_agent_is_retired_shown_so_and_taken_back(enrolled: Path, run: Run) -> None:
+    run("issue", "--agent", "till-1", "--expires", "+9d", "--license-id", "one")
+    said = run("agents", "retire", "till-1").err
+    assert said.startswith("retired till-1 with 1 license; it stays in the registry for 420 days after ")
+    assert run("agents", "list", "--json", "--status", "retired").json()[0]["status"] == "retired"
+    assert run("agents", "list", "--json", "--status", "revoked").json() == []
+    table, page = run("agents").out, run("agents", "show", "till-1").out
+    assert "retired" in table and "revoked" not in table
+    assert "status:       retired" in page and "retired at:" in page and "one, agent retired, until" in page
+    assert "NOTICE: it is retired: the server refuses its requests, and its licenses ended with it" in page
+    assert "is retired and gets no secret" in run("rotate", "--agent", "till-1", code=1).err
+    assert "is retired; only active agents get licenses" in run("issue", "--agent", "till-1", "--expires", "+9d", code=1).err
+    run("agents", "reinstate", "till-1", "--yes")
+    assert run("licenses", "list", "--json").json()[0]["state"] == "valid"
 
 
 # The server's own clock

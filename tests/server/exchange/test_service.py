@@ -74,6 +74,10 @@ class Row:
     status: str
     identity_key: dict[str, str]
 
+    @property
+    def shown_status(self) -> str:
+        return self.status
+
 
 @dataclass
 class Stores:

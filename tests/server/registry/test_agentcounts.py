@@ -2,33 +2,42 @@
 
 import random
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
+from server.agents import retirement
 from server.registry.agentcounts import add
 from server.registry.models import Agent
 from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device
-from tests.support.serverside import ServerSide
+from tests.support.serverside import Acts, ServerSide
 
-ZERO = {"active": 0, "factory_only": 0, "revoked": 0}
+ZERO = {"active": 0, "factory_only": 0, "revoked": 0, "retired": 0}
+
+
+def retirements(server: ServerSide) -> Acts:
+    return Acts(retirement, server.database)
 
 
 def real(server: ServerSide) -> dict[str, int]:
     with server.database.read() as session:
-        rows = session.execute(select(Agent.status, func.count()).group_by(Agent.status)).all()
+        shown = case((Agent.retired_at.is_not(None), "retired"), else_=Agent.status)
+        rows = session.execute(select(shown, func.count()).group_by(shown)).all()
         return ZERO | {str(status): int(count) for status, count in rows}
 
 
 def test_the_counts_are_those_of_the_rows_after_any_acts(server: ServerSide) -> None:
     assert server.agents.count() == ZERO
     rng, ids = random.Random(1), []
-    for number in range(30):
+    for number in range(45):
         if number % 3 == 0:
             ids.append(Device(number).come(server, factory_only=rng.random() < 0.4).agent_id)
+        elif number % 3 == 1:
+            retirements(server).retire(rng.choice(ids), NOW)
         else:
             server.agents.set_status(rng.choice(ids), rng.choice(["active", "revoked", "factory_only"]), NOW)
         assert server.agents.count() == real(server), number
     alone = _without_rows(server)
+    retirements(server).retire(alone, NOW)
     with server.database.write() as session:
         session.delete(session.get_one(Agent, alone))
     assert server.agents.count() == real(server)

@@ -35,8 +35,13 @@ def to(database: Database, revision: str, act: Callable[..., None] = command.upg
 
 
 def differences(database: Database) -> list[object]:
+    def belongs(found: object, _name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
+        """The comparison does not know that an index may be for one of the databases."""
+        only = getattr(found, "_ddl_if", None)
+        return kind != "index" or only is None or only.dialect == database.engine.dialect.name
+
     with database.engine.connect() as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        options = {"compare_type": True, "compare_server_default": True, "include_object": belongs}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata))
 
 

@@ -25,18 +25,19 @@ from contracts.exchange import (
     purpose_of,
 )
 from server import serving, wiring
+from server.agents import retirement
 from server.agents.clones import Report
 from server.jobs.queue import Jobs
 from server.licensing.licenses import Order
+from server.registry.agentcounts import STATUSES
 from server.registry.allowance import Allowance
-from server.registry.housekeeping import Housekeeping
 from server.registry.prepared import Statements
 from server.web.peers import peer_of
 from tests.server.agentside import AgentSide
 from tests.server.devices import NOW, Device, der, make_csr
 from tests.server.exchange.test_checkins import private_jwk
 from tests.support.postgres import Postgres
-from tests.support.serverside import ServerSide, open_server
+from tests.support.serverside import Acts, ServerSide, open_server
 
 LARGE = {"agent", "certificate", "secret", "license", "kept_reply", "audit", "claim", "provision_session", "allowance"}
 """Tables that grow with the fleet or with time; the others have a few rows."""
@@ -132,7 +133,8 @@ def everything(server: ServerSide) -> None:
     server.agents.set_status(made.agent_id, "revoked", now)
     ask(SecretStatus, **held)
     jobs = Jobs(server.database, (serving.HOUSEKEEPING,), "test")
-    Housekeeping(server.database, server.server.cipher.audit_key()).run(now, confirmed=True)
+    Acts(retirement, server.database).retire(made.agent_id, now)
+    wiring.housekeeping(server.server).run(now, confirmed=True)
     Allowance(server.database).take_lot("agent a", now)
     jobs.claim(now)
     jobs.finished(serving.HOUSEKEEPING, now)
@@ -158,3 +160,26 @@ def test_no_statement_reads_a_whole_table(server: ServerSide) -> None:
 def test_a_statement_without_an_index_would_be_seen(server: ServerSide) -> None:
     without = {"SELECT id FROM agent WHERE backend = %s": ("tpm",)}
     assert scans(server, without) == [("agent", "SELECT id FROM agent WHERE backend = %s")]
+
+
+LISTS: tuple[dict[str, str], ...] = (
+    {"prefix": "pos-0"},
+    {"prefix": "pos-0", "after": "pos-000001"},
+    *({"status": status} for status in STATUSES),
+    *({"status": status, "prefix": "pos-0"} for status in STATUSES),
+)
+
+
+@pytest.mark.parametrize("asked", LISTS, ids=str)
+def test_a_page_of_agents_is_read_from_an_index_in_its_order(server: ServerSide, asked: dict[str, str]) -> None:
+    """Nothing that is read is thrown away or sorted: the page costs as much as its rows, however many agents there are."""
+    with captured(server) as statements:
+        server.agents.listed(**asked, limit=500)
+    ((statement, parameters),) = ((each, with_) for each, with_ in statements.items() if "FROM agent" in each)
+    with server.database.engine.connect() as connection:
+        connection.exec_driver_sql("SET enable_seqscan = off")
+        connection.exec_driver_sql("SET enable_bitmapscan = off")
+        connection.exec_driver_sql("SET enable_sort = off")
+        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
+        connection.rollback()
+    assert "Index Cond" in plan and not re.search(r"Filter|Sort|Seq Scan", plan), plan
