@@ -11,6 +11,15 @@ MAX_FRAME_BYTES = 64 * 1024
 MAX_TOKEN_CHARS = 16 * 1024
 """Longest license token, in characters (ASCII)."""
 
+MAX_FEATURE_CHARS = 64
+"""Longest feature in `require`, as in the claims of a license."""
+MAX_PRODUCT_CHARS = 256
+"""Longest product in `require`, as a value of a license's metadata."""
+MAX_LICENSE_ID_CHARS = 128
+"""Longest id of a license, and so of `after` in `licenses`."""
+LICENSES_PER_PAGE = 32
+"""Licenses in one reply to `licenses`; fewer where a frame has no room for so many."""
+
 NONCE_BYTES = 16
 MAX_ID = 2**53 - 1
 """Largest request id: what every language, JavaScript included, holds exactly."""

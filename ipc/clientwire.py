@@ -12,7 +12,14 @@ from typing import Any
 
 import msgpack
 
-from .bounds import MAX_FRAME_BYTES, MAX_TOKEN_CHARS, PROTOCOL_VERSION
+from .bounds import (
+    MAX_FEATURE_CHARS,
+    MAX_FRAME_BYTES,
+    MAX_LICENSE_ID_CHARS,
+    MAX_PRODUCT_CHARS,
+    MAX_TOKEN_CHARS,
+    PROTOCOL_VERSION,
+)
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from .frames import encode_frame
 
@@ -32,6 +39,51 @@ class Reason(StrEnum):
     DEGRADED_EXPIRED = "degraded_expired"
     REVOCATIONS_STALE = "revocations_stale"
 
+
+class LicenseReason(StrEnum):
+    """Why a license that the machine holds may be used or not, as `require` and `licenses` say it.
+
+    The members of `Reason`, which compare equal to these, and those that no token gets. Append-only: a client takes a reason
+    that it does not know for one more of "not valid".
+    """
+
+    OK = "ok"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    MALFORMED = "malformed"
+    UNKNOWN_SECRET = "unknown_secret"
+    SECRET_INVALIDATED = "secret_invalidated"
+    BAD_SIGNATURE = "bad_signature"
+    WRONG_AUDIENCE = "wrong_audience"
+    REVOKED = "revoked"
+    DEGRADED_EXPIRED = "degraded_expired"
+    REVOCATIONS_STALE = "revocations_stale"
+    SUSPENDED = "suspended"
+    NO_SEAT = "no_seat"
+    NO_LICENSE = "no_license"
+
+
+NEAREST_FIRST: tuple[LicenseReason, ...] = (
+    LicenseReason.OK,
+    # The next contact ends these.
+    LicenseReason.REVOCATIONS_STALE,
+    LicenseReason.DEGRADED_EXPIRED,
+    LicenseReason.NO_SEAT,
+    LicenseReason.UNKNOWN_SECRET,
+    LicenseReason.SECRET_INVALIDATED,
+    # Time ends this one.
+    LicenseReason.NOT_YET_VALID,
+    # The issuer can end these.
+    LicenseReason.SUSPENDED,
+    LicenseReason.EXPIRED,
+    # Nothing ends these.
+    LicenseReason.REVOKED,
+    LicenseReason.WRONG_AUDIENCE,
+    LicenseReason.BAD_SIGNATURE,
+    LicenseReason.MALFORMED,
+    LicenseReason.NO_LICENSE,
+)
+"""Every reason, the nearest to valid first: by it `require` chooses among licenses of which none is valid."""
 
 FAKE_FIELD = "fake"
 """A field that every reply of a fake for tests carries (`ipc/testing`), and no reply of an agent."""
@@ -90,6 +142,60 @@ class AgentInfo:
     time: int
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureVerdict:
+    """The agent's answer to `require`.
+
+    Attributes:
+        valid: whether a license of this machine allows the feature now.
+        reason: a `LicenseReason`, or the text of one that this library does not know yet: then it is not valid.
+        license_id: the license (`jti`); None where there is none, or the agent could not open it.
+        product: what the license is for: its metadata `product`; None where it names none.
+        expires_at: end of the license, seconds since 1970 UTC.
+        features: all that the license allows; empty unless valid.
+        metadata: what the issuer attached; empty unless valid.
+        secret_state: state of the secret version of the license's newest token.
+        degraded: as in `Verdict`.
+        clock_suspect: as in `Verdict`.
+    """
+
+    valid: bool
+    reason: LicenseReason | str
+    license_id: str | None = None
+    product: str | None = None
+    expires_at: int | None = None
+    features: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    secret_state: str | None = None
+    degraded: bool = False
+    clock_suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLicense:
+    """A license that the machine holds, as `licenses` lists it.
+
+    Attributes:
+        license_id: the license (`jti`).
+        valid: whether it may be used now.
+        reason: as in `FeatureVerdict`.
+        begins_at: seconds since 1970 UTC; None where the agent could not open it.
+        expires_at: likewise.
+        product: as in `FeatureVerdict`.
+        features: what is licensed; empty unless valid.
+        metadata: what the issuer attached; empty unless valid and asked for.
+    """
+
+    license_id: str
+    valid: bool
+    reason: LicenseReason | str
+    begins_at: int | None = None
+    expires_at: int | None = None
+    product: str | None = None
+    features: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
 def encode_request(op: str, request_id: int, fields: dict[str, Any]) -> bytes:
     """The frame of a request.
 
@@ -117,6 +223,19 @@ def check_token(token: str) -> str:
             ErrorCode.BAD_REQUEST, f"a license token is an ASCII text of 1 to {MAX_TOKEN_CHARS} characters"
         )
     return token
+
+
+def check_requirement(feature: str, product: str | None) -> None:
+    """Checks that a feature and a product may be asked for.
+
+    Raises:
+        LocalProtocolError: one is not a text, empty, or too long.
+    """
+    for name, text, most in (("feature", feature, MAX_FEATURE_CHARS), ("product", product, MAX_PRODUCT_CHARS)):
+        if text is None and name == "product":
+            continue
+        if not isinstance(text, str) or not 0 < len(text) <= most or any("\ud800" <= char <= "\udfff" for char in text):
+            raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"a {name} is a text of 1 to {most} characters")
 
 
 def decode_map(body: bytes) -> dict[str, Any]:
@@ -266,6 +385,83 @@ def verdict_from(reply: dict[str, Any], nonce: bytes) -> Verdict:
         refresh_by=_take(reply, "refresh_by", int, optional=True),
         refreshed=_take(reply, "refreshed", bool),
     )
+
+
+def _text_of_license(fields: dict[str, Any]) -> dict[str, Any]:
+    """What `require` and `licenses` say alike of a license."""
+    features, metadata = _take(fields, "features", list), _take(fields, "metadata", dict)
+    if not all(isinstance(item, str) for item in (*features, *metadata, *metadata.values())):
+        raise _invalid("features or metadata hold something else than text")
+    reason, valid = _take(fields, "reason", str), _take(fields, "valid", bool)
+    if valid != (reason == LicenseReason.OK):
+        raise _invalid("valid and reason contradict each other")
+    return {
+        "valid": valid,
+        "reason": LicenseReason(reason) if reason in LicenseReason._value2member_map_ else reason,
+        "product": _take(fields, "product", str, optional=True),
+        "expires_at": _take(fields, "expires_at", int, optional=True),
+        "features": tuple(features),
+        "metadata": metadata,
+    }
+
+
+def feature_verdict_from(reply: dict[str, Any], nonce: bytes, feature: str, product: str | None) -> FeatureVerdict:
+    """The verdict in a reply to `require`.
+
+    Args:
+        reply: its fields.
+        nonce: of the request.
+        feature: that was asked for.
+        product: that was asked for; None for any.
+
+    Raises:
+        RemoteProtocolError: the nonce is not ours, a field is not of its type, or the license that should allow the feature
+            does not.
+    """
+    if reply.get("nonce") != nonce:
+        raise _invalid("its nonce is not the one that was sent")
+    verdict = FeatureVerdict(
+        **_text_of_license(reply),
+        license_id=_take(reply, "license", str, optional=True),
+        secret_state=_take(reply, "secret_state", str, optional=True),
+        degraded=_take(reply, "degraded", bool),
+        clock_suspect=_take(reply, "clock_suspect", bool),
+    )
+    if verdict.valid and (feature not in verdict.features or verdict.license_id is None):
+        raise _invalid("it calls a license valid that does not allow the feature, or none")
+    if verdict.valid and product is not None and verdict.product != product:
+        raise _invalid("it names a license of another product")
+    return verdict
+
+
+def licenses_from(reply: dict[str, Any], nonce: bytes, after: str) -> tuple[list[HeldLicense], str | None]:
+    """The licenses in a reply to `licenses`, and where the next page begins; None after the last.
+
+    Args:
+        reply: its fields.
+        nonce: of the request.
+        after: of the request.
+
+    Raises:
+        RemoteProtocolError: the nonce is not ours, a field is not of its type, or the pages would never end.
+    """
+    if reply.get("nonce") != nonce:
+        raise _invalid("its nonce is not the one that was sent")
+    found = []
+    last = after
+    for entry in _take(reply, "licenses", list):
+        if not isinstance(entry, dict):
+            raise _invalid("licenses hold something else than maps")
+        license_id = _take(entry, "license", str)
+        if license_id <= last:
+            raise _invalid("licenses are not in the order of their ids")
+        last = license_id
+        begins_at = _take(entry, "begins_at", int, optional=True)
+        found.append(HeldLicense(license_id, **_text_of_license(entry), begins_at=begins_at))
+    following: str | None = _take(reply, "next", str, optional=True)
+    if following is not None and (not found or following != last or len(following) > MAX_LICENSE_ID_CHARS):
+        raise _invalid("next is not the id of its last license")
+    return found, following
 
 
 def refresh_digest(token: str) -> bytes:

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from .bounds import MAX_FRAME_BYTES, MAX_ID, MAX_TOKEN_CHARS, NONCE_BYTES, PROTOCOL_VERSION
+from .bounds import (
+    MAX_FEATURE_CHARS,
+    MAX_FRAME_BYTES,
+    MAX_ID,
+    MAX_LICENSE_ID_CHARS,
+    MAX_PRODUCT_CHARS,
+    MAX_TOKEN_CHARS,
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+)
 from .clientwire import decode_map
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
@@ -39,6 +48,22 @@ class RefreshLicense(Request, tag="refresh_license", frozen=True):
     """Is there a newer token of this license?"""
 
     token: Token
+
+
+class Require(Request, tag="require", frozen=True):
+    """Does a license of this machine allow this feature? The nonce is new for each attempt."""
+
+    feature: Annotated[str, Meta(min_length=1, max_length=MAX_FEATURE_CHARS)]
+    product: Annotated[str, Meta(min_length=1, max_length=MAX_PRODUCT_CHARS)] | None
+    nonce: Nonce
+
+
+class ListLicenses(Request, tag="licenses", frozen=True):
+    """Which licenses does this machine hold, after the one with the id `after`? The nonce is new for each attempt."""
+
+    after: Annotated[str, Meta(max_length=MAX_LICENSE_ID_CHARS)]
+    metadata: bool
+    nonce: Nonce
 
 
 class AgentInfo(Request, tag="agent_info", frozen=True):
@@ -180,7 +205,7 @@ class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
 
-PosRequest = ValidateLicense | RefreshLicense | AgentInfo | Ping
+PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | AgentInfo | Ping
 AdminRequest = (
     Status
     | SecretList

@@ -43,6 +43,17 @@ def text(value: Any) -> str:
     return value
 
 
+def text_of(most: int) -> Callable[[Any], str]:
+    """Makes the reader of a text of 1 to `most` characters."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= most:
+            raise BadValue(f"must be a text of 1 to {most} characters")
+        return value
+
+    return read
+
+
 def boolean(value: Any) -> bool:
     """Reads true or false."""
     if not isinstance(value, bool):
@@ -192,5 +203,35 @@ def ids(kind: str, lookup: Lookup) -> Callable[[Any], frozenset[int]]:
         if not isinstance(value, list):
             raise BadValue(f"must be a list of {kind} names or numbers")
         return frozenset(each(entry) for entry in value)
+
+    return read
+
+
+def lists_by_id(kind: str, lookup: Lookup, entry: Reader) -> Callable[[Any], dict[int, frozenset[Any]]]:
+    """Makes the reader of a table that has a list for each of some users or groups.
+
+    Args:
+        kind: as for `one_id`.
+        lookup: as for `one_id`.
+        entry: reads an entry of a list.
+    """
+    each = one_id(kind, lookup)
+
+    def read(value: Any) -> dict[int, frozenset[Any]]:
+        if not isinstance(value, dict):
+            raise BadValue(f"must be a table with a list for each {kind}")
+        found: dict[int, frozenset[Any]] = {}
+        for name, entries in value.items():
+            # A key of TOML is a text, also where it is a number.
+            number = each(int(name) if name.isascii() and name.isdecimal() and len(name) <= len(str(_MAX_ID)) else name)
+            if number in found:
+                raise BadValue(f"has two lists for the {kind} {number}: put them together")
+            if not isinstance(entries, list):
+                raise BadValue(f"must have a list for each {kind}, and has none for {name!r}")
+            try:
+                found[number] = frozenset(entry(item) for item in entries)
+            except BadValue as bad:
+                raise BadValue(f"has a list for {name!r} with an entry that {bad}") from None
+        return found
 
     return read

@@ -129,6 +129,18 @@ def issued(layout: Layout, *arguments: str, agent: str = setup.AGENT_ID) -> str:
     return setup.issue(Commands(), layout, *with_defaults(arguments), agent=agent)
 
 
+def delivered(layout: Layout, *arguments: str) -> str:
+    """As `issued`, and the agent holds the license from then on, as after a contact that brought it."""
+    token = issued(layout, *arguments)
+    file = layout.run / "delivered.token"
+    file.write_text(token, "ascii")
+    try:
+        cli(layout, "license", "import", f"@{file}")
+    finally:
+        file.unlink()
+    return token
+
+
 def with_defaults(arguments: tuple[str, ...]) -> list[str]:
     """Options of `license-server issue`, with those added that a developer may leave out."""
     given = list(arguments)

@@ -114,6 +114,14 @@ def issue(directory: Path, arguments: tuple[str, ...]) -> None:
     sys.exit(acts.passed_on(layout, "license-server", "issue", "--agent", setup.AGENT_ID, *given))
 
 
+@main.command(context_settings={"ignore_unknown_options": True})
+@_directory
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def deliver(directory: Path, arguments: tuple[str, ...]) -> None:
+    """Issue a license and give it to the agent, so that no till has to carry its token; takes the options of 'issue'."""
+    click.echo(acts.delivered(_layout(directory), *arguments))
+
+
 @main.command()
 @_directory
 def rotate(directory: Path) -> None:

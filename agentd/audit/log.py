@@ -24,7 +24,15 @@ log = logging.getLogger(__name__)
 
 _DAY_S = 86_400
 COUNTED = frozenset(
-    {"access.denied", "admin.request", "license.refreshed", "license.replayed", "license.validated", "request.refused"}
+    {
+        "access.denied",
+        "admin.request",
+        "license.listed",
+        "license.refreshed",
+        "license.replayed",
+        "license.validated",
+        "request.refused",
+    }
 )
 """The events that may be counted. The table of counts is a file that anyone who has the agent's user can write: a record of any
 other kind, a checkpoint before all, does not come into the chain by it."""

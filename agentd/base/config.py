@@ -12,7 +12,7 @@ from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
 from contracts.claims import AGENT_ID
 from hwsec.nv.layout import NV_BASE
-from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, NONCES_PER_UID
+from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, MAX_PRODUCT_CHARS, NONCES_PER_UID
 from settings.errors import ConfigError
 from settings.file import read_file
 from settings.sections import Key, Keys, Sections
@@ -24,10 +24,12 @@ from settings.values import (
     https_url,
     ids,
     integer,
+    lists_by_id,
     matching,
     one_of,
     pins,
     socket_directory,
+    text_of,
     user_id,
 )
 
@@ -84,6 +86,8 @@ class PosConfig:
     rate_per_s: int = DEFAULT_RATE_PER_S
     connections_per_uid: int = DEFAULT_CONNECTIONS_PER_UID
     nonces_per_uid: int = NONCES_PER_UID
+    licenses: dict[int, frozenset[str]] = field(default_factory=dict)
+    """The products of which a UID may learn by `require` and `licenses`; a UID that is not in it may learn of all licenses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
                 "rate_per_s": Key(integer(1, 10_000_000)),
                 "connections_per_uid": Key(integer(1, 1000)),
                 "nonces_per_uid": Key(integer(1000, 16_777_216)),
+                "licenses": Key(lists_by_id("user", user, text_of(MAX_PRODUCT_CHARS))),
             },
         ),
         "management": (ManagementConfig, {"allowed_uids": Key(ids("user", user))}),

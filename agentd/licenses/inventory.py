@@ -131,6 +131,10 @@ class LicenseInventory:
         known = self._page.newest.get(jti)
         return None if known is None else known.token
 
+    def tokens(self) -> list[tuple[str, str]]:
+        """Each license of which a token is kept, with the newest one."""
+        return [(jti, newest.token) for jti, newest in self._page.newest.items()]
+
     def licenses(self) -> list[str]:
         """The licenses that this machine uses: those of which a token was validated, in order of their ids."""
         return sorted({seen.jti for seen in self._page.seen.values()})

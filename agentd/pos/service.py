@@ -20,9 +20,11 @@ from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.knownframes import KnownFrame, key_of, known_from
 from ipc.messages import (
     AgentInfo,
+    ListLicenses,
     PosRequest,
     RefreshLicense,
     RequestDecoder,
+    Require,
     ValidateLicense,
     VerdictReply,
     decode_id,
@@ -34,6 +36,7 @@ from ipc.messages import (
 )
 from ipc.peer import OVERFLOW_ID, Peer
 
+from .machine import MachineLicenses
 from .nonces import NonceOutcome, NonceWindow
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class PosService:
 
     def __init__(self, config: PosConfig, core: Core, validator: Validator) -> None:
         self._validator = validator
+        self._machine = MachineLicenses(core, validator)
         self._audit = core.audit
         self._clock = core.clock
         self._counters = core.counters
@@ -183,6 +187,8 @@ class PosService:
         try:
             if type(request) is ValidateLicense:
                 return self._validate(request, body, peer, mono)
+            if isinstance(request, Require | ListLicenses):
+                return self._of_the_machine(request, peer, mono)
             return self._answer(request, peer)
         except Exception:  # one request that fails must not end the others; the caller gets INTERNAL
             log.exception("a request on the POS socket failed")
@@ -219,6 +225,16 @@ class PosService:
         else:
             entry.reply = (flags, encode_verdict_tail(_reply_of(entry.ruling, flags)))
         return encode_verdict(encode_id(request.id), request.nonce, entry.reply[1])
+
+    def _of_the_machine(self, request: Require | ListLicenses, peer: Peer, mono: float) -> bytes:
+        outcome = self._nonces.use(peer.uid, request.nonce, mono)
+        if outcome is not _FRESH:
+            return self._refuse_nonce(request.id, request.nonce, peer, outcome)
+        now, suspect = self._clock.look(mono, self._clock.wall())
+        allowed = self._config.licenses.get(peer.uid)
+        if isinstance(request, Require):
+            return self._machine.require(request, peer, now, suspect, allowed)
+        return self._machine.list(request, peer, now, allowed)
 
     def _note(self, entry: Entry, peer: Peer, mono: float, wall: float) -> None:
         """Logs or counts a verdict."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, Verdict, decode_reply, encode_request
+from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, Verdict, decode_reply, encode_request
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import check_daemon
 from .calls import (
@@ -19,13 +19,24 @@ from .calls import (
     Question,
     RefreshCallback,
     ask_info,
+    ask_licenses,
     ask_ping,
     ask_refresh,
+    ask_require,
     validate_and_refresh,
     validate_file,
 )
 from .connection import Connection, Connections
-from .policy import FULL_QUEUE_PAUSE_S, RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
+from .policy import (
+    FULL_QUEUE_PAUSE_S,
+    RETRIED_CODES,
+    AgentRefused,
+    AgentTooOld,
+    AgentUnavailable,
+    Attempts,
+    cause_text,
+    is_too_old,
+)
 from .refresh import UnstoredTokens
 from .tokenfile import TokenFile
 from .trust import DEFAULT_POS_SOCKET, trusted_uids
@@ -63,6 +74,14 @@ class AsyncLicenseClient:
         """`validate` for a token kept in a file; see `LicenseClient.validate_file`."""
         file = TokenFile(path)
         return await self._hold(validate_file(file, file.read(), self._unstored))
+
+    async def require(self, feature: str, product: str | None = None) -> FeatureVerdict:
+        """Whether a license of this machine allows a feature now; see `LicenseClient.require`."""
+        return await self._hold(ask_require(feature, product))
+
+    async def licenses(self, *, metadata: bool = False) -> list[HeldLicense]:
+        """The licenses that this machine holds; see `LicenseClient.licenses`."""
+        return await self._hold(ask_licenses(metadata))
 
     async def refresh(self, token: str) -> str | None:
         """The newest token of the same license; see `LicenseClient.refresh`."""
@@ -123,6 +142,8 @@ class AsyncLicenseClient:
             except RemoteProtocolError as error:
                 self._drop()
                 if error.code not in RETRIED_CODES:
+                    if is_too_old(question.op, error.code):
+                        raise AgentTooOld(question.op) from None
                     raise AgentRefused(error.code, error.text) from None
                 cause = error
             except BaseException:

@@ -15,10 +15,15 @@ from ..bounds import NONCE_BYTES
 from ..clientwire import (
     FAKE_FIELD,
     AgentInfo,
+    FeatureVerdict,
+    HeldLicense,
     Reason,
     Verdict,
     agent_info_from,
+    check_requirement,
     check_token,
+    feature_verdict_from,
+    licenses_from,
     may_be_sent,
     refreshed_token_from,
     verdict_from,
@@ -56,9 +61,39 @@ def ask_validate(token: str) -> Generator[Question, Answer, Verdict]:
     """One verdict on one token."""
     check_token(token)
     answer = yield Question("validate_license", lambda: {"token": token, "nonce": secrets.token_bytes(NONCE_BYTES)})
+    _warn_of_fake(answer)
+    return verdict_from(answer.reply, answer.sent["nonce"])
+
+
+def ask_require(feature: str, product: str | None) -> Generator[Question, Answer, FeatureVerdict]:
+    """Whether a license of the machine allows a feature."""
+    check_requirement(feature, product)
+    answer = yield Question(
+        "require", lambda: {"feature": feature, "product": product, "nonce": secrets.token_bytes(NONCE_BYTES)}
+    )
+    _warn_of_fake(answer)
+    return feature_verdict_from(answer.reply, answer.sent["nonce"], feature, product)
+
+
+def ask_licenses(metadata: bool) -> Generator[Question, Answer, list[HeldLicense]]:
+    """All licenses of the machine, page after page."""
+    found: list[HeldLicense] = []
+    after: str | None = ""
+    while after is not None:
+        answer = yield _page_after(after, metadata)
+        _warn_of_fake(answer)
+        page, after = licenses_from(answer.reply, answer.sent["nonce"], after)
+        found += page
+    return found
+
+
+def _page_after(license_id: str, metadata: bool) -> Question:
+    return Question("licenses", lambda: {"after": license_id, "metadata": metadata, "nonce": secrets.token_bytes(NONCE_BYTES)})
+
+
+def _warn_of_fake(answer: Answer) -> None:
     if FAKE_FIELD in answer.reply:
         log.warning("this verdict comes from a fake of the agent, which is for tests only: it licenses nothing")
-    return verdict_from(answer.reply, answer.sent["nonce"])
 
 
 def ask_refresh(token: str) -> Generator[Question, Answer, str | None]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, Verdict, decode_reply, encode_request
+from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, Verdict, decode_reply, encode_request
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import UntrustedDaemon, check_daemon
 from .calls import (
@@ -19,13 +19,15 @@ from .calls import (
     Question,
     RefreshCallback,
     ask_info,
+    ask_licenses,
     ask_ping,
     ask_refresh,
+    ask_require,
     validate_and_refresh,
     validate_file,
 )
 from .connection import Connection, Connections
-from .policy import RETRIED_CODES, AgentRefused, AgentUnavailable, Attempts, cause_text
+from .policy import RETRIED_CODES, AgentRefused, AgentTooOld, AgentUnavailable, Attempts, cause_text, is_too_old
 from .refresh import UnstoredTokens
 from .tokenfile import TokenFile
 from .trust import DEFAULT_POS_SOCKET, trusted_uids
@@ -93,6 +95,30 @@ class LicenseClient:
         file = TokenFile(path)
         return self._hold(validate_file(file, file.read(), self._unstored))
 
+    def require(self, feature: str, product: str | None = None) -> FeatureVerdict:
+        """Whether a license of this machine allows a feature now. No token is needed: the agent holds the licenses.
+
+        Of several licenses the valid one answers that ends last, or else the one that is nearest to valid.
+
+        Args:
+            feature: 1 to 64 characters.
+            product: the license must be for this product, its metadata `product`; None for any.
+
+        Raises what is a `LicenseAgentError`:
+            LocalProtocolError: feature or product is not a text of the permitted length.
+            AgentTooOld: the agent does not know this request.
+            AgentUnavailable, AgentRefused, UntrustedDaemon: as `validate`.
+        """
+        return self._hold(ask_require(feature, product))
+
+    def licenses(self, *, metadata: bool = False) -> list[HeldLicense]:
+        """The licenses that this machine holds and this user may know of, in the order of their ids. Raises as `require`.
+
+        Args:
+            metadata: also what the issuer attached to each valid one.
+        """
+        return self._hold(ask_licenses(metadata))
+
     def refresh(self, token: str) -> str | None:
         """The newest token of the same license; None if the agent holds none that is newer. Raises as `validate`."""
         return self._hold(ask_refresh(token))
@@ -147,6 +173,8 @@ class LicenseClient:
             except RemoteProtocolError as error:
                 self._drop()
                 if error.code not in self._retried_codes:
+                    if is_too_old(question.op, error.code):
+                        raise AgentTooOld(question.op) from None
                     raise AgentRefused(error.code, error.text) from None
                 cause = error
             except BaseException:

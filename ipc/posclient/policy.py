@@ -47,6 +47,33 @@ class AgentRefused(LicenseAgentError):
         return type(self), (self.code, self.text)
 
 
+class AgentTooOld(AgentRefused):
+    """The agent does not know the request: it is older than this library. A license token can be validated all the same.
+
+    Attributes:
+        op: the operation that it does not know.
+    """
+
+    def __init__(self, op: str) -> None:
+        super().__init__(
+            ErrorCode.UNKNOWN_OP,
+            f"the agent of this machine is too old for {op!r}: update license-agent, or validate a license token instead",
+        )
+        self.op = op
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:  # type: ignore[override]
+        return type(self), (self.op,)
+
+
+NEW_OPS = frozenset({"require", "licenses"})
+"""Operations that agents of release 0.1.0 do not know."""
+
+
+def is_too_old(op: str, code: ErrorCode) -> bool:
+    """Whether an error code says that the agent is older than the operation."""
+    return code is ErrorCode.UNKNOWN_OP and op in NEW_OPS
+
+
 class TokenFileError(LicenseAgentError, OSError):
     """A token file cannot be read or written. `errno`, `strerror` and `filename` are those of the `OSError`."""
 

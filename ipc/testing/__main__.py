@@ -18,6 +18,7 @@ from .fake import FakeLicenseAgent
 ACTS: Mapping[str, frozenset[str]] = {
     "token": frozenset({"reason", "features", "metadata", "license_id", "begins_in", "expires_in"}),
     "issue": frozenset({"features", "metadata", "license_id", "begins_in", "expires_in"}),
+    "deliver": frozenset({"features", "metadata", "license_id", "begins_in", "expires_in"}),
     "advance": frozenset({"seconds"}),
     "expire": frozenset({"token"}),
     "revoke": frozenset({"token"}),

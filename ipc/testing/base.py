@@ -83,6 +83,21 @@ class AgentInTest(ABC):
             expires_in: seconds from now.
         """
 
+    @abstractmethod
+    def deliver(
+        self,
+        *,
+        features: tuple[str, ...] = DEFAULT_FEATURES,
+        metadata: Mapping[str, str] | None = None,
+        license_id: str | None = None,
+        begins_in: int = 0,
+        expires_in: int = DEFAULT_EXPIRES_IN_S,
+    ) -> str:
+        """A token of a new license that the agent holds by itself: `require` and `licenses` know it.
+
+        Args: as for `issue`.
+        """
+
     # What happens in a shop
 
     @abstractmethod

@@ -102,6 +102,18 @@ class FakeLicenseAgent(AgentInTest):
         with self._lock:
             return self._model.issue(self._license(features, metadata, license_id, begins_in, expires_in))
 
+    def deliver(
+        self,
+        *,
+        features: tuple[str, ...] = DEFAULT_FEATURES,
+        metadata: Mapping[str, str] | None = None,
+        license_id: str | None = None,
+        begins_in: int = 0,
+        expires_in: int = DEFAULT_EXPIRES_IN_S,
+    ) -> str:
+        with self._lock:
+            return self._model.deliver(self._license(features, metadata, license_id, begins_in, expires_in))
+
     def _license(
         self,
         features: tuple[str, ...] = DEFAULT_FEATURES,

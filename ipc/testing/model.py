@@ -7,7 +7,7 @@ text of that form has been changed, and gets `bad_signature`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..clientwire import Reason, Verdict
+from ..clientwire import NEAREST_FIRST, FeatureVerdict, HeldLicense, LicenseReason, Reason, Verdict
 
 PREFIX, SUFFIX = "fake-token", "licenses-nothing"
 AGENT_ID = "fake:pos-001"
@@ -174,6 +174,12 @@ class Model:
         """
         return self._licenses[self._tokens[token].license_id]
 
+    def deliver(self, license: License) -> str:
+        """Issues a license that the agent holds from now on, without anyone having carried its token here."""
+        token = self.issue(license)
+        self._newest[license.license_id] = token
+        return token
+
     def revoke(self, license_id: str) -> None:
         """Revokes a license for good."""
         self._revoked.add(license_id)
@@ -231,6 +237,56 @@ class Model:
             refreshed=newest is not None and self._tokens[newest].serial > known.serial,
         )
 
+    # The machine's licenses
+
+    def _held(self) -> list[tuple[HeldLicense, Verdict]]:
+        """Each license that the agent holds, with the verdict on its newest token; features and metadata are always there.
+
+        One that cannot be opened has no dates. It is left out once its secret is gone and it was never valid here.
+        """
+        found = []
+        for license_id, token in sorted(self._newest.items()):
+            verdict, opened = self._judged(token)
+            if verdict.valid:
+                self._seen[token] = license_id
+            reason = LicenseReason(verdict.reason.value)
+            if opened is not None:
+                known = self._licenses[license_id]
+                product = known.metadata.get("product") or None
+                dates = known.begins, known.expires
+                held = HeldLicense(license_id, verdict.valid, reason, *dates, product, known.features, known.metadata)
+            elif reason is LicenseReason.SECRET_INVALIDATED and license_id not in self._seen.values():
+                continue
+            else:
+                held = HeldLicense(license_id, False, reason)
+            found.append((held, verdict))
+        return found
+
+    def require(self, feature: str, product: str | None) -> FeatureVerdict:
+        """The verdict on a feature now."""
+        found = self._held()
+        able = [(held, verdict) for held, verdict in found if feature in held.features and product in (None, held.product)]
+        able = able or [(held, verdict) for held, verdict in found if held.expires_at is None]
+        answer = FeatureVerdict(False, LicenseReason.NO_LICENSE, degraded=self.degraded, clock_suspect=self.clock_suspect)
+        if not able:
+            return answer
+        held, verdict = min(able, key=lambda pair: _nearness(pair[0]))
+        return replace(
+            answer,
+            valid=held.valid,
+            reason=held.reason,
+            license_id=None if held.expires_at is None else held.license_id,
+            product=held.product,
+            expires_at=held.expires_at,
+            features=held.features if held.valid else (),
+            metadata=held.metadata if held.valid else {},
+            secret_state=verdict.secret_state,
+        )
+
+    def licenses(self, after: str) -> list[HeldLicense]:
+        """The licenses whose ids come after this one, in the order of their ids."""
+        return [held for held, _ in self._held() if held.license_id > after]
+
     def _has_successor(self, token: str) -> bool:
         newest = self._newest.get(self._seen.get(token, ""))
         return newest is not None and newest != token
@@ -243,6 +299,10 @@ class Model:
             return None
         self._seen[token] = license_id
         return license_id, newest
+
+
+def _nearness(held: HeldLicense) -> tuple[int, int, str]:
+    return NEAREST_FIRST.index(LicenseReason(held.reason)), -(held.expires_at or 0), held.license_id
 
 
 def new_license(

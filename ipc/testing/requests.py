@@ -3,17 +3,28 @@
 The client wheel has no msgspec (ADR 24). `tests/ipc/testing/test_requests.py` compares this reader with the agent's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..bounds import MAX_ID, MAX_TOKEN_CHARS, NONCE_BYTES, PROTOCOL_VERSION
+from ..bounds import (
+    MAX_FEATURE_CHARS,
+    MAX_ID,
+    MAX_LICENSE_ID_CHARS,
+    MAX_PRODUCT_CHARS,
+    MAX_TOKEN_CHARS,
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+)
 from ..clientwire import decode_map
 from ..errors import ErrorCode, RemoteProtocolError
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "agent_info": (),
+    "licenses": ("after", "metadata", "nonce"),
     "ping": (),
     "refresh_license": ("token",),
+    "require": ("feature", "nonce", "product"),
     "validate_license": ("nonce", "token"),
 }
 """The operations of the POS socket with the fields that each has besides `v`, `id` and `op`."""
@@ -75,9 +86,24 @@ def _problem(message: dict[str, Any]) -> str | None:
         return "'v' must be a whole number"
     if not _is_id(message["id"]):
         return f"'id' must be a whole number from 0 to {MAX_ID}"
-    token, nonce = message.get("token", "-"), message.get("nonce", bytes(NONCE_BYTES))
-    if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN_CHARS:
-        return f"'token' must be a text of 1 to {MAX_TOKEN_CHARS} characters"
-    if not isinstance(nonce, bytes) or len(nonce) != NONCE_BYTES:
-        return f"'nonce' must be {NONCE_BYTES} bytes"
+    for name in OPERATIONS[op]:
+        right, text = _FIELDS[name]
+        if not right(message[name]):
+            return f"'{name}' must be {text}"
     return None
+
+
+def _text(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, str) and least <= len(value) <= most, f"a text of {least} to {most} characters"
+
+
+_is_product, _product_text = _text(1, MAX_PRODUCT_CHARS)
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "token": _text(1, MAX_TOKEN_CHARS),
+    "nonce": (lambda value: isinstance(value, bytes) and len(value) == NONCE_BYTES, f"{NONCE_BYTES} bytes"),
+    "feature": _text(1, MAX_FEATURE_CHARS),
+    "product": (lambda value: value is None or _is_product(value), f"{_product_text}, or nil"),
+    "after": _text(0, MAX_LICENSE_ID_CHARS),
+    "metadata": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""What each field may hold, and how an error says it."""

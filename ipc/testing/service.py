@@ -9,7 +9,14 @@ from typing import Any
 
 import msgpack
 
-from ..bounds import DEFAULT_RATE_PER_S, NONCE_WINDOW_S, NONCES_PER_UID, PROTOCOL_VERSION
+from ..bounds import (
+    DEFAULT_RATE_PER_S,
+    LICENSES_PER_PAGE,
+    MAX_FRAME_BYTES,
+    NONCE_WINDOW_S,
+    NONCES_PER_UID,
+    PROTOCOL_VERSION,
+)
 from ..clientwire import FAKE_FIELD, refresh_digest
 from ..errors import ErrorCode, RemoteProtocolError
 from ..frames import encode_frame
@@ -82,8 +89,18 @@ class Service:
 
     def _reply(self, request: Request) -> bytes:
         head: dict[str, Any] = {"v": PROTOCOL_VERSION, "id": request.request_id}
+        if "nonce" in request.fields:
+            problem = self._use(request.fields["nonce"])
+            if problem is not None:
+                code, text = problem
+                return encode_error(code, text, request.request_id)
+            head["nonce"] = request.fields["nonce"]
         if request.op == "validate_license":
             return self._validate(request, head)
+        if request.op == "require":
+            return self._require(request, head)
+        if request.op == "licenses":
+            return self._list(request, head)
         if request.op == "refresh_license":
             token = request.fields["token"]
             license_id, newer = self.model.refreshed(token) or (None, None)
@@ -94,16 +111,10 @@ class Service:
         return encode(head)
 
     def _validate(self, request: Request, head: dict[str, Any]) -> bytes:
-        nonce = request.fields["nonce"]
-        problem = self._use(nonce)
-        if problem is not None:
-            code, text = problem
-            return encode_error(code, text, request.request_id)
         verdict = self.model.verdict(request.fields["token"])
         return encode(
             {
                 **head,
-                "nonce": nonce,
                 "valid": verdict.valid,
                 "reason": verdict.reason.value,
                 "expires_at": verdict.expires_at,
@@ -117,6 +128,46 @@ class Service:
                 "refreshed": verdict.refreshed,
             }
         )
+
+    def _require(self, request: Request, head: dict[str, Any]) -> bytes:
+        verdict = self.model.require(request.fields["feature"], request.fields["product"])
+        return encode(
+            {
+                **head,
+                "valid": verdict.valid,
+                "reason": str(verdict.reason),
+                "license": verdict.license_id,
+                "product": verdict.product,
+                "expires_at": verdict.expires_at,
+                "features": list(verdict.features),
+                "metadata": verdict.metadata,
+                "secret_state": verdict.secret_state,
+                "degraded": verdict.degraded,
+                "clock_suspect": verdict.clock_suspect,
+            }
+        )
+
+    def _list(self, request: Request, head: dict[str, Any]) -> bytes:
+        entries: list[dict[str, Any]] = []
+        following = None
+        room = MAX_FRAME_BYTES - 1024
+        for held in self.model.licenses(request.fields["after"]):
+            entry = {
+                "license": held.license_id,
+                "valid": held.valid,
+                "reason": str(held.reason),
+                "begins_at": held.begins_at,
+                "expires_at": held.expires_at,
+                "product": held.product,
+                "features": list(held.features) if held.valid else [],
+                "metadata": held.metadata if held.valid and request.fields["metadata"] else {},
+            }
+            room -= len(msgpack.packb(entry, use_bin_type=True))
+            if len(entries) == LICENSES_PER_PAGE or (entries and room < 0):
+                following = entries[-1]["license"]
+                break
+            entries.append(entry)
+        return encode({**head, "licenses": entries, "next": following})
 
     def _use(self, nonce: bytes) -> tuple[ErrorCode, str] | None:
         """Uses a nonce: it stays used for one window at least, two at most."""

@@ -119,6 +119,20 @@ class StandLicenseAgent(AgentInTest):
         self._issued[token] = license_id
         return token
 
+    def deliver(
+        self,
+        *,
+        features: tuple[str, ...] = DEFAULT_FEATURES,
+        metadata: Mapping[str, str] | None = None,
+        license_id: str | None = None,
+        begins_in: int = 0,
+        expires_in: int = DEFAULT_EXPIRES_IN_S,
+    ) -> str:
+        license_id, options = _options(features, metadata, license_id, begins_in, expires_in)
+        token = self._run("deliver", *options)
+        self._issued[token] = license_id
+        return token
+
     # What happens in a shop
 
     def advance(self, seconds: int) -> None:

@@ -110,6 +110,7 @@ def test_a_class_that_was_removed_entirely_ends_where_the_last_statement_says() 
         ("license.validated", "bad_signature", "security"),
         ("license.validated", "wrong_audience", "security"),
         ("license.refreshed", "ok", "application"),
+        ("license.listed", "ok", "application"),
         ("license.replayed", "refused", "security"),
         ("request.refused", "rate_limited", "application"),
         ("access.denied", "refused", "security"),

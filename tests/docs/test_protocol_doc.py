@@ -14,7 +14,7 @@ from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, 
 from contracts.statement import MAX_STATEMENT_CHARS
 from contracts.trust import MAX_KEYS, parse_trust
 from ipc import bounds
-from ipc.clientwire import Reason
+from ipc.clientwire import NEAREST_FIRST, Reason
 from ipc.errors import ErrorCode
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, VerdictReply
@@ -75,8 +75,9 @@ def test_the_table_says_which_errors_close_and_which_are_repeated() -> None:
     assert f"{FIRST_PAUSE_S * 1000:g} ms" in rule and f"{LONGEST_PAUSE_S * 1000:g} ms" in rule
 
 
-def test_every_reason_is_in_the_table() -> None:
+def test_every_reason_is_in_its_table() -> None:
     assert first_cells(section("Reasons, and what a till should do")) == [reason.value for reason in Reason]
+    assert first_cells(section("Reasons of a machine's licenses")) == [reason.value for reason in NEAREST_FIRST]
 
 
 @pytest.mark.parametrize(("union", "title"), [(PosRequest, "Operations"), (AdminRequest, "Admin socket")])

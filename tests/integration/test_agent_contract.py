@@ -12,10 +12,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from license_agent_client import AgentUnavailable, LocalProtocolError, Reason
+from license_agent_client import AgentUnavailable, LicenseReason, LocalProtocolError, Reason
 from license_agent_client.bounds import (
     DEFAULT_CONNECTIONS_PER_UID,
     DEFAULT_RATE_PER_S,
+    LICENSES_PER_PAGE,
     MAX_FRAME_BYTES,
     MAX_TOKEN_CHARS,
     MIN_CONNECTS_PER_S,
@@ -354,3 +355,148 @@ def test_a_stopped_agent_gives_no_answer_and_a_call_waits_for_its_start(agent: A
         starter.start()
         assert client.validate(token).valid
         starter.join()
+
+
+# The licenses that the machine holds
+
+
+def unique(name: str) -> str:
+    """A name that no other test of a shared agent uses."""
+    return f"{name}-{os.urandom(4).hex()}"
+
+
+def test_a_delivered_license_answers_without_a_token(agent: AgentInTest) -> None:
+    feature, license_id = unique("fuel"), unique("license")
+    with agent.client(deadline=READY_S) as client:
+        assert client.require(feature).reason is LicenseReason.NO_LICENSE
+        token = agent.deliver(
+            features=("sales", feature), metadata={"product": "forecourt", "shop": "7"}, license_id=license_id
+        )
+        verdict = client.require(feature)
+        expected = client.validate(token)
+        assert client.require(feature, "forecourt") == verdict
+        assert client.require(feature, "bakery").reason is LicenseReason.NO_LICENSE
+    assert (verdict.valid, verdict.reason, verdict.license_id) == (True, LicenseReason.OK, license_id)
+    assert (verdict.product, verdict.expires_at, verdict.secret_state) == ("forecourt", expected.expires_at, "ACTIVE")
+    assert (verdict.features, verdict.metadata) == (expected.features, expected.metadata)
+
+    async def ask() -> None:
+        async with agent.async_client(deadline=READY_S) as client:
+            assert await client.require(feature) == verdict
+            assert license_id in {held.license_id for held in await client.licenses()}
+
+    asyncio.run(ask())
+
+
+def test_the_license_that_serves_best_answers(agent: AgentInTest) -> None:
+    feature = unique("f")
+    ids = [unique(f"license-{number}") for number in range(4)]
+    agent.deliver(features=(feature,), license_id=ids[0], begins_in=86_400, expires_in=90 * 86_400)
+    with agent.client(deadline=READY_S) as client:
+        early = client.require(feature)
+        assert (early.valid, early.reason, early.license_id) == (False, LicenseReason.NOT_YET_VALID, ids[0])
+        assert early.features == () and early.metadata == {}
+        agent.deliver(features=(feature,), license_id=ids[1], expires_in=10 * 86_400)
+        assert client.require(feature).license_id == ids[1]
+        longest = agent.deliver(features=(feature,), license_id=ids[2], expires_in=20 * 86_400)
+        agent.deliver(features=(feature,), license_id=ids[3], expires_in=15 * 86_400)
+        assert client.require(feature).license_id == ids[2]
+        agent.revoke(longest)
+        assert client.require(feature).license_id == ids[3]
+        assert {held.license_id: held.reason for held in client.licenses() if held.license_id in ids} == {
+            ids[0]: LicenseReason.NOT_YET_VALID,
+            ids[1]: LicenseReason.OK,
+            ids[2]: LicenseReason.REVOKED,
+            ids[3]: LicenseReason.OK,
+        }
+
+
+def test_a_license_of_the_machine_ends_and_is_revoked_as_a_token_is(agent: AgentInTest) -> None:
+    ending, revoked = unique("ending"), unique("revoked")
+    token = agent.deliver(features=(ending,), expires_in=3)
+    other = agent.deliver(features=(revoked,))
+    with agent.client(deadline=READY_S) as client:
+        assert client.require(revoked).valid
+        agent.revoke(other)
+        assert client.require(revoked).reason is LicenseReason.REVOKED
+        agent.expire(token)
+        verdict = client.require(ending)
+        assert (verdict.valid, verdict.reason) == (False, LicenseReason.EXPIRED)
+
+
+def test_a_license_that_a_till_has_carried_is_held_after_a_rotation(agent: AgentInTest) -> None:
+    feature = unique("carried")
+    token = agent.issue(features=(feature,))
+    delivered = unique("delivered")
+    agent.deliver(features=(delivered,))
+    with agent.client(deadline=READY_S) as client:
+        assert client.validate(token).valid
+        assert client.require(feature).reason is LicenseReason.NO_LICENSE
+        assert client.require(delivered).valid
+        agent.rotate()
+        assert client.require(feature).valid and client.require(feature).secret_state == "ACTIVE"
+        assert client.require(delivered).valid and client.require(delivered).secret_state == "ACTIVE"
+
+
+def test_all_licenses_are_listed_in_order_and_with_metadata_when_asked(agent: AgentInTest) -> None:
+    license_id = unique("listed")
+    agent.deliver(license_id=license_id, metadata={"product": "forecourt"})
+    with agent.client(deadline=READY_S) as client:
+        plain, full = client.licenses(), client.licenses(metadata=True)
+        info = client.info()
+    assert [held.license_id for held in plain] == [held.license_id for held in full] == sorted(one.license_id for one in plain)
+    (held,) = [held for held in full if held.license_id == license_id]
+    assert held.metadata == {"product": "forecourt"} and held.product == "forecourt" and held.features == ("sales",)
+    assert held.begins_at is not None and held.begins_at <= info.time < (held.expires_at or 0)
+    assert all(held.metadata == {} for held in plain)
+
+
+def test_a_nonce_of_one_operation_is_used_for_the_others(agent: AgentInTest) -> None:
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("validate_license", {"token": "garbage"}),
+        ("require", {"feature": "x", "product": None}),
+        ("licenses", {"after": "", "metadata": False}),
+    ]
+    with Raw(agent) as raw:
+        for op, fields in requests:
+            nonce = os.urandom(16)
+            raw.send(op, 1, nonce=nonce, **fields)
+            reply = raw.reply()
+            assert reply is not None and reply["nonce"] == nonce and (FAKE_FIELD in reply) is agent.is_fake
+            for other, more in requests:
+                raw.send(other, 2, nonce=nonce, **more)
+                assert raw.code() is ErrorCode.NONCE_REPLAYED
+        raw.send("require", 3, feature="", product=None, nonce=os.urandom(16))
+        assert raw.code() is ErrorCode.BAD_REQUEST
+        raw.send("licenses", 3, after=None, metadata=False, nonce=os.urandom(16))
+        assert raw.code() is ErrorCode.BAD_REQUEST
+
+
+def test_both_say_the_same_fields(agent: AgentInTest) -> None:
+    feature = unique("fields")
+    agent.deliver(features=(feature,))
+    with Raw(agent) as raw:
+        raw.send("require", 1, feature=feature, product=None, nonce=os.urandom(16))
+        reply = raw.reply() or {}
+        assert set(reply) - {FAKE_FIELD} == {
+            "v", "id", "nonce", "valid", "reason", "license", "product", "expires_at", "features", "metadata", "secret_state",
+            "degraded", "clock_suspect",
+        }  # fmt: skip
+        raw.send("licenses", 2, after="", metadata=True, nonce=os.urandom(16))
+        reply = raw.reply() or {}
+        assert set(reply) - {FAKE_FIELD} == {"v", "id", "nonce", "licenses", "next"}
+        assert set(reply["licenses"][0]) == {
+            "license", "valid", "reason", "begins_at", "expires_at", "product", "features", "metadata",
+        }  # fmt: skip
+
+
+def test_licenses_come_in_pages(agent: AgentInTest) -> None:
+    ids = sorted(unique("page") for _ in range(LICENSES_PER_PAGE + 2 if agent.is_fake else 3))
+    for license_id in ids:
+        agent.deliver(license_id=license_id)
+    with Raw(agent) as raw:
+        raw.send("licenses", 1, after=ids[0], metadata=False, nonce=os.urandom(16))
+        reply = raw.reply() or {}
+        listed = [held["license"] for held in reply["licenses"]]
+        assert listed[: len(ids) - 1] == ids[1 : LICENSES_PER_PAGE + 1]
+        assert reply["next"] == (listed[-1] if agent.is_fake else None)

@@ -78,6 +78,24 @@ def success(request: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
     if request["op"] == "refresh_license":
         return {**head, "token": "newer" if request["token"] == "old" else None}
+    if request["op"] == "require":
+        known = request["feature"] == "a"
+        return {
+            **head,
+            "nonce": request["nonce"],
+            "valid": known,
+            "reason": "ok" if known else "no_license",
+            "license": "l-1" if known else None,
+            "product": request["product"] if known else None,
+            "features": ["a"] if known else [],
+            "metadata": {},
+            "degraded": False,
+            "clock_suspect": False,
+        }
+    if request["op"] == "licenses":
+        number = int(request["after"] or 0) + 1
+        entry = {"license": str(number), "valid": False, "reason": "expired", "features": [], "metadata": {}}
+        return {**head, "nonce": request["nonce"], "licenses": [entry], "next": str(number) if number < 3 else None}
     if request["op"] != "validate_license":
         return head
     return {

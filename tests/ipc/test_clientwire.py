@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 
 from ipc.bounds import MAX_TOKEN_CHARS
 from ipc.clientwire import (
+    NEAREST_FIRST,
+    LicenseReason,
     Reason,
     agent_info_from,
+    check_requirement,
     check_token,
     decode_map,
     decode_reply,
     encode_request,
+    feature_verdict_from,
+    licenses_from,
     refresh_digest,
     refreshed_token_from,
     verdict_from,
@@ -138,6 +143,135 @@ def test_the_list_of_reasons_is_closed() -> None:
     }
 
 
+def test_the_reasons_of_licenses_are_those_of_tokens_and_more() -> None:
+    texts = [reason.value for reason in LicenseReason]
+    assert texts[: len(Reason)] == [reason.value for reason in Reason]
+    assert texts[len(Reason) :] == ["suspended", "no_seat", "no_license"]
+    assert all(LicenseReason(reason.value) == reason for reason in Reason)
+    assert sorted(NEAREST_FIRST) == sorted(LicenseReason)
+
+
+REQUIRED: dict[str, Any] = {
+    "v": 1,
+    "id": 3,
+    "nonce": NONCE,
+    "valid": True,
+    "reason": "ok",
+    "license": "l-1",
+    "product": "p",
+    "expires_at": 5,
+    "features": ["a", "b"],
+    "metadata": {"product": "p"},
+    "secret_state": "ACTIVE",
+    "degraded": False,
+    "clock_suspect": False,
+}
+OPTIONAL = ("license", "product", "expires_at", "secret_state")
+
+
+def denied(reason: str = "expired") -> dict[str, Any]:
+    return {**REQUIRED, "valid": False, "reason": reason, "features": [], "metadata": {}}
+
+
+def test_a_verdict_on_a_feature_is_read() -> None:
+    verdict = feature_verdict_from(REQUIRED, NONCE, "a", "p")
+    assert (verdict.valid, verdict.reason, verdict.license_id) == (True, LicenseReason.OK, "l-1")
+    assert verdict.features == ("a", "b") and verdict.metadata == {"product": "p"}
+
+
+@pytest.mark.parametrize("reason", list(LicenseReason))
+@pytest.mark.parametrize("valid", [True, False])
+def test_valid_and_reason_of_a_feature_agree_or_are_refused(reason: LicenseReason, valid: bool) -> None:
+    reply = {**REQUIRED, "valid": valid, "reason": reason.value}
+    if valid == (reason is LicenseReason.OK):
+        assert feature_verdict_from(reply, NONCE, "a", None).reason is reason
+    else:
+        with pytest.raises(RemoteProtocolError, match="contradict"):
+            feature_verdict_from(reply, NONCE, "a", None)
+
+
+def test_a_reason_that_this_library_does_not_know_is_not_valid() -> None:
+    verdict = feature_verdict_from(denied("full_moon"), NONCE, "a", None)
+    assert (verdict.valid, verdict.reason) == (False, "full_moon")
+    with pytest.raises(RemoteProtocolError, match="contradict"):
+        feature_verdict_from({**REQUIRED, "reason": "full_moon"}, NONCE, "a", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"features": ["b"]}, "does not allow the feature"),
+        ({"license": None}, "or none"),
+        ({"product": "q"}, "another product"),
+        ({"product": None}, "another product"),
+        ({"nonce": bytes(16)}, "nonce"),
+        ({"features": [1]}, "something else than text"),
+        ({"metadata": {"k": 1}}, "something else than text"),
+    ],
+)
+def test_a_verdict_on_another_feature_is_refused(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=why):
+        feature_verdict_from({**REQUIRED, **changes}, NONCE, "a", "p")
+
+
+@pytest.mark.parametrize("name", [name for name in REQUIRED if name not in ("v", "id")])
+def test_a_missing_or_mistyped_field_of_a_feature_verdict_is_refused(name: str) -> None:
+    for reply in ({**denied(), name: 1.5}, {key: value for key, value in denied().items() if key != name}):
+        if name in OPTIONAL and name not in reply:
+            assert not feature_verdict_from(reply, NONCE, "a", None).valid
+            continue
+        with pytest.raises(RemoteProtocolError):
+            feature_verdict_from(reply, NONCE, "a", None)
+
+
+def listed(*ids: str, following: Any = None, **changes: Any) -> dict[str, Any]:
+    entries = [{**REQUIRED, "license": license_id, "begins_at": 1, **changes} for license_id in ids]
+    return {"nonce": NONCE, "licenses": entries, "next": following}
+
+
+def test_a_page_of_licenses_is_read() -> None:
+    found, following = licenses_from(listed("b", "c", following="c"), NONCE, "a")
+    assert [license.license_id for license in found] == ["b", "c"] and following == "c"
+    assert (found[0].begins_at, found[0].expires_at, found[0].product) == (1, 5, "p")
+    assert licenses_from(listed(), NONCE, "a") == ([], None)
+    assert licenses_from(listed("b", reason="full_moon", valid=False), NONCE, "")[0][0].reason == "full_moon"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        listed("a"),
+        listed("0"),
+        listed("c", "b"),
+        listed("b", "b"),
+        listed("b", following="a"),
+        listed("b", following="c"),
+        listed(following="b"),
+        listed("b", following=1),
+        listed("b", license=1),
+        listed("b", valid=False),
+        listed("b", begins_at="1"),
+        {**listed("b"), "licenses": ["b"]},
+        {**listed("b"), "licenses": {"b": 1}},
+        {**listed("b"), "nonce": bytes(16)},
+    ],
+    ids=range(14),
+)
+def test_a_page_that_would_not_end_or_is_mistyped_is_refused(reply: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        licenses_from(reply, NONCE, "a")
+
+
+@pytest.mark.parametrize("text", ["", b"x", 5, ["x"], "x" * 300, "\ud800"])
+def test_a_feature_or_product_that_may_not_be_sent_is_our_own_error(text: Any) -> None:
+    for feature, product in ((text, None), ("x", text)):
+        with pytest.raises(LocalProtocolError):
+            check_requirement(feature, product)
+    with pytest.raises(LocalProtocolError):
+        check_requirement(None, None)  # type: ignore[arg-type]
+    check_requirement("x" * 64, "x" * 256)
+
+
 def test_agent_info_is_read() -> None:
     assert agent_info_from(INFO).protocol_versions == (1,)
 
@@ -227,10 +361,19 @@ json_like: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*VERDICT, *INFO, "token", "for_token", "error"]), json_like, max_size=6))
+FIELDS = [*VERDICT, *INFO, "token", "for_token", "error", "licenses", "next", "license"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_like, max_size=6))
 def test_random_replies_are_read_or_refused_by_a_typed_error(changes: dict[str, Any]) -> None:
     body = msgpack.packb({**VERDICT, **INFO, **changes})
-    for read in (lambda reply: verdict_from(reply, NONCE), agent_info_from, lambda reply: refreshed_token_from(reply, "x")):
+    for read in (
+        lambda reply: verdict_from(reply, NONCE),
+        agent_info_from,
+        lambda reply: refreshed_token_from(reply, "x"),
+        lambda reply: feature_verdict_from(reply, NONCE, "a", None),
+        lambda reply: licenses_from(reply, NONCE, ""),
+    ):
         try:
             read(decode_reply(body, 3))
         except RemoteProtocolError:

@@ -12,6 +12,7 @@ import license_agent_client
 import pytest
 from license_agent_client import (
     AgentRefused,
+    AgentTooOld,
     AgentUnavailable,
     ErrorCode,
     LicenseAgentError,
@@ -48,7 +49,7 @@ def _classes(path: Path) -> dict[str, set[str]]:
 
 
 def test_every_exception_is_of_one_family() -> None:
-    assert len(PUBLIC) == 8
+    assert len(PUBLIC) == 9
     assert all(issubclass(kind, LicenseAgentError) for kind in PUBLIC.values())
 
 
@@ -104,6 +105,7 @@ def test_the_handlers_of_the_example_miss_none(page: str) -> None:
     "error",
     [
         AgentRefused(ErrorCode.FORBIDDEN, "not you"),
+        AgentTooOld("require"),
         AgentUnavailable("gone"),
         LocalProtocolError(ErrorCode.BAD_REQUEST, "why"),
         ProtocolError(ErrorCode.BAD_REQUEST, "why", 7),

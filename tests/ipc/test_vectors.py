@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from ipc.clientwire import Reason, agent_info_from, decode_reply, refreshed_token_from, verdict_from
+from ipc.clientwire import (
+    Reason,
+    agent_info_from,
+    decode_reply,
+    feature_verdict_from,
+    licenses_from,
+    refreshed_token_from,
+    verdict_from,
+)
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.frames import FrameDecoder
 from ipc.messages import PosRequest, RequestDecoder
@@ -51,6 +59,11 @@ def _read(vector: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return reply, verdict_from(reply, bytes.fromhex(vector["sent_nonce_hex"]))
     if vector["op"] == "refresh_license":
         return reply, refreshed_token_from(reply, vector["sent_token"])
+    if vector["op"] == "require":
+        nonce = bytes.fromhex(vector["sent_nonce_hex"])
+        return reply, feature_verdict_from(reply, nonce, vector["sent_feature"], vector["sent_product"])
+    if vector["op"] == "licenses":
+        return reply, licenses_from(reply, bytes.fromhex(vector["sent_nonce_hex"]), vector["sent_after"])
     return reply, {"agent_info": agent_info_from, "ping": dict}[vector["op"]](reply)
 
 
@@ -69,10 +82,16 @@ def test_a_reply_has_its_outcome(vector: dict[str, Any]) -> None:
     } == outcome["reply"]
     if vector["op"] == "validate_license":
         assert (value.valid, value.reason) == (outcome["reply"]["valid"], Reason(outcome["reply"]["reason"]))
+    if vector["op"] == "require":
+        found = (value.valid, value.reason, value.license_id)
+        assert found == (outcome["reply"]["valid"], outcome["reply"]["reason"], outcome["reply"]["license"])
+    if vector["op"] == "licenses":
+        assert [license.license_id for license in value[0]] == [entry["license"] for entry in outcome["reply"]["licenses"]]
+        assert value[1] == outcome["reply"]["next"]
 
 
 def test_each_operation_has_a_request_and_a_reply() -> None:
-    ops = {"validate_license", "refresh_license", "agent_info", "ping"}
+    ops = {"validate_license", "refresh_license", "require", "licenses", "agent_info", "ping"}
     asked = {request["op"] for vector in REQUESTS for request in vector["outcome"].get("requests", [])}
     assert asked == {vector["op"] for vector in REPLIES if "reply" in vector["outcome"]} == ops
 

@@ -64,12 +64,22 @@ def bad(name: str, text: str, data: str, error: str, request_id: int | None = No
     return {"name": name, "description": text, "hex": data, "outcome": outcome}
 
 
+def without(message: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != name}
+
+
 def requests() -> list[dict[str, Any]]:
     validate = request("validate_license", token="a.b.c.d.e", nonce=NONCE)
     ping = request("ping")
+    require = request("require", feature="fuel", product=None, nonce=NONCE)
+    listed = request("licenses", after="", metadata=False, nonce=NONCE)
     return [
         good("validate_license", "a validation", validate),
         good("refresh_license", "asks for a newer token", request("refresh_license", token="a.b.c.d.e")),
+        good("require", "asks for a feature", require),
+        good("require_product", "asks for a feature of a product", {**require, "product": "forecourt"}),
+        good("licenses", "asks for the first page of the machine's licenses", listed),
+        good("licenses_next", "asks for the next page, with metadata", {**listed, "after": "license-1", "metadata": True}),
         good("agent_info", "asks who answers", request("agent_info")),
         good("ping", "the smallest request", ping),
         good("smallest_id", "id 0", {**ping, "id": 0}),
@@ -99,6 +109,15 @@ def requests() -> list[dict[str, Any]]:
         bad("short_nonce", "nonce of 15 bytes", packed({**validate, "nonce": NONCE[:15]}), "BAD_REQUEST", 7),
         bad("long_nonce", "nonce of 17 bytes", packed({**validate, "nonce": NONCE + b"\0"}), "BAD_REQUEST", 7),
         bad("nonce_as_str", "nonce is str", packed({**validate, "nonce": "0123456789abcdef"}), "BAD_REQUEST", 7),
+        bad("require_no_product", "product is missing: nil says any", packed(without(require, "product")), "BAD_REQUEST", 7),
+        bad("require_empty_feature", "feature is empty", packed({**require, "feature": ""}), "BAD_REQUEST", 7),
+        bad("require_long_feature", "feature of 65 characters", packed({**require, "feature": "x" * 65}), "BAD_REQUEST", 7),
+        bad("require_long_product", "product of 257 characters", packed({**require, "product": "x" * 257}), "BAD_REQUEST", 7),
+        bad("require_token", "a token, which require does not have", packed({**require, "token": "x"}), "BAD_REQUEST", 7),
+        bad("require_no_nonce", "nonce is missing", packed(without(require, "nonce")), "BAD_REQUEST", 7),
+        bad("licenses_long_after", "after of 129 characters", packed({**listed, "after": "x" * 129}), "BAD_REQUEST", 7),
+        bad("licenses_nil_after", "after is nil", packed({**listed, "after": None}), "BAD_REQUEST", 7),
+        bad("licenses_number_metadata", "metadata is 1", packed({**listed, "metadata": 1}), "BAD_REQUEST", 7),
         bad("version_2", "a version that the agent does not speak", packed({**ping, "v": 2}), "UNSUPPORTED_VERSION", 7),
         bad(
             "version_2_unknown_op",
@@ -131,6 +150,7 @@ ASKED = "o.l.d.e.r"
 
 def reply(name: str, text: str, op: str, data: str, outcome: dict[str, Any]) -> dict[str, Any]:
     sent = {"sent_token": ASKED} if op == "refresh_license" else {"sent_nonce_hex": NONCE.hex()}
+    sent |= {"require": {"sent_feature": "fuel", "sent_product": None}, "licenses": {"sent_after": ""}}.get(op, {})
     return {"name": name, "description": text, "op": op, "request_id": 7, **sent, "hex": data, "outcome": outcome}
 
 
@@ -162,6 +182,37 @@ def replies() -> list[dict[str, Any]]:
     }
     info = {**head, "agent_id": "pos-001", "agent_version": "0.1.0", "protocol_versions": [1], "degraded": False, "time": 5}
 
+    allowed = {
+        **head,
+        "nonce": NONCE,
+        "valid": True,
+        "reason": "ok",
+        "license": "license-1",
+        "product": "forecourt",
+        "expires_at": 1_900_000_000,
+        "features": ["sales", "fuel"],
+        "metadata": {"product": "forecourt", "shop": "Bürgerstraße"},
+        "secret_state": "ACTIVE",
+        "degraded": False,
+        "clock_suspect": False,
+    }
+    denied = {**allowed, "valid": False, "reason": "no_license", "features": [], "metadata": {}} | dict.fromkeys(
+        ("license", "product", "expires_at", "secret_state")
+    )
+    ended = {**denied, "reason": "expired", "license": "license-1", "product": "forecourt"}
+    entry = {
+        "license": "license-1",
+        "valid": True,
+        "reason": "ok",
+        "begins_at": 1_800_000_000,
+        "expires_at": 1_900_000_000,
+        "product": "forecourt",
+        "features": ["sales", "fuel"],
+        "metadata": {},
+    }
+    other = {**entry, "license": "license-2", "valid": False, "reason": "suspended", "product": None, "features": []}
+    listed = {**head, "nonce": NONCE, "licenses": [entry, other], "next": None}
+
     def fine(name: str, text: str, op: str, message: dict[str, Any]) -> dict[str, Any]:
         return reply(name, text, op, packed(message), {"reply": shown(message)})
 
@@ -171,6 +222,12 @@ def replies() -> list[dict[str, Any]]:
     def wrong_refresh(name: str, text: str, **fields: Any) -> dict[str, Any]:
         data = packed({**newer, **fields})
         return reply(name, text, "refresh_license", data, {"error": "BAD_MESSAGE", "code": 3})
+
+    def wrong_require(name: str, text: str, **fields: Any) -> dict[str, Any]:
+        return reply(name, text, "require", packed({**allowed, **fields}), {"error": "BAD_MESSAGE", "code": 3})
+
+    def wrong_list(name: str, text: str, **fields: Any) -> dict[str, Any]:
+        return reply(name, text, "licenses", packed({**listed, **fields}), {"error": "BAD_MESSAGE", "code": 3})
 
     newer = {**head, "token": "a.b.c.d.e", "license": "license-1", "for_token": hashlib.sha256(ASKED.encode()).digest()}
 
@@ -190,6 +247,22 @@ def replies() -> list[dict[str, Any]]:
         wrong_refresh("refresh_blank", "a blank in the token", token="a.b.c.d .e"),
         wrong_refresh("refresh_line_break", "a line break after the token", token="a.b.c.d.e\n"),
         wrong_refresh("refresh_empty", "an empty token", token=""),
+        fine("require_valid", "a license allows the feature", "require", allowed),
+        fine("require_no_license", "no license of the machine allows it", "require", denied),
+        fine("require_expired", "the license nearest to valid", "require", ended),
+        fine("require_new_reason", "a reason of a newer agent: not valid", "require", {**denied, "reason": "full_moon"}),
+        fine("require_more_keys", "a client passes over unknown keys", "require", {**allowed, "newer": [1]}),
+        wrong_require("require_contradiction", "valid, but the reason is not ok", reason="suspended"),
+        wrong_require("require_other_feature", "valid, but the license has not the feature", features=["sales"]),
+        wrong_require("require_other_nonce", "another nonce", nonce=bytes(16)),
+        wrong_require("require_of_no_license", "valid, but of no license", license=None),
+        fine("licenses", "the only page", "licenses", listed),
+        fine("licenses_first", "another page follows", "licenses", {**listed, "next": "license-2"}),
+        fine("licenses_none", "the machine holds no license", "licenses", {**listed, "licenses": []}),
+        wrong_list("licenses_not_in_order", "the ids do not grow", licenses=[other, entry]),
+        wrong_list("licenses_other_next", "next is not the last id", next="license-1"),
+        wrong_list("licenses_of_text", "an entry is a text", licenses=["license-1"]),
+        wrong_list("licenses_other_nonce", "another nonce", nonce=bytes(16)),
         fine("agent_info", "who answers", "agent_info", info),
         fine("ping", "the smallest reply", "ping", head),
         wrong("error_nonce_replayed", "an error reply", error(9, "this nonce has been used"), 9, "NONCE_REPLAYED"),

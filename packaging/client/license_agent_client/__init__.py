@@ -3,32 +3,36 @@
     from license_agent_client import LicenseClient
 
     with LicenseClient() as client:
-        verdict = client.validate(token)
-        if verdict.valid and "fuel" in verdict.features:
+        if client.require("fuel").valid:
             ...
 
-An invalid license is a verdict with a `reason`, not an exception. `AgentUnavailable` means that no verdict could be had
-within the deadline. Every exception of this library is a `LicenseAgentError`.
+The agent holds the licenses of its machine. A till that keeps a license token of its own has it judged by
+`client.validate(token)`. An invalid license is a verdict with a `reason`, not an exception. `AgentUnavailable` means that no
+verdict could be had within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
-from .clientwire import AgentInfo, Reason, Verdict
+from .clientwire import AgentInfo, FeatureVerdict, HeldLicense, LicenseReason, Reason, Verdict
 from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
 from .posclient.aioclient import AsyncLicenseClient
 from .posclient.calls import RefreshCallback
 from .posclient.client import LicenseClient
-from .posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
+from .posclient.policy import AgentRefused, AgentTooOld, AgentUnavailable, TokenFileError
 from .posclient.tokenfile import TokenFile
 from .posclient.version import __version__
 
 __all__ = [
     "AgentInfo",
     "AgentRefused",
+    "AgentTooOld",
     "AgentUnavailable",
     "AsyncLicenseClient",
     "ErrorCode",
+    "FeatureVerdict",
+    "HeldLicense",
     "LicenseAgentError",
     "LicenseClient",
+    "LicenseReason",
     "LocalProtocolError",
     "ProtocolError",
     "Reason",

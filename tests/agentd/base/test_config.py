@@ -67,9 +67,25 @@ def test_names_are_looked_up() -> None:
     assert (config.pos.allowed_uids, config.pos.allowed_gids) == ({1000, 5}, {1000})
 
 
+def test_the_products_of_a_user_are_read() -> None:
+    text = '[pos]\nrate_per_s = 5\n[pos.licenses]\ntill = ["a", "b", "a"]\n5 = []\n'
+    config = parse_config(AGENT + text, "c.toml", lookup, lookup)
+    assert config.pos.licenses == {1000: {"a", "b"}, 5: frozenset()} and config.pos.rate_per_s == 5
+    assert parse_config(AGENT, "c.toml", lookup, lookup).pos.licenses == {}
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
+        (AGENT + "[pos.licenses]\nghost = []\n", ["'licenses' in [pos]", "user 'ghost'", "does not exist"]),
+        (AGENT + "[pos.licenses]\n65534 = []\n", ["'licenses' in [pos]", "65534"]),
+        (AGENT + "[pos.licenses]\n99999999999999999999 = []\n", ["'licenses' in [pos]"]),
+        (AGENT + "[pos.licenses]\ntill = 'a'\n", ["'licenses' in [pos]", "must have a list for each user", "'till'"]),
+        (AGENT + "[pos.licenses]\ntill = ['']\n", ["'till'", "1 to 256 characters"]),
+        (AGENT + "[pos.licenses]\ntill = [5]\n", ["'till'", "1 to 256 characters"]),
+        (AGENT + f"[pos.licenses]\ntill = ['{'x' * 257}']\n", ["'till'", "1 to 256 characters"]),
+        (AGENT + "[pos.licenses]\ntill = []\n1000 = []\n", ["two lists for the user 1000"]),
+        (AGENT + "[pos]\nlicenses = ['a']\n", ["'licenses' in [pos]", "a table with a list for each user"]),
         (AGENT + "[poss]\n", ["unknown section [poss]", "did you mean [pos]?"]),
         (AGENT + "[zzzzzz]\n", ["unknown section [zzzzzz]", "known are"]),
         (AGENT + "rotation_intervall = 5\n", ["'rotation_intervall'", "[agent]", "did you mean 'rotation_interval'?"]),

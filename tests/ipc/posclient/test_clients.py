@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import pickle
 import socket
 import threading
 import time
@@ -13,13 +14,13 @@ from typing import Any
 import pytest
 
 from ipc.adminclient import AdminClient
-from ipc.clientwire import Reason
+from ipc.clientwire import LicenseReason, Reason
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
 from ipc.posclient import connection as clientconnection
 from ipc.posclient.aioclient import AsyncLicenseClient
 from ipc.posclient.client import LicenseClient
-from ipc.posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
+from ipc.posclient.policy import AgentRefused, AgentTooOld, AgentUnavailable, TokenFileError
 from tests.ipc.fakeagent import FakeAgent, answers, answers_with, closes, error, frame, refuses_at_once, silent, success
 from tests.support.waiting import READY_S
 
@@ -65,6 +66,48 @@ def test_calls_share_one_connection(path: Path, drive: Driver) -> None:
     assert results[2:] == [None, "newer", None]
     assert agent.connections == 1
     assert [request["id"] for request in agent.requests] == [1, 2, 3, 4, 5]
+
+
+def test_a_feature_is_asked_for_and_all_pages_of_licenses_are_read(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, answers) as agent:
+        able, unable, listed = drive(agent.path, ("require", "a", "p"), ("require", "b"), ("licenses",))
+    assert (able.valid, able.license_id, able.product) == (True, "l-1", "p")
+    assert (unable.valid, unable.reason) == (False, LicenseReason.NO_LICENSE)
+    assert [license.license_id for license in listed] == ["1", "2", "3"]
+    assert [request.get("after") for request in agent.requests] == [None, None, "", "1", "2"]
+    assert [request.get("product") for request in agent.requests[:2]] == ["p", None]
+    assert len({request["nonce"] for request in agent.requests}) == 5 and agent.connections == 1
+
+
+@pytest.mark.parametrize("call", [("require", "a"), ("licenses",)], ids=["require", "licenses"])
+def test_an_interrupted_question_is_asked_again_with_a_fresh_nonce(path: Path, drive: Driver, call: Call) -> None:
+    with FakeAgent(path, closes, answers_with(half), error(8), answers) as agent:
+        assert drive(agent.path, call)
+    assert len({request["nonce"] for request in agent.requests}) == len(agent.requests)
+
+
+@pytest.mark.parametrize("call", [("require", "a"), ("licenses",)], ids=["require", "licenses"])
+def test_an_agent_that_is_too_old_is_an_error_of_its_own(path: Path, drive: Driver, call: Call) -> None:
+    old, why = error(5, "this socket knows the operations ping"), "update license-agent, or validate a license token instead"
+    with FakeAgent(path, old) as agent, pytest.raises(AgentTooOld, match=why) as caught:
+        drive(agent.path, call)
+    assert (caught.value.op, caught.value.code) == (call[0], ErrorCode.UNKNOWN_OP)
+    assert isinstance(caught.value, AgentRefused) and len(agent.requests) == 1
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copied), copied.op, str(copied)) == (AgentTooOld, call[0], str(caught.value))
+
+
+def test_an_operation_that_every_agent_knows_does_not_make_it_old(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, error(5)) as agent, pytest.raises(AgentRefused) as caught:
+        drive(agent.path, ("ping",))
+    assert not isinstance(caught.value, AgentTooOld)
+
+
+@pytest.mark.parametrize("call", [("require", ""), ("require", "x" * 65), ("require", "x", "")], ids=range(3))
+def test_a_feature_that_may_not_be_sent_reaches_no_agent(path: Path, drive: Driver, call: Call) -> None:
+    with FakeAgent(path, answers) as agent, pytest.raises(LocalProtocolError):
+        drive(agent.path, call)
+    assert agent.requests == []
 
 
 @pytest.mark.parametrize(

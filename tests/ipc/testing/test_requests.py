@@ -13,8 +13,9 @@ from ipc.messages import PosRequest, RequestDecoder
 from ipc.testing.requests import OPERATIONS, read_request
 
 decode = RequestDecoder[PosRequest](PosRequest).decode
-RIGHT: dict[str, Any] = {"token": "t", "nonce": bytes(16)}
+RIGHT: dict[str, Any] = {"token": "t", "nonce": bytes(16), "feature": "f", "product": None, "after": "", "metadata": False}
 WRONG = [None, True, 1.5, "", "x", b"x", b"x" * 16, [], {}, -5, 2**60, MAX_ID, MAX_ID + 1, 0, 1, 2, "t" * (MAX_TOKEN_CHARS + 1)]
+WRONG += ["t" * length for length in (64, 65, 128, 129, 256, 257)]
 MALFORMED = [
     b"",
     b"\xc1",
@@ -77,6 +78,6 @@ def test_what_is_no_map_ends_the_stream_alike(body: bytes) -> None:
 values = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20) | st.binary(max_size=20)
 
 
-@given(st.sampled_from(sorted(OPERATIONS)), st.dictionaries(st.sampled_from(["v", "id", "op", "token", "nonce", "x"]), values))
+@given(st.sampled_from(sorted(OPERATIONS)), st.dictionaries(st.sampled_from(["v", "id", "op", *RIGHT, "x"]), values))
 def test_any_mixture_is_read_alike(op: str, changes: dict[str, Any]) -> None:
     same(msgpack.packb(right(op) | changes))
