@@ -108,7 +108,9 @@ ARGUMENTS = {
     "clones resume": ["x", "--yes"],
     "enrollment-token revoke": ["1"],
     "issue": ["--agent", "x", "--expires", "+1d"],
+    "keys revert": ["tls"],
     "keys rotate": ["tls"],
+    "keys use-next": ["license"],
     "reissue": ["--agent", "x"],
     "revoke": ["x"],
     "rotate": ["--agent", "x"],
@@ -117,7 +119,7 @@ ARGUMENTS = {
     "secrets rotate": ["--all"],
     "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
 }
-OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end"), ("backup",), ("restore",)}
+OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end"), ("keys", "prepare"), ("backup",), ("restore",)}
 """They need no server, or more than these arguments: they have tests of their own."""
 
 
