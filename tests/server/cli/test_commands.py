@@ -119,7 +119,17 @@ ARGUMENTS = {
     "secrets rotate": ["--all"],
     "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
 }
-OTHERWISE = {("init",), ("serve",), ("enroll",), ("openapi",), ("tls-files",), ("keys", "end"), ("keys", "prepare"), ("backup",), ("restore",)}
+OTHERWISE = {
+    ("init",),
+    ("serve",),
+    ("enroll",),
+    ("openapi",),
+    ("tls-files",),
+    ("keys", "end"),
+    ("keys", "prepare"),
+    ("backup",),
+    ("restore",),
+}
 """They need no server, or more than these arguments: they have tests of their own."""
 
 
