@@ -1,31 +1,33 @@
-"""Acts on agents: list, show, revoke, reinstate, end a halt."""
+"""Acts on agents: list, show, revoke, retire, reinstate, end a halt."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from server.accounts.roles import Role
+from server.agents import retirement
 from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, row_of
 
 from .act import Act, AgentId, Context, Form, Listed, Number, PageForm, Time, page
 
 MAX_AGENTS = 1000
 """Agents of one request."""
-Status = Literal["active", "factory_only", "revoked"]
+Status = Literal["active", "factory_only", "revoked", "retired"]
 
 
 class Agent(Form):
-    """An agent; times are seconds since 1970 UTC."""
+    """An agent; times are seconds since 1970 UTC. `retired_at` is when it left service."""
 
     agent_id: str
     serial: Number | None
     hw_id: str | None
-    status: Status
+    status: Annotated[Status, Field(validation_alias=AliasChoices("shown_status", "status"))]
     attestation: str
     backend: str
     created_at: Time
     updated_at: Time
     last_seen: Time | None
+    retired_at: Time | None = None
 
 
 class AgentsForm(PageForm):
@@ -70,8 +72,14 @@ def revoke(context: Context, body: OneAgent) -> Agent:
     return Agent.model_validate(_row(context, body.agent_id))
 
 
+def retire(context: Context, body: OneAgent) -> Agent:
+    """Take an agent out of service: the server refuses its requests from now on, its licenses end, and it is deleted later."""
+    retirement.retire(context.session, body.agent_id, context.now)
+    return Agent.model_validate(_row(context, body.agent_id))
+
+
 def reinstate(context: Context, body: OneAgent) -> Agent:
-    """Reinstate a revoked agent. Its certificates stay revoked: the device must be provisioned again."""
+    """Reinstate a revoked or retired agent. Its certificates stay revoked: the device must be provisioned again."""
     context.server.agents.set_status(context.session, body.agent_id, ACTIVE, context.now)
     return Agent.model_validate(_row(context, body.agent_id))
 
@@ -109,6 +117,10 @@ ACTS = (
     Act("agents.show", "agents:read", Role.VIEWER, OneAgent, Agent, show, "/agents/{agent_id}", "GET", etag=tag),
     Act(
         "agents.revoke", "agents:write", Role.SECURITY_OFFICER, OneAgent, Agent, revoke, "/agents/{agent_id}/revoke",
+        present=present, etag=tag,
+    ),
+    Act(
+        "agents.retire", "agents:write", Role.SECURITY_OFFICER, OneAgent, Agent, retire, "/agents/{agent_id}/retire",
         present=present, etag=tag,
     ),
     Act(

@@ -28,6 +28,7 @@ MATRIX = {
     "agents.list": EVERYBODY,
     "agents.show": EVERYBODY,
     "agents.revoke": SECURITY,
+    "agents.retire": SECURITY,
     "agents.reinstate": SECURITY,
     "agents.revoke_many": SECURITY,
     "agents.resume": SECURITY,

@@ -183,6 +183,17 @@ def test_a_kept_reply_ends(server: ServerSide, desk: Desk) -> None:
     assert later.license.license_id != first.license.license_id
 
 
+def test_a_retired_agent_is_shown_as_retired_and_its_license_as_ended(server: ServerSide, desk: Desk) -> None:
+    agent_id, olga, ines = agent(server), account(server, "olga", Role.SECURITY_OFFICER), account(server, "ines", Role.ISSUER)
+    issued = desk.do("licenses.issue", ines, agent_id=agent_id, expires=NOW + DAY)
+    for _ in range(2):
+        done = desk.do("agents.retire", olga, agent_id=agent_id, idempotency_key="k")
+        assert (done.status, done.retired_at) == ("retired", NOW)
+    assert [each.agent_id for each in desk.do("agents.list", olga, status="retired").items] == [agent_id]
+    assert desk.do("licenses.show", ines, license_id=issued.license.license_id).state == "agent_retired"
+    assert desk.do("agents.reinstate", olga, agent_id=agent_id).status == "active"
+
+
 # Preconditions
 
 
