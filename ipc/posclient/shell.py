@@ -4,6 +4,7 @@ Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer from the agent, 4 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -48,7 +49,7 @@ _seconds.__name__ = _length.__name__ = "number of seconds"  # what argparse call
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="license-agent-client",
-        description="Asks the license agent of this machine whether a license is valid.",
+        description="Asks the license agent of this machine what is licensed.",
         epilog="Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 refused.",
     )
     parser.add_argument("--version", action="version", version=f"license-agent-client {__version__}")
@@ -60,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("token", help="the token; '-' reads it from standard input, @FILE from a file")
     refresh = commands.add_parser("refresh", help="print the newest token of the same license, if there is one")
     refresh.add_argument("token", help="as for validate")
+    required = commands.add_parser("require", help="print whether a license of this machine allows a feature, as JSON")
+    required.add_argument("feature", metavar="FEATURE", help="the feature")
+    required.add_argument("--product", metavar="PRODUCT", help="the license must be for this product")
+    listed = commands.add_parser("licenses", help="print the licenses that this machine holds as JSON")
+    listed.add_argument("--metadata", action="store_true", help="also what the issuer attached to each valid license")
     inspected = commands.add_parser("inspect", help="print what a token says of itself, and the agent's verdict if it answers")
     inspected.add_argument("token", help="as for validate")
     watched = commands.add_parser("watch", help="print each change of the verdict on a token file")
@@ -108,7 +114,44 @@ def _token(argument: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    options = _parser().parse_args(_options_first(sys.argv[1:] if arguments is None else arguments))
+    try:
+        status = _run_safely(sys.argv[1:] if arguments is None else arguments)
+        _flush()
+    except _OutputError as error:
+        _leave_output()
+        return _fail(f"standard output cannot be written: {error.why}", EXIT_USAGE)
+    return status
+
+
+class _OutputError(RuntimeError):
+    """Standard output takes nothing: an answer that nobody can read is none.
+
+    Attributes:
+        why: what the system says.
+        unread: the reader has gone.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.why = error.strerror
+        self.unread = isinstance(error, BrokenPipeError)
+
+
+def _leave_output() -> None:
+    """Keeps the interpreter from writing to standard output once more at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run_safely(arguments: list[str]) -> int:
+    """Runs the command; an error becomes a line on standard error and an exit status."""
+    try:
+        options = _parser().parse_args(_options_first(arguments))
+    except SystemExit as ended:  # the help was printed, or the usage was wrong
+        _flush()
+        raise ended from None
+    except OSError as error:
+        raise _OutputError(error) from None
     try:
         with LicenseClient(options.socket, deadline=options.deadline, agent_uid=options.agent_uid) as client:
             return _run(client, options)
@@ -118,8 +161,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), EXIT_UNAVAILABLE)
     except AgentRefused as error:
         return _fail(str(error), EXIT_REFUSED)
+    except TokenFileError as error:
+        return _fail(f"{error.filename}: {error.strerror}", EXIT_USAGE)
     except OSError as error:
-        return _fail(f"{error.filename or 'token'}: {error.strerror}", EXIT_USAGE)
+        return _fail(f"standard input: {error.strerror}", EXIT_USAGE)
 
 
 def _run(client: LicenseClient, options: argparse.Namespace) -> int:
@@ -133,7 +178,7 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
             verdict = client.validate(token)
         _print(json.dumps(_fields(verdict), indent=2))
         if verdict.reason is Reason.MALFORMED:
-            sys.stdout.flush()
+            _flush()
             _hint(token)
         return EXIT_VALID if verdict.valid else EXIT_INVALID
     if options.command == "refresh":
@@ -141,6 +186,12 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
         if newer is None:
             return _fail("the agent holds no newer token of this license", EXIT_INVALID)
         _print(newer)
+    elif options.command == "require":
+        feature = client.require(options.feature, options.product)
+        _print(json.dumps(asdict(feature), indent=2))
+        return EXIT_VALID if feature.valid else EXIT_INVALID
+    elif options.command == "licenses":
+        _print(json.dumps([asdict(held) for held in client.licenses(metadata=options.metadata)], indent=2))
     elif options.command == "inspect":
         return _inspect(client, _token(options.token))
     elif options.command == "watch":
@@ -173,7 +224,7 @@ def _watch(client: LicenseClient, options: argparse.Namespace) -> int:
         last[:] = [found]
         _print((as_json if options.as_json else as_text)(found, time.time()))
         # A reader of the pipe gets each line at once.
-        sys.stdout.flush()
+        _flush()
 
     try:
         found = watch(
@@ -188,9 +239,10 @@ def _watch(client: LicenseClient, options: argparse.Namespace) -> int:
         if not last:
             return EXIT_UNAVAILABLE
         found = last[0]
-    except BrokenPipeError:
-        # Nobody reads any more. The interpreter must not try to flush at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _OutputError as error:
+        if not error.unread:
+            raise
+        _leave_output()
         return EXIT_UNAVAILABLE
     if isinstance(found, Verdict):
         return EXIT_VALID if found.valid else EXIT_INVALID
@@ -214,7 +266,17 @@ def _hint(token: str) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+    except OSError as error:
+        raise _OutputError(error) from None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _OutputError(error) from None
 
 
 def _fail(text: str, status: int) -> int:

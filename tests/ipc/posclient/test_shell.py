@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ def run(directory: Path, *arguments: str, act: Any = answers) -> int:
         (["validate", "@/no/such/file"], EXIT_USAGE),
         (["refresh", "old"], EXIT_VALID),
         (["refresh", "newest"], EXIT_INVALID),
+        (["require", "a"], EXIT_VALID),
+        (["require", "a", "--product", "p"], EXIT_VALID),
+        (["require", "b"], EXIT_INVALID),
+        (["require", ""], EXIT_USAGE),
+        (["require", "x" * 65], EXIT_USAGE),
+        (["licenses"], EXIT_VALID),
+        (["licenses", "--metadata"], EXIT_VALID),
         (["info"], EXIT_VALID),
         (["ping"], EXIT_VALID),
     ],
@@ -37,7 +46,7 @@ def test_each_outcome_has_its_exit_status(
 ) -> None:
     assert run(socket_dir, *arguments) == status
     out, err = capsys.readouterr()
-    assert bool(out) == (status == EXIT_VALID or arguments == ["validate", "bad"])
+    assert bool(out) == (status == EXIT_VALID or arguments in (["validate", "bad"], ["require", "b"]))
     assert err.startswith("license-agent-client: ") if not out else err == ""
 
 
@@ -45,6 +54,48 @@ def test_the_verdict_is_json(socket_dir: Path, capsys: pytest.CaptureFixture[str
     run(socket_dir, "validate", "bad")
     told = json.loads(capsys.readouterr().out)
     assert (told["valid"], told["reason"]) == (False, "expired")
+
+
+def test_the_licenses_of_the_machine_are_json(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(socket_dir, "require", "a", "--product", "p")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["valid"], found["reason"], found["license_id"], found["product"]) == (True, "ok", "l-1", "p")
+    (socket_dir / "s").unlink()
+    run(socket_dir, "licenses")
+    assert [held["license_id"] for held in json.loads(capsys.readouterr().out)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("command", ["require a", "licenses"])
+def test_an_agent_that_is_too_old_is_a_refusal(socket_dir: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run(socket_dir, *command.split(), act=error(5)) == EXIT_REFUSED
+    assert "update license-agent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["validate good", "validate bad", "refresh old", "require a", "licenses", "info", "watch --for 0"]
+)
+def test_an_output_that_cannot_be_written_is_named_and_is_no_success(socket_dir: Path, command: str) -> None:
+    (socket_dir / "token").write_text("good")
+    words = [*command.split(), *([str(socket_dir / "token")] if command.startswith("watch") else [])]
+    with FakeAgent(socket_dir / "s", answers) as agent, Path("/dev/full").open("w") as full:
+        done = as_process("--socket", agent.path, *words, stdout=full)
+    assert (done.returncode, done.stderr) == (
+        EXIT_USAGE,
+        "license-agent-client: standard output cannot be written: No space left on device\n",
+    )
+
+
+def test_help_that_cannot_be_written_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = as_process("--help", stdout=full)
+    assert done.returncode == EXIT_USAGE and done.stderr.count("\n") == 1 and "standard output" in done.stderr
+    assert as_process("--help").returncode == 0 and as_process("bake").returncode == EXIT_USAGE
+
+
+def as_process(*words: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from ipc.posclient.shell import entry; entry()", *words]
+    streams = {"stdout": subprocess.PIPE, **streams}
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, **streams)
 
 
 def test_a_token_comes_from_a_file_or_standard_input(
