@@ -1,13 +1,14 @@
 """Demands a rotation of all agents, batch by batch, so that no agent's contact waits for longer than one batch.
 
-A note in the registry says how far it is. A run that was interrupted can be continued behind that, or repeated from the start:
-what was demanded stays demanded, and to demand it twice does no harm.
+Each run has a note in the registry that says how far it is. A run that was interrupted can be continued behind that, or
+repeated from the start: what was demanded stays demanded, and to demand it twice does no harm. Nobody can see whether the run
+of a note is under way or was interrupted. So a run that ends removes its own note and those that it has overtaken, no others.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
@@ -16,6 +17,7 @@ from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.agentcounts import counted
 from server.registry.database import Database
+from server.registry.dialect import by_bytes
 from server.registry.models import Agent, Secret, Setting
 
 from .secret_states import Event, State, step
@@ -23,7 +25,7 @@ from .secret_states import Event, State, step
 BATCH = 1000
 """Agents that one transaction locks."""
 NOTE = "rotation.demand"
-"""The setting that says how far the last run came."""
+"""How the settings begin that say how far a run came; its id follows. One without an id is of a program before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +33,69 @@ class Begun:
     """A run that has begun.
 
     Attributes:
+        note: the setting that says how far it is.
+        overtaken: the notes of earlier runs; all that these have not reached, this one will reach.
         agents: how many agents there are.
         done: how many an earlier run had reached, if this one continues it; else 0.
         after: the last of them; empty at the start.
         interrupted: how many an earlier run had reached that this one does not continue; None if there is no such run.
     """
 
+    note: str
+    overtaken: tuple[str, ...]
     agents: int
     done: int
     after: str
     interrupted: int | None
 
 
-def begin(database: Database, now: int, *, resume: bool = False) -> Begun:
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """How far an earlier run came: the number of agents, and the last of them."""
+
+    name: str
+    done: int
+    after: str
+
+
+def begin(database: Database, now: int, *, resume: bool = False, random: Callable[[int], bytes] = os.urandom) -> Begun:
     """Begins a run, and records that.
 
     Args:
         database: the registry's.
         now: seconds since 1970 UTC.
-        resume: continue the run that was interrupted.
+        resume: continue the run that was interrupted; of several, the one that came least far.
+        random: returns this many random bytes.
 
     Raises:
         RegistryError: no run was interrupted.
     """
     with database.write() as session:
-        note = session.get(Setting, NOTE)
-        if resume and note is None:
+        left = sorted(_left(session), key=lambda each: each.after)
+        if resume and not left:
             raise RegistryError("no rotation of all agents was interrupted: run 'license-server secrets rotate --all'")
-        left: dict[str, Any] = {"done": 0, "after": ""} if note is None else json.loads(note.value)
         agents = sum(counted(session).values())
-        done, after = (int(left["done"]), str(left["after"])) if resume else (0, "")
-        _note(session, done, after)
+        done, after = (left[0].done, left[0].after) if resume else (0, "")
+        run_id = random(8).hex()
+        note = f"{NOTE}.{run_id}"
+        _note(session, note, done, after)
+        if resume:
+            session.execute(delete(Setting).where(Setting.name == left[0].name))
         outcome = "resumed" if resume else "begun"
-        audit.record(session, "admin", "rotation.demanded", outcome, now, agent="all", agents=agents, done=done)
-        return Begun(agents, done, after, int(left["done"]) if note is not None and not resume else None)
+        audit.record(session, "admin", "rotation.demanded", outcome, now, agent="all", agents=agents, done=done, run=run_id)
+        interrupted = max((each.done for each in left), default=None)
+        return Begun(note, tuple(each.name for each in left), agents, done, after, None if resume else interrupted)
+
+
+def _left(session: Session) -> list[_Left]:
+    rows = session.scalars(select(Setting).where(Setting.name.startswith(NOTE, autoescape=True)).with_for_update())
+    found = []
+    for row in rows:
+        note = json.loads(row.value)
+        # A note without an id may be that of several runs, and counts agents in another order: it says nothing.
+        done, after = (0, "") if row.name == NOTE else (int(note["done"]), str(note["after"]))
+        found.append(_Left(row.name, done, after))
+    return found
 
 
 def run(database: Database, begun: Begun, now: int, pause: Callable[[], None], reached: Callable[[int], None]) -> int:
@@ -82,11 +113,12 @@ def run(database: Database, begun: Begun, now: int, pause: Callable[[], None], r
         with database.write() as session:
             ids = _demand(session, after)
             if not ids:
-                session.execute(delete(Setting).where(Setting.name == NOTE))
-                audit.record(session, "admin", "rotation.demanded", "ok", now, agent="all", agents=done)
+                session.execute(delete(Setting).where(Setting.name.in_([begun.note, *begun.overtaken])))
+                run_id = begun.note.removeprefix(f"{NOTE}.")
+                audit.record(session, "admin", "rotation.demanded", "ok", now, agent="all", agents=done, run=run_id)
                 return done
             done, after = done + len(ids), ids[-1]
-            _note(session, done, after)
+            _note(session, begun.note, done, after)
         reached(len(ids))
         pause()
 
@@ -94,7 +126,8 @@ def run(database: Database, begun: Begun, now: int, pause: Callable[[], None], r
 def _demand(session: Session, after: str) -> list[str]:
     """The agents behind `after` that have to rotate from now on, at most `BATCH`."""
     # Locked in the order of their ids, so that two callers cannot wait for each other.
-    batch = select(Agent.id).where(Agent.id > after).order_by(Agent.id).limit(BATCH).with_for_update()
+    agent_id = by_bytes(session, Agent.id)
+    batch = select(Agent.id).where(agent_id > after).order_by(agent_id).limit(BATCH).with_for_update()
     ids = list(session.scalars(batch))
     if ids:
         session.execute(update(Agent).where(Agent.id.in_(ids)).values(urgent=True))
@@ -108,7 +141,7 @@ def replace_pending(session: Session, agent_ids: list[str]) -> None:
     session.execute(pending.values(state=step(State.PENDING, Event.REPLACED)))
 
 
-def _note(session: Session, done: int, after: str) -> None:
-    # In one statement: another run may remove the note at any moment.
+def _note(session: Session, name: str, done: int, after: str) -> None:
+    # In one statement: a run that has overtaken this one may remove the note at any moment.
     put = "INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    session.execute(text(put), {"name": NOTE, "value": json.dumps({"done": done, "after": after})})
+    session.execute(text(put), {"name": name, "value": json.dumps({"done": done, "after": after})})

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event, func, select, update
+from sqlalchemy.orm import Session
 
 from server.licensing import demand
 from server.main import main
@@ -22,7 +24,7 @@ from server.registry.paging import PAGE
 from tests.server.devices import NOW
 from tests.support.faults import broken_at
 from tests.support.manyagents import agent_id, make_agents
-from tests.support.serverside import open_server
+from tests.support.serverside import ServerSide, open_server
 from tests.support.servertool import Done, license_server
 from tests.support.terminal import at_terminal
 
@@ -211,6 +213,12 @@ def pending(database: Database) -> int:
         return session.scalar(select(func.count()).where(Secret.state == "PENDING")) or 0
 
 
+def notes(session: Session) -> dict[str, int]:
+    """How far the runs came that have not ended."""
+    rows = session.scalars(select(Setting).where(Setting.name.startswith(demand.NOTE)))
+    return {row.name: json.loads(row.value)["done"] for row in rows}
+
+
 def demanded(directory: Path) -> list[tuple[str, object, object]]:
     server = open_server(directory)
     records = [record for record in server.audit.tail(10) if record.event == "rotation.demanded"]
@@ -273,12 +281,87 @@ def test_a_rotation_of_all_that_was_killed_is_continued_or_repeated(fleet: Path,
     with closing(open_server(fleet)) as server:
         assert (urgent(server.database), pending(server.database)) == (FEW - resume, 0)
         with server.database.read() as session:
-            assert session.get(Setting, demand.NOTE) is None
+            assert not notes(session)
     assert demanded(fleet) == [
         ("begun", FEW, 0),
         ("resumed" if resume else "begun", FEW, 600 if resume else 0),
         ("ok", FEW, None),
     ]
+
+
+class Killed(BaseException):
+    """Ends a run in the middle."""
+
+
+def part(server: ServerSide, begun: demand.Begun, batches: int) -> None:
+    """So many batches of a run, which then ends as a process does that is killed."""
+
+    def reached(_done: int) -> None:
+        nonlocal batches
+        batches -= 1
+        if not batches:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        demand.run(server.database, begun, NOW, lambda: None, reached)
+
+
+def whole(server: ServerSide, begun: demand.Begun) -> None:
+    demand.run(server.database, begun, NOW, lambda: None, lambda _done: None)
+
+
+def settle(server: ServerSide) -> None:
+    """All agents have done what was demanded."""
+    with server.database.write() as session:
+        session.execute(update(Agent).values(urgent=False))
+
+
+def test_of_two_runs_at_once_one_that_is_killed_can_be_continued_when_the_other_has_ended(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is asked for while the first one is at 600 agents, and those 600 have rotated by then."""
+    monkeypatch.setattr(demand, "BATCH", 300)
+    with closing(open_server(fleet)) as server:
+        first = demand.begin(server.database, NOW)
+        part(server, first, 2)
+        settle(server)
+        part(server, demand.begin(server.database, NOW), 1)
+        # The first one goes on, from where it was, to its end.
+        whole(server, replace(first, done=600, after=agent_id(599)))
+        assert urgent(server.database) == FEW - 300, "agents 300 to 599 have not been asked for the second time"
+        again = demand.begin(server.database, NOW, resume=True)
+        assert again.done == 300
+        whole(server, again)
+        with server.database.read() as session:
+            assert notes(session) == {}
+        assert urgent(server.database) == FEW
+
+
+def test_the_run_that_came_least_far_is_continued_and_ends_those_that_it_overtakes(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demand, "BATCH", 300)
+    with closing(open_server(fleet)) as server:
+        for batches in (3, 1, 2):
+            part(server, demand.begin(server.database, NOW), batches)
+        again = demand.begin(server.database, NOW, resume=True)
+        assert (again.done, len(again.overtaken)) == (300, 3)
+        later = demand.begin(server.database, NOW)
+        part(server, later, 1)
+        whole(server, again)
+        with server.database.read() as session:
+            assert notes(session) == {later.note: 300}, "the one that was begun later is not overtaken"
+        assert demand.begin(server.database, NOW).interrupted == 300
+
+
+def test_a_note_of_the_program_before_is_continued_from_the_first_agent(fleet: Path) -> None:
+    with closing(open_server(fleet)) as server:
+        with server.database.write() as session:
+            session.add(Setting(name=demand.NOTE, value=json.dumps({"done": 900, "after": agent_id(899)})))
+        whole(server, demand.begin(server.database, NOW, resume=True))
+        assert urgent(server.database) == FEW
+        with server.database.read() as session:
+            assert notes(session) == {}
 
 
 def test_a_bar_shows_how_far_it_is_at_a_terminal_only(fleet: Path) -> None:
