@@ -48,6 +48,7 @@ from .secrets.trusted_time import TrustedTime
 from .sockets.connection import Hub
 from .sync.capabilities import Negotiation
 from .sync.cycle import ContactCycle
+from .sync.licenses import LicenseSync
 from .sync.mode import Kept, ModeKeeper
 from .sync.updates import SignedUpdates
 from .telemetry.parts import AgentParts
@@ -194,7 +195,7 @@ def assemble(
     hardware = Hardware(backend, lambda made, trace: make_store(config, made, vault, trace), renewed, vault, owner)
     core = Core(config.agent.id, clock, audit, hardware, vault, Counters())
     store = Store(core, SecretRing(limits_of(config), record.trust()), loaded, record)
-    validator = Validator(core.agent_id, store.ring, vault, inventory, record.revocations)
+    validator = Validator(core.agent_id, store.ring, vault, inventory, record.revocations, record.withheld)
     validator.refuse_stale_revocations(config.agent.stale_revocations == "refuse")
     validator.ahead = clock.latest() - clock.now()
     time = TrustedTime(core, store)
@@ -238,7 +239,8 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         rotation = RotationRunner(core, config.rotation_journal, made.installer, made.validator, client, trace)
         updates = SignedUpdates(core, store, made.time, made.validator)
         negotiation = Negotiation(core, store, client)
-        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation)
+        licenses = LicenseSync(core, store, made.validator, client)
+        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses)
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))

@@ -48,10 +48,18 @@ def server_text(server: dict[str, Any]) -> str:
         ("revocation list", _revocations(server)),
         ("key set", f"number {server['key_set']}, until {utc(server['key_set_expires'])}"),
         ("TLS certificate until", utc(server["certificate_ends"])),
+        ("licenses by contact", _licenses(server)),
         # An agent of release 0.1.0 does not say.
         ("capabilities of both", ", ".join(server.get("capabilities", ())) or "those of release 0.1.0"),
     ]
     return tabulate(rows, tablefmt="plain")
+
+
+def _licenses(server: dict[str, Any]) -> str:
+    if not server.get("license_number"):
+        return "none yet"
+    held, suspended, removed = (server[f"licenses_{name}"] for name in ("held", "suspended", "removed"))
+    return f"{held} held, {suspended} suspended, {removed} taken away"
 
 
 def _revocations(server: dict[str, Any]) -> str:

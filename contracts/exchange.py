@@ -118,6 +118,8 @@ class SecretStatus(Request, frozen=True):
         serial: as in `RotateSecret`.
         audit_seq: number of the last sealed audit record; None before the first checkpoint.
         audit_head: SHA-256 over the heads of the audit chains there.
+        license_number: up to which change the agent knows its licenses. Left out unless the server has announced
+            `sync-licenses`: release 0.1.0 refuses it.
     """
 
     current_secret_version: SecretVersion
@@ -126,6 +128,7 @@ class SecretStatus(Request, frozen=True):
     serial: Number
     audit_seq: Number | None = None
     audit_head: Hash | None = None
+    license_number: Number | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReissueLicenses(Request, frozen=True):
@@ -205,6 +208,7 @@ class StatusReply(Reply, frozen=True):
         key_set: number of the key set.
         next_contact_s: seconds until the agent's next contact.
         audit_seq: the newest audit record that the server has noted; None before the first.
+        license_number: of the newest change of the agent's licenses. Left out unless the request has it.
     """
 
     secret_version: SecretVersion
@@ -213,6 +217,7 @@ class StatusReply(Reply, frozen=True):
     key_set: Number
     next_contact_s: Annotated[int, Meta(ge=1, le=30 * 86_400)]
     audit_seq: Number | None = None
+    license_number: Number | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReissueReply(Reply, frozen=True):

@@ -35,6 +35,8 @@ from .keys.masterkey import MasterKey
 from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
 from .keys.succession import Succession
+from .licensing import changes
+from .licensing.deliveries import Deliveries
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
 from .registry import audit, backup
@@ -48,7 +50,7 @@ from .registry.models import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
 
 _COUNTERS = (
-    "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, audit.COUNTER,
+    "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER,
     ACCOUNTS_COUNTER, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 
@@ -93,6 +95,7 @@ class Server:
     enrollment_tokens: EnrollmentTokens
     secrets: Secrets
     licenses: Licenses
+    deliveries: Deliveries
     clones: Clones
 
     def close(self) -> None:
@@ -138,6 +141,7 @@ def wire(
     keys = Keyring(database, cipher, clock.check)
     certificates = ClientCertificates(keys)
     secrets = Secrets(keys, cipher, random)
+    licenses = Licenses(keys, secrets)
     lifecycle = KeyLifecycle(database, cipher, keys)
     return Server(
         place=place,
@@ -154,7 +158,8 @@ def wire(
         activation=Activation(certificates),
         enrollment_tokens=EnrollmentTokens(cipher),
         secrets=secrets,
-        licenses=Licenses(keys, secrets),
+        licenses=licenses,
+        deliveries=Deliveries(licenses, secrets),
         clones=Clones(),
     )
 
@@ -174,6 +179,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         server.certificates,
         server.secrets,
         server.licenses,
+        server.deliveries,
         replies,
         server.clones,
     )
@@ -300,6 +306,7 @@ def restore_server(
 
             def also(session: Session) -> None:
                 renumber_revocations(session, now)
+                changes.renumber(session, now)
                 audit.record(session, "admin", "registry.restored", "ok", now, **fields)
 
             backup.fill(database, path, summary, also)

@@ -24,6 +24,9 @@ class _Newest(msgspec.Struct):
     iat: int
     token: str
     version: int
+    # The server says that the license belongs to this machine, and until when. Release 0.1.0 knows neither, and drops them.
+    held: bool = False
+    expires: int = 0
 
 
 class _Seen(msgspec.Struct):
@@ -34,6 +37,7 @@ class _Seen(msgspec.Struct):
 class _Page(msgspec.Struct):
     newest: dict[str, _Newest] = {}
     seen: dict[str, _Seen] = {}
+    synced: int = 0
 
 
 def token_digest(token: str) -> str:
@@ -115,11 +119,65 @@ class LicenseInventory:
         known = self._page.newest.get(jti)
         if known is not None and (known.iat, known.version) >= (iat, version):
             return False
-        if known is None and len(self._page.newest) >= MAX_LICENSES:
-            del self._page.newest[next(iter(self._page.newest))]
-        self._page.newest[jti] = _Newest(iat, token, version)
+        if known is None and not self._make_room(0):
+            return False
+        held, expires = (False, 0) if known is None else (known.held, known.expires)
+        self._page.newest[jti] = _Newest(iat, token, version, held, expires)
         self.dirty = True
         return True
+
+    # What the server has said, without anybody having carried a token
+
+    @property
+    def synced(self) -> int:
+        """Up to which change of its licenses this file has what the server said; 0 before the first."""
+        return self._page.synced
+
+    @synced.setter
+    def synced(self, number: int) -> None:
+        if number != self._page.synced:
+            self._page.synced = number
+            self.dirty = True
+
+    def hold(self, jti: str, iat: int, token: str, version: int, expires: int, now: int) -> bool:
+        """Keeps a license that the server says belongs to this machine; False if there is no room for it.
+
+        Args:
+            jti: the license.
+            iat: of the token.
+            token: a token of the license.
+            version: the secret version that the token was made with.
+            expires: when the license ends, seconds since 1970 UTC.
+            now: likewise.
+        """
+        known = self._page.newest.get(jti)
+        if known is None and not self._make_room(now):
+            return False
+        if known is not None and (known.iat, known.version) >= (iat, version):
+            iat, token, version = known.iat, known.token, known.version
+        self._page.newest[jti] = _Newest(iat, token, version, True, expires)
+        self.dirty = True
+        return True
+
+    def release(self, jti: str) -> None:
+        """Forgets a license that belongs to this machine no longer."""
+        if self._page.newest.pop(jti, None) is not None:
+            self.dirty = True
+
+    def held(self) -> list[str]:
+        """The licenses that the server says belong to this machine, in order of their ids."""
+        return sorted(jti for jti, newest in self._page.newest.items() if newest.held)
+
+    def _make_room(self, now: int) -> bool:
+        """Makes room for another license: first a held one that has ended goes, then one that the server did not name."""
+        if len(self._page.newest) < MAX_LICENSES:
+            return True
+        ended = (jti for jti, newest in self._page.newest.items() if newest.held and newest.expires <= now)
+        others = (jti for jti, newest in self._page.newest.items() if not newest.held)
+        for jti in (*ended, *others)[:1]:
+            del self._page.newest[jti]
+            return True
+        return False
 
     def newer(self, jti: str, iat: int, version: int) -> bool:
         """Whether there is a token of this license that is newer than one with this `iat` and secret version."""
@@ -136,8 +194,8 @@ class LicenseInventory:
         return [(jti, newest.token) for jti, newest in self._page.newest.items()]
 
     def licenses(self) -> list[str]:
-        """The licenses that this machine uses: those of which a token was validated, in order of their ids."""
-        return sorted({seen.jti for seen in self._page.seen.values()})
+        """The licenses of this machine by id: those of which a token was validated, and those that it holds."""
+        return sorted({*(seen.jti for seen in self._page.seen.values()), *self.held()})
 
     def forget_old(self, now: int) -> None:
         """Drops tokens that nobody has validated for 90 days."""

@@ -15,6 +15,7 @@ from agentd.base.errors import Refused
 from agentd.secrets.lifecycle import State
 from agentd.secrets.revocations import NO_REVOCATIONS, Revocations
 from agentd.secrets.ring import FOREVER, SecretRing
+from agentd.secrets.withheld import NOTHING_WITHHELD, Withheld
 from contracts.claims import Claims
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import SealedToken, WrongAudience, open_token, parse_token
@@ -57,6 +58,7 @@ class Validator:
         ring: the secrets, and whose signatures count.
         inventory: the licenses of this machine.
         revocations: the list that was committed last.
+        withheld: the licenses that the server has suspended or taken away, as they were committed last.
 
     Attributes:
         degraded: the agent works without its server and a successor is overdue; verdicts say so.
@@ -69,6 +71,7 @@ class Validator:
         vault: Vault,
         inventory: LicenseInventory,
         revocations: Revocations = NO_REVOCATIONS,
+        withheld: Withheld = NOTHING_WITHHELD,
     ) -> None:
         self.agent_id = agent_id
         self.ring = ring
@@ -80,6 +83,8 @@ class Validator:
         self._trusted = ring.trust
         self._serial = 0
         self._revocations = revocations
+        self._withheld = withheld
+        self._refused = revocations.revoked | withheld.names()
         self._ahead = 0
         self.degraded = False
 
@@ -103,7 +108,20 @@ class Validator:
     @revocations.setter
     def revocations(self, revocations: Revocations) -> None:
         self._revocations = revocations
+        self._refused = revocations.revoked | self._withheld.names()
         self.ring.touch()
+
+    @property
+    def withheld(self) -> Withheld:
+        """The licenses that the server has suspended or taken away."""
+        return self._withheld
+
+    @withheld.setter
+    def withheld(self, withheld: Withheld) -> None:
+        changed, self._withheld = not withheld.same(self._withheld), withheld
+        if changed:
+            self._refused = self._revocations.revoked | withheld.names()
+            self.ring.touch()
 
     def refuse_stale_revocations(self, refuse: bool) -> None:
         """Whether licenses are refused while the revocation list is stale."""
@@ -223,7 +241,8 @@ class Validator:
         # Once a day the inventory notes that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
         standing = self.ring.standing(stored, now)
-        ruling = judge(claims, version, standing, now, lists.revoked, newer, fresh_until, tomorrow, self._ahead)
+        suspended = self._withheld.suspended.keys()
+        ruling = judge(claims, version, standing, now, self._refused, newer, fresh_until, tomorrow, self._ahead, suspended)
         self._serial += 1
         return Entry(ruling, claims, self.ring.epoch, self._serial, first)
 
@@ -246,6 +265,25 @@ class Validator:
         """The newest token of the same license if it is another one."""
         found = self.refreshed(token, now)
         return None if found is None else found[1]
+
+    def deliver(self, license_id: str, token: str, expires: int, now: int) -> bool:
+        """Keeps a token of a license that the server says belongs to this machine; False if there is no room for it.
+
+        Whether the license is withheld is not asked: what the server has said of that is committed later than its tokens.
+
+        Raises:
+            Refused: no token of that license can be opened here.
+        """
+        opened = self._open(token, now)
+        if isinstance(opened, Ruling):
+            raise Refused(f"the token is not accepted: {opened.verdict.reason.value}")
+        claims, version = opened
+        if (claims.jti, claims.exp) != (license_id, expires):
+            raise Refused("the token is not accepted: it is of another license, or has another end")
+        if not self.inventory.hold(license_id, claims.iat, token, version, expires, now):
+            return False
+        self.ring.touch()
+        return True
 
     def judge_import(self, token: str, now: int) -> Ruling:
         """The ruling on a re-issued token that the POS applications are to be offered; nothing is kept yet.

@@ -24,7 +24,7 @@ CHECKS: tuple[tuple[Reason, str], ...] = (
      " and its grace ended without a successor"),
     (Reason.BAD_SIGNATURE, "the secret does not decrypt the token, or no license key of the server signed it; or MALFORMED or"
      " WRONG_AUDIENCE by the claims inside"),
-    (Reason.REVOKED, "the revocation list names the license"),
+    (Reason.REVOKED, "the revocation list names the license, or the server has suspended it or taken it from this machine"),
     (Reason.NOT_YET_VALID, "`nbf` is later than it can be"),
     (Reason.EXPIRED, "`exp` has passed"),
     (Reason.REVOCATIONS_STALE, "the revocation list is out of date and the configuration says to refuse then"),
@@ -41,6 +41,7 @@ class Ruling(msgspec.Struct, frozen=True):
         secret_version: as the token's header names it; None where it could not be read.
         since: seconds since 1970 UTC.
         until: the first second at which the verdict may be another.
+        suspended: the reason is `revoked`, and the server may take it back.
     """
 
     verdict: Verdict
@@ -48,15 +49,17 @@ class Ruling(msgspec.Struct, frozen=True):
     secret_version: int | None = None
     since: int = 0
     until: int = 0
+    suspended: bool = False
 
     def audit_fields(self) -> dict[str, Any]:
         """What a record says of the verdict; never the token."""
-        return {
+        fields = {
             "license": self.license_id,
             "secret_version": self.secret_version,
             "secret_state": self.verdict.secret_state,
             "expires_at": self.verdict.expires_at,
         }
+        return {**fields, "suspended": True} if self.suspended else fields
 
 
 def refusal(reason: Reason, version: int | None = None, state: State | None = None, *, refreshed: bool = False) -> Ruling:
@@ -81,6 +84,7 @@ def judge(
     fresh_until: int = FOREVER,
     until: int = FOREVER,
     ahead: int = 0,
+    suspended: Set[str] = frozenset(),
 ) -> Ruling:
     """The ruling on an opened license.
 
@@ -96,6 +100,7 @@ def judge(
         fresh_until: when the revocation list becomes too old to go by.
         until: the ruling holds no longer than this, for a reason of the caller's.
         ahead: how much later than `now` it may be, in seconds: a license that begins by then is not refused.
+        suspended: those of `revoked` that the server may reinstate.
     """
     reason = standing.reason  # check 4 again: the token may have been opened in an earlier epoch
     if reason is Reason.OK:
@@ -123,4 +128,4 @@ def judge(
     for change in (claims.nbf - ahead, claims.exp, fresh_until, standing.next_change):
         if now < change < until:
             until = change
-    return Ruling(verdict, claims.jti, version, now, until)
+    return Ruling(verdict, claims.jti, version, now, until, reason is Reason.REVOKED and claims.jti in suspended)

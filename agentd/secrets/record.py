@@ -16,6 +16,7 @@ from contracts.trust import Trust, parse_trust
 from hwsec.errors import StoreCorrupt
 
 from .revocations import NO_REVOCATIONS, Revocations
+from .withheld import NOTHING_WITHHELD, Withheld
 
 T = TypeVar("T")
 
@@ -99,9 +100,10 @@ SECTION_TLS = "tls"
 SECTION_UNCONFIRMED = "unconfirmed_time"
 SECTION_SETTLED = "settled_key_set"
 SECTION_CAPABILITIES = "server_capabilities"
+SECTION_WITHHELD = "withheld_licenses"
 _SECTIONS = (
     SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
-    SECTION_SETTLED, SECTION_CAPABILITIES,
+    SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD,
 )  # fmt: skip
 
 
@@ -120,6 +122,7 @@ class AgentRecord:
         unconfirmed: the server-signed time that was not taken; None where there is none.
         settled: the newest key set by itself, while keys of the one before it count as well; None once it has settled.
         capabilities: what the server has announced beyond release 0.1.0, as far as this agent uses it; by name.
+        withheld: the licenses that the server has suspended or taken away.
     """
 
     trust_file: bytes
@@ -132,6 +135,7 @@ class AgentRecord:
     unconfirmed: UnconfirmedTime | None = None
     settled: SettledKeySet | None = None
     capabilities: tuple[str, ...] = ()
+    withheld: Withheld = NOTHING_WITHHELD
 
     def trust(self) -> Trust:
         """Whose signatures count."""
@@ -151,6 +155,7 @@ class AgentRecord:
             (SECTION_UNCONFIRMED, self.unconfirmed),
             (SECTION_SETTLED, self.settled),
             (SECTION_CAPABILITIES, self.capabilities or None),
+            (SECTION_WITHHELD, None if self.withheld == NOTHING_WITHHELD else self.withheld),
         ):
             if value is not None:
                 made[name] = msgspec.json.encode(value)
@@ -186,6 +191,7 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         _decoded(sections, SECTION_UNCONFIRMED, UnconfirmedTime),
         _decoded(sections, SECTION_SETTLED, SettledKeySet),
         _decoded(sections, SECTION_CAPABILITIES, tuple[str, ...]) or (),
+        _decoded(sections, SECTION_WITHHELD, Withheld) or NOTHING_WITHHELD,
     )
 
 

@@ -14,10 +14,11 @@ from agentd.uplink.transport import NoContact
 from contracts.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply, verify_capabilities
 from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
+from contracts.licensesync import SYNC
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = (ANNOUNCE,)
+CAPABILITIES = (ANNOUNCE, SYNC)
 """What this agent can do."""
 ASK_EVERY_S = 86_400.0
 """How often the list is fetched in a long run: the server may have been updated."""
@@ -79,6 +80,15 @@ class Negotiation:
         found = tuple(sorted({*self.known, *(name for name in names if name in CAPABILITIES)}))
         if found != self.known:
             await self._store.keep("server.capabilities", {"capabilities": found}, capabilities=list(found))
+
+    async def forget(self, name: str) -> None:
+        """Takes back what was known, since the server has refused a request that used it, and signed that.
+
+        Raises:
+            HwsecError, AuditUnavailable: that cannot be stored.
+        """
+        found = tuple(each for each in self.known if each != name)
+        await self._store.keep("server.capabilities", {"capabilities": found}, capabilities=list(found), refused=name)
 
     async def _announce(self) -> None:
         try:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import UNSET, UnsetType
+
 from agentd.audit.checkpoint import Checkpoint
 from agentd.audit.core import Core
 from agentd.audit.log import AuditUnavailable
@@ -25,6 +27,7 @@ from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay, share
 from agentd.uplink.transport import CertificateRefused, NoContact, NotTheServer
 from contracts.exchange import (
     Cause,
+    RefusalCode,
     RenewCertificate,
     RenewReply,
     RevocationList,
@@ -35,9 +38,11 @@ from contracts.exchange import (
 from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
+from contracts.licensesync import SYNC
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation
+from .licenses import LicenseSync
 from .updates import SignedUpdates
 
 log = logging.getLogger(__name__)
@@ -91,6 +96,7 @@ class ContactCycle:
         updates: applies what else the server says.
         checkpoint: names the last sealed audit record, which the server is to know.
         negotiation: knows what the server can do.
+        licenses: keeps the machine's licenses as the server has them.
         draw: random numbers between 0 and 1, for pauses.
 
     Attributes:
@@ -107,6 +113,7 @@ class ContactCycle:
         updates: SignedUpdates,
         checkpoint: Checkpoint,
         negotiation: Negotiation,
+        licenses: LicenseSync,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._core = core
@@ -116,6 +123,7 @@ class ContactCycle:
         self._updates = updates
         self._checkpoint = checkpoint
         self._negotiation = negotiation
+        self._licenses = licenses
         self._draw = draw
         self._lock = asyncio.Lock()
         self._breaker = CircuitBreaker()
@@ -149,6 +157,11 @@ class ContactCycle:
     def capabilities(self) -> tuple[str, ...]:
         """What the server can do beyond release 0.1.0, as far as this agent uses it."""
         return self._negotiation.known
+
+    @property
+    def licenses(self) -> LicenseSync:
+        """What the server said of this machine's licenses."""
+        return self._licenses
 
     @property
     def certificate_ends(self) -> int:
@@ -232,6 +245,8 @@ class ContactCycle:
         if reply.revocations != lists.number or stale:
             await self._updates.apply_revocations(await self._client.ask(RevocationReply, RevocationList))
         rotation, forced = self._rotation, cause
+        # Before a rotation, which may be refused: a suspension must not wait for it.
+        synced = await self._sync(reply, reply.secret_version)
         await rotation.hear(reply.secret_version)
         before, unfinished = rotation.newest, rotation.rotation.step is not Step.IDLE
         if cause is None and reply.rotate_now:
@@ -255,7 +270,12 @@ class ContactCycle:
         if self._updates.settled:
             await self._updates.settle()
             await self._certificates.settle()
+        if not synced and rotation.rotation.step is Step.IDLE:
+            synced = await self._sync(reply, rotation.newest)
         await self._negotiation.negotiate()
+        if reply.license_number is UNSET and rotation.rotation.step is Step.IDLE and self._negotiation.can(SYNC):
+            # It has just been learned.
+            await self._licenses.sync(rotation.newest)
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
         confirm_in = self._updates.confirm_in()
         if confirm_in is not None:
@@ -263,7 +283,34 @@ class ContactCycle:
             self._wanted_s = min(self._wanted_s, confirm_in + spread)
         return Contacted(before, finished)
 
+    async def _sync(self, reply: StatusReply, confirmed: int) -> bool:
+        """Asks for changed licenses, unless there are none; False if there are, and no secret for their tokens yet.
+
+        Args:
+            reply: has the number of the newest change, if the server knows of that.
+            confirmed: the secret version that the server issues licenses with.
+        """
+        if reply.license_number is UNSET or reply.license_number == self._licenses.number:
+            return True
+        if not confirmed or confirmed != self._rotation.newest:
+            return False
+        await self._licenses.sync(confirmed)
+        return True
+
     async def _ask_status(self) -> StatusReply:
+        """The server's news, asked for in the form of release 0.1.0 if it does not know ours: it was set back."""
+        if not self._negotiation.can(SYNC):
+            return await self._ask_status_with(UNSET)
+        try:
+            return await self._ask_status_with(self._licenses.number)
+        except ServerRefused as refused:
+            if refused.refusal.code is not RefusalCode.BAD_REQUEST:
+                raise
+        reply = await self._ask_status_with(UNSET)
+        await self._negotiation.forget(SYNC)
+        return reply
+
+    async def _ask_status_with(self, license_number: int | UnsetType) -> StatusReply:
         sealed, rotation, clock = self._checkpoint.sealed_head, self._rotation, self._core.clock
         began = clock.monotonic()
         reply = await self._client.ask(
@@ -275,6 +322,7 @@ class ContactCycle:
             serial=self.server.serial,
             audit_seq=None if sealed is None else sealed[0],
             audit_head=None if sealed is None else sealed[1],
+            license_number=license_number,
         )
         await self._updates.hear_time(reply.issued_at, clock.monotonic() - began)
         return reply

@@ -42,6 +42,8 @@ class Gauges:
     unfitting_answers: int = 0
     server_time_held: bool = False
     server_time_provisional: bool = False
+    licenses_held: int = 0
+    licenses_suspended: int = 0
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -115,6 +117,10 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.server_time_held),
     Declared("server_time_provisional", "gauge", "", "1 while the server's time is used for what begins, and not confirmed",
              lambda _, g: g.server_time_provisional),
+    Declared("licenses_held", "gauge", "", "Licenses that the server says belong to this machine",
+             lambda _, g: g.licenses_held),
+    Declared("licenses_suspended", "gauge", "", "Licenses of this machine that the server has suspended",
+             lambda _, g: g.licenses_suspended),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
     Declared("log_lines_dropped_total", "counter", "", "Lines of the process's log that nobody took in time",

@@ -105,6 +105,8 @@ class Publisher:
             written_at=core.clock.wall(),
             server_time_held=time is not None and not provisional,
             server_time_provisional=provisional,
+            licenses_held=len(parts.validator.inventory.held()),
+            licenses_suspended=len(parts.validator.withheld.suspended),
         )
 
 

@@ -63,6 +63,10 @@ def server_view(cycle: ContactCycle, now: int) -> dict[str, Any]:
         "revocations_stale": lists.stale(now),
         "certificate_ends": cycle.certificate_ends,
         "capabilities": list(cycle.capabilities),
+        "license_number": cycle.licenses.number,
+        "licenses_held": cycle.licenses.held,
+        "licenses_suspended": len(cycle.licenses.withheld.suspended),
+        "licenses_removed": len(cycle.licenses.withheld.removed),
         "held": cycle.held,
     }
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from contracts.exchange import RefusalCode
 from contracts.jose import public_key_from_jwk
+from contracts.licensesync import SYNC
 from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit
@@ -158,6 +159,11 @@ def _last_use(session: Session, agent_id: str, now: int) -> int | None:
     return session.scalar(select(func.max(Certificate.used_at)).where(Certificate.agent_id == agent_id, *begun))
 
 
+def announces_sync(capabilities: str | None) -> bool:
+    """Whether an agent has announced that it asks for the changes of its licenses, by its column `capabilities`."""
+    return SYNC in (capabilities or "").split()
+
+
 class Agents:
     """The registered agents. Every method works in the transaction of the session that it is given."""
 
@@ -281,6 +287,19 @@ class Agents:
             return known
         agent.audit_seq, agent.audit_head = audit_seq, audit_head
         return audit_seq
+
+    def asked_as_before(self, session: Session, agent_id: str, now: int) -> None:
+        """Notes that an agent has asked as release 0.1.0 does: it may have been set back, and what it announced holds no more.
+
+        Args:
+            session: of a writing transaction.
+            agent_id: the agent.
+            now: seconds since 1970 UTC.
+        """
+        agent = session.get(Agent, agent_id, with_for_update=True)
+        if agent is not None and announces_sync(agent.capabilities):
+            agent.capabilities = None
+            audit.record(session, f"agent {agent_id}", "agent.capabilities", "withdrawn", now)
 
     def announced(self, session: Session, agent_id: str, names: tuple[str, ...], now: int) -> None:
         """Notes what an agent says it can do beyond release 0.1.0, and records a change.

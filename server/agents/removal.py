@@ -15,7 +15,7 @@ from common.text import quantity
 from contracts.keyset import pin_of_jwk
 from server.base.errors import RegistryError
 from server.registry import audit
-from server.registry.models import Agent, Base, Certificate, EnrollmentToken, KeptReply, License, Secret
+from server.registry.models import Agent, Base, Certificate, EnrollmentToken, FormerLicense, KeptReply, License, Secret
 from server.registry.retention import DAY_S, retention
 
 from .registry import REVOKED, enrolled
@@ -75,6 +75,7 @@ def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Remove
         enrollment_tokens=tokens,
     )
     _delete(session, KeptReply, KeptReply.agent_id == agent_id)
+    _delete(session, FormerLicense, FormerLicense.agent_id == agent_id)
     identity = None if agent.identity_key is None else pin_of_jwk(json.loads(agent.identity_key))
     was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at}
     if agent.retired_at is not None:

@@ -5,9 +5,10 @@ that the agent knows it. So an agent that was set back to an older release is ne
 """
 
 from contracts.capabilities import ANNOUNCE, Capabilities
+from contracts.licensesync import SYNC
 from server.keys.keyring import Keyring
 
-CAPABILITIES = (ANNOUNCE,)
+CAPABILITIES = (ANNOUNCE, SYNC)
 """What this server can do."""
 
 

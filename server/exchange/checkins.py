@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, SecretStatus, StatusReply, purpose_of
 from server.agents.clones import contradictions
-from server.agents.registry import ACTIVE, CLOCK_TOLERANCE_S, counts
+from server.agents.registry import ACTIVE, CLOCK_TOLERANCE_S, announces_sync, counts
 from server.agents.seen import went_back
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
@@ -61,6 +62,8 @@ class _Agent:
     audit_turns: int
     halted_at: int | None
     revocations: int | None
+    capabilities: str | None
+    license_changes: int | None
 
 
 @dataclass(slots=True)
@@ -154,7 +157,7 @@ class CheckIns:
         return agent, self._reply(agent, rows, peer, request, now)
 
     def _reply(self, agent: _Agent, rows: list[Row], peer: Peer, request: SecretStatus, now: int) -> StatusReply:
-        versions = [_Version(*row[6:]) for row in rows if row[6] is not None]
+        versions = [_Version(*row[7:]) for row in rows if row[7] is not None]
         held = (request.current_secret_version, request.key_check, request.highest_version)
         newest = max((version.version for version in versions), default=0)
         version, rotate_now = outlook(versions, newest, bool(agent.urgent), held, now)
@@ -165,6 +168,11 @@ class CheckIns:
             if went_back(agent, *report.audit):
                 raise _NotOrdinary
             agent.audit_seq, agent.audit_head = report.audit
+        license_number: int | UnsetType = UNSET
+        if request.license_number is not UNSET:
+            license_number = max(agent.license_changes or 0, rows[0][6] or 0)
+        elif announces_sync(agent.capabilities):
+            raise _NotOrdinary
         agent.last_seen = now
         return StatusReply(
             secret_version=version,
@@ -173,6 +181,7 @@ class CheckIns:
             key_set=self._keyring.key_set_number(),
             next_contact_s=next_contact(self._random),
             audit_seq=agent.audit_seq,
+            license_number=license_number,
             agent_id=agent.agent_id,
             request_id=request.request_id,
             issued_at=now,

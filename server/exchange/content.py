@@ -7,6 +7,7 @@ from contracts import exchange as forms
 from contracts.capabilities import AnnounceCapabilities
 from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
+from contracts.licensesync import SyncLicenses
 from server.agents.clones import Report
 from server.base.refused import RequestRefused
 
@@ -26,9 +27,19 @@ KINDS: dict[str, type[Request]] = {
         forms.RevocationList,
         forms.RenewCertificate,
         AnnounceCapabilities,
+        SyncLicenses,
     )
 }
 """Every kind of request, by its purpose."""
+
+
+def misdirected(content: dict[str, Any], purpose: str) -> bool:
+    """Whether a request of a form beyond release 0.1.0 has come to another endpoint than its own.
+
+    A signed `bad_request` would tell the agent that the server does not know the form, and who carries the request could bring
+    that about. So such a request gets an error, which is not signed (threat-model T36).
+    """
+    return "license_number" in content and content.get("purpose") != purpose
 
 
 class Reader:

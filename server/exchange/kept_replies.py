@@ -23,7 +23,7 @@ SHORT_KEPT_S = 600
 """How long the others are kept: until the challenge in the request is stale at every server, and no longer."""
 LONG = frozenset({"rotate-secret", "confirm-rotation", "renew-certificate"})
 """The purposes that change which secret or certificate the agent has."""
-MADE_AGAIN = frozenset({"reissue-licenses", "revocation-list"})
+MADE_AGAIN = frozenset({"reissue-licenses", "revocation-list", "sync-licenses"})
 """The purposes whose replies are large: 32 new tokens are 87 kB. To answer them again changes nothing."""
 MAX_KEPT = 128
 """Replies of an agent that are kept beyond `SHORT_KEPT_S`: the newest."""

@@ -18,18 +18,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts import exchange as forms
 from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
+from contracts.licensesync import SyncLicenses, SyncReply
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
+from server.licensing.deliveries import Deliveries
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
 from server.registry.clockwatch import ClockNotTrusted
@@ -40,7 +43,7 @@ from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_O
 from .capabilities import CAPABILITIES
 from .challenges import new_challenge
 from .checkins import CheckIns
-from .content import Reader, next_contact
+from .content import Reader, misdirected, next_contact
 from .kept_replies import KEPT_S, LONG, MADE_AGAIN, SHORT_KEPT_S, Kept, KeptReplies
 from .requests import NotAuthentic, NotReadable, open_signed, parse_signed
 
@@ -58,6 +61,7 @@ class Stores:
     certificates: ClientCertificates
     secrets: Secrets
     licenses: Licenses
+    deliveries: Deliveries
     replies: KeptReplies
     clones: Clones
 
@@ -118,6 +122,7 @@ class Exchange:
             forms.RevocationList: self._revocations,
             forms.RenewCertificate: self._renew,
             AnnounceCapabilities: self._announce,
+            SyncLicenses: self._sync,
         }
 
     def challenge(self, fingerprint: str, now: int) -> str:
@@ -217,6 +222,8 @@ class Exchange:
         request_id = content.get("request_id")
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             return error(400, RefusalCode.BAD_REQUEST, "malformed request: request_id must have 32 characters 0-9 and a-f")
+        if misdirected(content, purpose):
+            return error(400, RefusalCode.BAD_REQUEST, "the request is for another endpoint")
         # The same request may come twice at once, over two connections, to two processes. It acts once.
         with self._database.write() as session:
             locked = self._stores.agents.lock(session, known.agent.agent_id)
@@ -299,6 +306,11 @@ class Exchange:
             session, agent_id, asked.current_secret_version, asked.key_check, asked.highest_version, now
         )
         number, _next_update, _revoked = self._stores.licenses.revocations(session, agent_id, now)
+        license_number: int | UnsetType = UNSET
+        if asked.license_number is UNSET:
+            self._stores.agents.asked_as_before(session, agent_id, now)
+        else:
+            license_number = self._stores.deliveries.number(session, agent_id)
         return forms.StatusReply(
             secret_version=version,
             rotate_now=rotate_now,
@@ -306,6 +318,7 @@ class Exchange:
             key_set=self._keyring.key_set_number(),
             next_contact_s=next_contact(self._random),
             audit_seq=self._stores.agents.saw(session, agent_id, now, asked.audit_seq, asked.audit_head),
+            license_number=license_number,
             **context.head(),
         )
 
@@ -328,6 +341,12 @@ class Exchange:
     def _renew(self, context: _Context, asked: forms.RenewCertificate) -> Reply:
         certificates = self._stores.certificates.renew(context.session, context.agent.agent_id, asked.csr, context.now)
         return forms.RenewReply(certificates=tuple(certificates), **context.head())
+
+    def _sync(self, context: _Context, asked: SyncLicenses) -> Reply:
+        page = self._stores.deliveries.page(
+            context.session, context.agent.agent_id, asked.license_number, asked.secret_version, asked.after, context.now
+        )
+        return SyncReply(license_number=page.number, changes=page.changes, after=page.after, **context.head())
 
     def _announce(self, context: _Context, asked: AnnounceCapabilities) -> Reply:
         self._stores.agents.announced(context.session, context.agent.agent_id, asked.capabilities, context.now)
@@ -358,4 +377,4 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    return _response(signed, convert(content, forms.AnyReply | AnnounceReply, "kept reply"))
+    return _response(signed, convert(content, forms.AnyReply | AnnounceReply | SyncReply, "kept reply"))

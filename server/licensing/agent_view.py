@@ -51,6 +51,7 @@ class AgentView:
         secrets: its versions, the oldest first.
         licenses: by id.
         capabilities: what it has announced that it can do beyond release 0.1.0, by name.
+        license_changes: the number of the newest change of its licenses; None before the first.
     """
 
     agent: AgentRow
@@ -60,6 +61,7 @@ class AgentView:
     secrets: tuple[SecretRow, ...]
     licenses: tuple[LicenseRow, ...]
     capabilities: tuple[str, ...] = ()
+    license_changes: int | None = None
 
     def as_json(self, now: int) -> dict[str, Any]:
         """Everything, with the members of the agent first."""
@@ -71,6 +73,7 @@ class AgentView:
             "certificates": [asdict(row) for row in self.certificates],
             "licenses": [asdict(row) for row in self.licenses],
             "capabilities": list(self.capabilities),
+            "license_changes": self.license_changes,
             "notes": notes(self, now),
         }
 
@@ -98,6 +101,7 @@ def view(session: Session, agent_id: str, now: int) -> AgentView:
         tuple(version_of(row) for row in secrets),
         tuple(listed(session, now, agent_id)),
         tuple((agent.capabilities or "").split()),
+        agent.license_changes,
     )
 
 

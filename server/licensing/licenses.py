@@ -25,6 +25,7 @@ from server.registry.agentcounts import shown_status
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
+from .changes import changed
 from .periods import revocations_last
 from .secrets import Secrets
 
@@ -108,6 +109,7 @@ class Licenses:
             raise RegistryError(f"license {order.jti!r} is revoked; choose another id")
         token, used = self._issue_token(session, agent_id, claims, version)
         session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
+        changed(session, agent_id, now, [order.jti])
         audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires)
         return token
 
@@ -174,21 +176,30 @@ class Licenses:
         rows = {row.jti: row for row in session.scalars(locked)}
         for jti in dict.fromkeys(license_ids):
             row = rows.get(jti)
-            gone = row is None or row.agent_id != agent_id or row.revoked_at is not None
+            # A suspended one gets no new token: an agent that is not told of it loses it with the grace of its secret.
+            gone = row is None or row.agent_id != agent_id or row.revoked_at is not None or row.suspended_at is not None
             if row is None or gone or agent is None or agent.status != ACTIVE:
                 missing.append(jti)
                 continue
-            claims = check_claims(json.loads(row.claims))
-            if claims.exp <= now:
+            if check_claims(json.loads(row.claims)).exp <= now:
                 missing.append(jti)
                 continue
-            claims = replace(claims, iat=max(now, claims.iat))
-            token, used = self._issue_token(session, agent_id, claims, version)
-            row.claims, row.secret_version = json.dumps(claims.as_json()), used
-            tokens.append(token)
+            tokens.append(self.renewed_token(session, row, version, now))
         if tokens:
             audit.record(session, f"agent {agent_id}", "license.reissued", "ok", now, count=len(tokens), missing=len(missing))
         return tuple(tokens), tuple(missing)
+
+    def renewed_token(self, session: Session, row: License, version: int | None, now: int) -> str:
+        """A new token of a license that is locked and on an agent, under a secret version; None for the newest confirmed one.
+
+        Raises:
+            RegistryError: there is no such version, or the token would be too long.
+        """
+        claims = check_claims(json.loads(row.claims))
+        claims = replace(claims, iat=max(now, claims.iat))
+        token, used = self._issue_token(session, row.agent_id, claims, version)
+        row.claims, row.secret_version = json.dumps(claims.as_json()), used
+        return token
 
     def revoke(self, session: Session, jti: str, now: int) -> None:
         """Revokes a license for good.

@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from . import audit
 from .allowance import KEPT_S as ALLOWANCE_KEPT_S
 from .database import Database
-from .models import Allowance, Certificate, EnrollmentToken, KeptReply, ProvisioningAttempt, Secret, Setting
+from .models import Allowance, Certificate, EnrollmentToken, FormerLicense, KeptReply, ProvisioningAttempt, Secret, Setting
 from .retention import DAY_S, retention
 
 BATCH = 500
@@ -86,6 +86,7 @@ class Housekeeping:
             now = _certain(session, now, confirmed=confirmed)
             days = retention(session)
         self._remove_replies(removed, now)
+        self._remove_former_licenses(removed, now)
         self._remove_by(removed, ProvisioningAttempt.id, ProvisioningAttempt.expires_at <= now)
         self._remove_by(removed, Allowance.name, Allowance.at < now - ALLOWANCE_KEPT_S)
         tokens = EnrollmentToken.expires_at <= now - days.enrollment_tokens * DAY_S
@@ -132,6 +133,18 @@ class Housekeeping:
             return len(keys)
 
         self._batches(removed, KeptReply.__tablename__, batch)
+
+    def _remove_former_licenses(self, removed: Removed, now: int) -> None:
+        """What was taken from an agent and has ended since: its tokens are refused in any case."""
+        place = tuple_(FormerLicense.agent_id, FormerLicense.jti)
+
+        def batch(session: Session) -> int:
+            due = select(FormerLicense.agent_id, FormerLicense.jti).where(FormerLicense.expires_at <= now).limit(BATCH)
+            keys = [tuple(row) for row in session.execute(due)]
+            session.execute(delete(FormerLicense).where(place.in_(keys)))
+            return len(keys)
+
+        self._batches(removed, FormerLicense.__tablename__, batch)
 
     def _remove_secrets(self, removed: Removed, now: int, days: int) -> None:
         """Destroys secrets whose grace has ended; much later their rows go, but never the newest: new numbers follow it."""

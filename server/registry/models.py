@@ -84,6 +84,8 @@ class Agent(Base):
     capabilities: Mapped[str | None] = mapped_column(Text)
     # When it left service. Its `status` is revoked then, so that all that refuses revoked agents refuses it.
     retired_at: Mapped[int | None] = mapped_column(BigInteger)
+    # The number of the newest change of its licenses; missing if there was none since revision 0008.
+    license_changes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Certificate(Base):
@@ -150,6 +152,19 @@ class License(Base):
     claims: Mapped[str] = mapped_column(Text)
     secret_version: Mapped[int] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    # The agent's `license_changes` when this one last changed; missing if that was before revision 0008.
+    change_number: Mapped[int | None] = mapped_column(BigInteger)
+    suspended_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class FormerLicense(Base):
+    """A license that was taken from an agent. The agent is told of it until the license ends."""
+
+    __tablename__ = "former_license"
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), primary_key=True)
+    jti: Mapped[str] = mapped_column(String(128), primary_key=True)
+    change_number: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 class KeptReply(Base):
@@ -226,3 +241,4 @@ Index("provision_session_claim", ProvisioningAttempt.claim_id)
 _REMOVAL = text("event = 'audit.removed'")
 Index("audit_removals", AuditRecord.seq, sqlite_where=_REMOVAL, postgresql_where=_REMOVAL)
 Index("license_of_agent", License.agent_id, License.revoked_at)
+Index("license_in_order", License.agent_id, License.jti)

@@ -21,7 +21,7 @@ from .dialect import locking
 
 LOCK_AGENT = (
     "SELECT id, status, identity_key, urgent, last_seen, audit_seq, audit_head, seen_version, seen_at, audit_turns, halted_at, "
-    "revocations FROM agent WHERE id = (SELECT agent_id FROM certificate WHERE fingerprint = ?)"
+    "revocations, capabilities, license_changes FROM agent WHERE id = (SELECT agent_id FROM certificate WHERE fingerprint = ?)"
 )
 STANDING = (
     "SELECT c.state, c.used_at, "
@@ -29,6 +29,7 @@ STANDING = (
     "(SELECT count(*) FROM kept_reply k WHERE k.agent_id = c.agent_id), "
     "(SELECT count(*) FROM kept_reply k WHERE k.agent_id = c.agent_id AND k.request_id = ?), "
     "(SELECT value FROM counter WHERE name = 'revocations.base'), "
+    "(SELECT value FROM counter WHERE name = 'license_changes.base'), "
     "s.version, s.state, s.key_check, s.valid_until "
     "FROM certificate c LEFT JOIN secret s ON s.agent_id = c.agent_id AND (s.version = ? OR s.state = 'ACTIVE' "
     "OR s.version = (SELECT max(n.version) FROM secret n WHERE n.agent_id = c.agent_id)) "

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 
 from agentd.base import signedtime
+from agentd.licenses import inventory
 from agentd.rotation import table
-from agentd.secrets import trusted_time
+from agentd.secrets import trusted_time, withheld
 from agentd.sync import capabilities as agent_side
+from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
-from contracts import capabilities, enrollment, evidence, exchange, keyset
+from contracts import capabilities, enrollment, evidence, exchange, keyset, licensesync
 from contracts.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
+from contracts.licensesync import SyncReply
 from server.agents import certificates, enrollment_tokens
 from server.exchange import capabilities as server_side
 from server.exchange import challenges, kept_replies
@@ -56,7 +59,7 @@ def own_fields(kind: type[Any], common: type[Any]) -> list[str]:
 
 PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
 KINDS = answering.KINDS
-SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply)}
+SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply, SyncReply)}
 
 
 def test_what_all_requests_and_replies_carry_is_told() -> None:
@@ -121,6 +124,13 @@ def test_the_list_of_capabilities_is_told() -> None:
     assert f"at most {capabilities.MAX_CAPABILITIES} names" in PROSE
 
 
+def test_the_changes_of_licenses_are_told() -> None:
+    (members,) = tables(section("Licenses by contact"))
+    assert list(members) == list(licensesync.LicenseChange.__struct_fields__)
+    assert names(members["standing"][0]) == [standing.value for standing in licensesync.Standing]
+    assert f"at most {licensesync.MAX_CURSOR_CHARS} characters" in section("Purposes")
+
+
 def test_every_bound_is_in_the_table_with_its_value() -> None:
     (bounds,) = tables(section("Bounds of the exchange"))
     values = {name: value for name, value in vars(exchange).items() if name.isupper() and isinstance(value, int)}
@@ -136,6 +146,12 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "CERTIFICATE_S": certificates.LIFETIME_S,
         "REVOCATIONS_LAST_S": periods.REVOCATIONS_LAST_S,
         "MAX_LIVE": secrets.MAX_LIVE,
+        "MAX_CHANGES_PER_REPLY": licensesync.MAX_CHANGES_PER_REPLY,
+        "MAX_PAGES": license_sync.MAX_PAGES,
+        "MAX_LICENSES": inventory.MAX_LICENSES,
+        "MAX_WITHHELD": withheld.MAX_WITHHELD,
+        "MAX_CAPABILITIES": capabilities.MAX_CAPABILITIES,
+        "MAX_CAPABILITIES_CHARS": capabilities.MAX_CAPABILITIES_CHARS,
         "RENEWABLE_S": peers.RENEWABLE_S,
         "CERTIFICATE_BACKDATE_S": pki.BACKDATE_S,
         "CONFIRM_AFTER_S": signedtime.CONFIRM_AFTER_S,

@@ -1,5 +1,6 @@
 """The programs of the last release and those of today work with each other: server and device, POS application and agent."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def test_they_work_with_each_other(mixed: tuple[Mixed, Path], tmp_path: Path) ->
         assert made.pos(place, f"{VERDICT}(client.validate_file(arguments[0]))", str(file)) == [True, "ok"]
         assert file.read_text().strip() != token
         assert made.pos(place, f"{VERDICT}(client.validate_file(arguments[0]))", str(file)) == [True, "ok"]
+
+    # Neither side says more than 0.1.0 knows: a license gets here as a token, and each contact is one that both understand.
+    assert status["server"].get("capabilities", []) == []
+    shown = made.serves("agents", "show", "pos-001", "--json")
+    assert json.loads(shown).get("capabilities", []) == []
+    assert made.asks("contact")["failures"] == 0
 
     # A new TLS key with its certificate; the next contact uses it.
     ends = made.asks("status")["server"]["certificate_ends"]

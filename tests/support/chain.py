@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running
 from tests.support.hostilelink import HostileLink
+from tests.support.licensing import suspend
 from tests.support.link import Link
 from tests.support.relay import Relay
 from tests.support.serverside import ServerSide
@@ -206,6 +208,11 @@ class Chain:
         """A license under the newest confirmed secret."""
         options = ("--agent", self.agent_id, "--feature", "till", "--expires", "+1d", "--license-id", license_id)
         return self.server_cli("issue", *options).strip()
+
+    def suspend(self, license_id: str, *, on: bool = True) -> None:
+        """Suspends a license in the server's registry, or reinstates it."""
+        with self.server_side() as server_side:
+            suspend(server_side, license_id, int(time.time()), on=on)
 
     def rotate_fails(self) -> str:
         """A rotation that must not come to its end; what the administrator is told."""

@@ -181,6 +181,8 @@ def make_case(rng: random.Random) -> Case:
         "seen_version": rng.choice([None, 0, 1, 2]),
         "seen_at": rng.choice([None, NOW - 10, NOW + 5]),
         "last_seen": rng.choice([None, NOW - 10, NOW + 5]),
+        "capabilities": maybe(None, "", "announce-capabilities sync-licenses"),
+        "license_changes": rng.choice([None, 0, NOW - 3]),
     }
     certificates = [
         {"state": maybe("active", "superseded", "revoked"), "issued_at": NOW - 60, "used_at": maybe(NOW - 50, None)},
@@ -200,6 +202,8 @@ def make_case(rng: random.Random) -> Case:
         "audit_seq": audit,
         "audit_head": None if audit is None else rng.choice(HEADS),
     }
+    if rng.random() < 0.5:
+        request["license_number"] = rng.choice([0, 5, NOW - 3])
     request["key_check"] = None if request["current_secret_version"] == 0 else CHECK
     kept = maybe(3, MAX_KEPT - 1, MAX_KEPT, MAX_KEPT + 3)
     return Case(agent, certificates, secrets, kept, request, maybe(False, True), maybe(False, True), maybe(False, True))

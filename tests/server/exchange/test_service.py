@@ -37,6 +37,8 @@ from contracts.exchange import (
     ValidateReply,
     purpose_of,
 )
+from contracts.jose import b64decode
+from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
 from server.exchange.capabilities import CAPABILITIES
@@ -46,6 +48,7 @@ from server.exchange.kept_replies import Kept
 from server.exchange.service import Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
+from server.licensing.deliveries import Page
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
 from tests.server.agentside import AgentSide, answered
@@ -65,7 +68,9 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     RevocationList: {},
     RenewCertificate: {"csr": "csr"},
     AnnounceCapabilities: {"capabilities": ("b", "a")},
+    SyncLicenses: {"license_number": 7, "secret_version": 2, "after": ""},
 }
+CHANGE = LicenseChange(license="a", standing=Standing.SUSPENDED, expires=NOW + 5)
 
 
 @dataclass
@@ -179,6 +184,17 @@ class Stores:
         self._call("saw", agent_id, now, seq, head)
         return seq
 
+    def asked_as_before(self, _session: object, agent_id: str, now: int) -> None:
+        self._call("asked_as_before", agent_id, now)
+
+    def number(self, _session: object, agent_id: str) -> int:
+        self._call("number", agent_id)
+        return 9
+
+    def page(self, _session: object, agent_id: str, known: int, version: int, after: str, now: int) -> Page:
+        self._call("page", agent_id, known, version, after, now)
+        return Page(9, (CHANGE,), None)
+
     def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
         self._call("announced", agent_id, names, now)
 
@@ -254,7 +270,12 @@ REPLIES = [
     (
         SecretStatus,
         StatusReply,
-        [("status", "pos-1", 1, CHECK, 1, NOW), ("revocations", "pos-1", NOW), ("saw", "pos-1", NOW, 7, "0" * 64)],
+        [
+            ("status", "pos-1", 1, CHECK, 1, NOW),
+            ("revocations", "pos-1", NOW),
+            ("asked_as_before", "pos-1", NOW),
+            ("saw", "pos-1", NOW, 7, "0" * 64),
+        ],
         {"secret_version": 2, "rotate_now": True, "revocations": 5, "key_set": 3, "audit_seq": 7},
     ),
     (ReissueLicenses, ReissueReply, [("reissue", "pos-1", ("a", "b"), 2, NOW)], {"tokens": ("t.o.k",), "missing": ("b",)}),
@@ -271,6 +292,12 @@ REPLIES = [
         {"number": 5, "next_update": NOW + 60, "revoked": ("a",)},
     ),
     (RenewCertificate, RenewReply, [("renew", "pos-1", "csr", NOW)], {"certificates": ("leaf", "ca")}),
+    (
+        SyncLicenses,
+        SyncReply,
+        [("page", "pos-1", 7, 2, "", NOW)],
+        {"license_number": 9, "changes": (CHANGE,), "after": None},
+    ),
     (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),
 ]
 
@@ -412,6 +439,23 @@ def test_a_request_is_for_one_endpoint(world: World) -> None:
     request = world.request()
     answer = answered(world.exchange, "secret-status", PEER, world.agent.sign(request), NOW)
     world.refused(answer, request.request_id, RefusalCode.BAD_REQUEST)
+
+
+def test_a_status_has_the_number_of_license_changes_only_if_its_request_has_one(world: World) -> None:
+    plain, extended = world.request(SecretStatus), world.request(SecretStatus, license_number=3)
+    said = [json.loads(b64decode(json.loads(world.ask(each)[1])["reply"].split(".")[1])) for each in (plain, extended)]
+    assert "license_number" not in said[0] and said[1]["license_number"] == 9
+    assert ("number", "pos-1") in world.stores.calls
+
+
+@pytest.mark.parametrize("kind", [SecretStatus, SyncLicenses])
+def test_nobody_gets_a_signed_refusal_by_carrying_a_new_form_to_another_endpoint(world: World, kind: Any) -> None:
+    # An agent takes a signed bad_request for the word of a server that does not know the form.
+    request = world.request(kind, license_number=3)
+    answer = answered(world.exchange, "revocation-list", PEER, world.agent.sign(request), NOW)
+    erred(answer, 400, RefusalCode.BAD_REQUEST)
+    assert not world.stores.calls and not world.stores.answers
+    assert world.ask(request)[0] == 200  # the request id is not used up
 
 
 def test_a_stale_challenge_is_refused_and_a_fresh_one_helps(world: World) -> None:

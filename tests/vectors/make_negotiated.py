@@ -1,0 +1,114 @@
+"""Writes exchange-negotiated.json beside itself: the signed forms that agent and server use only once both have announced them.
+
+    .venv/bin/python -m tests.vectors.make_negotiated
+
+It says each form in bytes of its own, without the project's forms, so that a test can hold the two against each other. Keys and
+times are fixed; ES256's signatures are random, so another run gives another file with the same content. With the release that
+first has these forms the file is frozen as exchange-0.1.0.json is.
+"""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+NOW = 1_800_000_000
+AGENT = "pos-000001"
+FILE = Path(__file__).with_name("exchange-negotiated.json")
+LICENSE, ROTATION, IDENTITY = (ec.derive_private_key(number, ec.SECP256R1()) for number in (7001, 7002, 7003))
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def compact(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    numbers = key.public_key().public_numbers()
+    return {"crv": "P-256", "kty": "EC", "x": b64(numbers.x.to_bytes(32, "big")), "y": b64(numbers.y.to_bytes(32, "big"))}
+
+
+def kid(key: ec.EllipticCurvePrivateKey) -> str:
+    return b64(hashlib.sha256(compact(jwk(key))).digest())
+
+
+def jws(key: ec.EllipticCurvePrivateKey, kind: str, name: str, content: dict[str, Any]) -> str:
+    signed = f"{b64(compact({'alg': 'ES256', 'typ': kind, 'kid': name}))}.{b64(compact(content))}"
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{signed}.{b64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
+def exchange(number: int, name: str, purpose: str, asked: dict[str, Any], kind: str, said: dict[str, Any]) -> dict[str, Any]:
+    """A request with its reply, both with the members that all have at the end."""
+    request_id = hashlib.sha256(name.encode()).hexdigest()[:32]
+    head = {"v": 1, "agent_id": AGENT, "request_id": request_id}
+    request = {"purpose": purpose, **asked, **head, "challenge": "c" * 43, "timestamp": NOW + number}
+    reply = {"kind": kind, **said, **head, "issued_at": NOW + number}
+    return {
+        "name": name,
+        "purpose": purpose,
+        "request": jws(IDENTITY, "agent-request+jwt", AGENT, request),
+        "reply": jws(ROTATION, "server-reply+jwt", kid(ROTATION), reply),
+    }
+
+
+def exchanges() -> list[dict[str, Any]]:
+    names = ["announce-capabilities", "sync-licenses"]
+    held = {"current_secret_version": 3, "key_check": "A" * 22, "highest_version": 3, "serial": 1, "audit_seq": None}
+    status = {"secret_version": 3, "rotate_now": False, "revocations": NOW - 50, "key_set": NOW - 60, "next_contact_s": 3600}
+    changes = [
+        {"license": "active", "standing": "active", "expires": NOW + 900, "token": "h..n.c.t"},
+        {"license": "suspended", "standing": "suspended", "expires": NOW + 900, "token": None},
+        {"license": "moved away", "standing": "removed", "expires": NOW + 900, "token": None},
+    ]
+    page = {"license_number": NOW, "changes": changes, "after": None}
+    first = {"license_number": NOW, "changes": changes[:1], "after": "present:active"}
+    return [
+        exchange(1, "an announcement", names[0], {"capabilities": names}, "announce-reply", {"capabilities": names}),
+        exchange(2, "an announcement of names that nobody knows", names[0], {"capabilities": ["a", "z-9"]}, "announce-reply",
+                 {"capabilities": []}),
+        exchange(3, "a status with the number of license changes", "secret-status",
+                 {**held, "audit_head": None, "license_number": 0}, "status-reply",
+                 {**status, "audit_seq": None, "license_number": NOW}),
+        exchange(4, "all licenses", names[1], {"license_number": 0, "secret_version": 3, "after": ""}, "sync-reply", page),
+        exchange(5, "a first page", names[1], {"license_number": 5, "secret_version": 3, "after": ""}, "sync-reply", first),
+        exchange(6, "a page without changes", names[1],
+                 {"license_number": 5, "secret_version": 3, "after": "present:active"}, "sync-reply",
+                 {"license_number": NOW, "changes": [], "after": None}),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    def named(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+        return jwk(key) | {"kid": kid(key)}
+
+    listed = {"v": 1, "issued_at": NOW, "capabilities": ["announce-capabilities", "sync-licenses", "of-a-later-release"]}
+    content = {
+        "now": NOW,
+        "agent": {"agent_id": AGENT, "identity_key": jwk(IDENTITY)},
+        "trust": {"issuer": "https://license.example", "license_keys": [named(LICENSE)], "delivery_keys": [named(ROTATION)]},
+        "capabilities": {
+            "good": jws(ROTATION, "server-capabilities+jwt", kid(ROTATION), listed),
+            "content": listed,
+            "bad": {
+                "signed by the key that signs licenses": jws(LICENSE, "server-capabilities+jwt", kid(LICENSE), listed),
+                "a reply": jws(ROTATION, "server-reply+jwt", kid(ROTATION), listed),
+                "a name twice": jws(ROTATION, "server-capabilities+jwt", kid(ROTATION), {**listed, "capabilities": ["a", "a"]}),
+                "an unknown member": jws(ROTATION, "server-capabilities+jwt", kid(ROTATION), {**listed, "more": 1}),
+            },
+        },
+        "exchanges": exchanges(),
+    }
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
