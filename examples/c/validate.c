@@ -1,6 +1,7 @@
-/* Asks the license agent about a token, as docs/protocol.md says. One file, one connection for each attempt.
+/* Asks the license agent about a token or a feature, as docs/protocol.md says. One file, one connection for each attempt.
  *
- *     validate TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+ *     validate TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
+ *     validate require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
  *
  * Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
  * then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -31,6 +32,13 @@ enum { PROTOCOL_VERSION = 1, NONCE_BYTES = 16, MAX_TOKEN_CHARS = 16 * 1024, MAX_
 enum { DEADLINE_MS = 2000, FIRST_PAUSE_MS = 10, LONGEST_PAUSE_MS = 250 };
 enum { RATE_LIMITED = 8, SHUTTING_DOWN = 11, TIMED_OUT = 12, UNAVAILABLE = 15 };
 enum { EXIT_VALID = 0, EXIT_INVALID = 1, EXIT_USAGE = 2, EXIT_NO_ANSWER = 3, EXIT_REFUSED = 4, TRY_AGAIN = -1 };
+
+static const char require_prefix[] = "require:"; /* no token has a colon */
+
+/* About a token or, where that is NULL, about a feature. */
+struct question {
+    const char *token, *feature;
+};
 
 static char why[600] = "nothing was tried";
 
@@ -121,22 +129,30 @@ static void pack_text(msgpack_packer *packer, const char *text)
     msgpack_pack_str_body(packer, text, strlen(text));
 }
 
-static bool send_request(int fd, uint64_t id, const char *token, const char nonce[NONCE_BYTES], int64_t ends)
+static bool send_request(int fd, uint64_t id, struct question asked, const char nonce[NONCE_BYTES], int64_t ends)
 {
     msgpack_sbuffer buffer;
     msgpack_packer packer;
     msgpack_sbuffer_init(&buffer);
     msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
     msgpack_sbuffer_write(&buffer, "\0\0\0\0", 4); /* the length goes here */
-    msgpack_pack_map(&packer, 5);
+    msgpack_pack_map(&packer, asked.token != NULL ? 5 : 6);
     pack_text(&packer, "v");
     msgpack_pack_int(&packer, PROTOCOL_VERSION);
     pack_text(&packer, "id");
     msgpack_pack_uint64(&packer, id);
     pack_text(&packer, "op");
-    pack_text(&packer, "validate_license");
-    pack_text(&packer, "token");
-    pack_text(&packer, token);
+    if (asked.token != NULL) {
+        pack_text(&packer, "validate_license");
+        pack_text(&packer, "token");
+        pack_text(&packer, asked.token);
+    } else {
+        pack_text(&packer, "require");
+        pack_text(&packer, "feature");
+        pack_text(&packer, asked.feature);
+        pack_text(&packer, "product"); /* the product that the license must be for; nil is any */
+        msgpack_pack_nil(&packer);
+    }
     pack_text(&packer, "nonce");
     msgpack_pack_bin(&packer, NONCE_BYTES);
     msgpack_pack_bin_body(&packer, nonce, NONCE_BYTES);
@@ -193,17 +209,18 @@ static bool has_integer(const msgpack_object *map, const char *name, uint64_t va
     return found != NULL && found->via.u64 == value;
 }
 
-/* The reason is one of the list, and the flags are there. */
-static bool complete(const msgpack_object *reply, const msgpack_object *reason)
+/* The flags are there, and the reason of a token is one of the list. A machine's licenses may get others, which newer agents
+ * have: not valid. */
+static bool complete(const msgpack_object *reply, const msgpack_object *reason, bool of_token)
 {
     static const char *const reasons[] = {"ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
                                           "bad_signature", "wrong_audience", "revoked", "degraded_expired",
                                           "revocations_stale"};
     static const char *const flags[] = {"degraded", "clock_suspect", "reissue_due", "refreshed"};
-    bool known = false;
+    bool known = !of_token;
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         known = known || same_text(reason, reasons[i]);
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+    for (size_t i = 0; i < (of_token ? sizeof flags / sizeof *flags : 2); i++)
         known = known && member(reply, flags[i], MSGPACK_OBJECT_BOOLEAN) != NULL;
     return known;
 }
@@ -218,7 +235,7 @@ static int read_error(const msgpack_object *error)
                    text == NULL ? 0 : (int)text->via.str.size, text == NULL ? "" : text->via.str.ptr);
 }
 
-static int read_verdict(const msgpack_object *reply, uint64_t id, const char nonce[NONCE_BYTES])
+static int read_verdict(const msgpack_object *reply, uint64_t id, struct question asked, const char nonce[NONCE_BYTES])
 {
     const msgpack_object *error = member(reply, "error", MSGPACK_OBJECT_MAP);
     if (error != NULL)
@@ -232,11 +249,16 @@ static int read_verdict(const msgpack_object *reply, uint64_t id, const char non
     const msgpack_object *expires = member(reply, "expires_at", MSGPACK_OBJECT_POSITIVE_INTEGER);
     const msgpack_object *features = member(reply, "features", MSGPACK_OBJECT_ARRAY);
     if (valid == NULL || reason == NULL || features == NULL || valid->via.boolean != same_text(reason, "ok")
-        || !complete(reply, reason) || (expires == NULL && member(reply, "expires_at", MSGPACK_OBJECT_NIL) == NULL))
+        || !complete(reply, reason, asked.token != NULL) || (expires == NULL && member(reply, "expires_at", MSGPACK_OBJECT_NIL) == NULL))
         return outcome(EXIT_REFUSED, "the reply is invalid");
-    for (uint32_t i = 0; i < features->via.array.size; i++)
+    bool allowed = asked.token != NULL || !valid->via.boolean;
+    for (uint32_t i = 0; i < features->via.array.size; i++) {
         if (features->via.array.ptr[i].type != MSGPACK_OBJECT_STR)
             return outcome(EXIT_REFUSED, "the reply is invalid");
+        allowed = allowed || (member(reply, "license", MSGPACK_OBJECT_STR) && same_text(&features->via.array.ptr[i], asked.feature));
+    }
+    if (!allowed)
+        return outcome(EXIT_REFUSED, "the reply is invalid: no license allows the feature");
     printf("%s\t%.*s\t", valid->via.boolean ? "valid" : "invalid", (int)reason->via.str.size, reason->via.str.ptr);
     if (expires == NULL)
         printf("-");
@@ -248,7 +270,7 @@ static int read_verdict(const msgpack_object *reply, uint64_t id, const char non
     return valid->via.boolean ? EXIT_VALID : EXIT_INVALID;
 }
 
-static int receive_verdict(int fd, uint64_t id, const char nonce[NONCE_BYTES], int64_t ends)
+static int receive_verdict(int fd, uint64_t id, struct question asked, const char nonce[NONCE_BYTES], int64_t ends)
 {
     unsigned char header[4];
     if (!receive_all(fd, header, sizeof header, ends))
@@ -269,7 +291,7 @@ static int receive_verdict(int fd, uint64_t id, const char nonce[NONCE_BYTES], i
         || unpacked.data.type != MSGPACK_OBJECT_MAP || !well_formed(&unpacked.data))
         status = outcome(EXIT_REFUSED, "the reply is not one MessagePack map");
     else
-        status = read_verdict(&unpacked.data, id, nonce);
+        status = read_verdict(&unpacked.data, id, asked, nonce);
     msgpack_unpacked_destroy(&unpacked);
     free(body);
     return status;
@@ -277,7 +299,7 @@ static int receive_verdict(int fd, uint64_t id, const char nonce[NONCE_BYTES], i
 
 /* Attempts */
 
-static int attempt(const struct sockaddr_un *address, uint64_t id, const char *token, int64_t ends)
+static int attempt(const struct sockaddr_un *address, uint64_t id, struct question asked, int64_t ends)
 {
     char nonce[NONCE_BYTES]; /* a fresh one for each attempt: the agent takes none twice */
     if (!random_bytes(nonce, sizeof nonce))
@@ -290,19 +312,19 @@ static int attempt(const struct sockaddr_un *address, uint64_t id, const char *t
         status = outcome(TRY_AGAIN, "%s: %s", address->sun_path, strerror(errno));
     else if (!is_the_agent(fd, address->sun_path))
         status = outcome(EXIT_NO_ANSWER, "%s is served, or its directory owned or writable, by others", address->sun_path);
-    else if (!send_request(fd, id, token, nonce, ends))
+    else if (!send_request(fd, id, asked, nonce, ends))
         status = outcome(TRY_AGAIN, "the request was not taken");
     else
-        status = receive_verdict(fd, id, nonce, ends);
+        status = receive_verdict(fd, id, asked, nonce, ends);
     close(fd);
     return status;
 }
 
-static int validate(const struct sockaddr_un *address, const char *token)
+static int ask(const struct sockaddr_un *address, struct question asked)
 {
     int64_t ends = now_ms() + DEADLINE_MS, longest = FIRST_PAUSE_MS;
     for (uint64_t id = 1;; id++) {
-        int status = attempt(address, id, token, ends);
+        int status = attempt(address, id, asked, ends);
         if (status != TRY_AGAIN)
             return status;
         uint16_t jitter = 0;
@@ -340,14 +362,17 @@ int main(int count, char **arguments)
     const char *path = count > 2 ? arguments[2] : from_env != NULL ? from_env : "/run/license-agent/pos.sock";
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (count < 2 || count > 3 || strlen(path) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: validate TOKEN|- [SOCKET]\n");
+        fprintf(stderr, "usage: validate TOKEN|-|require:FEATURE [SOCKET]\n");
         return EXIT_USAGE;
     }
     strcpy(address.sun_path, path);
+    struct question asked = {.token = token};
     bool from_stdin = strcmp(arguments[1], "-") == 0;
     size_t length = from_stdin ? fread(token, 1, sizeof token - 1, stdin)
                                : (size_t)snprintf(token, sizeof token, "%s", arguments[1]);
-    if (!sendable(token, length < sizeof token ? length : sizeof token - 1)) {
+    if (strncmp(arguments[1], require_prefix, strlen(require_prefix)) == 0) {
+        asked = (struct question){.feature = arguments[1] + strlen(require_prefix)};
+    } else if (!sendable(token, length < sizeof token ? length : sizeof token - 1)) {
         if (from_stdin) {
             puts("invalid\tmalformed\t-"); /* what a file holds is no wrong usage */
             return EXIT_INVALID;
@@ -355,7 +380,7 @@ int main(int count, char **arguments)
         fprintf(stderr, "validate: a token has 1 to %d ASCII characters\n", MAX_TOKEN_CHARS);
         return EXIT_USAGE;
     }
-    int status = validate(&address, token);
+    int status = ask(&address, asked);
     if (status != EXIT_VALID && status != EXIT_INVALID)
         fprintf(stderr, "validate: %s\n", why);
     return fflush(stdout) == 0 ? status : EXIT_NO_ANSWER;

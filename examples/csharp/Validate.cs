@@ -1,6 +1,7 @@
-// Asks the license agent about a token, as docs/protocol.md says. C# 7; Mono 6.8 or .NET 6 or later, nothing else; Linux.
+// Asks the license agent about a token or a feature, as docs/protocol.md says. C# 7; Mono 6.8 or .NET 6 or later, nothing else; Linux.
 //
-//     mcs Validate.cs && mono Validate.exe TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//     mcs Validate.cs && mono Validate.exe TOKEN [SOCKET]    TOKEN "-" reads the token from standard input
+//     mono Validate.exe require:FEATURE [SOCKET]             without a token: does a license of this machine allow FEATURE?
 //
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
 // then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -26,6 +27,8 @@ static class Validate
         "ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
         "bad_signature", "wrong_audience", "revoked", "degraded_expired", "revocations_stale" };
     static readonly string[] Flags = { "degraded", "clock_suspect", "reissue_due", "refreshed" };
+    static readonly string[] FeatureFlags = { "degraded", "clock_suspect" };
+    const string Require = "require:"; // no token has a colon
     enum Exit { Valid, Invalid, Usage, NoAnswer, Refused }
 
     /// Ends the call with an exit status.
@@ -41,6 +44,12 @@ static class Validate
         public TryAgain(string text) : base(text) { }
     }
 
+    /// About a token or, where that is null, about a feature.
+    sealed class Question
+    {
+        public string Token, Feature;
+    }
+
     sealed class Verdict
     {
         public bool Valid;
@@ -53,9 +62,9 @@ static class Validate
 
     // MessagePack: as much of it as requests and replies use. Integers are ulong, or long below zero.
 
-    static byte[] Request(ulong id, string token, byte[] nonce)
+    static byte[] Request(ulong id, Question asked, byte[] nonce)
     {
-        var body = new List<byte> { 0x85 };
+        var body = new List<byte> { (byte)(asked.Token != null ? 0x85 : 0x86) };
         Action<string> text = value =>
         {
             var data = Encoding.UTF8.GetBytes(value);
@@ -68,9 +77,20 @@ static class Validate
         body.Add(0xcf);
         for (int shift = 56; shift >= 0; shift -= 8) body.Add((byte)(id >> shift));
         text("op");
-        text("validate_license");
-        text("token");
-        text(token);
+        if (asked.Token != null)
+        {
+            text("validate_license");
+            text("token");
+            text(asked.Token);
+        }
+        else
+        {
+            text("require");
+            text("feature");
+            text(asked.Feature);
+            text("product"); // the product that the license must be for; nil is any
+            body.Add(0xc0);
+        }
         text("nonce");
         body.AddRange(new byte[] { 0xc4, (byte)nonce.Length });
         body.AddRange(nonce);
@@ -250,7 +270,7 @@ static class Validate
         }
     }
 
-    static Verdict ReadVerdict(object whole, ulong id, byte[] nonce)
+    static Verdict ReadVerdict(object whole, ulong id, Question asked, byte[] nonce)
     {
         var reply = whole as Dictionary<string, object>;
         if (reply == null) throw InvalidReply("it is not a map");
@@ -269,21 +289,25 @@ static class Validate
         if (!member("v").Equals((ulong)ProtocolVersion) || !id.Equals(member("id")) || echo == null || !echo.SequenceEqual(nonce))
             throw InvalidReply("it answers another request");
         var found = new Verdict { Reason = member("reason") as string };
-        if (!(member("valid") is bool) || !Reasons.Contains(found.Reason)) throw InvalidReply("valid and reason");
+        // A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
+        var isReason = asked.Token != null ? Reasons.Contains(found.Reason) : found.Reason != null;
+        if (!(member("valid") is bool) || !isReason) throw InvalidReply("valid and reason");
         found.Valid = (bool)member("valid");
         if (found.Valid != (found.Reason == "ok")) throw InvalidReply("valid and reason");
-        if (!Flags.All(flag => member(flag) is bool)) throw InvalidReply("a flag is missing");
+        if (!(asked.Token != null ? Flags : FeatureFlags).All(flag => member(flag) is bool)) throw InvalidReply("a flag is missing");
         if (member("expires_at") is ulong) found.ExpiresAt = (ulong)member("expires_at");
         else if (member("expires_at") != null) throw InvalidReply("expires_at");
         var features = member("features") as List<object>;
         if (features == null || !features.All(name => name is string)) throw InvalidReply("features");
         found.Features.AddRange(features.Cast<string>());
+        var allowed = found.Features.Contains(asked.Feature) && member("license") is string;
+        if (asked.Token == null && found.Valid && !allowed) throw InvalidReply("no license allows the feature");
         return found;
     }
 
     // All attempts
 
-    static Verdict Ask(string path, string token)
+    static Verdict Ask(string path, Question asked)
     {
         var watch = Stopwatch.StartNew();
         using (var random = RandomNumberGenerator.Create())
@@ -297,7 +321,7 @@ static class Validate
                     CheckDirectory(path);
                     var nonce = new byte[NonceBytes]; // a fresh one for each attempt: the agent takes none twice
                     random.GetBytes(nonce);
-                    return ReadVerdict(new Decoder(Exchange(path, Request(id, token, nonce), watch)).Whole(), id, nonce);
+                    return ReadVerdict(new Decoder(Exchange(path, Request(id, asked, nonce), watch)).Whole(), id, asked, nonce);
                 }
                 catch (TryAgain error) { why = error.Message; }
                 catch (SocketException error) { why = error.Message; }
@@ -313,11 +337,16 @@ static class Validate
 
     static Exit Run(string[] arguments)
     {
-        if (arguments.Length == 0) throw new Failed(Exit.Usage, "usage: Validate TOKEN|- [SOCKET]");
+        if (arguments.Length == 0) throw new Failed(Exit.Usage, "usage: Validate TOKEN|-|require:FEATURE [SOCKET]");
         // A byte order mark and white space around the token do not belong to it.
         var token = arguments[0] == "-" ? Console.In.ReadToEnd() : arguments[0];
         token = (token.StartsWith("\ufeff", StringComparison.Ordinal) ? token.Substring(1) : token).Trim(' ', '\t', '\r', '\n', '\v', '\f');
-        if (token.Length == 0 || token.Length > MaxTokenChars || token.Any(c => c > 127))
+        var asked = new Question { Token = token };
+        if (arguments[0].StartsWith(Require, StringComparison.Ordinal))
+        {
+            asked = new Question { Feature = arguments[0].Substring(Require.Length) };
+        }
+        else if (token.Length == 0 || token.Length > MaxTokenChars || token.Any(c => c > 127))
         {
             if (arguments[0] != "-") throw new Failed(Exit.Usage, "a token has 1 to " + MaxTokenChars + " ASCII characters");
             Console.WriteLine("invalid\tmalformed\t-"); // what a file holds is no wrong usage
@@ -325,7 +354,7 @@ static class Validate
         }
         var named = Environment.GetEnvironmentVariable("LICENSE_AGENT_SOCKET");
         if (string.IsNullOrEmpty(named)) named = "/run/license-agent/pos.sock";
-        var verdict = Ask(arguments.Length > 1 ? arguments[1] : named, token);
+        var verdict = Ask(arguments.Length > 1 ? arguments[1] : named, asked);
         var fields = new List<string> { verdict.Valid ? "valid" : "invalid", verdict.Reason };
         fields.Add(verdict.ExpiresAt.HasValue ? verdict.ExpiresAt.ToString() : "-");
         fields.AddRange(verdict.Features);

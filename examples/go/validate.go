@@ -1,6 +1,7 @@
-// Asks the license agent about a token, as docs/protocol.md says. Go 1.19 or later, standard library only.
+// Asks the license agent about a token or a feature, as docs/protocol.md says. Go 1.19 or later, standard library only.
 //
-//	go run validate.go TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//	go run validate.go TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
+//	go run validate.go require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
 //
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
 // then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -34,6 +35,7 @@ const (
 	deadline        = 2 * time.Second
 	firstPause      = 10 * time.Millisecond
 	longestPause    = 250 * time.Millisecond
+	requirePrefix   = "require:" // no token has a colon
 )
 
 const (
@@ -50,7 +52,8 @@ var (
 		"ok": true, "expired": true, "not_yet_valid": true, "malformed": true, "unknown_secret": true, "secret_invalidated": true,
 		"bad_signature": true, "wrong_audience": true, "revoked": true, "degraded_expired": true, "revocations_stale": true,
 	}
-	flags = []string{"degraded", "clock_suspect", "reissue_due", "refreshed"}
+	flags        = []string{"degraded", "clock_suspect", "reissue_due", "refreshed"}
+	featureFlags = []string{"degraded", "clock_suspect"}
 )
 
 // failed ends the call with an exit status.
@@ -63,6 +66,9 @@ func (f failed) Error() string { return f.text }
 
 func invalidReply(text string) error { return failed{exitRefused, "the reply is invalid: " + text} }
 
+// question is about a token or, if that is empty, about a feature.
+type question struct{ token, feature string }
+
 type verdict struct {
 	valid    bool
 	reason   string
@@ -72,8 +78,11 @@ type verdict struct {
 
 // MessagePack: as much of it as requests and replies use. Integers are uint64, or int64 below zero.
 
-func request(id uint64, token string, nonce []byte) []byte {
+func request(id uint64, asked question, nonce []byte) []byte {
 	body := []byte{0x85}
+	if asked.token == "" {
+		body[0]++
+	}
 	text := func(text string) {
 		body = append(body, 0xda, byte(len(text)>>8), byte(len(text)))
 		body = append(body, text...)
@@ -83,9 +92,17 @@ func request(id uint64, token string, nonce []byte) []byte {
 	text("id")
 	body = binary.BigEndian.AppendUint64(append(body, 0xcf), id)
 	text("op")
-	text("validate_license")
-	text("token")
-	text(token)
+	if asked.token != "" {
+		text("validate_license")
+		text("token")
+		text(asked.token)
+	} else {
+		text("require")
+		text("feature")
+		text(asked.feature)
+		text("product") // the product that the license must be for; nil is any
+		body = append(body, 0xc0)
+	}
 	text("nonce")
 	body = append(append(body, 0xc4, byte(len(nonce))), nonce...)
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
@@ -276,7 +293,7 @@ func exchange(path string, frame []byte, ends time.Time) ([]byte, error) {
 	return body, err
 }
 
-func readVerdict(body []byte, id uint64, nonce []byte) (*verdict, error) {
+func readVerdict(body []byte, id uint64, asked question, nonce []byte) (*verdict, error) {
 	d := decoder{body}
 	whole, err := d.value(0)
 	if err != nil {
@@ -301,10 +318,17 @@ func readVerdict(body []byte, id uint64, nonce []byte) (*verdict, error) {
 	var hasValid, hasReason, hasFeatures bool
 	found.valid, hasValid = reply["valid"].(bool)
 	found.reason, hasReason = reply["reason"].(string)
-	if !hasValid || !hasReason || !reasons[found.reason] || found.valid != (found.reason == "ok") {
+	// A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
+	needed := flags
+	if asked.token == "" {
+		needed = featureFlags
+	} else if !reasons[found.reason] {
+		return nil, invalidReply("reason")
+	}
+	if !hasValid || !hasReason || found.valid != (found.reason == "ok") {
 		return nil, invalidReply("valid and reason")
 	}
-	for _, flag := range flags {
+	for _, flag := range needed {
 		if _, isFlag := reply[flag].(bool); !isFlag {
 			return nil, invalidReply("a flag is missing")
 		}
@@ -323,19 +347,25 @@ func readVerdict(body []byte, id uint64, nonce []byte) (*verdict, error) {
 	if list, hasFeatures = reply["features"].([]any); !hasFeatures {
 		return nil, invalidReply("features")
 	}
+	allowed := false
 	for _, item := range list {
 		name, isText := item.(string)
 		if !isText {
 			return nil, invalidReply("features")
 		}
+		allowed = allowed || name == asked.feature
 		found.features = append(found.features, name)
+	}
+	_, hasLicense := reply["license"].(string)
+	if asked.token == "" && found.valid && !(allowed && hasLicense) {
+		return nil, invalidReply("no license allows the feature")
 	}
 	return found, nil
 }
 
 // All attempts
 
-func attempt(path string, id uint64, token string, ends time.Time) (*verdict, error) {
+func attempt(path string, id uint64, asked question, ends time.Time) (*verdict, error) {
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
@@ -343,17 +373,17 @@ func attempt(path string, id uint64, token string, ends time.Time) (*verdict, er
 	if _, err := rand.Read(nonce); err != nil {
 		return nil, err
 	}
-	body, err := exchange(path, request(id, token, nonce), ends)
+	body, err := exchange(path, request(id, asked, nonce), ends)
 	if err != nil {
 		return nil, err
 	}
-	return readVerdict(body, id, nonce)
+	return readVerdict(body, id, asked, nonce)
 }
 
-func validate(path, token string) (*verdict, error) {
+func ask(path string, asked question) (*verdict, error) {
 	ends, longest := time.Now().Add(deadline), firstPause
 	for id := uint64(1); ; id++ {
-		found, err := attempt(path, id, token, ends)
+		found, err := attempt(path, id, asked, ends)
 		if err == nil || errors.As(err, &failed{}) {
 			return found, err
 		}
@@ -377,7 +407,7 @@ func mayBeSent(token string) bool {
 
 func run(arguments []string) (int, error) {
 	if len(arguments) == 0 {
-		return 0, failed{exitUsage, "usage: validate TOKEN|- [SOCKET]"}
+		return 0, failed{exitUsage, "usage: validate TOKEN|-|require:FEATURE [SOCKET]"}
 	}
 	token, path := arguments[0], os.Getenv("LICENSE_AGENT_SOCKET")
 	if token == "-" {
@@ -394,10 +424,14 @@ func run(arguments []string) (int, error) {
 	}
 	// A byte order mark and white space around the token do not belong to it.
 	token = strings.Trim(strings.TrimPrefix(token, "\ufeff"), " \t\r\n\v\f")
+	asked, ofFeature := question{token: token}, strings.HasPrefix(arguments[0], requirePrefix)
+	if ofFeature {
+		asked = question{feature: strings.TrimPrefix(arguments[0], requirePrefix)}
+	}
 	found := &verdict{reason: "malformed"} // what a file holds is no wrong usage
-	if mayBeSent(token) {
+	if ofFeature || mayBeSent(token) {
 		var err error
-		if found, err = validate(path, token); err != nil {
+		if found, err = ask(path, asked); err != nil {
 			return 0, err
 		}
 	} else if arguments[0] != "-" {

@@ -1,6 +1,7 @@
-// Asks the license agent about a token, as docs/protocol.md says. Java 17 or later, standard library only.
+// Asks the license agent about a token or a feature, as docs/protocol.md says. Java 17 or later, standard library only.
 //
-//     java Validate.java TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//     java Validate.java TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
+//     java Validate.java require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
 //
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
 // then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -37,6 +38,8 @@ public final class Validate {
         "ok", "expired", "not_yet_valid", "malformed", "unknown_secret", "secret_invalidated",
         "bad_signature", "wrong_audience", "revoked", "degraded_expired", "revocations_stale");
     static final List<String> FLAGS = List.of("degraded", "clock_suspect", "reissue_due", "refreshed");
+    static final List<String> FEATURE_FLAGS = List.of("degraded", "clock_suspect");
+    static final String REQUIRE = "require:"; // no token has a colon
     static final int VALID = 0, INVALID = 1, USAGE = 2, NO_ANSWER = 3, REFUSED = 4;
 
     /** Ends the call with an exit status. */
@@ -56,6 +59,9 @@ public final class Validate {
         }
     }
 
+    /** About a token or, where that is null, about a feature. */
+    record Question(String token, String feature) {}
+
     record Verdict(boolean valid, String reason, Long expiresAt, List<String> features) {}
 
     static Failed invalidReply(String text) {
@@ -65,14 +71,20 @@ public final class Validate {
     // MessagePack: as much of it as requests and replies use. Integers are Long, and BigInteger above its range; byte strings are
     // byte[]; null is null.
 
-    static byte[] request(long id, String token, byte[] nonce) {
-        ByteBuffer body = ByteBuffer.allocate(128 + token.length());
+    static byte[] request(long id, Question asked, byte[] nonce) {
+        boolean ofToken = asked.token() != null;
+        ByteBuffer body = ByteBuffer.allocate(128 + 4 * (ofToken ? asked.token() : asked.feature()).length());
         body.position(4);
-        body.put((byte) 0x85);
+        body.put((byte) (ofToken ? 0x85 : 0x86));
         text(body, "v").put((byte) PROTOCOL_VERSION);
         text(body, "id").put((byte) 0xcf).putLong(id);
-        text(text(body, "op"), "validate_license");
-        text(text(body, "token"), token);
+        text(text(body, "op"), ofToken ? "validate_license" : "require");
+        if (ofToken) {
+            text(text(body, "token"), asked.token());
+        } else {
+            text(text(body, "feature"), asked.feature());
+            text(body, "product").put((byte) 0xc0); // the product that the license must be for; nil is any
+        }
         text(body, "nonce").put((byte) 0xc4).put((byte) nonce.length).put(nonce);
         body.putInt(0, body.position() - 4);
         return Arrays.copyOf(body.array(), body.position());
@@ -223,7 +235,7 @@ public final class Validate {
         }
     }
 
-    static Verdict verdict(Object whole, long id, byte[] nonce) throws Failed, TryAgain {
+    static Verdict verdict(Object whole, long id, Question asked, byte[] nonce) throws Failed, TryAgain {
         if (!(whole instanceof Map<?, ?> reply)) throw invalidReply("it is not a map");
         if (reply.get("error") instanceof Map<?, ?> error) {
             String text = "error " + error.get("code") + ": " + error.get("text");
@@ -235,10 +247,13 @@ public final class Validate {
             throw invalidReply("it answers another request");
         }
         if (!(reply.get("valid") instanceof Boolean valid) || !(reply.get("reason") instanceof String reason)
-            || !REASONS.contains(reason) || valid != reason.equals("ok")) {
+            // A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
+            || (asked.token() != null && !REASONS.contains(reason)) || valid != reason.equals("ok")) {
             throw invalidReply("valid and reason");
         }
-        for (String flag : FLAGS) if (!(reply.get(flag) instanceof Boolean)) throw invalidReply("a flag is missing");
+        for (String flag : asked.token() != null ? FLAGS : FEATURE_FLAGS) {
+            if (!(reply.get(flag) instanceof Boolean)) throw invalidReply("a flag is missing");
+        }
         Object expires = reply.get("expires_at");
         if (expires != null && !(expires instanceof Long)) throw invalidReply("expires_at");
         if (!(reply.get("features") instanceof List<?> list)) throw invalidReply("features");
@@ -247,12 +262,14 @@ public final class Validate {
             if (!(name instanceof String text)) throw invalidReply("features");
             features.add(text);
         }
+        boolean allowed = features.contains(asked.feature()) && reply.get("license") instanceof String;
+        if (asked.token() == null && valid && !allowed) throw invalidReply("no license allows the feature");
         return new Verdict(valid, reason, (Long) expires, features);
     }
 
     // All attempts
 
-    static Verdict validate(Path socket, String token) throws Failed, InterruptedException {
+    static Verdict ask(Path socket, Question asked) throws Failed, InterruptedException {
         SecureRandom random = new SecureRandom();
         long ends = nowMs() + DEADLINE_MS;
         for (long id = 1, longest = FIRST_PAUSE_MS;; id++, longest = Math.min(longest * 2, LONGEST_PAUSE_MS)) {
@@ -261,8 +278,8 @@ public final class Validate {
                 checkDirectory(socket);
                 byte[] nonce = new byte[NONCE_BYTES]; // a fresh one for each attempt: the agent takes none twice
                 random.nextBytes(nonce);
-                byte[] reply = exchange(socket, request(id, token, nonce), ends);
-                return verdict(new Decoder(ByteBuffer.wrap(reply)).whole(), id, nonce);
+                byte[] reply = exchange(socket, request(id, asked, nonce), ends);
+                return verdict(new Decoder(ByteBuffer.wrap(reply)).whole(), id, asked, nonce);
             } catch (IOException | TryAgain error) {
                 why = String.valueOf(error.getMessage());
             }
@@ -295,12 +312,15 @@ public final class Validate {
     public static void main(String[] arguments) throws InterruptedException {
         int status;
         try {
-            if (arguments.length < 1) throw new Failed(USAGE, "usage: java Validate.java TOKEN|- [SOCKET]");
+            if (arguments.length < 1) throw new Failed(USAGE, "usage: java Validate.java TOKEN|-|require:FEATURE [SOCKET]");
             String named = System.getenv().getOrDefault("LICENSE_AGENT_SOCKET", "/run/license-agent/pos.sock");
+            Path socket = Path.of(arguments.length > 1 ? arguments[1] : named);
             String token = tokenFrom(arguments[0]);
             Verdict verdict = new Verdict(false, "malformed", null, List.of()); // what a file holds is no wrong usage
-            if (mayBeSent(token)) {
-                verdict = validate(Path.of(arguments.length > 1 ? arguments[1] : named), token);
+            if (arguments[0].startsWith(REQUIRE)) {
+                verdict = ask(socket, new Question(null, arguments[0].substring(REQUIRE.length())));
+            } else if (mayBeSent(token)) {
+                verdict = ask(socket, new Question(token, null));
             } else if (!arguments[0].equals("-")) {
                 throw new Failed(USAGE, "a token has 1 to " + MAX_TOKEN_CHARS + " ASCII characters");
             }

@@ -1,6 +1,7 @@
-// Asks the license agent about a token, as docs/protocol.md says. Node 18 or later, standard library only.
+// Asks the license agent about a token or a feature, as docs/protocol.md says. Node 18 or later, standard library only.
 //
-//     node validate.mjs TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//     node validate.mjs TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
+//     node validate.mjs require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
 //
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
 // then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -26,6 +27,8 @@ const REASONS = [
   "revocations_stale",
 ];
 const FLAGS = ["degraded", "clock_suspect", "reissue_due", "refreshed"];
+const FEATURE_FLAGS = ["degraded", "clock_suspect"];
+const REQUIRE = "require:"; // no token has a colon
 const EXIT = { valid: 0, invalid: 1, usage: 2, noAnswer: 3, refused: 4 };
 
 /** Ends the call with an exit status. */
@@ -44,9 +47,10 @@ const invalidReply = (text) => new Failed(EXIT.refused, `the reply is invalid: $
 
 function encode(value) {
   if (value instanceof Map) {
-    // A fixmap holds up to 15 entries; requests have 5 at most.
+    // A fixmap holds up to 15 entries; requests have 6 at most.
     return Buffer.concat([Buffer.of(0x80 | value.size), ...[...value].flat().map(encode)]);
   }
+  if (value === null) return Buffer.of(0xc0);
   if (typeof value === "string") {
     const text = Buffer.from(value, "utf8");
     const head = Buffer.alloc(3, 0xda);
@@ -181,7 +185,7 @@ function exchange(path, frame, milliseconds) {
   });
 }
 
-function readVerdict(reply, id, nonce) {
+function readVerdict(reply, id, nonce, feature) {
   if (!(reply instanceof Map)) throw invalidReply("it is not a map");
   const error = reply.get("error");
   if (error instanceof Map) {
@@ -193,33 +197,36 @@ function readVerdict(reply, id, nonce) {
     throw invalidReply("it answers another request");
   }
   const [valid, reason, expires, features] = ["valid", "reason", "expires_at", "features"].map((name) => reply.get(name));
-  if (typeof valid !== "boolean" || !REASONS.includes(reason) || valid !== (reason === "ok")) {
-    throw invalidReply("valid and reason");
-  }
-  if (!FLAGS.every((name) => typeof reply.get(name) === "boolean")) throw invalidReply("a flag is missing");
+  // A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
+  const isReason = feature === null ? REASONS.includes(reason) : typeof reason === "string";
+  if (typeof valid !== "boolean" || !isReason || valid !== (reason === "ok")) throw invalidReply("valid and reason");
+  if (!(feature === null ? FLAGS : FEATURE_FLAGS).every((name) => typeof reply.get(name) === "boolean")) throw invalidReply("a flag is missing");
   if (expires !== null && !Number.isSafeInteger(expires)) throw invalidReply("expires_at");
   if (!Array.isArray(features) || !features.every((name) => typeof name === "string")) throw invalidReply("features");
+  if (feature !== null && valid && (!features.includes(feature) || typeof reply.get("license") !== "string")) {
+    throw invalidReply("no license allows the feature");
+  }
   return { valid, reason, expires, features };
 }
 
-async function attempt(path, id, token, milliseconds) {
+async function attempt(path, id, question, milliseconds) {
   checkDirectory(path);
   const nonce = randomBytes(NONCE_BYTES); // a fresh one for each attempt: the agent takes none twice
-  const request = { v: PROTOCOL_VERSION, id, op: "validate_license", token, nonce };
+  const request = { v: PROTOCOL_VERSION, id, ...question, nonce };
   const body = encode(new Map(Object.entries(request)));
   const header = Buffer.alloc(4);
   header.writeUInt32BE(body.length);
   const reply = await exchange(path, Buffer.concat([header, body]), milliseconds);
-  return readVerdict(new Decoder(reply).whole(), id, nonce);
+  return readVerdict(new Decoder(reply).whole(), id, nonce, question.feature ?? null);
 }
 
 // All attempts
 
-async function validate(path, token) {
+async function ask(path, question) {
   const ends = performance.now() + DEADLINE_MS;
   for (let id = 1, longest = FIRST_PAUSE_MS; ; id++, longest = Math.min(longest * 2, LONGEST_PAUSE_MS)) {
     try {
-      return await attempt(path, id, token, ends - performance.now());
+      return await attempt(path, id, question, ends - performance.now());
     } catch (error) {
       if (!(error instanceof TryAgain)) throw error;
       const pause = longest * (0.5 + Math.random() / 2);
@@ -230,7 +237,11 @@ async function validate(path, token) {
 }
 
 async function main([given, path = process.env.LICENSE_AGENT_SOCKET || "/run/license-agent/pos.sock"]) {
-  if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|- [SOCKET]");
+  if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|-|require:FEATURE [SOCKET]");
+  if (given.startsWith(REQUIRE)) {
+    // `product` names the product that the license must be for; null is any.
+    return show(await ask(path, { op: "require", feature: given.slice(REQUIRE.length), product: null }));
+  }
   // A byte order mark and white space around the token do not belong to it.
   const token = (given === "-" ? readFileSync(0, "utf8") : given).replace(/^\ufeff?[ \t\r\n\v\f]*|[ \t\r\n\v\f]+$/g, "");
   if (!/^[\x01-\x7f]+$/.test(token) || token.length > MAX_TOKEN_CHARS) {
@@ -240,7 +251,10 @@ async function main([given, path = process.env.LICENSE_AGENT_SOCKET || "/run/lic
     }
     throw new Failed(EXIT.usage, `a token has 1 to ${MAX_TOKEN_CHARS} ASCII characters`);
   }
-  const { valid, reason, expires, features } = await validate(path, token);
+  return show(await ask(path, { op: "validate_license", token }));
+}
+
+function show({ valid, reason, expires, features }) {
   process.stdout.write([valid ? "valid" : "invalid", reason, expires ?? "-", ...features].join("\t") + "\n");
   return valid ? EXIT.valid : EXIT.invalid;
 }

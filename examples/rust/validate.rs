@@ -1,6 +1,7 @@
-// Asks the license agent about a token, as docs/protocol.md says. Rust 1.63 or later, standard library only; Linux.
+// Asks the license agent about a token or a feature, as docs/protocol.md says. Rust 1.63 or later, standard library only; Linux.
 //
-//     rustc -O validate.rs && ./validate TOKEN [SOCKET]        TOKEN "-" reads the token from standard input
+//     rustc -O validate.rs && ./validate TOKEN [SOCKET]    TOKEN "-" reads the token from standard input
+//     ./validate require:FEATURE [SOCKET]                  without a token: does a license of this machine allow FEATURE?
 //
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
 // then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
@@ -29,6 +30,7 @@ const REASONS: [&str; 11] = [
     "bad_signature", "wrong_audience", "revoked", "degraded_expired", "revocations_stale",
 ];
 const FLAGS: [&str; 4] = ["degraded", "clock_suspect", "reissue_due", "refreshed"];
+const FEATURE_FLAGS: [&str; 2] = ["degraded", "clock_suspect"];
 const VALID: i32 = 0;
 const INVALID: i32 = 1;
 const USAGE: i32 = 2;
@@ -53,6 +55,11 @@ fn invalid_reply<T>(text: &str) -> Result<T, Trouble> {
     Err(Failed(REFUSED, format!("the reply is invalid: {text}")))
 }
 
+enum Question<'a> {
+    Token(&'a str),
+    Feature(&'a str),
+}
+
 struct Verdict {
     valid: bool,
     reason: String,
@@ -68,17 +75,28 @@ fn text(into: &mut Vec<u8>, text: &str) {
     into.extend(text.as_bytes());
 }
 
-fn request(id: u64, token: &str, nonce: &[u8; NONCE_BYTES]) -> Vec<u8> {
-    let mut body = vec![0x85];
+fn request(id: u64, question: &Question, nonce: &[u8; NONCE_BYTES]) -> Vec<u8> {
+    let mut body = vec![if matches!(question, Question::Token(_)) { 0x85 } else { 0x86 }];
     text(&mut body, "v");
     body.push(PROTOCOL_VERSION as u8);
     text(&mut body, "id");
     body.push(0xcf);
     body.extend(id.to_be_bytes());
     text(&mut body, "op");
-    text(&mut body, "validate_license");
-    text(&mut body, "token");
-    text(&mut body, token);
+    match question {
+        Question::Token(token) => {
+            text(&mut body, "validate_license");
+            text(&mut body, "token");
+            text(&mut body, token);
+        }
+        Question::Feature(feature) => {
+            text(&mut body, "require");
+            text(&mut body, "feature");
+            text(&mut body, feature);
+            text(&mut body, "product"); // the product that the license must be for; nil is any
+            body.push(0xc0);
+        }
+    }
     text(&mut body, "nonce");
     body.extend([0xc4, NONCE_BYTES as u8]);
     body.extend(nonce);
@@ -281,7 +299,7 @@ fn exchange(path: &Path, frame: &[u8], ends: Instant) -> Result<Vec<u8>, Trouble
     Ok(body)
 }
 
-fn read_verdict(body: &[u8], id: u64, nonce: &[u8; NONCE_BYTES]) -> Result<Verdict, Trouble> {
+fn read_verdict(body: &[u8], id: u64, question: &Question, nonce: &[u8; NONCE_BYTES]) -> Result<Verdict, Trouble> {
     let mut decoder = Decoder { data: body };
     let mut reply = match decoder.value(0)? {
         Value::Map(reply) if decoder.data.is_empty() => reply,
@@ -299,12 +317,17 @@ fn read_verdict(body: &[u8], id: u64, nonce: &[u8; NONCE_BYTES]) -> Result<Verdi
     if !ours {
         return invalid_reply("it answers another request");
     }
+    // A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
+    let (flags, any_reason) = match question {
+        Question::Token(_) => (FLAGS.as_slice(), false),
+        Question::Feature(_) => (FEATURE_FLAGS.as_slice(), true),
+    };
     let (valid, reason) = match (reply.remove("valid"), reply.remove("reason")) {
         (Some(Value::Bool(valid)), Some(Value::Text(reason)))
-            if REASONS.contains(&reason.as_str()) && valid == (reason == "ok") => (valid, reason),
+            if (any_reason || REASONS.contains(&reason.as_str())) && valid == (reason == "ok") => (valid, reason),
         _ => return invalid_reply("valid and reason"),
     };
-    if !FLAGS.iter().all(|flag| matches!(reply.get(*flag), Some(Value::Bool(_)))) {
+    if !flags.iter().all(|flag| matches!(reply.get(*flag), Some(Value::Bool(_)))) {
         return invalid_reply("a flag is missing");
     }
     let expires_at = match reply.remove("expires_at") {
@@ -324,6 +347,12 @@ fn read_verdict(body: &[u8], id: u64, nonce: &[u8; NONCE_BYTES]) -> Result<Verdi
         }
         _ => return invalid_reply("features"),
     }
+    if let Question::Feature(feature) = question {
+        let named = matches!(reply.get("license"), Some(Value::Text(_)));
+        if valid && !(named && features.iter().any(|name| name == feature)) {
+            return invalid_reply("no license allows the feature");
+        }
+    }
     Ok(Verdict { valid, reason, expires_at, features })
 }
 
@@ -333,20 +362,20 @@ fn random(into: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(into)
 }
 
-fn attempt(path: &Path, id: u64, token: &str, ends: Instant) -> Result<Verdict, Trouble> {
+fn attempt(path: &Path, id: u64, question: &Question, ends: Instant) -> Result<Verdict, Trouble> {
     check_directory(path)?;
     let mut nonce = [0; NONCE_BYTES]; // a fresh one for each attempt: the agent takes none twice
     random(&mut nonce)?;
-    let body = exchange(path, &request(id, token, &nonce), ends)?;
-    read_verdict(&body, id, &nonce)
+    let body = exchange(path, &request(id, question, &nonce), ends)?;
+    read_verdict(&body, id, question, &nonce)
 }
 
-fn validate(path: &Path, token: &str) -> Result<Verdict, Trouble> {
+fn ask(path: &Path, question: &Question) -> Result<Verdict, Trouble> {
     let ends = Instant::now() + DEADLINE;
     let mut longest = FIRST_PAUSE;
     let mut id = 1;
     loop {
-        let why = match attempt(path, id, token, ends) {
+        let why = match attempt(path, id, question, ends) {
             Err(TryAgain(why)) => why,
             settled => return settled,
         };
@@ -367,7 +396,7 @@ fn run() -> Result<i32, Trouble> {
     let mut arguments = std::env::args_os().skip(1);
     let mut token = match arguments.next() {
         Some(given) => given.to_string_lossy().into_owned(),
-        None => return wrong("usage: validate TOKEN|- [SOCKET]".to_string()),
+        None => return wrong("usage: validate TOKEN|-|require:FEATURE [SOCKET]".to_string()),
     };
     let from_input = token == "-";
     if from_input {
@@ -379,7 +408,10 @@ fn run() -> Result<i32, Trouble> {
     }
     // A byte order mark and white space around the token do not belong to it.
     let token = token.strip_prefix('\u{feff}').unwrap_or(&token).trim_matches([' ', '\t', '\r', '\n', '\u{b}', '\u{c}'].as_slice());
-    if token.is_empty() || token.len() > MAX_TOKEN_CHARS || !token.is_ascii() {
+    let mut question = Question::Token(token);
+    if let Some(feature) = token.strip_prefix("require:").filter(|_| !from_input) {
+        question = Question::Feature(feature); // no token has a colon
+    } else if token.is_empty() || token.len() > MAX_TOKEN_CHARS || !token.is_ascii() {
         if from_input {
             println!("invalid\tmalformed\t-"); // what a file holds is no wrong usage
             return Ok(INVALID);
@@ -388,7 +420,7 @@ fn run() -> Result<i32, Trouble> {
     }
     let named = std::env::var_os("LICENSE_AGENT_SOCKET").filter(|path| !path.is_empty());
     let path = arguments.next().or(named).unwrap_or_else(|| "/run/license-agent/pos.sock".into());
-    let verdict = validate(Path::new(&path), token)?;
+    let verdict = ask(Path::new(&path), &question)?;
     let mut fields = vec![if verdict.valid { "valid" } else { "invalid" }.to_string(), verdict.reason];
     fields.push(verdict.expires_at.map_or("-".to_string(), |seconds| seconds.to_string()));
     fields.extend(verdict.features);

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 _VECTORS = json.loads((EXAMPLES.parent / "tests" / "vectors" / "frames.json").read_text("utf-8"))
 DEBIAN_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Debian's own tools, whatever else the caller has in the path."""
-VERDICTS = [vector for vector in _VECTORS["replies"] if vector["op"] == "validate_license"]
+VERDICTS = [vector for vector in _VECTORS["replies"] if vector["op"] in ("validate_license", "require")]
 REASONS = {
     "valid": "ok",
     "grace": "ok",
@@ -99,6 +99,22 @@ def test_each_kind_of_token_is_judged(stand: Stand, command: list[str], kind: st
     assert done.returncode == (0 if valid == "valid" else 1) and not done.stderr
     assert features == (["sales", "fuel"] if valid == "valid" else [])
     assert expires_at == "-" or int(expires_at) > 1_700_000_000
+
+
+def test_a_feature_is_asked_for_without_a_token(stand: Stand, command: list[str]) -> None:
+    feature = f"fuel-ü-{os.urandom(4).hex()}"
+    path = stand.info["pos_socket"]
+    done = ask(command, path, f"require:{feature}")
+    assert (done.stdout, done.stderr, done.returncode) == ("invalid\tno_license\t-\n", "", 1)
+    delivered = stand.run("license-stand", "deliver", "--dir", str(stand.root), "--feature", feature, "--feature", "sales")
+    assert delivered.returncode == 0, delivered.stderr
+    done = ask(command, path, f"require:{feature}")
+    valid, reason, expires_at, *features = done.stdout.rstrip("\n").split("\t")
+    assert (valid, reason, sorted(features), done.returncode) == ("valid", "ok", sorted((feature, "sales")), 0)
+    assert int(expires_at) > 1_700_000_000
+    for refused in ("x" * 65, ""):
+        assert ask(command, path, f"require:{refused}").returncode == 4
+    assert ask(command, path, "-", stdin=f"require:{feature}").stdout == "invalid\tmalformed\t-\n"
 
 
 def test_a_token_comes_by_standard_input_and_the_socket_as_an_argument(stand: Stand, command: list[str]) -> None:
@@ -211,7 +227,7 @@ def test_the_published_replies_have_their_outcome(command: list[str], socket_dir
         server.settimeout(READY_S)
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
-        done = ask(command, socket_dir / "pos.sock", "x")
+        done = ask(command, socket_dir / "pos.sock", f"require:{vector['sent_feature']}" if vector["op"] == "require" else "x")
         thread.join()
     expected = vector["outcome"].get("reply")
     assert done.returncode == (4 if expected is None else 0 if expected["valid"] else 1)
