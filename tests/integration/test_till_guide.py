@@ -18,8 +18,11 @@ pytestmark = pytest.mark.system
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "guides" / "test-your-till.md").read_text("utf-8")
 INSTALL, PYTEST, WITH_STAND, REASONS, MACHINE, LANGUAGES = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-TILL, TESTS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TILL, TESTS, FEATURE_TILL, FEATURE_TESTS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 ROWS = {row[0]: row[3] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| `(license-stand .+?)` \|$", PAGE, re.MULTILINE)}
+
+
+ALL = "25 passed"
 
 
 def shell(command: str, place: Path, status: int = 0, **env: str) -> str:
@@ -48,6 +51,8 @@ def vendor() -> Iterator[Path]:
         shell(INSTALL, place, WHEEL=str(wheel), PIP_NO_INDEX="1", PIP_FIND_LINKS=found, PATH=path)
         (place / "till.py").write_text(TILL)
         (place / "test_till.py").write_text(TESTS)
+        (place / "feature_till.py").write_text(FEATURE_TILL)
+        (place / "test_feature_till.py").write_text(FEATURE_TESTS)
         yield place
 
 
@@ -58,13 +63,13 @@ def stand() -> Iterator[Stand]:
 
 
 def test_the_tests_pass_with_the_fake(vendor: Path) -> None:
-    assert "19 passed" in shell(PYTEST, vendor, PATH="/usr/bin:/bin")
-    assert "19 passed" in shell(f"{PYTEST.strip()} --license-agent=auto", vendor, PATH="/usr/bin:/bin")
+    assert ALL in shell(PYTEST, vendor, PATH="/usr/bin:/bin")
+    assert ALL in shell(f"{PYTEST.strip()} --license-agent=auto", vendor, PATH="/usr/bin:/bin")
 
 
 def test_the_tests_pass_with_a_real_agent(vendor: Path) -> None:
     told = shell(WITH_STAND.replace("-q", "-v"), vendor, PATH=f"{BIN}:/usr/bin:/bin")
-    assert "19 passed" in told and "license agent: stand" in told
+    assert ALL in told and "license agent: stand" in told
 
 
 def test_the_test_in_the_clients_readme_passes(vendor: Path) -> None:
@@ -101,6 +106,23 @@ def test_the_tests_find_a_till_that_is_wrong(vendor: Path) -> None:
         right.write_text(TILL)
 
 
+def test_the_tests_find_a_till_without_a_token_that_is_wrong(vendor: Path) -> None:
+    right = vendor / "feature_till.py"
+    try:
+        for old, new in (
+            ("verdict.valid or verdict.reason in MACHINE", "verdict.reason in MACHINE"),
+            ("verdict.valid or verdict.reason in MACHINE", "True"),
+            ("if verdict.reason == LicenseReason.NO_LICENSE", "if not verdict.valid"),
+            ('"hidden" if', '"locked" if'),
+            ("except AgentTooOld:", "except ZeroDivisionError:"),
+        ):
+            assert old in FEATURE_TILL
+            right.write_text(FEATURE_TILL.replace(old, new))
+            assert "failed" in shell(f"{PYTEST.strip()} test_feature_till.py", vendor, 1)
+    finally:
+        right.write_text(FEATURE_TILL)
+
+
 def test_every_reason_has_its_row_and_no_other_has() -> None:
     assert list(ROWS) == [reason.value for reason in Reason]
 
@@ -115,7 +137,7 @@ def test_the_command_of_a_row_gives_its_reason(stand: Stand, reason: Reason, tmp
 def test_the_commands_by_hand_do_what_they_say(stand: Stand, tmp_path: Path) -> None:
     env = {"STAND": str(stand.root), "PATH": f"{BIN}:/usr/bin:/bin"}
     told = shell(REASONS, tmp_path, **env)
-    assert re.findall(r'"reason": "(\w+)"', told) == ["expired", "ok", "revoked"]
+    assert re.findall(r'"reason": "(\w+)"', told) == ["expired", "ok", "revoked", "ok"]
     shell(MACHINE, tmp_path, **env)
     assert stand.process.wait(READY_S) == 0
 
