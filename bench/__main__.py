@@ -23,13 +23,14 @@ from tabulate import tabulate
 
 from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
+from ipc.adminclient import AdminClient
 from ipc.posclient.client import LicenseClient
 from server.licensing.licenses import Order
 from server.wiring import open_server
 from stand.programs import READY_S
 
 from .fleet import measure_fleet
-from .load import frames, percentile, round_trips, throughput
+from .load import frames, percentile, questions, round_trips, throughput
 from .peers import flood, peer
 from .postgresql import installed, postgresql
 from .server_load import measure
@@ -120,12 +121,42 @@ def known_license(info: dict[str, Any], directory: Path, rounds: int, size: int)
 
 
 def one_reply(info: dict[str, Any], token: str) -> bytes:
+    return reply_to(info, frames(token, 1)[0])
+
+
+def reply_to(info: dict[str, Any], frame: bytes) -> bytes:
     import socket
 
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(info["pos_socket"])
-        sock.sendall(frames(token, 1)[0])
+        sock.sendall(frame)
         return sock.recv(65_536)
+
+
+def required_feature(info: dict[str, Any], directory: Path, rounds: int, size: int, licenses: int) -> list[Row]:
+    """Round trip of a feature on a machine with several licenses, and of the first one, for which all are judged again."""
+    server_side = open_server(Path(info["env"]["LICENSE_SERVER_DIR"]))
+    now = int(time.time())
+    agent_uid = os.stat(f"/proc/{info['agent_pid']}").st_uid
+    admin = AdminClient(info["env"]["LICENSE_AGENT_ADMIN_SOCKET"], deadline=READY_S, agent_uid=agent_uid)
+    with server_side.database.write() as session, admin:
+        for number in range(licenses):
+            order = Order(f"bench-{os.urandom(8).hex()}", "Bench", ("sales", f"f-{number % 10}"), {}, now, now + 9999 + number)
+            admin.call("license_import", token=server_side.licenses.issue(session, info["agent_id"], order, now))
+    (first,) = round_trips(info["pos_socket"], questions("f-1", 1))
+    reply = reply_to(info, questions("f-1", 1)[0])
+    echoes, ours = [], []
+    with one_processor(info["agent_pid"]), peer(directory, "echo", reply) as echo:
+        for _ in range(rounds):
+            echoes.append(statistics.median(round_trips(echo, questions("f-1", size))))
+            ours.append(statistics.median(round_trips(info["pos_socket"], questions("f-1", size))))
+    floor, measured = statistics.median(echoes), statistics.median(ours)
+    what = f"require, one of {licenses} licenses"
+    ratio = measured / floor
+    return [
+        Row(f"{what}, p50", us(measured), f"echo {us(floor)}", ratio, "≤ 3", ratio <= 3),
+        Row(f"{what}, the first", f"{first * 1e3:.1f} ms", "", 0, "≤ 100 ms", first <= 0.1),
+    ]
 
 
 def new_license(info: dict[str, Any], directory: Path, count: int) -> Row:
@@ -382,6 +413,7 @@ def main() -> int:
             return finish(rows, options.json)
         with stand(directory, "software") as info:
             rows += [known_license(info, directory, rounds, size), new_license(info, directory, 200 if options.quick else 1000)]
+            rows += required_feature(info, directory, rounds, size, 100)
             rows += many_connections(info, directory, rounds, size)
             rows.append(under_way(info, 1 if options.quick else 5))
         with stand(directory / "limited", "software", raised=False) as info:

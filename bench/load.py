@@ -13,6 +13,13 @@ def frames(token: str, count: int) -> list[bytes]:
     return [encode_request("validate_license", n % 100, {"token": token, "nonce": os.urandom(16)}) for n in range(count)]
 
 
+def questions(feature: str, count: int) -> list[bytes]:
+    """The same for a feature, without a token."""
+    return [
+        encode_request("require", n % 100, {"feature": feature, "product": None, "nonce": os.urandom(16)}) for n in range(count)
+    ]
+
+
 def round_trips(path: str, requests: list[bytes]) -> list[float]:
     """Seconds from each request to its whole reply."""
     times = []
