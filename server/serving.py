@@ -108,7 +108,13 @@ def bind(options: Options, processes: int = 1) -> list[Sockets]:
 
 
 def serve(
-    server: Server, options: Options, lines: LogQueue, sockets: Sockets, ready: Callable[[], None], until: int | None = None
+    server: Server,
+    options: Options,
+    lines: LogQueue,
+    sockets: Sockets,
+    ready: Callable[[], None],
+    until: int | None = None,
+    alive: tuple[Callable[[], None], float] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT. SIGHUP reloads the TLS certificate.
 
@@ -119,6 +125,7 @@ def serve(
         sockets: of `bind`.
         ready: called when all listen.
         until: a descriptor; to serve ends when it is readable.
+        alive: called by the event loop, every so many seconds.
 
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
@@ -156,6 +163,8 @@ def serve(
 
     def serving() -> None:
         background.add(asyncio.get_running_loop().create_task(lines.keep_flowing(asyncio.sleep)))
+        if alive is not None:
+            background.add(asyncio.get_running_loop().create_task(_beat(*alive)))
         _log.info("serving", extra={"fields": {"listeners": names}})
         notices.send("READY=1")
         ready()
@@ -175,6 +184,12 @@ def serve(
     finally:
         notices.last("STOPPING=1")
         _log.info("stopped")
+
+
+async def _beat(act: Callable[[], None], every_s: float) -> None:
+    while True:
+        act()
+        await asyncio.sleep(every_s)
 
 
 def _context(keys: Keyring) -> ssl.SSLContext:

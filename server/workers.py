@@ -1,5 +1,8 @@
 """Runs `license-server serve` in several processes: starts them on the same sockets, restarts them, stops them.
 
+A worker that serves says each second that its event loop runs. One that hangs would keep the connections that it has accepted,
+and the locks that it holds; it is killed, and another one starts.
+
 The workers share nothing but the registry, as servers on different machines do, and the sockets. This process serves nothing
 and keeps no key; it tells the service manager when all of them serve.
 """
@@ -24,8 +27,17 @@ STOP_S = 30
 """How long workers may take to end their requests."""
 RESTARTS, RESTARTS_S = 5, 60.0
 """Workers that may end by themselves within that many seconds; beyond that all of them stop."""
+ALIVE_S = 1.0
+"""How often a worker says that it is alive."""
+SILENT_S = 30.0
+"""A worker that was silent for so long is killed: no work holds an event loop up for that long."""
+START_S = 180.0
+"""How long a worker may take until it serves: its start may wait for the database."""
+AWAY_S = 5.0
+"""If this process has not looked for so long, it was halted itself, and perhaps the workers with it."""
 _LOOK_S = 0.5
-_READY = b"R"
+_READY, _ALIVE = b"R", b"A"
+_MOST_AT_ONCE = 4096
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
@@ -33,7 +45,9 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 class _Worker:
     process: "subprocess.Popen[bytes]"
     line: socket.socket
+    heard_at: float
     ready: bool = False
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class Inherited:
 
     Attributes:
         sockets: bound already.
-        line: a socket to that process: a byte says that this one serves; its end, that the other one is gone.
+        line: a socket to that process: bytes say that this one serves, and is alive; its end, that the other one is gone.
     """
 
     sockets: Sockets
@@ -51,8 +65,16 @@ class Inherited:
     def tell_ready(self) -> None:
         """Says that this process serves, and takes SIGHUP from now on."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        with contextlib.suppress(OSError):  # the other process is gone, and this one stops
-            self.line.send(_READY)
+        self._tell(_READY)
+
+    def tell_alive(self) -> None:
+        """Says that this process's event loop runs. Never waits."""
+        self._tell(_ALIVE)
+
+    def _tell(self, word: bytes) -> None:
+        # The other process is gone, and this one stops; or it is halted, and has enough to read when it goes on.
+        with contextlib.suppress(OSError):
+            self.line.send(word, socket.MSG_DONTWAIT)
 
 
 def inherited(text: str) -> Inherited:
@@ -91,6 +113,7 @@ class Supervisor:
     steady: Callable[[], float] = time.monotonic
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _ended: list[float] = field(default_factory=list)
+    _looked_at: float | None = None
     _told: bool = False
 
     def run(self) -> int:
@@ -121,10 +144,11 @@ class Supervisor:
         process = self.start(descriptors)
         theirs.close()
         ours.setblocking(False)
-        self._workers[number] = _Worker(process, ours)
+        self._workers[number] = _Worker(process, ours, self.steady())
 
     def _look(self) -> bool:
-        """Starts what has ended again; returns False if too many have."""
+        """Starts what has ended again, kills what hangs; returns False if too many have ended."""
+        self._excuse()
         for number, worker in list(self._workers.items()):
             status = worker.process.poll()
             if status is not None:
@@ -136,13 +160,33 @@ class Supervisor:
                     self.say("too many workers have ended; all of them stop", {"within_s": RESTARTS_S})
                     return False
                 self._start(number)
-            elif not worker.ready:
-                with contextlib.suppress(BlockingIOError, ConnectionError):
-                    worker.ready = worker.line.recv(1) == _READY
+            else:
+                self._listen(number, worker)
         if not self._told and all(worker.ready for worker in self._workers.values()):
             self._told = self.notices.send("READY=1")
             self.say("serving", {"workers": len(self._workers)})
         return True
+
+    def _excuse(self) -> None:
+        """If this process was halted, by a debugger or with its machine, no worker's silence counts until now."""
+        now = self.steady()
+        if self._looked_at is not None and now - self._looked_at > AWAY_S:
+            for worker in self._workers.values():
+                worker.heard_at = now
+        self._looked_at = now
+
+    def _listen(self, number: int, worker: _Worker) -> None:
+        """Takes note of what a worker says; kills one that has been silent for too long."""
+        said, now = b"", self.steady()
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            said = worker.line.recv(_MOST_AT_ONCE)
+        if said:
+            worker.heard_at, worker.ready = now, worker.ready or _READY in said
+        silent = now - worker.heard_at
+        if silent > (SILENT_S if worker.ready else START_S) and not worker.killed:
+            worker.killed = True
+            self.say("a worker gives no sign of life; it is killed", {"worker": number, "silent_s": int(silent)})
+            worker.process.kill()
 
     def _signal(self, number: int) -> None:
         for worker in self._workers.values():

@@ -19,7 +19,7 @@ from server.serving import bind as bind_sockets
 from server.serving import serve as run_server
 from server.web.listeners import host_and_port, remove_socket
 from server.web.proxyusers import DEFAULT, uids_of
-from server.workers import WORKER_OPTION, Supervisor, inherited, start_again
+from server.workers import ALIVE_S, WORKER_OPTION, Supervisor, inherited, start_again
 
 from .options import directory_option, opened
 from .output import out_option, write
@@ -113,7 +113,7 @@ def serve(
     options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies)
     if worker is not None:
         found = inherited(worker)
-        _serve(directory, options, found.sockets, found.tell_ready, found.line.fileno())
+        _serve(directory, options, found.sockets, found.tell_ready, found.line.fileno(), (found.tell_alive, ALIVE_S))
         return
     with opened(directory) as server:  # what is wrong is said once, before anything is bound
         if workers > 1 and server.database.is_sqlite:
@@ -142,11 +142,18 @@ def serve(
             remove_socket(sockets[0].api, unix, (bound.st_dev, bound.st_ino))
 
 
-def _serve(directory: Path, options: Options, sockets: Sockets, ready: Callable[[], None], until: int | None = None) -> None:
+def _serve(
+    directory: Path,
+    options: Options,
+    sockets: Sockets,
+    ready: Callable[[], None],
+    until: int | None = None,
+    alive: tuple[Callable[[], None], float] | None = None,
+) -> None:
     lines = log_to_stderr()
     try:
         with opened(directory) as server:
-            run_server(server, options, lines, sockets, ready, until)
+            run_server(server, options, lines, sockets, ready, until, alive)
     finally:
         lines.finish()
 

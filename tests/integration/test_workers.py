@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -136,6 +137,29 @@ def test_a_worker_that_is_killed_comes_back_and_the_others_serve_on(server: Seve
     wait_until(lambda: len(server.workers()) == WORKERS, "no worker came back")
     server.wait_for('"event":"serving","listeners"', begins)
     assert before[0] not in server.workers() and set(before[1:]) < set(server.workers())
+
+
+class Impatient(Several):
+    """Replaces a worker that has been silent for three seconds."""
+
+    program = (sys.executable, "-c", "import server.workers as w; w.SILENT_S = 3.0; from server.main import entry; entry()")
+
+
+def test_a_worker_that_hangs_is_replaced_and_the_others_serve_on(postgres: Postgres, tmp_path: Path) -> None:
+    with postgres.database() as url, Impatient.made(tmp_path / "s", url) as server:
+        assert isinstance(server, Impatient)
+        server.start("--workers", "2")
+        server.wait_for('"workers":2')
+        device = Device(server.base, server.root, tmp_path)
+        halted, other = server.workers()
+        begins = len(server.log())
+        os.kill(halted, signal.SIGSTOP)
+        server.wait_for("a worker gives no sign of life; it is killed", begins)
+        wait_until(lambda: halted not in server.workers() and len(server.workers()) == 2, "it was not replaced")
+        assert other in server.workers()
+        server.wait_for('"event":"serving","listeners"', begins)
+        device.provision(server.claim(), server.pins)
+        assert server.stop() == 0
 
 
 def test_a_reload_reaches_every_worker(server: Several) -> None:

@@ -37,6 +37,9 @@ class ApiServer:
         unix: serve on this socket instead of TLS on a port of loopback; the user of the tests may connect.
     """
 
+    program: tuple[str | Path, ...] = (COMMAND,)
+    """What is started to serve."""
+
     def __init__(self, directory: Path, unix: Path | None = None) -> None:
         self.directory = directory
         self.unix = unix
@@ -79,7 +82,7 @@ class ApiServer:
         begins = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [COMMAND, "serve", "--dir", str(self.directory), *where, *options],
+                [*self.program, "serve", "--dir", str(self.directory), *where, *options],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env=os.environ | (environment or {}),
