@@ -1,6 +1,8 @@
 """Commands for the server's own clock: show whether it is trusted, accept it."""
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -8,7 +10,7 @@ import click
 from server.agents.misdated import correct
 from server.registry import audit
 
-from .options import directory_option, json_option, now, opened, utc, writing
+from .options import PAUSE_S, directory_option, json_option, now, opened, utc
 
 
 @click.group()
@@ -50,13 +52,14 @@ def clock_accept(directory: Path, yes: bool) -> None:
         pass  # asks nothing where there is no server
     if not yes:
         click.confirm(f"This server's clock says {utc(now())}. Is that right?", abort=True)
-    with writing(directory) as (server, session):
-        later = server.clock.accept(session)
-        found = correct(session, now())
-        audit.record(
-            session, "admin", "clock.accepted", "ok", now(), heartbeats=len(later), certificates=found.certificates,
-            secrets=found.secrets, agents=found.agents,
-        )  # fmt: skip
+    with opened(directory) as server:
+        found = correct(server.database, now(), partial(time.sleep, PAUSE_S))
+        with server.database.write() as session:
+            later = server.clock.accept(session)
+            audit.record(
+                session, "admin", "clock.accepted", "ok", now(), heartbeats=len(later), certificates=found.certificates,
+                secrets=found.secrets, agents=found.agents,
+            )  # fmt: skip
     click.echo(f"the clock is accepted: {utc(now())}; running processes go on within seconds", err=True)
     if later:
         click.echo(f"the clock was ahead before, until {utc(max(later))}; those heartbeats are deleted", err=True)

@@ -46,6 +46,9 @@ passphrase_option = click.option(
     help="A file whose first line is the root key's passphrase. Without it, the command asks on the terminal if it needs one.",
 )
 
+PAUSE_S = 0.05
+"""Between two batches of agents: half of the time after which a process that waits for SQLite's lock looks again."""
+
 
 def public_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
     """Refuses a URL with a password: the process list would show it."""

@@ -14,11 +14,8 @@ from server.licensing.secrets import SecretRow
 from server.registry.paging import pages
 
 from .listing import limit_option, progress_bar, show_pages
-from .options import agent_option, directory_option, json_option, now, opened, reading, utc, writing
+from .options import PAUSE_S, agent_option, directory_option, json_option, now, opened, reading, utc, writing
 from .output import handing_out, out_option
-
-PAUSE_S = 0.05
-"""Between two batches of agents: half of the time after which a process that waits for SQLite's lock looks again."""
 
 
 @click.group(invoke_without_command=True)
