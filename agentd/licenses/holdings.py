@@ -55,7 +55,7 @@ def _held(license_id: str, entry: Entry) -> Held | None:
     """A license of the inventory; None where its token is of another license."""
     ruling, claims = entry.ruling, entry.claims
     verdict = ruling.verdict
-    reason = LicenseReason(verdict.reason.value)
+    reason = LicenseReason.SUSPENDED if ruling.suspended else LicenseReason(verdict.reason.value)
     if claims is None:
         return Held(license_id, reason, secret_version=ruling.secret_version, secret_state=verdict.secret_state)
     if claims.jti != license_id:

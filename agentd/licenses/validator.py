@@ -84,7 +84,7 @@ class Validator:
         self._serial = 0
         self._revocations = revocations
         self._withheld = withheld
-        self._refused = revocations.revoked | withheld.names()
+        self._refuse_named()
         self._ahead = 0
         self.degraded = False
 
@@ -108,7 +108,7 @@ class Validator:
     @revocations.setter
     def revocations(self, revocations: Revocations) -> None:
         self._revocations = revocations
-        self._refused = revocations.revoked | self._withheld.names()
+        self._refuse_named()
         self.ring.touch()
 
     @property
@@ -120,8 +120,13 @@ class Validator:
     def withheld(self, withheld: Withheld) -> None:
         changed, self._withheld = not withheld.same(self._withheld), withheld
         if changed:
-            self._refused = self._revocations.revoked | withheld.names()
+            self._refuse_named()
             self.ring.touch()
+
+    def _refuse_named(self) -> None:
+        revoked = self._revocations.revoked
+        self._refused = revoked | self._withheld.names()
+        self._suspended = self._withheld.suspended.keys() - revoked
 
     def refuse_stale_revocations(self, refuse: bool) -> None:
         """Whether licenses are refused while the revocation list is stale."""
@@ -241,8 +246,9 @@ class Validator:
         # Once a day the inventory notes that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
         standing = self.ring.standing(stored, now)
-        suspended = self._withheld.suspended.keys()
-        ruling = judge(claims, version, standing, now, self._refused, newer, fresh_until, tomorrow, self._ahead, suspended)
+        ruling = judge(
+            claims, version, standing, now, self._refused, newer, fresh_until, tomorrow, self._ahead, self._suspended
+        )
         self._serial += 1
         return Entry(ruling, claims, self.ring.epoch, self._serial, first)
 

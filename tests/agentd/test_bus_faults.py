@@ -62,6 +62,8 @@ class Till:
     def rotate(self) -> None:
         before = self.pair.agent.ring.newest
         self.pair.clock.seconds += 18 * 3600  # more versions than the server keeps alive would be refused
+        # Asked for once a day: each time here, so that each run sends the same commands.
+        self.pair.agent.cycle._negotiation._asked_at = None
         problem = self.pair.contact(Cause.FORCED)
         assert problem is None, problem
         after = self.pair.agent.ring.newest
@@ -123,6 +125,8 @@ class Used:
         self.till = till
         self.act = USES[use]
         till.start()
+        # What is learned and stored once: the server's capabilities, and which licenses there are.
+        assert till.pair.contact() is None
         self.prepare()
         self.commands = commands_of(till.relay, lambda: self.act(till))
 

@@ -3,6 +3,7 @@
 from agentd.licenses.holdings import Holdings
 from agentd.licenses.inventory import KEPT_S, MAX_LICENSES
 from agentd.secrets.revocations import Revocations
+from agentd.secrets.withheld import Withheld
 from ipc.clientwire import LicenseReason
 from tests.agentd.world import DAY, T0, World, meta, token
 
@@ -48,6 +49,20 @@ def test_time_changes_the_answer_at_the_second_and_also_back() -> None:
     assert reason_of(holdings, T0 + 199) is LicenseReason.OK
     assert reason_of(holdings, T0 + 200) is LicenseReason.EXPIRED
     assert reason_of(holdings, T0 + 199) is LicenseReason.OK
+    world.vault.close()
+
+
+def test_a_suspension_counts_at_once_and_can_be_taken_back() -> None:
+    world, holdings = world_with()
+    world.validator.withheld = Withheld(number=1, suspended={"license-1": T0 + 30 * DAY})
+    assert reason_of(holdings) is LicenseReason.SUSPENDED
+    world.validator.withheld = Withheld(number=2, removed={"license-1": T0 + 30 * DAY})
+    assert reason_of(holdings) is LicenseReason.REVOKED
+    world.validator.withheld = Withheld(number=3)
+    assert reason_of(holdings) is LicenseReason.OK
+    world.validator.withheld = Withheld(number=4, suspended={"license-1": T0 + 30 * DAY})
+    world.validator.revocations = Revocations(revoked=frozenset({"license-1"}))
+    assert reason_of(holdings) is LicenseReason.REVOKED  # for good
     world.vault.close()
 
 

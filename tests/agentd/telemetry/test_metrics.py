@@ -58,6 +58,8 @@ def test_every_name_is_there_with_its_value() -> None:
             "contacts_total": 13, "contacts_failed_total": 14, "degraded_seconds_total": 15.5, "last_contact": 1.7e9,
             "revocations_stale": 1, "certificate_ends": 1.9e9, "log_lines_dropped_total": 16, "server_time_held": 1,
             "server_time_provisional": 0,
+            "licenses_held": 0,
+            "licenses_suspended": 0,
             "up": 1, "start_time_seconds": 1.75e9, "metrics_written_timestamp_seconds": 1.76e9, "rotations_failed_total": 8,
             "validations_failed_total": 10, "last_rotation_timestamp_seconds": 1.8e9,
             "last_contact_timestamp_seconds": 1.7e9, "certificate_expiry_timestamp_seconds": 1.9e9,
