@@ -19,6 +19,8 @@ from . import health
 
 EXIT_NEGATIVE, EXIT_INCOMPLETE = 1, 5
 ADMIN_DEADLINE_S = 60.0
+ALIVE_DEADLINE_S = 10.0
+"""For an answer that needs neither TPM nor disk: an agent that is stopped while systemd holds its socket gives none."""
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""
 RELOAD_TRIES, RELOAD_PAUSE_S = 3, 1.0
@@ -59,9 +61,14 @@ class Agent:
             )
         return AdminClient(self._path, deadline=deadline, agent_uid=self._agent_uid).call(op, **fields)
 
-    def ask_health(self) -> dict[str, Any]:
-        """The reply to `status`. An agent that cannot work, or that nobody hears, is an answer too: `health` alone."""
+    def ask_health(self, alive_within: float = ALIVE_DEADLINE_S) -> dict[str, Any]:
+        """The reply to `status`. An agent that cannot work, or that nobody hears, is an answer too: `health` alone.
+
+        Args:
+            alive_within: seconds for the agent to show that it runs; its status may wait for the TPM longer than that.
+        """
         try:
+            self.ask("ping", deadline=alive_within)
             return self.ask("status")
         except AgentRefused as error:
             found = health.of_refusal(error)

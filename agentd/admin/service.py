@@ -161,7 +161,10 @@ class AdminService:
             if handler is None and not isinstance(request, Ping):
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
-            if isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
+            if isinstance(request, Ping):
+                # Monitoring asks so before each status.
+                self._audit.count(("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer)})
+            elif isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
                 # A reader that follows the log: a full record of each request would be something new for the next one.
                 self._audit.count(
                     ("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer), "follows": True}

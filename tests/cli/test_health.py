@@ -1,6 +1,8 @@
 """The first line of `status`, the line of `healthcheck`, and their exit status."""
 
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import click
 import pytest
 
 from cli import health
-from cli.agent import Agent, NotPermitted
+from cli.agent import ADMIN_DEADLINE_S, Agent, NotPermitted
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
@@ -47,6 +49,17 @@ def test_no_verdict_is_never_fine() -> None:
     assert broken is not None and health.exit_status(broken) == 2
     assert _plain(health.line(broken)) == "not working: its configuration is refused"
     assert health.of_refusal(AgentRefused(ErrorCode.FORBIDDEN, "not you")) is None
+
+
+def test_an_agent_that_is_stopped_while_its_socket_is_held_is_told_soon(socket_dir: Path) -> None:
+    path = socket_dir / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(path))
+        held.listen()
+        began = time.monotonic()
+        found = health.health_of(Agent(str(path), False, None).ask_health(alive_within=0.2))
+    assert 0.15 < time.monotonic() - began < ADMIN_DEADLINE_S / 2
+    assert health.exit_status(found) == 3 and "no answer" in found["findings"][0]["text"]
 
 
 def _plain(text: str) -> str:
