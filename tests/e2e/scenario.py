@@ -26,6 +26,7 @@ SERVER, OTHER = "10.0.2.100", "10.0.2.101"
 DIRECTORY = "/var/lib/license-server"
 CORE, LINK, INSTALLER, LICENSE_SERVER = "license-agent", "license-agent-link", "license-agent-installer", "license-server"
 UNITS = (CORE, LINK, INSTALLER, LICENSE_SERVER)
+CLIENT = "license-agent-client --deadline 60"
 AUDIT_LOG = "/var/log/license-agent/audit.log"
 LANDLOCK = {"bookworm": 2, "trixie": 6}
 """The ABI that the kernel of each release has at least."""
@@ -300,6 +301,55 @@ class Scenario:
 
     def restart(self) -> None:
         self.sh("systemctl restart license-agent", timeout=READY_S)
+
+    def client(self) -> None:
+        """The client's package, as a shop's own program uses it: by the command, and by the system's Python."""
+        self.use_repository("new")
+        self.apt("install license-agent-client")
+        self.same("the client's package asks for no restart", "active", self.out(f"systemctl is-active {CORE}"))
+        told = self.asks("validate @/srv/till/license")
+        self.check("the command validates a token file", told[0] == 0 and told[1]["valid"] is True, told)
+        # The license was issued again at the rotation, so the agent holds it.
+        told = self.asks("require fuel")
+        self.check("a feature is asked for without a token", told[0] == 0 and told[1]["reason"] == "ok", told)
+        told = self.asks("require bakery")
+        self.check("a feature that nobody has licensed is refused", told[0] == 1 and told[1]["reason"] == "no_license", told)
+        told = self.asks("licenses")
+        self.check("the license is listed", told[0] == 0 and [one["features"] for one in told[1]] == [["fuel"]], told)
+        self.same("a stranger is refused by the command", 4, self.asks("require fuel", user="stranger")[0])
+        self.same("a disk that is full is no answer", 2, self.sh(f"{CLIENT} ping >/dev/full", user="till", check=False).status)
+        self.limit_the_till()
+        program = "import license_agent_client as c; print(c.LicenseClient(deadline=60).require('fuel').valid, c.__file__)"
+        told = self.out(f'cd / && python3 -c "{program}"', user="till")
+        self.same(
+            "the system's Python has the library", "True /usr/lib/python3/dist-packages/license_agent_client/__init__.py", told
+        )
+        page = self.sh("test -e /usr/share/man/man1/license-agent-client.1.gz", check=False)
+        self.same("its manual page is there", 0, page.status)
+        self.apt("purge license-agent-client")
+        left = self.out(
+            "ls -d /usr/bin/license-agent-client /usr/lib/python3/dist-packages/license_agent_client 2>/dev/null || true"
+        )
+        self.same("a purge leaves nothing of the client", "", left)
+        self.till_is_served("without the client's package")
+
+    def asks(self, what: str, user: str = "till") -> tuple[int, Any]:
+        """Exit status and answer of the command."""
+        done = self.sh(f"{CLIENT} {what}", user=user, check=False)
+        return done.status, json.loads(done.stdout) if done.stdout.strip() else done.stderr
+
+    def limit_the_till(self) -> None:
+        """A till learns of its own products only; the license of this story names none."""
+        self.sh("cp -p /etc/license-agent/config.toml /root/config.toml")
+        self.sh("printf '[pos.licenses]\\ntill = [\"forecourt\"]\\n' >>/etc/license-agent/config.toml")
+        self.sh("license-agent check-config && systemctl reload license-agent")
+        told = self.asks("require fuel")
+        self.check(
+            "a till does not learn of another product's license", told[0] == 1 and told[1]["reason"] == "no_license", told
+        )
+        self.sh("cat /root/config.toml >/etc/license-agent/config.toml && systemctl reload license-agent")
+        told = self.asks("require fuel")
+        self.check("without the limit it does", told[0] == 0, told)
 
     def hang(self) -> None:
         self.sh(
@@ -601,6 +651,7 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
     "sell": Scenario.sell,
     "rotate": Scenario.rotate,
     "restart, and upgrade from an earlier commit": Scenario.restart_and_upgrade,
+    "the client's package": Scenario.client,
     "hang": Scenario.hang,
     "be killed": Scenario.killed,
     "crash ten times; a broken configuration": Scenario.survive,
