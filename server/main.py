@@ -23,6 +23,7 @@ _COMMANDS = {
     "move": ("move",),
     "clones": ("clones",),
     "licenses": ("issue", "reissue", "licenses", "revoke", "audit"),
+    "events": ("events",),
     "housekeeping": ("retention",),
     "clock": ("clock",),
     "serve": ("serve", "openapi", "tls-files"),

@@ -39,7 +39,7 @@ from .licensing import changes
 from .licensing.deliveries import Deliveries
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
-from .registry import audit, backup
+from .registry import audit, backup, events
 from .registry.agentcounts import STATUSES
 from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
@@ -50,7 +50,7 @@ from .registry.models import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
 
 _COUNTERS = (
-    "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER,
+    "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER, events.COUNTER,
     ACCOUNTS_COUNTER, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from contracts.claims import AGENT_ID
 from contracts.exchange import RefusalCode
 from server.base.refused import RequestRefused
 from server.keys.pki import key_of_csr
-from server.registry import audit
+from server.registry import audit, events
 from server.registry.agentcounts import shown_status
 from server.registry.database import next_number
 from server.registry.models import Agent
@@ -108,6 +108,7 @@ class Activation:
         session.flush()
         revoke_certificates(session, agent.id)
         issued = self._certificates.issue(session, agent, key, now)
+        events.emit(session, "agent.enrolled", now, agent=agent.id)
         audit.record(
             session,
             f"device {device.hw_id[:16]}",

@@ -13,7 +13,7 @@ from contracts.jose import public_key_from_jwk
 from contracts.licensesync import SYNC
 from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
-from server.registry import audit
+from server.registry import audit, events
 from server.registry.agentcounts import RETIRED, counted, shown_status
 from server.registry.dialect import by_bytes
 from server.registry.models import Agent, Certificate
@@ -248,6 +248,7 @@ class Agents:
         agent.attestation_key = None if keys.get("attestation") is None else json.dumps(keys["attestation"])
         agent.updated_at = now
         begin_anew(agent)
+        events.emit(session, "agent.enrolled", now, agent=agent_id)
         audit.record(session, "admin", "agent.enrolled", "by_hand", now, agent=agent_id, backend=backend)
 
     def set_status(self, session: Session, agent_id: str, status: str, now: int) -> None:
@@ -261,6 +262,8 @@ class Agents:
         agent.status, agent.updated_at, agent.retired_at = status, now, None
         if status == REVOKED:
             revoke_certificates(session, agent_id)
+        if status != before:
+            events.emit(session, "agent.revoked" if status == REVOKED else "agent.reinstated", now, agent=agent_id)
         audit.record(session, "admin", "agent.status", status, now, agent=agent_id, was=before)
 
     def saw(self, session: Session, agent_id: str, now: int, audit_seq: int | None, audit_head: str | None) -> int | None:

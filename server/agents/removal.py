@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from common.text import quantity
 from contracts.keyset import pin_of_jwk
 from server.base.errors import RegistryError
-from server.registry import audit
+from server.registry import audit, events
 from server.registry.models import Agent, Base, Certificate, EnrollmentToken, FormerLicense, KeptReply, License, Secret
 from server.registry.retention import DAY_S, retention
 
@@ -81,6 +81,7 @@ def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Remove
     if agent.retired_at is not None:
         was["retired_at"] = agent.retired_at
     session.delete(agent)
+    events.emit(session, "agent.deleted", now, agent=agent_id)
     audit.record(session, actor, "agent.deleted", "ok", now, agent=agent_id, **was, **asdict(removed))
     return removed
 

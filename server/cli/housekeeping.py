@@ -19,6 +19,7 @@ _TEXTS = {
     "certificates": "client certificates, after their end",
     "secrets": "secret versions, after the end of their grace",
     "enrollment_tokens": "enrollment tokens, after their end",
+    "events": "events of the feed, after they happened",
     "agents": "revoked agents, at least, after they were revoked ('agents delete' removes them)",
     "retired_agents": "retired agents, after they retired",
 }
@@ -59,6 +60,9 @@ _TEXTS = {
     metavar="DAYS",
     help=f"Days for retired agents, before they go by themselves.  [default: {_DEFAULT.retired_agents}]",
 )
+@click.option(
+    "--events", type=click.IntRange(0), metavar="DAYS", help=f"Days for events of the feed.  [default: {_DEFAULT.events}]"
+)
 @click.option("--apply", "at_once", is_flag=True, help="Remove what is due now; a running 'serve' does so every 10 minutes.")
 @json_option
 def retention(
@@ -69,6 +73,7 @@ def retention(
     enrollment_tokens: int | None,
     agents: int | None,
     retired_agents: int | None,
+    events: int | None,
     at_once: bool,
     as_json: bool,
 ) -> None:
@@ -80,6 +85,7 @@ def retention(
         "enrollment_tokens": enrollment_tokens,
         "agents": agents,
         "retired_agents": retired_agents,
+        "events": events,
     }
     changes = {name: days for name, days in given.items() if days is not None}
     if changes:

@@ -20,7 +20,7 @@ from server.base.errors import Invalid, NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
-from server.registry import audit
+from server.registry import audit, events
 from server.registry.agentcounts import shown_status
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
@@ -109,6 +109,7 @@ class Licenses:
             raise RegistryError(f"license {order.jti!r} is revoked; choose another id")
         token, used = self._issue_token(session, agent_id, claims, version)
         session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
+        events.emit(session, "license.issued", now, license=order.jti, agent=agent_id, expires=order.expires)
         changed(session, agent_id, now, [order.jti])
         audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires)
         return token
@@ -220,6 +221,7 @@ class Licenses:
                 )
             row.revoked_at = now
             agent.revocations = next_number(session, REVOCATIONS, now)
+            events.emit(session, "license.revoked", now, license=jti, agent=row.agent_id)
         audit.record(session, "admin", "license.revoked", "ok", now, license=jti, agent=row.agent_id)
 
     def revocations(self, session: Session, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:

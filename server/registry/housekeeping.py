@@ -14,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from . import audit
 from .allowance import KEPT_S as ALLOWANCE_KEPT_S
 from .database import Database
+from .event_models import Event
 from .models import Allowance, Certificate, EnrollmentToken, FormerLicense, KeptReply, ProvisioningAttempt, Secret, Setting
 from .retention import DAY_S, retention
 
@@ -92,6 +93,7 @@ class Housekeeping:
         tokens = EnrollmentToken.expires_at <= now - days.enrollment_tokens * DAY_S
         in_use = select(ProvisioningAttempt.claim_id).where(ProvisioningAttempt.claim_id == EnrollmentToken.id).exists()
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)
+        self._remove_by(removed, Event.seq, Event.at <= now - days.events * DAY_S)
         self._remove_by(removed, Certificate.fingerprint, Certificate.not_after <= now - days.certificates * DAY_S)
         self._remove_secrets(removed, now, days.secrets)
         for chore in self._chores:

@@ -26,6 +26,7 @@ class Retention:
         enrollment_tokens: enrollment tokens, after their end.
         agents: revoked agents, after they were revoked. Nothing but `agents delete` removes one, and not before.
         retired_agents: retired agents, after they retired. Their certificates have ended long before.
+        events: events of the feed, after they happened.
     """
 
     audit: int = 1096
@@ -34,6 +35,7 @@ class Retention:
     enrollment_tokens: int = 90
     agents: int = 90
     retired_agents: int = 420
+    events: int = 90
 
 
 def retention(session: Session) -> Retention:

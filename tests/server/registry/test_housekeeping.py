@@ -52,7 +52,7 @@ def test_expired_rows_go_and_others_stay(server: ServerSide) -> None:
     assert clean(server, NOW) == {}
     assert {table: count(server, table) for table in before} == before
     assert clean(server, NOW + 5 * DAY_S) == {"kept_reply": 1, "provision_session": 1, "secret (destroyed)": 1}
-    assert clean(server, NOW + DAYS.enrollment_tokens * DAY_S + 3601) == {"claim": 2}
+    assert clean(server, NOW + DAYS.enrollment_tokens * DAY_S + 3601) == {"claim": 2, "event": 1}
     assert clean(server, NOW + (DAYS.secrets + 2) * DAY_S) == {"secret": 1}
     assert [row.version for row in server.secrets.listed(ID)] == [2], "new versions follow the newest, which stays"
     assert clean(server, NOW + (30 + DAYS.certificates) * DAY_S - 1) == {}

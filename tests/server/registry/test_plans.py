@@ -29,6 +29,7 @@ from server.agents import retirement
 from server.agents.clones import Report
 from server.jobs.queue import Jobs
 from server.licensing.licenses import Order
+from server.registry import events
 from server.registry.agentcounts import STATUSES
 from server.registry.allowance import Allowance
 from server.registry.prepared import Statements
@@ -39,7 +40,7 @@ from tests.server.exchange.test_checkins import private_jwk
 from tests.support.postgres import Postgres
 from tests.support.serverside import Acts, ServerSide, open_server
 
-LARGE = {"agent", "certificate", "secret", "license", "kept_reply", "audit", "claim", "provision_session", "allowance"}
+LARGE = {"agent", "certificate", "secret", "license", "kept_reply", "audit", "claim", "provision_session", "allowance", "event"}
 """Tables that grow with the fleet or with time; the others have a few rows."""
 COUNTED = re.compile(r"^SELECT count\(\*\) AS count_\d+\s+FROM kept_reply$")
 """Housekeeping counts the kept replies every ten minutes: there are at most half a million, and an index alone is read."""
@@ -139,6 +140,9 @@ def everything(server: ServerSide) -> None:
     jobs.claim(now)
     jobs.finished(serving.HOUSEKEEPING, now)
     serving.facts(server.server, jobs, makes_tls=True)
+    with server.database.read() as session:
+        events.listed(session, 5, 10)
+        events.listed(session, 5, 10, "a")
 
 
 def serving_delete(fingerprint: str) -> Any:
