@@ -36,6 +36,7 @@ from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
 from .keys.succession import Succession
 from .licensing import changes
+from .licensing.customers import Customers
 from .licensing.deliveries import Deliveries
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
@@ -97,6 +98,7 @@ class Server:
     licenses: Licenses
     deliveries: Deliveries
     clones: Clones
+    customers: Customers
 
     def close(self) -> None:
         """Closes the database."""
@@ -161,6 +163,7 @@ def wire(
         licenses=licenses,
         deliveries=Deliveries(licenses, secrets),
         clones=Clones(),
+        customers=Customers(cipher, random),
     )
 
 

@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 
 from server.accounts.roles import Role
-from server.base.errors import NotFound
 from server.licensing.license_list import LicenseRow, listed, one
 from server.licensing.licenses import Order
 
@@ -17,14 +16,14 @@ class License(Form):
     """A license; times are seconds since 1970 UTC."""
 
     license_id: str
-    agent_id: str
+    agent_id: str | None
     state: str
     subject: str
     features: tuple[str, ...]
     metadata: dict[str, str]
     not_before: Time
     expires: Time
-    secret_version: Number
+    secret_version: Number | None
     revoked_at: Time | None
 
 
@@ -89,10 +88,7 @@ def revoke(context: Context, body: OneLicense) -> License:
 
 def _row(context: Context, license_id: str) -> LicenseRow:
     context.session.flush()
-    row = one(context.session, license_id, context.now)
-    if row is None:
-        raise NotFound(f"there is no license {license_id!r}; list the licenses of the agent")
-    return row
+    return one(context.session, license_id, context.now)
 
 
 ACTS = (

@@ -12,6 +12,9 @@ from tabulate import tabulate
 
 from common.text import shown
 
+from .options import utc
+
+_TIMES = ("not_before", "expires", "last_seen", "next_end")
 limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help="List at most so many.")
 
 
@@ -65,6 +68,30 @@ def _as_wide(column: Sequence[object]) -> object:
     """A cell as wide as the widest, that is aligned as they are."""
     width = max((len(part) for cell in column for part in str(cell).split("\n")), default=0)
     return 10 ** (width - 1) if width and all(isinstance(cell, int) for cell in column) else "x" * width
+
+
+def show_one(row: Any, as_json: bool) -> None:
+    """Prints a dataclass: each member on a line, or as a JSON object. What is None or empty is left out of the lines."""
+    content = asdict(row)
+    if as_json:
+        click.echo(json.dumps(content, indent=2, default=str))
+        return
+    lines: list[tuple[str, str]] = []
+    for name, value in content.items():
+        if isinstance(value, dict):
+            lines += [(str(key), str(each)) for key, each in value.items()]
+        elif value not in (None, "", ()):
+            lines.append((name.replace("_", " "), _cell(name, value)))
+    width = max((len(name) for name, _value in lines), default=0) + 2
+    click.echo(shown("\n".join(f"{name + ':':<{width}}{value}" for name, value in lines)))
+
+
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and (name.endswith("_at") or name in _TIMES):
+        return utc(value)
+    if isinstance(value, int) and name == "duration":
+        return f"{value // 86_400} days" if not value % 86_400 else f"{value} seconds"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import click
 from sqlalchemy.orm import Session
 from tabulate import tabulate
 
-from common.text import shown
+from common.text import forbidden_in, shown
 from server.base.errors import RegistryError
 from server.base.settings import url_in
 from server.keys.rootkey import needs_passphrase
@@ -23,7 +23,9 @@ from server.registry.database import Database
 from server.wiring import Server, open_server
 
 from .operator import operator
-from .times import parse_time, zone_of
+from .times import parse_duration, parse_time, zone_of
+
+MAX_REASON = 200
 
 directory_option = click.option(
     "--dir",
@@ -120,6 +122,41 @@ class TimeType(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class DurationType(click.ParamType[int]):
+    """A duration on the command line."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds."""
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _reason(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    if len(text) > MAX_REASON or forbidden_in(text) is not None:
+        raise click.BadParameter(f"a reason is one line of at most {MAX_REASON} characters")
+    return text
+
+
+reason_option = click.option(
+    "--reason", default="", metavar="TEXT", callback=_reason, help="Why, for the audit; no names of persons."
+)
+
+
+def pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Options of the form NAME=VALUE, as a dictionary."""
+    found = {}
+    for value in values:
+        name, sign, rest = value.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
+        found[name] = rest
+    return found
+
+
 def now() -> int:
     """Seconds since 1970 UTC."""
     return int(time.time())
@@ -144,10 +181,13 @@ def reading(directory: Path) -> Iterator[tuple[Server, Session]]:
 
 
 @contextmanager
-def writing(directory: Path) -> Iterator[tuple[Server, Session]]:
-    """Opens the server in a directory, and a transaction that commits at the end."""
-    with opened(directory) as server, server.database.write() as session:
-        yield server, session
+def writing(directory: Path, reason: str = "") -> Iterator[tuple[Server, Session]]:
+    """Opens the server in a directory, and a transaction that commits at the end. A reason is in what it records."""
+    with opened(directory) as server:
+        if reason:
+            server.database.operator = {**server.database.operator, "why": reason}
+        with server.database.write() as session:
+            yield server, session
 
 
 def new_passphrase(file: Path | None) -> bytes | None:

@@ -84,6 +84,18 @@ def _moment(text: str, ends: bool) -> datetime:
     return datetime.combine(day + timedelta(days=1) if ends else day, time())
 
 
+def parse_duration(text: str) -> int:
+    """Seconds of `30d`, `12h` or `52w`.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if found is None or not int(found[1]):
+        raise ValueError(f"{text!r} is not a duration; write 30d, 12h or 52w")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 def told(seconds: int, zone: tzinfo) -> str:
     """A moment for people, in UTC and in a zone."""
     utc = datetime.fromtimestamp(seconds, UTC)

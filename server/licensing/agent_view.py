@@ -12,6 +12,7 @@ from server.agents.registry import REVOKED, AgentRow, enrolled, row_of
 from server.registry.models import Certificate, Secret
 
 from .license_list import LicenseRow, listed
+from .license_states import State
 from .secret_states import ISSUING
 from .secrets import SecretRow, version_of
 
@@ -137,6 +138,6 @@ def notes(found: AgentView, now: int) -> list[str]:
         said.append("it has had no contact with the server since it was provisioned")
     elif agent.last_seen is not None and now - agent.last_seen > SILENT_S:
         said.append(f"it has had no contact with the server for {quantity((now - agent.last_seen) // DAY_S, 'day')}")
-    if found.licenses and not any(row.state in ("valid", "not_yet_valid") for row in found.licenses):
-        said.append("all of its licenses have expired or are revoked")
+    if found.licenses and not any(row.state == State.ACTIVE for row in found.licenses):
+        said.append("all of its licenses have expired, or are suspended or revoked")
     return said

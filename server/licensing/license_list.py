@@ -1,14 +1,21 @@
-"""Lists licenses, by id."""
+"""Lists and finds licenses: by id, by their end, and counted by agent. Each list goes on behind a key; an index serves it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from server.agents.registry import REVOKED
+from server.agents.registry import REVOKED, enrolled
+from server.base.errors import NotFound
 from server.registry.agentcounts import shown_status
 from server.registry.models import Agent, License
+
+from .customers import customer, site
+from .license_states import State, state_of
+from .products import policy, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,28 +24,108 @@ class LicenseRow:
 
     Attributes:
         license_id: its id.
-        agent_id: the agent that it was issued to.
-        state: valid, not_yet_valid, expired or revoked; agent_revoked or agent_retired if only its agent is, which therefore
+        agent_id: the agent that has it; None while it is on no machine.
+        state: as in `license_states`; agent_revoked or agent_retired for one that is active but for its agent, which therefore
             gets nothing any more.
         subject: who it is for.
         features: what is licensed.
         metadata: for the POS application.
         not_before: when it begins.
         expires: when it ends.
-        secret_version: of the agent's secret that its newest token is encrypted with.
+        secret_version: of the agent's secret that its newest token is encrypted with; None before there is one.
         revoked_at: None if it is not revoked.
+        suspended_at: None if it is not suspended.
+        policy: that it was issued by; None for none.
+        product: the policy's.
+        customer: whose it is; None if that is not recorded.
+        site: where it is used; None if that is not recorded.
+        created_at: when it was issued.
+        updated_at: when it was last changed.
+        revision: how often it was changed, plus one.
     """
 
     license_id: str
-    agent_id: str
+    agent_id: str | None
     state: str
     subject: str
     features: tuple[str, ...]
     metadata: dict[str, str]
     not_before: int
     expires: int
-    secret_version: int
+    secret_version: int | None
     revoked_at: int | None
+    suspended_at: int | None = None
+    policy: str | None = None
+    product: str | None = None
+    customer: str | None = None
+    site: str | None = None
+    created_at: int | None = None
+    updated_at: int | None = None
+    revision: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which licenses; what is None does not matter.
+
+    Attributes:
+        agent_id: those of this agent.
+        customer: those of this customer.
+        site: those of this site.
+        policy: those that were issued by this policy.
+        product: those for this product.
+        subject: those for this subject, exactly.
+        state: those in this state.
+        revoked: True for revoked ones, False for others.
+    """
+
+    agent_id: str | None = None
+    customer: str | None = None
+    site: str | None = None
+    policy: str | None = None
+    product: str | None = None
+    subject: str | None = None
+    state: State | None = None
+    revoked: bool | None = None
+
+    def check(self, session: Session) -> None:
+        """Returns if everything that is named exists; raises NotFound or RegistryError: a typing error is not an empty list."""
+        if self.agent_id is not None:
+            enrolled(session, self.agent_id, lock=False)
+        for given, find in ((self.customer, customer), (self.site, site), (self.policy, policy), (self.product, product)):
+            if given is not None:
+                find(session, given)
+
+    def conditions(self, now: int) -> list[ColumnElement[bool]]:
+        """The conditions of a statement."""
+        pairs = (
+            (License.agent_id, self.agent_id),
+            (License.customer_id, self.customer),
+            (License.site_id, self.site),
+            (License.policy_id, self.policy),
+            (License.product_id, self.product),
+            (License.subject, self.subject),
+        )
+        found: list[ColumnElement[bool]] = [column == value for column, value in pairs if value is not None]
+        if self.revoked is not None:
+            found.append(License.revoked_at.is_not(None) if self.revoked else License.revoked_at.is_(None))
+        return found if self.state is None else [*found, *_in_state(self.state, now)]
+
+
+EVERY = Filter()
+
+
+def _in_state(state: State, now: int) -> list[ColumnElement[bool]]:
+    """As `state_of`; a test compares both."""
+    if state is State.REVOKED:
+        return [License.revoked_at.is_not(None)]
+    if state is State.SUSPENDED:
+        return [License.suspended_at.is_not(None), License.revoked_at.is_(None)]
+    neither = [License.revoked_at.is_(None), License.suspended_at.is_(None)]
+    if state is State.EXPIRED:
+        return [*neither, License.expires_at <= now]
+    assigned = License.agent_id.is_(None) if state is State.UNASSIGNED else License.agent_id.is_not(None)
+    return [*neither, assigned, License.expires_at > now]
 
 
 def listed(
@@ -49,6 +136,7 @@ def listed(
     limit: int | None = None,
     *,
     revoked: bool | None = None,
+    which: Filter = EVERY,
 ) -> list[LicenseRow]:
     """Licenses by id.
 
@@ -59,38 +147,125 @@ def listed(
         after: only those whose id comes after this one.
         limit: at most so many; None for all, which may be those of a whole fleet.
         revoked: True for revoked ones only, False for others only.
+        which: only those that the filter names.
     """
-    query = select(License, Agent.status, Agent.retired_at).outerjoin(Agent, Agent.id == License.agent_id)
-    query = query.where(License.jti > after).order_by(License.jti).limit(limit)
-    if agent_id is not None:
-        query = query.where(License.agent_id == agent_id)
-    if revoked is not None:
-        query = query.where(License.revoked_at.is_not(None) if revoked else License.revoked_at.is_(None))
+    more = Filter(agent_id=agent_id, revoked=revoked).conditions(now)
+    conditions = [License.jti > after, *more, *which.conditions(now)]
+    return _rows(session, _query(conditions).order_by(License.jti).limit(limit), now)
+
+
+def one(session: Session, license_id: str, now: int) -> LicenseRow:
+    """A license by its id. Raises NotFound."""
+    found = _rows(session, _query([License.jti == license_id]), now)
+    if not found:
+        raise NotFound(f"there is no license {license_id!r}; 'license-server licenses list' lists them")
+    return found[0]
+
+
+def ending(
+    session: Session,
+    now: int,
+    begin: int,
+    end: int,
+    after: LicenseRow | None = None,
+    limit: int | None = None,
+    which: Filter = EVERY,
+) -> list[LicenseRow]:
+    """Licenses that are not revoked, by the time of their end.
+
+    Args:
+        session: of any transaction.
+        now: seconds since 1970 UTC; decides the state.
+        begin: only those that end at this time or later.
+        end: only those that end before this time.
+        after: only those behind this one.
+        limit: at most so many.
+        which: only those that the filter names.
+    """
+    conditions = [License.revoked_at.is_(None), License.expires_at >= begin, License.expires_at < end, *which.conditions(now)]
+    if after is not None:
+        conditions.append(tuple_(License.expires_at, License.jti) > (after.expires, after.license_id))
+    return _rows(session, _query(conditions).order_by(License.expires_at, License.jti).limit(limit), now)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """An agent and how many licenses it has. Times are seconds since 1970 UTC.
+
+    Attributes:
+        agent_id: its id.
+        serial: its serial number; None if it was enrolled by hand.
+        status: as in lists of agents.
+        attestation: attested, tpm-unattested or software.
+        last_seen: its last contact; None if it has had none.
+        active: licenses that count now, or begin later.
+        suspended: licenses that are suspended.
+        expired: licenses that have ended.
+        revoked: licenses that are revoked.
+        next_end: when the next of the active ones ends; None if there is none.
+    """
+
+    agent_id: str
+    serial: int | None
+    status: str
+    attestation: str
+    last_seen: int | None
+    active: int
+    suspended: int
+    expired: int
+    revoked: int
+    next_end: int | None
+
+
+def devices(session: Session, now: int, after: str = "", limit: int | None = None) -> list[DeviceRow]:
+    """Agents by id, at most so many, behind one, with the numbers of their licenses."""
+    agents = list(session.scalars(select(Agent).where(Agent.id > after).order_by(Agent.id).limit(limit)))
+    counted = _counted(session, [agent.id for agent in agents], now)
+    nothing = (0, 0, 0, 0, None)
+    return [
+        DeviceRow(
+            agent.id,
+            agent.serial,
+            shown_status(agent.status, agent.retired_at),
+            agent.attestation,
+            agent.last_seen,
+            *counted.get(agent.id, nothing),
+        )
+        for agent in agents
+    ]
+
+
+def _counted(session: Session, agent_ids: Sequence[str], now: int) -> dict[str, Any]:
+    def number(state: State) -> ColumnElement[int]:
+        return func.sum(case((and_(*_in_state(state, now)), 1), else_=0))
+
+    active = and_(*_in_state(State.ACTIVE, now))
+    columns = [number(state) for state in (State.ACTIVE, State.SUSPENDED, State.EXPIRED, State.REVOKED)]
+    query = select(License.agent_id, *columns, func.min(case((active, License.expires_at))))
+    rows = session.execute(query.where(License.agent_id.in_(agent_ids)).group_by(License.agent_id))
+    return {str(row[0]): (*map(int, row[1:5]), row[5]) for row in rows}
+
+
+def _query(conditions: list[ColumnElement[bool]]) -> Select[Any]:
+    joined: Any = select(License, Agent.status, Agent.retired_at)
+    found: Select[Any] = joined.outerjoin(Agent, Agent.id == License.agent_id).where(*conditions)
+    return found
+
+
+def _rows(session: Session, query: Select[Any], now: int) -> list[LicenseRow]:
+    # What a transaction has changed is shown as it is.
+    session.flush()
     return [_row(row, status, retired_at, now) for row, status, retired_at in session.execute(query)]
-
-
-def one(session: Session, license_id: str, now: int) -> LicenseRow | None:
-    """The license with this id; None if there is none."""
-    row = session.get(License, license_id)
-    if row is None:
-        return None
-    agent = session.get(Agent, row.agent_id)
-    return _row(row, None if agent is None else agent.status, None if agent is None else agent.retired_at, now)
 
 
 def _row(row: License, agent_status: str | None, retired_at: int | None, now: int) -> LicenseRow:
     claims = json.loads(row.claims)
-    state = "valid"
-    if row.revoked_at is not None:
-        state = "revoked"
-    elif now >= claims["exp"]:
-        state = "expired"
-    elif agent_status == REVOKED:
+    state = state_of(row, now).value
+    if state == State.ACTIVE and agent_status == REVOKED:
         state = f"agent_{shown_status(agent_status, retired_at)}"
-    elif now < claims["nbf"]:
-        state = "not_yet_valid"
     features, metadata = tuple(claims.get("features", ())), dict(claims.get("metadata", {}))
     return LicenseRow(
-        row.jti, row.agent_id, state, claims["sub"], features, metadata, claims["nbf"], claims["exp"], row.secret_version,
-        row.revoked_at,
+        row.jti, row.agent_id, state, claims["sub"], features, metadata, claims["nbf"], claims["exp"],
+        row.secret_version, row.revoked_at, row.suspended_at, row.policy_id, row.product_id, row.customer_id, row.site_id,
+        row.created_at, row.updated_at, row.revision,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from joserfc import jwe, jws
@@ -16,16 +16,19 @@ from contracts.exchange import MAX_REVOKED, RefusalCode
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, parse_token
 from server.agents.registry import ACTIVE, enrolled
-from server.base.errors import Invalid, NotFound, RegistryError
+from server.base.errors import Conflict, Invalid, NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
-from server.registry import audit, events
-from server.registry.agentcounts import shown_status
+from server.registry import audit
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
-from .changes import changed
+from . import trials
+from .history import ISSUED, changed
+from .license_states import Event, locked, receiving, stepped
+from .orders import Order as Order
+from .orders import claims_of
 from .periods import revocations_last
 from .secrets import Secrets
 
@@ -45,16 +48,24 @@ def renumber_revocations(session: Session, now: int) -> None:
     skip_ahead(session, REVOCATIONS_BASE, next_number(session, REVOCATIONS, now))
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A license to issue. Times are seconds since 1970 UTC."""
+def record_issued(session: Session, agent_id: str | None, order: Order, now: int) -> None:
+    """Records in the audit that a license was issued."""
+    ids = {"policy": order.policy, "customer": order.customer, "site": order.site}
+    ids = {name: value for name, value in ids.items() if value is not None}
+    audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires, **ids)
 
-    jti: str
-    subject: str
-    features: tuple[str, ...]
-    metadata: dict[str, str]
-    not_before: int
-    expires: int
+
+def _require_same(known: License, agent_id: str | None) -> None:
+    """Returns if a license that exists may be issued again."""
+    if known.agent_id != agent_id:
+        where = "is on no machine: 'license-server licenses assign' gives it one" if known.agent_id is None else (
+            f"belongs to agent {known.agent_id!r}; choose another id, or move it with 'license-server licenses transfer'"
+        )  # fmt: skip
+        raise Conflict(f"license {known.jti!r} {where}")
+    if known.revoked_at is not None:
+        raise Conflict(f"license {known.jti!r} is revoked; choose another id")
+    if known.suspended_at is not None:
+        raise Conflict(f"license {known.jti!r} is suspended; 'license-server licenses reinstate {known.jti}' first")
 
 
 class Licenses:
@@ -70,7 +81,7 @@ class Licenses:
         self._secrets = secrets
 
     def issue(self, session: Session, agent_id: str, order: Order, now: int, version: int | None = None) -> str:
-        """Issues a license and returns its token.
+        """Issues a license and returns its token. One that the agent has already gets these terms instead.
 
         Args:
             session: of a writing transaction.
@@ -80,53 +91,82 @@ class Licenses:
             version: the secret version to use; None for the newest confirmed one.
 
         Raises:
-            RegistryError: there is no such agent or version, the id belongs to another license, or the order is out of bounds.
+            NotFound: there is no such agent or version.
+            Conflict: the agent cannot get it now, or the id belongs to another license.
+            Invalid: the order is out of bounds.
         """
-        claims = Claims(
-            iss=self._keyring.issuer,
-            sub=order.subject,
-            aud=agent_id,
-            iat=now,
-            nbf=order.not_before,
-            exp=order.expires,
-            jti=order.jti,
-            features=order.features,
-            metadata=order.metadata,
-        )
-        try:
-            check_claims(claims.as_json())
-        except MalformedToken as error:
-            raise Invalid(f"agents would refuse this license: {error}") from None
+        token = self.put(session, agent_id, order, now, version, needs_token=True)
+        record_issued(session, agent_id, order, now)
+        return token or ""
+
+    def stock(self, session: Session, order: Order, now: int) -> None:
+        """Issues a license that is on no machine yet: `lifecycle.assign` gives it one.
+
+        Raises:
+            Conflict: the id belongs to another license.
+            Invalid: the order is out of bounds.
+        """
+        self.put(session, None, order, now)
+        record_issued(session, None, order, now)
+
+    def put(
+        self,
+        session: Session,
+        agent_id: str | None,
+        order: Order,
+        now: int,
+        version: int | None = None,
+        *,
+        needs_token: bool = False,
+    ) -> str | None:
+        """As `issue` and `stock`, without the audit record, which locks the audit's counter: for many licenses at once.
+
+        Args:
+            session: of a writing transaction.
+            agent_id: None for no machine.
+            order: what is licensed.
+            now: seconds since 1970 UTC.
+            version: as for `issue`.
+            needs_token: refuse an agent that has no secret yet; else it gets its token later.
+        """
+        claims = claims_of(order, self._keyring.issuer, agent_id, now)
         # Locked: the same license may be issued twice at once.
-        agent = enrolled(session, agent_id)
-        if agent.status != ACTIVE:
-            status = shown_status(agent.status, agent.retired_at)
-            raise RegistryError(f"agent {agent_id!r} is {status}; only active agents get licenses")
-        known = session.get(License, order.jti)
-        if known is not None and known.agent_id != agent_id:
-            raise RegistryError(f"license {order.jti!r} belongs to agent {known.agent_id!r}; choose another id")
-        if known is not None and known.revoked_at is not None:
-            raise RegistryError(f"license {order.jti!r} is revoked; choose another id")
-        token, used = self._issue_token(session, agent_id, claims, version)
-        session.merge(License(jti=order.jti, agent_id=agent_id, claims=json.dumps(claims.as_json()), secret_version=used))
-        events.emit(session, "license.issued", now, license=order.jti, agent=agent_id, expires=order.expires)
-        changed(session, agent_id, now, [order.jti])
-        audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires)
-        return token
+        agent = None if agent_id is None else receiving(session, agent_id)
+        known = session.get(License, order.jti, with_for_update=True, populate_existing=True)
+        if known is not None:
+            _require_same(known, agent_id)
+        if agent is not None and order.trial and order.product is not None:
+            trials.begin(session, agent, order.product, order.jti, now)
+        made = None if agent_id is None else self._token(session, agent_id, claims, version, needed=needs_token)
+        row = known or License(jti=order.jti, agent_id=agent_id)
+        row.claims, row.subject, row.expires_at = json.dumps(claims), order.subject, order.expires
+        row.secret_version = None if made is None else made[1]
+        row.policy_id, row.product_id, row.customer_id, row.site_id = order.policy, order.product, order.customer, order.site
+        session.add(row)
+        about = {"agent": agent_id, "customer": order.customer, "site": order.site, "policy": order.policy}
+        changed(session, row, ISSUED if known is None else Event.RENEWED, now, **about, expires=order.expires)
+        return None if made is None else made[0]
+
+    def _token(
+        self, session: Session, agent_id: str, claims: dict[str, Any], version: int | None, *, needed: bool
+    ) -> tuple[str, int] | None:
+        if not needed and self._secrets.open(session, agent_id, version) is None:
+            return None
+        return self._issue_token(session, agent_id, check_claims(claims), version)
 
     def _issue_token(self, session: Session, agent_id: str, claims: Claims, version: int | None) -> tuple[str, int]:
         opened = self._secrets.open(session, agent_id, version)
         if opened is None and version is None:
-            raise RegistryError(
+            raise Conflict(
                 f"agent {agent_id!r} has no confirmed secret yet; it gets one at its first contact, "
                 f"or run 'license-server rotate --agent {agent_id}'"
             )
         if opened is None:
-            raise RegistryError(f"agent {agent_id!r} has no secret version {version} that licenses can be issued under")
+            raise NotFound(f"agent {agent_id!r} has no secret version {version} that licenses can be issued under")
         used, secret = opened
         token = issue_token(claims, secret, used, self._keyring.license_key())
         if len(token) > MAX_TOKEN_CHARS:
-            raise RegistryError(
+            raise Invalid(
                 f"agents would refuse this license: its token has {len(token)} characters, the limit is {MAX_TOKEN_CHARS}"
             )
         return token, used
@@ -198,7 +238,7 @@ class Licenses:
         """
         claims = check_claims(json.loads(row.claims))
         claims = replace(claims, iat=max(now, claims.iat))
-        token, used = self._issue_token(session, row.agent_id, claims, version)
+        token, used = self._issue_token(session, claims.aud, claims, version)
         row.claims, row.secret_version = json.dumps(claims.as_json()), used
         return token
 
@@ -208,20 +248,17 @@ class Licenses:
         Raises:
             RegistryError: there is no such license, or the agent's revocation list is full.
         """
-        owner = session.scalar(select(License.agent_id).where(License.jti == jti))
-        # The agent before its licenses: an agent's own requests lock in this order.
-        agent = None if owner is None else enrolled(session, owner)
-        row = session.get(License, jti, with_for_update=True)
-        if agent is None or row is None:
-            raise NotFound(f"there is no license {jti!r}")
+        row, agent = locked(session, jti)
         if row.revoked_at is None:
-            if len(self._revoked(session, row.agent_id, now)) >= MAX_REVOKED:
-                raise RegistryError(
-                    f"agent {row.agent_id!r} has {MAX_REVOKED} revoked licenses, which is the limit; revoke the agent instead"
+            stepped(row, Event.REVOKED, now)
+            if agent is not None and len(self._revoked(session, agent.id, now)) >= MAX_REVOKED:
+                raise Conflict(
+                    f"agent {agent.id!r} has {MAX_REVOKED} revoked licenses, which is the limit; revoke the agent instead"
                 )
             row.revoked_at = now
-            agent.revocations = next_number(session, REVOCATIONS, now)
-            events.emit(session, "license.revoked", now, license=jti, agent=row.agent_id)
+            if agent is not None:
+                agent.revocations = next_number(session, REVOCATIONS, now)
+            changed(session, row, Event.REVOKED, now, agent=row.agent_id)
         audit.record(session, "admin", "license.revoked", "ok", now, license=jti, agent=row.agent_id)
 
     def revocations(self, session: Session, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:
@@ -262,6 +299,8 @@ class Licenses:
             reason = "wrong_audience"
         elif license_row.revoked_at is not None:
             reason = "revoked"
+        elif license_row.suspended_at is not None:
+            reason = "suspended"
         elif now < claims.nbf:
             reason = "not_yet_valid"
         elif now >= claims.exp:

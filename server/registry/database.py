@@ -24,6 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from server.base.errors import RegistryError
 
+from . import tables as tables  # loads all models: a session needs those that its own refer to
 from .agentcounts import WritingSession
 from .models import REVISION, Counter, Setting
 

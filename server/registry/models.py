@@ -144,17 +144,29 @@ class Secret(Base):
 
 
 class License(Base):
-    """A license, with the claims of its newest token."""
+    """A license. `claims` are those that its next token has, in JSON; `aud` is null while the license is on no machine.
+
+    `secret_version` is that of its newest token; missing before there is one. `expires_at` and `subject` repeat the claims.
+    """
 
     __tablename__ = "license"
     jti: Mapped[str] = mapped_column(String(128), primary_key=True)
-    agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), index=True)
+    agent_id: Mapped[str | None] = mapped_column(ForeignKey("agent.id"), index=True)
     claims: Mapped[str] = mapped_column(Text)
-    secret_version: Mapped[int] = mapped_column(BigInteger)
+    secret_version: Mapped[int | None] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
     # The agent's `license_changes` when this one last changed; missing if that was before revision 0008.
     change_number: Mapped[int | None] = mapped_column(BigInteger)
     suspended_at: Mapped[int | None] = mapped_column(BigInteger)
+    policy_id: Mapped[str | None] = mapped_column(ForeignKey("policy.id", name="license_policy"))
+    product_id: Mapped[str | None] = mapped_column(ForeignKey("product.id", name="license_product"))
+    customer_id: Mapped[str | None] = mapped_column(ForeignKey("customer.id", name="license_customer"))
+    site_id: Mapped[str | None] = mapped_column(ForeignKey("site.id", name="license_site"))
+    subject: Mapped[str | None] = mapped_column(String(128))
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[int | None] = mapped_column(BigInteger)
+    updated_at: Mapped[int | None] = mapped_column(BigInteger)
+    revision: Mapped[int] = mapped_column(BigInteger, default=1, server_default="1")
 
 
 class FormerLicense(Base):
@@ -242,3 +254,14 @@ _REMOVAL = text("event = 'audit.removed'")
 Index("audit_removals", AuditRecord.seq, sqlite_where=_REMOVAL, postgresql_where=_REMOVAL)
 Index("license_of_agent", License.agent_id, License.revoked_at)
 Index("license_in_order", License.agent_id, License.jti)
+Index("license_by_customer", License.customer_id, License.jti)
+Index("license_by_site", License.site_id, License.jti)
+Index("license_by_policy", License.policy_id, License.jti)
+Index("license_by_product", License.product_id, License.jti)
+Index("license_by_subject", License.subject, License.jti)
+Index("license_by_end", License.expires_at, License.jti)
+for _name, _column in (("license_revoked", License.revoked_at), ("license_suspended", License.suspended_at)):
+    _set = _column.is_not(None)
+    Index(_name, License.jti, sqlite_where=_set, postgresql_where=_set)
+_UNASSIGNED = License.agent_id.is_(None)
+Index("license_unassigned", License.jti, sqlite_where=_UNASSIGNED, postgresql_where=_UNASSIGNED)

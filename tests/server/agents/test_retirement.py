@@ -98,13 +98,13 @@ def test_what_was_revoked_or_has_expired_says_so_still(server: ServerSide, peer:
     server.licenses.issue(ID, Order("short", "x", (), {}, NOW - 9, NOW + 1), NOW)
     server.licenses.revoke("license-1", NOW)
     assert retire(server).licenses == 1
-    assert states(server) == {"license-1": "revoked", "license-2": "valid", "short": "expired"}
+    assert states(server) == {"license-1": "revoked", "license-2": "active", "short": "expired"}
 
 
 def test_reinstating_takes_it_back_with_its_licenses(server: ServerSide, peer: Peer) -> None:
     retire(server)
     server.agents.set_status(ID, "active", NOW + 5)
-    assert shown(server)[ID] == "active" and states(server)["license-1"] == "valid"
+    assert shown(server)[ID] == "active" and states(server)["license-1"] == "active"
     again = Device(1).come(server, now=NOW + 9)
     assert (again.agent_id, again.serial) == (ID, 1)
     records = [record for record in server.audit.tail(20) if record.event == "agent.status"]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import MetaData, select
 from sqlalchemy import text as sql
 
 from server.base.settings import SETTINGS
 from server.registry import backup
-from server.registry.database import sqlite_url
+from server.registry.database import Database, sqlite_url
 from server.registry.models import Base
 from tests.server.devices import NOW, Device
 from tests.support.faults import broken_at, each_step
@@ -182,17 +182,23 @@ def test_a_newer_backup_is_refused_and_an_older_one_is_migrated(
     server = open_server(used)
     key = server.cipher.backup_key()
     server.close()
-    later = {"seen_version", "seen_at", "halted_at", "halt_version", "halt_reason", "audit_turns", "revocations"}
-    added = {("counter", "agents"), ("counter", "events"), ("counter", "revocations"), ("setting", "oldest_program")}
+    first = Database(sqlite_url(tmp_path / "first.db"))
+    first.migrate("0001")
+    with first.engine.connect() as connection:
+        metadata = MetaData()
+        metadata.reflect(connection)
+    first.close()
+    columns = {table.name: set(table.columns.keys()) for table in metadata.tables.values()}
+    later_counters = {("counter", name) for name in ("accounts", "agents", "events", "license_changes", "revocations")}
+    added = {*later_counters, ("setting", "oldest_program")}
     rest, dropped, end = [], dict[str, int](), json.loads(lines[-1])
     for line in lines[1:-1]:
         name, row = json.loads(line)
-        if name == "event" or ((name, row.get("name", "").partition(".")[0]) in added and row["name"] != "revocations"):
+        later = (name, row.get("name", "").partition(".")[0]) in added and row["name"] != "revocations"
+        if name not in columns or later:
             dropped[name] = dropped.get(name, 0) + 1
             continue
-        rest.append(
-            json.dumps([name, {key: value for key, value in row.items() if name != "agent" or key not in later}]).encode()
-        )
+        rest.append(json.dumps([name, {key: value for key, value in row.items() if key in columns[name]}]).encode())
     old = [
         json.dumps({**json.loads(lines[0]), "revision": "0001"}).encode() + b"\n",
         *(line + b"\n" for line in rest),

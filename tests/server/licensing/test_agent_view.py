@@ -25,10 +25,10 @@ FINE = AgentView(
     None,
     (CertificateRow("1", "active", NOW, NOW + 30 * DAY_S, NOW),),
     (SecretRow(1, "ACTIVE", "", NOW, NOW + 9, NOW + 99, NOW),),
-    (LicenseRow("a", "pos-1", "valid", "x", (), {}, NOW, NOW + 9, 1, None),),
+    (LicenseRow("a", "pos-1", "active", "x", (), {}, NOW, NOW + 9, 1, None),),
 )
 HALT = Halt("pos-1", NOW, NOW + EXTENSION_S, "version 3 came back", None, NOW)
-DEAD = tuple(replace(FINE.licenses[0], state=state) for state in ("expired", "revoked"))
+DEAD = tuple(replace(FINE.licenses[0], state=state) for state in ("expired", "suspended", "revoked"))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ DEAD = tuple(replace(FINE.licenses[0], state=state) for state in ("expired", "re
         (replace(FINE, agent=replace(ROW, last_seen=None)), 0, ["no contact with the server since it was provisioned"]),
         (replace(FINE, secrets=(replace(FINE.secrets[0], state="PENDING"),)), 0, ["it has no confirmed secret"]),
         (replace(FINE, urgent=True), 0, ["has to rotate its secret at its next contact"]),
-        (replace(FINE, licenses=DEAD), 0, ["all of its licenses have expired or are revoked"]),
+        (replace(FINE, licenses=DEAD), 0, ["all of its licenses have expired, or are suspended or revoked"]),
         (replace(FINE, licenses=()), 0, []),
     ],
 )
@@ -82,7 +82,7 @@ def test_everything_of_an_agent_is_shown_and_no_secret(directory: Path) -> None:
         "version 3 came back",
         "secrets:      1 ACTIVE\n",
         "license:      l00, revoked, until 20",
-        "license:      l01, valid, until 20",
+        "license:      l01, active, until 20",
         "licenses:     12 in all; 'license-server licenses list --agent pos-000001' lists them",
         "NOTICE: two machines have its identity",
     ):

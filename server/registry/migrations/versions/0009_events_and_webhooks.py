@@ -1,4 +1,4 @@
-"""The feed of events"""
+"""The feed of events; an index of suspended licenses"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,6 +22,8 @@ def upgrade() -> None:
     )
     op.create_index("event_subject", "event", ["subject", "seq"])
     op.create_index("event_time", "event", ["at"])
+    suspended = sa.text("suspended_at IS NOT NULL")
+    op.create_index("license_suspended", "license", ["jti"], sqlite_where=suspended, postgresql_where=suspended)
     # In an empty registry there is no counter yet: what fills it writes this one as well.
     op.execute("INSERT INTO counter (name, value) SELECT 'events', 0 FROM counter WHERE name = 'serial'")
 
@@ -29,4 +31,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Takes it back."""
     op.execute("DELETE FROM counter WHERE name = 'events'")
+    op.drop_index("license_suspended", "license")
     op.drop_table("event")
