@@ -323,8 +323,8 @@ def _how_it_leaves(session: Session, agent_id: str | None, outcome: str) -> str:
     if lifecycle.is_told(session, agent_id):
         return f"agent {agent_id} {outcome} at its next contact"
     return (
-        f"NOTICE: agent {agent_id} does not say that it learns of this: it accepts the token that it has until the grace of its "
-        "secret ends, or the license does; revoke the agent if its machine is out of service"
+        f"NOTICE: agent {agent_id} does not say that it learns of this: it accepts the token that it has until the grace of "
+        "its secret ends, or the license does; revoke the agent if its machine is out of service"
     )
 
 
