@@ -27,6 +27,7 @@ _COMMANDS = {
     "licenses": ("issue", "reissue", "licenses", "revoke"),
     "auditlog": ("audit",),
     "events": ("events",),
+    "webhooks": ("webhooks",),
     "housekeeping": ("retention",),
     "clock": ("clock",),
     "serve": ("serve", "openapi", "tls-files"),

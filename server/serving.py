@@ -36,6 +36,9 @@ from .jobs.runner import Runner
 from .keys.keyring import Keyring
 from .keys.lifecycle import held
 from .keys.schedule import planned
+from .notify.addresses import networks
+from .notify.delivery import Deliveries
+from .notify.sender import Sender
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
@@ -52,6 +55,8 @@ ENDPOINTS = frozenset({*KINDS, "challenge", "provision", "provision/complete", "
 LOOK_FOR_JOBS_S = 30.0
 LOOK_FOR_TLS_S = 60.0
 """How soon a process that listens by itself serves a TLS certificate that is new in the registry."""
+LOOK_FOR_EVENTS_S = 2.0
+"""How soon a webhook sends an event."""
 HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
@@ -130,7 +135,7 @@ def serve(
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    jobs = Jobs(server.database, (HOUSEKEEPING, KEYS), f"{socket.gethostname()[:100]}/{os.getpid()}")
+    jobs = Jobs(server.database, (HOUSEKEEPING, KEYS), _holder())
     metrics = Metrics(partial(_facts_or_none, server, jobs, options.bind is not None), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
@@ -175,7 +180,10 @@ def serve(
 
     work = {HOUSEKEEPING.name: partial(_keep_house, server), KEYS.name: partial(_keep_keys, server, context is not None)}
     runner = Runner(jobs, work, time.time)
-    chores = [Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S)]
+    chores = [
+        Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S),
+        Chore(partial(_deliver, server, _deliveries(server)), LOOK_FOR_EVENTS_S),
+    ]
     if context is not None:
         chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))
     try:
@@ -200,6 +208,32 @@ def _context(keys: Keyring) -> ssl.SSLContext:
 def _do_jobs(server: Server, runner: Runner) -> None:
     if _clock_problem(server) is None:
         runner.run()
+
+
+def _deliveries(server: Server) -> Deliveries:
+    """What delivers events to webhooks.
+
+    Raises:
+        RegistryError: the CAs that the settings name cannot be loaded.
+    """
+    place = server.place
+    try:
+        context = ssl.create_default_context(cafile=None if place.webhook_ca is None else str(place.webhook_ca))
+    except OSError as problem:  # ssl.SSLError is one
+        raise RegistryError(
+            f"the CAs in {place.webhook_ca} ('webhook_ca' of settings.toml) cannot be loaded: {os_problem(problem)}"
+        ) from None
+    sender = Sender(networks(place.webhook_networks), context)
+    return Deliveries(server.database, server.cipher, server.webhooks, sender, _holder(), time.time)
+
+
+def _deliver(server: Server, deliveries: Deliveries) -> None:
+    if _clock_problem(server) is None:
+        deliveries.run()
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()[:100]}/{os.getpid()}"
 
 
 def _keep_house(server: Server, now: int) -> None:

@@ -40,6 +40,7 @@ from .licensing.customers import Customers
 from .licensing.deliveries import Deliveries
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
+from .notify.webhooks import Webhooks
 from .registry import audit, backup, events
 from .registry.agentcounts import STATUSES
 from .registry.backup import Summary
@@ -99,6 +100,7 @@ class Server:
     deliveries: Deliveries
     clones: Clones
     customers: Customers
+    webhooks: Webhooks
 
     def close(self) -> None:
         """Closes the database."""
@@ -164,6 +166,7 @@ def wire(
         deliveries=Deliveries(licenses, secrets),
         clones=Clones(),
         customers=Customers(cipher, random),
+        webhooks=Webhooks(cipher),
     )
 
 

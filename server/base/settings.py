@@ -6,16 +6,18 @@ DIRECTORY/master.key          the master key, if it is a file
 DIRECTORY/offline/root.key    the root's private key, until the administrator moves it away
 """
 
+import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from settings.errors import ConfigError
 from settings.file import read_file
 from settings.sections import Key, Sections
-from settings.values import text
+from settings.values import absolute_path, text
 
 from . import privatefile
 from .errors import RegistryError
@@ -36,6 +38,8 @@ class Place:
         directory: the server's directory.
         url: of the database: from a systemd credential, or else the stored one. It may contain a password.
         stored_url: of the settings file, if a credential takes precedence.
+        webhook_networks: networks that webhooks may go to although they are not public.
+        webhook_ca: file of the CAs of webhooks' receivers, in PEM; None for those of the system.
         master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
@@ -43,6 +47,28 @@ class Place:
     url: str = field(repr=False)
     master: str
     stored_url: str | None = field(default=None, repr=False)
+    webhook_networks: tuple[str, ...] = ()
+    webhook_ca: Path | None = None
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    """Networks such as 10.20.0.0/16. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of networks")
+    for each in value:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise ValueError(f"{each!r} is not a network such as 10.20.0.0/16") from None
+    return tuple(value)
+
+
+_KEYS = {
+    "database": Key(text, required=True),
+    "master_key": Key(text, required=True),
+    "webhook_networks": Key(_networks),
+    "webhook_ca": Key(absolute_path),
+}
 
 
 def place_of(directory: Path) -> Place:
@@ -55,14 +81,19 @@ def place_of(directory: Path) -> Place:
     try:
         file = read_file(path, MAX_SETTINGS_BYTES, f"run 'license-server init --dir {directory}' first")
         found = Sections(file.text(), str(path))
-        values = found.section("", {"database": Key(text, required=True), "master_key": Key(text, required=True)})
+        values = found.section("", _KEYS)
         found.check()
     except ConfigError as error:
         raise RegistryError("; ".join(error.problems)) from None
-    passed = credential_url()
-    if passed is None:
-        return Place(directory, values["database"], values["master_key"])
-    return Place(directory, passed, values["master_key"], values["database"])
+    passed, stored = credential_url(), values["database"]
+    return Place(
+        directory,
+        stored if passed is None else passed,
+        values["master_key"],
+        None if passed is None else stored,
+        values.get("webhook_networks", ()),
+        values.get("webhook_ca"),
+    )
 
 
 def credential_url() -> str | None:
@@ -100,4 +131,9 @@ def url_in(path: Path) -> str:
 
 def settings_of(place: Place) -> bytes:
     """The content of the settings file."""
-    return tomli_w.dumps({"database": place.stored_url or place.url, "master_key": place.master}).encode()
+    content: dict[str, Any] = {"database": place.stored_url or place.url, "master_key": place.master}
+    if place.webhook_networks:
+        content["webhook_networks"] = list(place.webhook_networks)
+    if place.webhook_ca is not None:
+        content["webhook_ca"] = str(place.webhook_ca)
+    return tomli_w.dumps(content).encode()

@@ -17,7 +17,10 @@ from .database import Database
 from .event_models import Event
 from .models import Allowance, Certificate, EnrollmentToken, FormerLicense, KeptReply, ProvisioningAttempt, Secret, Setting
 from .retention import DAY_S, retention
+from .webhook_models import DeadLetter
 
+DEAD_LETTERS_S = 30 * DAY_S
+"""How long an event is kept that the receiver of a webhook has not taken."""
 BATCH = 500
 """Rows that one transaction removes."""
 MAX_BATCHES = 200
@@ -94,6 +97,7 @@ class Housekeeping:
         in_use = select(ProvisioningAttempt.claim_id).where(ProvisioningAttempt.claim_id == EnrollmentToken.id).exists()
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)
         self._remove_by(removed, Event.seq, Event.at <= now - days.events * DAY_S)
+        self._remove_dead_letters(removed, now)
         self._remove_by(removed, Certificate.fingerprint, Certificate.not_after <= now - days.certificates * DAY_S)
         self._remove_secrets(removed, now, days.secrets)
         for chore in self._chores:
@@ -119,6 +123,18 @@ class Housekeeping:
             return len(keys)
 
         self._batches(removed, str(key.class_.__tablename__), batch)
+
+    def _remove_dead_letters(self, removed: Removed, now: int) -> None:
+        def batch(session: Session) -> int:
+            keys = (DeadLetter.webhook_id, DeadLetter.seq)
+            due = [
+                tuple(row)
+                for row in session.execute(select(*keys).where(DeadLetter.died_at <= now - DEAD_LETTERS_S).limit(BATCH))
+            ]
+            session.execute(delete(DeadLetter).where(tuple_(*keys).in_(due)))
+            return len(due)
+
+        self._batches(removed, "dead_letter", batch)
 
     def _remove_replies(self, removed: Removed, now: int) -> None:
         def batch(session: Session) -> int:

@@ -1,0 +1,73 @@
+"""Judges where webhooks may go: to public addresses, and to those networks that the server's settings list. Pure.
+
+An operator of the API who may add webhooks must not reach the server's own machine through them, its neighbors, or the metadata
+service of a cloud. The judgment is made of the address that a connection goes to, not of the name: a name may change.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import SplitResult, urlsplit
+
+from server.base.errors import RegistryError
+
+MAX_URL_CHARS = 1024
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+
+
+def networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Networks of the settings. Raises ValueError: one of them is not a network."""
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def allowed(address: str, listed: Sequence[Network]) -> bool:
+    """Whether a connection to this address may be made.
+
+    Args:
+        address: an IP address in text form, as the resolver returned it.
+        listed: networks that are allowed although they are not public.
+    """
+    try:
+        found: Address = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    inner = _inner(found)
+    if any(each in network for each in (found, inner) for network in listed if network.version == each.version):
+        return True
+    return all(each.is_global and not each.is_multicast for each in (found, inner))
+
+
+def _inner(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address leads to, or itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if any(address in network for network in _NAT64) or address in ipaddress.IPv6Network("::/96"):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def checked_url(url: str) -> SplitResult:
+    """A URL that webhooks may have.
+
+    Raises:
+        RegistryError: it has another form; the text says what is wrong.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise RegistryError(f"{url[:100]!r} is not a URL") from None
+    if len(url) > MAX_URL_CHARS or not url.isascii() or any(letter <= " " or letter == "\x7f" for letter in url):
+        raise RegistryError(f"a webhook's URL has at most {MAX_URL_CHARS} characters, all of them ASCII and none a blank")
+    if parts.scheme != "https" or not parts.hostname:
+        raise RegistryError("a webhook's URL begins with https:// and a host: https://shop.example/hooks/licenses")
+    if parts.username is not None or parts.password is not None:
+        raise RegistryError("a webhook's URL has no user or password: the signature shows who sends")
+    if parts.fragment or port == 0:
+        raise RegistryError("a webhook's URL has no fragment ('#') and no port 0")
+    return parts
