@@ -143,6 +143,15 @@ ARGUMENTS = {
     "secrets invalidate": ["--agent", "x", "1"],
     "secrets list": ["--agent", "x"],
     "secrets rotate": ["--all"],
+    "webhooks add": ["https://shop.example/"],
+    "webhooks dead-letters": ["x"],
+    "webhooks new-secret": ["x"],
+    "webhooks pause": ["x"],
+    "webhooks remove": ["x"],
+    "webhooks resume": ["x"],
+    "webhooks retry": ["x"],
+    "webhooks set": ["x", "--url", "https://shop.example/"],
+    "webhooks test": ["x"],
     "sign-time": ["--agent", "x", "--challenge", "ab" * 16],
 }
 OTHERWISE = {
