@@ -16,8 +16,10 @@ from server.agents.enrollment_tokens import EnrollmentTokens
 from server.agents.registry import Agents
 from server.keys.keyring import Keyring
 from server.keys.lifecycle import KeyLifecycle
+from server.keys.succession import Succession
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
+from server.notify.webhooks import Webhooks
 from server.registry.cipher import Cipher
 from server.registry.clockwatch import ClockWatch
 from server.registry.database import Database
@@ -90,6 +92,10 @@ class Parts(Protocol):
     def licenses(self) -> Licenses: ...  # noqa: D102
     @property
     def clones(self) -> Clones: ...  # noqa: D102
+    @property
+    def succession(self) -> Succession: ...  # noqa: D102
+    @property
+    def webhooks(self) -> Webhooks: ...  # noqa: D102
 
 
 class WhoAsks(Protocol):

@@ -30,6 +30,19 @@ class RotateForm(Form):
     kind: Literal["tls", "operator-ca"]
 
 
+class KindForm(Form):
+    """Which kind of key."""
+
+    kind: Literal["license", "rotation", "enrollment", "issuing-ca"]
+
+
+class Replaced(Form):
+    """The key that is now in use, and the one that it replaced."""
+
+    kid: str
+    before: str
+
+
 class Rotated(Form):
     """The id of the new key."""
 
@@ -46,6 +59,18 @@ def rotate(context: Context, body: RotateForm) -> Rotated:
     return Rotated(kid=context.server.key_lifecycle.rotate_within(context.session, body.kind, context.now))
 
 
+def use_next(context: Context, body: KindForm) -> Replaced:
+    """Put the prepared key of a kind in use now, ahead of its day."""
+    changed = context.server.succession.use_next_within(context.session, body.kind, context.now)
+    return Replaced(kid=changed.kid, before=changed.before)
+
+
+def revert(context: Context, body: KindForm) -> Replaced:
+    """Put the earlier key of a kind back in use. What the present one signed stays valid."""
+    changed = context.server.succession.revert_within(context.session, body.kind, context.now)
+    return Replaced(kid=changed.kid, before=changed.before)
+
+
 def _check(server: Parts) -> None:
     server.keys.check()
 
@@ -54,5 +79,12 @@ ACTS = (
     Act("keys.list", "keys:read", Role.VIEWER, KeysForm, Listed[Key], list_keys, "/keys", "GET"),
     Act(
         "keys.rotate", "keys:write", Role.SECURITY_OFFICER, RotateForm, Rotated, rotate, "/keys/{kind}/rotate", after=_check
+    ),
+    Act(
+        "keys.use_next", "keys:write", Role.SECURITY_OFFICER, KindForm, Replaced, use_next, "/keys/{kind}/use-next",
+        after=_check,
+    ),
+    Act(
+        "keys.revert", "keys:write", Role.SECURITY_OFFICER, KindForm, Replaced, revert, "/keys/{kind}/revert", after=_check
     ),
 )  # fmt: skip

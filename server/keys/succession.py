@@ -64,7 +64,11 @@ class Succession:
         Raises:
             RegistryError: no key is prepared, or it does not work; or the server's clock may be wrong.
         """
-        return self._change(kind, KeyState.NEXT, now, actor, "keys.rotated")
+        return self._change(kind, KeyState.NEXT, now, actor)
+
+    def use_next_within(self, session: Session, kind: str, now: int) -> Changed:
+        """As `use_next`, by an operator, in the transaction of `session`. The caller has the keyring checked behind it."""
+        return self._changed(session, kind, KeyState.NEXT, now, audit.ADMIN)
 
     def revert(self, kind: str, now: int, actor: str = audit.ADMIN) -> Changed:
         """Puts the key that was in use before back in use. The present one is still accepted.
@@ -77,7 +81,11 @@ class Succession:
         Raises:
             RegistryError: there is no earlier key, it has ended, or it does not work; or the server's clock may be wrong.
         """
-        return self._change(kind, KeyState.RETIRED, now, actor, "keys.reverted")
+        return self._change(kind, KeyState.RETIRED, now, actor)
+
+    def revert_within(self, session: Session, kind: str, now: int) -> Changed:
+        """As `revert`, by an operator, in the transaction of `session`. The caller has the keyring checked behind it."""
+        return self._changed(session, kind, KeyState.RETIRED, now, audit.ADMIN)
 
     def due(self, now: int, *, makes_tls: bool) -> list[Due]:
         """As `schedule.due`, for the keys of the registry."""
@@ -124,22 +132,26 @@ class Succession:
             audit.record(session, "server", "keys.end_soon", "alert", now, kind=what.kind, kid=what.kid, days_left=days)
         self._warned[what.kid] = now
 
-    def _change(self, kind: str, source: KeyState, now: int, actor: str, event: str) -> Changed:
-        self._keyring.check_clock()
+    def _change(self, kind: str, source: KeyState, now: int, actor: str) -> Changed:
         with self._database.write() as session:
-            # All change the counter in the end; whoever is first goes first.
-            next_number(session, COUNTER)
-            present, other = key_rows.newest(session, kind), self._candidate(session, kind, source, now)
-            trial.check(session, self._cipher, other)
-            self._swap(present, other, source, now)
-            audit.record(session, actor, event, "ok", now, kind=kind, kid=other.kid, before=present.kid)
-            changed = Changed(kind, other.kid, present.kid)
+            changed = self._changed(session, kind, source, now, actor)
         try:
             self._keyring.check()
         except RegistryError:
             self._take_back(changed, now)
             raise
         return changed
+
+    def _changed(self, session: Session, kind: str, source: KeyState, now: int, actor: str) -> Changed:
+        self._keyring.check_clock()
+        # All change the counter in the end, and whoever is first goes first.
+        next_number(session, COUNTER)
+        present, other = key_rows.newest(session, kind), self._candidate(session, kind, source, now)
+        trial.check(session, self._cipher, other)
+        self._swap(present, other, source, now)
+        event = "keys.rotated" if source is KeyState.NEXT else "keys.reverted"
+        audit.record(session, actor, event, "ok", now, kind=kind, kid=other.kid, before=present.kid)
+        return Changed(kind, other.kid, present.kid)
 
     def _candidate(self, session: Session, kind: str, source: KeyState, now: int) -> ServerKey:
         rows = [row for row in key_rows.live(session, kind) if row.state == source and row.sealed is not None]

@@ -45,6 +45,19 @@ MATRIX = {
     "enrollment_tokens.revoke": ALL_BUT_VIEWERS,
     "keys.list": EVERYBODY,
     "keys.rotate": SECURITY,
+    "keys.use_next": SECURITY,
+    "keys.revert": SECURITY,
+    "events.list": EVERYBODY,
+    "webhooks.list": EVERYBODY,
+    "webhooks.add": "administrator",
+    "webhooks.change": "administrator",
+    "webhooks.new_secret": "administrator",
+    "webhooks.test": "administrator",
+    "webhooks.pause": "administrator",
+    "webhooks.resume": "administrator",
+    "webhooks.remove": "administrator",
+    "webhooks.list_dead_letters": EVERYBODY,
+    "webhooks.retry": "administrator",
     "accounts.list": SECURITY,
     "accounts.show": SECURITY,
     "accounts.make": "administrator",
@@ -80,13 +93,13 @@ def body_of(act: Act, agent_id: str) -> Any:
         "agent_id": agent_id, "agent_ids": [agent_id], "license_id": "l", "version": 1, "claim_id": 1, "kind": "tls",
         "name": "erna", "role": "viewer", "csr": "x", "fingerprint": "ab", "token_id": "aaaaaaaaaaaa", "expires": NOW + 9,
         "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason", "issuer": None,
-        "subject": None,
+        "subject": None, "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "accounts.make":
         needed["kind"] = "program"
     elif "kind" in act.body.model_fields:
-        needed["kind"] = "tls"
+        needed["kind"] = "tls" if act.name == "keys.rotate" else "license"
     if act.name == "licenses.issue":
         needed.pop("subject", None)
     return needed
