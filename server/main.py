@@ -66,9 +66,9 @@ def entry() -> None:
     except (RegistryError, RequestRefused) as error:
         _fail(str(error))
     except SQLAlchemyError as error:
-        from .registry.database import brief
+        from .registry.database import in_words
 
-        _fail(f"database error: {brief(error)}")
+        _fail(f"database error: {in_words(error)}")
     except OSError as error:
         # A write has no file name in its error: standard output, most often.
         _fail(os_problem(error, "cannot write"))

@@ -228,7 +228,7 @@ def create_server(
         RegistryError: there is a server already, or a part of it cannot be created.
     """
     place = new_place(directory, url, masterkey.place_of(master_at or str(directory / MASTER_KEY)))
-    root_key = NewRootKey(plan.root_key, plan.passphrase)
+    root_key = NewRootKey(plan.root_key, plan.passphrase, directory)
     database = Database(place.url)
     database.operator = operator or {}
     try:

@@ -43,6 +43,17 @@ def remove(session: Session, agent_id: str, now: int) -> Removed:
         RegistryError: there is no such agent, it is not revoked, or retention keeps it.
     """
     agent = enrolled(session, agent_id)
+    _require_removable(session, agent, now)
+    return delete_agent(session, agent, now, "admin")
+
+
+def require_removable(session: Session, agent_id: str, now: int) -> None:
+    """Returns if `remove` would delete the agent now. Raises RegistryError as it does."""
+    _require_removable(session, enrolled(session, agent_id, lock=False), now)
+
+
+def _require_removable(session: Session, agent: Agent, now: int) -> None:
+    agent_id = agent.id
     if agent.status != REVOKED:
         raise RegistryError(f"agent {agent_id!r} is {agent.status}: only a revoked agent can be deleted, after 'agents revoke'")
     days = retention(session).agents
@@ -54,7 +65,6 @@ def remove(session: Session, agent_id: str, now: int) -> Removed:
             f"agent {agent_id!r} is kept for {more}: revoked agents are kept for {least}, which "
             "'license-server retention --agents DAYS' changes"
         )
-    return delete_agent(session, agent, now, "admin")
 
 
 def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Removed:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server.base.jsonlog import place_of
+from server.registry.database import brief
 
 Check = Callable[[], str | None]
 """Returns None, or what is wrong in words without secrets. A check that raises has failed."""
@@ -38,5 +40,7 @@ def create_ops(checks: dict[str, Check], metrics: Callable[[], bytes]) -> Starle
 def _result(check: Check) -> str:
     try:
         return check() or "ok"
+    except SQLAlchemyError as problem:
+        return f"the database does not answer: {brief(problem)}"
     except Exception as problem:  # noqa: BLE001 - whatever a check raises means "not ready", not a stack trace
         return f"failed: {type(problem).__name__} at {place_of(problem)}"

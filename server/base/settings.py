@@ -79,7 +79,7 @@ def place_of(directory: Path) -> Place:
     """
     path = directory / SETTINGS
     try:
-        file = read_file(path, MAX_SETTINGS_BYTES, f"run 'license-server init --dir {directory}' first")
+        file = read_file(path, MAX_SETTINGS_BYTES, _way_out(directory))
         found = Sections(file.text(), str(path))
         values = found.section("", _KEYS)
         found.check()
@@ -93,6 +93,20 @@ def place_of(directory: Path) -> Place:
         None if passed is None else stored,
         values.get("webhook_networks", ()),
         values.get("webhook_ca"),
+    )
+
+
+def _way_out(directory: Path) -> str:
+    """What to do where there are no settings: a server without them is not made anew."""
+    left = [name for name in (DATABASE, MASTER_KEY) if (directory / name).exists()]
+    if not left:
+        return f"run 'license-server init --dir {directory}' first"
+    registry, master = (directory / DATABASE).absolute(), (directory / MASTER_KEY).absolute()
+    lines = " and ".join(settings_of(Place(directory, f"sqlite:///{registry}", str(master))).decode().splitlines())
+    there = f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'}"
+    return (
+        f"a server's {there} there, so put the file back, or write it again with mode 0600. Its two lines, if registry and "
+        f"master key are files in that directory: {lines}"
     )
 
 

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from common.text import quantity, shown
 from server.agents import retirement
 from server.agents.audit_heads import sign_audit_head
-from server.agents.registry import ACTIVE, REVOKED, AgentRow, public_key_pem
-from server.agents.removal import remove
+from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
+from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
@@ -19,7 +19,7 @@ from server.registry.agentcounts import STATUSES
 from server.registry.paging import pages
 
 from .listing import limit_option, show_pages
-from .options import agent_option, directory_option, json_option, now, opened, reading, utc, writing
+from .options import agent_option, confirm, directory_option, json_option, now, opened, reading, utc, writing, yes_option
 from .output import handing_out, out_option, write
 
 SHOWN = 10
@@ -28,13 +28,14 @@ SHOWN = 10
 
 @click.group(invoke_without_command=True)
 @click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
+@json_option
 @click.pass_context
-def agents(ctx: click.Context, directory: Path | None) -> None:
-    """List, show, revoke and reinstate agents. Without a command: list."""
+def agents(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
+    """List, show, revoke, retire, reinstate and delete agents. Without a command: list."""
     if ctx.invoked_subcommand is None:
         if directory is None:
             raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR).")
-        _list_agents(directory, False)
+        _list_agents(directory, as_json)
 
 
 def _list_agents(
@@ -103,7 +104,7 @@ def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
     if not counting:
         yield "certificate", "-"
     yield "capabilities", ", ".join(found.capabilities) or "those of release 0.1.0"
-    yield "secrets", ", ".join(f"{each.version} {each.state}" for each in found.secrets) or "-"
+    yield "secrets", ", ".join(f"{each.version} {each.shown_state(moment)}" for each in found.secrets) or "-"
     for license_ in found.licenses[:SHOWN]:
         yield "license", f"{license_.license_id}, {license_.state.replace('_', ' ')}, until {utc(license_.expires)}"
     if len(found.licenses) > SHOWN:
@@ -159,22 +160,36 @@ def agents_retire(directory: Path, agent_id: str) -> None:
 @agents.command("reinstate")
 @directory_option
 @click.argument("agent_id")
-@click.confirmation_option(prompt="The device will be able to get licenses again. Continue?")
-def agents_reinstate(directory: Path, agent_id: str) -> None:
+@yes_option
+def agents_reinstate(directory: Path, agent_id: str, yes: bool) -> None:
     """Reinstate a revoked or retired agent. Its certificates stay revoked: provision the device again."""
+    with reading(directory) as (_server, session):
+        status = row_of(enrolled(session, agent_id, lock=False)).shown_status
+    if status == ACTIVE:
+        click.echo(f"{agent_id} is active already", err=True)
+        return
+    confirm(f"{agent_id} is {status}. The device will be able to get licenses again. Continue?", yes=yes)
     with writing(directory) as (server, session):
         server.agents.set_status(session, agent_id, ACTIVE, now())
+    click.echo(
+        f"reinstated {agent_id}; its certificates stay revoked, so provision the device again with a new enrollment token: "
+        "'license-server enrollment-token make', then 'license-agent-cli provision' on the machine",
+        err=True,
+    )
 
 
 @agents.command("delete")
 @directory_option
 @click.argument("agent_id")
-@click.confirmation_option(prompt="The agent, its certificates, secrets and licenses go for good. Continue?")
-def agents_delete(directory: Path, agent_id: str) -> None:
+@yes_option
+def agents_delete(directory: Path, agent_id: str, yes: bool) -> None:
     """Delete an agent that was revoked or retired, with its certificates, secrets and licenses. The audit keeps what it was.
 
     'license-server retention --agents DAYS' says how long after its revocation an agent is kept at least.
     """
+    with reading(directory) as (_server, session):
+        require_removable(session, agent_id, now())
+    confirm(f"{agent_id}, its certificates, secrets and licenses go for good. Continue?", yes=yes)
     with writing(directory) as (_server, session):
         removed = remove(session, agent_id, now())
     counts = (
@@ -198,7 +213,7 @@ def agents_serial(directory: Path, last: int | None, yes: bool) -> None:
                 f"The counter goes back from {found.last} to {last}. If a device that this registry has lost has one of the "
                 "numbers between, another device will get it too. Continue?"
             )
-            click.confirm(question, abort=True, err=True)
+            confirm(question, yes=False)
         with writing(directory) as (_server, session):
             set_last(session, last, now())
             found = serials(session)

@@ -10,7 +10,7 @@ import click
 from server.agents.misdated import correct
 from server.registry import audit
 
-from .options import PAUSE_S, directory_option, json_option, now, opened, utc
+from .options import PAUSE_S, confirm, directory_option, json_option, now, opened, utc
 
 
 @click.group()
@@ -50,8 +50,7 @@ def clock_accept(directory: Path, yes: bool) -> None:
     """Accept the clock, because you know that it is right. Undoes what a clock that was ahead has left in the registry."""
     with opened(directory):
         pass  # asks nothing where there is no server
-    if not yes:
-        click.confirm(f"This server's clock says {utc(now())}. Is that right?", abort=True)
+    confirm(f"This server's clock says {utc(now())}. Is that right?", yes=yes)
     with opened(directory) as server:
         found = correct(server.database, now(), partial(time.sleep, PAUSE_S))
         with server.database.write() as session:

@@ -9,7 +9,7 @@ from server.agents.clones import Halt
 from server.registry.paging import pages
 
 from .listing import limit_option, show_pages
-from .options import directory_option, json_option, now, opened, utc, writing
+from .options import confirm, directory_option, json_option, now, opened, utc, writing, yes_option
 
 
 @click.group(invoke_without_command=True)
@@ -49,9 +49,10 @@ def clones_list(directory: Path, limit: int | None, as_json: bool) -> None:
 @clones.command("resume")
 @directory_option
 @click.argument("agent_id")
-@click.confirmation_option(prompt="Has the second machine been taken out of service or provisioned again?")
-def clones_resume(directory: Path, agent_id: str) -> None:
+@yes_option
+def clones_resume(directory: Path, agent_id: str, yes: bool) -> None:
     """Let an agent rotate again, because only one machine has its identity now. It gets a new secret at its next contact."""
+    confirm("Has the second machine been taken out of service or provisioned again?", yes=yes)
     with writing(directory) as (server, session):
         server.clones.resume(session, agent_id, now())
 

@@ -77,7 +77,7 @@ def enrollment_token_list(directory: Path, state: str | None, after: int | None,
         return server.enrollment_tokens.listed(session, state, after if last is None else last.claim_id, most)
 
     with opened(directory) as server:
-        headers = ("claim", "state", "agent", "hardware", "made", "ends")
+        headers = ("number", "state", "agent", "hardware", "made", "ends")
         show_pages(pages(server.database, page, limit), headers, line, as_json)
 
 

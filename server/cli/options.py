@@ -52,6 +52,25 @@ PAUSE_S = 0.05
 """Between two batches of agents: half of the time after which a process that waits for SQLite's lock looks again."""
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks, unless the command has `--yes`; ends the command if the answer is no.
+
+    Raises:
+        RegistryError: there is nobody to ask.
+    """
+    if yes:
+        return
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise RegistryError("nothing was done: this command asks first, and nobody answered yes; --yes answers") from None
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
 def public_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
     """Refuses a URL with a password: the process list would show it."""
     if url is not None and Database(url).has_password:

@@ -33,8 +33,10 @@ def secrets(ctx: click.Context, directory: Path | None, agent_id: str | None) ->
 def _list_secrets(
     directory: Path, agent_id: str, as_json: bool, state: str | None = None, after: int = 0, limit: int | None = None
 ) -> None:
+    moment = now()
+
     def line(row: SecretRow) -> tuple[object, ...]:
-        return row.version, row.state, utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
+        return row.version, row.shown_state(moment), utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
 
     def page(session: Session, last: SecretRow | None, most: int) -> list[SecretRow]:
         return server.secrets.listed(session, agent_id, state, after if last is None else last.version, most)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.base.jsonlog import place_of
+from server.registry.database import brief
 
 from .queue import Jobs
 
@@ -25,6 +26,7 @@ class Runner:
         self._jobs = jobs
         self._work = work
         self._wall = wall
+        self._down = False
 
     def run(self) -> int:
         """Does what is due, each job once at most; returns how many ended well. Raises nothing: the next call tries again."""
@@ -44,5 +46,11 @@ class Runner:
                 self._jobs.finished(plan, int(self._wall()))
                 done += 1
         except SQLAlchemyError as problem:
-            _log.error("jobs could not be claimed", extra={"fields": {"kind": type(problem).__name__}})
+            self._down = True
+            fields = {"kind": type(problem).__name__, "text": f"the database does not answer: {brief(problem)}"}
+            _log.error("jobs could not be claimed", extra={"fields": fields})
+        else:
+            if self._down:
+                self._down = False
+                _log.info("the database answers again")
         return done

@@ -43,23 +43,31 @@ class NewRootKey:
     """The file of a root's private key that is being made.
 
     Args:
-        path: of the file; its directory is created, with mode 0700, if it is missing.
+        path: of the file.
         passphrase: encrypts the key; None leaves it unencrypted.
+        within: the server's directory. In it, the file's directory is created with mode 0700 if it is missing; elsewhere, a
+            missing directory may be that of a medium which is not mounted.
     """
 
-    def __init__(self, path: Path, passphrase: bytes | None) -> None:
+    def __init__(self, path: Path, passphrase: bytes | None, within: Path | None = None) -> None:
         self._path = path
+        self._own = within is not None and path.absolute().is_relative_to(within.absolute())
         self._temporary = temporary_of(path)
         self._passphrase = passphrase
 
     def check(self) -> None:
-        """Returns if the file can be written; leaves nothing behind but its directory.
+        """Returns if the file can be written; leaves nothing behind but its directory, where that is the server's.
 
         Raises:
             RegistryError: the file exists, or cannot be written there.
         """
         if os.path.lexists(self._path):
             raise RegistryError(f"{self._path} already exists and is not overwritten; name another file with --root-key")
+        if not self._own and not self._path.parent.exists():
+            raise RegistryError(
+                f"the root key {self._path} cannot be written: there is no directory {self._path.parent}; mount the medium "
+                "that it is on, or create it"
+            )
         try:
             if not self._path.parent.is_dir():
                 self._path.parent.mkdir(mode=0o700, parents=True)

@@ -40,6 +40,10 @@ HALTED_RETRY_S = 3600
 class SecretRow:
     """A secret version as administrators see it. Times are seconds since 1970 UTC."""
 
+    def shown_state(self, now: int) -> str:
+        """Its state as people see it: nothing changes the row when its grace ends."""
+        return f"{self.state} (over)" if self.state == State.GRACE and self.grace_until <= now else self.state
+
     version: int
     state: str
     key_check: str

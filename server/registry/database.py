@@ -210,7 +210,7 @@ class Database:
         try:
             found = self.revision()
         except SQLAlchemyError as error:
-            raise RegistryError(f"the database does not answer: {brief(error)}") from None
+            raise RegistryError(f"the database {self.name} does not answer: {in_words(error)}") from None
         if found != REVISION and not self._admits_older(found):
             from .migrating import check_known
 
@@ -256,7 +256,7 @@ class Database:
             check_known(self.revision())
             upgrade(self.engine, revision)
         except SQLAlchemyError as error:
-            raise RegistryError(f"the database could not be migrated: {brief(error)}") from None
+            raise RegistryError(f"the database {self.name} could not be migrated: {in_words(error)}") from None
 
     def require_file(self) -> None:
         """Returns unless the database is a SQLite file that is missing; raises RegistryError then."""
@@ -298,6 +298,20 @@ def brief(error: Exception) -> str:
     for secret in _secrets:
         said = said.replace(secret, "***")
     return said[:300]
+
+
+_ADVICE = (
+    (("file is not a database", "malformed"), "its file is damaged: restore a backup with 'license-server restore'"),
+    (("disk is full", "No space left"), "its disk is full: make room there and repeat what you did; nothing of it was kept"),
+    (("disk I/O error",), "its disk is full or fails: make room there, or look into the system's log"),
+)
+
+
+def in_words(error: Exception) -> str:
+    """`brief`, and what to do, where that is known."""
+    said = brief(error)
+    advice = next((advice for signs, advice in _ADVICE if any(sign in said for sign in signs)), None)
+    return said if advice is None else f"{said}; {advice}"
 
 
 def passwords_in(url: URL) -> list[str]:

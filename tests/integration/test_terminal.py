@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -18,7 +19,9 @@ from cli.main import main as cli_main
 from ipc.posclient.shell import _parser as client_parser
 from server.keys.rootkey import write_root_key
 from server.main import main as server_main
+from server.registry.models import Agent
 from stand.main import main as stand_main
+from tests.support.serverside import open_server
 from tests.support.stand import BIN, Stand, running_stand, short_directory
 from tests.support.terminal import AtTerminal, at_terminal
 
@@ -27,8 +30,8 @@ ASKS = {
     "license-agent-cli clock confirm": ("", 1, "Continue? [y/N]"),
     "license-agent-cli secrets invalidate": ("99", 1, "Continue? [y/N]"),
     "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
-    "license-server agents reinstate": ("pos-001", 1, "Continue? [y/N]"),
-    "license-server agents delete": ("pos-001", 1, "Continue? [y/N]"),
+    "license-server agents reinstate": ("revoked", 1, "Continue? [y/N]"),
+    "license-server agents delete": ("revoked", 1, "Continue? [y/N]"),
     "license-server agents serial": ("--set 0", 1, "Continue? [y/N]"),
     "license-server clock accept": ("", 1, "[y/N]"),
     "license-server clones resume": ("pos-001", 1, "[y/N]"),
@@ -185,6 +188,12 @@ def test_every_command_has_a_row() -> None:
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with running_stand("software") as running:
+        old = {"attestation": "software", "backend": "software", "agreement_key": "{}", "created_at": 1, "updated_at": 1}
+        with (
+            closing(open_server(Path(running.info["env"]["LICENSE_SERVER_DIR"]))) as server,
+            server.database.write() as session,
+        ):
+            session.add(Agent(id="revoked", status="revoked", urgent=False, **old))
         yield running
 
 

@@ -192,6 +192,7 @@ def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Pat
 def test_a_server_is_made_and_tells_what_to_do_with_its_root(place: Path, run: Run, tmp_path: Path) -> None:
     assert (place / "offline" / "root.key").stat().st_mode & 0o777 == 0o600
     assert "not overwritten" in run("init", code=1).err
+    (tmp_path / "away").mkdir()
     done = run("init", "--dir", tmp_path / "other", "--root-key", tmp_path / "away" / "root.key")
     assert done.out == ""
     assert f"move the root key {tmp_path}/away/root.key" in done.err

@@ -73,6 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     base, kept, scratch = top / "base", top / "kept", top / "scratch"
     base.mkdir()
     scratch.mkdir()
+    (base / "away").mkdir()
     os.environ["LICENSE_SERVER_DIR"] = str(base / "server")
     request = base / "request.json"
     key = public_jwk_of(Device(1).agreement)
