@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from contracts.capabilities import AnnounceCapabilities
 from contracts.exchange import (
     Cause,
     ConfirmRotation,
@@ -24,6 +25,7 @@ from contracts.exchange import (
     ValidateLicense,
     purpose_of,
 )
+from contracts.licensesync import SyncLicenses
 from server import serving, wiring
 from server.agents import retirement
 from server.agents.clones import Report
@@ -37,10 +39,23 @@ from server.web.peers import peer_of
 from tests.server.agentside import AgentSide
 from tests.server.devices import NOW, Device, der, make_csr
 from tests.server.exchange.test_checkins import private_jwk
+from tests.support.licensing import suspend, transfer
 from tests.support.postgres import Postgres
 from tests.support.serverside import Acts, ServerSide, open_server
 
-LARGE = {"agent", "certificate", "secret", "license", "kept_reply", "audit", "claim", "provision_session", "allowance", "event"}
+LARGE = {
+    "agent",
+    "certificate",
+    "secret",
+    "license",
+    "former_license",
+    "kept_reply",
+    "audit",
+    "claim",
+    "provision_session",
+    "allowance",
+    "event",
+}
 """Tables that grow with the fleet or with time; the others have a few rows."""
 COUNTED = re.compile(r"^SELECT count\(\*\) AS count_\d+\s+FROM kept_reply$")
 """Housekeeping counts the kept replies every ten minutes: there are at most half a million, and an index alone is read."""
@@ -122,6 +137,15 @@ def everything(server: ServerSide) -> None:
     ask(ValidateLicense, token="x.y.z")
     ask(RevocationList)
     ask(RenewCertificate, csr=make_csr(Device(1).tls))
+    ask(AnnounceCapabilities, capabilities=("announce-capabilities", "sync-licenses"))
+    ask(SecretStatus, **held, license_number=0)
+    ask(SecretStatus, **held)
+    for number in range(40):
+        server.licenses.issue(made.agent_id, Order(f"many-{number}", "x", ("f",), {}, now, now + 999), now)
+    suspend(server, "many-0", now)
+    transfer(server, "many-1", Device(3).come(server).agent_id, now)
+    for known, after in ((0, ""), (1, ""), (now, "present:many-1"), (now, "former:")):
+        ask(SyncLicenses, license_number=known, secret_version=1, after=after)
     server.licenses.revoke("a", now)
     server.clones.observe(made.agent_id, Report(9, now + 5), now + 5)
     server.clones.observe(made.agent_id, Report(1, now + 6), now + 6)
