@@ -38,6 +38,13 @@ def reason(chain: Chain, text: str) -> str:
         return str(client.validate(text).reason)
 
 
+def required(chain: Chain) -> tuple[bool, str]:
+    """What a till without any token gets."""
+    with chain.pos() as client:
+        found = client.require("till")
+        return found.valid, str(found.reason)
+
+
 def contact(chain: Chain) -> None:
     wait_until(lambda: chain.asks("contact") == "", chain.log, pause_s=0.3)
 
@@ -46,25 +53,26 @@ def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_til
     assert server_view(chain)["capabilities"] == ["announce-capabilities", "sync-licenses"]
     shown = json.loads(chain.server_cli("agents", "show", chain.agent_id, "--json"))
     assert shown["capabilities"] == ["announce-capabilities", "sync-licenses"]
+    assert required(chain) == (False, "no_license")
     chain.issue("till-1")  # what the command prints is not used
     contact(chain)
     assert server_view(chain)["licenses_held"] == 1
     carried = token(chain, "till-1")
-    assert reason(chain, carried) == "ok"
+    assert reason(chain, carried) == "ok" and required(chain) == (True, "ok")
 
     chain.suspend("till-1")
     contact(chain)
-    assert reason(chain, carried) == "revoked"
+    assert reason(chain, carried) == "revoked" and required(chain) == (False, "suspended")
     assert server_view(chain)["licenses_suspended"] == 1
     assert "1 held, 1 suspended, 0 taken away" in chain.cli("status")
     chain.kill_agent()
-    assert reason(chain, carried) == "revoked"
+    assert reason(chain, carried) == "revoked" and required(chain) == (False, "suspended")
 
     chain.suspend("till-1", on=False)
     contact(chain)
     assert reason(chain, carried) == "ok" and reason(chain, token(chain, "till-1")) == "ok"
     chain.kill_agent()
-    assert reason(chain, carried) == "ok"
+    assert reason(chain, carried) == "ok" and required(chain) == (True, "ok")
     assert [record["outcome"] for record in chain.records("license.delivered")] == ["ok", "ok"]
 
 
