@@ -129,13 +129,13 @@ def new_place(directory: Path, url: str | None, master: str) -> Place:
 
 
 def url_in(path: Path) -> str:
-    """The database's URL in a file that nobody else may read: its first line.
+    """The database's URL in a file that nobody else may read: its first line, without a byte order mark.
 
     Raises:
         RegistryError: it cannot be read, or its mode lets others read it.
     """
     try:
-        found = privatefile.read(path, "the database URL").decode().split("\n", 1)[0].strip()
+        found = privatefile.read(path, "the database URL").decode("utf-8-sig").split("\n", 1)[0].strip()
     except UnicodeDecodeError:
         found = ""
     if not found:
