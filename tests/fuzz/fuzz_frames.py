@@ -1,7 +1,10 @@
 """Bytes of a peer become frames and requests, or a RemoteProtocolError; nothing else."""
 
+import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -14,11 +17,16 @@ if __name__ == "__main__":
         import ipc.messages  # noqa: F401
 
 
-from ipc.clientwire import decode_reply, verdict_from
+from ipc.clientwire import decode_reply, feature_verdict_from, licenses_from, verdict_from
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, encode_error
 
+READERS: tuple[Callable[[dict[str, Any]], object], ...] = (
+    lambda reply: verdict_from(reply, bytes(16)),
+    lambda reply: feature_verdict_from(reply, bytes(16), "fuel", None),
+    lambda reply: licenses_from(reply, bytes(16), ""),
+)
 DECODERS = (RequestDecoder[PosRequest](PosRequest), RequestDecoder[AdminRequest](AdminRequest))
 
 
@@ -33,10 +41,9 @@ def check(data: bytes) -> None:
                 decoder.decode(body)
             except RemoteProtocolError as error:
                 encode_error(error.code, error.text, error.request_id)
-        try:
-            verdict_from(decode_reply(body, 1), bytes(16))
-        except RemoteProtocolError:
-            continue
+        for read in READERS:
+            with contextlib.suppress(RemoteProtocolError):
+                read(decode_reply(body, 1))
 
 
 def _bodies(pieces: list[bytes]) -> tuple[list[bytes], bool]:

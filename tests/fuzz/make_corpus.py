@@ -19,6 +19,8 @@ def frames() -> dict[str, bytes]:
     nonce = bytes(16)
     requests = {
         "validate": {"v": 1, "id": 1, "op": "validate_license", "token": "a..b.c.d", "nonce": nonce},
+        "require": {"v": 1, "id": 1, "op": "require", "feature": "fuel", "product": None, "nonce": nonce},
+        "licenses": {"v": 1, "id": 1, "op": "licenses", "after": "", "metadata": False, "nonce": nonce},
         "refresh": {"v": 1, "id": 2, "op": "refresh_license", "token": "a..b.c.d"},
         "ping": {"v": 1, "id": 3, "op": "ping"},
         "invalidate": {"v": 1, "id": 4, "op": "secret_invalidate", "version": 2},
@@ -30,6 +32,10 @@ def frames() -> dict[str, bytes]:
             "degraded": False, "clock_suspect": False, "reissue_due": False, "refreshed": False, "expires_at": 5,
         },
     }  # fmt: skip
+    verdict = requests["verdict"]
+    held = {**verdict, "license": "license-1", "product": None, "begins_at": 1}
+    requests["required"] = {**verdict, "features": ["fuel"], "license": "license-1", "product": "p", "secret_state": "ACTIVE"}
+    requests["page"] = {"v": 1, "id": 1, "nonce": nonce, "licenses": [held], "next": None}
     bodies = {name: msgpack.packb(each) for name, each in requests.items()}
     found = dict(bodies)
     found["framed"] = b"".join(len(body).to_bytes(4, "big") + body for body in bodies.values())

@@ -66,10 +66,14 @@ class Mixed:
         device: where the commands of the device are.
         server: where those of the server are.
         stack: ends the processes.
+
+    Attributes:
+        old_device: the device is the last release.
     """
 
     def __init__(self, layout: Layout, device: Path, server: Path, stack: contextlib.ExitStack) -> None:
         self.layout = layout
+        self.old_device = device != TODAY
         uid = ROOT_STANDS_IN_UID if os.geteuid() == 0 else None
         setup.make_directories(layout, uid)
         tpm = setup.start_tpm(layout, uid)
@@ -115,12 +119,20 @@ class Mixed:
             call: an expression over `client` and `arguments`, whose value JSON can carry.
             arguments: texts.
         """
+        return self._till(place, f"    print(json.dumps({call}))\n", *arguments)
+
+    def pos_error(self, place: Path, call: str) -> str:
+        """The name of the error that a POS application gets for a call."""
+        caught = "    except Exception as error:\n        print(json.dumps(type(error).__name__))\n"
+        name: str = self._till(place, f"    try:\n        {call}\n{caught}    else:\n        sys.exit('no error')\n")
+        return name
+
+    def _till(self, place: Path, work: str, *arguments: str) -> Any:
         script = (
             "import json, sys\n"
             "from license_agent_client import LicenseClient\n"
             "path, uid, *arguments = sys.argv[1:]\n"
-            "with LicenseClient(path, deadline=60, agent_uid=int(uid)) as client:\n"
-            f"    print(json.dumps({call}))\n"
+            f"with LicenseClient(path, deadline=60, agent_uid=int(uid)) as client:\n{work}"
         )
         uid = os.geteuid() or ROOT_STANDS_IN_UID
         command = [str(place / "python"), "-c", script, str(self.agent.pos_path), str(uid), *arguments]
