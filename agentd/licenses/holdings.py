@@ -21,22 +21,20 @@ class Holdings:
     def __init__(self, validator: Validator) -> None:
         self._validator = validator
         self._kept = HeldLicenses(())
-        self._epoch = -1
+        self._judged_at = (-1, -1)
         self._since = self._until = 0
 
     def at(self, now: int) -> HeldLicenses:
-        """The licenses as they are judged at a time, seconds since 1970 UTC.
-
-        Whoever changes the inventory starts an epoch (`SecretRing.touch`).
-        """
-        if self._epoch != self._validator.ring.epoch or not self._since <= now < self._until:
+        """The licenses as they are judged at a time, seconds since 1970 UTC."""
+        judged = (self._validator.ring.epoch, self._validator.inventory.changes)
+        if self._judged_at != judged or not self._since <= now < self._until:
             self._judge(now)
         return self._kept
 
     def _judge(self, now: int) -> None:
         validator = self._validator
         ring, inventory = validator.ring, validator.inventory
-        epoch, used = ring.epoch, set(inventory.licenses())
+        judged, used = (ring.epoch, inventory.changes), set(inventory.licenses())
         # What time does to the secrets decides about licenses that cannot be opened.
         until = min((ring.standing(stored, now).next_change for stored in ring.versions), default=FOREVER)
         found = []
@@ -48,7 +46,7 @@ class Holdings:
             if held is not None and (held.reason is not LicenseReason.SECRET_INVALIDATED or license_id in used):
                 found.append(held)
         self._kept = HeldLicenses(found)
-        self._epoch, self._since, self._until = epoch, now, until
+        self._judged_at, self._since, self._until = judged, now, until
 
 
 def _held(license_id: str, entry: Entry) -> Held | None:

@@ -53,6 +53,7 @@ class LicenseInventory:
 
     Attributes:
         dirty: something has changed since it was last saved.
+        changes: grows when another token of a license is kept, or none any more.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -60,6 +61,7 @@ class LicenseInventory:
         self._page = _Page({}, {})
         self._saving = asyncio.Lock()
         self.dirty = False
+        self.changes = 0
 
     def load(self) -> bool:
         """Reads the file; False if it exists and cannot be read (the inventory starts empty then)."""
@@ -67,6 +69,7 @@ class LicenseInventory:
             return True
         try:
             self._page = msgspec.json.decode(self._path.read_bytes(), type=_Page)
+            self.changes += 1
         except FileNotFoundError:
             return True
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -123,7 +126,7 @@ class LicenseInventory:
             return False
         held, expires = (False, 0) if known is None else (known.held, known.expires)
         self._page.newest[jti] = _Newest(iat, token, version, held, expires)
-        self.dirty = True
+        self._changed()
         return True
 
     # What the server has said, without anybody having carried a token
@@ -156,13 +159,13 @@ class LicenseInventory:
         if known is not None and (known.iat, known.version) >= (iat, version):
             iat, token, version = known.iat, known.token, known.version
         self._page.newest[jti] = _Newest(iat, token, version, True, expires)
-        self.dirty = True
+        self._changed()
         return True
 
     def release(self, jti: str) -> None:
         """Forgets a license that belongs to this machine no longer."""
         if self._page.newest.pop(jti, None) is not None:
-            self.dirty = True
+            self._changed()
 
     def held(self) -> list[str]:
         """The licenses that the server says belong to this machine, in order of their ids."""
@@ -178,6 +181,10 @@ class LicenseInventory:
             del self._page.newest[jti]
             return True
         return False
+
+    def _changed(self) -> None:
+        self.dirty = True
+        self.changes += 1
 
     def newer(self, jti: str, iat: int, version: int) -> bool:
         """Whether there is a token of this license that is newer than one with this `iat` and secret version."""

@@ -51,6 +51,7 @@ def test_they_work_with_each_other(mixed: tuple[Mixed, Path], tmp_path: Path) ->
     shown = made.serves("agents", "show", "pos-001", "--json")
     assert json.loads(shown).get("capabilities", []) == []
     assert made.asks("contact")["failures"] == 0
+
     # The agent holds the license now. One of the last release is asked in vain, and goes on.
     if made.old_device:
         for call in ("client.require('sales')", "client.licenses()"):

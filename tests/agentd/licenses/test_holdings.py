@@ -74,6 +74,16 @@ def test_a_revocation_counts_at_once() -> None:
     world.vault.close()
 
 
+def test_a_license_that_the_server_takes_away_is_gone_at_once() -> None:
+    world, holdings = world_with()
+    assert reason_of(holdings) is LicenseReason.OK
+    world.inventory.release("license-1")
+    assert reason_of(holdings) is None
+    world.inventory.hold("license-1", T0, token(), 1, T0 + 30 * DAY, NOW)
+    assert reason_of(holdings) is LicenseReason.OK
+    world.vault.close()
+
+
 def test_a_newer_token_takes_the_place_of_the_older() -> None:
     world, holdings = world_with()
     world.validator.import_token(token(iat=T0 + 50, features=("bakery",)), NOW)
@@ -88,7 +98,6 @@ def test_what_was_judged_counts_as_used_and_as_not_logged_yet() -> None:
     assert world.inventory.licenses() == ["license-1"]
     other = token(jti="license-2")
     world.inventory.keep("license-2", T0, other, 1)
-    world.ring.touch()
     holdings.at(NOW)
     assert world.inventory.licenses() == ["license-1", "license-2"]
     assert world.validator.look(other, NOW).first
