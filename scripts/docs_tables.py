@@ -17,9 +17,12 @@ from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
+from server.accounts.roles import Role, admits
+from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.keys.lifecycle import LIFETIMES
+from server.operators.problems import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
@@ -99,11 +102,31 @@ def health_table() -> list[str]:
     return ["| code | verdict | meaning |", "|---|---|---|", *lines]
 
 
+def acts_table() -> list[str]:
+    """What operators may ask, in the order of the catalog."""
+    lines = []
+    for act in ACTS:
+        who = "people only" if act.people_only else f"`{act.scope}`" if act.scope else "any"
+        roles = ", ".join(f"`{role}`" for role in Role if admits(role, act.needed))
+        two = " Two people." if act.approval else ""
+        everybody = all(admits(role, act.needed) for role in Role)
+        lines.append(f"| `{act.method} {act.path}` | {who} | {'all' if everybody else roles} | {act.summary}{two} |")
+    return ["| request | scope of a token | roles | what it does |", "|---|---|---|---|", *lines]
+
+
+def problems_table() -> list[str]:
+    """The kinds of problem of the operator API."""
+    lines = [f"| `{name}` | {kind.status} | {kind.title} | {kind.next} |" for name, kind in KINDS.items()]
+    return ["| type | status | meaning | what to do |", "|---|---|---|---|", *lines]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "metrics of the agent": lambda: metrics_table(agent_metrics()),
     "metrics of the server": lambda: metrics_table(server_metrics()),
     "alerts of the agent": alerts_table,
     "conditions of health": health_table,
+    "acts of operators": acts_table,
+    "problems of the operator API": problems_table,
 }
 
 

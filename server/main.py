@@ -2,11 +2,12 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from common.argv import to_back
+from common.argv import to_back, to_front
 from common.files import os_problem
 from common.version import VERSION
 
@@ -28,18 +29,21 @@ _COMMANDS = {
     "auditlog": ("audit",),
     "events": ("events",),
     "webhooks": ("webhooks",),
+    "accounts": ("accounts", "approvals", "break-glass"),
     "housekeeping": ("retention",),
     "clock": ("clock",),
     "serve": ("serve", "openapi", "tls-files"),
 }
 """The module of each command. Only the one that is used is imported: the API alone takes half a second."""
+_SHARED = {"--server", "--auth-root", "--auth-cert", "--auth-key", "--auth-token", "--reason", "--approval"}
+"""Options with a value that all commands share; users may write them anywhere."""
 _FORMER = {"claim": "enrollment-token"}
 """Former names of commands. They work for one more release, and no help lists them."""
 
 
 class _Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, to_back(args, {"--json"}, {"--dir"}))
+        return super().parse_args(ctx, to_front(to_back(args, {"--json"}, {"--dir"}), {"--local"}, _SHARED))
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return [name for names in _COMMANDS.values() for name in names]
@@ -53,10 +57,44 @@ class _Commands(click.Group):
         return None
 
 
+MAX_REASON = 200
+
+
+def _one_line(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    if len(text) > MAX_REASON or not text.isprintable():
+        raise click.BadParameter(f"a reason is one line of at most {MAX_REASON} characters")
+    return text
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="license-server", message="%(prog)s %(version)s")
-def main() -> None:
+@click.option("--server", metavar="URL", help="Ask the operator API at https://HOST:PORT, for commands that can.")
+@click.option("--auth-root", "root", type=_FILE, metavar="FILE", help="The root certificate of that server.")
+@click.option("--auth-cert", "certificate", type=_FILE, metavar="FILE", help="Your client certificate.")
+@click.option("--auth-key", "key", type=_FILE, metavar="FILE", help="Its key, without a passphrase.")
+@click.option("--auth-token", "token", type=_FILE, metavar="FILE", help="A file of mode 0600 with a token, instead.")
+@click.option("--local", is_flag=True, help="Act on this machine although the server has administrators; needs --reason.")
+@click.option("--reason", default="", callback=_one_line, metavar="TEXT", help="Why, for the audit; no names of persons.")
+@click.option("--approval", metavar="ID", help="A second person's approval, for what needs one.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    server: str | None,
+    root: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    token: Path | None,
+    local: bool,
+    reason: str,
+    approval: str | None,
+) -> None:
     """Run a license server: agents, secrets, licenses and the keys behind them."""
+    from .cli.acting import Given
+
+    ctx.obj = Given(server, root, certificate, key, token, local, reason, approval)
 
 
 def entry() -> None:

@@ -39,6 +39,7 @@ from .keys.schedule import planned
 from .notify.addresses import networks
 from .notify.delivery import Deliveries
 from .notify.sender import Sender
+from .operators.listener import LOOK_S, OperatorListener
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
@@ -75,6 +76,7 @@ class Options:
         ops: host and port of the listener for operators; None for no such listener.
         policy: which devices may become agents.
         with_openapi: whether to serve the OpenAPI document.
+        operators: host and port of the operator API; None for no such listener.
     """
 
     bind: tuple[str, int] | None
@@ -83,14 +85,16 @@ class Options:
     policy: Policy
     with_openapi: bool = False
     proxies: frozenset[int] = frozenset()
+    operators: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Bound, not yet listening: of the API, and of the operators if they have one."""
+    """Bound, not yet listening: of the API, of health and metrics, and of the operator API; None where there is none."""
 
     api: socket.socket
     ops: socket.socket | None
+    operators: socket.socket | None = None
 
 
 def bind(options: Options, processes: int = 1) -> list[Sockets]:
@@ -105,11 +109,12 @@ def bind(options: Options, processes: int = 1) -> list[Sockets]:
         api = unix_socket(options.unix)
     else:
         raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
+    operators = None if options.operators is None else tcp_socket(*options.operators, "--operators")
     if options.ops is None:
-        return [Sockets(api, None)] * processes
+        return [Sockets(api, None, operators)] * processes
     host, port = options.ops
     ports = [port + number if port else 0 for number in range(processes)]
-    return [Sockets(api, tcp_socket(host, each, "--ops", loopback_only=True)) for each in ports]
+    return [Sockets(api, tcp_socket(host, each, "--ops", loopback_only=True), operators) for each in ports]
 
 
 def serve(
@@ -163,6 +168,11 @@ def serve(
     if sockets.ops is not None:
         names.append("operators: " + _name(sockets.ops.getsockname()))
         servers.append(Listener(create_ops(checks(server), metrics.text), sockets.ops, H11Protocol, None))
+    operators = None
+    if sockets.operators is not None:
+        operators = OperatorListener(server, sockets.operators, _lots(server))
+        names.append("operator API: " + _name(sockets.operators.getsockname()))
+        servers.append(operators.listener)
     notices = Notices()
     background: set[asyncio.Task[None]] = set()
 
@@ -177,6 +187,8 @@ def serve(
     def hangup() -> None:
         if context is not None:
             _reload(server.keys, listener)
+        if operators is not None:
+            operators.look()
 
     work = {HOUSEKEEPING.name: partial(_keep_house, server), KEYS.name: partial(_keep_keys, server, context is not None)}
     runner = Runner(jobs, work, time.time)
@@ -186,6 +198,8 @@ def serve(
     ]
     if context is not None:
         chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))
+    if operators is not None:
+        chores.append(Chore(operators.look, LOOK_S))
     try:
         with Heart(server.clock):
             run(servers, serving, hangup, chores, until)

@@ -23,6 +23,8 @@ from .base.errors import RegistryError
 from .serving import Sockets
 
 WORKER_OPTION = "--worker"
+ABSENT = "-"
+"""In the value of `--worker`: no such socket."""
 STOP_S = 30
 """How long workers may take to end their requests."""
 RESTARTS, RESTARTS_S = 5, 60.0
@@ -84,14 +86,17 @@ def inherited(text: str) -> Inherited:
         RegistryError: the value is not of that form, or they are not sockets.
     """
     try:
-        line, api, *ops = (socket.socket(fileno=int(each)) for each in text.split(","))
+        line, api, ops, operators = (None if each == ABSENT else socket.socket(fileno=int(each)) for each in text.split(","))
+        if line is None or api is None:
+            raise ValueError
     except (ValueError, OSError):
         raise RegistryError(f"{WORKER_OPTION} is for processes that 'license-server serve --workers' starts") from None
-    for each in (line, api, *ops):
-        each.set_inheritable(False)
+    for each in (line, api, ops, operators):
+        if each is not None:
+            each.set_inheritable(False)
     # What the supervisor waits for is blocked in what it starts. SIGHUP would end a process that does not serve yet.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGHUP})
-    return Inherited(Sockets(api, ops[0] if ops else None), line)
+    return Inherited(Sockets(api, ops, operators), line)
 
 
 @dataclass
@@ -107,7 +112,7 @@ class Supervisor:
     """
 
     sockets: Sequence[Sockets]
-    start: Callable[[list[int]], "subprocess.Popen[bytes]"]
+    start: Callable[[list[int | None]], "subprocess.Popen[bytes]"]
     notices: Notifier
     say: Callable[[str, dict[str, object]], None]
     steady: Callable[[], float] = time.monotonic
@@ -140,7 +145,8 @@ class Supervisor:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         sockets = self.sockets[number]
-        descriptors = [each.fileno() for each in (theirs, sockets.api, sockets.ops) if each is not None]
+        given = (theirs, sockets.api, sockets.ops, sockets.operators)
+        descriptors = [None if each is None else each.fileno() for each in given]
         process = self.start(descriptors)
         theirs.close()
         ours.setblocking(False)
@@ -205,10 +211,12 @@ class Supervisor:
             worker.line.close()
 
 
-def start_again(descriptors: list[int]) -> "subprocess.Popen[bytes]":
+def start_again(descriptors: list[int | None]) -> "subprocess.Popen[bytes]":
     """Starts this program with its own arguments, as a worker."""
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    arguments = [*sys.argv[1:], WORKER_OPTION, ",".join(map(str, descriptors))]
+    arguments = [*sys.argv[1:], WORKER_OPTION, ",".join(ABSENT if each is None else str(each) for each in descriptors)]
     # By the interpreter: a console script may have been started by a name that is not a path.
     command = [sys.executable, "-I", "-c", "from server.main import entry; entry()", *arguments]
-    return subprocess.Popen(command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, pass_fds=[each for each in descriptors if each is not None], env=environment, stdin=subprocess.DEVNULL
+    )

@@ -7,13 +7,13 @@ administrator but one. A name is never given to another account, because the aud
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit
 from server.registry.database import next_number
-from server.registry.operator_models import Account
+from server.registry.operator_models import Account, AccountCertificate
 
 from .roles import Role
 
@@ -220,6 +220,18 @@ def count_administrators(session: Session) -> int:
     query = select(func.count()).select_from(Account)
     mine = (Account.role == Role.ADMINISTRATOR.value, Account.kind == PERSON, Account.state == ACTIVE)
     return session.scalar(query.where(*mine)) or 0
+
+
+def has_administrators(session: Session, now: int) -> bool:
+    """Whether somebody could sign in as administrator: an active person with a certificate that counts, or a subject."""
+    mine = (Account.role == Role.ADMINISTRATOR.value, Account.kind == PERSON, Account.state == ACTIVE)
+    counts = (
+        select(AccountCertificate.fingerprint)
+        .where(AccountCertificate.account == Account.name, AccountCertificate.state == ACTIVE)
+        .where(AccountCertificate.not_after > now)
+        .exists()
+    )
+    return session.scalar(select(Account.name).where(*mine, or_(Account.subject.is_not(None), counts)).limit(1)) is not None
 
 
 def _is_administrator(account: Account) -> bool:

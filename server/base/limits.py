@@ -7,6 +7,8 @@ from common.tokenbucket import BoundedBuckets
 
 MAX_BODY_BYTES = 64 * 1024
 """Of a request's body, as it comes over the wire."""
+MAX_OPERATOR_BODY_BYTES = 1024 * 1024
+"""Of a request's body on the operators' listener: a list of many licenses comes at once."""
 MAX_HEAD_BYTES = 16 * 1024
 """Of a request's line and headers."""
 MAX_HEADER_REQUEST_CHARS = 8000

@@ -11,7 +11,7 @@ from server.registry.retention import Retention, set_retention
 from server.registry.retention import retention as present_retention
 from server.wiring import housekeeping
 
-from .options import directory_option, json_option, now, opened, writing
+from .options import changing, directory_option, json_option, now, opened, writing
 
 _DEFAULT = Retention()
 _TEXTS = {
@@ -92,7 +92,7 @@ def retention(
         with writing(directory) as (_server, session):
             set_retention(session, changes, now())
     removed: dict[str, int] = {}
-    with opened(directory) as server:
+    with changing(directory) if at_once else opened(directory) as server:
         if at_once:
             removed = housekeeping(server).run(now(), confirmed=True).rows
         with server.database.read() as session:

@@ -15,6 +15,7 @@ from server.wiring import Plan, Server, create_server
 
 from .operator import operator
 from .options import (
+    changing,
     database_file_option,
     database_url,
     directory_option,
@@ -163,7 +164,8 @@ def keys_rotate(
     """Replace the key of a KIND. The old key stays valid for a while. All but 'tls' and 'operator-ca' need the root key."""
     secret = None if root_key is None else passphrase_of(root_key, passphrase_file)
     lent = None if root_key is None else read_root_key(root_key, secret)
-    with opened(directory) as server:
+    # Whoever lends the offline root needs nobody's account.
+    with opened(directory) if lent is not None else changing(directory) as server:
         if kind != "root":
             kid = server.key_lifecycle.rotate(kind, now(), lent, names)
             click.echo(f"the {kind} key is now {kid}; what the old key signed stays valid for a while", err=True)
@@ -203,7 +205,7 @@ def keys_prepare(directory: Path, kinds: tuple[str, ...], root_key: Path | None,
 @click.argument("kind", type=click.Choice(PREPARED))
 def keys_use_next(directory: Path, kind: str) -> None:
     """Put the prepared key of a KIND in use now, ahead of its day. Needs no root key."""
-    with opened(directory) as server:
+    with changing(directory) as server:
         changed = server.succession.use_next(kind, now())
     click.echo(
         f"the {kind} key is now {changed.kid}; 'license-server keys revert {kind}' goes back to {changed.before}", err=True
@@ -215,7 +217,7 @@ def keys_use_next(directory: Path, kind: str) -> None:
 @click.argument("kind", type=click.Choice(list(USE_AHEAD_S)))
 def keys_revert(directory: Path, kind: str) -> None:
     """Put the earlier key of a KIND back in use. What the present one signed stays valid. Needs no root key."""
-    with opened(directory) as server:
+    with changing(directory) as server:
         changed = server.succession.revert(kind, now())
     click.echo(f"the {kind} key is now {changed.kid} again; {changed.before} is still accepted", err=True)
 

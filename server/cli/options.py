@@ -22,6 +22,7 @@ from server.keys.rootkey import needs_passphrase
 from server.registry.database import Database
 from server.wiring import Server, open_server
 
+from .acting import given, require_local
 from .operator import operator
 from .times import parse_duration, parse_time, zone_of
 
@@ -185,7 +186,8 @@ def now() -> int:
 def opened(directory: Path) -> Iterator[Server]:
     """Opens the server in a directory, and closes it at the end."""
     server = open_server(directory)
-    server.database.operator = operator()
+    reason = given().reason
+    server.database.operator = operator() | ({"why": reason} if reason else {})
     try:
         yield server
     finally:
@@ -206,7 +208,23 @@ def writing(directory: Path, reason: str = "") -> Iterator[tuple[Server, Session
         if reason:
             server.database.operator = {**server.database.operator, "why": reason}
         with server.database.write() as session:
+            require_local(session, _command(), now())
             yield server, session
+
+
+@contextmanager
+def changing(directory: Path) -> Iterator[Server]:
+    """Opens the server in a directory for a command whose changes have transactions of their own."""
+    with opened(directory) as server:
+        with server.database.write() as session:
+            require_local(session, _command(), now())
+        yield server
+
+
+def _command() -> str:
+    """The words that call the command, for the audit."""
+    context = click.get_current_context(silent=True)
+    return "command" if context is None else context.command_path.partition(" ")[2]
 
 
 def new_passphrase(file: Path | None) -> bytes | None:

@@ -14,7 +14,7 @@ from server.licensing.secrets import SecretRow
 from server.registry.paging import pages
 
 from .listing import limit_option, progress_bar, show_pages
-from .options import PAUSE_S, agent_option, directory_option, json_option, now, opened, reading, utc, writing
+from .options import PAUSE_S, agent_option, changing, directory_option, json_option, now, opened, reading, utc, writing
 from .output import handing_out, out_option
 
 
@@ -79,7 +79,7 @@ def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool, resume
 
 
 def _rotate_all(directory: Path, resume: bool) -> int:
-    with opened(directory) as server:
+    with changing(directory) as server:
         begun = demand.begin(server.database, now(), resume=resume)
         if begun.interrupted is not None:
             click.echo(

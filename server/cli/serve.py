@@ -13,6 +13,7 @@ from server.api.app import create_app
 from server.base.errors import RegistryError
 from server.base.jsonlog import log_to_stderr
 from server.enrollment.service import LEVELS, Level, Policy
+from server.operators.app import create_app as create_operator_app
 from server.registry.database import MOST_CONNECTIONS
 from server.serving import Options, Sockets, check, load_roots, write_tls_files
 from server.serving import bind as bind_sockets
@@ -66,6 +67,12 @@ def _levels(_ctx: click.Context, _param: click.Parameter, text: str) -> frozense
     "--ops", callback=_address, metavar="HOST:PORT", help="Serve health, readiness and metrics here; a loopback address."
 )
 @click.option(
+    "--operators",
+    callback=_address,
+    metavar="HOST:PORT",
+    help="Serve the operator API here, with TLS 1.3; people sign in with a certificate, programs with a token.",
+)
+@click.option(
     "--accept",
     callback=_levels,
     default=",".join(LEVELS),
@@ -96,6 +103,7 @@ def serve(
     unix: Path | None,
     proxy_users: tuple[str, ...],
     ops: tuple[str, int] | None,
+    operators: tuple[str, int] | None,
     accept: frozenset[Level],
     ek_roots: Path | None,
     with_openapi: bool,
@@ -108,9 +116,11 @@ def serve(
         raise RegistryError("give either an address with --bind HOST:PORT, or a socket with --unix PATH")
     if ops is not None and ops == bind and ops[1] != 0:
         raise RegistryError("--bind and --ops name the same address: give operators a port of their own")
+    if operators is not None and operators[1] != 0 and operators in (bind, ops):
+        raise RegistryError("--operators names the address of another listener: give the operator API a port of its own")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
-    options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies)
+    options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies, operators)
     if worker is not None:
         found = inherited(worker)
         _serve(directory, options, found.sockets, found.tell_ready, found.line.fileno(), (found.tell_alive, ALIVE_S))
@@ -171,15 +181,21 @@ def _say(text: str, fields: dict[str, object]) -> None:
 
 
 @click.command()
+@click.option("--operators", is_flag=True, help="The document of the operator API, instead of that of the agents' API.")
 @out_option
-def openapi(out: Path | None) -> None:
+def openapi(operators: bool, out: Path | None) -> None:
     """Print the API's OpenAPI document."""
-    write(document(), out)
+    write(operator_document() if operators else document(), out)
 
 
 def document() -> str:
     """The OpenAPI document as JSON."""
     return json.dumps(create_app(None, None, None).openapi(), indent=2)  # type: ignore[arg-type]
+
+
+def operator_document() -> str:
+    """The OpenAPI document of the operator API as JSON."""
+    return json.dumps(create_operator_app(None, b"").openapi(), indent=2)  # type: ignore[arg-type]
 
 
 @click.command("tls-files")

@@ -32,12 +32,18 @@ class Cipher:
         self._backup = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server backups v1").derive(data_key)
         self._derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server challenges v1").derive(data_key)
 
+        self._cursors = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server cursors v1").derive(data_key)
+
     def __repr__(self) -> str:
         return "<cipher of the registry>"
 
     def challenge_key(self) -> bytes:
         """The HMAC key of challenges, 32 bytes. It is derived, so that all replicas have the same one."""
         return self._derived
+
+    def cursor_key(self) -> bytes:
+        """The HMAC key of the operator API's cursors, 32 bytes; all processes have the same one."""
+        return self._cursors
 
     def audit_key(self) -> bytes:
         """The HMAC key of what the audit log says of its removed records, 32 bytes."""

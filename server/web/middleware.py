@@ -3,7 +3,6 @@
 It reads the body, whole and bounded, and hands it to the application from memory.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -20,12 +19,12 @@ from server.base.limits import (
     LOT_ASKED_RATE,
     MAX_BODY_BYTES,
     MAX_KEYS,
-    REQUEST_DEADLINE_S,
     Rate,
     address_key,
     buckets,
 )
 
+from .bodies import BodyRefused, whole_body
 from .callers import CannotIdentify, Identify, Scope, address_of
 from .clientchain import NotOurs
 from .peers import Peer
@@ -198,7 +197,7 @@ class Middleware:
             return error(429, RefusalCode.RATE_LIMITED, f"too many requests; try again in {wait} s", wait)
         if refused is not None:
             return refused
-        if scope["method"] == "POST" and not _is_json(scope["headers"]):
+        if scope["method"] == "POST" and not is_json(scope["headers"]):
             return error(415, RefusalCode.BAD_REQUEST, "the content-type must be application/json")
         return await _body(scope, receive)
 
@@ -245,7 +244,8 @@ def _ends(caller: Caller | None, status: int) -> bool:
     return status in (400, 401, 429) and (caller is None or caller.peer is None)
 
 
-def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
+def is_json(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a request says, once, that its body is JSON."""
     values = [value for name, value in headers if name == b"content-type"]
     if len(values) != 1:
         return False
@@ -254,25 +254,10 @@ def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 async def _body(scope: Scope, receive: Any) -> Response | bytes:
-    too_large = error(413, RefusalCode.BAD_REQUEST, f"the body is too large; the limit is {MAX_BODY_BYTES} bytes")
-    for name, value in scope["headers"]:
-        # The protocol has checked that it is a number, but not how many digits it has.
-        if name == b"content-length" and (len(value) > 9 or int(value) > MAX_BODY_BYTES):
-            return too_large
-    body = bytearray()
     try:
-        async with asyncio.timeout(REQUEST_DEADLINE_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return error(400, RefusalCode.BAD_REQUEST, "the connection was closed before the end of the body")
-                body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
-                    return too_large
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        return error(408, RefusalCode.BAD_REQUEST, f"the request did not arrive within {REQUEST_DEADLINE_S} s")
+        return await whole_body(scope, receive, MAX_BODY_BYTES)
+    except BodyRefused as refused:
+        return error(refused.status, RefusalCode.BAD_REQUEST, refused.text)
 
 
 def replay(body: bytes) -> Callable[[], Any]:

@@ -71,11 +71,16 @@ class ApiProtocol(H11Protocol):
         else:
             self._disarm()
 
+    @staticmethod
+    def malformed() -> tuple[str, bytes]:
+        """Content type and body of the response to a malformed request."""
+        return "application/json", error(400, RefusalCode.BAD_REQUEST, "malformed HTTP request").body().encode()
+
     def send_400_response(self, msg: str) -> None:
         """Answers a malformed request in the form of all errors, and ends the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = error(400, RefusalCode.BAD_REQUEST, "malformed HTTP request").body().encode()
-            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            kind, body = self.malformed()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"cache-control: no-store\r\nconnection: close\r\n\r\n" + body)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # what the application still says goes nowhere

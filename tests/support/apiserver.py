@@ -45,7 +45,7 @@ class ApiServer:
         self.unix = unix
         self.proxy_user = str(os.geteuid())
         self.claims: list[str] = []
-        self.base = self.ops = ""
+        self.base = self.ops = self.operators = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory.parent / f"{directory.name}.log"
         with self.server_side() as server_side:
@@ -90,7 +90,9 @@ class ApiServer:
         line = self.wait_for('"event":"serving"', begins)
         names = json.loads(line)["listeners"]
         self.base = f"https://{names[0]}"
-        self.ops = next((f"http://{name.removeprefix('operators: ')}" for name in names[1:]), "")
+        self.ops = next((f"http://{name.removeprefix('operators: ')}" for name in names if "operators: " in name), "")
+        mine = "operator API: "
+        self.operators = next((f"https://{name.removeprefix(mine)}/operator/v1" for name in names if mine in name), "")
 
     def wait_for(self, text: str, after: int = 0) -> str:
         """The newest line of the log, after so many characters, with that text in it, as soon as there is one."""

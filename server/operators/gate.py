@@ -1,0 +1,250 @@
+"""Admits requests of operators: limits their rate, signs them in, reads the body. ASGI middleware.
+
+An address is limited before anything is looked up; who has signed in is limited by account, and no longer by address.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.accounts import signin
+from server.accounts.signin import SignedIn
+from server.acts import caller as callers
+from server.acts.runner import Runner
+from server.base.jsonlog import place_of
+from server.base.limits import (
+    ADDRESS_RATE,
+    AGENT_RATE,
+    LOT_ASKED_RATE,
+    MAX_OPERATOR_BODY_BYTES,
+    address_key,
+    buckets,
+)
+from server.registry.database import Database
+from server.web.bodies import BodyRefused, whole_body
+from server.web.middleware import Lots, is_json, replay
+from server.web.peers import Peer
+from server.web.transport import PEER_EXTENSION
+
+from .problems import RETRY_S, Problem, problem_of
+
+OPERATOR = "license_server.operator"
+"""In `scope["extensions"]`: the `Caller`."""
+PROBLEM = "license_server.problem"
+"""In `scope["extensions"]`: a list that the application adds its problem to, for the log."""
+MAX_TOKEN_CHARS = 8192
+_BODY_PROBLEMS = {400: "malformed", 408: "too-slow", 413: "too-large"}
+_log = logging.getLogger("license_server")
+
+Scope = dict[str, Any]
+Vouch = Callable[[str, int], tuple[str, str] | None]
+"""Returns issuer and subject of a token of an OpenID provider, or None; called in a thread, with seconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What a request brings to sign in with: one of the two."""
+
+    peer: Peer | None
+    token: str | None
+
+
+class Gate:
+    """Passes to the application only requests of operators who have signed in, within their rates, with whole bodies.
+
+    Args:
+        app: the application.
+        database: has the accounts.
+        runner: records refusals.
+        clock_problem: why nobody can be signed in now; None if the clock is trusted. Runs in a thread.
+        lots: the accounts' allowance is shared with other processes; None if this process is the only one.
+        vouch: verifies tokens of an OpenID provider; None without one.
+        wall: seconds since 1970 UTC.
+        steady: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        database: Database,
+        runner: Runner,
+        clock_problem: Callable[[], str | None] = lambda: None,
+        lots: Lots | None = None,
+        vouch: Vouch | None = None,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._database = database
+        self._runner = runner
+        self._clock_problem = clock_problem
+        self._lots = lots
+        self._vouch = vouch
+        self._wall = wall
+        self._steady = steady
+        self._addresses = buckets(ADDRESS_RATE)
+        self._accounts = buckets(AGENT_RATE if lots is None else lots.rate)
+        self._asked = buckets(LOT_ASKED_RATE)
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Handles one request, or the lifespan."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, started = self._steady(), 500, False
+        said: list[Problem] = []
+        scope["extensions"] = {**scope.get("extensions", {}), PROBLEM: said}
+
+        async def noting(message: dict[str, Any]) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", []), (b"cache-control", b"no-store")]
+                if status in (400, 401, 408, 413, 429):
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            admitted = await self._admit(scope, receive)
+            if isinstance(admitted, Problem):
+                said.append(admitted)
+                await send_problem(noting, admitted)
+            else:
+                await self._app(scope, replay(admitted), noting)
+        except Exception as problem:  # noqa: BLE001 - whatever the application did not foresee ends here
+            _log.error("a request failed", extra={"fields": {"kind": type(problem).__name__, "at": place_of(problem)}})
+            if not started:
+                await send_problem(noting, Problem("internal", "internal error; the server's log says where"))
+        finally:
+            self._tell(scope, status, said, self._steady() - began)
+
+    async def _admit(self, scope: Scope, receive: Any) -> Problem | bytes:
+        address = _address(scope)
+        key, now = address_key(address), self._steady()
+        if not self._addresses.take(key, now):
+            return _limited(self._addresses.wait(key, now))
+        credential = _credential(scope)
+        if isinstance(credential, Problem):
+            return credential
+        found = await anyio.to_thread.run_sync(self._sign_in, credential, address)
+        if isinstance(found, Problem):
+            return found
+        self._addresses.give(key, 1, now)
+        account = f"account {found.account}"
+        if not self._accounts.take(account, now) and not await self._take_lot(account, now):
+            return _limited(self._accounts.wait(account, now))
+        scope["extensions"][OPERATOR] = callers.of(found)
+        if scope["method"] in ("POST", "PUT", "PATCH") and not is_json(scope["headers"]):
+            return Problem("unsupported-media-type", "the content-type must be application/json")
+        try:
+            return await whole_body(scope, receive, MAX_OPERATOR_BODY_BYTES)
+        except BodyRefused as refused:
+            return Problem(_BODY_PROBLEMS[refused.status], refused.text)
+
+    def _sign_in(self, credential: _Credential, address: str) -> SignedIn | Problem:
+        """Who has this credential now; runs in a thread."""
+        now = int(self._wall())
+        try:
+            problem = self._clock_problem()
+            if problem is not None:
+                return Problem("unavailable", problem, RETRY_S)
+            found = self._find(credential, now)
+            if found is None:
+                self._runner.record_refusal(f"address {address}"[:128], now, act="sign_in", via=_via(credential))
+                return Problem("not-signed-in", _why(credential))
+            if found.use_due:
+                with self._database.write() as session:
+                    signin.note_use(session, found, now)
+        except SQLAlchemyError as error:
+            return problem_of(error)
+        return found
+
+    def _find(self, credential: _Credential, now: int) -> SignedIn | None:
+        if credential.peer is not None:
+            if not credential.peer.valid_at(now):
+                return None
+            with self._database.read() as session:
+                return signin.by_certificate(session, credential.peer.fingerprint, now)
+        token = credential.token or ""
+        if token.count(".") == 2 and self._vouch is not None:
+            vouched = self._vouch(token, now)
+            if vouched is None:
+                return None
+            with self._database.read() as session:
+                return signin.by_subject(session, *vouched, now)
+        with self._database.read() as session:
+            return signin.by_token(session, token, now)
+
+    async def _take_lot(self, key: str, now: float) -> bool:
+        """Whether an account that has used up what this process lets it ask gets a lot of the allowance that all share."""
+        if self._lots is None or not self._asked.take(key, now):
+            return False
+        if not await anyio.to_thread.run_sync(self._lots.take, key, int(self._wall())):
+            return False
+        self._accounts.give(key, self._lots.rate.burst, now)
+        return self._accounts.take(key, now)
+
+    def _tell(self, scope: Scope, status: int, said: list[Problem], seconds: float) -> None:
+        """Logs a refusal: who and what, by names of our own, and never what the request contains."""
+        if status < 400:
+            return
+        caller = scope["extensions"].get(OPERATOR)
+        fields: dict[str, Any] = {"endpoint": "operators", "status": status, "ms": round(seconds * 1000)}
+        fields["code"] = said[0].kind if said else None
+        fields["address"] = _address(scope)[:64]
+        if caller is not None:
+            fields["account"] = caller.account
+        _log.info("refused", extra={"fields": fields})
+
+
+def _credential(scope: Scope) -> _Credential | Problem:
+    """What the request brings to sign in with."""
+    peer: Peer | None = scope["extensions"].get(PEER_EXTENSION)
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(given) > 1:
+        return Problem("malformed", "there are two Authorization headers")
+    if given and peer is not None:
+        return Problem("two-credentials", "there are a client certificate and an Authorization header")
+    if not given:
+        return _Credential(peer, None) if peer is not None else Problem("not-signed-in", _why(_Credential(None, None)))
+    scheme, space, token = given[0].partition(b" ")
+    if scheme.lower() != b"bearer" or not space or len(token) > MAX_TOKEN_CHARS or not token.isascii():
+        return Problem("not-signed-in", "the Authorization header must be 'Bearer TOKEN'")
+    return _Credential(None, token.decode("ascii"))
+
+
+def _via(credential: _Credential) -> str:
+    if credential.peer is not None:
+        return "certificate"
+    return "oidc" if (credential.token or "").count(".") == 2 else "token"
+
+
+def _why(credential: _Credential) -> str:
+    if credential.peer is not None:
+        return "this client certificate does not count: it has ended, was revoked, or its account may not sign in"
+    if credential.token is not None:
+        return "this token does not count: it has ended, was revoked, or its account may not sign in"
+    return "there is neither a client certificate nor an Authorization header"
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
+
+
+def _limited(wait: int) -> Problem:
+    return Problem("rate-limited", f"too many requests; try again in {wait} s", max(wait, 1))
+
+
+async def send_problem(send: Any, problem: Problem) -> None:
+    """Sends a problem to an ASGI server."""
+    body = problem.body()
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
