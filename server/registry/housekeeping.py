@@ -16,6 +16,7 @@ from .allowance import KEPT_S as ALLOWANCE_KEPT_S
 from .database import Database
 from .event_models import Event
 from .models import Allowance, Certificate, EnrollmentToken, FormerLicense, KeptReply, ProvisioningAttempt, Secret, Setting
+from .operator_models import Approval, OperatorReply
 from .retention import DAY_S, retention
 from .webhook_models import DeadLetter
 
@@ -30,6 +31,8 @@ MAX_REPLIES_IN_ALL = 500_000
 """Kept replies of all agents. Beyond that the oldest go, but none that a request could still ask for (`kept_replies`)."""
 REPLIES_NEEDED_S = 600
 """As `kept_replies.SHORT_KEPT_S`; a test holds them together."""
+APPROVALS_KEPT_S = 90 * DAY_S
+"""How long approvals are kept after their end, for people to read; the audit has them longer."""
 SECRET_IN_USE = "ACTIVE"
 """As `secret_states.State.ACTIVE`; a test holds them together."""
 _TIME = "housekeeping.time"
@@ -93,6 +96,8 @@ class Housekeeping:
         self._remove_former_licenses(removed, now)
         self._remove_by(removed, ProvisioningAttempt.id, ProvisioningAttempt.expires_at <= now)
         self._remove_by(removed, Allowance.name, Allowance.at < now - ALLOWANCE_KEPT_S)
+        self._remove_by(removed, OperatorReply.id, OperatorReply.kept_until <= now)
+        self._remove_by(removed, Approval.id, Approval.expires_at <= now - APPROVALS_KEPT_S)
         tokens = EnrollmentToken.expires_at <= now - days.enrollment_tokens * DAY_S
         in_use = select(ProvisioningAttempt.claim_id).where(ProvisioningAttempt.claim_id == EnrollmentToken.id).exists()
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)

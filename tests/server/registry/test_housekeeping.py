@@ -3,12 +3,14 @@
 import pytest
 from sqlalchemy import func, select, text
 
+from server.acts import approvals
 from server.base.errors import RegistryError
 from server.exchange.kept_replies import SHORT_KEPT_S
 from server.licensing.secret_states import State
 from server.registry import audit, housekeeping
-from server.registry.housekeeping import MAX_STEP_S, REPLIES_NEEDED_S, SECRET_IN_USE, Housekeeping
+from server.registry.housekeeping import APPROVALS_KEPT_S, MAX_STEP_S, REPLIES_NEEDED_S, SECRET_IN_USE, Housekeeping
 from server.registry.models import AuditRecord, Base, Certificate, EnrollmentToken, KeptReply, Secret
+from server.registry.operator_models import OperatorReply
 from server.registry.retention import DAY_S, Retention, retention, set_retention
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
@@ -185,3 +187,16 @@ def test_the_retention_can_be_changed_within_bounds(server: ServerSide) -> None:
     for changes in ({"certificates": 400}, {"enrollment_tokens": 0}, {"secrets": 40_000}):
         with server.database.write() as session, pytest.raises(RegistryError, match="are kept from"):
             set_retention(session, changes, NOW)
+
+
+def test_replies_and_approvals_of_operators_go_when_their_time_is_over(server: ServerSide) -> None:
+    with server.database.write() as session:
+        for number, until in enumerate((NOW, NOW + 1)):
+            session.add(OperatorReply(id=f"{number}", digest="d", sealed=b"x", kept_until=until))
+        for number, end in enumerate((NOW - APPROVALS_KEPT_S, NOW - APPROVALS_KEPT_S + 1)):
+            asked = approvals.ask(session, "agents.revoke_many", "{}", f"{number}", "", "olga", "c", end - approvals.LASTS_S)
+            assert asked.expires_at == end
+    removed = clean(server, NOW)
+    assert (removed["operator_reply"], removed["approval"]) == (1, 1)
+    with server.database.read() as session:
+        assert [row.id for row in session.scalars(select(OperatorReply))] == ["1"]
