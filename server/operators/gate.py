@@ -105,7 +105,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 message["headers"] = [*message.get("headers", []), (b"cache-control", b"no-store")]
-                if status in (400, 401, 408, 413, 429):
+                if _ends(scope["extensions"].get(OPERATOR), status):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -200,6 +200,14 @@ class Gate:
         if caller is not None:
             fields["account"] = caller.account
         _log.info("refused", extra={"fields": fields})
+
+
+def _ends(caller: callers.Caller | None, status: int) -> bool:
+    """Whether the connection ends with this response."""
+    if status in (408, 413):
+        return True  # the rest of the body is not read
+    # Nobody is worth a connection that waits. Who has signed in is: another handshake would cost more.
+    return caller is None and status in (400, 401, 429)
 
 
 def _credential(scope: Scope) -> _Credential | Problem:
