@@ -261,7 +261,8 @@ class Stand:
         if self._keep:
             if not self._failed:
                 self._layout.mark.unlink(missing_ok=True)
-            click.echo(f"the stand has ended; its files are left in {self._layout.root}")
+            if self._layout.root.exists():
+                click.echo(f"the stand has ended; its files are left in {self._layout.root}")
             return
         setup.clear(self._layout)
         if self._made_root and self._layout.root.exists():

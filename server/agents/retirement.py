@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
-from server.registry import audit
+from server.registry import audit, events
 from server.registry.agentcounts import RETIRED, shown_status
 from server.registry.dialect import passing_locked
 from server.registry.models import Agent, License
@@ -65,6 +65,7 @@ def retire(session: Session, agent_id: str, now: int, replaced_by: str | None = 
         revoke_certificates(session, agent_id)
         successor = {} if replaced_by is None else {"replaced_by": replaced_by}
         audit.record(session, "admin", "agent.status", RETIRED, now, agent=agent_id, was=was, **successor)
+        events.emit(session, "agent.retired", now, agent=agent_id, **successor)
     ended = select(func.count()).where(License.agent_id == agent_id, License.revoked_at.is_(None))
     return Retired(agent_id, agent.retired_at, session.scalar(ended) or 0, retention(session).retired_agents)
 

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +65,10 @@ def test_a_command_is_a_process_of_its_own(tmp_path: Path) -> None:
         process.wait()
         with pytest.raises(StandError, match="its program ended with status -9"):
             warm.run("license-server", "--help")
+
+
+def test_a_stand_that_could_not_begin_does_not_say_that_it_has_ended() -> None:
+    command = [sys.executable, "-c", "from stand.main import main; main()", "up", "--dir", "/proc/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0 and "/proc/x" in done.stdout + done.stderr
+    assert "has ended" not in done.stdout + done.stderr

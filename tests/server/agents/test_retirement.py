@@ -13,6 +13,7 @@ from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing import license_list
 from server.licensing.licenses import Order
+from server.registry import events
 from server.registry.models import Agent
 from server.registry.retention import DAY_S, Retention, set_retention
 from server.web.peers import Peer, peer_of
@@ -125,6 +126,9 @@ def test_one_that_is_replaced_is_retired_with_its_successor_in_the_audit(server:
     retire(server, replaced_by=OTHER)
     (record,) = [record for record in server.audit.tail(20) if record.outcome == "retired"]
     assert record.fields["replaced_by"] == OTHER and record.fields["agent"] == ID
+    with server.database.read() as session:
+        (event,) = [each for each in events.listed(session, 0, 100) if each.kind == "agent.retired"]
+    assert (event.subject, event.fields) == (ID, {"agent": ID, "replaced_by": OTHER})
     with pytest.raises(RegistryError, match="agent 'pos-000001' is retired: only an active agent can replace another one"):
         retire(server, OTHER, replaced_by=ID)
     with pytest.raises(RegistryError, match="cannot replace itself"):
