@@ -24,11 +24,11 @@ from hwsec.store import SealedStore
 from ipc.clientwire import Reason
 from server.base.refused import RequestRefused
 from server.exchange.content import Reader
-from server.licensing import changes
+from server.licensing import lifecycle
 from server.licensing.licenses import Order
 from server.registry.models import Agent, KeptReply, License
 from tests.agentd.test_hostile_replies import JUNK, Forger, fails_typed
-from tests.support.licensing import suspend
+from tests.support.licensing import suspend, touch
 from tests.support.pair import AGENT, LICENSE, START, Pair, Stopped, prepare
 
 LATER = START + 300 * 86_400
@@ -70,12 +70,10 @@ def reason(pair: Pair, jti: str = NEW) -> Reason | None:
     return None if token is None else pair.agent.validator.validate(token, pair.clock.now()).verdict.reason
 
 
-def leave(pair: Pair, jti: str = NEW) -> None:
-    """The license goes to nobody: only what this agent is told matters here."""
+def act(pair: Pair, change: Callable[..., object], *arguments: object) -> None:
+    """An act on a license, in a transaction of its own."""
     with pair.server.server_side.database.write() as session:
-        session.get(Agent, AGENT, with_for_update=True)
-        session.delete(session.get_one(License, jti))
-        changes.left(session, AGENT, jti, LATER, pair.server.now)
+        change(session, *arguments, pair.server.now)
 
 
 def audited(pair: Pair, event: str) -> list[dict[str, Any]]:
@@ -136,14 +134,14 @@ def test_a_license_that_is_taken_away_is_refused_and_no_longer_held(pair: Pair) 
     issue(pair)
     contact(pair)
     token = pair.agent.validator.inventory.newest(NEW)
-    leave(pair)
+    act(pair, lifecycle.release, NEW)
     contact(pair)
     assert held(pair) == [LICENSE]
     ruling = pair.agent.validator.validate(token or "", pair.clock.now())
     assert ruling.verdict.reason is Reason.REVOKED and not ruling.suspended
     pair.restart_agent()
     assert not pair.valid(token)
-    issue(pair)  # it comes back
+    act(pair, lifecycle.assign, NEW, AGENT)  # it comes back
     contact(pair)
     assert held(pair) == [LICENSE, NEW] and pair.valid(token)
 
@@ -153,8 +151,12 @@ def test_a_revocation_is_for_good_whatever_is_reinstated(pair: Pair) -> None:
     contact(pair)
     pair.server.server_side.licenses.revoke(LICENSE, pair.server.now)
     contact(pair)
-    suspend(pair.server.server_side, LICENSE, pair.server.now, on=False)
+    # A faulty server says so all the same.
+    forger = Forger(pair, SYNC, lambda content: {**content, "changes": [active]})
+    active = {"license": LICENSE, "standing": "active", "expires": LATER, "token": pair.token}
+    touch(pair.server.server_side, AGENT, pair.server.now)
     contact(pair)
+    assert forger.changed and pair.agent.validator.withheld.suspended == {}
     assert not pair.valid()
 
 
@@ -485,8 +487,9 @@ def test_who_writes_to_the_disk_does_not_hide_a_change(pair: Pair) -> None:
 @pytest.mark.parametrize("member", ["license_number", "changes", "after", "unknown", "kind", "request_id"])
 def test_junk_in_any_member_is_a_typed_failure(pair: Pair, member: str) -> None:
     forger = Forger(pair, SYNC, lambda content: content)
+    suspend(pair.server.server_side, LICENSE, pair.server.now)
     for value in JUNK.values():
-        suspend(pair.server.server_side, LICENSE, pair.server.now)
+        touch(pair.server.server_side, AGENT, pair.server.now)
         forger._change = lambda content, value=value: {**content, member: value}  # type: ignore[misc]
         pair.clock.seconds += 1000
         fails_typed(pair, pair.contact())
