@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running
 from tests.support.hostilelink import HostileLink
-from tests.support.licensing import suspend
 from tests.support.link import Link
 from tests.support.relay import Relay
 from tests.support.serverside import ServerSide
@@ -210,9 +208,8 @@ class Chain:
         return self.server_cli("issue", *options).strip()
 
     def suspend(self, license_id: str, *, on: bool = True) -> None:
-        """Suspends a license in the server's registry, or reinstates it."""
-        with self.server_side() as server_side:
-            suspend(server_side, license_id, int(time.time()), on=on)
+        """Suspends a license by the server's command, or reinstates it."""
+        self.server_cli("licenses", "suspend" if on else "reinstate", license_id)
 
     def rotate_fails(self) -> str:
         """A rotation that must not come to its end; what the administrator is told."""
