@@ -123,6 +123,7 @@ def _post(agent_id: str, challenge: str, key: ec.EllipticCurvePrivateKey, check:
         key_check=check,
         highest_version=1,
         serial=1,
+        license_number=0,
     )
     header = {"alg": "ES256", "typ": REQUEST_TYPE, "kid": agent_id}
     text = jws.serialize_compact(header, msgspec.json.encode(content), ECKey.import_key(key), algorithms=["ES256"])
