@@ -26,6 +26,7 @@ _COMMANDS = {
     "products": ("products", "entitlements", "policies"),
     "customers": ("customers", "sites"),
     "licenses": ("issue", "reissue", "licenses", "revoke"),
+    "bulk": ("reports",),
     "auditlog": ("audit",),
     "events": ("events",),
     "webhooks": ("webhooks",),

@@ -14,6 +14,7 @@ from server.licensing.license_states import State
 from server.licensing.orders import Wish, order_of
 from server.registry.paging import pages
 
+from .bulk import export, import_, issue_many
 from .licensefilter import filter_options, which
 from .listing import limit_option, show_one, show_pages
 from .options import (
@@ -346,4 +347,6 @@ def revoke(directory: Path, license_id: str, reason: str) -> None:
 
 licenses.add_command(issue)
 licenses.add_command(revoke)
+for _command in (issue_many, import_, export):
+    licenses.add_command(_command)
 COMMANDS: tuple[click.Command, ...] = (issue, reissue, licenses, revoke)

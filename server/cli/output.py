@@ -16,7 +16,8 @@ from common.files import fsync_directory, temporary_of, write_temporary
 from server.base.errors import RegistryError
 
 
-def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
+def writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) -> Path | None:
+    """Refuses a file that could not be written, before anything is done."""
     if out is None:
         return None
     try:
@@ -34,7 +35,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, out: Path | None) ->
 out_option = click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_writable,
+    callback=writable,
     help="Write here instead of standard output.",
 )
 

@@ -1,8 +1,8 @@
 """Changes licenses that exist: suspends, renews, upgrades, transfers them. `license_states` has the rules.
 
-None of it makes a token. An agent learns of a change at its next contact, and gets a new token then; one of release 0.1.0 goes
-by what it holds until that ends, or until it is handed what `reissue` prints. Each function locks the license and its agents, in
-the order of their ids, until the transaction ends.
+None of it makes a token. An agent learns of a change at its next contact, and gets a new token then; one of release 0.1.0
+goes by what it holds until that ends, or until it is handed what `reissue` prints. Each function locks the license and its
+agents, in the order of their ids, until the transaction ends.
 """
 
 import json

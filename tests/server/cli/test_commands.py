@@ -106,6 +106,8 @@ ARGUMENTS = {
     "entitlements create": ["x", "--name", "y"],
     "licenses assign": ["x", "--agent", "x"],
     "licenses history": ["x"],
+    "licenses import": [__file__],
+    "licenses issue-many": ["--count", "1", "--batch", "x", "--policy", "y"],
     "licenses issue": ["--agent", "x", "--expires", "+1d"],
     "licenses reinstate": ["x"],
     "licenses release": ["x"],

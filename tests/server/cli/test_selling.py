@@ -1,0 +1,111 @@
+"""A vendor's day at the command line: from a product to reports. On both databases."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.cli.test_commands import Done, Run, enrolled, place, run
+
+__all__ = ["enrolled", "place", "run"]
+
+Told = Callable[..., Any]
+
+
+@pytest.fixture
+def told(run: Run) -> Told:
+    """Runs a command with --json and returns what it printed."""
+
+    def told(*arguments: object, **named: Any) -> Any:
+        return json.loads(run(*arguments, "--json", **named).out)
+
+    return told
+
+
+@pytest.fixture
+def shop(enrolled: Path, run: Run) -> Path:
+    run("products", "create", "till", "--name", "Till software", "--reason", "spring")
+    run("entitlements", "create", "base", "--name", "Base", "--feature", "sales")
+    run("policies", "create", "year", "--product", "till", "--name", "A year", "--entitlements", "base", "--duration", "365d")
+    run("customers", "create", "c-1", "--name", "Corner Shop Ltd")
+    run("sites", "create", "s-1", "--customer", "c-1", "--name", "Main street")
+    return enrolled
+
+
+def test_from_a_sale_to_a_revocation(shop: Path, run: Run, told: Told) -> None:
+    done = run("licenses", "issue", "--policy", "year", "--site", "s-1", "--license-id", "l")
+    assert done.out == "l\n" and "license l: valid from" in done.err
+    assigned = run("licenses", "assign", "l", "--agent", "till-1")
+    assert "customer:" in assigned.out and "'license-server reissue --agent till-1' prints its token" in assigned.err
+    assert run("reissue", "--agent", "till-1").out.count(".") == 4
+    suspended = run("licenses", "suspend", "l", "--reason", "invoice 4711")
+    assert "NOTICE: agent till-1 does not say that it learns of this" in suspended.err
+    assert run("reissue", "--agent", "till-1").out.strip() == ""
+    assert "is suspended, so it cannot be suspended: 'license-server licenses reinstate' ends that" in run(
+        "licenses", "suspend", "l", code=1
+    ).err  # fmt: skip
+    run("licenses", "reinstate", "l")
+    before = told("licenses", "show", "l")
+    assert told("licenses", "renew", "l")["expires"] == before["expires"] + 365 * 86_400
+    assert told("licenses", "upgrade", "l", "--feature", "kiosk")["features"] == ["sales", "kiosk"]
+    assert "Give what changes" in run("licenses", "upgrade", "l", code=2).err
+    assert told("licenses", "release", "l")["state"] == "unassigned"
+    run("licenses", "revoke", "l", "--reason", "sold back")
+    history = told("licenses", "history", "l")
+    assert [row["event"] for row in history] == [
+        "issued", "assigned", "suspended", "reinstated", "renewed", "upgraded", "released", "revoked",
+    ]  # fmt: skip
+    assert history[2]["fields"]["why"] == "invoice 4711"
+    (record,) = [each for each in told("audit", "-n", "100") if each["event"] == "license.suspended"]
+    assert record["fields"]["why"] == "invoice 4711" and "os_user" in record["fields"]
+    assert [row["kind"] for row in told("events", "--subject", "l")][-1] == "license.revoked"
+
+
+def test_many_are_issued_imported_exported_and_reported(shop: Path, run: Run, told: Told, tmp_path: Path) -> None:
+    report, file, exported = tmp_path / "report.csv", tmp_path / "orders.csv", tmp_path / "out.csv"
+    many = ("licenses", "issue-many", "--count", "30", "--batch", "o", "--policy", "year", "--customer", "c-1")
+    assert "30 issued" in run(*many, "--report", report).err
+    assert report.stat().st_mode & 0o777 == 0o600 and len(report.read_text().splitlines()) == 31
+    assert "30 unchanged" in run(*many).err
+    file.write_text("\ufefflicense_id;agent;policy;expires;subject\nx1;till-1;year;;=1+1\nx2;nobody;year;;\nx3;;;soon;\n")
+    done = run("licenses", "import", file, code=1)
+    assert "2 bad, 1 not issued" in done.err and "line 3: no agent 'nobody'" in done.err and "line 4: expires" in done.err
+    counts = told("licenses", "import", file, "--row-by-row", "--report", tmp_path / "r.json", code=1)["counts"]
+    assert counts == {"issued": 1, "unchanged": 0, "bad": 2, "not issued": 0}
+    assert json.loads((tmp_path / "r.json").read_text())[0]["token"].count(".") == 4
+    run("licenses", "export", "--out", exported)
+    rows = {row["license_id"]: row for row in csv.DictReader(io.StringIO(exported.read_text()))}
+    assert len(rows) == 31 and rows["x1"]["subject"] == "'=1+1" and rows["x1"]["features"] == "sales"
+    assert "31 unchanged" in run("licenses", "import", exported).err, "an export is an import of the same"
+    assert len(json.loads(run("licenses", "export", "--format", "json", "--customer", "c-1").out)) == 30
+    assert len(told("licenses", "list")) == 31 and len(told("licenses", "list", "--status", "unassigned")) == 30
+    assert len(told("reports", "expiry", "--until", "+400d", "--customer", "c-1", "--limit", "7")) == 7
+    assert told("reports", "expiry") == []
+    (device,) = csv.DictReader(io.StringIO(run("reports", "devices", "--csv").out))
+    assert (device["agent"], device["active"], device["last contact"]) == ("till-1", "1", "")
+
+
+def test_a_customer_is_erased(shop: Path, run: Run, told: Told) -> None:
+    assert "Corner Shop Ltd" in run("customers", "show", "c-1").out
+    assert "Corner Shop Ltd" in run("customers", "list").out and "Main street" in run("sites", "list").out
+    run("customers", "erase", "c-1", "--yes")
+    for words in (("customers", "list"), ("sites", "list"), ("audit", "-n", "100"), ("events",)):
+        said: Done = run(*words)
+        assert "Corner" not in said.out and "Main" not in said.out and "c-1" in said.out
+    assert "was erased, and gets no licenses" in run("issue", "--policy", "year", "--customer", "c-1", code=1).err
+
+
+def test_what_does_not_exist_is_no_empty_list(shop: Path, run: Run) -> None:
+    for words, text in (
+        (("licenses", "list", "--customer", "x"), "'license-server customers list' lists them"),
+        (("licenses", "export", "--policy", "x"), "'license-server policies list' lists them"),
+        (("reports", "expiry", "--site", "x"), "'license-server sites list' lists them"),
+        (("policies", "list", "--product", "x"), "'license-server products list' lists them"),
+        (("licenses", "show", "x"), "'license-server licenses list' lists them"),
+        (("licenses", "history", "x"), "'license-server licenses list' lists them"),
+    ):
+        assert text in run(*words, code=1).err
