@@ -22,6 +22,7 @@ ACTS: Mapping[str, frozenset[str]] = {
     "advance": frozenset({"seconds"}),
     "expire": frozenset({"token"}),
     "revoke": frozenset({"token"}),
+    "suspend": frozenset({"token", "on"}),
     "rotate": frozenset(),
     "invalidate": frozenset({"version"}),
     "degrade": frozenset({"on"}),

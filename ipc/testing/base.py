@@ -142,6 +142,13 @@ class AgentInTest(ABC):
         """Every request is answered with this error from now on, until `refuse(None)`. The fake alone can do it."""
         raise NotAvailable("only the fake refuses at will: use the fixture fake_license_agent")
 
+    def suspend(self, token: str, on: bool = True) -> None:
+        """The issuer suspends the license of a token that was issued here, or reinstates it. The fake alone can do it.
+
+        `require` says `suspended` then, and `validate` `revoked`.
+        """
+        raise NotAvailable("only the fake suspends licenses: use the fixture fake_license_agent")
+
     def suspect_clock(self, on: bool = True) -> None:
         """Verdicts say that the machine's clock is wrong. The fake alone can do it."""
         raise NotAvailable("only the fake has a clock to doubt: use the fixture fake_license_agent")

@@ -205,6 +205,10 @@ class FakeLicenseAgent(AgentInTest):
         with self._lock:
             self._model.revoke(self._known(token).license_id)
 
+    def suspend(self, token: str, on: bool = True) -> None:
+        with self._lock:
+            self._model.suspend(self._known(token).license_id, on)
+
     def _known(self, token: str) -> License:
         try:
             return self._model.license_of(token)

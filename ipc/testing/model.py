@@ -70,6 +70,7 @@ class Model:
     _licenses: dict[str, License] = field(default_factory=dict)
     _tokens: dict[str, Token] = field(default_factory=dict)
     _revoked: set[str] = field(default_factory=set)
+    _suspended: set[str] = field(default_factory=set)
     _seen: dict[str, str] = field(default_factory=dict)  # token to license: those that were valid, or asked about
     _newest: dict[str, str] = field(default_factory=dict)  # license to re-issued token
 
@@ -93,7 +94,7 @@ class Model:
         self.secrets[version] = Secret("ACTIVE", self.now + interval, self.now + interval + grace)
         if reissue:
             for license_id in sorted(set(self._seen.values())):
-                if self.now < self._licenses[license_id].expires and license_id not in self._revoked:
+                if self.now < self._licenses[license_id].expires and license_id not in self._revoked | self._suspended:
                     self._newest[license_id] = self._token(license_id, version)
         return version
 
@@ -184,6 +185,10 @@ class Model:
         """Revokes a license for good."""
         self._revoked.add(license_id)
 
+    def suspend(self, license_id: str, on: bool) -> None:
+        """Suspends a license, or reinstates it."""
+        (self._suspended.add if on else self._suspended.discard)(license_id)
+
     # Verdicts
 
     def verdict(self, token: str) -> Verdict:
@@ -214,7 +219,7 @@ class Model:
     def _judge_opened(self, known: Token, state: str, reason: Reason) -> Verdict:
         license = self._licenses[known.license_id]
         if reason is Reason.OK:
-            if known.license_id in self._revoked:
+            if known.license_id in self._revoked | self._suspended:
                 reason = Reason.REVOKED
             elif self.now < license.begins:
                 reason = Reason.NOT_YET_VALID
@@ -250,6 +255,8 @@ class Model:
             if verdict.valid:
                 self._seen[token] = license_id
             reason = LicenseReason(verdict.reason.value)
+            if verdict.reason is Reason.REVOKED and license_id in self._suspended:
+                reason = LicenseReason.SUSPENDED
             if opened is not None:
                 known = self._licenses[license_id]
                 product = known.metadata.get("product") or None

@@ -12,7 +12,7 @@ import pytest
 from contracts.claims import AGENT_ID as REAL_ID
 from contracts.jose import MalformedToken
 from contracts.licensetoken import parse_token
-from ipc.clientwire import FAKE_FIELD, Reason
+from ipc.clientwire import FAKE_FIELD, NEAREST_FIRST, LicenseReason, Reason
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_POS_SOCKET
@@ -148,6 +148,36 @@ def test_it_refuses_at_will() -> None:
         client.ping()
         agent.suspect_clock()
         assert client.validate(agent.issue()).clock_suspect
+
+
+def test_a_suspended_license_is_revoked_for_a_token_and_comes_back() -> None:
+    with FakeLicenseAgent(now=NOW) as agent, agent.client() as client:
+        token, other = agent.deliver(features=("a",)), agent.deliver(features=("b",))
+        agent.suspend(token)
+        assert client.validate(token).reason is Reason.REVOKED
+        assert (client.require("a").reason, client.require("b").reason) == (LicenseReason.SUSPENDED, LicenseReason.OK)
+        agent.revoke(other)
+        assert client.require("b").reason is LicenseReason.REVOKED
+        agent.suspend(token, on=False)
+        assert client.validate(token).valid and client.require("a").valid
+
+
+def test_the_fakes_choice_is_the_agents() -> None:
+    """Every pair of licenses: the better one answers, by the order that the agent goes by too."""
+    with FakeLicenseAgent(now=NOW) as agent, agent.client() as client:
+        makers = {
+            LicenseReason.OK: lambda feature: agent.deliver(features=(feature,)),
+            LicenseReason.NOT_YET_VALID: lambda feature: agent.deliver(features=(feature,), begins_in=DAY),
+            LicenseReason.SUSPENDED: lambda feature: agent.suspend(agent.deliver(features=(feature,))),
+            LicenseReason.EXPIRED: lambda feature: agent.deliver(features=(feature,), begins_in=-DAY, expires_in=-1),
+            LicenseReason.REVOKED: lambda feature: agent.revoke(agent.deliver(features=(feature,))),
+        }
+        for one in makers:
+            for other in makers:
+                feature = f"{one}-{other}"
+                makers[one](feature)
+                makers[other](feature)
+                assert client.require(feature).reason is min(one, other, key=NEAREST_FIRST.index)
 
 
 def test_time_is_what_the_test_says() -> None:
