@@ -51,6 +51,7 @@ def test_no_verdict_is_never_fine() -> None:
     assert health.of_refusal(AgentRefused(ErrorCode.FORBIDDEN, "not you")) is None
 
 
+@pytest.mark.system
 def test_an_agent_that_is_stopped_while_its_socket_is_held_is_told_soon(socket_dir: Path) -> None:
     path = socket_dir / "admin.sock"
     with socket.socket(socket.AF_UNIX) as held:
