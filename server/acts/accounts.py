@@ -15,7 +15,6 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._@-]
 TokenId = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[a-z2-7]+$")]
 Scope = Annotated[str, Field(max_length=64, pattern=r"^[a-z:]+$")]
 Seconds = Annotated[int, Field(ge=0, le=10**9)]
-Subject = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 class Account(Form):
@@ -25,8 +24,6 @@ class Account(Form):
     kind: str
     role: RoleName
     state: str
-    issuer: str | None
-    subject: str | None
     may_break_glass: bool
     created_at: Time
     changed_at: Time
@@ -95,14 +92,6 @@ class ChangeAccount(Form):
     may_break_glass: bool | None = None
 
 
-class SetSubject(Form):
-    """Who a person is at an OpenID provider; both null for nobody."""
-
-    name: Name
-    issuer: Subject | None
-    subject: Subject | None
-
-
 class OfAccount(PageForm):
     """Of which account."""
 
@@ -164,7 +153,7 @@ def show(context: Context, body: OneAccount) -> Account:
 
 
 def make(context: Context, body: NewAccount) -> Account:
-    """Make an account of a person or a program. It cannot sign in before it has a certificate, a subject or a token."""
+    """Make an account of a person or a program. It cannot sign in before it has a certificate or a token."""
     row = accounts.create(context.session, body.name, body.kind, Role(body.role), context.caller.account, context.now)
     return Account.model_validate(row)
 
@@ -178,13 +167,7 @@ def change(context: Context, body: ChangeAccount) -> Account:
     return Account.model_validate(row)
 
 
-def set_subject(context: Context, body: SetSubject) -> Account:
-    """Say who a person is at an OpenID provider."""
-    by, now = context.caller.account, context.now
-    return Account.model_validate(accounts.set_subject(context.session, body.name, body.issuer, body.subject, by, now))
-
-
-def present(context: Context, body: ChangeAccount | SetSubject) -> Account:
+def present(context: Context, body: ChangeAccount) -> Account:
     """The account, while nobody else changes it."""
     return Account.model_validate(accounts.row_of(accounts.begin_change(context.session, body.name)))
 
@@ -283,10 +266,6 @@ ACTS = (
     Act(
         "accounts.change", "accounts:write", _ADMINISTRATOR, ChangeAccount, Account, change, "/accounts/{name}", "PATCH",
         people_only=True, present=present, etag=tag, match_required=True,
-    ),
-    Act(
-        "accounts.set_subject", "accounts:write", _ADMINISTRATOR, SetSubject, Account, set_subject, "/accounts/{name}/subject",
-        "PUT", people_only=True, present=present, etag=tag, match_required=True,
     ),
     Act(
         "certificates.list", "accounts:read", _ADMINISTRATOR, OfAccount, Listed[Certificate], list_certificates,

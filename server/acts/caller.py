@@ -19,8 +19,8 @@ class Caller:
         kind: person, program, or local.
         role: None for local, who may do everything.
         scopes: what their token is limited to; None without a limit.
-        via: certificate, token, oidc or local.
-        credential: what they signed in with: a certificate's fingerprint, a token's id, or issuer and subject.
+        via: certificate, token or local.
+        credential: what they signed in with: a certificate's fingerprint, or a token's id.
         break_glass: the id of their emergency access; None without one.
         os_fields: who a local caller is, for the audit.
     """

@@ -42,8 +42,6 @@ _BODY_PROBLEMS = {400: "malformed", 408: "too-slow", 413: "too-large"}
 _log = logging.getLogger("license_server")
 
 Scope = dict[str, Any]
-Vouch = Callable[[str, int], tuple[str, str] | None]
-"""Returns issuer and subject of a token of an OpenID provider, or None; called in a thread, with seconds since 1970 UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,6 @@ class Gate:
         runner: records refusals.
         clock_problem: why nobody can be signed in now; None if the clock is trusted. Runs in a thread.
         lots: the accounts' allowance is shared with other processes; None if this process is the only one.
-        vouch: verifies tokens of an OpenID provider; None without one.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
     """
@@ -75,7 +72,6 @@ class Gate:
         runner: Runner,
         clock_problem: Callable[[], str | None] = lambda: None,
         lots: Lots | None = None,
-        vouch: Vouch | None = None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,7 +80,6 @@ class Gate:
         self._runner = runner
         self._clock_problem = clock_problem
         self._lots = lots
-        self._vouch = vouch
         self._wall = wall
         self._steady = steady
         self._addresses = buckets(ADDRESS_RATE)
@@ -170,15 +165,8 @@ class Gate:
                 return None
             with self._database.read() as session:
                 return signin.by_certificate(session, credential.peer.fingerprint, now)
-        token = credential.token or ""
-        if token.count(".") == 2 and self._vouch is not None:
-            vouched = self._vouch(token, now)
-            if vouched is None:
-                return None
-            with self._database.read() as session:
-                return signin.by_subject(session, *vouched, now)
         with self._database.read() as session:
-            return signin.by_token(session, token, now)
+            return signin.by_token(session, credential.token or "", now)
 
     async def _take_lot(self, key: str, now: float) -> bool:
         """Whether an account that has used up what this process lets it ask gets a lot of the allowance that all share."""
@@ -227,9 +215,7 @@ def _credential(scope: Scope) -> _Credential | Problem:
 
 
 def _via(credential: _Credential) -> str:
-    if credential.peer is not None:
-        return "certificate"
-    return "oidc" if (credential.token or "").count(".") == 2 else "token"
+    return "token" if credential.peer is None else "certificate"
 
 
 def _why(credential: _Credential) -> str:

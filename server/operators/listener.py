@@ -20,7 +20,7 @@ from server.web.responses import DATABASE_DOWN
 from server.web.tlscontext import server_context
 
 from .app import create_app
-from .gate import Gate, Vouch
+from .gate import Gate
 from .protocol import OperatorProtocol
 
 LOOK_S = 10.0
@@ -35,7 +35,6 @@ class OperatorListener:
         server: the components of an open server.
         sock: bound, not yet listening.
         lots: the accounts' allowance is shared with other processes; None if this process is the only one.
-        vouch: verifies tokens of an OpenID provider; None without one.
         wall: seconds since 1970 UTC.
     """
 
@@ -44,7 +43,6 @@ class OperatorListener:
         server: Parts,
         sock: socket.socket,
         lots: Lots | None = None,
-        vouch: Vouch | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._server = server
@@ -52,7 +50,7 @@ class OperatorListener:
             server.key_lifecycle.require_operator_ca(session, int(wall()))
         runner = Runner(server)
         app = create_app(runner, server.cipher.cursor_key(), wall)
-        gate = Gate(app, server.database, runner, self._clock_problem, lots, vouch, wall)
+        gate = Gate(app, server.database, runner, self._clock_problem, lots, wall)
         self._material = self._read()
         self.listener = Listener(gate, sock, OperatorProtocol, _context(self._material))
 

@@ -62,7 +62,6 @@ MATRIX = {
     "accounts.show": SECURITY,
     "accounts.make": "administrator",
     "accounts.change": "administrator",
-    "accounts.set_subject": "administrator",
     "certificates.list": SECURITY,
     "certificates.issue": "administrator",
     "certificates.renew": EVERYBODY,
@@ -82,7 +81,7 @@ MATRIX = {
 OWN = {"tokens.rotate", "tokens.revoke", "break_glass.begin", "break_glass.end"}
 """Acts that everybody may ask for, and that look for themselves whose token or emergency access it is."""
 PEOPLE_ONLY = {
-    "accounts.make", "accounts.change", "accounts.set_subject", "certificates.issue", "certificates.renew",
+    "accounts.make", "accounts.change", "certificates.issue", "certificates.renew",
     "certificates.revoke", "tokens.make", "break_glass.begin", "break_glass.end", "approvals.approve", "approvals.refuse",
 }  # fmt: skip
 
@@ -92,16 +91,14 @@ def body_of(act: Act, agent_id: str) -> Any:
     known = {
         "agent_id": agent_id, "agent_ids": [agent_id], "license_id": "l", "version": 1, "claim_id": 1, "kind": "tls",
         "name": "erna", "role": "viewer", "csr": "x", "fingerprint": "ab", "token_id": "aaaaaaaaaaaa", "expires": NOW + 9,
-        "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason", "issuer": None,
-        "subject": None, "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
+        "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason",
+        "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "accounts.make":
         needed["kind"] = "program"
     elif "kind" in act.body.model_fields:
         needed["kind"] = "tls" if act.name == "keys.rotate" else "license"
-    if act.name == "licenses.issue":
-        needed.pop("subject", None)
     return needed
 
 
