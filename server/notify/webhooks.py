@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from server.base.errors import RegistryError
+from server.base.errors import NotFound, RegistryError
 from server.registry import audit, events
 from server.registry.cipher import Cipher
 from server.registry.webhook_models import DeadLetter, Webhook
@@ -196,7 +196,7 @@ class Webhooks:
         chosen = [DeadLetter.webhook_id == webhook_id] + ([] if seq is None else [DeadLetter.seq == seq])
         count = session.scalar(select(func.count()).select_from(DeadLetter).where(*chosen)) or 0
         if seq is not None and not count:
-            raise RegistryError(f"webhook {webhook_id} has no dead letter {seq}; 'webhooks dead-letters' lists them")
+            raise NotFound(f"webhook {webhook_id} has no dead letter {seq}; 'webhooks dead-letters' lists them")
         session.execute(update(DeadLetter).where(*chosen).values(again=True))
         row.due_at = min(row.due_at, now)
         audit.record(session, "admin", "webhook.retried", "ok", now, webhook=webhook_id, count=count)
@@ -224,7 +224,7 @@ class Webhooks:
     def _row(self, session: Session, webhook_id: str, *, lock: bool = True) -> Webhook:
         row = session.get(Webhook, webhook_id, with_for_update=lock or None)
         if row is None:
-            raise RegistryError(f"there is no webhook {webhook_id!r}; 'license-server webhooks list' lists them")
+            raise NotFound(f"there is no webhook {webhook_id!r}; 'license-server webhooks list' lists them")
         return row
 
     def _sealed(self, webhook_id: str, secret: str) -> bytes:
