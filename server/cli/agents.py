@@ -15,11 +15,25 @@ from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
+from server.licensing.lifecycle import is_told
+from server.licensing.replacement import replace
 from server.registry.agentcounts import STATUSES
 from server.registry.paging import pages
 
 from .listing import limit_option, show_pages
-from .options import agent_option, confirm, directory_option, json_option, now, opened, reading, utc, writing, yes_option
+from .options import (
+    agent_option,
+    confirm,
+    directory_option,
+    json_option,
+    now,
+    opened,
+    reading,
+    reason_option,
+    utc,
+    writing,
+    yes_option,
+)
 from .output import handing_out, out_option, write
 
 SHOWN = 10
@@ -155,6 +169,28 @@ def agents_retire(directory: Path, agent_id: str) -> None:
         retired = retirement.retire(session, agent_id, now())
     ended, kept = quantity(retired.licenses, "license"), quantity(retired.kept_days, "day")
     click.echo(f"retired {agent_id} with {ended}; it stays in the registry for {kept} after {utc(retired.at)}", err=True)
+
+
+@agents.command("replace")
+@directory_option
+@click.argument("agent_id")
+@click.argument("successor")
+@yes_option
+@reason_option
+def agents_replace(directory: Path, agent_id: str, successor: str, yes: bool, reason: str) -> None:
+    """Replace an agent by the SUCCESSOR on a new machine: its licenses move there, and it retires.
+
+    For a new mainboard: provision the device first, which makes it a new agent. Revoked licenses stay behind.
+    """
+    with reading(directory) as (_server, session):
+        for each in (agent_id, successor):
+            enrolled(session, each, lock=False)
+    confirm(f"{agent_id} leaves service, and {successor} gets its licenses. Continue?", yes=yes)
+    with writing(directory, reason) as (_server, session):
+        done = replace(session, agent_id, successor, now())
+        told = is_told(session, successor)
+    how = "at its next contact" if told else f"with what 'license-server reissue --agent {successor}' prints"
+    click.echo(f"retired {agent_id}; {successor} gets {quantity(len(done.moved), 'license')} {how}", err=True)
 
 
 @agents.command("reinstate")

@@ -140,6 +140,7 @@ ARGUMENTS = {
     "break-glass end": ["ab"],
     "agents keys": ["x", "identity"],
     "agents revoke": ["x"],
+    "agents replace": ["x", "y", "--yes"],
     "agents reinstate": ["x", "--yes"],
     "agents retire": ["x"],
     "agents show": ["x"],

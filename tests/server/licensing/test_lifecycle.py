@@ -3,12 +3,14 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contracts.claims import MAX_VALUE_CHARS
 from contracts.licensetoken import parse_token
 from server.base.errors import Conflict, Invalid, NotFound, RegistryError
+from server.licensing import replacement
 from server.licensing.license_list import EVERY, Filter, devices, ending, listed
 from server.licensing.license_states import TRANSITIONS, Event, State
 from server.registry import audit, events
@@ -207,6 +209,38 @@ def test_a_moved_license_is_the_new_agents_only(vendor: Vendor) -> None:
     assert parse_token(new).agent_id == two and vendor.server.licenses.validate(two, new, NOW)[0]
     with vendor.server.database.read() as session:
         assert json.loads(session.get_one(License, "l").claims)["aud"] == two
+
+
+def test_a_new_machine_replaces_an_old_one_in_one_act(vendor: Vendor) -> None:
+    one, two = vendor.agents
+    for name in ("active", "suspended", "revoked", "short"):
+        vendor.sell(name, one, expires=NOW + (10 if name == "short" else YEAR))
+    vendor.do("suspend", "suspended")
+    vendor.server.licenses.revoke("revoked", NOW)
+
+    def swap(old: str, new: str) -> Any:
+        with vendor.server.database.write() as session:
+            return replacement.replace(session, old, new, NOW + 20)
+
+    with pytest.raises(Conflict, match="cannot replace itself"):
+        swap(one, one)
+    done = swap(one, two)
+    assert [moved.license_id for moved in done.moved] == ["active", "short", "suspended"]
+    with vendor.server.database.read() as session:
+        found = {row.license_id: (row.agent_id, row.state) for row in listed(session, NOW + 20)}
+        first, _second = devices(session, NOW + 20)
+    assert found == {
+        "active": (two, "active"),
+        "suspended": (two, "suspended"),
+        "short": (two, "expired"),
+        "revoked": (one, "revoked"),
+    }
+    assert first.status == "retired" and list(vendor.past("active"))[-1] == ("transferred", "active")
+    assert len(vendor.server.licenses.reissue_all(two, NOW + 20)) == 1
+    with pytest.raises(Conflict, match="is retired; only active agents get licenses"):
+        swap(two, one)
+    assert vendor.row("active").agent_id == two, "what is refused moves nothing"
+    assert vendor.server.audit.verify(vendor.server.server.cipher.audit_key())[1] is None
 
 
 # Trials

@@ -30,6 +30,10 @@ from server import serving, wiring
 from server.agents import retirement
 from server.agents.clones import Report
 from server.jobs.queue import Jobs
+from server.licensing import products, replacement
+from server.licensing.history import history
+from server.licensing.license_list import Filter, devices, ending, listed
+from server.licensing.license_states import State
 from server.licensing.licenses import Order
 from server.registry import events
 from server.registry.agentcounts import STATUSES
@@ -39,22 +43,27 @@ from server.web.peers import peer_of
 from tests.server.agentside import AgentSide
 from tests.server.devices import NOW, Device, der, make_csr
 from tests.server.exchange.test_checkins import private_jwk
+from tests.server.licensing.selling import Vendor
 from tests.support.licensing import suspend, transfer
 from tests.support.postgres import Postgres
 from tests.support.serverside import Acts, ServerSide, open_server
 
 LARGE = {
     "agent",
+    "allowance",
+    "audit",
     "certificate",
-    "secret",
-    "license",
+    "claim",
+    "customer",
+    "event",
     "former_license",
     "kept_reply",
-    "audit",
-    "claim",
+    "license",
+    "license_change",
     "provision_session",
-    "allowance",
-    "event",
+    "secret",
+    "site",
+    "trial",
 }
 """Tables that grow with the fleet or with time; the others have a few rows."""
 COUNTED = re.compile(r"^SELECT count\(\*\) AS count_\d+\s+FROM kept_reply$")
@@ -176,6 +185,46 @@ def serving_delete(fingerprint: str) -> Any:
     from server.registry.models import Certificate
 
     return delete(Certificate).where(Certificate.fingerprint == fingerprint)
+
+
+def selling(server: ServerSide) -> None:
+    """What operators ask of licenses, customers and products, with every filter."""
+    vendor = Vendor(server)
+    vendor.sell("x", vendor.agents[0])
+    vendor.do("suspend", "x")
+    vendor.do("reinstate", "x")
+    vendor.do("transfer", "x", vendor.agents[1])
+    customers = server.server.customers
+    names = {
+        "agent_id": vendor.agents[0],
+        "customer": "c-1",
+        "site": "s-1",
+        "policy": "year",
+        "product": "till",
+        "subject": "c-1",
+    }
+    with server.database.read() as session:
+        for which in (*(Filter(**{name: value}) for name, value in names.items()), *(Filter(state=state) for state in State)):
+            listed(session, NOW, after="a", limit=5, which=which)
+            ending(session, NOW, NOW, NOW + 10**9, listed(session, NOW, limit=1)[0], 5, which)
+        devices(session, NOW, "a", 5)
+        history(session, "x", 1, 5)
+        customers.listed(session, "a", 5)
+        customers.sites(session, "c-1", "a", 5)
+        customers.sites(session, None, "a", 5)
+        products.products(session, "a", 5)
+        products.policies(session, "till", "a", 5)
+        products.sets(session, "a", 5)
+    with server.database.write() as session:
+        customers.erase(session, "c-1", NOW)
+        replacement.replace(session, vendor.agents[1], vendor.agents[0], NOW)
+
+
+def test_no_list_of_the_vendors_reads_a_whole_table(server: ServerSide) -> None:
+    with captured(server) as statements:
+        selling(server)
+    assert sum("FROM license" in statement for statement in statements) > 20
+    assert scans(server, statements) == []
 
 
 def test_no_statement_reads_a_whole_table(server: ServerSide) -> None:
