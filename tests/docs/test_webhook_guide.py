@@ -44,6 +44,7 @@ def test_the_example_in_python() -> None:
     assert [check(header, body, key) for header, body, key, _ in requests()] == [right for *_, right in requests()]
 
 
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed; scripts/bootstrap installs it")
 def test_the_example_for_node(tmp_path: Path) -> None:
     program = tmp_path / "check.cjs"

@@ -12,6 +12,7 @@ from server.notify.sender import MAX_REPLY_BYTES, Sender
 from tests.support.pki import DAY, SERVER, Entity, make
 from tests.support.tlspeer import TlsPeer, answer, raw
 
+pytestmark = pytest.mark.system
 LOOPBACK = networks(["127.0.0.0/8"])
 
 
