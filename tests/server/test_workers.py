@@ -44,9 +44,9 @@ class World:
         for number in range(2):
             self.supervisor._start(number)
 
-    def _start(self, descriptors: list[int]) -> "subprocess.Popen[bytes]":
+    def _start(self, descriptors: list[int | None]) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-I", "-c", SAYS_WHAT_IT_IS_GIVEN, str(descriptors[0])]
-        made = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.PIPE)
+        made = subprocess.Popen(command, pass_fds=[each for each in descriptors if each is not None], stdin=subprocess.PIPE)
         self.started.append(made)
         return made
 
