@@ -3,7 +3,7 @@
 `catalog` has all of them; `runner` performs them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from server.agents.registry import Agents
 from server.keys.keyring import Keyring
 from server.keys.lifecycle import KeyLifecycle
 from server.keys.succession import Succession
+from server.licensing.customers import Customers
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
 from server.notify.webhooks import Webhooks
@@ -41,6 +42,8 @@ class Form(BaseModel):
 
 # Patterns of pydantic's own engine: `$` is the end of the text only. PostgreSQL takes no NUL character.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+VendorId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""Of a product, entitlement set, policy, customer or site: the vendor's own."""
 AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
 Hex = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9a-f]+$")]
 Line = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -91,6 +94,8 @@ class Parts(Protocol):
     @property
     def licenses(self) -> Licenses: ...  # noqa: D102
     @property
+    def customers(self) -> Customers: ...  # noqa: D102
+    @property
     def clones(self) -> Clones: ...  # noqa: D102
     @property
     def succession(self) -> Succession: ...  # noqa: D102
@@ -130,6 +135,7 @@ class Context:
         caller: who asks. The runner has checked that they may.
         now: seconds since 1970 UTC.
         reason: why, as the caller says; may be empty.
+        reached: called with the number of lines that were done, by an act that has many.
     """
 
     server: Parts
@@ -138,9 +144,23 @@ class Context:
     caller: WhoAsks
     now: int
     reason: str = ""
+    reached: Callable[[int], None] = lambda _lines: None
 
 
 Run = Callable[[Context, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """How a list is written as CSV.
+
+    Attributes:
+        columns: their names.
+        cells: of an item; what a spreadsheet would run as a formula is defused by who writes them.
+    """
+
+    columns: tuple[str, ...]
+    cells: Callable[[Any], Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +184,7 @@ class Act:
         etag: the tag of a result.
         match_required: whether the caller must say which state they want to change.
         after: called behind the commit.
+        sheet: how the list is written for who accepts `text/csv`; None for lists that are JSON only.
     """
 
     name: str
@@ -182,6 +203,7 @@ class Act:
     etag: Callable[[Any], str] | None = None
     match_required: bool = False
     after: Callable[[Parts], None] | None = None
+    sheet: Sheet | None = None
 
     @property
     def reads(self) -> bool:
@@ -197,6 +219,11 @@ class Act:
     def summary(self) -> str:
         """What it does, in a sentence."""
         return (self.run.__doc__ or "").strip().partition("\n")[0]
+
+
+def revision_tag(result: Any) -> str:
+    """The tag of a row that counts its changes."""
+    return str(result.revision)
 
 
 def page(rows: list[Any], form: type[T], limit: int, place: Callable[[Any], str]) -> Listed[T]:

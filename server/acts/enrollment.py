@@ -1,4 +1,4 @@
-"""Acts on enrollment tokens: list, make, revoke."""
+"""Acts on enrollment tokens: list, make one or many, revoke."""
 
 from typing import Annotated, Literal
 
@@ -9,6 +9,8 @@ from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S
 
 from .act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 
+MAX_TOKENS = 1000
+"""Tokens of one request."""
 HardwareId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -45,6 +47,27 @@ class Made(Form):
     text: str
 
 
+class NewTokens(Form):
+    """So many tokens, each for the first device that uses it: for a delivery of new machines."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+    factory_only: bool = False
+    lifetime_s: Annotated[int, Field(ge=60, le=10**9)] = DEFAULT_LIFETIME_S
+
+
+class NumberedToken(Form):
+    """A new token: its number, by which it is listed and revoked, and its text."""
+
+    claim_id: Number
+    text: str
+
+
+class MadeMany(Form):
+    """New tokens: the only time that their texts are known."""
+
+    items: tuple[NumberedToken, ...]
+
+
 class OneToken(Form):
     """Which token."""
 
@@ -64,6 +87,13 @@ def make(context: Context, body: NewToken) -> Made:
     return Made(text=tokens.create(context.session, body.hw_id, body.factory_only, body.lifetime_s, context.now))
 
 
+def make_many(context: Context, body: NewTokens) -> MadeMany:
+    """Make many enrollment tokens, each for one device, and return their numbers and texts."""
+    make_one, session = context.server.enrollment_tokens.make, context.session
+    made = [make_one(session, None, body.factory_only, body.lifetime_s, context.now) for _ in range(body.count)]
+    return MadeMany(items=tuple(NumberedToken.model_validate(each) for each in made))
+
+
 def revoke(context: Context, body: OneToken) -> Nothing:
     """Revoke an enrollment token."""
     context.server.enrollment_tokens.revoke(context.session, body.claim_id, context.now)
@@ -76,6 +106,10 @@ ACTS = (
         "/enrollment-tokens", "GET", also=frozenset({Role.SECURITY_OFFICER}),
     ),
     Act("enrollment_tokens.make", "enrollment:write", Role.SUPPORT, NewToken, Made, make, "/enrollment-tokens"),
+    Act(
+        "enrollment_tokens.make_many", "enrollment:write", Role.SUPPORT, NewTokens, MadeMany, make_many,
+        "/enrollment-tokens/make-many",
+    ),
     Act(
         "enrollment_tokens.revoke", "enrollment:write", Role.SUPPORT, OneToken, Nothing, revoke,
         "/enrollment-tokens/{claim_id}/revoke", also=frozenset({Role.SECURITY_OFFICER}),

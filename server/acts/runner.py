@@ -56,6 +56,8 @@ class Runner:
         idempotency_key: str | None = None,
         if_match: str | None = None,
         approval: str | None = None,
+        hand: Callable[[Any], None] = lambda _result: None,
+        reached: Callable[[int], None] = lambda _lines: None,
     ) -> Any:
         """Performs an act and returns its result.
 
@@ -68,6 +70,8 @@ class Runner:
             idempotency_key: the same request with the same key is performed once, within `replies.KEPT_S`.
             if_match: the tag of the state that the caller wants to change; None if they do not care.
             approval: the id of the approval, for an act that needs one.
+            hand: is given the result before the commit: nothing is done if it raises. Acts that are `alone` commit before it.
+            reached: see `Context`.
 
         Raises:
             NotAllowed: the caller may not.
@@ -98,7 +102,7 @@ class Runner:
         fields = caller.audit_fields(reason, approval if needs_approval else None)
         database = server.database.as_operator(fields)
         with database.write() as session:
-            context = Context(server, session, database, caller, now, reason)
+            context = Context(server, session, database, caller, now, reason, reached)
             if place is not None:
                 known = replies.kept(session, server.cipher, place, digest, now, begin=not act.alone)
                 if known is not None:
@@ -112,8 +116,10 @@ class Runner:
             if not act.alone:
                 result = act.run(context, body)
                 self._keep(session, act, place, digest, result, now)
+                hand(result)
         if act.alone:
             result = act.run(context, body)
+            hand(result)
             if place is not None:
                 with database.write() as session:
                     self._keep(session, act, place, digest, result, now)

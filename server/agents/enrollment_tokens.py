@@ -37,6 +37,17 @@ class EnrollmentTokenRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeToken:
+    """A new enrollment token: the only time that its text is known."""
+
+    claim_id: int
+    text: str
+
+    def __repr__(self) -> str:
+        return f"<enrollment token {self.claim_id}>"
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """A provisioning between its two steps.
 
@@ -89,7 +100,11 @@ class EnrollmentTokens:
         self._cipher = cipher
 
     def create(self, session: Session, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> str:
-        """Makes a token and returns its text; the registry keeps the digest only.
+        """As `make`; returns the text only."""
+        return self.make(session, hw_id, factory_only, lifetime_s, now).text
+
+    def make(self, session: Session, hw_id: str | None, factory_only: bool, lifetime_s: int, now: int) -> MadeToken:
+        """Makes a token and returns its number and text; the registry keeps the digest only.
 
         Args:
             session: of a writing transaction.
@@ -110,7 +125,7 @@ class EnrollmentTokens:
         session.add(row)
         session.flush()
         audit.record(session, "admin", "claim.made", "ok", now, claim=row.id, hw_id=hw_id)
-        return text
+        return MadeToken(row.id, text)
 
     def use(self, session: Session, text: str, hw_id: str, now: int) -> int:
         """Returns the id of a token that this device may use. The device may use it again until it expires.

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from common.files import temporary_of, write_atomic
 from server.base.errors import RegistryError
+from server.base.times import parse_time
 from server.licensing import bulk, sheets
 from server.licensing.bulk import BAD, HELD, Result
 from server.licensing.license_list import DeviceRow, Filter, LicenseRow, devices, ending, listed
@@ -38,7 +39,6 @@ from .options import (
     zone_option,
 )
 from .output import out_option, writable
-from .times import parse_time
 
 _batch_option = click.option(
     "--batch", metavar="NAME", help="Ids of licenses without one: NAME and a number. The same name again issues nothing twice."

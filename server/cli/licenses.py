@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from sqlalchemy.orm import Session
 
+from server.base.times import told
 from server.licensing import history as past
 from server.licensing import lifecycle
 from server.licensing.history import ChangeRow
@@ -33,7 +34,6 @@ from .options import (
     zone_option,
 )
 from .output import handing_out, out_option
-from .times import told
 
 expires_option = click.option(
     "--expires",

@@ -18,13 +18,13 @@ from tabulate import tabulate
 from common.text import forbidden_in, shown
 from server.base.errors import RegistryError
 from server.base.settings import url_in
+from server.base.times import parse_duration, parse_time, zone_of
 from server.keys.rootkey import needs_passphrase
 from server.registry.database import Database
 from server.wiring import Server, open_server
 
 from .acting import given, require_local
 from .operator import operator
-from .times import parse_duration, parse_time, zone_of
 
 MAX_REASON = 200
 

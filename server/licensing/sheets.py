@@ -143,7 +143,7 @@ def _json_lines(text: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     except (ValueError, RecursionError) as error:
         raise Invalid(f"the file is not JSON: {str(error)[:100]}") from None
     if not isinstance(content, list):
-        raise Invalid("the file must be a JSON array with an object for each license")
+        raise Invalid("the file must be a JSON array with an object for each line")
     found: list[tuple[int, dict[str, Any] | str]] = []
     for number, entry in enumerate(content, 1):
         unknown = set(entry) - set(columns) if isinstance(entry, dict) else set()

@@ -1,6 +1,7 @@
 """Says each problem of the operator API in the form of RFC 9457: what is wrong, and what to do next. Pure."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -8,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts.exchange import RefusalCode
 from server.acts.replies import KeyReused
 from server.acts.runner import PreconditionFailed, PreconditionMissing
+from server.acts.tables import BadRow, RowsRefused
 from server.base.errors import Conflict, Invalid, NotAllowed, NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.registry.clockwatch import ClockNotTrusted
@@ -45,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "too-large": Kind(413, "The request is too large", "split it"),
     "unsupported-media-type": Kind(415, "The content-type is not application/json", "send application/json"),
     "invalid": Kind(422, "What was asked for is out of bounds", "correct what 'detail' names"),
+    "rows-refused": Kind(422, "Lines of the table are bad", "correct the lines in 'rows', or send it with row_by_row"),
     "idempotency-key-reused": Kind(422, "The idempotency key came with another request", "use a new key for a new request"),
     "precondition-required": Kind(428, "If-Match is missing", "read it, and send its ETag as If-Match"),
     "rate-limited": Kind(429, "Too many requests", "wait for the seconds in Retry-After"),
@@ -54,6 +57,7 @@ KINDS: dict[str, Kind] = {
 
 _KINDS_OF: tuple[tuple[type[Exception], str], ...] = (
     (KeyReused, "idempotency-key-reused"),
+    (RowsRefused, "rows-refused"),
     (PreconditionFailed, "precondition-failed"),
     (PreconditionMissing, "precondition-required"),
     (NotFound, "not-found"),
@@ -74,11 +78,13 @@ class Problem:
         kind: a name of `KINDS`.
         detail: what is wrong this time.
         retry_after_s: seconds until the request may succeed; None if unknown.
+        rows: the bad lines of a table.
     """
 
     kind: str
     detail: str
     retry_after_s: int | None = None
+    rows: Sequence[BadRow] = ()
 
     @property
     def status(self) -> int:
@@ -88,13 +94,15 @@ class Problem:
     def body(self) -> bytes:
         """The JSON object."""
         kind = KINDS[self.kind]
-        content = {
+        content: dict[str, object] = {
             "type": TYPE + self.kind,
             "title": kind.title,
             "status": kind.status,
             "detail": self.detail,
             "next": kind.next,
         }
+        if self.rows:
+            content["rows"] = [row.model_dump() for row in self.rows]
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
     def headers(self) -> dict[str, str]:
@@ -117,4 +125,5 @@ def problem_of(error: Exception) -> Problem:
         # The text of an exception may quote what was being processed.
         return Problem(kind, "the server's database does not answer", RETRY_S)
     detail = str(error) if isinstance(error, RegistryError) else "internal error; the server's log says where"
-    return Problem(kind, detail, RETRY_S if kind == "unavailable" else None)
+    rows = error.rows if isinstance(error, RowsRefused) else ()
+    return Problem(kind, detail, RETRY_S if kind == "unavailable" else None, rows)

@@ -12,17 +12,22 @@ from fastapi import Response as HttpResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
 
-from server.acts.act import Act, Form, Line, Listed, PageForm
+from server.acts.act import Act, Form, Line, Listed, PageForm, Sheet
 from server.acts.approvals import ApprovalNeeded
 from server.acts.caller import Caller
 from server.acts.runner import Runner
 from server.acts.safeguards import Approval
+from server.acts.tables import BadRow
+from server.licensing.sheets import csv_lines
 
 from . import cursors
 from .gate import OPERATOR
 from .problems import KINDS, MEDIA_TYPE, TYPE
 
 PREFIX = "/operator/v1"
+CSV = "text/csv"
+NEXT_CURSOR = "next-cursor"
+"""A header of a reply in CSV: the cursor of the next page; missing behind the last one."""
 _PATH_PART = re.compile(r"\{(\w+)\}")
 _ALWAYS = ("malformed", "not-signed-in", "not-allowed", "rate-limited", "internal", "unavailable")
 _OF_LISTS = ("cursor-refused",)
@@ -39,6 +44,7 @@ class ProblemReply(BaseModel):
     status: int
     detail: str
     next: str
+    rows: list[BadRow] | None = Field(default=None, description="The bad lines of a table (rows-refused).")
 
 
 class _Query(BaseModel):
@@ -103,6 +109,8 @@ def _add(app: FastAPI, act: Act, runner: Runner, cursor_key: bytes, wall: Callab
         if lists or isinstance(result, Listed):
             after = content.pop("after")
             content["next"] = None if after is None else cursors.seal(cursor_key, act.name, filters, after)
+            if act.sheet is not None and CSV in request.headers.get("accept", "").lower():
+                return _csv(act.sheet, result, first=cursor is None, following=content["next"])
         return _json(200, content, {"etag": f'"{act.etag(result)}"'} if act.etag is not None else {})
 
     endpoint.__name__ = act.name.replace(".", "_")
@@ -192,6 +200,9 @@ def _responses(act: Act, in_path: list[str]) -> dict[int | str, dict[str, Any]]:
         text = kind.title + "." if known is None else f"{known['description']} {kind.title}."
         schema = {"$ref": "#/components/schemas/ProblemReply"}
         found[kind.status] = {"description": text, "content": {MEDIA_TYPE: {"schema": schema}}}
+    if act.sheet is not None:
+        text = "A page of the list; as text/csv, with the next page's cursor in Next-Cursor, for who accepts that."
+        found[200] = {"description": text, "content": {CSV: {"schema": {"type": "string"}}}}
     if act.approval:
         found[202] = {"model": Approval, "description": "A second person must approve; then send the request again."}
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
@@ -199,6 +210,13 @@ def _responses(act: Act, in_path: list[str]) -> dict[int | str, dict[str, Any]]:
 
 def _untagged(if_match: str | None) -> str | None:
     return None if if_match is None else if_match.strip('"')
+
+
+def _csv(sheet: Sheet, result: Listed[Any], *, first: bool, following: str | None) -> HttpResponse:
+    """A page as CSV. Only the first one names the columns, so that pages behind each other are one table."""
+    lines = [sheet.cells(item) for item in result.items]
+    text = csv_lines([sheet.columns, *lines] if first else lines)
+    return HttpResponse(text, 200, {} if following is None else {NEXT_CURSOR: following}, f"{CSV}; charset=utf-8")
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> HttpResponse:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.claims import MAX_TIME
-from server.cli.times import parse_time, told, zone_of
+from server.base.times import parse_time, told, zone_of
 
 NOW = 1_800_000_000
 
