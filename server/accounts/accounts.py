@@ -7,7 +7,7 @@ administrator but one. A name is never given to another account, because the aud
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, NotFound
@@ -15,6 +15,7 @@ from server.registry import audit
 from server.registry.database import next_number
 from server.registry.operator_models import Account, AccountCertificate
 
+from . import provider as providers
 from .roles import Role
 
 COUNTER = "accounts"
@@ -37,6 +38,8 @@ class AccountRow:
         kind: person or program.
         role: as in `roles.Role`.
         state: active, disabled or removed.
+        issuer: the OpenID provider that vouches for the person; None without one.
+        subject: who the person is there; None without one.
         may_break_glass: whether the person may take emergency access.
         created_at: when it was made.
         changed_at: when it, or what it signs in with, was last changed.
@@ -48,6 +51,8 @@ class AccountRow:
     kind: str
     role: str
     state: str
+    issuer: str | None
+    subject: str | None
     may_break_glass: bool
     created_at: int
     changed_at: int
@@ -58,7 +63,7 @@ class AccountRow:
 def row_of(account: Account) -> AccountRow:
     """The account, detached from its session."""
     return AccountRow(
-        account.name, account.kind, account.role, account.state, account.may_break_glass,
+        account.name, account.kind, account.role, account.state, account.issuer, account.subject, account.may_break_glass,
         account.created_at, account.changed_at, account.changed_by, account.revision,
     )  # fmt: skip
 
@@ -104,7 +109,7 @@ def note_change(account: Account, by: str, now: int) -> None:
 
 
 def create(session: Session, name: str, kind: str, role: Role, by: str, now: int) -> AccountRow:
-    """Makes an account. It cannot sign in before it has a certificate or a token.
+    """Makes an account. It cannot sign in before it has a certificate, a token or a subject.
 
     Args:
         session: of a writing transaction.
@@ -180,9 +185,37 @@ def change(
             raise Invalid(f"account {name!r} is a program's: only people take emergency access")
         account.may_break_glass = may_break_glass
     account.role, account.state = new_role.value, new_state
+    if new_state == REMOVED:
+        account.issuer = account.subject = None
     note_change(account, by, now)
     fields = {"role": new_role.value, "state": new_state, "was": list(before), "may_break_glass": account.may_break_glass}
     audit.record(session, "admin", "account.changed", "ok", now, name=name, **fields)
+    return row_of(account)
+
+
+def set_subject(session: Session, name: str, issuer: str | None, subject: str | None, by: str, now: int) -> AccountRow:
+    """Says who a person is at an OpenID provider; None for both ends that.
+
+    Raises:
+        NotFound: there is no such account.
+        Conflict: it was removed, or another account has this subject.
+        Invalid: it is a program's account, or only one of the two is given.
+    """
+    account = begin_change(session, name)
+    if account.kind != PERSON:
+        raise Invalid(f"account {name!r} is a program's: programs sign in with tokens")
+    if (issuer is None) != (subject is None):
+        raise Invalid("give issuer and subject, or neither")
+    if issuer is not None and subject is not None:
+        providers.check_issuer(issuer)
+        if not re.fullmatch(providers.SUBJECT, subject):
+            raise Invalid("a subject has 1 to 255 ASCII characters: it is the claim 'sub' of the person's tokens")
+        other = session.scalar(select(Account.name).where(Account.issuer == issuer, Account.subject == subject))
+        if other is not None and other != name:
+            raise Conflict(f"account {other!r} has this subject; end that first")
+    account.issuer, account.subject = issuer, subject
+    note_change(account, by, now)
+    audit.record(session, "admin", "account.subject", "ok", now, name=name, set=issuer is not None)
     return row_of(account)
 
 
@@ -194,7 +227,9 @@ def count_administrators(session: Session) -> int:
 
 
 def has_administrators(session: Session, now: int) -> bool:
-    """Whether somebody could sign in as administrator: an active person with a certificate that counts."""
+    """Whether somebody could sign in as administrator: an active person with a certificate that counts, or with a subject at
+    the OpenID provider that is in use.
+    """
     mine = (Account.role == Role.ADMINISTRATOR.value, Account.kind == PERSON, Account.state == ACTIVE)
     counts = (
         select(AccountCertificate.fingerprint)
@@ -202,7 +237,9 @@ def has_administrators(session: Session, now: int) -> bool:
         .where(AccountCertificate.not_after > now)
         .exists()
     )
-    return session.scalar(select(Account.name).where(*mine, counts).limit(1)) is not None
+    provider = providers.present(session)
+    vouched = () if provider is None else (and_(Account.issuer == provider.issuer, Account.subject.is_not(None)),)
+    return session.scalar(select(Account.name).where(*mine, or_(counts, *vouched)).limit(1)) is not None
 
 
 def _is_administrator(account: Account) -> bool:

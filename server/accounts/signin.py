@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from server.registry.operator_models import Account, AccountCertificate, AccountToken
@@ -12,7 +12,7 @@ from . import breakglass, certificates, tokens
 from .accounts import ACTIVE, PERSON
 from .roles import Role
 
-CERTIFICATE, TOKEN = "certificate", "token"
+CERTIFICATE, TOKEN, OIDC = "certificate", "token", "oidc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class SignedIn:
         account: its name.
         kind: person or program.
         role: of the account.
-        via: certificate or token.
-        credential: the certificate's fingerprint, or the token's id.
+        via: certificate, token or oidc.
+        credential: the certificate's fingerprint, the token's id, or issuer and subject.
         scopes: what the token is limited to; None for everything that the role allows.
         break_glass: the id of the account's emergency access; None without one.
         use_due: whether the last use should be noted (`note_use`).
@@ -54,6 +54,13 @@ def by_token(session: Session, text: str, now: int) -> SignedIn | None:
     if row is None:
         return None
     return _signed_in(session, row.account, TOKEN, row.id, now, frozenset(json.loads(row.scopes)), used_at=row.used_at)
+
+
+def by_subject(session: Session, issuer: str, subject: str, now: int) -> SignedIn | None:
+    """Whom an OpenID provider has vouched for; None if no account is that person's."""
+    mine = (Account.issuer == issuer, Account.subject == subject, Account.kind == PERSON)
+    name = session.scalar(select(Account.name).where(*mine))
+    return None if name is None else _signed_in(session, name, OIDC, f"{issuer} {subject}", now, used_at=now)
 
 
 def note_use(session: Session, who: SignedIn, now: int) -> None:

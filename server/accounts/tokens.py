@@ -82,7 +82,7 @@ def make(session: Session, name: str, scopes: Iterable[str], lifetime_s: int, by
     """
     account = accounts.begin_change(session, name)
     if account.kind != accounts.PROGRAM:
-        raise Invalid(f"account {name!r} is a person's: people sign in with a certificate, not with tokens")
+        raise Invalid(f"account {name!r} is a person's: people sign in with a certificate or OpenID Connect, not with tokens")
     wanted = sorted(set(scopes))
     if not wanted or not SCOPES.issuperset(wanted):
         unknown = ", ".join(each[:40] for each in wanted if each not in SCOPES) or "no scope"

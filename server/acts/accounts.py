@@ -15,6 +15,8 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._@-]
 TokenId = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[a-z2-7]+$")]
 Scope = Annotated[str, Field(max_length=64, pattern=r"^[a-z:]+$")]
 Seconds = Annotated[int, Field(ge=0, le=10**9)]
+Issuer = Annotated[str, Field(min_length=9, max_length=256, pattern=r"^https://[!-~]+$")]
+Subject = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[ -~]+$")]
 
 
 class Account(Form):
@@ -24,6 +26,8 @@ class Account(Form):
     kind: str
     role: RoleName
     state: str
+    issuer: str | None
+    subject: str | None
     may_break_glass: bool
     created_at: Time
     changed_at: Time
@@ -92,6 +96,14 @@ class ChangeAccount(Form):
     may_break_glass: bool | None = None
 
 
+class SetSubject(Form):
+    """Who a person is at the OpenID provider, by the claims `iss` and `sub` of their tokens; neither for nobody."""
+
+    name: Name
+    issuer: Issuer | None = None
+    subject: Subject | None = None
+
+
 class OfAccount(PageForm):
     """Of which account."""
 
@@ -153,7 +165,7 @@ def show(context: Context, body: OneAccount) -> Account:
 
 
 def make(context: Context, body: NewAccount) -> Account:
-    """Make an account of a person or a program. It cannot sign in before it has a certificate or a token."""
+    """Make an account of a person or a program. It cannot sign in before it has a certificate, a subject or a token."""
     row = accounts.create(context.session, body.name, body.kind, Role(body.role), context.caller.account, context.now)
     return Account.model_validate(row)
 
@@ -167,7 +179,13 @@ def change(context: Context, body: ChangeAccount) -> Account:
     return Account.model_validate(row)
 
 
-def present(context: Context, body: ChangeAccount) -> Account:
+def set_subject(context: Context, body: SetSubject) -> Account:
+    """Say who a person is at an OpenID provider."""
+    by, now = context.caller.account, context.now
+    return Account.model_validate(accounts.set_subject(context.session, body.name, body.issuer, body.subject, by, now))
+
+
+def present(context: Context, body: ChangeAccount | SetSubject) -> Account:
     """The account, while nobody else changes it."""
     return Account.model_validate(accounts.row_of(accounts.begin_change(context.session, body.name)))
 
@@ -266,6 +284,10 @@ ACTS = (
     Act(
         "accounts.change", "accounts:write", _ADMINISTRATOR, ChangeAccount, Account, change, "/accounts/{name}", "PATCH",
         people_only=True, present=present, etag=tag, match_required=True,
+    ),
+    Act(
+        "accounts.set_subject", "accounts:write", _ADMINISTRATOR, SetSubject, Account, set_subject, "/accounts/{name}/subject",
+        "PUT", people_only=True, present=present, etag=tag, match_required=True,
     ),
     Act(
         "certificates.list", "accounts:read", _ADMINISTRATOR, OfAccount, Listed[Certificate], list_certificates,

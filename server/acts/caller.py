@@ -9,6 +9,9 @@ from server.base.errors import NotAllowed
 
 from .act import Act
 
+MAX_CREDENTIAL_CHARS = 600
+"""Of what somebody has signed in with: an issuer and a subject are the longest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -19,8 +22,8 @@ class Caller:
         kind: person, program, or local.
         role: None for local, who may do everything.
         scopes: what their token is limited to; None without a limit.
-        via: certificate, token or local.
-        credential: what they signed in with: a certificate's fingerprint, or a token's id.
+        via: certificate, token, oidc or local.
+        credential: what they signed in with: a certificate's fingerprint, a token's id, or issuer and subject.
         break_glass: the id of their emergency access; None without one.
         os_fields: who a local caller is, for the audit.
     """
@@ -48,7 +51,7 @@ class Caller:
         """
         found = dict(self.os_fields)
         if not self.is_local:
-            found = {"account": self.account, "via": self.via, "credential": self.credential[:64]}
+            found = {"account": self.account, "via": self.via, "credential": self.credential[:MAX_CREDENTIAL_CHARS]}
         optional = {"why": reason, "approval": approval, "break_glass": self.break_glass}
         return found | {name: value for name, value in optional.items() if value}
 

@@ -15,6 +15,7 @@ from server.base.errors import RegistryError
 
 from .acting import listed, perform
 from .listing import limit_option, show_pages
+from .openid import oidc
 from .options import json_option, utc
 from .output import handing_out, out_option
 
@@ -135,6 +136,19 @@ def accounts_revoke_certificate(directory: Path | None, fingerprint: str) -> Non
     perform("certificates.revoke", directory, fingerprint=fingerprint)
 
 
+@accounts.command("subject")
+@where_option
+@click.argument("name")
+@click.option("--issuer", metavar="URL", help="The provider, exactly as in the claim 'iss' of its tokens.")
+@click.option("--subject", metavar="TEXT", help="The claim 'sub' of the person's tokens.")
+@click.option("--none", "ends", is_flag=True, help="End that the person can sign in with a provider.")
+def accounts_subject(directory: Path | None, name: str, issuer: str | None, subject: str | None, ends: bool) -> None:
+    """Say who the person NAME is at the OpenID provider."""
+    if ends == (issuer is not None or subject is not None) or (issuer is None) != (subject is None):
+        raise click.UsageError("Give --issuer and --subject, or --none.")
+    perform("accounts.set_subject", directory, name=name, issuer=issuer, subject=subject)
+
+
 @accounts.command("token")
 @where_option
 @click.argument("name")
@@ -185,6 +199,9 @@ def accounts_rotate_token(directory: Path | None, token_id: str, overlap: int, o
 def accounts_revoke_token(directory: Path | None, token_id: str) -> None:
     """Revoke the token with this TOKEN_ID, at once and for good."""
     perform("tokens.revoke", directory, token_id=token_id)
+
+
+accounts.add_command(oidc)
 
 
 @click.group()

@@ -26,12 +26,12 @@ from .routes import PREFIX, ProblemReply, add_routes
 _log = logging.getLogger("license_server")
 _DESCRIPTION = """What operators of the license server, and their programs, may ask and do.
 
-People sign in with a client certificate of the server's operator CA, programs with a token. What an account may do
-depends on its role (`x-roles`: these roles, and those that include them), and for a token also on its scopes
-(`x-scope`). Times are seconds since 1970 UTC. A list has `next`, which is the `cursor` of its next page. A change with
-an `Idempotency-Key` is done once, however often it is sent within a day. An act that touches many agents answers 202:
-another person must approve it, and then the same request, with `Approval-Id`, does it. A problem is of the form of RFC
-9457, and its `next` says what to do."""
+People sign in with a client certificate of the server's operator CA, or with a token of the OpenID provider; programs with a
+token. What an account may do depends on its role (`x-roles`: these roles, and those that include them), and for a token also on
+its scopes (`x-scope`). Times are seconds since 1970 UTC. A list has `next`, which is the `cursor` of its next page. A change
+with an `Idempotency-Key` is done once, however often it is sent within a day. An act that touches many agents answers 202:
+another person must approve it, and then the same request, with `Approval-Id`, does it. A problem is of the form of RFC 9457,
+and its `next` says what to do."""
 
 
 def create_app(
@@ -120,7 +120,7 @@ def _complete(app: FastAPI) -> None:
                 if "application/json" in own:
                     del operation["responses"]["422"]
         document["components"]["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer", "description": "A program's token."},
+            "token": {"type": "http", "scheme": "bearer", "description": "A program's token, or one of the OpenID provider."},
             "certificate": {"type": "mutualTLS", "description": "A client certificate of the server's operator CA."},
         }
         document["security"] = [{"token": []}, {"certificate": []}]

@@ -12,6 +12,7 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.accounts import provider as providers
 from server.accounts import signin
 from server.accounts.signin import SignedIn
 from server.acts import caller as callers
@@ -25,6 +26,9 @@ from server.base.limits import (
     address_key,
     buckets,
 )
+from server.oidc.reader import ProviderUnavailable
+from server.oidc.signin import ProviderSignIn
+from server.oidc.tokens import TokenRefused, looks_like_one
 from server.registry.database import Database
 from server.web.bodies import BodyRefused, whole_body
 from server.web.middleware import Lots, is_json, replay
@@ -61,6 +65,7 @@ class Gate:
         runner: records refusals.
         clock_problem: why nobody can be signed in now; None if the clock is trusted. Runs in a thread.
         lots: the accounts' allowance is shared with other processes; None if this process is the only one.
+        openid: verifies tokens of the OpenID provider, if the registry has one.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
     """
@@ -72,6 +77,7 @@ class Gate:
         runner: Runner,
         clock_problem: Callable[[], str | None] = lambda: None,
         lots: Lots | None = None,
+        openid: ProviderSignIn | None = None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +86,7 @@ class Gate:
         self._runner = runner
         self._clock_problem = clock_problem
         self._lots = lots
+        self._openid = ProviderSignIn() if openid is None else openid
         self._wall = wall
         self._steady = steady
         self._addresses = buckets(ADDRESS_RATE)
@@ -148,15 +155,21 @@ class Gate:
             problem = self._clock_problem()
             if problem is not None:
                 return Problem("unavailable", problem, RETRY_S)
-            found = self._find(credential, now)
+            try:
+                found, why = self._find(credential, now), _why(credential)
+            except TokenRefused as refused:
+                found, why = None, f"this token does not count: {refused}"
             if found is None:
-                self._runner.record_refusal(f"address {address}"[:128], now, act="sign_in", via=_via(credential))
-                return Problem("not-signed-in", _why(credential))
+                fields = {"act": "sign_in", "via": _via(credential), "text": why[:200]}
+                self._runner.record_refusal(f"address {address}"[:128], now, **fields)
+                return Problem("not-signed-in", why)
             if found.use_due:
                 with self._database.write() as session:
                     signin.note_use(session, found, now)
         except SQLAlchemyError as error:
             return problem_of(error)
+        except ProviderUnavailable as unavailable:
+            return Problem("unavailable", f"{unavailable}; certificates, and tokens of programs, still sign in", RETRY_S)
         return found
 
     def _find(self, credential: _Credential, now: int) -> SignedIn | None:
@@ -165,8 +178,26 @@ class Gate:
                 return None
             with self._database.read() as session:
                 return signin.by_certificate(session, credential.peer.fingerprint, now)
+        token = credential.token or ""
+        if looks_like_one(token):
+            return self._find_vouched(token, now)
         with self._database.read() as session:
-            return signin.by_token(session, credential.token or "", now)
+            return signin.by_token(session, token, now)
+
+    def _find_vouched(self, token: str, now: int) -> SignedIn | None:
+        """Whom the OpenID provider vouches for; no transaction is open while its keys are read."""
+        with self._database.read() as session:
+            provider = providers.present(session)
+        if provider is None:
+            raise TokenRefused("this server has no OpenID provider; programs sign in with tokens of this server")
+        vouched = self._openid.vouched(token, provider, now)
+        with self._database.read() as session:
+            if providers.present(session) != provider:
+                raise TokenRefused("the OpenID provider was changed a moment ago")
+            found = signin.by_subject(session, vouched.issuer, vouched.subject, now)
+        if found is None:
+            raise TokenRefused("it verifies, but no account that may sign in has its subject")
+        return found
 
     async def _take_lot(self, key: str, now: float) -> bool:
         """Whether an account that has used up what this process lets it ask gets a lot of the allowance that all share."""
@@ -215,7 +246,9 @@ def _credential(scope: Scope) -> _Credential | Problem:
 
 
 def _via(credential: _Credential) -> str:
-    return "token" if credential.peer is None else "certificate"
+    if credential.peer is not None:
+        return signin.CERTIFICATE
+    return signin.OIDC if looks_like_one(credential.token or "") else signin.TOKEN
 
 
 def _why(credential: _Credential) -> str:

@@ -50,7 +50,7 @@ class OperatorListener:
             server.key_lifecycle.require_operator_ca(session, int(wall()))
         runner = Runner(server)
         app = create_app(runner, server.cipher.cursor_key(), wall)
-        gate = Gate(app, server.database, runner, self._clock_problem, lots, wall)
+        gate = Gate(app, server.database, runner, self._clock_problem, lots, wall=wall)
         self._material = self._read()
         self.listener = Listener(gate, sock, OperatorProtocol, _context(self._material))
 

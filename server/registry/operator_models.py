@@ -19,7 +19,7 @@ class Account(Base):
     kind: Mapped[str] = mapped_column(String(16))
     role: Mapped[str] = mapped_column(String(32), index=True)
     state: Mapped[str] = mapped_column(String(16))
-    # Not used yet: who a provider of OpenID Connect says that this is.
+    # Who the OpenID provider says that this is; counts only while that is the provider in use.
     issuer: Mapped[str | None] = mapped_column(String(256))
     subject: Mapped[str | None] = mapped_column(String(256))
     may_break_glass: Mapped[bool] = mapped_column()
@@ -73,7 +73,7 @@ class Approval(Base):
     reason: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16))
     requester: Mapped[str] = mapped_column(String(64), index=True)
-    # What they signed in with: a certificate's fingerprint.
+    # What they signed in with: a certificate's fingerprint, or who a provider says that they are.
     requester_credential: Mapped[str] = mapped_column(String(600))
     approver: Mapped[str | None] = mapped_column(String(64))
     approver_credential: Mapped[str | None] = mapped_column(String(600))

@@ -136,6 +136,22 @@ def test_every_change_is_counted_and_recorded(server: ServerSide) -> None:
     }  # fmt: skip
 
 
+# Subjects
+
+
+def test_a_subject_belongs_to_one_account(server: ServerSide) -> None:
+    person(server, "alice")
+    person(server, "bob", Role.VIEWER)
+    do(server, accounts.set_subject, "alice", "https://id.example", "17", "local", NOW)
+    with pytest.raises(Conflict, match="'alice' has this subject"):
+        do(server, accounts.set_subject, "bob", "https://id.example", "17", "local", NOW)
+    assert who(server, signin.by_subject, "https://id.example", "17", NOW).account == "alice"
+    assert who(server, signin.by_subject, "https://other.example", "17", NOW) is None
+    program(server)
+    with pytest.raises(Invalid, match="programs sign in with tokens"):
+        do(server, accounts.set_subject, "shop", "https://id.example", "18", "local", NOW)
+
+
 # Certificates
 
 

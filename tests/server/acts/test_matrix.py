@@ -107,6 +107,7 @@ MATRIX = {
     "accounts.show": SECURITY,
     "accounts.make": "administrator",
     "accounts.change": "administrator",
+    "accounts.set_subject": "administrator",
     "certificates.list": SECURITY,
     "certificates.issue": "administrator",
     "certificates.renew": EVERYBODY,
@@ -126,7 +127,7 @@ MATRIX = {
 OWN = {"tokens.rotate", "tokens.revoke", "break_glass.begin", "break_glass.end"}
 """Acts that everybody may ask for, and that look for themselves whose token or emergency access it is."""
 PEOPLE_ONLY = {
-    "accounts.make", "accounts.change", "certificates.issue", "certificates.renew",
+    "accounts.make", "accounts.change", "accounts.set_subject", "certificates.issue", "certificates.renew",
     "certificates.revoke", "tokens.make", "break_glass.begin", "break_glass.end", "approvals.approve", "approvals.refuse",
 }  # fmt: skip
 

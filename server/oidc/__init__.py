@@ -1,0 +1,1 @@
+"""Sign-in of people with an OpenID provider: its configuration, its keys, and its tokens."""
