@@ -11,10 +11,20 @@ from pydantic import Field
 from server.accounts.roles import Role
 from server.licensing import customers as known
 from server.licensing.customers import MAX_FIELD, CustomerRow, SiteRow
-from server.licensing.customersheet import BAD, CREATED, UNCHANGED, Result, import_customers, import_sites
+from server.licensing.customersheet import (
+    BAD,
+    CREATED,
+    CUSTOMER_COLUMNS,
+    SITE_COLUMNS,
+    UNCHANGED,
+    Result,
+    import_customers,
+    import_sites,
+    lines_of,
+)
 
 from .act import Act, Context, Form, Listed, Number, PageForm, Time, VendorId, page, revision_tag
-from .tables import BadRow, Cell, Csv, RowsRefused, data_of
+from .tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
 
 Personal = Annotated[str, Field(max_length=MAX_FIELD, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
@@ -140,17 +150,21 @@ class SiteLine(Form):
 
 
 class CustomersTable(Form):
-    """Customers, as CSV or as items. With `row_by_row` the good lines count also if others are bad."""
+    """Customers, as `table` (CSV, or a JSON array, as a text) or as `items`. With `row_by_row` the good lines count
+    also if others are bad.
+    """
 
-    csv: Csv | None = None
+    table: Table | None = None
     items: list[CustomerLine] | None = None
     row_by_row: bool = False
 
 
 class SitesTable(Form):
-    """Sites, as CSV or as items. With `row_by_row` the good lines count also if others are bad."""
+    """Sites, as `table` (CSV, or a JSON array, as a text) or as `items`. With `row_by_row` the good lines count
+    also if others are bad.
+    """
 
-    csv: Csv | None = None
+    table: Table | None = None
     items: list[SiteLine] | None = None
     row_by_row: bool = False
 
@@ -225,8 +239,10 @@ def erase_customer(context: Context, body: OneCustomer) -> Customer:
 
 def import_many_customers(context: Context, body: CustomersTable) -> Imported:
     """Create the customers of a table, all or none, or line by line. Those that are there with the same fields stay."""
-    data = data_of(context, body.csv, body.items)
-    return _told(import_customers(context.session, context.server.customers, data, context.now), body.row_by_row)
+    data = data_of(context, body.table, body.items)
+    lines = lines_of(data, CUSTOMER_COLUMNS)
+    require_few(context, len(lines))
+    return _told(import_customers(context.session, context.server.customers, lines, context.now), body.row_by_row)
 
 
 def present_customer(context: Context, body: OneCustomer | ChangeCustomer) -> Customer:
@@ -274,8 +290,10 @@ def change_site(context: Context, body: ChangeSite) -> Site:
 
 def import_many_sites(context: Context, body: SitesTable) -> Imported:
     """Create the sites of a table, all or none, or line by line. Those that are there with the same fields stay."""
-    data = data_of(context, body.csv, body.items)
-    return _told(import_sites(context.session, context.server.customers, data, context.now), body.row_by_row)
+    data = data_of(context, body.table, body.items)
+    lines = lines_of(data, SITE_COLUMNS)
+    require_few(context, len(lines))
+    return _told(import_sites(context.session, context.server.customers, lines, context.now), body.row_by_row)
 
 
 def present_site(context: Context, body: ChangeSite) -> Site:

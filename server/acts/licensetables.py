@@ -24,7 +24,7 @@ from server.licensing.sheets import Wanted
 from .act import Act, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 from .licenses import License, WhichLicenses
 from .products import Duration, Entries, Features
-from .tables import BadRow, Cell, Csv, RowsRefused, data_of, require_few
+from .tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
 
 DEFAULT_DAYS = 30
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")]
@@ -47,11 +47,11 @@ class LicenseLine(Form):
 
 
 class LicensesTable(Form):
-    """Licenses, as CSV or as items. A line without an id gets `batch` and its number. With `row_by_row` the good lines count
-    also if others are bad. `zone` is that of dates in CSV.
+    """Licenses, as `table` (CSV, or a JSON array, as a text) or as `items`. A line without an id gets `batch` and its number.
+    With `row_by_row` the good lines count also if others are bad. `zone` is that of dates in `table`.
     """
 
-    csv: Csv | None = None
+    table: Table | None = None
     items: list[LicenseLine] | None = None
     batch: Batch | None = None
     row_by_row: bool = False
@@ -138,7 +138,6 @@ class Device(Form):
 
 def issue_many(context: Context, body: IssueMany) -> IssuedMany:
     """Issue many licenses that are on no machine yet, all or none."""
-    require_few(context, body.count)
     wish = Wish(
         policy=body.policy, customer=body.customer, site=body.site, features=tuple(body.features), metadata=body.metadata,
         expires=body.expires, duration=body.duration,
@@ -148,7 +147,7 @@ def issue_many(context: Context, body: IssueMany) -> IssuedMany:
 
 def import_licenses(context: Context, body: LicensesTable) -> IssuedMany:
     """Issue the licenses of a table, all or none, or line by line: to agents, or on no machine yet where a line names none."""
-    data = data_of(context, body.csv, body.items)
+    data = data_of(context, body.table, body.items)
     if body.zone == "local" and not context.caller.is_local:
         raise Invalid("'local' is a time zone on the server's own machine only: name one, such as Europe/Berlin")
     try:
@@ -160,6 +159,7 @@ def import_licenses(context: Context, body: LicensesTable) -> IssuedMany:
 
 
 def _run(context: Context, wanted: Sequence[Wanted], *, whole: bool) -> IssuedMany:
+    require_few(context, len(wanted))
     licenses = context.server.licenses
     results = bulk.issue_many(context.database, licenses, wanted, context.now, whole=whole, reached=context.reached)
     bad = [BadRow(line=each.line, id=each.license_id, problem=each.problem or "") for each in results if each.outcome == BAD]

@@ -31,6 +31,9 @@ def zone_of(name: str) -> tzinfo:
 class _Local(tzinfo):
     """This machine's zone, for dates of any season."""
 
+    def __str__(self) -> str:
+        return "local"
+
     def utcoffset(self, moment: datetime | None) -> timedelta:
         offset = None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
         return offset or timedelta(0)

@@ -16,23 +16,11 @@ from server.base.errors import RegistryError
 from .acting import listed, perform
 from .listing import limit_option, show_pages
 from .openid import oidc
-from .options import json_option, utc
+from .options import json_option, utc, where_option
 from .output import handing_out, out_option
 
 DAY_S = 86_400
 ROLES = [role.value for role in Role]
-where_option = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="LICENSE_SERVER_DIR",
-    help="The server's directory (or LICENSE_SERVER_DIR); not with --server.",
-)
-
-
-def _members(row: Any) -> dict[str, Any]:
-    found: dict[str, Any] = row.model_dump(mode="json")
-    return found
 
 
 @click.group()
@@ -51,7 +39,7 @@ def accounts_list(directory: Path | None, limit: int | None, as_json: bool) -> N
         return row.name, row.kind, row.role, row.state, "yes" if row.may_break_glass else "no", utc(row.changed_at)
 
     headers = ("account", "kind", "role", "state", "emergency access", "changed")
-    show_pages(listed("accounts.list", directory, limit), headers, line, as_json, _members)
+    show_pages(listed("accounts.list", directory, limit), headers, line, as_json)
 
 
 @accounts.command("make")
@@ -125,7 +113,7 @@ def accounts_certificates(directory: Path | None, name: str, as_json: bool) -> N
         return row.fingerprint, row.state, utc(row.issued_at), utc(row.not_after), utc(row.used_at)
 
     headers = ("certificate", "state", "issued", "ends", "last use")
-    show_pages(listed("certificates.list", directory, None, name=name), headers, line, as_json, _members)
+    show_pages(listed("certificates.list", directory, None, name=name), headers, line, as_json)
 
 
 @accounts.command("revoke-certificate")
@@ -176,7 +164,7 @@ def accounts_tokens(directory: Path | None, name: str, as_json: bool) -> None:
         return row.token_id, row.state, utc(row.created_at), utc(row.expires_at), utc(row.used_at), ", ".join(row.scopes)
 
     headers = ("token", "state", "made", "ends", "last use", "scopes")
-    show_pages(listed("tokens.list", directory, None, name=name), headers, line, as_json, _members)
+    show_pages(listed("tokens.list", directory, None, name=name), headers, line, as_json)
 
 
 @accounts.command("rotate-token")
@@ -220,7 +208,7 @@ def approvals_list(directory: Path | None, limit: int | None, as_json: bool) -> 
         return row.approval_id, row.state, row.requester, row.act, row.body[:60], row.reason, utc(row.expires_at)
 
     headers = ("approval", "state", "asked by", "act", "body", "reason", "ends")
-    show_pages(listed("approvals.list", directory, limit), headers, line, as_json, _members)
+    show_pages(listed("approvals.list", directory, limit), headers, line, as_json)
 
 
 @approvals.command("approve")
@@ -274,7 +262,7 @@ def break_glass_list(directory: Path | None, limit: int | None, as_json: bool) -
         return row.break_glass_id, row.account, utc(row.begun_at), utc(row.ends_at), utc(row.ended_at), row.reason
 
     headers = ("emergency access", "account", "begun", "ends", "ended", "reason")
-    show_pages(listed("break_glass.list", directory, limit), headers, line, as_json, _members)
+    show_pages(listed("break_glass.list", directory, limit), headers, line, as_json)
 
 
 COMMANDS: tuple[click.Command, ...] = (accounts, approvals, break_glass)

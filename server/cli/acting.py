@@ -7,7 +7,8 @@ gets an alert: else nobody would use the accounts.
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,20 +97,26 @@ def server_of(options: Given, directory: Path | None) -> Given | None:
     )  # fmt: skip
 
 
-def perform(act_name: str, directory: Path | None, /, **body: Any) -> Any:
-    """Performs an act of the catalog and returns its result.
+Hand = Callable[[Any], None]
+Ask = Callable[[str, dict[str, Any], Hand, Callable[[int], None]], Any]
+"""Asks for an act by name, with members of its form; see `perform`."""
+
+
+def _nobody(_done: Any) -> None:
+    """Wants to know nothing."""
+
+
+@contextmanager
+def asking(directory: Path | None) -> Iterator[Ask]:
+    """Yields a function that performs acts, one after the other, at the server that was named or on this machine.
 
     Args:
-        act_name: of the act.
         directory: of the server on this machine; None if none was named.
-        body: members of the act's form; one that is None is left out.
 
     Raises:
-        RegistryError: it cannot be performed; the text says what to do.
+        RegistryError: no server is named, or it cannot be opened.
     """
     # What a command needs is imported when it is used: the catalog takes a third of a second.
-    from pydantic import ValidationError
-
     from server.acts import caller
     from server.acts.catalog import BY_NAME
     from server.acts.runner import Runner
@@ -117,36 +124,94 @@ def perform(act_name: str, directory: Path | None, /, **body: Any) -> Any:
     from .options import now, opened
     from .remote import Remote, Where
 
-    act, options = BY_NAME[act_name], given()
-    try:
-        form = act.body(**{key: value for key, value in body.items() if value is not None})
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    options = given()
     asked = server_of(options, directory)
     if asked is not None:
         remote = Remote(Where(asked.server or "", asked.root, asked.certificate, asked.key, asked.token))
-        return remote.perform(act, form, asked.reason, asked.approval)
+
+        def ask(act_name: str, body: dict[str, Any], hand: Hand, _reached: Callable[[int], None]) -> Any:
+            act = BY_NAME[act_name]
+            result = remote.perform(act, _form(act.body, body), asked.reason, asked.approval)
+            hand(result)
+            return result
+
+        yield ask
+        return
     assert directory is not None
     with opened(directory) as server:
-        if not act.reads:
-            with server.database.write() as session:
-                require_local(session, act_name, now())
-        return Runner(server).perform(act, caller.local(server.database.operator), form, now(), options.reason)
+        runner = Runner(server)
+
+        def act_here(act_name: str, body: dict[str, Any], hand: Hand, reached: Callable[[int], None]) -> Any:
+            act = BY_NAME[act_name]
+            form = _form(act.body, body)
+            if not act.reads:
+                with server.database.write() as session:
+                    require_local(session, act_name, now())
+            who = caller.local(server.database.operator)
+            return runner.perform(act, who, form, now(), options.reason, hand=hand, reached=reached)
+
+        yield act_here
 
 
-def listed(act_name: str, directory: Path | None, limit: int | None, /, **body: Any) -> Iterator[list[Any]]:
-    """The pages of a list, to its end or to so many rows."""
-    after = None
-    while limit is None or limit > 0:
-        size = 500 if limit is None else min(500, limit)
-        page = perform(act_name, directory, limit=size, after=after, **body)
-        if page.items:
-            yield list(page.items)
-        after = page.after
-        if after is None:
-            return
-        limit = None if limit is None else limit - len(page.items)
+def _form(form: Any, body: dict[str, Any]) -> Any:
+    """A body of this form; what is None is left out."""
+    from pydantic import ValidationError
+
+    try:
+        return form(**{key: value for key, value in body.items() if value is not None})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def perform(
+    act_name: str,
+    directory: Path | None,
+    hand: Hand = _nobody,
+    reached: Callable[[int], None] = _nobody,
+    /,
+    **body: Any,
+) -> Any:
+    """Performs an act of the catalog and returns its result.
+
+    Args:
+        act_name: of the act.
+        directory: of the server on this machine; None if none was named.
+        hand: is given the result; on this machine before the commit, so that nothing is done if it raises.
+        reached: is called with the number of lines that were done; on this machine only.
+        body: members of the act's form; one that is None is left out.
+
+    Raises:
+        RegistryError: it cannot be performed; the text says what to do.
+    """
+    with asking(directory) as ask:
+        return ask(act_name, body, hand, reached)
+
+
+def listed(
+    act_name: str, directory: Path | None, limit: int | None, after: str | None = None, /, **body: Any
+) -> Iterator[list[Any]]:
+    """The pages of a list, to its end or to so many rows.
+
+    Args:
+        act_name: of the act.
+        directory: of the server on this machine; None if none was named.
+        limit: at most so many rows; None for all.
+        after: the id behind which the list begins, on this machine only: over the network a place is a cursor.
+        body: members of the act's form.
+    """
+    if after and server_of(given(), directory) is not None:
+        raise RegistryError("--after counts on the server's own machine only: list without it, or with --limit")
+    with asking(directory) as ask:
+        while limit is None or limit > 0:
+            size = 500 if limit is None else min(500, limit)
+            page = ask(act_name, {**body, "limit": size, "after": after or None}, _nobody, _nobody)
+            if page.items:
+                yield list(page.items)
+            after = page.after
+            if after is None:
+                return
+            limit = None if limit is None else limit - len(page.items)
 
 
 def require_local(session: Session, what: str, now: int) -> None:

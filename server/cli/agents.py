@@ -15,11 +15,10 @@ from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
-from server.licensing.lifecycle import is_told
-from server.licensing.replacement import replace
 from server.registry.agentcounts import STATUSES
 from server.registry.paging import pages
 
+from .acting import perform
 from .listing import limit_option, show_pages
 from .options import (
     agent_option,
@@ -31,6 +30,7 @@ from .options import (
     reading,
     reason_option,
     utc,
+    where_option,
     writing,
     yes_option,
 )
@@ -172,25 +172,23 @@ def agents_retire(directory: Path, agent_id: str) -> None:
 
 
 @agents.command("replace")
-@directory_option
+@where_option
 @click.argument("agent_id")
 @click.argument("successor")
 @yes_option
 @reason_option
-def agents_replace(directory: Path, agent_id: str, successor: str, yes: bool, reason: str) -> None:
+def agents_replace(directory: Path | None, agent_id: str, successor: str, yes: bool, reason: str) -> None:
     """Replace an agent by the SUCCESSOR on a new machine: its licenses move there, and it retires.
 
     For a new mainboard: provision the device first, which makes it a new agent. Revoked licenses stay behind.
     """
-    with reading(directory) as (_server, session):
-        for each in (agent_id, successor):
-            enrolled(session, each, lock=False)
+    for each in (agent_id, successor):
+        perform("agents.show", directory, agent_id=each)
     confirm(f"{agent_id} leaves service, and {successor} gets its licenses. Continue?", yes=yes)
-    with writing(directory, reason) as (_server, session):
-        done = replace(session, agent_id, successor, now())
-        told = is_told(session, successor)
-    how = "at its next contact" if told else f"with what 'license-server reissue --agent {successor}' prints"
-    click.echo(f"retired {agent_id}; {successor} gets {quantity(len(done.moved), 'license')} {how}", err=True)
+    done = perform("agents.replace", directory, agent_id=agent_id, successor=successor)
+    click.echo(f"retired {agent_id}; {successor} gets {quantity(len(done.licenses), 'license')}", err=True)
+    for notice in done.notices:
+        click.echo(notice, err=True)
 
 
 @agents.command("reinstate")

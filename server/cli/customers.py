@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
-from server.licensing.customers import FIELDS, SITE_FIELDS, CustomerRow, SiteRow
-from server.registry.paging import pages
+from server.licensing.customers import FIELDS, SITE_FIELDS
 
+from .acting import listed, perform
 from .listing import limit_option, show_one, show_pages
-from .options import directory_option, json_option, now, opened, reading, reason_option, utc, writing
+from .options import json_option, reason_option, utc, where_option
+from .tables import show_imported, table_options, text_in
 
 _TEXTS = {
     "name": "Its name.",
@@ -45,77 +45,81 @@ def customers() -> None:
 
 
 @customers.command("create")
-@directory_option
+@where_option
 @click.argument("customer_id")
 @_fields_options(FIELDS)
 @reason_option
 @json_option
-def customers_create(directory: Path, customer_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
+def customers_create(directory: Path | None, customer_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
     """Create the customer CUSTOMER_ID: a number or code, no name, because audit and licenses keep it."""
-    with writing(directory, reason) as (server, session):
-        row = server.customers.create(session, customer_id, _given(fields), now())
+    row = perform("customers.create", directory, customer=customer_id, fields=_given(fields))
     show_one(row, as_json)
 
 
 @customers.command("change")
-@directory_option
+@where_option
 @click.argument("customer_id")
 @_fields_options(FIELDS)
 @reason_option
 @json_option
-def customers_change(directory: Path, customer_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
+def customers_change(directory: Path | None, customer_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
     """Change what is given of a customer; an empty text removes a field."""
-    with writing(directory, reason) as (server, session):
-        row = server.customers.change(session, customer_id, _given(fields), now())
+    row = perform("customers.change", directory, customer=customer_id, fields=_given(fields))
     show_one(row, as_json)
 
 
 @customers.command("show")
-@directory_option
+@where_option
 @click.argument("customer_id")
 @json_option
-def customers_show(directory: Path, customer_id: str, as_json: bool) -> None:
+def customers_show(directory: Path | None, customer_id: str, as_json: bool) -> None:
     """Print everything that is known of a customer."""
-    with reading(directory) as (server, session):
-        row = server.customers.show(session, customer_id)
+    row = perform("customers.show_details", directory, customer=customer_id)
     show_one(row, as_json)
 
 
 @customers.command("erase")
-@directory_option
+@where_option
 @click.argument("customer_id")
 @click.confirmation_option(prompt="What is known of the customer and its sites goes for good. Continue?")
 @reason_option
 @json_option
-def customers_erase(directory: Path, customer_id: str, reason: str, as_json: bool) -> None:
+def customers_erase(directory: Path | None, customer_id: str, reason: str, as_json: bool) -> None:
     """Erase what is known of a customer and its sites: its key is destroyed. Licenses stay, with the ids.
 
     Backups that were made before still have the key. Delete them, or let them run out.
     """
-    with writing(directory, reason) as (server, session):
-        row = server.customers.erase(session, customer_id, now())
+    row = perform("customers.erase", directory, customer=customer_id)
     show_one(row, as_json)
 
 
 @customers.command("list")
-@directory_option
+@where_option
 @_after_option
 @limit_option
 @json_option
-def customers_list(directory: Path, after: str, limit: int | None, as_json: bool) -> None:
+def customers_list(directory: Path | None, after: str, limit: int | None, as_json: bool) -> None:
     """List customers by id."""
 
-    def line(row: CustomerRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         name = "(erased)" if row.erased_at is not None else row.fields.get("name", "-")
         return row.customer, name, row.fields.get("contact", "-"), row.fields.get("email", "-"), utc(row.created_at)
 
-    with opened(directory) as server:
+    headers = ("customer", "name", "contact", "email", "created")
+    show_pages(listed("customers.list_details", directory, limit, after), headers, line, as_json)
 
-        def page(session: Session, last: CustomerRow | None, most: int) -> list[CustomerRow]:
-            return server.customers.listed(session, after if last is None else last.customer, most)
 
-        headers = ("customer", "name", "contact", "email", "created")
-        show_pages(pages(server.database, page, limit), headers, line, as_json)
+@customers.command("import")
+@where_option
+@table_options
+@reason_option
+@json_option
+def customers_import(directory: Path | None, file: Path, row_by_row: bool, reason: str, as_json: bool) -> None:
+    """Create the customers in FILE, CSV or JSON. Those that are there with the same fields stay.
+
+    Columns: customer, name, contact, email, phone, address, note.
+    """
+    show_imported(lambda: perform("customers.import", directory, table=text_in(file), row_by_row=row_by_row), as_json)
 
 
 @click.group()
@@ -124,50 +128,63 @@ def sites() -> None:
 
 
 @sites.command("create")
-@directory_option
+@where_option
 @click.argument("site_id")
 @click.option("--customer", "customer_id", required=True, metavar="ID", help="Whose site it is.")
 @_fields_options(SITE_FIELDS)
 @reason_option
 @json_option
-def sites_create(directory: Path, site_id: str, customer_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
+def sites_create(
+    directory: Path | None, site_id: str, customer_id: str, reason: str, as_json: bool, **fields: str | None
+) -> None:
     """Create the site SITE_ID of a customer."""
-    with writing(directory, reason) as (server, session):
-        row = server.customers.create_site(session, site_id, customer_id, _given(fields), now())
+    row = perform("sites.create", directory, site=site_id, customer=customer_id, fields=_given(fields))
     show_one(row, as_json)
 
 
 @sites.command("change")
-@directory_option
+@where_option
 @click.argument("site_id")
 @_fields_options(SITE_FIELDS)
 @reason_option
 @json_option
-def sites_change(directory: Path, site_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
+def sites_change(directory: Path | None, site_id: str, reason: str, as_json: bool, **fields: str | None) -> None:
     """Change what is given of a site; an empty text removes a field."""
-    with writing(directory, reason) as (server, session):
-        row = server.customers.change_site(session, site_id, _given(fields), now())
+    row = perform("sites.change", directory, site=site_id, fields=_given(fields))
     show_one(row, as_json)
 
 
 @sites.command("list")
-@directory_option
+@where_option
 @click.option("--customer", "customer_id", metavar="ID", help="Only sites of this customer.")
 @_after_option
 @limit_option
 @json_option
-def sites_list(directory: Path, customer_id: str | None, after: str, limit: int | None, as_json: bool) -> None:
+def sites_list(directory: Path | None, customer_id: str | None, after: str, limit: int | None, as_json: bool) -> None:
     """List sites by id."""
 
-    def line(row: SiteRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         return row.site, row.customer, row.fields.get("name", "-"), row.fields.get("address", "-")
 
-    with opened(directory) as server:
+    show_pages(
+        listed("sites.list_details", directory, limit, after, customer=customer_id),
+        ("site", "customer", "name", "address"),
+        line,
+        as_json,
+    )
 
-        def page(session: Session, last: SiteRow | None, most: int) -> list[SiteRow]:
-            return server.customers.sites(session, customer_id, after if last is None else last.site, most)
 
-        show_pages(pages(server.database, page, limit), ("site", "customer", "name", "address"), line, as_json)
+@sites.command("import")
+@where_option
+@table_options
+@reason_option
+@json_option
+def sites_import(directory: Path | None, file: Path, row_by_row: bool, reason: str, as_json: bool) -> None:
+    """Create the sites in FILE, CSV or JSON. Those that are there with the same fields stay.
+
+    Columns: site, customer, name, address, note.
+    """
+    show_imported(lambda: perform("sites.import", directory, table=text_in(file), row_by_row=row_by_row), as_json)
 
 
 COMMANDS: tuple[click.Command, ...] = (customers, sites)

@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
-from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S, EnrollmentTokenRow
+from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S
 from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
-from server.registry.paging import pages
 
+from .acting import listed, perform
 from .listing import limit_option, show_pages
-from .options import directory_option, json_option, now, opened, utc, writing
+from .options import directory_option, json_option, now, utc, where_option, writing
 from .output import handing_out, out_option
 
 
@@ -39,7 +39,7 @@ def enrollment_token() -> None:
 
 
 @enrollment_token.command("make")
-@directory_option
+@where_option
 @click.option("--hw-id", metavar="HEX", help="The only device that may use it; without it, the first device that does.")
 @click.option(
     "--lifetime",
@@ -49,45 +49,60 @@ def enrollment_token() -> None:
     help="Seconds until it expires.",
 )
 @click.option("--factory-only", is_flag=True, help="For factory tests: the agent gets no licenses.")
+@click.option(
+    "--count", type=click.IntRange(1, 1000), metavar="N", help="Make so many, and print them as CSV: number and token."
+)
 @out_option
-def enrollment_token_make(directory: Path, hw_id: str | None, lifetime: int, factory_only: bool, out: Path | None) -> None:
-    """Make a token for one device and print it."""
+def enrollment_token_make(
+    directory: Path | None, hw_id: str | None, lifetime: int, factory_only: bool, count: int | None, out: Path | None
+) -> None:
+    """Make a token for one device and print it; with --count, many. Nobody can read a token again."""
     if hw_id is not None and (len(hw_id) != 64 or set(hw_id) - set("0123456789abcdef")):
         raise RegistryError("a hardware id has 64 characters 0-9 and a-f; 'license-agent hardware-id' prints it")
+    if hw_id is not None and count is not None:
+        raise click.UsageError("Give --hw-id or --count, not both: a device needs one token.")
     lost = (
         "nobody can use that token; make another, and revoke this one ('license-server enrollment-token list' has its number)"
     )
-    with handing_out(out, lost) as hand, writing(directory) as (server, session):
-        hand(server.enrollment_tokens.create(session, hw_id, factory_only, lifetime, now()))
+    body = {"factory_only": factory_only, "lifetime_s": lifetime}
+    with handing_out(out, lost, private=count is not None) as hand:
+        if count is None:
+            perform("enrollment_tokens.make", directory, lambda made: hand(made.text), hw_id=hw_id, **body)
+        else:
+            many = "enrollment_tokens.make_many"
+            perform(many, directory, lambda made: hand(_table_of(made)), count=count, **body)
+
+
+def _table_of(made: Any) -> str:
+    """New tokens as CSV. A token may begin with a dash, and is written as it is: this file is for devices."""
+    return "\n".join(["number,token", *(f"{each.claim_id},{each.text}" for each in made.items)])
 
 
 @enrollment_token.command("list")
-@directory_option
+@where_option
 @click.option("--status", "state", type=click.Choice(["open", "used", "revoked"]), help="Only tokens in this state.")
 @click.option("--after", type=click.IntRange(1), metavar="NUMBER", help="Only tokens behind this one, with smaller numbers.")
 @limit_option
 @json_option
-def enrollment_token_list(directory: Path, state: str | None, after: int | None, limit: int | None, as_json: bool) -> None:
+def enrollment_token_list(
+    directory: Path | None, state: str | None, after: int | None, limit: int | None, as_json: bool
+) -> None:
     """List tokens, the newest first; never their texts."""
 
-    def line(row: EnrollmentTokenRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         return row.claim_id, row.state, row.agent_id or "-", (row.hw_id or "any")[:16], utc(row.created_at), utc(row.expires_at)
 
-    def page(session: Session, last: EnrollmentTokenRow | None, most: int) -> list[EnrollmentTokenRow]:
-        return server.enrollment_tokens.listed(session, state, after if last is None else last.claim_id, most)
-
-    with opened(directory) as server:
-        headers = ("number", "state", "agent", "hardware", "made", "ends")
-        show_pages(pages(server.database, page, limit), headers, line, as_json)
+    headers = ("number", "state", "agent", "hardware", "made", "ends")
+    begin = None if after is None else str(after)
+    show_pages(listed("enrollment_tokens.list", directory, limit, begin, state=state), headers, line, as_json)
 
 
 @enrollment_token.command("revoke")
-@directory_option
+@where_option
 @click.argument("number", type=click.IntRange(1))
-def enrollment_token_revoke(directory: Path, number: int) -> None:
+def enrollment_token_revoke(directory: Path | None, number: int) -> None:
     """Revoke the token with this NUMBER, from the list."""
-    with writing(directory) as (server, session):
-        server.enrollment_tokens.revoke(session, number, now())
+    perform("enrollment_tokens.revoke", directory, claim_id=number)
 
 
 COMMANDS: tuple[click.Command, ...] = (enroll, enrollment_token)

@@ -1,13 +1,11 @@
 """Options that say which licenses a command is about."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import click
 
-from server.licensing.license_list import Filter
 from server.licensing.license_states import State
 
 _OPTIONS = (
@@ -21,12 +19,12 @@ _OPTIONS = (
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options; the command gets them as `filters`."""
+    """Adds the options; the command gets what was given as `filters`, members of the acts' forms."""
 
     @wraps(command)
     def run(*arguments: Any, **named: Any) -> Any:
         given = {name: named.pop(name) for _flag, name, _metavar, _text in _OPTIONS}
-        return command(*arguments, filters=Filter(**given), **named)
+        return command(*arguments, filters=given, **named)
 
     found: Callable[..., Any] = run
     for flag, name, metavar, text in reversed(_OPTIONS):
@@ -34,8 +32,16 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def which(filters: Filter, status: str | None) -> Filter:
-    """The filter together with the state that was named: one of the table's, or `issued` for all but revoked ones."""
+def _which(_ctx: click.Context, _param: click.Parameter, status: str | None) -> dict[str, Any]:
     if status is None:
-        return filters
-    return replace(filters, revoked=False) if status == "issued" else replace(filters, state=State(status))
+        return {}
+    return {"revoked": False} if status == "issued" else {"state": status}
+
+
+status_option = click.option(
+    "--status",
+    type=click.Choice(["revoked", "issued", *(state.value for state in State if state is not State.REVOKED)]),
+    callback=_which,
+    help="Only those in this state; 'issued': all but revoked ones.",
+)
+"""The command gets members of the acts' forms."""

@@ -2,21 +2,15 @@
 
 from datetime import tzinfo
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from server.base.times import told
-from server.licensing import history as past
-from server.licensing import lifecycle
-from server.licensing.history import ChangeRow
-from server.licensing.license_list import Filter, LicenseRow, listed, one
-from server.licensing.license_states import State
-from server.licensing.orders import Wish, order_of
-from server.registry.paging import pages
 
+from .acting import listed, perform
 from .bulk import export, import_, issue_many
-from .licensefilter import filter_options, which
+from .licensefilter import filter_options, status_option
 from .listing import limit_option, show_one, show_pages
 from .options import (
     DurationType,
@@ -25,11 +19,10 @@ from .options import (
     directory_option,
     json_option,
     now,
-    opened,
     pairs,
-    reading,
     reason_option,
     utc,
+    where_option,
     writing,
     zone_option,
 )
@@ -43,7 +36,7 @@ expires_option = click.option(
 
 
 @click.command()
-@directory_option
+@where_option
 @click.option("--agent", "agent_id", metavar="ID", help="The agent's id. Without it, the license is on no machine yet.")
 @click.option("--policy", metavar="ID", help="The policy that says what is licensed, and for how long.")
 @click.option("--customer", metavar="ID", help="Whose license it is.")
@@ -52,7 +45,7 @@ expires_option = click.option(
 @click.option(
     "--metadata", multiple=True, metavar="NAME=VALUE", callback=pairs, help="For the POS application; may be repeated."
 )
-@click.option("--not-before", type=TimeType(), default="now", show_default=True, help="When the license begins.")
+@click.option("--not-before", type=TimeType(), help="When the license begins.  [default: now]")
 @expires_option
 @zone_option
 @click.option("--subject", help="Who the license is for.  [default: the customer's id, else unnamed]")
@@ -61,14 +54,14 @@ expires_option = click.option(
 @reason_option
 @out_option
 def issue(
-    directory: Path,
+    directory: Path | None,
     agent_id: str | None,
     policy: str | None,
     customer: str | None,
     site: str | None,
     features: tuple[str, ...],
     metadata: dict[str, str],
-    not_before: int,
+    not_before: int | None,
     expires: int | None,
     zone: tzinfo,
     subject: str | None,
@@ -83,19 +76,18 @@ def issue(
     """
     if agent_id is None and secret_version is not None:
         raise click.UsageError("--secret-version needs --agent: only a license on a machine has a token.")
-    wish = Wish(license_id, policy, customer, site, subject, features, metadata, not_before, expires)
-    lost = "the license is issued; 'license-server licenses list' shows it"
+    which = "the license" if license_id is None else f"the license {license_id}"
+    lost = f"{which} is issued; 'license-server licenses list' shows it"
     if agent_id is not None:
-        lost = f"the license is issued; 'license-server reissue --agent {agent_id}' prints its token"
-    with handing_out(out, lost) as hand, writing(directory, reason) as (server, session):
-        order = order_of(session, wish, now())
-        if agent_id is None:
-            server.licenses.stock(session, order, now())
-            hand(order.jti)
-        else:
-            hand(server.licenses.issue(session, agent_id, order, now(), secret_version))
-    click.echo(f"license {order.jti}: valid from {told(order.not_before, zone)} until {told(order.expires, zone)}", err=True)
-    texts = (order.subject, *order.features, *order.metadata, *order.metadata.values())
+        lost = f"{which} is issued; 'license-server reissue --agent {agent_id}' prints its token"
+    with handing_out(out, lost) as hand:
+        row = perform(
+            "licenses.issue", directory, lambda done: hand(done.token or done.license.license_id), agent_id=agent_id,
+            policy=policy, customer=customer, site=site, features=list(features), metadata=metadata, not_before=not_before,
+            expires=expires, subject=subject, license_id=license_id, secret_version=secret_version,
+        ).license  # fmt: skip
+    click.echo(f"license {row.license_id}: valid from {told(row.not_before, zone)} until {told(row.expires, zone)}", err=True)
+    texts = (row.subject, *row.features, *row.metadata, *row.metadata.values())
     if not all(text.isprintable() for text in texts):
         text = "NOTICE: agents of release 0.1.0 refuse this license: one of its characters is not printable to them"
         click.echo(text, err=True)
@@ -117,31 +109,21 @@ def licenses() -> None:
 
 
 @licenses.command("list")
-@directory_option
+@where_option
 @filter_options
-@click.option(
-    "--status",
-    type=click.Choice(["revoked", "issued", *(state.value for state in State if state is not State.REVOKED)]),
-    help="Only those in this state; 'issued': all but revoked ones.",
-)
+@status_option
 @click.option("--after", default="", metavar="LICENSE_ID", help="Only licenses behind this one.")
 @limit_option
 @json_option
-def licenses_list(directory: Path, filters: Filter, status: str | None, after: str, limit: int | None, as_json: bool) -> None:
+def licenses_list(
+    directory: Path | None, filters: dict[str, Any], status: dict[str, Any], after: str, limit: int | None, as_json: bool
+) -> None:
     """List licenses by id: all of them, or those that the options name. Never a token."""
-    moment, named = now(), which(filters, status)
-
-    def page(session: Session, last: LicenseRow | None, most: int) -> list[LicenseRow]:
-        return listed(session, moment, after=after if last is None else last.license_id, limit=most, which=named)
-
-    with opened(directory) as server:
-        with server.database.read() as session:
-            named.check(session)
-        headers = ("license", "agent", "state", "subject", "customer", "valid from", "valid until", "features")
-        show_pages(pages(server.database, page, limit), headers, _line, as_json)
+    headers = ("license", "agent", "state", "subject", "customer", "valid from", "valid until", "features")
+    show_pages(listed("licenses.list", directory, limit, after, **filters, **status), headers, _line, as_json)
 
 
-def _line(row: LicenseRow) -> tuple[object, ...]:
+def _line(row: Any) -> tuple[object, ...]:
     dates = utc(row.not_before), utc(row.expires)
     return (
         row.license_id,
@@ -155,63 +137,50 @@ def _line(row: LicenseRow) -> tuple[object, ...]:
 
 
 @licenses.command("show")
-@directory_option
+@where_option
 @click.argument("license_id")
 @json_option
-def licenses_show(directory: Path, license_id: str, as_json: bool) -> None:
+def licenses_show(directory: Path | None, license_id: str, as_json: bool) -> None:
     """Print everything about a license; never its token."""
-    with reading(directory) as (_server, session):
-        row = one(session, license_id, now())
-    show_one(row, as_json)
+    show_one(perform("licenses.show", directory, license_id=license_id), as_json)
 
 
 @licenses.command("history")
-@directory_option
+@where_option
 @click.argument("license_id")
 @json_option
-def licenses_history(directory: Path, license_id: str, as_json: bool) -> None:
+def licenses_history(directory: Path | None, license_id: str, as_json: bool) -> None:
     """List what has happened to a license since this release, the oldest first."""
 
-    def line(row: ChangeRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         return row.number, utc(row.at), row.event, row.state, ", ".join(f"{name}={value}" for name, value in row.fields.items())
 
-    def page(session: Session, last: ChangeRow | None, most: int) -> list[ChangeRow]:
-        return past.history(session, license_id, 0 if last is None else last.number, most)
-
-    with opened(directory) as server:
-        show_pages(pages(server.database, page), ("change", "time", "what", "state", "details"), line, as_json)
+    headers = ("change", "time", "what", "state", "details")
+    show_pages(listed("licenses.history", directory, None, license_id=license_id), headers, line, as_json)
 
 
 @licenses.command("suspend")
-@directory_option
+@where_option
 @click.argument("license_id")
 @reason_option
 @json_option
-def licenses_suspend(directory: Path, license_id: str, reason: str, as_json: bool) -> None:
+def licenses_suspend(directory: Path | None, license_id: str, reason: str, as_json: bool) -> None:
     """Suspend a license until it is reinstated. Its time runs on."""
-    with writing(directory, reason) as (_server, session):
-        lifecycle.suspend(session, license_id, now())
-        row = one(session, license_id, now())
-        said = _how_it_leaves(session, row.agent_id, "suspends it")
-    show_one(row, as_json)
-    _say(said)
+    show_one(perform("licenses.suspend", directory, license_id=license_id), as_json)
 
 
 @licenses.command("reinstate")
-@directory_option
+@where_option
 @click.argument("license_id")
 @reason_option
 @json_option
-def licenses_reinstate(directory: Path, license_id: str, reason: str, as_json: bool) -> None:
+def licenses_reinstate(directory: Path | None, license_id: str, reason: str, as_json: bool) -> None:
     """End the suspension of a license."""
-    with writing(directory, reason) as (_server, session):
-        lifecycle.reinstate(session, license_id, now())
-        row = one(session, license_id, now())
-    show_one(row, as_json)
+    show_one(perform("licenses.reinstate", directory, license_id=license_id), as_json)
 
 
 @licenses.command("renew")
-@directory_option
+@where_option
 @click.argument("license_id")
 @expires_option
 @click.option("--duration", type=DurationType(), help="How much longer: 365d, 52w.  [default: that of its policy]")
@@ -219,20 +188,17 @@ def licenses_reinstate(directory: Path, license_id: str, reason: str, as_json: b
 @reason_option
 @json_option
 def licenses_renew(
-    directory: Path, license_id: str, expires: int | None, duration: int | None, zone: tzinfo, reason: str, as_json: bool
+    directory: Path | None, license_id: str, expires: int | None, duration: int | None, zone: tzinfo, reason: str, as_json: bool
 ) -> None:
     """Give a license a later end: behind its present one, or, if it has expired, behind now."""
     _ = zone
     if expires is not None and duration is not None:
         raise click.UsageError("Give --expires or --duration, not both.")
-    with writing(directory, reason) as (_server, session):
-        lifecycle.renew(session, license_id, now(), expires=expires, duration=duration)
-        row = one(session, license_id, now())
-    show_one(row, as_json)
+    show_one(perform("licenses.renew", directory, license_id=license_id, expires=expires, duration=duration), as_json)
 
 
 @licenses.command("upgrade")
-@directory_option
+@where_option
 @click.argument("license_id")
 @click.option("--policy", metavar="ID", help="The policy whose features and metadata it gets in place of its own.")
 @click.option("--feature", "features", multiple=True, metavar="NAME", help="A feature that it gets besides; may be repeated.")
@@ -243,7 +209,7 @@ def licenses_renew(
 @reason_option
 @json_option
 def licenses_upgrade(
-    directory: Path,
+    directory: Path | None,
     license_id: str,
     policy: str | None,
     features: tuple[str, ...],
@@ -255,94 +221,59 @@ def licenses_upgrade(
     """Give a license the terms of another policy, or other features. Its end stays, but for a trial that becomes a sale."""
     if not (policy or features or without or metadata):
         raise click.UsageError("Give what changes: --policy, --feature, --without or --metadata.")
-    with writing(directory, reason) as (_server, session):
-        lifecycle.upgrade(
-            session, license_id, now(), to=policy, features=features, without=without, metadata=metadata
-        )  # fmt: skip
-        row = one(session, license_id, now())
-    show_one(row, as_json)
-
-
-@licenses.command("assign")
-@directory_option
-@click.argument("license_id")
-@agent_option
-@reason_option
-@json_option
-def licenses_assign(directory: Path, license_id: str, agent_id: str, reason: str, as_json: bool) -> None:
-    """Give a license that is on no machine to an agent."""
-    with writing(directory, reason) as (_server, session):
-        lifecycle.assign(session, license_id, agent_id, now())
-        row = one(session, license_id, now())
-        said = _how_it_arrives(session, agent_id)
-    show_one(row, as_json)
-    _say(said)
-
-
-@licenses.command("transfer")
-@directory_option
-@click.argument("license_id")
-@agent_option
-@reason_option
-@json_option
-def licenses_transfer(directory: Path, license_id: str, agent_id: str, reason: str, as_json: bool) -> None:
-    """Move a license to another agent."""
-    with writing(directory, reason) as (_server, session):
-        moved = lifecycle.transfer(session, license_id, agent_id, now())
-        row = one(session, license_id, now())
-        said = _how_it_arrives(session, agent_id), _how_it_leaves(session, moved.was, "drops it")
-    show_one(row, as_json)
-    _say(*said)
-
-
-@licenses.command("release")
-@directory_option
-@click.argument("license_id")
-@reason_option
-@json_option
-def licenses_release(directory: Path, license_id: str, reason: str, as_json: bool) -> None:
-    """Take a license from its machine, so that another one can get it later."""
-    with writing(directory, reason) as (_server, session):
-        moved = lifecycle.release(session, license_id, now())
-        row = one(session, license_id, now())
-        said = _how_it_leaves(session, moved.was, "drops it")
-    show_one(row, as_json)
-    _say(said)
-
-
-def _how_it_arrives(session: Session, agent_id: str) -> str:
-    """What is to be done so that an agent gets a license."""
-    if lifecycle.is_told(session, agent_id):
-        return f"agent {agent_id} gets it at its next contact"
-    return f"next: 'license-server reissue --agent {agent_id}' prints its token, which this agent does not fetch by itself"
-
-
-def _how_it_leaves(session: Session, agent_id: str | None, outcome: str) -> str:
-    """When an agent stops accepting a license."""
-    if agent_id is None:
-        return ""
-    if lifecycle.is_told(session, agent_id):
-        return f"agent {agent_id} {outcome} at its next contact"
-    return (
-        f"NOTICE: agent {agent_id} does not say that it learns of this: it accepts the token that it has until the grace of "
-        "its secret ends, or the license does; revoke the agent if its machine is out of service"
+    show_one(
+        perform(
+            "licenses.upgrade",
+            directory,
+            license_id=license_id,
+            policy=policy,
+            features=list(features),
+            without=list(without),
+            metadata=metadata,
+        ),
+        as_json,
     )
 
 
-def _say(*texts: str) -> None:
-    for text in texts:
-        if text:
-            click.echo(text, err=True)
+@licenses.command("assign")
+@where_option
+@click.argument("license_id")
+@agent_option
+@reason_option
+@json_option
+def licenses_assign(directory: Path | None, license_id: str, agent_id: str, reason: str, as_json: bool) -> None:
+    """Give a license that is on no machine to an agent."""
+    show_one(perform("licenses.assign", directory, license_id=license_id, agent_id=agent_id), as_json)
+
+
+@licenses.command("transfer")
+@where_option
+@click.argument("license_id")
+@agent_option
+@reason_option
+@json_option
+def licenses_transfer(directory: Path | None, license_id: str, agent_id: str, reason: str, as_json: bool) -> None:
+    """Move a license to another agent."""
+    show_one(perform("licenses.transfer", directory, license_id=license_id, agent_id=agent_id), as_json)
+
+
+@licenses.command("release")
+@where_option
+@click.argument("license_id")
+@reason_option
+@json_option
+def licenses_release(directory: Path | None, license_id: str, reason: str, as_json: bool) -> None:
+    """Take a license from its machine, so that another one can get it later."""
+    show_one(perform("licenses.release", directory, license_id=license_id), as_json)
 
 
 @click.command()
-@directory_option
+@where_option
 @click.argument("license_id")
 @reason_option
-def revoke(directory: Path, license_id: str, reason: str) -> None:
+def revoke(directory: Path | None, license_id: str, reason: str) -> None:
     """Revoke the license LICENSE_ID for good. Its agent learns of it at its next contact."""
-    with writing(directory, reason) as (server, session):
-        server.licenses.revoke(session, license_id, now())
+    perform("licenses.revoke", directory, license_id=license_id)
 
 
 licenses.add_command(issue)

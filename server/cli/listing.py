@@ -18,17 +18,22 @@ _TIMES = ("not_before", "expires", "last_seen", "next_end")
 limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help="List at most so many.")
 
 
+def members_of(row: Any) -> dict[str, Any]:
+    """All fields of a dataclass, or of a result of an act."""
+    return row.model_dump(mode="json") if hasattr(row, "model_dump") else asdict(row)
+
+
 def show_pages(
     pages: Iterable[Sequence[Any]],
     headers: Sequence[str],
     line: Callable[[Any], tuple[object, ...]],
     as_json: bool,
-    members: Callable[[Any], dict[str, Any]] = asdict,
+    members: Callable[[Any], dict[str, Any]] = members_of,
 ) -> int:
     """Prints rows as they come, and returns their number.
 
     Args:
-        pages: of dataclasses.
+        pages: of dataclasses, or of results of acts.
         headers: of the table.
         line: the cells of a row of the table.
         as_json: print one array of objects with all fields, instead of a table.
@@ -71,8 +76,13 @@ def _as_wide(column: Sequence[object]) -> object:
 
 
 def show_one(row: Any, as_json: bool) -> None:
-    """Prints a dataclass: each member on a line, or as a JSON object. What is None or empty is left out of the lines."""
-    content = asdict(row)
+    """Prints a dataclass or a result of an act: each member on a line, or as a JSON object.
+
+    What is None or empty is left out of the lines. Notices go to standard error.
+    """
+    content = members_of(row)
+    for notice in content.pop("notices", ()):
+        click.echo(notice, err=True)
     if as_json:
         click.echo(json.dumps(content, indent=2, default=str))
         return
@@ -80,7 +90,7 @@ def show_one(row: Any, as_json: bool) -> None:
     for name, value in content.items():
         if isinstance(value, dict):
             lines += [(str(key), str(each)) for key, each in value.items()]
-        elif value not in (None, "", ()):
+        elif value not in (None, "", (), []):
             lines.append((name.replace("_", " "), _cell(name, value)))
     width = max((len(name) for name, _value in lines), default=0) + 2
     click.echo(shown("\n".join(f"{name + ':':<{width}}{value}" for name, value in lines)))

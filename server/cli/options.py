@@ -36,6 +36,14 @@ directory_option = click.option(
     required=True,
     help="The server's directory (or LICENSE_SERVER_DIR).",
 )
+where_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="LICENSE_SERVER_DIR",
+    help="The server's directory (or LICENSE_SERVER_DIR); not with --server.",
+)
+"""For commands that can ask a server with `--server` as well."""
 agent_option = click.option("--agent", "agent_id", required=True, metavar="ID", help="The agent's id.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 root_key_option = click.option(

@@ -47,7 +47,9 @@ def write(text: str, out: Path | None) -> None:
 
 
 @contextmanager
-def handing_out(out: Path | None, lost: str = "run the command again") -> Iterator[Callable[[str], None]]:
+def handing_out(
+    out: Path | None, lost: str = "run the command again", *, private: bool = False
+) -> Iterator[Callable[[str], None]]:
     """Yields a function that takes what the command hands out. It is printed, or the file gets its name, at the end.
 
     Enclose the transaction in it: the file's content is written before the transaction commits.
@@ -55,6 +57,7 @@ def handing_out(out: Path | None, lost: str = "run the command again") -> Iterat
     Args:
         out: the file; None for standard output.
         lost: what to do when it is done and could not be handed out.
+        private: a new file is for its owner only.
 
     Raises:
         RegistryError: that is so.
@@ -65,7 +68,8 @@ def handing_out(out: Path | None, lost: str = "run the command again") -> Iterat
     def hand(text: str) -> None:
         taken.append(text.rstrip("\n") + "\n")
         if out is not None and replaced:
-            write_temporary(temporary_of(out), taken[-1].encode(), _mode_of(out))
+            mode = 0o600 if private and not out.exists() else _mode_of(out)
+            write_temporary(temporary_of(out), taken[-1].encode(), mode)
 
     try:
         yield hand

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import TypeAdapter
 
 from server.acts.act import Act, Form, Listed
+from server.acts.tables import BadRow, RowsRefused
 from server.base import privatefile
 from server.base.errors import NotFound, RegistryError
 
@@ -98,6 +99,9 @@ class Remote:
                 f"another person must approve this: let them run 'license-server approvals approve {asked}', then run this "
                 f"command again with --approval {asked}"
             )
+        if status != 200 and reply.get("rows"):
+            rows = TypeAdapter(list[BadRow]).validate_json(json.dumps(reply["rows"]))
+            raise RowsRefused(rows, len(rows), said=f"{self._url} refuses this: {reply.get('detail')}")
         if status != 200:
             kind = NotFound if status == 404 else RegistryError
             raise kind(f"{self._url} refuses this: {reply.get('detail', status)} (next: {reply.get('next', 'see its log')})")

@@ -38,17 +38,26 @@ class Result:
     problem: str | None = None
 
 
-def import_customers(session: Session, customers: Customers, data: bytes, now: int) -> list[Result]:
-    """Creates the customers of a table with the columns `customer` and `FIELDS`.
+Lines = list[tuple[int, dict[str, Any] | str]]
+CUSTOMER_COLUMNS, SITE_COLUMNS = ("customer", *FIELDS), ("site", "customer", *SITE_FIELDS)
+
+
+def lines_of(data: bytes, columns: tuple[str, ...]) -> Lines:
+    """The lines of a table, CSV or JSON. Raises Invalid: it cannot be read, or one transaction cannot have so many."""
+    lines = lines_in(data, columns)
+    if len(lines) > MAX_LINES:
+        raise Invalid(f"{len(lines)} lines are too many at once ({MAX_LINES}): divide the file")
+    return lines
+
+
+def import_customers(session: Session, customers: Customers, lines: Lines, now: int) -> list[Result]:
+    """Creates the customers of a table.
 
     Args:
         session: of a writing transaction. Bad lines leave no trace in it; the caller ends it without a commit to do nothing.
         customers: the store.
-        data: CSV or JSON.
+        lines: of `lines_of`, with `CUSTOMER_COLUMNS`.
         now: seconds since 1970 UTC.
-
-    Raises:
-        Invalid: the table as a whole cannot be read.
     """
 
     def create(cells: dict[str, Any]) -> bool:
@@ -62,12 +71,11 @@ def import_customers(session: Session, customers: Customers, data: bytes, now: i
             raise Conflict(f"customer {customer_id!r} exists with other fields: change it, or leave the line out")
         return known is None
 
-    return _each(session, _lines(data, ("customer", *FIELDS)), "customer", create)
+    return _each(session, lines, "customer", create)
 
 
-def import_sites(session: Session, customers: Customers, data: bytes, now: int) -> list[Result]:
-    """Creates the sites of a table with the columns `site`, `customer` and `SITE_FIELDS`. Args and errors as before."""
-    lines = _lines(data, ("site", "customer", *SITE_FIELDS))
+def import_sites(session: Session, customers: Customers, lines: Lines, now: int) -> list[Result]:
+    """Creates the sites of a table, with `SITE_COLUMNS`. Args as for `import_customers`."""
     # In the order of their ids, and before the audit's counter: two imports at once would wait for each other.
     owners = sorted({str(cells.get("customer")) for _line, cells in lines if isinstance(cells, dict)})
     for first in range(0, len(owners), 500):
@@ -88,16 +96,7 @@ def import_sites(session: Session, customers: Customers, data: bytes, now: int) 
     return _each(session, lines, "site", create)
 
 
-def _lines(data: bytes, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any] | str]]:
-    lines = lines_in(data, columns)
-    if len(lines) > MAX_LINES:
-        raise Invalid(f"{len(lines)} lines are too many at once ({MAX_LINES}): divide the file")
-    return lines
-
-
-def _each(
-    session: Session, lines: list[tuple[int, dict[str, Any] | str]], key: str, create: Callable[[dict[str, Any]], bool]
-) -> list[Result]:
+def _each(session: Session, lines: Lines, key: str, create: Callable[[dict[str, Any]], bool]) -> list[Result]:
     results = []
     for line, cells in lines:
         if isinstance(cells, str):

@@ -127,14 +127,19 @@ def lines_in(data: bytes, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
     Raises:
         Invalid: the file as a whole cannot be read.
     """
+    text = text_of(data)
+    return _json_lines(text, columns) if text.lstrip()[:1] in ("[", "{") else _csv_lines(text, columns)
+
+
+def text_of(data: bytes) -> str:
+    """The text of a file, without a byte order mark. Raises Invalid: it is too large, or not UTF-8."""
     if len(data) > MAX_BYTES:
         raise Invalid(f"the file has {len(data)} bytes, the limit is {MAX_BYTES}: divide it")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Invalid(f"line {line} of the file is not UTF-8: save it as 'CSV UTF-8'") from None
-    return _json_lines(text, columns) if text.lstrip()[:1] in ("[", "{") else _csv_lines(text, columns)
 
 
 def _json_lines(text: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any] | str]]:

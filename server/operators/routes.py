@@ -189,7 +189,10 @@ def _result_of(act: Act) -> Any:
 
 def _responses(act: Act, in_path: list[str]) -> dict[int | str, dict[str, Any]]:
     names = [*_ALWAYS, *(_OF_LISTS if issubclass(act.body, PageForm) else ()), *(() if act.reads else _OF_CHANGES)]
-    names += ["not-found"] if in_path or not act.reads else []
+    # A filter may name what does not exist: a typing error is not an empty list.
+    filters = set(act.body.model_fields) - set(PageForm.model_fields)
+    names += ["not-found"] if in_path or filters or not act.reads else []
+    names += ["rows-refused"] if "row_by_row" in act.body.model_fields else []
     names += [] if act.reads else ["idempotency-key-reused"]
     names += ["precondition-failed"] if act.present is not None else []
     names += ["precondition-required"] if act.match_required else []

@@ -166,7 +166,7 @@ def test_bash_offers_every_command(bash: Bash) -> None:
 
 
 def test_bash_offers_the_options_that_a_command_has(bash: Bash) -> None:
-    making = {"--dir", "--hw-id", "--lifetime", "--factory-only", "--out", "--help"}
+    making = {"--dir", "--hw-id", "--count", "--lifetime", "--factory-only", "--out", "--help"}
     assert set(bash.offered("license-server enrollment-token make --")) == making
     assert set(bash.offered("license-server claim make --")) == making
     assert set(bash.offered("license-agent recover reinitialize --")) == {"--help", "--request-out", "--trust"}
