@@ -69,14 +69,18 @@ class Chain:
         first_token: of a license, for a till to begin with; a test sets it.
     """
 
-    def __init__(self, root: Path, stack: contextlib.ExitStack, *, tpm: bool, hostile: bool, interval: int, grace: int) -> None:
+    def __init__(self, root: Path, stack: contextlib.ExitStack, *, tpm: bool, hostile: bool, interval: int, grace: int,
+        url: str | None = None, serve: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.root = root
+        self._serve = serve
         self.agent_id = self.first_token = ""
         self._stack = stack
         chip = stack.enter_context(Swtpm(root / "tpm")) if tpm else None
         periods = ("--interval", str(interval), "--grace", str(grace))
+        where = () if url is None else ("--database", url)
         directory = root / "license-server"
-        server_command("init", "--dir", str(directory), "--root-key", str(root / "root.key"), *periods)
+        server_command("init", "--dir", str(directory), "--root-key", str(root / "root.key"), *periods, *where)
         self.server = ApiServer(directory)
         stack.callback(self.server.stop)
         self.relay = stack.enter_context(Relay())
@@ -111,7 +115,7 @@ class Chain:
 
     def start_server(self) -> None:
         """Starts it, on another port: the relay goes there."""
-        self.server.start()
+        self.server.start(*self._serve)
         self.relay.target = int(self.server.base.rpartition(":")[2])
 
     def kill_server(self) -> None:
@@ -306,8 +310,9 @@ class Till:
 
 @contextlib.contextmanager
 def running_chain(
-    *, provisioned: bool = True, tpm: bool = False, hostile: bool = True, interval: int = 86_400, grace: int = 604_800
-) -> Iterator[Chain]:
+    *, provisioned: bool = True, tpm: bool = False, hostile: bool = True, interval: int = 86_400, grace: int = 604_800,
+    url: str | None = None, serve: tuple[str, ...] = (),
+) -> Iterator[Chain]:  # fmt: skip
     """A chain for the length of a block.
 
     Args:
@@ -316,9 +321,11 @@ def running_chain(
         hostile: put a hostile link between agent and link; it is honest until told otherwise.
         interval: seconds until a secret's successor is due.
         grace: seconds after that.
+        url: of the server's database; None for its own SQLite file.
+        serve: options of the server's `serve`.
     """
     with short_directory() as root, contextlib.ExitStack() as stack:
-        chain = Chain(root, stack, tpm=tpm, hostile=hostile, interval=interval, grace=grace)
+        chain = Chain(root, stack, tpm=tpm, hostile=hostile, interval=interval, grace=grace, url=url, serve=serve)
         if provisioned:
             chain.provision()
         yield chain
