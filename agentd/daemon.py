@@ -21,6 +21,8 @@ from .wiring import Agent, limits_of
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 3600.0
+USAGE_EVERY_S = 30.0
+"""How often usage counts are brought to the disk: a power cut loses what was counted since."""
 NV_RESERVE = 6
 """NV writes that regular checkpoints leave for administrators and rotations; a commit takes two."""
 LAST_WORK_S = 5.0
@@ -154,6 +156,7 @@ class Daemon:
             Chore("minute", 60, 60, self._every_minute),
             Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
             Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
+            Chore("usage", USAGE_EVERY_S, USAGE_EVERY_S, self._sync_usage, "disk of the usage counts"),
             Chore("checkpoint", 0, 0, self._checkpoint, "hardware, or the audit log's disk"),
             # Archives soon after the start too: a till that is switched off every few minutes has archives to make as well.
             Chore("archive", 600, 60, lambda: made.keeper.work(made.checkpoint.last_seq), "disk of the archives"),
@@ -205,6 +208,10 @@ class Daemon:
         audit.emit_counts()
         audit.record("agent.stopped", "ok")
         await _within(self._made.checkpoint.make_if_needed(), "the audit log's last records are not sealed")
+        try:
+            await _within(self._sync_usage(), "usage counts of the last seconds may be lost at a power cut")
+        except OSError as error:
+            log.error("usage counts of the last seconds may be lost at a power cut: %s", os_problem(error))
         await _within(self.agent.publisher.write_last(), "metrics and state.json are those of before the stop")
         hub.end_tick()
         hub.close_all()
@@ -243,6 +250,10 @@ class Daemon:
         self.pos.tidy()
         self.admin.tidy()
         self._made.validator.inventory.forget_old(self._core.clock.now())
+
+    async def _sync_usage(self) -> None:
+        if self._made.usage is not None:
+            await self._made.usage.sync()
 
     async def _checkpoint(self) -> None:
         """Seals the log every hour, and as soon as a closed segment waits to be archived."""

@@ -3,6 +3,8 @@
 `assemble` opens what the start needs and runs on the hardware's thread; `connect` adds what contacts the license server.
 """
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +36,7 @@ from .base.errors import StartError
 from .base.hardware import Hardware, read_counters
 from .base.statelock import StateInUse, StateLock
 from .licenses.inventory import LicenseInventory
+from .licenses.usage import Usage
 from .licenses.validator import Validator
 from .pos.service import PosService
 from .rotation.runner import RotationRunner
@@ -51,6 +54,7 @@ from .sync.cycle import ContactCycle
 from .sync.licenses import LicenseSync
 from .sync.mode import Kept, ModeKeeper
 from .sync.updates import SignedUpdates
+from .sync.usage import UsageReports
 from .telemetry.parts import AgentParts
 from .telemetry.publisher import Publisher
 from .telemetry.reporter import Reporter
@@ -59,6 +63,8 @@ from .uplink.certificates import ClientCertificates, OpenedTlsKeys, open_tls_key
 from .uplink.client import ExchangeClient
 from .uplink.linkclient import LinkClient
 from .uplink.transport import LinkTransport, Transport
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class Assembled:
     time: TrustedTime
     installer: SecretInstaller
     validator: Validator
+    usage: Usage | None
     checkpoint: Checkpoint
     keeper: AuditKeeper
     tls: OpenedTlsKeys | None
@@ -102,6 +109,8 @@ class Assembled:
         """Closes everything unused; runs on the hardware's thread."""
         self.core.hardware.discard()
         self.core.audit.discard()
+        if self.usage is not None:
+            self.usage.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +216,24 @@ def assemble(
         time=time,
         installer=SecretInstaller(core, store, time),
         validator=validator,
+        usage=_usage(config, clock),
         # What may be sealed: the values around the log's last checkpoint, or nothing yet.
         checkpoint=Checkpoint(core, tuple(end.checked.values) or (bytes(32),)),
         keeper=AuditKeeper(core, config.audit_log, archive_keys(backend, vault), config.audit),
         tls=_tls_keys(record, backend, vault),
         found=Found(loaded, end, inventory_whole, kept, kept_from, state_corrupt),
     )
+
+
+def _usage(config: Config, clock: Clock) -> Usage | None:
+    """The usage counters; None if their file cannot be used, which is no reason to leave the shop without verdicts."""
+    try:
+        return Usage(config.usage_file, config.agent.id, os.urandom, clock.monotonic)
+    except OSError as error:
+        log.error(
+            "usage cannot be counted: %s: %s; free the disk or correct the file's owner", config.usage_file, os_problem(error)
+        )
+        return None
 
 
 def _tls_keys(record: AgentRecord, backend: Backend, vault: Vault) -> OpenedTlsKeys | None:
@@ -240,12 +261,13 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         updates = SignedUpdates(core, store, made.time, made.validator)
         negotiation = Negotiation(core, store, client)
         licenses = LicenseSync(core, store, made.validator, client)
-        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses)
+        usage = UsageReports(core, made.usage, client)
+        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, usage)
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))
     reporter = Reporter(parts, made.checkpoint, publisher)
-    return Agent(made, parts, rotation, reporter, publisher, PosService(config.pos, core, made.validator))
+    return Agent(made, parts, rotation, reporter, publisher, PosService(config.pos, core, made.validator, made.usage))
 
 
 def _link_transport(made: Assembled) -> LinkTransport:

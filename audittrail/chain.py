@@ -32,7 +32,9 @@ CHECKPOINT = "audit.checkpoint"
 SEGMENT_CLOSED = "audit.segment_closed"
 CERTIFIED = "audit.certified"
 
-_APPLICATION_EVENTS = frozenset({"license.validated", "license.refreshed", "license.listed", "request.refused"})
+_APPLICATION_EVENTS = frozenset(
+    {"license.validated", "license.refreshed", "license.listed", "usage.counted", "request.refused"}
+)
 _ATTACKS = frozenset({"bad_signature", "wrong_audience"})
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode

@@ -20,6 +20,23 @@ MAX_LICENSE_ID_CHARS = 128
 LICENSES_PER_PAGE = 32
 """Licenses in one reply to `licenses`; fewer where a frame has no room for so many."""
 
+MAX_METER_CHARS = 48
+"""Longest name of a meter in `count_usage`."""
+MAX_AMOUNT = 2**32 - 1
+"""Largest amount of one count."""
+COUNT_ID_BYTES = 16
+"""Size of the id of a count."""
+COUNTS_KNOWN = 8192
+"""Counts of a machine whose ids the agent knows: the last ones."""
+COUNT_KNOWN_S = 120
+"""Seconds for which the id of a count stays known, however many counts follow."""
+COUNTS_PER_S = 20
+"""Counts a second that one UID may make, sustained."""
+COUNTS_BURST = 1000
+"""Counts that one UID may make at once."""
+MAX_COUNTERS = 64
+"""Pairs of license and meter that a machine counts at once."""
+
 NONCE_BYTES = 16
 MAX_ID = 2**53 - 1
 """Largest request id: what every language, JavaScript included, holds exactly."""

@@ -5,6 +5,7 @@ wrong type, or a key that comes twice, makes the reply invalid.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,9 +14,12 @@ from typing import Any
 import msgpack
 
 from .bounds import (
+    COUNT_ID_BYTES,
+    MAX_AMOUNT,
     MAX_FEATURE_CHARS,
     MAX_FRAME_BYTES,
     MAX_LICENSE_ID_CHARS,
+    MAX_METER_CHARS,
     MAX_PRODUCT_CHARS,
     MAX_TOKEN_CHARS,
     PROTOCOL_VERSION,
@@ -84,6 +88,12 @@ NEAREST_FIRST: tuple[LicenseReason, ...] = (
     LicenseReason.NO_LICENSE,
 )
 """Every reason, the nearest to valid first: by it `require` chooses among licenses of which none is valid."""
+
+# Not `$`, which in Python's expressions also stands before a line feed at the end.
+METER = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_METER_CHARS - 1}}}\Z"
+"""What the name of a meter looks like."""
+METER_FEATURE = "meter:"
+"""A license allows the meter NAME by the feature `meter:NAME`."""
 
 FAKE_FIELD = "fake"
 """A field that every reply of a fake for tests carries (`ipc/testing`), and no reply of an agent."""
@@ -196,6 +206,25 @@ class HeldLicense:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class UsageCount:
+    """The agent's answer to `count_usage`.
+
+    Attributes:
+        counted: whether the usage is counted, now or before.
+        repeated: it was counted before, by an earlier attempt with the same id.
+        reason: `LicenseReason.OK`, or why no license of this machine allows the meter now; as in `FeatureVerdict`.
+        license_id: the license that it is counted for; None where none is, or the agent has forgotten which one it was.
+        count_id: the id of the count: with it the call may be repeated.
+    """
+
+    counted: bool
+    repeated: bool
+    reason: LicenseReason | str
+    license_id: str | None
+    count_id: bytes
+
+
 def encode_request(op: str, request_id: int, fields: dict[str, Any]) -> bytes:
     """The frame of a request.
 
@@ -236,6 +265,26 @@ def check_requirement(feature: str, product: str | None) -> None:
             continue
         if not isinstance(text, str) or not 0 < len(text) <= most or any("\ud800" <= char <= "\udfff" for char in text):
             raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"a {name} is a text of 1 to {most} characters")
+
+
+def is_meter(name: object) -> bool:
+    """Whether a value is the name of a meter."""
+    return isinstance(name, str) and re.match(METER, name) is not None
+
+
+def check_count(meter: str, amount: int, count_id: bytes) -> None:
+    """Checks that a usage may be counted.
+
+    Raises:
+        LocalProtocolError: meter, amount or id is not one.
+    """
+    if not is_meter(meter):
+        text = f"a meter is a text of 1 to {MAX_METER_CHARS} characters a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9"
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, text)
+    if type(amount) is not int or not 1 <= amount <= MAX_AMOUNT:
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"an amount is an integer from 1 to {MAX_AMOUNT}")
+    if not isinstance(count_id, bytes) or len(count_id) != COUNT_ID_BYTES:
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"the id of a count has {COUNT_ID_BYTES} bytes")
 
 
 def decode_map(body: bytes) -> dict[str, Any]:
@@ -462,6 +511,33 @@ def licenses_from(reply: dict[str, Any], nonce: bytes, after: str) -> tuple[list
     if following is not None and (not found or following != last or len(following) > MAX_LICENSE_ID_CHARS):
         raise _invalid("next is not the id of its last license")
     return found, following
+
+
+def usage_count_from(reply: dict[str, Any], count_id: bytes) -> UsageCount:
+    """What became of a count, in a reply to `count_usage`.
+
+    Args:
+        reply: its fields.
+        count_id: of the request.
+
+    Raises:
+        RemoteProtocolError: the id is not ours, a field is not of its type, or the fields contradict each other.
+    """
+    if reply.get("count_id") != count_id:
+        raise _invalid("its count_id is not the one that was sent")
+    reason = _take(reply, "reason", str)
+    found = UsageCount(
+        counted=_take(reply, "counted", bool),
+        repeated=_take(reply, "repeated", bool),
+        reason=LicenseReason(reason) if reason in LicenseReason._value2member_map_ else reason,
+        license_id=_take(reply, "license", str, optional=True),
+        count_id=count_id,
+    )
+    if found.counted != (reason == LicenseReason.OK) or (found.repeated and not found.counted):
+        raise _invalid("counted, repeated and reason contradict each other")
+    if found.counted and not found.repeated and found.license_id is None:
+        raise _invalid("it counts for no license")
+    return found
 
 
 def refresh_digest(token: str) -> bytes:

@@ -11,16 +11,19 @@ import msgspec
 from msgspec import Meta
 
 from .bounds import (
+    COUNT_ID_BYTES,
+    MAX_AMOUNT,
     MAX_FEATURE_CHARS,
     MAX_FRAME_BYTES,
     MAX_ID,
     MAX_LICENSE_ID_CHARS,
+    MAX_METER_CHARS,
     MAX_PRODUCT_CHARS,
     MAX_TOKEN_CHARS,
     NONCE_BYTES,
     PROTOCOL_VERSION,
 )
-from .clientwire import decode_map
+from .clientwire import METER, decode_map
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
 Version = Literal[1]
@@ -64,6 +67,14 @@ class ListLicenses(Request, tag="licenses", frozen=True):
     after: Annotated[str, Meta(max_length=MAX_LICENSE_ID_CHARS)]
     metadata: bool
     nonce: Nonce
+
+
+class CountUsage(Request, tag="count_usage", frozen=True):
+    """Count this usage. The id is new for each count, and the same for each attempt to make it known."""
+
+    meter: Annotated[str, Meta(max_length=MAX_METER_CHARS, pattern=METER)]
+    amount: Annotated[int, Meta(ge=1, le=MAX_AMOUNT)]
+    count_id: Annotated[bytes, Meta(min_length=COUNT_ID_BYTES, max_length=COUNT_ID_BYTES)]
 
 
 class AgentInfo(Request, tag="agent_info", frozen=True):
@@ -205,7 +216,7 @@ class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
 
-PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | AgentInfo | Ping
+PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping
 AdminRequest = (
     Status
     | SecretList

@@ -26,7 +26,7 @@ _COMMANDS = {
     "products": ("products", "entitlements", "policies"),
     "customers": ("customers", "sites"),
     "licenses": ("issue", "reissue", "licenses", "revoke"),
-    "bulk": ("reports",),
+    "usage": ("reports",),
     "auditlog": ("audit",),
     "events": ("events",),
     "webhooks": ("webhooks",),

@@ -28,6 +28,7 @@ COUNTED = frozenset(
         "access.denied",
         "admin.request",
         "license.listed",
+        "usage.counted",
         "license.refreshed",
         "license.replayed",
         "license.validated",

@@ -163,6 +163,11 @@ class Config:
         return self.paths.state_dir / "policies"
 
     @property
+    def usage_file(self) -> Path:
+        """Usage counts."""
+        return self.paths.state_dir / "usage.counts"
+
+    @property
     def inventory_file(self) -> Path:
         """The license inventory."""
         return self.paths.state_dir / "licenses.json"

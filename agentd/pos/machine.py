@@ -30,13 +30,14 @@ class MachineLicenses:
     Args:
         core: whose log and counters.
         validator: judges their tokens.
+        holdings: the licenses.
     """
 
-    def __init__(self, core: Core, validator: Validator) -> None:
+    def __init__(self, core: Core, validator: Validator, holdings: Holdings) -> None:
         self._audit = core.audit
         self._counters = core.counters
         self._validator = validator
-        self._holdings = Holdings(validator)
+        self._holdings = holdings
         self._logged: set[str] = set()
 
     def require(self, request: Require, peer: Peer, now: int, suspect: bool, allowed: Collection[str] | None) -> bytes:

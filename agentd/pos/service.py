@@ -1,4 +1,7 @@
-"""Answers POS applications on the POS socket. Synchronous and in memory: no disk, no TPM, no network."""
+"""Answers POS applications on the POS socket. Synchronous and in memory: no disk, no TPM, no network.
+
+Usage counts go into a mapped file, which the kernel writes to the disk later.
+"""
 
 import logging
 from collections.abc import Hashable
@@ -8,6 +11,8 @@ from agentd import VERSION
 from agentd.audit.core import Core
 from agentd.audit.log import actor
 from agentd.base.config import PosConfig
+from agentd.licenses.holdings import Holdings
+from agentd.licenses.usage import Usage
 from agentd.licenses.validator import Entry, Validator
 from agentd.licenses.verdict import Ruling
 from agentd.sockets.connection import KEPT_OPEN, Connection
@@ -20,6 +25,7 @@ from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.knownframes import KnownFrame, key_of, known_from
 from ipc.messages import (
     AgentInfo,
+    CountUsage,
     ListLicenses,
     PosRequest,
     RefreshLicense,
@@ -37,6 +43,7 @@ from ipc.messages import (
 from ipc.peer import OVERFLOW_ID, Peer
 
 from .machine import MachineLicenses
+from .metering import Metering
 from .nonces import NonceOutcome, NonceWindow
 
 log = logging.getLogger(__name__)
@@ -52,13 +59,16 @@ class PosService:
     Args:
         config: who may ask, and how much.
         validator: rules on tokens.
+        usage: counts usage; None if its file cannot be used.
     """
 
     name = "pos"
 
-    def __init__(self, config: PosConfig, core: Core, validator: Validator) -> None:
+    def __init__(self, config: PosConfig, core: Core, validator: Validator, usage: Usage | None = None) -> None:
         self._validator = validator
-        self._machine = MachineLicenses(core, validator)
+        holdings = Holdings(validator)
+        self._machine = MachineLicenses(core, validator, holdings)
+        self._metering = Metering(core, holdings, usage)
         self._audit = core.audit
         self._clock = core.clock
         self._counters = core.counters
@@ -80,6 +90,7 @@ class PosService:
         now = self._clock.monotonic()
         self._nonces.forget_idle(now)
         self._rates.forget_full(now)
+        self._metering.tidy(now)
         self._unauthorized.tidy()
         epoch = self._validator.ring.epoch
         self._known = {key: known for key, known in self._known.items() if known[1].epoch == epoch}
@@ -189,6 +200,9 @@ class PosService:
                 return self._validate(request, body, peer, mono)
             if isinstance(request, Require | ListLicenses):
                 return self._of_the_machine(request, peer, mono)
+            if isinstance(request, CountUsage):
+                allowed = self._config.licenses.get(peer.uid)
+                return self._metering.count(request, peer, self._clock.look(mono, self._clock.wall())[0], mono, allowed)
             return self._answer(request, peer)
         except Exception:  # one request that fails must not end the others; the caller gets INTERNAL
             log.exception("a request on the POS socket failed")

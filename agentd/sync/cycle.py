@@ -39,11 +39,13 @@ from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
 from contracts.licensesync import SYNC
+from contracts.usage import REPORT
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation
 from .licenses import LicenseSync
 from .updates import SignedUpdates
+from .usage import UsageReports
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class ContactCycle:
         checkpoint: names the last sealed audit record, which the server is to know.
         negotiation: knows what the server can do.
         licenses: keeps the machine's licenses as the server has them.
+        usage: reports what was counted.
         draw: random numbers between 0 and 1, for pauses.
 
     Attributes:
@@ -114,6 +117,7 @@ class ContactCycle:
         checkpoint: Checkpoint,
         negotiation: Negotiation,
         licenses: LicenseSync,
+        usage: UsageReports,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._core = core
@@ -124,6 +128,7 @@ class ContactCycle:
         self._checkpoint = checkpoint
         self._negotiation = negotiation
         self._licenses = licenses
+        self._usage = usage
         self._draw = draw
         self._lock = asyncio.Lock()
         self._breaker = CircuitBreaker()
@@ -276,6 +281,8 @@ class ContactCycle:
         if reply.license_number is UNSET and rotation.rotation.step is Step.IDLE and self._negotiation.can(SYNC):
             # It has just been learned.
             await self._licenses.sync(rotation.newest)
+        if self._negotiation.can(REPORT):
+            await self._usage.report()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
         confirm_in = self._updates.confirm_in()
         if confirm_in is not None:

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, Verdict, decode_reply, encode_request
+from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, UsageCount, Verdict, decode_reply, encode_request
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import check_daemon
 from .calls import (
     Answer,
     Question,
     RefreshCallback,
+    ask_count,
     ask_info,
     ask_licenses,
     ask_ping,
@@ -82,6 +83,10 @@ class AsyncLicenseClient:
     async def licenses(self, *, metadata: bool = False) -> list[HeldLicense]:
         """The licenses that this machine holds; see `LicenseClient.licenses`."""
         return await self._hold(ask_licenses(metadata))
+
+    async def count_usage(self, meter: str, amount: int = 1, *, count_id: bytes | None = None) -> UsageCount:
+        """Counts usage for a license of this machine; see `LicenseClient.count_usage`."""
+        return await self._hold(ask_count(meter, amount, count_id))
 
     async def refresh(self, token: str) -> str | None:
         """The newest token of the same license; see `LicenseClient.refresh`."""

@@ -11,21 +11,24 @@ from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..bounds import NONCE_BYTES
+from ..bounds import COUNT_ID_BYTES, NONCE_BYTES
 from ..clientwire import (
     FAKE_FIELD,
     AgentInfo,
     FeatureVerdict,
     HeldLicense,
     Reason,
+    UsageCount,
     Verdict,
     agent_info_from,
+    check_count,
     check_requirement,
     check_token,
     feature_verdict_from,
     licenses_from,
     may_be_sent,
     refreshed_token_from,
+    usage_count_from,
     verdict_from,
 )
 from ..errors import LicenseAgentError
@@ -89,6 +92,15 @@ def ask_licenses(metadata: bool) -> Generator[Question, Answer, list[HeldLicense
 
 def _page_after(license_id: str, metadata: bool) -> Question:
     return Question("licenses", lambda: {"after": license_id, "metadata": metadata, "nonce": secrets.token_bytes(NONCE_BYTES)})
+
+
+def ask_count(meter: str, amount: int, count_id: bytes | None) -> Generator[Question, Answer, UsageCount]:
+    """Counts usage; each attempt has the same id."""
+    used = secrets.token_bytes(COUNT_ID_BYTES) if count_id is None else count_id
+    check_count(meter, amount, used)
+    answer = yield Question("count_usage", lambda: {"meter": meter, "amount": amount, "count_id": used})
+    _warn_of_fake(answer)
+    return usage_count_from(answer.reply, used)
 
 
 def _warn_of_fake(answer: Answer) -> None:

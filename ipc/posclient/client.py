@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, Verdict, decode_reply, encode_request
+from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, UsageCount, Verdict, decode_reply, encode_request
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import UntrustedDaemon, check_daemon
 from .calls import (
     Answer,
     Question,
     RefreshCallback,
+    ask_count,
     ask_info,
     ask_licenses,
     ask_ping,
@@ -49,7 +50,7 @@ class LicenseClient:
             not map root.
     """
 
-    # A request of the POS socket changes nothing but the nonce window, so it may be repeated.
+    # A request of the POS socket changes nothing but the nonce window, so it may be repeated; a count is known by its id.
     _repeats = True
     _retried_codes = RETRIED_CODES
 
@@ -118,6 +119,26 @@ class LicenseClient:
             metadata: also what the issuer attached to each valid one.
         """
         return self._hold(ask_licenses(metadata))
+
+    def count_usage(self, meter: str, amount: int = 1, *, count_id: bytes | None = None) -> UsageCount:
+        """Counts usage for a license of this machine that allows the meter: that has the feature `meter:NAME`.
+
+        If it raises `AgentUnavailable`, the usage may be counted or not: call it again with the same id, and it is counted
+        once. A usage that no license allows is not counted, which is an answer and not an exception.
+
+        Args:
+            meter: 1 to 48 characters: a-z, 0-9, '.', '_' and '-'.
+            amount: 1 to 4,294,967,295.
+            count_id: 16 random bytes, new for each usage; keep them with what was used. None for an id that is used in this
+                call only.
+
+        Raises what is a `LicenseAgentError`:
+            LocalProtocolError: meter, amount or id is not one.
+            AgentTooOld: the agent does not know this request.
+            AgentRefused: also where the id was used for another meter or amount.
+            AgentUnavailable, UntrustedDaemon: as `validate`.
+        """
+        return self._hold(ask_count(meter, amount, count_id))
 
     def refresh(self, token: str) -> str | None:
         """The newest token of the same license; None if the agent holds none that is newer. Raises as `validate`."""

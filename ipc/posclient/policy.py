@@ -2,7 +2,7 @@
 
 The rule: a connection that broke, could not be made, or said SHUTTING_DOWN is tried again with a fresh nonce until the
 deadline; so are RATE_LIMITED, TIMED_OUT and UNAVAILABLE, after a pause. Every other error is an answer. A request may be
-repeated because no operation of the POS socket changes anything but the nonce window.
+repeated because no operation of the POS socket changes anything but the nonce window, and a count is known by its id.
 """
 
 import random
@@ -65,7 +65,7 @@ class AgentTooOld(AgentRefused):
         return type(self), (self.op,)
 
 
-NEW_OPS = frozenset({"require", "licenses"})
+NEW_OPS = frozenset({"require", "licenses", "count_usage"})
 """Operations that agents of release 0.1.0 do not know."""
 
 

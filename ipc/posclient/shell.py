@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from ..bounds import DEFAULT_DEADLINE_S
+from ..bounds import COUNT_ID_BYTES, DEFAULT_DEADLINE_S, MAX_AMOUNT
 from ..clientwire import Reason, Verdict, may_be_sent
 from ..errors import ErrorCode, LicenseAgentError, LocalProtocolError
 from ..peer import UntrustedDaemon
@@ -43,6 +43,22 @@ def _length(text: str) -> float:
     return value
 
 
+def _amount(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_AMOUNT:
+        raise ValueError
+    return value
+
+
+def _count_id(text: str) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != COUNT_ID_BYTES:
+        raise ValueError
+    return value
+
+
+_amount.__name__ = f"integer from 1 to {MAX_AMOUNT}"
+_count_id.__name__ = "id"
 _seconds.__name__ = _length.__name__ = "number of seconds"  # what argparse calls it in its error
 
 
@@ -66,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     required.add_argument("--product", metavar="PRODUCT", help="the license must be for this product")
     listed = commands.add_parser("licenses", help="print the licenses that this machine holds as JSON")
     listed.add_argument("--metadata", action="store_true", help="also what the issuer attached to each valid license")
+    counted = commands.add_parser(
+        "count", help="count usage for a license of this machine, and print what became of it as JSON"
+    )
+    counted.add_argument("meter", metavar="METER", help="the meter; a license must have the feature meter:METER")
+    counted.add_argument("--amount", type=_amount, default=1, metavar="NUMBER", help="how much; default %(default)s")
+    counted.add_argument(
+        "--id", type=_count_id, metavar="HEX", dest="count_id", help="32 hex digits: the same id again is not counted again"
+    )
     inspected = commands.add_parser("inspect", help="print what a token says of itself, and the agent's verdict if it answers")
     inspected.add_argument("token", help="as for validate")
     watched = commands.add_parser("watch", help="print each change of the verdict on a token file")
@@ -192,6 +216,10 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
         return EXIT_VALID if feature.valid else EXIT_INVALID
     elif options.command == "licenses":
         _print(json.dumps([asdict(held) for held in client.licenses(metadata=options.metadata)], indent=2))
+    elif options.command == "count":
+        count = client.count_usage(options.meter, options.amount, count_id=options.count_id)
+        _print(json.dumps({**asdict(count), "count_id": count.count_id.hex()}, indent=2))
+        return EXIT_VALID if count.counted else EXIT_INVALID
     elif options.command == "inspect":
         return _inspect(client, _token(options.token))
     elif options.command == "watch":

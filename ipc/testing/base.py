@@ -149,6 +149,10 @@ class AgentInTest(ABC):
         """
         raise NotAvailable("only the fake suspends licenses: use the fixture fake_license_agent")
 
+    def usage(self) -> dict[tuple[str, str], int]:
+        """What was counted, by license and meter. The fake alone can do it: an agent tells its server."""
+        raise NotAvailable("only the fake says what was counted: use the fixture fake_license_agent")
+
     def suspect_clock(self, on: bool = True) -> None:
         """Verdicts say that the machine's clock is wrong. The fake alone can do it."""
         raise NotAvailable("only the fake has a clock to doubt: use the fixture fake_license_agent")

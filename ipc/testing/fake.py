@@ -256,6 +256,10 @@ class FakeLicenseAgent(AgentInTest):
         with self._lock:
             self._service.refusal = code
 
+    def usage(self) -> dict[tuple[str, str], int]:
+        with self._lock:
+            return dict(self._model.usage)
+
     def suspect_clock(self, on: bool = True) -> None:
         with self._lock:
             self._model.clock_suspect = on

@@ -7,7 +7,17 @@ text of that form has been changed, and gets `bad_signature`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..clientwire import NEAREST_FIRST, FeatureVerdict, HeldLicense, LicenseReason, Reason, Verdict
+from ..bounds import COUNTS_KNOWN
+from ..clientwire import (
+    METER_FEATURE,
+    NEAREST_FIRST,
+    FeatureVerdict,
+    HeldLicense,
+    LicenseReason,
+    Reason,
+    UsageCount,
+    Verdict,
+)
 
 PREFIX, SUFFIX = "fake-token", "licenses-nothing"
 AGENT_ID = "fake:pos-001"
@@ -72,6 +82,8 @@ class Model:
     _revoked: set[str] = field(default_factory=set)
     _suspended: set[str] = field(default_factory=set)
     _seen: dict[str, str] = field(default_factory=dict)  # token to license: those that were valid, or asked about
+    usage: dict[tuple[str, str], int] = field(default_factory=dict)  # by license and meter
+    _counts: dict[bytes, tuple[str, int, str]] = field(default_factory=dict)
     _newest: dict[str, str] = field(default_factory=dict)  # license to re-issued token
 
     def __post_init__(self) -> None:
@@ -293,6 +305,21 @@ class Model:
     def licenses(self, after: str) -> list[HeldLicense]:
         """The licenses whose ids come after this one, in the order of their ids."""
         return [held for held, _ in self._held() if held.license_id > after]
+
+    def count(self, meter: str, amount: int, count_id: bytes) -> UsageCount | None:
+        """Counts usage; None if the id was used for another meter or amount."""
+        before = self._counts.get(count_id)
+        if before is not None:
+            return UsageCount(True, True, LicenseReason.OK, before[2], count_id) if before[:2] == (meter, amount) else None
+        verdict = self.require(METER_FEATURE + meter, None)
+        if not verdict.valid or verdict.license_id is None:
+            return UsageCount(False, False, verdict.reason, None, count_id)
+        if len(self._counts) >= COUNTS_KNOWN:
+            del self._counts[next(iter(self._counts))]
+        self._counts[count_id] = meter, amount, verdict.license_id
+        key = verdict.license_id, meter
+        self.usage[key] = self.usage.get(key, 0) + amount
+        return UsageCount(True, False, LicenseReason.OK, verdict.license_id, count_id)
 
     def _has_successor(self, token: str) -> bool:
         newest = self._newest.get(self._seen.get(token, ""))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bounds import (
+    COUNT_ID_BYTES,
+    MAX_AMOUNT,
     MAX_FEATURE_CHARS,
     MAX_ID,
     MAX_LICENSE_ID_CHARS,
@@ -16,11 +18,12 @@ from ..bounds import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
 )
-from ..clientwire import decode_map
+from ..clientwire import decode_map, is_meter
 from ..errors import ErrorCode, RemoteProtocolError
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "agent_info": (),
+    "count_usage": ("amount", "count_id", "meter"),
     "licenses": ("after", "metadata", "nonce"),
     "ping": (),
     "refresh_license": ("token",),
@@ -105,5 +108,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "product": (lambda value: value is None or _is_product(value), f"{_product_text}, or nil"),
     "after": _text(0, MAX_LICENSE_ID_CHARS),
     "metadata": (lambda value: isinstance(value, bool), "true or false"),
+    "meter": (is_meter, "the name of a meter"),
+    "amount": (lambda value: type(value) is int and 1 <= value <= MAX_AMOUNT, f"an integer from 1 to {MAX_AMOUNT}"),
+    "count_id": (lambda value: isinstance(value, bytes) and len(value) == COUNT_ID_BYTES, f"{COUNT_ID_BYTES} bytes"),
 }
 """What each field may hold, and how an error says it."""

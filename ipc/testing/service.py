@@ -101,6 +101,8 @@ class Service:
             return self._require(request, head)
         if request.op == "licenses":
             return self._list(request, head)
+        if request.op == "count_usage":
+            return self._count(request, head)
         if request.op == "refresh_license":
             token = request.fields["token"]
             license_id, newer = self.model.refreshed(token) or (None, None)
@@ -144,6 +146,23 @@ class Service:
                 "secret_state": verdict.secret_state,
                 "degraded": verdict.degraded,
                 "clock_suspect": verdict.clock_suspect,
+            }
+        )
+
+    def _count(self, request: Request, head: dict[str, Any]) -> bytes:
+        fields = request.fields
+        found = self.model.count(fields["meter"], fields["amount"], fields["count_id"])
+        if found is None:
+            text = "the id of this count was used for another meter or amount; make a new one"
+            return encode_error(ErrorCode.REFUSED, text, request.request_id)
+        return encode(
+            {
+                **head,
+                "count_id": found.count_id,
+                "counted": found.counted,
+                "repeated": found.repeated,
+                "reason": str(found.reason),
+                "license": found.license_id,
             }
         )
 

@@ -16,12 +16,13 @@ from . import (
     reports,
     safeguards,
     secrets,
+    usage,
     webhooks,
 )
 from .act import Act
 
 ACTS: tuple[Act, ...] = (
     *reports.ACTS, *agents.ACTS, *secrets.ACTS, *products.ACTS, *customers.ACTS, *licenses.ACTS, *licensetables.ACTS,
-    *enrollment.ACTS, *keys.ACTS, *accounts.ACTS, *safeguards.ACTS, *events.ACTS, *webhooks.ACTS,
+    *enrollment.ACTS, *keys.ACTS, *accounts.ACTS, *safeguards.ACTS, *events.ACTS, *webhooks.ACTS, *usage.ACTS,
 )  # fmt: skip
 BY_NAME: dict[str, Act] = {act.name: act for act in ACTS}

@@ -291,6 +291,3 @@ def _show(
 
 def _empty(cells: tuple[object, ...]) -> list[object]:
     return [None if cell == "-" else cell for cell in cells]
-
-
-COMMANDS: tuple[click.Command, ...] = (reports,)

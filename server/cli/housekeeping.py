@@ -20,6 +20,7 @@ _TEXTS = {
     "secrets": "secret versions, after the end of their grace",
     "enrollment_tokens": "enrollment tokens, after their end",
     "events": "events of the feed, after they happened",
+    "usage": "usage by day, after that day",
     "agents": "revoked agents, at least, after they were revoked ('agents delete' removes them)",
     "retired_agents": "retired agents, after they retired",
 }
@@ -63,6 +64,9 @@ _TEXTS = {
 @click.option(
     "--events", type=click.IntRange(0), metavar="DAYS", help=f"Days for events of the feed.  [default: {_DEFAULT.events}]"
 )
+@click.option(
+    "--usage", type=click.IntRange(0), metavar="DAYS", help=f"Days for usage that was reported.  [default: {_DEFAULT.usage}]"
+)
 @click.option("--apply", "at_once", is_flag=True, help="Remove what is due now; a running 'serve' does so every 10 minutes.")
 @json_option
 def retention(
@@ -74,6 +78,7 @@ def retention(
     agents: int | None,
     retired_agents: int | None,
     events: int | None,
+    usage: int | None,
     at_once: bool,
     as_json: bool,
 ) -> None:
@@ -86,6 +91,7 @@ def retention(
         "agents": agents,
         "retired_agents": retired_agents,
         "events": events,
+        "usage": usage,
     }
     changes = {name: days for name, days in given.items() if days is not None}
     if changes:

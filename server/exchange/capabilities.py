@@ -6,9 +6,10 @@ that the agent knows it. So an agent that was set back to an older release is ne
 
 from contracts.capabilities import ANNOUNCE, Capabilities
 from contracts.licensesync import SYNC
+from contracts.usage import REPORT
 from server.keys.keyring import Keyring
 
-CAPABILITIES = (ANNOUNCE, SYNC)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT)
 """What this server can do."""
 
 

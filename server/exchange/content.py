@@ -8,6 +8,7 @@ from contracts.capabilities import AnnounceCapabilities
 from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
 from contracts.licensesync import SyncLicenses
+from contracts.usage import ReportUsage
 from server.agents.clones import Report
 from server.base.refused import RequestRefused
 
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Request]] = {
         forms.RenewCertificate,
         AnnounceCapabilities,
         SyncLicenses,
+        ReportUsage,
     )
 }
 """Every kind of request, by its purpose."""
@@ -96,8 +98,12 @@ class Reader:
         audit = None
         if isinstance(request, forms.SecretStatus) and request.audit_seq is not None and request.audit_head is not None:
             audit = request.audit_seq, request.audit_head
-        made_at = made_when(request.challenge, self._challenge_key(), fingerprint)
+        made_at = self.challenged_at(request, fingerprint)
         return None if made_at is None else Report(version, made_at, audit)
+
+    def challenged_at(self, request: Request, fingerprint: str) -> int | None:
+        """When this server made the challenge that a request answers, seconds since 1970 UTC."""
+        return made_when(request.challenge, self._challenge_key(), fingerprint)
 
 
 def next_contact(random: Callable[[int], bytes]) -> int:

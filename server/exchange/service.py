@@ -26,12 +26,14 @@ from contracts import exchange as forms
 from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from contracts.licensesync import SyncLicenses, SyncReply
+from contracts.usage import ReportUsage, UsageReply
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
+from server.licensing import usage
 from server.licensing.deliveries import Deliveries
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
@@ -123,6 +125,7 @@ class Exchange:
             forms.RenewCertificate: self._renew,
             AnnounceCapabilities: self._announce,
             SyncLicenses: self._sync,
+            ReportUsage: self._usage,
         }
 
     def challenge(self, fingerprint: str, now: int) -> str:
@@ -348,6 +351,12 @@ class Exchange:
         )
         return SyncReply(license_number=page.number, changes=page.changes, after=page.after, **context.head())
 
+    def _usage(self, context: _Context, asked: ReportUsage) -> Reply:
+        # A request with another challenge than one of ours does not come this far.
+        challenged_at = self._reader.challenged_at(asked, context.peer.fingerprint) or 0
+        taken = usage.take(context.session, context.agent.agent_id, asked.totals, challenged_at, context.now)
+        return UsageReply(behind=taken.behind, refused=taken.refused, **context.head())
+
     def _announce(self, context: _Context, asked: AnnounceCapabilities) -> Reply:
         self._stores.agents.announced(context.session, context.agent.agent_id, asked.capabilities, context.now)
         return AnnounceReply(capabilities=CAPABILITIES, **context.head())
@@ -377,4 +386,4 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    return _response(signed, convert(content, forms.AnyReply | AnnounceReply | SyncReply, "kept reply"))
+    return _response(signed, convert(content, forms.AnyReply | AnnounceReply | SyncReply | UsageReply, "kept reply"))

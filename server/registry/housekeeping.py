@@ -7,6 +7,7 @@ clock that is wrong for a minute removes nothing that would not have gone an hou
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -15,9 +16,20 @@ from . import audit
 from .allowance import KEPT_S as ALLOWANCE_KEPT_S
 from .database import Database
 from .event_models import Event
-from .models import Allowance, Certificate, EnrollmentToken, FormerLicense, KeptReply, ProvisioningAttempt, Secret, Setting
+from .models import (
+    Allowance,
+    Base,
+    Certificate,
+    EnrollmentToken,
+    FormerLicense,
+    KeptReply,
+    ProvisioningAttempt,
+    Secret,
+    Setting,
+)
 from .operator_models import Approval, OperatorReply
 from .retention import DAY_S, retention
+from .usage_models import UsageCounter, UsageDay
 from .webhook_models import DeadLetter
 
 DEAD_LETTERS_S = 30 * DAY_S
@@ -103,6 +115,7 @@ class Housekeeping:
         self._remove_by(removed, EnrollmentToken.id, tokens & ~in_use)
         self._remove_by(removed, Event.seq, Event.at <= now - days.events * DAY_S)
         self._remove_dead_letters(removed, now)
+        self._remove_usage(removed, now - days.usage * DAY_S)
         self._remove_by(removed, Certificate.fingerprint, Certificate.not_after <= now - days.certificates * DAY_S)
         self._remove_secrets(removed, now, days.secrets)
         for chore in self._chores:
@@ -140,6 +153,19 @@ class Housekeeping:
             return len(due)
 
         self._batches(removed, "dead_letter", batch)
+
+    def _remove_usage(self, removed: Removed, before: int) -> None:
+        days = UsageDay.license_id, UsageDay.meter, UsageDay.day, UsageDay.agent_id
+        counters = UsageCounter.agent_id, UsageCounter.epoch
+
+        def batch_of(model: type[Base], key: Any, due: ColumnElement[bool], session: Session) -> int:
+            keys = [tuple(row) for row in session.execute(select(*key).where(due).limit(BATCH))]
+            session.execute(delete(model).where(tuple_(*key).in_(keys)))
+            return len(keys)
+
+        of_days, of_counters = UsageDay.day < before // DAY_S, UsageCounter.counted_at <= before
+        self._batches(removed, UsageDay.__tablename__, partial(batch_of, UsageDay, days, of_days))
+        self._batches(removed, UsageCounter.__tablename__, partial(batch_of, UsageCounter, counters, of_counters))
 
     def _remove_replies(self, removed: Removed, now: int) -> None:
         def batch(session: Session) -> int:

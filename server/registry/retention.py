@@ -27,6 +27,7 @@ class Retention:
         agents: revoked agents, after they were revoked. Nothing but `agents delete` removes one, and not before.
         retired_agents: retired agents, after they retired. Their certificates have ended long before.
         events: events of the feed, after they happened.
+        usage: usage, after the day on which it was reported; and counters, after they last grew.
     """
 
     audit: int = 1096
@@ -36,6 +37,7 @@ class Retention:
     agents: int = 90
     retired_agents: int = 420
     events: int = 90
+    usage: int = 1096
 
 
 def retention(session: Session) -> Retention:

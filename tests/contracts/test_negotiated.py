@@ -20,6 +20,7 @@ from contracts.exchange import (
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensesync import SyncLicenses, SyncReply
 from contracts.trust import parse_trust
+from contracts.usage import ReportUsage, UsageReply
 from server.exchange.content import KINDS
 from server.exchange.requests import open_signed
 from tests.vectors.frozen import FROZEN, parts
@@ -31,6 +32,7 @@ REPLIES: dict[str, type[Reply]] = {
     "announce-capabilities": AnnounceReply,
     "secret-status": StatusReply,
     "sync-licenses": SyncReply,
+    "report-usage": UsageReply,
 }
 named = pytest.mark.parametrize("each", VECTORS["exchanges"], ids=lambda each: each["name"])
 
@@ -72,6 +74,34 @@ def test_another_form_of_a_request_for_licenses_is_refused(change: dict[str, Any
     asked = next(each for each in VECTORS["exchanges"] if each["purpose"] == "sync-licenses")
     with pytest.raises(MalformedToken):
         convert({**json.loads(parts(asked["request"])[1]), **change}, SyncLicenses, "request")
+
+
+TOTAL = {"license": "a", "meter": "sales", "epoch": "0f" * 16, "total": 5}
+
+
+@pytest.mark.parametrize(
+    "totals",
+    [
+        [],
+        [TOTAL] * 65,
+        [{**TOTAL, "license": ""}],
+        [{**TOTAL, "meter": "Sales"}],
+        [{**TOTAL, "meter": "sales\n"}],
+        [{**TOTAL, "meter": "x" * 49}],
+        [{**TOTAL, "epoch": "0F" * 16}],
+        [{**TOTAL, "epoch": "0f" * 16 + "\n"}],
+        [{**TOTAL, "total": -1}],
+        [{**TOTAL, "total": 2**53}],
+        [{**TOTAL, "total": 1.0}],
+        [{**TOTAL, "more": 1}],
+        None,
+    ],
+    ids=lambda totals: str(totals)[:60],
+)
+def test_another_form_of_totals_is_refused(totals: Any) -> None:
+    asked = next(each for each in VECTORS["exchanges"] if each["purpose"] == "report-usage")
+    with pytest.raises(MalformedToken):
+        convert({**json.loads(parts(asked["request"])[1]), "totals": totals}, ReportUsage, "request")
 
 
 CHANGE = {"license": "a", "standing": "active", "expires": 5, "token": "t"}

@@ -14,18 +14,20 @@ from agentd.sync import capabilities as agent_side
 from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
-from contracts import capabilities, enrollment, evidence, exchange, keyset, licensesync
+from contracts import capabilities, enrollment, evidence, exchange, keyset, licensesync, usage
 from contracts.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
 from contracts.licensesync import SyncReply
+from contracts.usage import UsageReply
 from server.agents import certificates, enrollment_tokens
 from server.exchange import capabilities as server_side
 from server.exchange import challenges, kept_replies
 from server.exchange import content as answering
 from server.keys import pki
 from server.licensing import periods, secrets
+from server.licensing import usage as server_usage
 from server.web import peers, responses
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
@@ -59,7 +61,7 @@ def own_fields(kind: type[Any], common: type[Any]) -> list[str]:
 
 PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
 KINDS = answering.KINDS
-SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply, SyncReply)}
+SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply, SyncReply, UsageReply)}
 
 
 def test_what_all_requests_and_replies_carry_is_told() -> None:
@@ -131,6 +133,11 @@ def test_the_changes_of_licenses_are_told() -> None:
     assert f"at most {licensesync.MAX_CURSOR_CHARS} characters" in section("Purposes")
 
 
+def test_totals_of_usage_are_told() -> None:
+    (members,) = tables(section("Usage"))
+    assert list(members) == list(usage.MeterTotal.__struct_fields__)
+
+
 def test_every_bound_is_in_the_table_with_its_value() -> None:
     (bounds,) = tables(section("Bounds of the exchange"))
     values = {name: value for name, value in vars(exchange).items() if name.isupper() and isinstance(value, int)}
@@ -148,6 +155,8 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "MAX_LIVE": secrets.MAX_LIVE,
         "MAX_CHANGES_PER_REPLY": licensesync.MAX_CHANGES_PER_REPLY,
         "MAX_PAGES": license_sync.MAX_PAGES,
+        "MAX_COUNTERS_PER_REPORT": usage.MAX_COUNTERS_PER_REPORT,
+        "MAX_EPOCHS": server_usage.MAX_EPOCHS,
         "MAX_LICENSES": inventory.MAX_LICENSES,
         "MAX_WITHHELD": withheld.MAX_WITHHELD,
         "MAX_CAPABILITIES": capabilities.MAX_CAPABILITIES,

@@ -21,6 +21,7 @@ def frames() -> dict[str, bytes]:
         "validate": {"v": 1, "id": 1, "op": "validate_license", "token": "a..b.c.d", "nonce": nonce},
         "require": {"v": 1, "id": 1, "op": "require", "feature": "fuel", "product": None, "nonce": nonce},
         "licenses": {"v": 1, "id": 1, "op": "licenses", "after": "", "metadata": False, "nonce": nonce},
+        "count": {"v": 1, "id": 1, "op": "count_usage", "meter": "sales", "amount": 3, "count_id": nonce},
         "refresh": {"v": 1, "id": 2, "op": "refresh_license", "token": "a..b.c.d"},
         "ping": {"v": 1, "id": 3, "op": "ping"},
         "invalidate": {"v": 1, "id": 4, "op": "secret_invalidate", "version": 2},
@@ -36,6 +37,9 @@ def frames() -> dict[str, bytes]:
     held = {**verdict, "license": "license-1", "product": None, "begins_at": 1}
     requests["required"] = {**verdict, "features": ["fuel"], "license": "license-1", "product": "p", "secret_state": "ACTIVE"}
     requests["page"] = {"v": 1, "id": 1, "nonce": nonce, "licenses": [held], "next": None}
+    requests["counted"] = {
+        "v": 1, "id": 1, "count_id": nonce, "counted": True, "repeated": False, "reason": "ok", "license": "license-1",
+    }  # fmt: skip
     bodies = {name: msgpack.packb(each) for name, each in requests.items()}
     found = dict(bodies)
     found["framed"] = b"".join(len(body).to_bytes(4, "big") + body for body in bodies.values())

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from license_agent_client import AgentUnavailable, LicenseReason, LocalProtocolError, Reason
+from license_agent_client import AgentRefused, AgentUnavailable, LicenseReason, LocalProtocolError, Reason
 from license_agent_client.bounds import (
     DEFAULT_CONNECTIONS_PER_UID,
     DEFAULT_RATE_PER_S,
@@ -500,3 +500,28 @@ def test_licenses_come_in_pages(agent: AgentInTest) -> None:
         listed = [held["license"] for held in reply["licenses"]]
         assert listed[: len(ids) - 1] == ids[1 : LICENSES_PER_PAGE + 1]
         assert reply["next"] == (listed[-1] if agent.is_fake else None)
+
+
+def test_usage_is_counted_once_for_a_license_that_allows_the_meter(agent: AgentInTest) -> None:
+    meter = f"m-{os.urandom(4).hex()}"
+    with agent.client(deadline=READY_S) as client:
+        none = client.count_usage(meter)
+        assert (none.counted, none.reason, none.license_id) == (False, LicenseReason.NO_LICENSE, None)
+        license_id = f"license-{meter}"
+        agent.deliver(features=(f"meter:{meter}",), license_id=license_id)
+        first = client.count_usage(meter, 3, count_id=none.count_id)
+        assert (first.counted, first.repeated, first.reason, first.license_id) == (True, False, LicenseReason.OK, license_id)
+        agent.stop()
+        agent.start()
+        again = client.count_usage(meter, 3, count_id=first.count_id)
+        assert (again.counted, again.repeated, again.license_id) == (True, True, license_id)
+        with pytest.raises(AgentRefused) as caught:
+            client.count_usage(meter, 4, count_id=first.count_id)
+        assert caught.value.code is ErrorCode.REFUSED
+
+    async def ask() -> None:
+        async with agent.async_client(deadline=READY_S) as client:
+            assert (await client.count_usage(meter, 3, count_id=first.count_id)).repeated
+            assert not (await client.count_usage(meter)).repeated
+
+    asyncio.run(ask())

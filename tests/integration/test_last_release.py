@@ -54,7 +54,7 @@ def test_they_work_with_each_other(mixed: tuple[Mixed, Path], tmp_path: Path) ->
 
     # The agent holds the license now. One of the last release is asked in vain, and goes on.
     if made.old_device:
-        for call in ("client.require('sales')", "client.licenses()"):
+        for call in ("client.require('sales')", "client.licenses()", "client.count_usage('sales')"):
             assert made.pos_error(TODAY, call) == "AgentTooOld"
         assert made.pos(TODAY, f"{VERDICT}(client.validate(arguments[0]))", token) == [True, "ok"]
     else:

@@ -92,6 +92,16 @@ def success(request: dict[str, Any]) -> dict[str, Any]:
             "degraded": False,
             "clock_suspect": False,
         }
+    if request["op"] == "count_usage":
+        counted = request["meter"] == "a"
+        return {
+            **head,
+            "count_id": request["count_id"],
+            "counted": counted,
+            "repeated": False,
+            "reason": "ok" if counted else "no_license",
+            "license": "l-1" if counted else None,
+        }
     if request["op"] == "licenses":
         number = int(request["after"] or 0) + 1
         entry = {"license": str(number), "valid": False, "reason": "expired", "features": [], "metadata": {}}

@@ -18,6 +18,7 @@ POS: dict[str, dict[str, Any]] = {
     "licenses": {"after": "", "metadata": False, "nonce": bytes(16)},
     "validate_license": {"token": "t", "nonce": bytes(16)},
     "refresh_license": {"token": "t"},
+    "count_usage": {"meter": "sales", "amount": 3, "count_id": bytes(16)},
     "agent_info": {},
     "ping": {},
 }

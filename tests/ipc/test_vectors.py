@@ -13,6 +13,7 @@ from ipc.clientwire import (
     feature_verdict_from,
     licenses_from,
     refreshed_token_from,
+    usage_count_from,
     verdict_from,
 )
 from ipc.errors import ErrorCode, RemoteProtocolError
@@ -28,8 +29,9 @@ def shown(request: Any) -> dict[str, Any]:
     """A decoded request as the vectors write it."""
     fields = {name: getattr(request, name) for name in request.__struct_fields__}
     fields["op"] = str(type(request).__struct_config__.tag)
-    if "nonce" in fields:
-        fields["nonce_hex"] = fields.pop("nonce").hex()
+    for name in ("nonce", "count_id"):
+        if name in fields:
+            fields[f"{name}_hex"] = fields.pop(name).hex()
     return fields
 
 
@@ -64,6 +66,8 @@ def _read(vector: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return reply, feature_verdict_from(reply, nonce, vector["sent_feature"], vector["sent_product"])
     if vector["op"] == "licenses":
         return reply, licenses_from(reply, bytes.fromhex(vector["sent_nonce_hex"]), vector["sent_after"])
+    if vector["op"] == "count_usage":
+        return reply, usage_count_from(reply, bytes.fromhex(vector["sent_count_id_hex"]))
     return reply, {"agent_info": agent_info_from, "ping": dict}[vector["op"]](reply)
 
 
@@ -85,13 +89,16 @@ def test_a_reply_has_its_outcome(vector: dict[str, Any]) -> None:
     if vector["op"] == "require":
         found = (value.valid, value.reason, value.license_id)
         assert found == (outcome["reply"]["valid"], outcome["reply"]["reason"], outcome["reply"]["license"])
+    if vector["op"] == "count_usage":
+        found = (value.counted, value.repeated, value.reason, value.license_id)
+        assert found == tuple(outcome["reply"][name] for name in ("counted", "repeated", "reason", "license"))
     if vector["op"] == "licenses":
         assert [license.license_id for license in value[0]] == [entry["license"] for entry in outcome["reply"]["licenses"]]
         assert value[1] == outcome["reply"]["next"]
 
 
 def test_each_operation_has_a_request_and_a_reply() -> None:
-    ops = {"validate_license", "refresh_license", "require", "licenses", "agent_info", "ping"}
+    ops = {"validate_license", "refresh_license", "require", "licenses", "count_usage", "agent_info", "ping"}
     asked = {request["op"] for vector in REQUESTS for request in vector["outcome"].get("requests", [])}
     assert asked == {vector["op"] for vector in REPLIES if "reply" in vector["outcome"]} == ops
 

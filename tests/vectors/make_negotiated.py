@@ -61,7 +61,7 @@ def exchange(number: int, name: str, purpose: str, asked: dict[str, Any], kind: 
 
 
 def exchanges() -> list[dict[str, Any]]:
-    names = ["announce-capabilities", "sync-licenses"]
+    names = ["announce-capabilities", "sync-licenses", "report-usage"]
     held = {"current_secret_version": 3, "key_check": "A" * 22, "highest_version": 3, "serial": 1, "audit_seq": None}
     status = {"secret_version": 3, "rotate_now": False, "revocations": NOW - 50, "key_set": NOW - 60, "next_contact_s": 3600}
     changes = [
@@ -71,6 +71,10 @@ def exchanges() -> list[dict[str, Any]]:
     ]
     page = {"license_number": NOW, "changes": changes, "after": None}
     first = {"license_number": NOW, "changes": changes[:1], "after": "present:active"}
+    used = [
+        {"license": "active", "meter": "sales", "epoch": "0f" * 16, "total": 2**53 - 1},
+        {"license": "moved away", "meter": "car-washes.2_b", "epoch": "1f" * 16, "total": 0},
+    ]
     return [
         exchange(1, "an announcement", names[0], {"capabilities": names}, "announce-reply", {"capabilities": names}),
         exchange(2, "an announcement of names that nobody knows", names[0], {"capabilities": ["a", "z-9"]}, "announce-reply",
@@ -83,6 +87,9 @@ def exchanges() -> list[dict[str, Any]]:
         exchange(6, "a page without changes", names[1],
                  {"license_number": 5, "secret_version": 3, "after": "present:active"}, "sync-reply",
                  {"license_number": NOW, "changes": [], "after": None}),
+        exchange(7, "totals of usage", names[2], {"totals": used}, "usage-reply", {"behind": [], "refused": []}),
+        exchange(8, "totals that are not taken", names[2], {"totals": used}, "usage-reply",
+                 {"behind": ["0f" * 16], "refused": ["1f" * 16]}),
     ]  # fmt: skip
 
 

@@ -72,6 +72,7 @@ def requests() -> list[dict[str, Any]]:
     validate = request("validate_license", token="a.b.c.d.e", nonce=NONCE)
     ping = request("ping")
     require = request("require", feature="fuel", product=None, nonce=NONCE)
+    count = request("count_usage", meter="sales", amount=3, count_id=NONCE)
     listed = request("licenses", after="", metadata=False, nonce=NONCE)
     return [
         good("validate_license", "a validation", validate),
@@ -80,6 +81,8 @@ def requests() -> list[dict[str, Any]]:
         good("require_product", "asks for a feature of a product", {**require, "product": "forecourt"}),
         good("licenses", "asks for the first page of the machine's licenses", listed),
         good("licenses_next", "asks for the next page, with metadata", {**listed, "after": "license-1", "metadata": True}),
+        good("count_usage", "counts usage", count),
+        good("count_usage_most", "the largest amount", {**count, "amount": 2**32 - 1}),
         good("agent_info", "asks who answers", request("agent_info")),
         good("ping", "the smallest request", ping),
         good("smallest_id", "id 0", {**ping, "id": 0}),
@@ -118,6 +121,11 @@ def requests() -> list[dict[str, Any]]:
         bad("licenses_long_after", "after of 129 characters", packed({**listed, "after": "x" * 129}), "BAD_REQUEST", 7),
         bad("licenses_nil_after", "after is nil", packed({**listed, "after": None}), "BAD_REQUEST", 7),
         bad("licenses_number_metadata", "metadata is 1", packed({**listed, "metadata": 1}), "BAD_REQUEST", 7),
+        bad("count_usage_zero", "an amount of 0", packed({**count, "amount": 0}), "BAD_REQUEST", 7),
+        bad("count_usage_large", "an amount of 2^32", packed({**count, "amount": 2**32}), "BAD_REQUEST", 7),
+        bad("count_usage_meter", "a meter with a capital letter", packed({**count, "meter": "Sales"}), "BAD_REQUEST", 7),
+        bad("count_usage_long_meter", "meter of 49 characters", packed({**count, "meter": "x" * 49}), "BAD_REQUEST", 7),
+        bad("count_usage_short_id", "count_id of 15 bytes", packed({**count, "count_id": NONCE[:15]}), "BAD_REQUEST", 7),
         bad("version_2", "a version that the agent does not speak", packed({**ping, "v": 2}), "UNSUPPORTED_VERSION", 7),
         bad(
             "version_2_unknown_op",
@@ -151,6 +159,8 @@ ASKED = "o.l.d.e.r"
 def reply(name: str, text: str, op: str, data: str, outcome: dict[str, Any]) -> dict[str, Any]:
     sent = {"sent_token": ASKED} if op == "refresh_license" else {"sent_nonce_hex": NONCE.hex()}
     sent |= {"require": {"sent_feature": "fuel", "sent_product": None}, "licenses": {"sent_after": ""}}.get(op, {})
+    if op == "count_usage":
+        sent = {"sent_count_id_hex": NONCE.hex()}
     return {"name": name, "description": text, "op": op, "request_id": 7, **sent, "hex": data, "outcome": outcome}
 
 
@@ -213,6 +223,9 @@ def replies() -> list[dict[str, Any]]:
     other = {**entry, "license": "license-2", "valid": False, "reason": "suspended", "product": None, "features": []}
     listed = {**head, "nonce": NONCE, "licenses": [entry, other], "next": None}
 
+    counted = {**head, "count_id": NONCE, "counted": True, "repeated": False, "reason": "ok", "license": "license-1"}
+    uncounted = {**counted, "counted": False, "reason": "no_license", "license": None}
+
     def fine(name: str, text: str, op: str, message: dict[str, Any]) -> dict[str, Any]:
         return reply(name, text, op, packed(message), {"reply": shown(message)})
 
@@ -228,6 +241,9 @@ def replies() -> list[dict[str, Any]]:
 
     def wrong_list(name: str, text: str, **fields: Any) -> dict[str, Any]:
         return reply(name, text, "licenses", packed({**listed, **fields}), {"error": "BAD_MESSAGE", "code": 3})
+
+    def wrong_count(name: str, text: str, **fields: Any) -> dict[str, Any]:
+        return reply(name, text, "count_usage", packed({**counted, **fields}), {"error": "BAD_MESSAGE", "code": 3})
 
     newer = {**head, "token": "a.b.c.d.e", "license": "license-1", "for_token": hashlib.sha256(ASKED.encode()).digest()}
 
@@ -263,6 +279,13 @@ def replies() -> list[dict[str, Any]]:
         wrong_list("licenses_other_next", "next is not the last id", next="license-1"),
         wrong_list("licenses_of_text", "an entry is a text", licenses=["license-1"]),
         wrong_list("licenses_other_nonce", "another nonce", nonce=bytes(16)),
+        fine("count_usage", "counted now", "count_usage", counted),
+        fine("count_usage_again", "counted before", "count_usage", {**counted, "repeated": True}),
+        fine("count_usage_forgotten", "before, for a license", "count_usage", {**counted, "repeated": True, "license": None}),
+        fine("count_usage_not", "no license allows the meter", "count_usage", uncounted),
+        wrong_count("count_usage_other_id", "another count_id", count_id=bytes(16)),
+        wrong_count("count_usage_contradiction", "counted, but the reason is not ok", reason="expired"),
+        wrong_count("count_usage_for_none", "counted now, for no license", license=None),
         fine("agent_info", "who answers", "agent_info", info),
         fine("ping", "the smallest reply", "ping", head),
         wrong("error_nonce_replayed", "an error reply", error(9, "this nonce has been used"), 9, "NONCE_REPLAYED"),

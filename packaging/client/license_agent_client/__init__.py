@@ -11,7 +11,7 @@ The agent holds the licenses of its machine. A till that keeps a license token o
 verdict could be had within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
-from .clientwire import AgentInfo, FeatureVerdict, HeldLicense, LicenseReason, Reason, Verdict
+from .clientwire import AgentInfo, FeatureVerdict, HeldLicense, LicenseReason, Reason, UsageCount, Verdict
 from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
 from .posclient.aioclient import AsyncLicenseClient
@@ -41,6 +41,7 @@ __all__ = [
     "TokenFile",
     "TokenFileError",
     "UntrustedDaemon",
+    "UsageCount",
     "Verdict",
     "__version__",
 ]

@@ -86,7 +86,28 @@ def test_an_interrupted_question_is_asked_again_with_a_fresh_nonce(path: Path, d
     assert len({request["nonce"] for request in agent.requests}) == len(agent.requests)
 
 
-@pytest.mark.parametrize("call", [("require", "a"), ("licenses",)], ids=["require", "licenses"])
+def test_a_count_has_the_same_id_in_each_attempt(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, closes, answers_with(half), error(8), error(15), answers) as agent:
+        found, none = drive(agent.path, ("count_usage", "a", 3), ("count_usage", "b"))
+    assert (found.counted, found.repeated, found.reason, found.license_id) == (True, False, LicenseReason.OK, "l-1")
+    assert (none.counted, none.reason, none.license_id) == (False, LicenseReason.NO_LICENSE, None)
+    *same, other = agent.requests
+    assert {request["count_id"] for request in same} == {found.count_id} and other[
+        "count_id"
+    ] == none.count_id != found.count_id
+    assert [request["amount"] for request in agent.requests] == [3, 3, 3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("call", [("count_usage", "A"), ("count_usage", "a", 0), ("count_usage", "a", 2**32)], ids=range(3))
+def test_a_count_that_may_not_be_sent_reaches_no_agent(path: Path, drive: Driver, call: Call) -> None:
+    with FakeAgent(path, answers) as agent, pytest.raises(LocalProtocolError):
+        drive(agent.path, call)
+    assert agent.requests == []
+
+
+@pytest.mark.parametrize(
+    "call", [("require", "a"), ("licenses",), ("count_usage", "a")], ids=["require", "licenses", "count_usage"]
+)
 def test_an_agent_that_is_too_old_is_an_error_of_its_own(path: Path, drive: Driver, call: Call) -> None:
     old, why = error(5, "this socket knows the operations ping"), "update license-agent, or validate a license token instead"
     with FakeAgent(path, old) as agent, pytest.raises(AgentTooOld, match=why) as caught:

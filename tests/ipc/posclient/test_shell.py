@@ -34,6 +34,10 @@ def run(directory: Path, *arguments: str, act: Any = answers) -> int:
         (["require", "b"], EXIT_INVALID),
         (["require", ""], EXIT_USAGE),
         (["require", "x" * 65], EXIT_USAGE),
+        (["count", "a"], EXIT_VALID),
+        (["count", "a", "--amount", "3", "--id", "0f" * 16], EXIT_VALID),
+        (["count", "b"], EXIT_INVALID),
+        (["count", "B"], EXIT_USAGE),
         (["licenses"], EXIT_VALID),
         (["licenses", "--metadata"], EXIT_VALID),
         (["info"], EXIT_VALID),
@@ -46,7 +50,7 @@ def test_each_outcome_has_its_exit_status(
 ) -> None:
     assert run(socket_dir, *arguments) == status
     out, err = capsys.readouterr()
-    assert bool(out) == (status == EXIT_VALID or arguments in (["validate", "bad"], ["require", "b"]))
+    assert bool(out) == (status == EXIT_VALID or arguments in (["validate", "bad"], ["require", "b"], ["count", "b"]))
     assert err.startswith("license-agent-client: ") if not out else err == ""
 
 
@@ -54,6 +58,19 @@ def test_the_verdict_is_json(socket_dir: Path, capsys: pytest.CaptureFixture[str
     run(socket_dir, "validate", "bad")
     told = json.loads(capsys.readouterr().out)
     assert (told["valid"], told["reason"]) == (False, "expired")
+
+
+@pytest.mark.parametrize("wrong", [["--amount", "0"], ["--amount", "4294967296"], ["--id", "0f"], ["--id", "x" * 32]], ids=str)
+def test_a_count_of_another_form_is_wrong_usage(socket_dir: Path, wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(socket_dir, "count", "a", *wrong)
+    assert ended.value.code == EXIT_USAGE
+
+
+def test_a_count_is_json(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(socket_dir, "count", "a", "--id", "0f" * 16)
+    wanted = {"counted": True, "repeated": False, "reason": "ok", "license_id": "l-1", "count_id": "0f" * 16}
+    assert json.loads(capsys.readouterr().out) == wanted
 
 
 def test_the_licenses_of_the_machine_are_json(socket_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,19 @@ def test_the_fakes_choice_is_the_agents() -> None:
                 assert client.require(feature).reason is min(one, other, key=NEAREST_FIRST.index)
 
 
+def test_it_says_what_was_counted() -> None:
+    with FakeLicenseAgent(now=NOW) as agent, agent.client() as client:
+        assert client.count_usage("sales").reason is LicenseReason.NO_LICENSE
+        agent.deliver(features=("meter:sales",), license_id="l")
+        first = client.count_usage("sales", 3)
+        assert client.count_usage("sales", 3, count_id=first.count_id).repeated
+        agent.stop()
+        agent.start()
+        assert client.count_usage("sales", 3, count_id=first.count_id).repeated
+        client.count_usage("sales", 2)
+        assert agent.usage() == {("l", "sales"): 5}
+
+
 def test_time_is_what_the_test_says() -> None:
     with FakeLicenseAgent(now=NOW) as agent, agent.client() as client:
         token = agent.issue(expires_in=60)

@@ -84,6 +84,8 @@ MATRIX = {
     "licenses.export": EVERYBODY,
     "reports.expiry": EVERYBODY,
     "reports.devices": EVERYBODY,
+    "reports.usage": EVERYBODY,
+    "reports.usage_sums": EVERYBODY,
     "enrollment_tokens.list": ALL_BUT_VIEWERS,
     "enrollment_tokens.make": HELPING,
     "enrollment_tokens.make_many": HELPING,

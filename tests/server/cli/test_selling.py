@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from contracts.usage import MeterTotal
+from server.licensing import usage
 from tests.server.cli.test_commands import Done, Run, enrolled, place, run
+from tests.support.serverside import open_server
 
 __all__ = ["enrolled", "place", "run"]
 
@@ -109,3 +112,29 @@ def test_what_does_not_exist_is_no_empty_list(shop: Path, run: Run) -> None:
         (("licenses", "history", "x"), "'license-server licenses list' lists them"),
     ):
         assert text in run(*words, code=1).err
+
+
+def test_usage_is_reported_by_day_and_in_sums(shop: Path, run: Run, told: Told) -> None:
+    run("issue", "--agent", "till-1", "--license-id", "=l", "--feature", "meter:sales", "--expires", "+9d")
+    day, at = 20_000, 20_000 * 86_400
+    server = open_server(shop)
+    with server.database.write() as session:
+        for amount, now in ((3, at), (8, at + 86_400)):
+            total = MeterTotal(license="=l", meter="sales", epoch="0f" * 16, total=amount)
+            assert usage.take(session, "till-1", [total], now, now).refused == ()
+    server.close()
+    first, second = told("reports", "usage")
+    assert first == {
+        "day": "2024-10-04", "license_id": "=l", "meter": "sales", "agent_id": "till-1", "amount": 3, "since": None
+    }  # fmt: skip
+    assert (second["day"], second["amount"], second["since"]) == ("2024-10-05", 5, at)
+    assert told("reports", "usage", "--from", "2024-10-05") == [second] == told("reports", "usage", "--limit", "9")[1:]
+    assert told("reports", "usage", "--until", "2024-10-05") == [first] == told("reports", "usage", "--limit", "1")
+    assert told("reports", "usage", "--customer", "c-1") == [] == told("reports", "usage", "--agent", "other")
+    (both,) = told("reports", "usage", "--sum", "--meter", "sales", "--license", "=l")
+    assert (both["amount"], both["first_day"], both["last_day"]) == (8, "2024-10-04", "2024-10-05")
+    rows = list(csv.reader(io.StringIO(run("reports", "usage", "--csv").out)))
+    assert rows[0][:2] == ["day", "license"] and rows[1] == ["2024-10-04", "'=l", "sales", "till-1", "3", ""]
+    assert "2024-10-05" in run("reports", "usage").out and day == at // 86_400
+    for wrong in (("--csv", "--json"), ("--sum", "--agent", "x")):
+        run("reports", "usage", *wrong, code=2)

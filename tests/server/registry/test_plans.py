@@ -26,11 +26,12 @@ from contracts.exchange import (
     purpose_of,
 )
 from contracts.licensesync import SyncLicenses
+from contracts.usage import MeterTotal, ReportUsage
 from server import serving, wiring
 from server.agents import retirement
 from server.agents.clones import Report
 from server.jobs.queue import Jobs
-from server.licensing import products, replacement
+from server.licensing import products, replacement, usage
 from server.licensing.history import history
 from server.licensing.license_list import Filter, devices, ending, listed
 from server.licensing.license_states import State
@@ -64,6 +65,8 @@ LARGE = {
     "secret",
     "site",
     "trial",
+    "usage_counter",
+    "usage_day",
 }
 """Tables that grow with the fleet or with time; the others have a few rows."""
 COUNTED = re.compile(r"^SELECT count\(\*\) AS count_\d+\s+FROM kept_reply$")
@@ -155,6 +158,13 @@ def everything(server: ServerSide) -> None:
     transfer(server, "many-1", Device(3).come(server).agent_id, now)
     for known, after in ((0, ""), (1, ""), (now, "present:many-1"), (now, "former:")):
         ask(SyncLicenses, license_number=known, secret_version=1, after=after)
+    for amount in (1, 2):
+        totals = (MeterTotal(license="many-2", meter="sales", epoch="0f" * 16, total=amount),)
+        ask(ReportUsage, totals=totals)
+    with server.database.read() as session:
+        usage.listed(session, usage.Which(begin=1), None, 9)
+        usage.listed(session, usage.Which(license_id="a"), usage.Used(1, "a", "b", "c", 1, None), 9)
+        usage.sums(session, usage.Which(), usage.Sum("a", "b", 1, 1, 1), 9)
     server.licenses.revoke("a", now)
     server.clones.observe(made.agent_id, Report(9, now + 5), now + 5)
     server.clones.observe(made.agent_id, Report(1, now + 6), now + 6)
