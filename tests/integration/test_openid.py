@@ -1,6 +1,7 @@
 """People sign in at the operator API with an OpenID provider: a real one, over TLS, and one that lies or is gone."""
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_the_provider_changes_its_keys(
     before = identity.sign_in("emma")["access_token"]
     assert asked(operators, before).json()["account"] == "emma"
     identity.stop()
-    identity.start([private_key("second")])
+    identity.start([private_key(secrets.token_hex(4))])
     after = identity.sign_in("emma")["access_token"]
     # Whoever sets the provider again makes every process read the keys at once; else it is the next minute's first token.
     assert "no key" in problem(asked(operators, after), 401, "not-signed-in")
