@@ -40,6 +40,7 @@ from .licensing.customers import Customers
 from .licensing.deliveries import Deliveries
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
+from .licensing.usage import UsageTotals
 from .notify.webhooks import Webhooks
 from .registry import audit, backup, events
 from .registry.agentcounts import STATUSES
@@ -186,6 +187,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         server.secrets,
         server.licenses,
         server.deliveries,
+        UsageTotals(),
         replies,
         server.clones,
     )

@@ -33,10 +33,10 @@ from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
-from server.licensing import usage
 from server.licensing.deliveries import Deliveries
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
+from server.licensing.usage import UsageTotals
 from server.registry.clockwatch import ClockNotTrusted
 from server.registry.database import Database, RegistryMoved
 from server.web.peers import Peer
@@ -64,6 +64,7 @@ class Stores:
     secrets: Secrets
     licenses: Licenses
     deliveries: Deliveries
+    usage: UsageTotals
     replies: KeptReplies
     clones: Clones
 
@@ -354,7 +355,7 @@ class Exchange:
     def _usage(self, context: _Context, asked: ReportUsage) -> Reply:
         # A request with another challenge than one of ours does not come this far.
         challenged_at = self._reader.challenged_at(asked, context.peer.fingerprint) or 0
-        taken = usage.take(context.session, context.agent.agent_id, asked.totals, challenged_at, context.now)
+        taken = self._stores.usage.take(context.session, context.agent.agent_id, asked.totals, challenged_at, context.now)
         return UsageReply(behind=taken.behind, refused=taken.refused, **context.head())
 
     def _announce(self, context: _Context, asked: AnnounceCapabilities) -> Reply:

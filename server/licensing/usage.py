@@ -67,6 +67,14 @@ class Which:
     customer: str | None = None
 
 
+class UsageTotals:
+    """Takes in what agents report."""
+
+    def take(self, session: Session, agent_id: str, totals: Sequence[MeterTotal], challenged_at: int, now: int) -> Taken:
+        """As the function `take`."""
+        return take(session, agent_id, totals, challenged_at, now)
+
+
 def take(session: Session, agent_id: str, totals: Sequence[MeterTotal], challenged_at: int, now: int) -> Taken:
     """Takes in what an agent reports.
 

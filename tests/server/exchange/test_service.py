@@ -40,6 +40,7 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.trust import encode_trust, parse_trust
+from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.base.refused import RequestRefused
 from server.exchange.capabilities import CAPABILITIES
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
@@ -49,6 +50,7 @@ from server.exchange.service import Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
 from server.licensing.deliveries import Page
+from server.licensing.usage import Taken
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
 from tests.server.agentside import AgentSide, answered
@@ -59,6 +61,7 @@ PRINT = "ab" * 32
 PEER = Peer(PRINT, 0, NOW + 86_400, "1", "pos-1", 1)
 CHECK = "A" * 22
 STATUS = {"current_secret_version": 1, "key_check": CHECK, "highest_version": 1, "serial": 1}
+TOTAL = MeterTotal(license="a", meter="sales", epoch="0f" * 16, total=5)
 FIELDS: dict[type[Any], dict[str, Any]] = {
     RotateSecret: {**STATUS, "cause": Cause.DUE},
     ConfirmRotation: {"secret_version": 2, "key_check": CHECK},
@@ -68,6 +71,7 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     RevocationList: {},
     RenewCertificate: {"csr": "csr"},
     AnnounceCapabilities: {"capabilities": ("b", "a")},
+    ReportUsage: {"totals": (TOTAL,)},
     SyncLicenses: {"license_number": 7, "secret_version": 2, "after": ""},
 }
 CHANGE = LicenseChange(license="a", standing=Standing.SUSPENDED, expires=NOW + 5)
@@ -191,6 +195,10 @@ class Stores:
         self._call("number", agent_id)
         return 9
 
+    def take(self, _session: object, agent_id: str, totals: Any, challenged_at: int, now: int) -> Taken:
+        self._call("take", agent_id, totals, challenged_at, now)
+        return Taken(("0f" * 16,), ())
+
     def page(self, _session: object, agent_id: str, known: int, version: int, after: str, now: int) -> Page:
         self._call("page", agent_id, known, version, after, now)
         return Page(9, (CHANGE,), None)
@@ -298,6 +306,7 @@ REPLIES = [
         [("page", "pos-1", 7, 2, "", NOW)],
         {"license_number": 9, "changes": (CHANGE,), "after": None},
     ),
+    (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),
     (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),
 ]
 
