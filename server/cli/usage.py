@@ -11,11 +11,10 @@ import click
 from server.licensing.sheets import csv_lines
 from server.registry.retention import DAY_S
 
-from .accounts import where_option
 from .acting import listed
 from .bulk import reports
 from .listing import limit_option, show_pages
-from .options import TimeType, json_option, utc, zone_option
+from .options import TimeType, json_option, utc, where_option, zone_option
 
 
 def _day(number: int) -> str:
