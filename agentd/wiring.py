@@ -53,6 +53,7 @@ from .sync.capabilities import Negotiation
 from .sync.cycle import ContactCycle
 from .sync.licenses import LicenseSync
 from .sync.mode import Kept, ModeKeeper
+from .sync.seats import SeatSync
 from .sync.updates import SignedUpdates
 from .sync.usage import UsageReports
 from .telemetry.parts import AgentParts
@@ -262,7 +263,10 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         negotiation = Negotiation(core, store, client)
         licenses = LicenseSync(core, store, made.validator, client)
         usage = UsageReports(core, made.usage, client)
-        cycle = ContactCycle(core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, usage)
+        seats = SeatSync(core, store, made.validator, client, licenses)
+        cycle = ContactCycle(
+            core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, seats, usage
+        )
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))

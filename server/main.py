@@ -27,6 +27,7 @@ _COMMANDS = {
     "customers": ("customers", "sites"),
     "licenses": ("issue", "reissue", "licenses", "revoke"),
     "usage": ("reports",),
+    "seats": ("seats",),
     "auditlog": ("audit",),
     "events": ("events",),
     "webhooks": ("webhooks",),

@@ -35,9 +35,10 @@ from .keys.masterkey import MasterKey
 from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
 from .keys.succession import Succession
-from .licensing import changes
+from .licensing import changes, seats
 from .licensing.customers import Customers
 from .licensing.deliveries import Deliveries
+from .licensing.leases import Leases
 from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
 from .licensing.secrets import Secrets
 from .licensing.usage import UsageTotals
@@ -99,6 +100,7 @@ class Server:
     secrets: Secrets
     licenses: Licenses
     deliveries: Deliveries
+    leases: Leases
     clones: Clones
     customers: Customers
     webhooks: Webhooks
@@ -165,6 +167,7 @@ def wire(
         secrets=secrets,
         licenses=licenses,
         deliveries=Deliveries(licenses, secrets),
+        leases=Leases(licenses, secrets),
         clones=Clones(),
         customers=Customers(cipher, random),
         webhooks=Webhooks(cipher),
@@ -173,7 +176,7 @@ def wire(
 
 def housekeeping(server: Server) -> Housekeeping:
     """What removes the rows of an open server that nothing needs any more."""
-    chores = (Chore("agent", remove_retired, size=1, most=MOST_AGENTS),)
+    chores = (Chore("agent", remove_retired, size=1, most=MOST_AGENTS), Chore("seat", seats.remove_ended))
     return Housekeeping(server.database, server.cipher.audit_key(), chores)
 
 
@@ -190,6 +193,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         UsageTotals(),
         replies,
         server.clones,
+        server.leases,
     )
     checkins = CheckIns(Prepared(server.database), server.keys, replies, random)
     return Exchange(server.database, server.keys, stores, random, checkins)

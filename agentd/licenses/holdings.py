@@ -8,6 +8,7 @@ from agentd.secrets.ring import FOREVER
 from ipc.clientwire import LicenseReason
 
 from .choice import Held, HeldLicenses
+from .seats import Floating
 from .validator import Entry, Validator
 
 
@@ -45,8 +46,19 @@ class Holdings:
             held = _held(license_id, entry)
             if held is not None and (held.reason is not LicenseReason.SECRET_INVALIDATED or license_id in used):
                 found.append(held)
+        # A floating license answers where no seat of it does: a contact may bring one.
+        for license_id, floating in validator.seats.without(now, {license_id for license_id, _token in inventory.tokens()}):
+            found.append(_without_seat(license_id, floating))
+            until = min(until, floating.expires)
+        ends = validator.seats.next_end(now)
+        until = until if ends is None else min(until, ends)
         self._kept = HeldLicenses(found)
         self._judged_at, self._since, self._until = judged, now, until
+
+
+def _without_seat(license_id: str, floating: Floating) -> Held:
+    metadata = {} if floating.product is None else {"product": floating.product}
+    return Held(license_id, LicenseReason.NO_SEAT, True, None, floating.expires, floating.features, metadata)
 
 
 def _held(license_id: str, entry: Entry) -> Held | None:

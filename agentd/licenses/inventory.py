@@ -13,6 +13,8 @@ import msgspec
 
 from common.files import write_atomic
 
+from .seats import SeatPage, Seats
+
 log = logging.getLogger(__name__)
 
 MAX_LICENSES = 1024
@@ -38,6 +40,7 @@ class _Page(msgspec.Struct):
     newest: dict[str, _Newest] = {}
     seen: dict[str, _Seen] = {}
     synced: int = 0
+    seats: SeatPage | None = None
 
 
 def token_digest(token: str) -> str:
@@ -54,6 +57,7 @@ class LicenseInventory:
     Attributes:
         dirty: something has changed since it was last saved.
         changes: grows when another token of a license is kept, or none any more.
+        seats: the seats of this machine, which are kept in the same file.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -62,6 +66,7 @@ class LicenseInventory:
         self._saving = asyncio.Lock()
         self.dirty = False
         self.changes = 0
+        self.seats = Seats()
 
     def load(self) -> bool:
         """Reads the file; False if it exists and cannot be read (the inventory starts empty then)."""
@@ -69,6 +74,7 @@ class LicenseInventory:
             return True
         try:
             self._page = msgspec.json.decode(self._path.read_bytes(), type=_Page)
+            self.seats.load(self._page.seats or SeatPage())
             self.changes += 1
         except FileNotFoundError:
             return True
@@ -83,9 +89,10 @@ class LicenseInventory:
             OSError: the disk does not take it; the next call tries again.
         """
         async with self._saving:
-            if not self.dirty or self._path is None:
+            if not (self.dirty or self.seats.dirty) or self._path is None:
                 return
-            self.dirty = False
+            self.dirty = self.seats.dirty = False
+            self._page.seats = self.seats.page if self.seats.page != SeatPage() else None
             data = msgspec.json.encode(self._page)
             try:
                 await asyncio.to_thread(write_atomic, self._path, data)
@@ -170,6 +177,10 @@ class LicenseInventory:
     def held(self) -> list[str]:
         """The licenses that the server says belong to this machine, in order of their ids."""
         return sorted(jti for jti, newest in self._page.newest.items() if newest.held)
+
+    def noted_seats(self) -> None:
+        """Notes that the machine has other seats."""
+        self._changed()
 
     def _make_room(self, now: int) -> bool:
         """Makes room for another license: first a held one that has ended goes, then one that the server did not name."""

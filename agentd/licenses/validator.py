@@ -61,6 +61,7 @@ class Validator:
         withheld: the licenses that the server has suspended or taken away, as they were committed last.
 
     Attributes:
+        seats: the seats of this machine.
         degraded: the agent works without its server and a successor is overdue; verdicts say so.
     """
 
@@ -76,6 +77,7 @@ class Validator:
         self.agent_id = agent_id
         self.ring = ring
         self.inventory = inventory
+        self.seats = inventory.seats
         self._vault = vault
         self._refuse_stale = False
         self._cache: OrderedDict[str, Entry] = OrderedDict()

@@ -53,6 +53,10 @@ class MachineLicenses:
         held = self._holdings.at(now).choose(request.feature, request.product, allowed)
         reason = LicenseReason.NO_LICENSE if held is None else held.reason
         valid = reason is LicenseReason.OK
+        if held is not None and valid:
+            self._validator.seats.use(held.license_id, now)
+        elif held is not None and reason is LicenseReason.NO_SEAT:
+            self._validator.seats.want(held.license_id, now)
         self._log(request, peer, held, reason)
         known = held if held is not None and held.opened else None
         return encode_reply(

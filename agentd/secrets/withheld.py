@@ -7,11 +7,14 @@ writes to the disk can neither lift a suspension nor make the agent believe that
 from collections.abc import Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from contracts.licensesync import LicenseChange, Standing
 
 MAX_WITHHELD = 1024
 """Suspended and removed licenses of one agent; where there are more, those that end first are forgotten."""
+MAX_GIVEN_BACK = 256
+"""Seats that were given back and have not ended; no more are given back, since none of them may be forgotten."""
 
 
 class Withheld(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -21,19 +24,23 @@ class Withheld(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         number: up to which change the agent knows its licenses; 0 before the first.
         suspended: ids of suspended licenses, with the end of each.
         removed: ids of those that belong to the agent no longer, likewise.
+        given_back: ids of seats that the agent has given back, likewise. Nothing that the server says brings one back: by then
+            another machine may have it.
     """
 
     number: int = 0
     suspended: dict[str, int] = {}
     removed: dict[str, int] = {}
+    given_back: dict[str, int] = {}
 
     def names(self) -> frozenset[str]:
         """The ids of all of them."""
-        return frozenset((*self.suspended, *self.removed))
+        return frozenset((*self.suspended, *self.removed, *self.given_back))
 
     def same(self, other: "Withheld") -> bool:
         """Whether the same licenses are refused for the same reasons."""
-        return self.suspended.keys() == other.suspended.keys() and self.removed.keys() == other.removed.keys()
+        mine, others = ((each.suspended.keys(), each.removed.keys(), each.given_back.keys()) for each in (self, other))
+        return mine == others
 
 
 NOTHING_WITHHELD = Withheld()
@@ -62,4 +69,17 @@ def applied(present: Withheld, changes: Iterable[LicenseChange], number: int, en
         number=number,
         suspended={name: expires for name, expires in suspended.items() if name in names},
         removed={name: expires for name, expires in removed.items() if name in names},
+        given_back=present.given_back,
     )
+
+
+def given_back(present: Withheld, seats: dict[str, int], ended: int) -> Withheld:
+    """What is withheld once seats are given back.
+
+    Args:
+        present: until now.
+        seats: their ids, with the end of each.
+        ended: seconds since 1970 UTC; what has ended before is forgotten.
+    """
+    found = {name: expires for name, expires in {**present.given_back, **seats}.items() if expires > ended}
+    return replace(present, given_back=found)

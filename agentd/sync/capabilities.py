@@ -15,11 +15,12 @@ from contracts.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply
 from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensesync import SYNC
+from contracts.seats import LEASE
 from contracts.usage import REPORT
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE)
 """What this agent can do."""
 ASK_EVERY_S = 86_400.0
 """How often the list is fetched in a long run: the server may have been updated."""

@@ -39,11 +39,13 @@ from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
 from contracts.licensesync import SYNC
+from contracts.seats import LEASE
 from contracts.usage import REPORT
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation
 from .licenses import LicenseSync
+from .seats import SeatSync
 from .updates import SignedUpdates
 from .usage import UsageReports
 
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 
 CONFIRM_SPREAD_S = 600.0
 """The contact that may confirm the server's time comes within so many seconds after it may."""
+SEAT_PAUSE_S = 30.0
+"""A POS application that waits for a seat brings about a contact at once, but not sooner than so long after the last one."""
 LONGEST_PAUSE_S = 3600.0
 """The agent never waits longer after a refusal, whatever the server asks for."""
 
@@ -99,6 +103,7 @@ class ContactCycle:
         checkpoint: names the last sealed audit record, which the server is to know.
         negotiation: knows what the server can do.
         licenses: keeps the machine's licenses as the server has them.
+        seats: keeps its seats of floating licenses.
         usage: reports what was counted.
         draw: random numbers between 0 and 1, for pauses.
 
@@ -117,6 +122,7 @@ class ContactCycle:
         checkpoint: Checkpoint,
         negotiation: Negotiation,
         licenses: LicenseSync,
+        seats: SeatSync,
         usage: UsageReports,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -128,6 +134,7 @@ class ContactCycle:
         self._checkpoint = checkpoint
         self._negotiation = negotiation
         self._licenses = licenses
+        self._seats = seats
         self._usage = usage
         self._draw = draw
         self._lock = asyncio.Lock()
@@ -180,6 +187,8 @@ class ContactCycle:
         left = self._since + self._wanted_s - self._core.clock.monotonic()
         if not self.record.failures:
             left = min(left, self._rotation.due_at() - self._core.clock.now())
+            if self._seats.wanted and self.record.last is not None:
+                left = min(left, self._since + SEAT_PAUSE_S - self._core.clock.monotonic())
         return left
 
     async def tick(self) -> bool:
@@ -277,10 +286,14 @@ class ContactCycle:
             await self._certificates.settle()
         if not synced and rotation.rotation.step is Step.IDLE:
             synced = await self._sync(reply, rotation.newest)
+        # A server that knows no number of license changes was set back to release 0.1.0.
+        if synced and reply.license_number is not UNSET:
+            await self._lease()
         await self._negotiation.negotiate()
         if reply.license_number is UNSET and rotation.rotation.step is Step.IDLE and self._negotiation.can(SYNC):
             # It has just been learned.
             await self._licenses.sync(rotation.newest)
+            await self._lease()
         if self._negotiation.can(REPORT):
             await self._usage.report()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
@@ -303,6 +316,10 @@ class ContactCycle:
             return False
         await self._licenses.sync(confirmed)
         return True
+
+    async def _lease(self) -> None:
+        if self._rotation.rotation.step is Step.IDLE and self._negotiation.can(LEASE) and self._seats.due():
+            await self._seats.lease(self._rotation.newest)
 
     async def _ask_status(self) -> StatusReply:
         """The server's news, asked for in the form of release 0.1.0 if it does not know ours: it was set back."""

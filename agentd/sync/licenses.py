@@ -108,7 +108,11 @@ class LicenseSync:
         # What changes between two pages has a higher number than the first one, and is asked for at the next contact.
         run.number = reply.license_number if run.number is None else run.number
         now, withheld = self._core.clock.now(), self._store.record.withheld.names()
+        given_back = self._store.record.withheld.given_back
         for change in reply.changes:
+            if change.license in given_back:
+                # The server has not heard of it yet. It never comes back (`seats`).
+                continue
             if change.standing is not Standing.ACTIVE or change.license in withheld:
                 run.changes.append(change)
             if change.standing is Standing.REMOVED:

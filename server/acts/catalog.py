@@ -15,6 +15,7 @@ from . import (
     products,
     reports,
     safeguards,
+    seats,
     secrets,
     usage,
     webhooks,
@@ -24,5 +25,6 @@ from .act import Act
 ACTS: tuple[Act, ...] = (
     *reports.ACTS, *agents.ACTS, *secrets.ACTS, *products.ACTS, *customers.ACTS, *licenses.ACTS, *licensetables.ACTS,
     *enrollment.ACTS, *keys.ACTS, *accounts.ACTS, *safeguards.ACTS, *events.ACTS, *webhooks.ACTS, *usage.ACTS,
+    *seats.ACTS,
 )  # fmt: skip
 BY_NAME: dict[str, Act] = {act.name: act for act in ACTS}

@@ -177,7 +177,8 @@ def told(results: Sequence[Result]) -> IssuedMany:
 
 def export(context: Context, body: WhichLicenses) -> Listed[ExportedLicense]:
     """List licenses by id in the form that an import reads; never a token."""
-    rows = listed(context.session, context.now, after=body.after, limit=body.limit + 1, which=body.filter(context))
+    which = body.filter(context)
+    rows = listed(context.session, context.now, after=body.after, limit=body.limit + 1, which=which, seats=False)
     items = tuple(ExportedLicense.model_validate(sheets.cells_of(row, _iso)) for row in rows[: body.limit])
     return Listed(items=items, after=rows[body.limit - 1].license_id if len(rows) > body.limit else None)
 

@@ -15,6 +15,7 @@ from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
+from server.licensing.seats import assign_site
 from server.registry.agentcounts import STATUSES
 from server.registry.paging import pages
 
@@ -145,6 +146,19 @@ def agents_keys(directory: Path, agent_id: str, name: str, out: Path | None) -> 
     with reading(directory) as (_server, session):
         text = public_key_pem(session, agent_id, name)
     write(text, out)
+
+
+@agents.command("assign")
+@directory_option
+@click.argument("agent_id")
+@click.argument("site", required=False)
+def agents_assign(directory: Path, agent_id: str, site: str | None) -> None:
+    """Say that an agent's machine is at SITE: it may take seats of the site's floating licenses. Without SITE: at none.
+
+    Seats that it has of another site end at its next contact.
+    """
+    with writing(directory) as (_server, session):
+        assign_site(session, agent_id, site, now())
 
 
 @agents.command("revoke")

@@ -8,6 +8,7 @@ from contracts.capabilities import AnnounceCapabilities
 from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
 from contracts.licensesync import SyncLicenses
+from contracts.seats import LeaseSeats
 from contracts.usage import ReportUsage
 from server.agents.clones import Report
 from server.base.refused import RequestRefused
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Request]] = {
         forms.RenewCertificate,
         AnnounceCapabilities,
         SyncLicenses,
+        LeaseSeats,
         ReportUsage,
     )
 }

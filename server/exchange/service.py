@@ -26,6 +26,7 @@ from contracts import exchange as forms
 from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from contracts.licensesync import SyncLicenses, SyncReply
+from contracts.seats import LeaseReply, LeaseSeats
 from contracts.usage import ReportUsage, UsageReply
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
@@ -34,6 +35,7 @@ from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
 from server.licensing.deliveries import Deliveries
+from server.licensing.leases import Leases
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
 from server.licensing.usage import UsageTotals
@@ -67,6 +69,7 @@ class Stores:
     usage: UsageTotals
     replies: KeptReplies
     clones: Clones
+    leases: Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Exchange:
             forms.RenewCertificate: self._renew,
             AnnounceCapabilities: self._announce,
             SyncLicenses: self._sync,
+            LeaseSeats: self._lease,
             ReportUsage: self._usage,
         }
 
@@ -358,6 +362,12 @@ class Exchange:
         taken = self._stores.usage.take(context.session, context.agent.agent_id, asked.totals, challenged_at, context.now)
         return UsageReply(behind=taken.behind, refused=taken.refused, **context.head())
 
+    def _lease(self, context: _Context, asked: LeaseSeats) -> Reply:
+        found = self._stores.leases.lease(context.session, context.agent.agent_id, asked, context.now)
+        return LeaseReply(
+            floating=found.floating, seats=found.seats, refused=found.refused, ended=found.ended, **context.head()
+        )
+
     def _announce(self, context: _Context, asked: AnnounceCapabilities) -> Reply:
         self._stores.agents.announced(context.session, context.agent.agent_id, asked.capabilities, context.now)
         return AnnounceReply(capabilities=CAPABILITIES, **context.head())
@@ -387,4 +397,5 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    return _response(signed, convert(content, forms.AnyReply | AnnounceReply | SyncReply | UsageReply, "kept reply"))
+    every = forms.AnyReply | AnnounceReply | SyncReply | UsageReply | LeaseReply
+    return _response(signed, convert(content, every, "kept reply"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from server.agents.registry import REVOKED, enrolled
@@ -124,8 +124,11 @@ def _in_state(state: State, now: int) -> list[ColumnElement[bool]]:
     neither = [License.revoked_at.is_(None), License.suspended_at.is_(None)]
     if state is State.EXPIRED:
         return [*neither, License.expires_at <= now]
-    assigned = License.agent_id.is_(None) if state is State.UNASSIGNED else License.agent_id.is_not(None)
-    return [*neither, assigned, License.expires_at > now]
+    if state is State.UNASSIGNED:
+        used = and_(License.agent_id.is_(None), License.floating.is_not(True))
+    else:
+        used = or_(License.agent_id.is_not(None), License.floating.is_(True))
+    return [*neither, used, License.expires_at > now]
 
 
 def listed(
@@ -137,6 +140,7 @@ def listed(
     *,
     revoked: bool | None = None,
     which: Filter = EVERY,
+    seats: bool = True,
 ) -> list[LicenseRow]:
     """Licenses by id.
 
@@ -148,9 +152,12 @@ def listed(
         limit: at most so many; None for all, which may be those of a whole fleet.
         revoked: True for revoked ones only, False for others only.
         which: only those that the filter names.
+        seats: also seats of floating licenses.
     """
     more = Filter(agent_id=agent_id, revoked=revoked).conditions(now)
     conditions = [License.jti > after, *more, *which.conditions(now)]
+    if not seats:
+        conditions.append(License.seat_of.is_(None))
     return _rows(session, _query(conditions).order_by(License.jti).limit(limit), now)
 
 
@@ -182,7 +189,9 @@ def ending(
         limit: at most so many.
         which: only those that the filter names.
     """
-    conditions = [License.revoked_at.is_(None), License.expires_at >= begin, License.expires_at < end, *which.conditions(now)]
+    # A seat ends every few days, and is renewed.
+    mine = License.revoked_at.is_(None), License.seat_of.is_(None)
+    conditions = [*mine, License.expires_at >= begin, License.expires_at < end, *which.conditions(now)]
     if after is not None:
         conditions.append(tuple_(License.expires_at, License.jti) > (after.expires, after.license_id))
     return _rows(session, _query(conditions).order_by(License.expires_at, License.jti).limit(limit), now)

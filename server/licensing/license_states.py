@@ -1,7 +1,7 @@
 """Declares the states of a license, and the transitions between them; locks a license that is to change.
 
 UNASSIGNED   sold, and on no machine yet
-ACTIVE       on a machine, between issue and end; it may begin later
+ACTIVE       on a machine, between issue and end, or shared by the tills of a site; it may begin later
 SUSPENDED    refused until it is reinstated; its time runs on
 EXPIRED      its end has passed; a renewal brings it back
 REVOKED      ended for good
@@ -20,6 +20,7 @@ from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import Conflict, NotFound
 from server.registry.agentcounts import shown_status
 from server.registry.models import Agent, License
+from server.registry.seat_models import Seat
 
 
 class State(StrEnum):
@@ -39,6 +40,8 @@ class Event(StrEnum):
     """A machine gets it."""
     TRANSFERRED = "transferred"
     """Another machine gets it."""
+    SHARED = "shared"
+    """It becomes a floating license: the machines of its site take seats of it."""
     RELEASED = "released"
     """Its machine no longer has it."""
     SUSPENDED = "suspended"
@@ -57,6 +60,7 @@ class Event(StrEnum):
 TRANSITIONS: dict[State, dict[Event, State]] = {
     State.UNASSIGNED: {
         Event.ASSIGNED: State.ACTIVE,
+        Event.SHARED: State.ACTIVE,
         Event.EXTENDED: State.UNASSIGNED,
         Event.UPGRADED: State.UNASSIGNED,
         Event.EXPIRED: State.EXPIRED,
@@ -98,7 +102,7 @@ def state_of(row: License, now: int) -> State:
         return State.SUSPENDED
     if row.expires_at is not None and now >= row.expires_at:
         return State.EXPIRED
-    return State.UNASSIGNED if row.agent_id is None else State.ACTIVE
+    return State.UNASSIGNED if row.agent_id is None and not row.floating else State.ACTIVE
 
 
 _FIRST = {
@@ -125,23 +129,34 @@ def stepped(row: License, event: Event, now: int) -> State:
 
 
 def locked(session: Session, license_id: str) -> tuple[License, Agent | None]:
-    """A license and the agent that has it, locked until the transaction ends.
+    """A license and the agent that has it, locked until the transaction ends; and the agents that have seats of it.
 
-    The agent comes before its licenses: an agent's own requests lock in this order.
+    The agents come before the licenses: an agent's own requests lock in this order.
 
     Raises:
         NotFound: there is no such license.
-        Conflict: it went to another agent at this moment.
+        Conflict: it went to another agent at this moment; or it is a seat, which is no license that is changed by itself.
     """
     known = session.execute(select(License.agent_id).where(License.jti == license_id)).first()
     owner = None if known is None else known[0]
+    holders = _holders(session, license_id)
+    for each in sorted(holders):
+        session.get(Agent, each, with_for_update=True, populate_existing=True)
     agent = None if owner is None else enrolled(session, owner)
     row = session.get(License, license_id, with_for_update=True, populate_existing=True)
     if row is None:
         raise NotFound(f"there is no license {license_id!r}; 'license-server licenses list' lists them")
     if row.agent_id != owner:
         raise Conflict(f"license {license_id!r} went to another agent at this moment: run the command again")
+    if row.seat_of is not None:
+        raise Conflict(f"{license_id!r} is a seat: change license {row.seat_of!r}, or free it with 'license-server seats free'")
+    if not _holders(session, license_id) <= holders:
+        raise Conflict(f"an agent took a seat of license {license_id!r} at this moment: run the command again")
     return row, agent
+
+
+def _holders(session: Session, license_id: str) -> set[str]:
+    return set(session.scalars(select(Seat.agent_id).where(Seat.license_id == license_id)))
 
 
 def receiving(session: Session, agent_id: str) -> Agent:

@@ -24,7 +24,7 @@ from server.registry import audit
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models import Agent, License, Secret
 
-from . import trials
+from . import seats, trials
 from .history import ISSUED, changed
 from .license_states import Event, locked, receiving, stepped
 from .orders import Order as Order
@@ -57,6 +57,8 @@ def record_issued(session: Session, agent_id: str | None, order: Order, now: int
 
 def _require_same(known: License, agent_id: str | None) -> None:
     """Returns if a license that exists may be issued again."""
+    if known.seat_of is not None:
+        raise Conflict(f"license {known.jti!r} is a seat of {known.seat_of!r}; choose another id")
     if known.agent_id != agent_id:
         where = "is on no machine: 'license-server licenses assign' gives it one" if known.agent_id is None else (
             f"belongs to agent {known.agent_id!r}; choose another id, or move it with 'license-server licenses transfer'"
@@ -258,8 +260,15 @@ class Licenses:
             row.revoked_at = now
             if agent is not None:
                 agent.revocations = next_number(session, REVOCATIONS, now)
+            self._revoke_seats(session, row, now)
             changed(session, row, Event.REVOKED, now, agent=row.agent_id)
         audit.record(session, "admin", "license.revoked", "ok", now, license=jti, agent=row.agent_id)
+
+    def _revoke_seats(self, session: Session, row: License, now: int) -> None:
+        for seat in seats.counted(session, row.jti, now):
+            if len(self._revoked(session, seat.agent_id, now)) >= MAX_REVOKED:
+                raise Conflict(f"agent {seat.agent_id!r} has {MAX_REVOKED} revoked licenses, which is the limit")
+        seats.follow(session, row, now, revocations=REVOCATIONS)
 
     def revocations(self, session: Session, agent_id: str, now: int) -> tuple[int, int, tuple[str, ...]]:
         """The agent's revocation list: its number, until when it is valid, and the ids of the licenses.

@@ -17,7 +17,7 @@ from server.base.errors import Conflict, Invalid
 from server.registry import audit
 from server.registry.models import Agent, License
 
-from . import trials
+from . import seats, trials
 from .changes import left
 from .history import changed
 from .license_states import Event, locked, receiving, stepped
@@ -56,6 +56,7 @@ def suspend(session: Session, license_id: str, now: int, revision: int | None = 
     """
     row = _opened(session, license_id, Event.SUSPENDED, now, revision)
     row.suspended_at = now
+    seats.follow(session, row, now)
     _changed(session, row, Event.SUSPENDED, now)
 
 
@@ -63,6 +64,7 @@ def reinstate(session: Session, license_id: str, now: int, revision: int | None 
     """Ends the suspension of a license. Args and errors as for `suspend`."""
     row = _opened(session, license_id, Event.REINSTATED, now, revision)
     row.suspended_at = None
+    seats.follow(session, row, now)
     _changed(session, row, Event.REINSTATED, now)
 
 
@@ -92,7 +94,7 @@ def renew(
     """
     row, _agent = locked(session, license_id)
     expect(row, revision, f"license {license_id!r}")
-    event = Event.EXTENDED if row.agent_id is None else Event.RENEWED
+    event = Event.EXTENDED if row.agent_id is None and not row.floating else Event.RENEWED
     stepped(row, event, now)
     by = None if row.policy_id is None else policy(session, row.policy_id)
     if by is not None and by.trial:
@@ -193,6 +195,8 @@ def release(session: Session, license_id: str, now: int, revision: int | None = 
     Args and errors as for `suspend`; a trial belongs to its machine, and cannot be released.
     """
     row = _opened(session, license_id, Event.RELEASED, now, revision)
+    if row.floating:
+        raise _floats(license_id)
     if row.policy_id is not None and policy(session, row.policy_id).trial:
         raise Conflict(f"license {license_id!r} is a trial, which belongs to its machine")
     was = _leave(session, row, None, now)
@@ -203,6 +207,8 @@ def release(session: Session, license_id: str, now: int, revision: int | None = 
 def move_all(session: Session, old: Agent, new: Agent, now: int) -> list[Moved]:
     """Moves all licenses of an agent that are not revoked to another one, in the order of their ids. The audit is the caller's.
 
+    The new agent is at the site of the old one, if it is at none. Seats stay: the old machine may use its own until it ends.
+
     Args:
         session: of a writing transaction that has locked both agents.
         old: the agent that had them.
@@ -212,7 +218,10 @@ def move_all(session: Session, old: Agent, new: Agent, now: int) -> list[Moved]:
     Raises:
         Conflict: the new machine has had a trial that is among them.
     """
-    query = select(License).where(License.agent_id == old.id, License.revoked_at.is_(None)).order_by(License.jti)
+    if new.site_id is None:
+        new.site_id = old.site_id
+    mine = License.agent_id == old.id, License.revoked_at.is_(None), License.seat_of.is_(None)
+    query = select(License).where(*mine).order_by(License.jti)
     rows = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
     return [_to(session, row, new, Event.TRANSFERRED, now) for row in rows]
 
@@ -230,11 +239,16 @@ def is_told(session: Session, agent_id: str) -> bool:
 
 
 def _move(session: Session, license_id: str, agent_id: str, event: Event, now: int, revision: int | None) -> Moved:
+    # Looked at first too: a floating one is locked behind the agents that have seats of it, and this locks another one here.
+    if session.scalar(select(License.floating).where(License.jti == license_id)):
+        raise _floats(license_id)
     owner = session.scalar(select(License.agent_id).where(License.jti == license_id))
     # In the order of their ids: two licenses may go in opposite directions at once.
     for each in sorted({agent_id, owner or agent_id}):
         enrolled(session, each)
     row, _agent = locked(session, license_id)
+    if row.floating:
+        raise _floats(license_id)
     expect(row, revision, f"license {license_id!r}")
     stepped(row, event, now)
     if row.agent_id == agent_id:
@@ -242,6 +256,10 @@ def _move(session: Session, license_id: str, agent_id: str, event: Event, now: i
     moved = _to(session, row, receiving(session, agent_id), event, now)
     record_moves(session, [moved], now)
     return moved
+
+
+def _floats(license_id: str) -> Conflict:
+    return Conflict(f"license {license_id!r} is a floating one: tills of its site take seats of it; it goes on no machine")
 
 
 def _to(session: Session, row: License, agent: Agent, event: Event, now: int) -> Moved:

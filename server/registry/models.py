@@ -86,6 +86,8 @@ class Agent(Base):
     retired_at: Mapped[int | None] = mapped_column(BigInteger)
     # The number of the newest change of its licenses; missing if there was none since revision 0008.
     license_changes: Mapped[int | None] = mapped_column(BigInteger)
+    # The site where its machine is, for seats of floating licenses.
+    site_id: Mapped[str | None] = mapped_column(String(64))
 
 
 class Certificate(Base):
@@ -167,6 +169,10 @@ class License(Base):
     created_at: Mapped[int | None] = mapped_column(BigInteger)
     updated_at: Mapped[int | None] = mapped_column(BigInteger)
     revision: Mapped[int] = mapped_column(BigInteger, default=1, server_default="1")
+    # The floating license that this one is a seat of.
+    seat_of: Mapped[str | None] = mapped_column(String(128))
+    # Whether it is a floating license: on no machine, and the tills of its site take seats of it.
+    floating: Mapped[bool | None] = mapped_column()
 
 
 class FormerLicense(Base):
@@ -241,6 +247,8 @@ _HALTED = Agent.halted_at.is_not(None)
 Index("agent_halted", Agent.halted_at, Agent.id, sqlite_where=_HALTED, postgresql_where=_HALTED)
 _RETIRED, _NOT_RETIRED = Agent.retired_at.is_not(None), Agent.retired_at.is_(None)
 Index("agent_retired_at", Agent.retired_at, sqlite_where=_RETIRED, postgresql_where=_RETIRED)
+_AT_SITE = Agent.site_id.is_not(None)
+Index("agent_of_site", Agent.site_id, Agent.id, sqlite_where=_AT_SITE, postgresql_where=_AT_SITE)
 # Lists of agents are in the order of bytes (`dialect.by_bytes`). SQLite has no other one, and an index of its own for the id;
 # on PostgreSQL, the migration gives the ids in these indexes the collation C, which a comparison of schemas does not see.
 Index("agent_by_bytes", Agent.id).ddl_if("postgresql")

@@ -19,6 +19,7 @@ from contracts.exchange import (
 )
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensesync import SyncLicenses, SyncReply
+from contracts.seats import LeaseReply
 from contracts.trust import parse_trust
 from contracts.usage import ReportUsage, UsageReply
 from server.exchange.content import KINDS
@@ -30,6 +31,7 @@ TRUST = parse_trust(json.dumps(VECTORS["trust"]).encode())
 AGENT = VECTORS["agent"]
 REPLIES: dict[str, type[Reply]] = {
     "announce-capabilities": AnnounceReply,
+    "lease-seats": LeaseReply,
     "secret-status": StatusReply,
     "sync-licenses": SyncReply,
     "report-usage": UsageReply,

@@ -15,11 +15,13 @@ from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
 from contracts import capabilities, enrollment, evidence, exchange, keyset, licensesync, usage
+from contracts import seats as leasing
 from contracts.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
 from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
 from contracts.licensesync import SyncReply
+from contracts.seats import LeaseReply
 from contracts.usage import UsageReply
 from server.agents import certificates, enrollment_tokens
 from server.exchange import capabilities as server_side
@@ -27,6 +29,7 @@ from server.exchange import challenges, kept_replies
 from server.exchange import content as answering
 from server.keys import pki
 from server.licensing import periods, secrets
+from server.licensing import seats as server_seats
 from server.licensing import usage as server_usage
 from server.web import peers, responses
 
@@ -61,7 +64,9 @@ def own_fields(kind: type[Any], common: type[Any]) -> list[str]:
 
 PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
 KINDS = answering.KINDS
-SENT = {str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply, SyncReply, UsageReply)}
+SENT = {
+    str(kind.__struct_config__.tag): kind for kind in (*AnyReply.__args__, AnnounceReply, SyncReply, UsageReply, LeaseReply)
+}
 
 
 def test_what_all_requests_and_replies_carry_is_told() -> None:
@@ -138,6 +143,12 @@ def test_totals_of_usage_are_told() -> None:
     assert list(members) == list(usage.MeterTotal.__struct_fields__)
 
 
+def test_seats_are_told() -> None:
+    offered, leased = tables(section("Seats of floating licenses"))
+    assert list(offered) == list(leasing.FloatingLicense.__struct_fields__)
+    assert list(leased) == list(leasing.SeatLease.__struct_fields__)
+
+
 def test_every_bound_is_in_the_table_with_its_value() -> None:
     (bounds,) = tables(section("Bounds of the exchange"))
     values = {name: value for name, value in vars(exchange).items() if name.isupper() and isinstance(value, int)}
@@ -159,6 +170,11 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "MAX_EPOCHS": server_usage.MAX_EPOCHS,
         "MAX_LICENSES": inventory.MAX_LICENSES,
         "MAX_WITHHELD": withheld.MAX_WITHHELD,
+        "MAX_FLOATING": leasing.MAX_FLOATING,
+        "MAX_SEATS": leasing.MAX_SEATS,
+        "MAX_SEAT_S": leasing.MAX_SEAT_S,
+        "MAX_GIVEN_BACK": withheld.MAX_GIVEN_BACK,
+        "CLOCK_MARGIN_S": server_seats.CLOCK_MARGIN_S,
         "MAX_CAPABILITIES": capabilities.MAX_CAPABILITIES,
         "MAX_CAPABILITIES_CHARS": capabilities.MAX_CAPABILITIES_CHARS,
         "RENEWABLE_S": peers.RENEWABLE_S,

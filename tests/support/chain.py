@@ -70,21 +70,24 @@ class Chain:
     """
 
     def __init__(self, root: Path, stack: contextlib.ExitStack, *, tpm: bool, hostile: bool, interval: int, grace: int,
-        url: str | None = None, serve: tuple[str, ...] = (),
+        url: str | None = None, serve: tuple[str, ...] = (), beside: "Chain | None" = None,
     ) -> None:  # fmt: skip
         self.root = root
         self._serve = serve
         self.agent_id = self.first_token = ""
         self._stack = stack
         chip = stack.enter_context(Swtpm(root / "tpm")) if tpm else None
-        periods = ("--interval", str(interval), "--grace", str(grace))
-        where = () if url is None else ("--database", url)
-        directory = root / "license-server"
-        server_command("init", "--dir", str(directory), "--root-key", str(root / "root.key"), *periods, *where)
-        self.server = ApiServer(directory)
-        stack.callback(self.server.stop)
-        self.relay = stack.enter_context(Relay())
-        self.start_server()
+        if beside is None:
+            periods = ("--interval", str(interval), "--grace", str(grace))
+            where = () if url is None else ("--database", url)
+            directory = root / "license-server"
+            server_command("init", "--dir", str(directory), "--root-key", str(root / "root.key"), *periods, *where)
+            self.server = ApiServer(directory)
+            stack.callback(self.server.stop)
+            self.relay = stack.enter_context(Relay())
+            self.start_server()
+        else:
+            self.server, self.relay = beside.server, beside.relay
         self.agent = _Agent(root, chip)
         self.hostile: HostileLink | None = None
         (root / "link").mkdir(mode=0o755)
@@ -311,7 +314,7 @@ class Till:
 @contextlib.contextmanager
 def running_chain(
     *, provisioned: bool = True, tpm: bool = False, hostile: bool = True, interval: int = 86_400, grace: int = 604_800,
-    url: str | None = None, serve: tuple[str, ...] = (),
+    url: str | None = None, serve: tuple[str, ...] = (), beside: Chain | None = None,
 ) -> Iterator[Chain]:  # fmt: skip
     """A chain for the length of a block.
 
@@ -323,9 +326,12 @@ def running_chain(
         grace: seconds after that.
         url: of the server's database; None for its own SQLite file.
         serve: options of the server's `serve`.
+        beside: a chain whose server this one shares; None for a server of its own.
     """
     with short_directory() as root, contextlib.ExitStack() as stack:
-        chain = Chain(root, stack, tpm=tpm, hostile=hostile, interval=interval, grace=grace, url=url, serve=serve)
+        chain = Chain(
+            root, stack, tpm=tpm, hostile=hostile, interval=interval, grace=grace, url=url, serve=serve, beside=beside
+        )
         if provisioned:
             chain.provision()
         yield chain

@@ -70,6 +70,9 @@ def exchanges() -> list[dict[str, Any]]:
         {"license": "moved away", "standing": "removed", "expires": NOW + 900, "token": None},
     ]
     page = {"license_number": NOW, "changes": changes, "after": None}
+    seat = {"license": "pool", "seat": f"pool#{NOW}", "lease_until": NOW + 300, "grace_until": NOW + 900}
+    offer = {"license": "pool", "product": "till", "features": ["kiosk"], "expires": NOW + 9000, "idle_s": 3600}
+    leased = {"secret_version": 3, "wanted": ["pool", "other"], "held": [], "released": ["pool#5"]}
     first = {"license_number": NOW, "changes": changes[:1], "after": "present:active"}
     used = [
         {"license": "active", "meter": "sales", "epoch": "0f" * 16, "total": 2**53 - 1},
@@ -90,6 +93,12 @@ def exchanges() -> list[dict[str, Any]]:
         exchange(7, "totals of usage", names[2], {"totals": used}, "usage-reply", {"behind": [], "refused": []}),
         exchange(8, "totals that are not taken", names[2], {"totals": used}, "usage-reply",
                  {"behind": ["0f" * 16], "refused": ["1f" * 16]}),
+        exchange(9, "a seat that is taken, one that is refused, one given back", "lease-seats", leased, "lease-reply",
+                 {"floating": [offer, {**offer, "license": "other", "product": None}], "seats": [{**seat, "token": "h..n.c.t"}],
+                  "refused": ["other"], "ended": []}),
+        exchange(10, "a seat that has to be given back", "lease-seats",
+                 {"secret_version": 3, "wanted": [], "held": [seat["seat"]], "released": []}, "lease-reply",
+                 {"floating": [], "seats": [{**seat, "token": None}], "refused": [], "ended": [seat["seat"]]}),
     ]  # fmt: skip
 
 

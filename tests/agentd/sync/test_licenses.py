@@ -20,6 +20,7 @@ from agentd.uplink.transport import Response
 from contracts.exchange import Cause, RefusalCode
 from contracts.jose import b64decode
 from contracts.licensesync import SYNC
+from contracts.seats import LEASE
 from hwsec.store import SealedStore
 from ipc.clientwire import Reason
 from server.base.refused import RequestRefused
@@ -85,7 +86,7 @@ def audited(pair: Pair, event: str) -> list[dict[str, Any]]:
 def test_a_license_that_nobody_has_carried_is_here_after_a_contact(pair: Pair) -> None:
     assert held(pair) == [LICENSE]  # of before the agent could ask
     issue(pair)
-    assert contact(pair) == ["secret-status", SYNC]
+    assert contact(pair) == ["secret-status", SYNC, LEASE]
     assert held(pair) == [LICENSE, NEW] and reason(pair) is Reason.OK
     assert contact(pair) == ["secret-status"]
     pair.restart_agent()
@@ -98,7 +99,7 @@ def test_a_contact_without_changes_asks_for_nothing_more_also_after_a_restart(pa
     for _ in range(3):
         assert contact(pair) == ["secret-status"]
     pair.restart_agent()
-    assert contact(pair) == ["secret-status", "announce-capabilities"]
+    assert contact(pair) == ["secret-status", LEASE, "announce-capabilities"]
 
 
 def test_a_suspended_license_is_refused_until_it_is_reinstated(pair: Pair) -> None:

@@ -86,6 +86,11 @@ MATRIX = {
     "reports.devices": EVERYBODY,
     "reports.usage": EVERYBODY,
     "reports.usage_sums": EVERYBODY,
+    "seats.list": EVERYBODY,
+    "seats.show": EVERYBODY,
+    "seats.set": SELLING,
+    "seats.free": SELLING,
+    "agents.assign": SELLING,
     "enrollment_tokens.list": ALL_BUT_VIEWERS,
     "enrollment_tokens.make": HELPING,
     "enrollment_tokens.make_many": HELPING,
@@ -142,7 +147,7 @@ def body_of(act: Act, agent_id: str) -> Any:
         "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason",
         "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
         "product": "x", "entitlement_set": "x", "policy": "x", "customer": "x", "site": "x", "fields": {}, "successor": "x",
-        "count": 1, "batch": "b",
+        "count": 1, "batch": "b", "seats": 1, "seat": "s",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "accounts.make":

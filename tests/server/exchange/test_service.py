@@ -39,6 +39,7 @@ from contracts.exchange import (
 )
 from contracts.jose import b64decode
 from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
+from contracts.seats import LeaseReply, LeaseSeats, SeatLease
 from contracts.trust import encode_trust, parse_trust
 from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.base.refused import RequestRefused
@@ -50,6 +51,7 @@ from server.exchange.service import Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
 from server.licensing.deliveries import Page
+from server.licensing.leases import Leased
 from server.licensing.usage import Taken
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
@@ -73,8 +75,11 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     AnnounceCapabilities: {"capabilities": ("b", "a")},
     ReportUsage: {"totals": (TOTAL,)},
     SyncLicenses: {"license_number": 7, "secret_version": 2, "after": ""},
+    LeaseSeats: {"secret_version": 2, "wanted": ("a",), "held": ("a#1",), "released": ()},
 }
 CHANGE = LicenseChange(license="a", standing=Standing.SUSPENDED, expires=NOW + 5)
+
+SEAT = SeatLease(license="a", seat="a#2", lease_until=NOW + 5, grace_until=NOW + 9, token="h..n.c.t")
 
 
 @dataclass
@@ -203,6 +208,10 @@ class Stores:
         self._call("page", agent_id, known, version, after, now)
         return Page(9, (CHANGE,), None)
 
+    def lease(self, _session: object, agent_id: str, asked: LeaseSeats, now: int) -> Leased:
+        self._call("lease", agent_id, asked.wanted, asked.held, now)
+        return Leased((), (SEAT,), (), ("a#1",))
+
     def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
         self._call("announced", agent_id, names, now)
 
@@ -305,6 +314,12 @@ REPLIES = [
         SyncReply,
         [("page", "pos-1", 7, 2, "", NOW)],
         {"license_number": 9, "changes": (CHANGE,), "after": None},
+    ),
+    (
+        LeaseSeats,
+        LeaseReply,
+        [("lease", "pos-1", ("a",), ("a#1",), NOW)],
+        {"floating": (), "seats": (SEAT,), "refused": (), "ended": ("a#1",)},
     ),
     (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),
     (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),
