@@ -11,9 +11,11 @@ from common.argv import to_back, to_front
 from common.files import os_problem
 from common.version import VERSION
 
-from .base.errors import RegistryError
+from .base.errors import RegistryError, SecondPersonNeeded
 from .base.refused import RequestRefused
 
+EXIT_FAILED, EXIT_SECOND_PERSON = 1, 3
+"""Exit statuses."""
 _COMMANDS = {
     "keys": ("init", "migrate", "trust", "root-pin", "keys"),
     "masterkey": ("master-key",),
@@ -104,7 +106,7 @@ def entry() -> None:
     try:
         main()
     except (RegistryError, RequestRefused) as error:
-        _fail(str(error))
+        _fail(str(error), status_of(error))
     except SQLAlchemyError as error:
         from .registry.database import in_words
 
@@ -114,6 +116,11 @@ def entry() -> None:
         _fail(os_problem(error, "cannot write"))
 
 
-def _fail(text: str) -> None:
+def status_of(error: Exception) -> int:
+    """The exit status of a command that ends with this error."""
+    return EXIT_SECOND_PERSON if isinstance(error, SecondPersonNeeded) else EXIT_FAILED
+
+
+def _fail(text: str, status: int = EXIT_FAILED) -> None:
     click.echo(f"license-server: {text}", err=True)
-    sys.exit(1)
+    sys.exit(status)

@@ -27,8 +27,9 @@ class EnrollmentToken(Form):
 
 
 class TokensForm(PageForm):
-    """Which tokens, the newest first."""
+    """Which tokens, the newest first: in a state, or behind the number `since`, with smaller numbers."""
 
+    since: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     state: Literal["open", "used", "revoked"] | None = None
     after: Annotated[str, Field(max_length=16, pattern=r"^[0-9]*$")] = ""
 
@@ -76,7 +77,7 @@ class OneToken(Form):
 
 def list_tokens(context: Context, body: TokensForm) -> Listed[EnrollmentToken]:
     """List enrollment tokens, the newest first; never their texts."""
-    before = int(body.after) if body.after else None
+    before = int(body.after) if body.after else body.since
     rows = context.server.enrollment_tokens.listed(context.session, body.state, before, body.limit + 1)
     return page(rows, EnrollmentToken, body.limit, lambda row: str(row.claim_id))
 

@@ -3,11 +3,15 @@
 All others need the root's private key, which is lent to the command line on the server's machine and never sent over a network.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from server.accounts.roles import Role
 
 from .act import Act, Context, Form, Listed, Parts, Time
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[!-~]+$")]
 
 
 class Key(Form):
@@ -28,12 +32,21 @@ class RotateForm(Form):
     """Which kind of key."""
 
     kind: Literal["tls", "operator-ca"]
+    names: Annotated[list[Name], Field(max_length=64)] = Field(
+        default_factory=list, description="DNS names and IP addresses of the TLS certificate; empty keeps the present ones."
+    )
 
 
 class KindForm(Form):
     """Which kind of key."""
 
     kind: Literal["license", "rotation", "enrollment", "issuing-ca"]
+
+
+class RevertForm(Form):
+    """Which kind of key."""
+
+    kind: Literal["license", "rotation", "enrollment", "issuing-ca", "tls", "operator-ca"]
 
 
 class Replaced(Form):
@@ -56,7 +69,8 @@ def list_keys(context: Context, _body: KeysForm) -> Listed[Key]:
 
 def rotate(context: Context, body: RotateForm) -> Rotated:
     """Replace the TLS key or the operator CA. What the old one signed stays valid."""
-    return Rotated(kid=context.server.key_lifecycle.rotate_within(context.session, body.kind, context.now))
+    keys = context.server.key_lifecycle
+    return Rotated(kid=keys.rotate_within(context.session, body.kind, context.now, names=tuple(body.names)))
 
 
 def use_next(context: Context, body: KindForm) -> Replaced:
@@ -65,7 +79,7 @@ def use_next(context: Context, body: KindForm) -> Replaced:
     return Replaced(kid=changed.kid, before=changed.before)
 
 
-def revert(context: Context, body: KindForm) -> Replaced:
+def revert(context: Context, body: RevertForm) -> Replaced:
     """Put the earlier key of a kind back in use. What the present one signed stays valid."""
     changed = context.server.succession.revert_within(context.session, body.kind, context.now)
     return Replaced(kid=changed.kid, before=changed.before)
@@ -85,6 +99,6 @@ ACTS = (
         after=_check,
     ),
     Act(
-        "keys.revert", "keys:write", Role.SECURITY_OFFICER, KindForm, Replaced, revert, "/keys/{kind}/revert", after=_check
+        "keys.revert", "keys:write", Role.SECURITY_OFFICER, RevertForm, Replaced, revert, "/keys/{kind}/revert", after=_check
     ),
 )  # fmt: skip

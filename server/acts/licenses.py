@@ -84,6 +84,12 @@ class WhichLicenses(PageForm):
         return found
 
 
+class LicensesForm(WhichLicenses):
+    """Which licenses: those that meet everything that is given, and lie behind the id `since`."""
+
+    since: Annotated[str, Field(max_length=128, pattern=r"^[!-~]*$")] = ""
+
+
 class OneLicense(Form):
     """Which license."""
 
@@ -165,9 +171,10 @@ class Replaced(Form):
     notices: tuple[str, ...]
 
 
-def list_licenses(context: Context, body: WhichLicenses) -> Listed[License]:
+def list_licenses(context: Context, body: LicensesForm) -> Listed[License]:
     """List licenses by id; never a token."""
-    rows = listed(context.session, context.now, after=body.after, limit=body.limit + 1, which=body.filter(context))
+    after = body.after or body.since
+    rows = listed(context.session, context.now, after=after, limit=body.limit + 1, which=body.filter(context))
     return page(rows, License, body.limit, lambda row: row.license_id)
 
 
@@ -303,7 +310,7 @@ _SECURITY = frozenset({Role.SECURITY_OFFICER})
 _ONE = "/licenses/{license_id}"
 
 ACTS = (
-    Act("licenses.list", _READ, _VIEWER, WhichLicenses, Listed[License], list_licenses, "/licenses", "GET"),
+    Act("licenses.list", _READ, _VIEWER, LicensesForm, Listed[License], list_licenses, "/licenses", "GET"),
     Act("licenses.show", _READ, _VIEWER, OneLicense, License, show, _ONE, "GET", etag=revision_tag),
     Act("licenses.history", _READ, _VIEWER, HistoryForm, Listed[Change], history, f"{_ONE}/history", "GET"),
     Act("licenses.issue", _WRITE, _ISSUER, IssueForm, Issued, issue, "/licenses"),

@@ -26,8 +26,9 @@ class AuditRecord(Form):
 
 
 class AuditForm(PageForm):
-    """Which records: the oldest first, behind `after`."""
+    """Which records: the oldest first; with `newest`, beginning so many before the end."""
 
+    newest: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     after: Annotated[str, Field(max_length=16, pattern=r"^[0-9]*$")] = ""
 
 
@@ -53,7 +54,10 @@ class Me(Form):
 
 def list_audit(context: Context, body: AuditForm) -> Listed[AuditRecord]:
     """List audit records, the oldest first."""
-    rows = audit.listed(context.session, int(body.after or "0"), body.limit + 1)
+    after = int(body.after or "0")
+    if body.newest is not None and not body.after:
+        after = max(0, audit.newest(context.session) - body.newest)
+    rows = audit.listed(context.session, after, body.limit + 1)
     return page(rows, AuditRecord, body.limit, lambda row: str(row.seq))
 
 

@@ -58,6 +58,7 @@ class Runner:
         approval: str | None = None,
         hand: Callable[[Any], None] = lambda _result: None,
         reached: Callable[[int], None] = lambda _lines: None,
+        opening: Callable[[Session], None] = lambda _session: None,
     ) -> Any:
         """Performs an act and returns its result.
 
@@ -72,6 +73,7 @@ class Runner:
             approval: the id of the approval, for an act that needs one.
             hand: is given the result before the commit: nothing is done if it raises. Acts that are `alone` commit before it.
             reached: see `Context`.
+            opening: is given the transaction of a change before anything else: nothing is done if it raises.
 
         Raises:
             NotAllowed: the caller may not.
@@ -102,6 +104,7 @@ class Runner:
         fields = caller.audit_fields(reason, approval if needs_approval else None)
         database = server.database.as_operator(fields)
         with database.write() as session:
+            opening(session)
             context = Context(server, session, database, caller, now, reason, reached)
             if place is not None:
                 known = replies.kept(session, server.cipher, place, digest, now, begin=not act.alone)

@@ -22,3 +22,7 @@ class Invalid(RegistryError):
 
 class NotAllowed(RegistryError):
     """The caller is known, and may not do this."""
+
+
+class SecondPersonNeeded(RegistryError):
+    """A second person must approve what was asked for; the text says how."""

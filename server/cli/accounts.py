@@ -17,7 +17,7 @@ from .acting import listed, perform
 from .listing import limit_option, show_pages
 from .openid import oidc
 from .options import json_option, utc, where_option
-from .output import handing_out, out_option
+from .output import handing_out, out_option, taking
 
 DAY_S = 86_400
 ROLES = [role.value for role in Role]
@@ -150,7 +150,7 @@ def accounts_token(directory: Path | None, name: str, scopes: tuple[str, ...], d
     """Make a token for the program NAME and print it."""
     lost = f"nobody has that token; 'license-server accounts tokens {name}' has its id: revoke it"
     with handing_out(out, lost) as hand:
-        hand(perform("tokens.make", directory, name=name, scopes=list(scopes), lifetime_s=days * DAY_S).text)
+        perform("tokens.make", directory, taking(hand, "text"), name=name, scopes=list(scopes), lifetime_s=days * DAY_S)
 
 
 @accounts.command("tokens")
@@ -178,7 +178,7 @@ def accounts_tokens(directory: Path | None, name: str, as_json: bool) -> None:
 def accounts_rotate_token(directory: Path | None, token_id: str, overlap: int, out: Path | None) -> None:
     """Make a token in place of the one with this TOKEN_ID and print it."""
     with handing_out(out, "nobody has that token; revoke it") as hand:
-        hand(perform("tokens.rotate", directory, token_id=token_id, overlap_s=overlap).text)
+        perform("tokens.rotate", directory, taking(hand, "text"), token_id=token_id, overlap_s=overlap)
 
 
 @accounts.command("revoke-token")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from sqlalchemy.orm import Session
@@ -20,6 +20,10 @@ from server.accounts.accounts import has_administrators
 from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.database import OPERATOR
+from server.registry.paging import PAGE
+
+if TYPE_CHECKING:
+    from server.acts.act import Act
 
 SETTINGS = "license-server/client.toml"
 """In the user's configuration directory: which server the commands ask."""
@@ -56,6 +60,12 @@ def given() -> Given:
     context = click.get_current_context(silent=True)
     found = None if context is None else context.find_root().obj
     return found if isinstance(found, Given) else Given()
+
+
+def command() -> str:
+    """The words that call the command, for the audit."""
+    context = click.get_current_context(silent=True)
+    return "command" if context is None else context.command_path.partition(" ")[2]
 
 
 def settings_path() -> Path:
@@ -98,114 +108,78 @@ def server_of(options: Given, directory: Path | None) -> Given | None:
 
 
 Hand = Callable[[Any], None]
-Ask = Callable[[str, dict[str, Any], Hand, Callable[[int], None]], Any]
-"""Asks for an act by name, with members of its form; see `perform`."""
+"""Takes the result of an act."""
 
 
-def _nobody(_done: Any) -> None:
-    """Wants to know nothing."""
+def _nothing(_result: Any) -> None:
+    """Takes a result, and does nothing with it."""
 
 
-@contextmanager
-def asking(directory: Path | None) -> Iterator[Ask]:
-    """Yields a function that performs acts, one after the other, at the server that was named or on this machine.
+class Asking:
+    """Performs acts of one server, one after the other.
 
     Args:
-        directory: of the server on this machine; None if none was named.
-
-    Raises:
-        RegistryError: no server is named, or it cannot be opened.
+        do: performs an act with a form, for whoever runs the command; further arguments are those of `perform`.
+        remote: whether the server is asked over the network.
     """
-    # What a command needs is imported when it is used: the catalog takes a third of a second.
-    from server.acts import caller
-    from server.acts.catalog import BY_NAME
-    from server.acts.runner import Runner
 
-    from .options import now, opened
-    from .remote import Remote, Where
+    def __init__(self, do: Callable[..., Any], *, remote: bool) -> None:
+        self._do = do
+        self.remote = remote
 
-    options = given()
-    asked = server_of(options, directory)
-    if asked is not None:
-        remote = Remote(Where(asked.server or "", asked.root, asked.certificate, asked.key, asked.token))
+    def perform(
+        self,
+        act_name: str,
+        hand: Hand = _nothing,
+        reached: Callable[[int], None] = _nothing,
+        /,
+        *,
+        if_match: str | None = None,
+        **body: Any,
+    ) -> Any:
+        """Performs an act of the catalog and returns its result.
 
-        def ask(act_name: str, body: dict[str, Any], hand: Hand, _reached: Callable[[int], None]) -> Any:
-            act = BY_NAME[act_name]
-            result = remote.perform(act, _form(act.body, body), asked.reason, asked.approval)
-            hand(result)
-            return result
+        Args:
+            act_name: of the act.
+            reached: is given the number of lines that were done; on this machine only.
+            if_match: the tag of what the command has shown: it is changed only if it is still like that.
+            hand: is given the result, on this machine before it is committed: what it raises undoes the act there.
+            body: members of the act's form; one that is None is left out.
 
-        yield ask
-        return
-    assert directory is not None
-    with opened(directory) as server:
-        runner = Runner(server)
+        Raises:
+            RegistryError: it cannot be performed; the text says what to do.
+        """
+        # What a command needs is imported when it is used: the catalog takes a third of a second.
+        from pydantic import ValidationError
 
-        def act_here(act_name: str, body: dict[str, Any], hand: Hand, reached: Callable[[int], None]) -> Any:
-            act = BY_NAME[act_name]
-            form = _form(act.body, body)
-            if not act.reads:
-                with server.database.write() as session:
-                    require_local(session, act_name, now())
-            who = caller.local(server.database.operator)
-            return runner.perform(act, who, form, now(), options.reason, hand=hand, reached=reached)
+        from server.acts.catalog import BY_NAME
 
-        yield act_here
+        act = BY_NAME[act_name]
+        try:
+            form = act.body(**{key: value for key, value in body.items() if value is not None})
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self._do(act, form, if_match, hand, reached)
 
+    def pages(self, act_name: str, limit: int | None, after: str | None = None, /, **body: Any) -> Iterator[list[Any]]:
+        """The pages of a list, to its end or to so many rows; none of them is empty.
 
-def _form(form: Any, body: dict[str, Any]) -> Any:
-    """A body of this form; what is None is left out."""
-    from pydantic import ValidationError
-
-    try:
-        return form(**{key: value for key, value in body.items() if value is not None})
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def perform(
-    act_name: str,
-    directory: Path | None,
-    hand: Hand = _nobody,
-    reached: Callable[[int], None] = _nobody,
-    /,
-    **body: Any,
-) -> Any:
-    """Performs an act of the catalog and returns its result.
-
-    Args:
-        act_name: of the act.
-        directory: of the server on this machine; None if none was named.
-        hand: is given the result; on this machine before the commit, so that nothing is done if it raises.
-        reached: is called with the number of lines that were done; on this machine only.
-        body: members of the act's form; one that is None is left out.
-
-    Raises:
-        RegistryError: it cannot be performed; the text says what to do.
-    """
-    with asking(directory) as ask:
-        return ask(act_name, body, hand, reached)
-
-
-def listed(
-    act_name: str, directory: Path | None, limit: int | None, after: str | None = None, /, **body: Any
-) -> Iterator[list[Any]]:
-    """The pages of a list, to its end or to so many rows.
-
-    Args:
-        act_name: of the act.
-        directory: of the server on this machine; None if none was named.
-        limit: at most so many rows; None for all.
-        after: the id behind which the list begins, on this machine only: over the network a place is a cursor.
-        body: members of the act's form.
-    """
-    if after and server_of(given(), directory) is not None:
-        raise RegistryError("--after counts on the server's own machine only: list without it, or with --limit")
-    with asking(directory) as ask:
+        Args:
+            act_name: of the act.
+            limit: at most so many rows; None for all.
+            after: the id behind which the list begins, on this machine only: over the network a place is a cursor. Acts that
+                have `since` can do that everywhere.
+            body: members of the act's form.
+        """
+        if after and self.remote:
+            raise RegistryError(
+                "--after of this list counts on the server's own machine only: list without it, or with --limit"
+            )
+        after = after or None
         while limit is None or limit > 0:
-            size = 500 if limit is None else min(500, limit)
-            page = ask(act_name, {**body, "limit": size, "after": after or None}, _nobody, _nobody)
+            size = PAGE if limit is None else min(PAGE, limit)
+            page = self.perform(act_name, limit=size, after=after, **body)
             if page.items:
                 yield list(page.items)
             after = page.after
@@ -213,14 +187,112 @@ def listed(
                 return
             limit = None if limit is None else limit - len(page.items)
 
+    def tag(self, act_name: str, result: Any) -> str | None:
+        """The tag of what an act has shown, for `if_match`."""
+        from server.acts.catalog import BY_NAME
 
-def require_local(session: Session, what: str, now: int) -> None:
+        etag = BY_NAME[act_name].etag
+        return None if etag is None else etag(result)
+
+
+@contextmanager
+def asking(directory: Path | None) -> Iterator[Asking]:
+    """Opens the server that the options name, for acts; closes it at the end.
+
+    Args:
+        directory: of the server on this machine; None if none was named.
+
+    Raises:
+        RegistryError: no server is named, or it cannot be opened.
+    """
+    from server.acts import caller
+    from server.acts.runner import Runner
+
+    from .options import now, opened
+    from .output import Undelivered
+    from .remote import Remote, Where
+
+    asked = server_of(given(), directory)
+    if asked is not None:
+        with Remote(Where(asked.server or "", asked.root, asked.certificate, asked.key, asked.token)) as remote:
+
+            def ask(act: "Act", form: Any, if_match: str | None, hand: Hand, _reached: Callable[[int], None]) -> Any:
+                result = remote.perform(act, form, asked.reason, asked.approval, if_match)
+                try:
+                    hand(result)
+                except OSError as problem:
+                    raise Undelivered(problem.strerror) from None
+                return result
+
+            yield Asking(ask, remote=True)
+        return
+    assert directory is not None
+    with opened(directory) as server:
+        runner, reason = Runner(server), given().reason
+        told = False
+
+        def do(act: "Act", form: Any, if_match: str | None, hand: Hand, reached: Callable[[int], None]) -> Any:
+            nonlocal told
+            moment = now()
+            who = caller.local(server.database.operator)
+
+            def opening(session: Session) -> None:
+                # In the transaction of the change: what does not happen is no alert.
+                require_local(session, command(), moment, tell=not told)
+
+            result = runner.perform(
+                act, who, form, moment, reason, if_match=if_match, opening=opening, hand=hand, reached=reached
+            )
+            told = told or not act.reads
+            return result
+
+        yield Asking(do, remote=False)
+
+
+def perform(
+    act_name: str,
+    directory: Path | None,
+    hand: Hand = _nothing,
+    reached: Callable[[int], None] = _nothing,
+    /,
+    **body: Any,
+) -> Any:
+    """Opens the server that the options name, and performs one act. As `Asking.perform`."""
+    with asking(directory) as server:
+        return server.perform(act_name, hand, reached, **body)
+
+
+def listed(
+    act_name: str, directory: Path | None, limit: int | None, after: str | None = None, /, **body: Any
+) -> Iterator[list[Any]]:
+    """Opens the server that the options name, and yields the pages of a list. As `Asking.pages`."""
+    with asking(directory) as server:
+        yield from server.pages(act_name, limit, after, **body)
+
+
+def local_directory(directory: Path | None, what: str) -> Path:
+    """The directory of the server on this machine, for what is not done over a network.
+
+    Args:
+        directory: the one that was named; None if none was.
+        what: needs the server's machine.
+
+    Raises:
+        RegistryError: another server is asked.
+    """
+    if server_of(given(), directory) is None and directory is not None:
+        return directory
+    raise RegistryError(f"{what} is used on the server's own machine only, not with --server: run this there, with --dir")
+
+
+def require_local(session: Session, what: str, now: int, *, tell: bool = True) -> None:
     """Returns if the command may change something on this machine.
 
     Args:
-        session: of a writing transaction: of the change, or of its own.
-        what: the act or command, for the audit log.
+        session: of the transaction of the change.
+        what: the command, for the audit log.
         now: seconds since 1970 UTC.
+        tell: whether to record the alert; a command that changes much does that once.
 
     Raises:
         RegistryError: there are administrators, and `--local` or `--reason` is missing.
@@ -234,4 +306,5 @@ def require_local(session: Session, what: str, now: int) -> None:
             "or in an emergency add --local --reason TEXT, which the audit log shows as an alert"
         )
     session.info[OPERATOR] = {**session.info.get(OPERATOR, {}), "why": options.reason}
-    audit.record(session, audit.ADMIN, "act.local", "alert", now, act=what)
+    if tell:
+        audit.record(session, audit.ADMIN, "act.local", "alert", now, act=what)

@@ -3,31 +3,29 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from common.text import quantity, shown
-from server.agents import retirement
 from server.agents.audit_heads import sign_audit_head
-from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
+from server.agents.registry import ACTIVE
 from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
 from server.licensing.seats import assign_site
 from server.registry.agentcounts import STATUSES
-from server.registry.paging import pages
 
-from .acting import perform
+from .acting import asking, listed, perform
 from .listing import limit_option, show_pages
 from .options import (
     agent_option,
     confirm,
     directory_option,
     json_option,
+    members,
     now,
-    opened,
     reading,
     reason_option,
     utc,
@@ -42,41 +40,41 @@ SHOWN = 10
 
 
 @click.group(invoke_without_command=True)
-@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
+@where_option
 @json_option
 @click.pass_context
 def agents(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     """List, show, revoke, retire, reinstate and delete agents. Without a command: list."""
     if ctx.invoked_subcommand is None:
-        if directory is None:
-            raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR).")
         _list_agents(directory, as_json)
 
 
 def _list_agents(
-    directory: Path, as_json: bool, status: str | None = None, prefix: str = "", after: str = "", limit: int | None = None
+    directory: Path | None,
+    as_json: bool,
+    status: str | None = None,
+    prefix: str = "",
+    after: str = "",
+    limit: int | None = None,
 ) -> None:
-    def line(row: AgentRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         serial = "-" if row.serial is None else row.serial
-        return row.agent_id, serial, row.shown_status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
+        return row.agent_id, serial, row.status, row.attestation, row.backend, utc(row.created_at), utc(row.last_seen)
 
     headers = ("agent", "serial", "status", "attestation", "backend", "enrolled at", "last contact")
 
-    def page(session: Session, last: AgentRow | None, most: int) -> list[AgentRow]:
-        return server.agents.listed(session, status, prefix, after if last is None else last.agent_id, most)
-
-    with opened(directory) as server:
-        show_pages(pages(server.database, page, limit), headers, line, as_json, AgentRow.as_json)
+    pages = listed("agents.list", directory, limit, status=status, prefix=prefix or None, since=after or None)
+    show_pages(pages, headers, line, as_json, members)
 
 
 @agents.command("list")
-@directory_option
+@where_option
 @click.option("--status", type=click.Choice(STATUSES), help="Only agents with this status.")
 @click.option("--id-prefix", "prefix", default="", metavar="TEXT", help="Only agents whose id begins with this.")
 @click.option("--after", default="", metavar="ID", help="Only agents behind this one.")
 @limit_option
 @json_option
-def agents_list(directory: Path, status: str | None, prefix: str, after: str, limit: int | None, as_json: bool) -> None:
+def agents_list(directory: Path | None, status: str | None, prefix: str, after: str, limit: int | None, as_json: bool) -> None:
     """List agents by id: all of them, or those that the options name."""
     _list_agents(directory, as_json, status, prefix, after, limit)
 
@@ -134,18 +132,16 @@ def _days(seconds: int) -> str:
 
 
 @agents.command("keys")
-@directory_option
+@where_option
 @click.argument("agent_id")
 @click.argument("name", type=click.Choice(["identity", "attestation"]))
 @out_option
-def agents_keys(directory: Path, agent_id: str, name: str, out: Path | None) -> None:
+def agents_keys(directory: Path | None, agent_id: str, name: str, out: Path | None) -> None:
     """Print an agent's public key with this NAME (PEM), as the registry has it.
 
     'identity' signs the agent's requests and the anchors of its audit log; 'attestation' certifies the log's checkpoints.
     """
-    with reading(directory) as (_server, session):
-        text = public_key_pem(session, agent_id, name)
-    write(text, out)
+    write(perform("agents.show_key", directory, agent_id=agent_id, key=name).pem, out)
 
 
 @agents.command("assign")
@@ -162,27 +158,27 @@ def agents_assign(directory: Path, agent_id: str, site: str | None) -> None:
 
 
 @agents.command("revoke")
-@directory_option
+@where_option
 @click.argument("agent_id")
-def agents_revoke(directory: Path, agent_id: str) -> None:
+def agents_revoke(directory: Path | None, agent_id: str) -> None:
     """Revoke an agent: the server refuses its requests from now on."""
-    with writing(directory) as (server, session):
-        server.agents.set_status(session, agent_id, REVOKED, now())
+    perform("agents.revoke", directory, agent_id=agent_id)
 
 
 @agents.command("retire")
-@directory_option
+@where_option
 @click.argument("agent_id")
-def agents_retire(directory: Path, agent_id: str) -> None:
+def agents_retire(directory: Path | None, agent_id: str) -> None:
     """Take an agent out of service: the server refuses its requests from now on, and its licenses end.
 
     'license-server retention --retired-agents DAYS' says how long it stays in the registry; then it goes by itself. Until then,
     'agents reinstate' takes it back into service.
     """
-    with writing(directory) as (_server, session):
-        retired = retirement.retire(session, agent_id, now())
+    retired = perform("agents.retire", directory, agent_id=agent_id)
     ended, kept = quantity(retired.licenses, "license"), quantity(retired.kept_days, "day")
-    click.echo(f"retired {agent_id} with {ended}; it stays in the registry for {kept} after {utc(retired.at)}", err=True)
+    click.echo(
+        f"retired {agent_id} with {ended}; it stays in the registry for {kept} after {utc(retired.retired_at)}", err=True
+    )
 
 
 @agents.command("replace")
@@ -196,29 +192,29 @@ def agents_replace(directory: Path | None, agent_id: str, successor: str, yes: b
 
     For a new mainboard: provision the device first, which makes it a new agent. Revoked licenses stay behind.
     """
-    for each in (agent_id, successor):
-        perform("agents.show", directory, agent_id=each)
-    confirm(f"{agent_id} leaves service, and {successor} gets its licenses. Continue?", yes=yes)
-    done = perform("agents.replace", directory, agent_id=agent_id, successor=successor)
+    with asking(directory) as server:
+        for each in (agent_id, successor):
+            server.perform("agents.show", agent_id=each)
+        confirm(f"{agent_id} leaves service, and {successor} gets its licenses. Continue?", yes=yes)
+        done = server.perform("agents.replace", agent_id=agent_id, successor=successor)
     click.echo(f"retired {agent_id}; {successor} gets {quantity(len(done.licenses), 'license')}", err=True)
     for notice in done.notices:
         click.echo(notice, err=True)
 
 
 @agents.command("reinstate")
-@directory_option
+@where_option
 @click.argument("agent_id")
 @yes_option
-def agents_reinstate(directory: Path, agent_id: str, yes: bool) -> None:
+def agents_reinstate(directory: Path | None, agent_id: str, yes: bool) -> None:
     """Reinstate a revoked or retired agent. Its certificates stay revoked: provision the device again."""
-    with reading(directory) as (_server, session):
-        status = row_of(enrolled(session, agent_id, lock=False)).shown_status
-    if status == ACTIVE:
-        click.echo(f"{agent_id} is active already", err=True)
-        return
-    confirm(f"{agent_id} is {status}. The device will be able to get licenses again. Continue?", yes=yes)
-    with writing(directory) as (server, session):
-        server.agents.set_status(session, agent_id, ACTIVE, now())
+    with asking(directory) as server:
+        found = server.perform("agents.show", agent_id=agent_id)
+        if found.status == ACTIVE:
+            click.echo(f"{agent_id} is active already", err=True)
+            return
+        confirm(f"{agent_id} is {found.status}. The device will be able to get licenses again. Continue?", yes=yes)
+        server.perform("agents.reinstate", agent_id=agent_id, if_match=server.tag("agents.show", found))
     click.echo(
         f"reinstated {agent_id}; its certificates stay revoked, so provision the device again with a new enrollment token: "
         "'license-server enrollment-token make', then 'license-agent-cli provision' on the machine",

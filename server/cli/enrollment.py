@@ -93,8 +93,7 @@ def enrollment_token_list(
         return row.claim_id, row.state, row.agent_id or "-", (row.hw_id or "any")[:16], utc(row.created_at), utc(row.expires_at)
 
     headers = ("number", "state", "agent", "hardware", "made", "ends")
-    begin = None if after is None else str(after)
-    show_pages(listed("enrollment_tokens.list", directory, limit, begin, state=state), headers, line, as_json)
+    show_pages(listed("enrollment_tokens.list", directory, limit, state=state, since=after), headers, line, as_json)
 
 
 @enrollment_token.command("revoke")

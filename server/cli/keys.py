@@ -1,18 +1,20 @@
 """Commands for a new server, its database and its own keys."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.base.errors import RegistryError
 from server.base.settings import ROOT_KEY, place_of
-from server.keys.lifecycle import LIFETIMES, PREPARED, WARN_S, KeyRow, held
+from server.keys.lifecycle import LIFETIMES, PREPARED, WARN_S, WITHOUT_ROOT, held
 from server.keys.rootkey import NewRootKey, read_root_key
 from server.keys.schedule import USE_AHEAD_S, Planned, planned
 from server.registry.database import Database
 from server.wiring import Plan, Server, create_server
 
+from .acting import local_directory, perform
 from .operator import operator
 from .options import (
     changing,
@@ -20,6 +22,7 @@ from .options import (
     database_url,
     directory_option,
     json_option,
+    members,
     new_passphrase,
     now,
     opened,
@@ -29,6 +32,7 @@ from .options import (
     root_key_option,
     show,
     utc,
+    where_option,
 )
 from .output import out_option, write
 
@@ -121,22 +125,22 @@ def keys() -> None:
 
 
 @keys.command("list")
-@directory_option
+@where_option
 @json_option
-def keys_list(directory: Path, as_json: bool) -> None:
+def keys_list(directory: Path | None, as_json: bool) -> None:
     """List all keys, and mark those that end within 30 days."""
     moment = now()
 
-    def line(row: KeyRow) -> tuple[str, ...]:
+    def line(row: Any) -> tuple[str, ...]:
         soon = row.state == "active" and row.expires_at - moment <= WARN_S
         return row.kind, row.kid, row.state, utc(row.created_at), utc(row.expires_at), "ROTATE SOON" if soon else ""
 
-    with opened(directory) as server:
-        show(server.key_lifecycle.listed(), ("kind", "id", "state", "made", "ends", ""), line, as_json)
+    rows = perform("keys.list", directory).items
+    show(rows, ("kind", "id", "state", "made", "ends", ""), line, as_json, members)
 
 
 @keys.command("rotate")
-@directory_option
+@where_option
 @click.argument("kind", type=click.Choice(list(LIFETIMES)))
 @click.option(
     "--name",
@@ -154,7 +158,7 @@ def keys_list(directory: Path, as_json: bool) -> None:
 @root_key_option
 @passphrase_option
 def keys_rotate(
-    directory: Path,
+    directory: Path | None,
     kind: str,
     names: tuple[str, ...],
     new_root_key: Path | None,
@@ -162,10 +166,15 @@ def keys_rotate(
     passphrase_file: Path | None,
 ) -> None:
     """Replace the key of a KIND. The old key stays valid for a while. All but 'tls' and 'operator-ca' need the root key."""
+    if root_key is None and kind in WITHOUT_ROOT:
+        kid = perform("keys.rotate", directory, kind=kind, names=list(names)).kid
+        click.echo(f"the {kind} key is now {kid}; what the old key signed stays valid for a while", err=True)
+        return
+    here = local_directory(directory, "the root key")
     secret = None if root_key is None else passphrase_of(root_key, passphrase_file)
     lent = None if root_key is None else read_root_key(root_key, secret)
     # Whoever lends the offline root needs nobody's account.
-    with opened(directory) if lent is not None else changing(directory) as server:
+    with opened(here) if lent is not None else changing(here) as server:
         if kind != "root":
             kid = server.key_lifecycle.rotate(kind, now(), lent, names)
             click.echo(f"the {kind} key is now {kid}; what the old key signed stays valid for a while", err=True)
@@ -201,31 +210,29 @@ def keys_prepare(directory: Path, kinds: tuple[str, ...], root_key: Path | None,
 
 
 @keys.command("use-next")
-@directory_option
+@where_option
 @click.argument("kind", type=click.Choice(PREPARED))
-def keys_use_next(directory: Path, kind: str) -> None:
+def keys_use_next(directory: Path | None, kind: str) -> None:
     """Put the prepared key of a KIND in use now, ahead of its day. Needs no root key."""
-    with changing(directory) as server:
-        changed = server.succession.use_next(kind, now())
+    changed = perform("keys.use_next", directory, kind=kind)
     click.echo(
         f"the {kind} key is now {changed.kid}; 'license-server keys revert {kind}' goes back to {changed.before}", err=True
     )
 
 
 @keys.command("revert")
-@directory_option
+@where_option
 @click.argument("kind", type=click.Choice(list(USE_AHEAD_S)))
-def keys_revert(directory: Path, kind: str) -> None:
+def keys_revert(directory: Path | None, kind: str) -> None:
     """Put the earlier key of a KIND back in use. What the present one signed stays valid. Needs no root key."""
-    with changing(directory) as server:
-        changed = server.succession.revert(kind, now())
+    changed = perform("keys.revert", directory, kind=kind)
     click.echo(f"the {kind} key is now {changed.kid} again; {changed.before} is still accepted", err=True)
 
 
 @keys.command("schedule")
-@directory_option
+@where_option
 @json_option
-def keys_schedule(directory: Path, as_json: bool) -> None:
+def keys_schedule(directory: Path | None, as_json: bool) -> None:
     """Show when each key is replaced, and for which kinds a key has to be prepared."""
     moment = now()
 
@@ -235,8 +242,7 @@ def keys_schedule(directory: Path, as_json: bool) -> None:
         waiting = "made on the day" if row.kind == "tls" else row.next_kid or "none"
         return row.kind, row.kid, waiting, utc(row.use_at), utc(row.ends_at), said
 
-    with opened(directory) as server:
-        plans = planned(held(server.key_lifecycle.listed()))
+    plans = planned(held(perform("keys.list", directory).items))
     show(plans, ("kind", "in use", "next", "replaced", "ends", ""), line, as_json)
 
 

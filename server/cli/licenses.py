@@ -120,7 +120,7 @@ def licenses_list(
 ) -> None:
     """List licenses by id: all of them, or those that the options name. Never a token."""
     headers = ("license", "agent", "state", "subject", "customer", "valid from", "valid until", "features")
-    show_pages(listed("licenses.list", directory, limit, after, **filters, **status), headers, _line, as_json)
+    show_pages(listed("licenses.list", directory, limit, since=after or None, **filters, **status), headers, _line, as_json)
 
 
 def _line(row: Any) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, tzinfo
@@ -23,14 +23,30 @@ from server.keys.rootkey import needs_passphrase
 from server.registry.database import Database
 from server.wiring import Server, open_server
 
-from .acting import given, require_local
+from .acting import command, given, require_local
 from .operator import operator
 
 MAX_REASON = 200
 
+
+class LocalDirectory(click.Option):
+    """The directory of a command that works on the server's own machine only: it says so to whoever names another server."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value, converted and checked."""
+        if given().server is not None:
+            raise RegistryError(
+                "this command works on the server's own machine only, not with --server: run it there, with --dir or "
+                "LICENSE_SERVER_DIR"
+            )
+        return super().process_value(ctx, value)
+
+
 directory_option = click.option(
     "--dir",
     "directory",
+    cls=LocalDirectory,
+    is_eager=True,
     type=click.Path(file_okay=False, path_type=Path),
     envvar="LICENSE_SERVER_DIR",
     required=True,
@@ -43,7 +59,6 @@ where_option = click.option(
     envvar="LICENSE_SERVER_DIR",
     help="The server's directory (or LICENSE_SERVER_DIR); not with --server.",
 )
-"""For commands that can ask a server with `--server` as well."""
 agent_option = click.option("--agent", "agent_id", required=True, metavar="ID", help="The agent's id.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 root_key_option = click.option(
@@ -216,7 +231,7 @@ def writing(directory: Path, reason: str = "") -> Iterator[tuple[Server, Session
         if reason:
             server.database.operator = {**server.database.operator, "why": reason}
         with server.database.write() as session:
-            require_local(session, _command(), now())
+            require_local(session, command(), now())
             yield server, session
 
 
@@ -225,14 +240,8 @@ def changing(directory: Path) -> Iterator[Server]:
     """Opens the server in a directory for a command whose changes have transactions of their own."""
     with opened(directory) as server:
         with server.database.write() as session:
-            require_local(session, _command(), now())
+            require_local(session, command(), now())
         yield server
-
-
-def _command() -> str:
-    """The words that call the command, for the audit."""
-    context = click.get_current_context(silent=True)
-    return "command" if context is None else context.command_path.partition(" ")[2]
 
 
 def new_passphrase(file: Path | None) -> bytes | None:
@@ -273,9 +282,17 @@ def utc(seconds: int | None) -> str:
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
-def show(rows: Sequence[Any], headers: Sequence[str], line: Any, as_json: bool) -> None:
+def members(row: Any) -> dict[str, Any]:
+    """The members of a form, for JSON."""
+    found: dict[str, Any] = row.model_dump(mode="json")
+    return found
+
+
+def show(
+    rows: Sequence[Any], headers: Sequence[str], line: Any, as_json: bool, members: Callable[[Any], dict[str, Any]] = asdict
+) -> None:
     """Prints rows as a table, with `line` for the cells of each, or as JSON with all their fields."""
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2, default=str))
+        click.echo(json.dumps([members(row) for row in rows], indent=2, default=str))
     else:
         click.echo(shown(tabulate([line(row) for row in rows], headers=headers)))

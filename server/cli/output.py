@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,6 +47,10 @@ def write(text: str, out: Path | None) -> None:
         hand(text)
 
 
+class Undelivered(Exception):
+    """What the command hands out is made already, at another server, and could not be written; the text says why."""
+
+
 @contextmanager
 def handing_out(
     out: Path | None, lost: str = "run the command again", *, private: bool = False
@@ -72,17 +77,30 @@ def handing_out(
             write_temporary(temporary_of(out), taken[-1].encode(), mode)
 
     try:
-        yield hand
-    except BaseException:
-        if out is not None and replaced and taken:
-            temporary_of(out).unlink(missing_ok=True)
-        raise
+        try:
+            yield hand
+        except BaseException:
+            if out is not None and replaced and taken:
+                temporary_of(out).unlink(missing_ok=True)
+            raise
+    except Undelivered as problem:
+        raise RegistryError(f"it is done, but its output could not be written ({problem}): {lost}") from None
     if not taken:
         return
     try:
         _give(taken[-1], out, replaced)
     except OSError as error:
         raise RegistryError(f"it is done, but its output could not be written ({error.strerror}): {lost}") from None
+
+
+def taking(hand: Callable[[str], None], name: str) -> Callable[[Any], None]:
+    """Takes what a command hands out from the result of an act.
+
+    Args:
+        hand: of `handing_out`.
+        name: the member of the result.
+    """
+    return lambda result: hand(getattr(result, name))
 
 
 def _give(text: str, out: Path | None, replaced: bool) -> None:

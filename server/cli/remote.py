@@ -1,23 +1,34 @@
-"""Asks the operator API of a server for an act, as the command line of an operator who is not on the server's machine."""
+"""Asks the operator API of a server for acts, as the command line of an operator who is not on the server's machine.
+
+One connection serves all requests of a command. A change carries an idempotency key of its own: when the connection is lost,
+it is sent once more with the same key, and is done once.
+"""
 
 import http.client
 import json
-import ssl
+import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from server.acts.act import Act, Form, Listed
 from server.acts.tables import BadRow, RowsRefused
-from server.base import privatefile
-from server.base.errors import NotFound, RegistryError
+from server.base.errors import NotFound, RegistryError, SecondPersonNeeded
+
+from .remotetls import SignIn, in_words
 
 PREFIX = "/operator/v1"
 TIMEOUT_S = 60.0
 MAX_REPLY_BYTES = 64 * 1024 * 1024
+MAX_WAITS = 20
+"""How often one request waits because its account has sent too many."""
+MAX_WAIT_S = 60
+_ENDED = (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionResetError, BrokenPipeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +55,57 @@ class Remote:
 
     Args:
         where: of it.
+        wall: seconds since 1970 UTC.
+        sleep: waits for so many seconds.
 
     Raises:
         RegistryError: a file cannot be used, or the URL is not one.
     """
 
-    def __init__(self, where: Where) -> None:
-        parts = urlsplit(where.url)
-        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query:
-            raise RegistryError(f"{where.url!r} is not a server; write https://HOST:PORT")
-        if (where.certificate is None) == (where.token is None):
-            raise RegistryError("sign in with a certificate (--auth-cert and --auth-key) or a token (--auth-token)")
-        self._url = where.url
-        self._headers = {"accept": "application/json"}
+    def __init__(
+        self, where: Where, wall: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         try:
-            self._context = ssl.create_default_context(cafile=None if where.root is None else str(where.root))
-            if where.certificate is not None:
-                self._context.load_cert_chain(where.certificate, where.key, password=_no_passphrase)
-        except (OSError, ValueError) as problem:
-            raise RegistryError(f"the certificate, its key or the root cannot be loaded: {problem}") from None
-        if where.token is not None:
-            text = privatefile.read(where.token, "the token's file").decode("ascii", "replace").strip()
-            self._headers["authorization"] = f"Bearer {text}"
-        self._host, self._port = parts.hostname, parts.port or 443
+            parts = urlsplit(where.url)
+            port = parts.port or 443
+        except ValueError:
+            raise RegistryError(f"{where.url!r} is not a server; write https://HOST:PORT") from None
+        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
+            raise RegistryError(f"{where.url!r} is not a server; write https://HOST:PORT")
+        self._url, self._where, self._sleep = where.url, where, sleep
+        self._sign_in = SignIn(where.root, where.certificate, where.key, where.token, int(wall()))
+        self._connection = http.client.HTTPSConnection(
+            parts.hostname, port, timeout=TIMEOUT_S, context=self._sign_in.context
+        )  # fmt: skip
+        self._reused = False
 
-    def perform(self, act: Act, body: Form, reason: str = "", approval: str | None = None) -> Any:
+    def __enter__(self) -> "Remote":
+        """Returns itself; the connection is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def perform(self, act: Act, body: Form, reason: str = "", approval: str | None = None, if_match: str | None = None) -> Any:
         """Asks for an act; returns its result. The `after` of a list is a cursor here.
 
+        Args:
+            act: of the catalog.
+            body: of its form.
+            reason: why, for the audit.
+            approval: the id of a second person's approval.
+            if_match: the tag of the state that is to be changed; None for whatever it is.
+
         Raises:
+            SecondPersonNeeded: the act needs an approval, which is asked for now.
             NotFound: what was named does not exist.
             RegistryError: the server cannot be reached, or refuses; the text says what to do.
         """
         values = {name: value for name, value in body.model_dump(mode="json").items() if name in body.model_fields_set}
         path = PREFIX + act.path.format_map({name: quote(str(value), safe="") for name, value in values.items()})
         rest = {name: value for name, value in values.items() if f"{{{name}}}" not in act.path}
-        headers = dict(self._headers)
+        headers = {"accept": "application/json", **self._sign_in.headers}
         content = None
         if act.reads:
             after = rest.pop("after", "")
@@ -87,48 +114,94 @@ class Remote:
             path += f"?{urlencode(query)}" if query else ""
         else:
             content = json.dumps(rest | ({"reason": reason} if reason else {})).encode()
-            headers["content-type"] = "application/json"
-            if act.match_required:
-                headers["if-match"] = "*"
-            if approval is not None:
+            headers |= {"content-type": "application/json", "idempotency-key": secrets.token_hex(16)}
+            if act.present is not None and act.etag is not None and (if_match is not None or act.match_required):
+                headers["if-match"] = "*" if if_match is None else f'"{if_match}"'
+            if approval is not None and act.approval:
                 headers["approval-id"] = approval
-        status, reply = self._ask(act.method, path, content, headers)
+        status, reply = self._answered(act.method, path, content, headers)
         if status == 202:
-            asked = reply.get("approval_id")
-            raise RegistryError(
-                f"another person must approve this: let them run 'license-server approvals approve {asked}', then run this "
-                f"command again with --approval {asked}"
-            )
+            raise SecondPersonNeeded(_needed(reply))
         if status != 200 and reply.get("rows"):
             rows = TypeAdapter(list[BadRow]).validate_json(json.dumps(reply["rows"]))
             raise RowsRefused(rows, len(rows), said=f"{self._url} refuses this: {reply.get('detail')}")
         if status != 200:
-            kind = NotFound if status == 404 else RegistryError
-            raise kind(f"{self._url} refuses this: {reply.get('detail', status)} (next: {reply.get('next', 'see its log')})")
+            self._refused(status, reply)
         if isinstance(act.result, type) and issubclass(act.result, Listed):
             reply["after"] = reply.pop("next", None)
-        return TypeAdapter(act.result).validate_json(json.dumps(reply))
-
-    def _ask(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=self._context)
         try:
-            connection.request(method, path, content, headers)
-            response = connection.getresponse()
-            reply = json.loads(response.read(MAX_REPLY_BYTES))
+            # A newer server may say more than this program knows.
+            return TypeAdapter(act.result).validate_json(json.dumps(reply), extra="ignore")
+        except ValidationError:
+            raise RegistryError(
+                f"{self._url} answers in another form than this program knows: use the same release on both sides"
+            ) from None
+
+    def _refused(self, status: int, reply: dict[str, Any]) -> None:
+        detail, following = reply.get("detail", f"status {status}"), reply.get("next")
+        if str(reply.get("type", "")).endswith((":no-such-path", ":method-not-allowed")):
+            detail = "it does not have what this command asks for: it is older or newer than this program"
+            following = "use the same release on both sides"
+        kind = NotFound if status == 404 else RegistryError
+        raise kind(f"{self._url} refuses this: {detail}" + (f" (next: {following})" if following else ""))
+
+    def _answered(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, dict[str, Any]]:  # fmt: skip
+        """The reply; waits when this account has sent too many requests."""
+        for _ in range(MAX_WAITS):
+            status, retry_after, reply = self._ask(method, path, content, headers)
+            if status != 429:
+                break
+            self._sleep(min(max(retry_after, 1), MAX_WAIT_S))
+        return status, reply
+
+    def _ask(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, int, dict[str, Any]]:  # fmt: skip
+        """Status, seconds of Retry-After, and the object of a reply."""
+        try:
+            try:
+                return self._exchange(method, path, content, headers)
+            except _ENDED:
+                if not self._reused:
+                    raise
+                # The server has closed a connection that waited. The key makes a change that arrived twice one change.
+                self._connection.close()
+                return self._exchange(method, path, content, headers)
         except (OSError, http.client.HTTPException) as problem:
-            raise RegistryError(f"{self._url} cannot be reached: {problem}; is 'serve --operators' running there?") from None
+            self._connection.close()
+            raise RegistryError(in_words(self._url, self._where.root, problem, changes=content is not None)) from None
         except ValueError:
+            self._connection.close()
             raise RegistryError(f"{self._url} is not the operator API of a license server: its reply is not JSON") from None
-        finally:
-            connection.close()
-        if not isinstance(reply, dict):
-            raise RegistryError(f"{self._url} is not the operator API of a license server: its reply is not an object")
-        return response.status, reply
+
+    def _exchange(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, int, dict[str, Any]]:  # fmt: skip
+        self._connection.request(method, path, content, headers)
+        response = self._connection.getresponse()
+        text = response.read(MAX_REPLY_BYTES + 1)
+        self._reused = True
+        if response.status >= 500 and not response.headers.get("content-type", "").endswith("json"):
+            return response.status, 0, {"detail": "the server failed", "next": "look into its log"}
+        reply = json.loads(text)
+        if len(text) > MAX_REPLY_BYTES or not isinstance(reply, dict):
+            raise ValueError
+        wait = response.headers.get("retry-after", "")
+        return response.status, int(wait) if wait.isascii() and wait.isdigit() else 0, reply
+
+
+def _needed(reply: dict[str, Any]) -> str:
+    """What to do after a reply that says that a second person must approve."""
+    asked = reply.get("approval_id")
+    ends = reply.get("expires_at")
+    until = time.strftime(" until %Y-%m-%d %H:%M:%SZ", time.gmtime(ends)) if isinstance(ends, int) else ""
+    return (
+        f"another person must approve this{until}: let them run 'license-server approvals approve {asked}', then run this "
+        f"command again with --approval {asked}"
+    )
 
 
 def _in_query(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _no_passphrase() -> str:
-    raise ValueError("the key has a passphrase; decrypt it to a file of mode 0600 first")

@@ -1,69 +1,73 @@
 """Commands for the agents' secrets."""
 
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
-from server.licensing import demand
+from common.text import quantity
+from server.base.errors import NotFound
 from server.licensing import periods as secret_periods
-from server.licensing.secret_states import State
-from server.licensing.secrets import SecretRow
-from server.registry.paging import pages
+from server.licensing.secret_states import State, shown_state
 
+from .acting import asking, listed, perform
 from .listing import limit_option, progress_bar, show_pages
-from .options import PAUSE_S, agent_option, changing, directory_option, json_option, now, opened, reading, utc, writing
+from .options import PAUSE_S, agent_option, directory_option, json_option, members, now, reading, utc, where_option, writing
 from .output import handing_out, out_option
 
 
 @click.group(invoke_without_command=True)
-@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), envvar="LICENSE_SERVER_DIR")
+@where_option
 @click.option("--agent", "agent_id", metavar="ID", help="The agent's id.")
 @click.pass_context
 def secrets(ctx: click.Context, directory: Path | None, agent_id: str | None) -> None:
     """List an agent's secret versions and their dates, never a secret. Without a command: list."""
     if ctx.invoked_subcommand is None:
-        if directory is None or agent_id is None:
-            raise click.UsageError("Missing option '--dir' (or LICENSE_SERVER_DIR) or '--agent'.")
+        if agent_id is None:
+            raise click.UsageError("Missing option '--agent'.")
         _list_secrets(directory, agent_id, False)
 
 
 def _list_secrets(
-    directory: Path, agent_id: str, as_json: bool, state: str | None = None, after: int = 0, limit: int | None = None
+    directory: Path | None, agent_id: str, as_json: bool, state: str | None = None, after: int = 0, limit: int | None = None
 ) -> None:
     moment = now()
 
-    def line(row: SecretRow) -> tuple[object, ...]:
-        return row.version, row.shown_state(moment), utc(row.valid_from), utc(row.valid_until), utc(row.grace_until)
+    def line(row: Any) -> tuple[object, ...]:
+        return (
+            row.version,
+            shown_state(row.state, row.grace_until, moment),
+            utc(row.valid_from),
+            utc(row.valid_until),
+            utc(row.grace_until),
+        )
 
-    def page(session: Session, last: SecretRow | None, most: int) -> list[SecretRow]:
-        return server.secrets.listed(session, agent_id, state, after if last is None else last.version, most)
-
-    with opened(directory) as server:
-        headers = ("version", "state", "valid from", "valid until", "grace until")
-        show_pages(pages(server.database, page, limit), headers, line, as_json)
+    headers = ("version", "state", "valid from", "valid until", "grace until")
+    pages = listed("secrets.list", directory, limit, agent_id=agent_id, state=state, since=after or None)
+    show_pages(pages, headers, line, as_json, members)
 
 
 @secrets.command("list")
-@directory_option
+@where_option
 @agent_option
 @click.option("--status", "state", type=click.Choice([each.value for each in State]), help="Only versions in this state.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="VERSION", help="Only versions behind this one.")
 @limit_option
 @json_option
-def secrets_list(directory: Path, agent_id: str, state: str | None, after: int, limit: int | None, as_json: bool) -> None:
+def secrets_list(
+    directory: Path | None, agent_id: str, state: str | None, after: int, limit: int | None, as_json: bool
+) -> None:
     """List an agent's secret versions; never a secret."""
     _list_secrets(directory, agent_id, as_json, state, after, limit)
 
 
 @secrets.command("rotate")
-@directory_option
+@where_option
 @click.option("--agent", "agent_id", metavar="ID", help="This agent.")
 @click.option("--all", "everyone", is_flag=True, help="All agents, 1000 at a time; the server may run.")
 @click.option("--resume", is_flag=True, help="With --all: continue the run that was interrupted, instead of a new one.")
-def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool, resume: bool) -> None:
+def secrets_rotate(directory: Path | None, agent_id: str | None, everyone: bool, resume: bool) -> None:
     """Make agents rotate their secrets at their next contact."""
     if (agent_id is None) != everyone:
         raise click.UsageError("Name one agent with --agent, or all with --all.")
@@ -72,33 +76,43 @@ def secrets_rotate(directory: Path, agent_id: str | None, everyone: bool, resume
     if agent_id is None:
         count = _rotate_all(directory, resume)
     else:
-        count = 1
-        with writing(directory) as (server, session):
-            server.secrets.demand(session, agent_id, now())
+        count = perform("secrets.rotate", directory, agent_id=agent_id).count
     click.echo(f"{count} agents will rotate at their next contact", err=True)
 
 
-def _rotate_all(directory: Path, resume: bool) -> int:
-    with changing(directory) as server:
-        begun = demand.begin(server.database, now(), resume=resume)
-        if begun.interrupted is not None:
+def _rotate_all(directory: Path | None, resume: bool) -> int:
+    """Begins or resumes a run, and continues it to its end; each request makes some agents rotate."""
+    with asking(directory) as server:
+        found = server.perform("secrets.rotate_on" if resume else "secrets.rotate_all")
+        if found.interrupted is not None:
             click.echo(
-                f"an earlier run was interrupted after {begun.interrupted} agents; this one begins with the first agent. "
+                f"an earlier run was interrupted after {found.interrupted} agents; this one begins with the first agent. "
                 "--resume would have continued it",
                 err=True,
             )
-        with progress_bar("agents", begun.agents - begun.done) as reached:
-            return demand.run(server.database, begun, now(), partial(time.sleep, PAUSE_S), reached)
+        with progress_bar("agents", found.agents) as reached:
+            reached(found.count)
+            while not found.ended:
+                time.sleep(PAUSE_S)
+                before = found
+                try:
+                    found = server.perform("secrets.rotate_on", run=found.run)
+                except NotFound:
+                    # A later run, or one that somebody else resumed, has reached every agent that was left.
+                    click.echo(f"another run has overtaken this one after {quantity(before.count, 'agent')}", err=True)
+                    break
+                reached(found.count - before.count)
+        count: int = found.count
+        return count
 
 
 @secrets.command("invalidate")
-@directory_option
+@where_option
 @agent_option
 @click.argument("version", type=click.IntRange(1))
-def secrets_invalidate(directory: Path, agent_id: str, version: int) -> None:
+def secrets_invalidate(directory: Path | None, agent_id: str, version: int) -> None:
     """Destroy an agent's secret VERSION on the server. The agent rotates at its next contact."""
-    with writing(directory) as (server, session):
-        server.secrets.invalidate(session, agent_id, version, now())
+    perform("secrets.invalidate", directory, agent_id=agent_id, version=version)
 
 
 @click.command()

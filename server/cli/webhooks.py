@@ -1,17 +1,16 @@
 """Commands for webhooks."""
 
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
-from server.notify.webhook_states import WebhookEvent
-from server.notify.webhooks import OVERLAP_S, DeadLetterRow, WebhookRow
-from server.registry.paging import pages
+from server.notify.webhooks import OVERLAP_S
 
+from .acting import listed, perform
 from .listing import limit_option, show_pages
-from .options import directory_option, json_option, now, opened, reading, show, utc, writing
-from .output import handing_out, out_option
+from .options import json_option, members, show, utc, where_option
+from .output import handing_out, out_option, taking
 
 _kinds = click.option(
     "--kind",
@@ -28,49 +27,46 @@ def webhooks() -> None:
 
 
 @webhooks.command("add")
-@directory_option
+@where_option
 @click.argument("url")
 @_kinds
 @out_option
-def webhooks_add(directory: Path, url: str, kinds: tuple[str, ...], out: Path | None) -> None:
+def webhooks_add(directory: Path | None, url: str, kinds: tuple[str, ...], out: Path | None) -> None:
     """Send events from now on to URL, and print the secret that they are signed with. It is not shown again."""
     lost = "nobody has that secret: run 'license-server webhooks new-secret' for the webhook ('webhooks list' has its id)"
-    with handing_out(out, lost) as hand, writing(directory) as (server, session):
-        webhook_id, secret = server.webhooks.add(session, url, kinds, now())
-        hand(secret)
-    click.echo(f"added {webhook_id}; 'license-server webhooks test {webhook_id}' sends it an event", err=True)
+    with handing_out(out, lost) as hand:
+        made = perform("webhooks.add", directory, taking(hand, "secret"), url=url, kinds=kinds)
+    click.echo(f"added {made.webhook_id}; 'license-server webhooks test {made.webhook_id}' sends it an event", err=True)
 
 
 @webhooks.command("list")
-@directory_option
+@where_option
 @json_option
-def webhooks_list(directory: Path, as_json: bool) -> None:
+def webhooks_list(directory: Path | None, as_json: bool) -> None:
     """List webhooks, and how their deliveries go."""
 
-    def line(row: WebhookRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         failing = "-" if row.failing_since is None else f"since {utc(row.failing_since)}: {row.problem}"
         return row.webhook_id, row.state, row.url, " ".join(row.kinds), utc(row.last_success), failing, row.dead_letters
 
-    with reading(directory) as (server, session):
-        rows = server.webhooks.listed(session)
-    show(rows, ("id", "state", "url", "kinds", "last success", "failing", "dead letters"), line, as_json)
+    headers = ("id", "state", "url", "kinds", "last success", "failing", "dead letters")
+    show(perform("webhooks.list", directory).items, headers, line, as_json, members)
 
 
 @webhooks.command("set")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
 @click.option("--url", metavar="URL", help="Send to this URL from now on.")
 @_kinds
-def webhooks_set(directory: Path, webhook_id: str, url: str | None, kinds: tuple[str, ...]) -> None:
+def webhooks_set(directory: Path | None, webhook_id: str, url: str | None, kinds: tuple[str, ...]) -> None:
     """Change where a WEBHOOK sends, or what."""
     if url is None and not kinds:
         raise click.UsageError("Nothing to change: give --url or --kind.")
-    with writing(directory) as (server, session):
-        server.webhooks.change(session, webhook_id, now(), url=url, kinds=kinds or None)
+    perform("webhooks.change", directory, webhook_id=webhook_id, url=url, kinds=kinds or None)
 
 
 @webhooks.command("new-secret")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
 @click.option(
     "--overlap",
@@ -80,77 +76,70 @@ def webhooks_set(directory: Path, webhook_id: str, url: str | None, kinds: tuple
     help="Seconds for which requests are signed with the former secret too; 0 if somebody else has it.",
 )
 @out_option
-def webhooks_new_secret(directory: Path, webhook_id: str, overlap: int, out: Path | None) -> None:
+def webhooks_new_secret(directory: Path | None, webhook_id: str, overlap: int, out: Path | None) -> None:
     """Replace the secret of a WEBHOOK and print the new one."""
-    with handing_out(out, "nobody has the new secret: run this command again") as hand, writing(directory) as (server, session):
-        hand(server.webhooks.new_secret(session, webhook_id, now(), overlap))
+    with handing_out(out, "nobody has the new secret: run this command again") as hand:
+        taken = taking(hand, "secret")
+        perform("webhooks.new_secret", directory, taken, webhook_id=webhook_id, overlap_s=overlap)
 
 
 @webhooks.command("test")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
-def webhooks_test(directory: Path, webhook_id: str) -> None:
+def webhooks_test(directory: Path | None, webhook_id: str) -> None:
     """Send a WEBHOOK an event of the kind webhook.test."""
-    with writing(directory) as (server, session):
-        server.webhooks.test(session, webhook_id, now())
+    perform("webhooks.test", directory, webhook_id=webhook_id)
     click.echo("a running server sends it within seconds; 'license-server webhooks list' shows how that went", err=True)
 
 
 @webhooks.command("pause")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
-def webhooks_pause(directory: Path, webhook_id: str) -> None:
+def webhooks_pause(directory: Path | None, webhook_id: str) -> None:
     """Send a WEBHOOK nothing until 'resume', which sends what has happened meanwhile."""
-    with writing(directory) as (server, session):
-        server.webhooks.step(session, webhook_id, WebhookEvent.PAUSE, now())
+    perform("webhooks.pause", directory, webhook_id=webhook_id)
 
 
 @webhooks.command("resume")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
-def webhooks_resume(directory: Path, webhook_id: str) -> None:
+def webhooks_resume(directory: Path | None, webhook_id: str) -> None:
     """Send to a WEBHOOK again, or at once if it waits for another attempt."""
-    with writing(directory) as (server, session):
-        server.webhooks.step(session, webhook_id, WebhookEvent.RESUME, now())
+    perform("webhooks.resume", directory, webhook_id=webhook_id)
 
 
 @webhooks.command("remove")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
-def webhooks_remove(directory: Path, webhook_id: str) -> None:
+def webhooks_remove(directory: Path | None, webhook_id: str) -> None:
     """Remove a WEBHOOK and its dead letters."""
-    with writing(directory) as (server, session):
-        server.webhooks.remove(session, webhook_id, now())
+    perform("webhooks.remove", directory, webhook_id=webhook_id)
 
 
 @webhooks.command("dead-letters")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
 @limit_option
 @json_option
-def webhooks_dead_letters(directory: Path, webhook_id: str, limit: int | None, as_json: bool) -> None:
+def webhooks_dead_letters(directory: Path | None, webhook_id: str, limit: int | None, as_json: bool) -> None:
     """List the events that the receiver of a WEBHOOK has not taken."""
 
-    def line(row: DeadLetterRow) -> tuple[object, ...]:
+    def line(row: Any) -> tuple[object, ...]:
         return row.seq, utc(row.at), row.kind, row.subject, utc(row.died_at), row.problem, "waits" if row.again else ""
 
-    def page(session: Session, last: DeadLetterRow | None, most: int) -> list[DeadLetterRow]:
-        return server.webhooks.dead_letters(session, webhook_id, last, most)
-
-    with opened(directory) as server:
-        headers = ("event", "happened", "kind", "about", "put aside", "because", "retry")
-        show_pages(pages(server.database, page, limit), headers, line, as_json)
+    headers = ("event", "happened", "kind", "about", "put aside", "because", "retry")
+    pages = listed("webhooks.list_dead_letters", directory, limit, webhook_id=webhook_id)
+    show_pages(pages, headers, line, as_json, members)
 
 
 @webhooks.command("retry")
-@directory_option
+@where_option
 @click.argument("webhook_id", metavar="WEBHOOK")
 @click.option("--event", "seq", type=click.IntRange(1), metavar="NUMBER", help="This event only, from 'dead-letters'.")
-def webhooks_retry(directory: Path, webhook_id: str, seq: int | None) -> None:
+def webhooks_retry(directory: Path | None, webhook_id: str, seq: int | None) -> None:
     """Send the dead letters of a WEBHOOK once more."""
-    with writing(directory) as (server, session):
-        count = server.webhooks.retry(session, webhook_id, now(), seq)
-    click.echo(f"{count} to send", err=True)
+    done = perform("webhooks.retry", directory, webhook_id=webhook_id, seq=seq)
+    click.echo(f"{done.count} to send", err=True)
 
 
 COMMANDS: tuple[click.Command, ...] = (webhooks,)

@@ -8,12 +8,12 @@ of a note is under way or was interrupted. So a run that ends removes its own no
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from server.base.errors import RegistryError
+from server.base.errors import NotFound, RegistryError
 from server.registry import audit
 from server.registry.agentcounts import counted
 from server.registry.database import Database
@@ -59,10 +59,16 @@ class _Left:
 
 
 def begin(database: Database, now: int, *, resume: bool = False, random: Callable[[int], bytes] = os.urandom) -> Begun:
+    """As `begin_within`, in a transaction of its own."""
+    with database.write() as session:
+        return begin_within(session, now, resume=resume, random=random)
+
+
+def begin_within(session: Session, now: int, *, resume: bool = False, random: Callable[[int], bytes] = os.urandom) -> Begun:
     """Begins a run, and records that.
 
     Args:
-        database: the registry's.
+        session: of a writing transaction.
         now: seconds since 1970 UTC.
         resume: continue the run that was interrupted; of several, the one that came least far.
         random: returns this many random bytes.
@@ -70,21 +76,41 @@ def begin(database: Database, now: int, *, resume: bool = False, random: Callabl
     Raises:
         RegistryError: no run was interrupted.
     """
-    with database.write() as session:
-        left = sorted(_left(session), key=lambda each: each.after)
-        if resume and not left:
-            raise RegistryError("no rotation of all agents was interrupted: run 'license-server secrets rotate --all'")
-        agents = sum(counted(session).values())
-        done, after = (left[0].done, left[0].after) if resume else (0, "")
-        run_id = random(8).hex()
-        note = f"{NOTE}.{run_id}"
-        _note(session, note, done, after)
-        if resume:
-            session.execute(delete(Setting).where(Setting.name == left[0].name))
-        outcome = "resumed" if resume else "begun"
-        audit.record(session, "admin", "rotation.demanded", outcome, now, agent="all", agents=agents, done=done, run=run_id)
-        interrupted = max((each.done for each in left), default=None)
-        return Begun(note, tuple(each.name for each in left), agents, done, after, None if resume else interrupted)
+    left = sorted(_left(session), key=lambda each: each.after)
+    if resume and not left:
+        raise RegistryError("no rotation of all agents was interrupted: run 'license-server secrets rotate --all'")
+    agents = sum(counted(session).values())
+    done, after = (left[0].done, left[0].after) if resume else (0, "")
+    run_id = random(8).hex()
+    begun = Begun(
+        f"{NOTE}.{run_id}", tuple(each.name for each in left), agents, done, after,
+        None if resume else max((each.done for each in left), default=None),
+    )  # fmt: skip
+    _note(session, begun, done, after)
+    if resume:
+        session.execute(delete(Setting).where(Setting.name == left[0].name))
+    outcome = "resumed" if resume else "begun"
+    audit.record(session, "admin", "rotation.demanded", outcome, now, agent="all", agents=agents, done=done, run=run_id)
+    return begun
+
+
+def found(session: Session, run_id: str) -> Begun:
+    """A run that was begun and has not ended, as far as it is; nobody else continues it until the transaction ends.
+
+    Args:
+        session: of a writing transaction.
+        run_id: the last part of its note.
+
+    Raises:
+        NotFound: there is no such run, or it has ended.
+    """
+    name = f"{NOTE}.{run_id}"
+    row = session.get(Setting, name, with_for_update=True)
+    if row is None:
+        raise NotFound("this rotation of all agents has ended, or a later one has overtaken it")
+    note = json.loads(row.value)
+    agents = sum(counted(session).values())
+    return Begun(name, tuple(note.get("overtaken", ())), agents, int(note["done"]), str(note["after"]), None)
 
 
 def _left(session: Session) -> list[_Left]:
@@ -108,19 +134,36 @@ def run(database: Database, begun: Begun, now: int, pause: Callable[[], None], r
         pause: waits a little between two batches: on SQLite, others that wait for its lock try again every 0.1 s at most.
         reached: called with the number of agents of each batch.
     """
-    done, after = begun.done, begun.after
     while True:
         with database.write() as session:
-            ids = _demand(session, after)
-            if not ids:
-                session.execute(delete(Setting).where(Setting.name.in_([begun.note, *begun.overtaken])))
-                run_id = begun.note.removeprefix(f"{NOTE}.")
-                audit.record(session, "admin", "rotation.demanded", "ok", now, agent="all", agents=done, run=run_id)
-                return done
-            done, after = done + len(ids), ids[-1]
-            _note(session, begun.note, done, after)
-        reached(len(ids))
+            done, ended = batch(session, begun, now)
+        if ended:
+            return done.done
+        reached(done.done - begun.done)
+        begun = done
         pause()
+
+
+def batch(session: Session, begun: Begun, now: int) -> tuple[Begun, bool]:
+    """Makes the next agents of a run rotate, at most `BATCH`; or records its end if there are none.
+
+    Args:
+        session: of a writing transaction.
+        begun: the run, as far as it is.
+        now: seconds since 1970 UTC.
+
+    Returns:
+        How far it is then, and whether it has ended.
+    """
+    ids = _demand(session, begun.after)
+    if not ids:
+        session.execute(delete(Setting).where(Setting.name.in_([begun.note, *begun.overtaken])))
+        run_id = begun.note.removeprefix(f"{NOTE}.")
+        audit.record(session, "admin", "rotation.demanded", "ok", now, agent="all", agents=begun.done, run=run_id)
+        return begun, True
+    done = replace(begun, done=begun.done + len(ids), after=ids[-1])
+    _note(session, begun, done.done, done.after)
+    return done, False
 
 
 def _demand(session: Session, after: str) -> list[str]:
@@ -141,7 +184,8 @@ def replace_pending(session: Session, agent_ids: list[str]) -> None:
     session.execute(pending.values(state=step(State.PENDING, Event.REPLACED)))
 
 
-def _note(session: Session, name: str, done: int, after: str) -> None:
+def _note(session: Session, begun: Begun, done: int, after: str) -> None:
     # In one statement: a run that has overtaken this one may remove the note at any moment.
     put = "INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    session.execute(text(put), {"name": name, "value": json.dumps({"done": done, "after": after})})
+    note = {"done": done, "after": after, "overtaken": begun.overtaken}
+    session.execute(text(put), {"name": begun.note, "value": json.dumps(note)})

@@ -62,3 +62,14 @@ step = Table("a secret version", TRANSITIONS).step
 
 ISSUING = (State.ACTIVE,)
 """Licenses are issued under the newest version in one of these states."""
+
+
+def shown_state(state: str, grace_until: int, now: int) -> str:
+    """A state as people see it: nothing changes the row when the grace ends.
+
+    Args:
+        state: of the version.
+        grace_until: seconds since 1970 UTC.
+        now: seconds since 1970 UTC.
+    """
+    return f"{state} (over)" if state == State.GRACE and grace_until <= now else state

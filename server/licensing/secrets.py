@@ -28,7 +28,7 @@ from server.registry.models import Agent, Secret
 
 from .demand import replace_pending
 from .periods import backdate, periods
-from .secret_states import ISSUING, Event, State, step
+from .secret_states import ISSUING, Event, State, shown_state, step
 
 SECRET_BYTES = 32
 MAX_LIVE = 15
@@ -42,7 +42,7 @@ class SecretRow:
 
     def shown_state(self, now: int) -> str:
         """Its state as people see it: nothing changes the row when its grace ends."""
-        return f"{self.state} (over)" if self.state == State.GRACE and self.grace_until <= now else self.state
+        return shown_state(self.state, self.grace_until, now)
 
     version: int
     state: str

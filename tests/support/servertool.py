@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.main import main
+from server.main import main, status_of
 
 _one_at_a_time = threading.Lock()  # the runner takes over the process's streams
 
@@ -29,7 +29,7 @@ def license_server(*arguments: str, env: Mapping[str, str], stdin: str | None = 
         result = CliRunner().invoke(main, list(arguments), input=stdin, env=env)
     error = result.exception
     if isinstance(error, RegistryError | RequestRefused | SQLAlchemyError | OSError):
-        return Done(1, result.stdout, f"{result.stderr}license-server: {error}\n")
+        return Done(status_of(error), result.stdout, f"{result.stderr}license-server: {error}\n")
     if error is not None and not isinstance(error, SystemExit):
         raise error
     return Done(result.exit_code, result.stdout, result.stderr)

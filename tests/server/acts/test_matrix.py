@@ -28,6 +28,9 @@ MATRIX = {
     "audit.list": SECURITY,
     "agents.list": EVERYBODY,
     "agents.show": EVERYBODY,
+    "agents.show_key": EVERYBODY,
+    "clones.list": EVERYBODY,
+    "clones.show": EVERYBODY,
     "agents.revoke": SECURITY,
     "agents.retire": SECURITY,
     "agents.reinstate": SECURITY,
@@ -36,6 +39,7 @@ MATRIX = {
     "secrets.list": EVERYBODY,
     "secrets.rotate": ALL_BUT_VIEWERS,
     "secrets.rotate_all": SECURITY,
+    "secrets.rotate_on": SECURITY,
     "secrets.invalidate": SECURITY,
     "products.list": EVERYBODY,
     "products.show": EVERYBODY,
@@ -145,9 +149,9 @@ def body_of(act: Act, agent_id: str) -> Any:
         "agent_id": agent_id, "agent_ids": [agent_id], "license_id": "l", "version": 1, "claim_id": 1, "kind": "tls",
         "name": "erna", "role": "viewer", "csr": "x", "fingerprint": "ab", "token_id": "aaaaaaaaaaaa", "expires": NOW + 9,
         "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason",
-        "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
         "product": "x", "entitlement_set": "x", "policy": "x", "customer": "x", "site": "x", "fields": {}, "successor": "x",
         "count": 1, "batch": "b", "seats": 1, "seat": "s",
+        "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "accounts.make":

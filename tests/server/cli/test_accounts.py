@@ -2,12 +2,14 @@
 
 import json
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from server.licensing import demand
 from tests.server.devices import Device
 from tests.support.serverside import open_server
 from tests.support.servertool import Done, license_server
@@ -119,6 +121,38 @@ def test_every_kind_of_local_change_is_bound_by_that(place: Path, tmp_path: Path
     assert "this server has administrators" in run(place, *command, code=1).stderr
     assert len(records(place)) == before
     run(place, *command, "--local", "--reason", "a test")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("agents", "revoke", "ghost"),
+        ("secrets", "invalidate", "--agent", "ghost", "9"),
+        ("secrets", "rotate", "--all", "--resume"),
+        ("keys", "use-next", "license"),
+        ("clones", "resume", "ghost", "--yes"),
+        ("revoke", "ghost"),
+    ],
+    ids=" ".join,
+)
+def test_a_local_change_that_fails_is_no_alert(place: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    administrator(place, tmp_path)
+    before = len(records(place))
+    run(place, *command, "--local", "--reason", "a test", code=1)
+    assert len(records(place)) == before
+
+
+def test_a_rotation_of_all_is_one_alert_however_many_transactions_it_takes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demand, "BATCH", 1)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    with closing(open_server(place)) as server:
+        for number in range(3):
+            Device(number).come(server)
+    administrator(place, tmp_path)
+    assert "3 agents" in run(place, "secrets", "rotate", "--all", "--local", "--reason", "a test").stderr
+    assert [each["event"] for each in records(place)][-3:] == ["act.local", "rotation.demanded", "rotation.demanded"]
 
 
 def test_what_keeps_the_server_alive_needs_no_administrator(place: Path, tmp_path: Path) -> None:
