@@ -144,6 +144,7 @@ ARGUMENTS = {
     "approvals refuse": ["ab"],
     "break-glass begin": ["--why", "nobody is there"],
     "break-glass end": ["ab"],
+    "accounts subject": ["x", "--none"],
     "agents keys": ["x", "identity"],
     "agents revoke": ["x"],
     "agents replace": ["x", "y", "--yes"],
@@ -184,6 +185,7 @@ OTHERWISE = {
     ("accounts", "certify"),
     ("keys", "end"),
     ("keys", "prepare"),
+    ("accounts", "oidc", "set"),
     ("backup",),
     ("restore",),
 }
@@ -496,6 +498,7 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
             "agents": 90,
             "retired_agents": 420,
             "events": 90,
+            "usage": 1096,
         },
         "removed": {},
     }
