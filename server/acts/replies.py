@@ -1,9 +1,11 @@
 """Keeps the reply to a request with an idempotency key, so that the same request, sent again, is not performed again.
 
-The reply is committed with what the act has done. It is sealed: it may have a token in it. Keys belong to one account and act.
+The reply is committed with what the act has done. It is sealed: it may have a token in it. Of the request an HMAC is kept: it
+may name a person, and a plain digest would tell who guesses the name. Keys belong to one account and act.
 """
 
 import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -51,14 +53,15 @@ def kept(session: Session, cipher: Cipher, place: str, digest: str, now: int, *,
     Raises:
         KeyReused: the key came before, with another request.
     """
+    known = _known_by(cipher, digest)
     if begin:
-        session.execute(_NEW, {"id": place, "digest": digest, "until": now + KEPT_S})
+        session.execute(_NEW, {"id": place, "digest": known, "until": now + KEPT_S})
     row = session.get(OperatorReply, place, with_for_update=True, populate_existing=True)
     if row is not None and row.kept_until <= now:
-        row.digest, row.sealed, row.kept_until = digest, None, now + KEPT_S
+        row.digest, row.sealed, row.kept_until = known, None, now + KEPT_S
     if row is None or row.sealed is None:
         return None
-    if row.digest != digest:
+    if not hmac.compare_digest(row.digest, known):
         raise KeyReused("this Idempotency-Key came before, with another request: send a new key, or the same request as before")
     return cipher.open("operator_reply", place, "sealed", row.sealed).decode()
 
@@ -66,7 +69,11 @@ def kept(session: Session, cipher: Cipher, place: str, digest: str, now: int, *,
 def keep(session: Session, cipher: Cipher, place: str, digest: str, reply: str, now: int) -> None:
     """Keeps a reply for `KEPT_S` seconds."""
     sealed = cipher.seal("operator_reply", place, "sealed", reply.encode())
-    session.merge(OperatorReply(id=place, digest=digest, sealed=sealed, kept_until=now + KEPT_S))
+    session.merge(OperatorReply(id=place, digest=_known_by(cipher, digest), sealed=sealed, kept_until=now + KEPT_S))
+
+
+def _known_by(cipher: Cipher, digest: str) -> str:
+    return hmac.digest(cipher.request_key(), digest.encode(), "sha256").hex()
 
 
 def canonical(body: Any) -> str:

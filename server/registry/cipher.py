@@ -31,7 +31,7 @@ class Cipher:
         self._audit = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server audit v1").derive(data_key)
         self._backup = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server backups v1").derive(data_key)
         self._derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server challenges v1").derive(data_key)
-
+        self._requests = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server kept requests v1").derive(data_key)
         self._cursors = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"license-server cursors v1").derive(data_key)
 
     def __repr__(self) -> str:
@@ -44,6 +44,10 @@ class Cipher:
     def cursor_key(self) -> bytes:
         """The HMAC key of the operator API's cursors, 32 bytes; all processes have the same one."""
         return self._cursors
+
+    def request_key(self) -> bytes:
+        """The HMAC key of operators' requests whose replies are kept, 32 bytes."""
+        return self._requests
 
     def audit_key(self) -> bytes:
         """The HMAC key of what the audit log says of its removed records, 32 bytes."""

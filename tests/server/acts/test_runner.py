@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from server.accounts.roles import SCOPES, Role
-from server.acts import approvals
+from server.acts import approvals, replies
 from server.acts.approvals import ApprovalNeeded, ApprovalRow
 from server.acts.caller import Caller, local
 from server.acts.catalog import ACTS, BY_NAME
@@ -301,3 +301,18 @@ def test_many_agents_are_revoked_or_none(server: ServerSide, desk: Desk) -> None
     with pytest.raises(RegistryError, match="no agent 'nobody'"):
         desk.do("agents.revoke_many", local(), agent_ids=[agent_id, "nobody"])
     assert server.agent(agent_id).status == "active"  # type: ignore[union-attr]
+
+
+def test_what_is_kept_of_a_request_does_not_tell_whom_it_names(server: ServerSide) -> None:
+    """A digest without a key would: names can be guessed."""
+    body, place = '{"name":"Erika Mustermann"}', replies.place_of("erna", "customers.make", "key-1")
+    digest = replies.digest_of("customers.make", body)
+    with server.database.write() as session:
+        assert replies.kept(session, server.cipher, place, digest, NOW) is None
+        replies.keep(session, server.cipher, place, digest, "{}", NOW)
+        row = session.get(OperatorReply, place)
+        assert row is not None
+        assert digest not in row.digest
+        assert replies.kept(session, server.cipher, place, digest, NOW) == "{}"
+        with pytest.raises(replies.KeyReused):
+            replies.kept(session, server.cipher, place, replies.digest_of("customers.make", "{}"), NOW)
