@@ -186,7 +186,8 @@ class Usage:
         """
         async with self._syncing:
             number = self._next - 1
-            if number == self._file.settled:
+            # A power cut may have kept the number and lost the totals: then the ring has counts that are to be added still.
+            if number == self._file.settled and not self._unsettled:
                 return
             moved = dict(self._unsettled)
             epochs = {slot: self._counters[slot].epoch for slot in moved}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agentd.licenses import usagefile
@@ -141,6 +141,7 @@ ACTS = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(ACTS, st.integers(0, 2**32))
+@example([("count", 0, "b", 1), ("sync",), ("count", 1, "a", 1), ("cut in sync", 1)], 0)  # the number is kept, the total lost
 def test_after_any_ends_a_till_that_repeats_its_counts_has_each_counted_once(
     tmp_path: Path, acts: list[tuple[Any, ...]], seed: int
 ) -> None:
