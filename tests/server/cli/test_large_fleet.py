@@ -83,7 +83,7 @@ def cost(directory: Path, *arguments: str) -> tuple[int, int]:
         ("licenses list --json", 1, PAGE),
         ("enrollment-token list", 1, PAGE),
         ("clones list", 1, PAGE),
-        ("secrets rotate --all", 7, demand.BATCH),
+        ("secrets rotate --all", 8, demand.BATCH),
     ],
 )
 def test_statements_grow_with_pages_and_memory_does_not_grow(

@@ -103,9 +103,10 @@ def test_what_asks_looks_first_whether_there_is_anything_to_ask_about(tmp_path: 
     active, revoked = agent_id(1), agent_id(0)
     assert "is active: only a revoked agent can be deleted" in said(home, "agents", "delete", active)
     assert f"{active} is active already" in said(home, "agents", "reinstate", active, code=0)
-    for arguments in (["agents", "reinstate", revoked], ["clock", "accept"], ["clones", "resume", active]):
+    for arguments in (["agents", "reinstate", revoked], ["clock", "accept"]):
         text = said(home, *arguments)
         assert "nothing was done: this command asks first" in text and "--yes answers" in text and "Aborted" not in text
+    assert f"agent {active!r} is not halted" in said(home, "clones", "resume", active)
 
 
 def test_who_reinstates_an_agent_is_told_to_provision_its_device_again(tmp_path: Path) -> None:
