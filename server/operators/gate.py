@@ -137,10 +137,11 @@ class Gate:
         if isinstance(found, Problem):
             return found
         self._addresses.give(key, 1, now)
+        # From here on it is known who asks: the log names them, and a 429 does not end their connection.
+        scope["extensions"][OPERATOR] = callers.of(found)
         account = f"account {found.account}"
         if not self._accounts.take(account, now) and not await self._take_lot(account, now):
             return _limited(self._accounts.wait(account, now))
-        scope["extensions"][OPERATOR] = callers.of(found)
         if scope["method"] in ("POST", "PUT", "PATCH") and not is_json(scope["headers"]):
             return Problem("unsupported-media-type", "the content-type must be application/json")
         try:
