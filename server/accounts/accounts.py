@@ -42,7 +42,7 @@ class AccountRow:
         subject: who the person is there; None without one.
         may_break_glass: whether the person may take emergency access.
         created_at: when it was made.
-        changed_at: when it, or what it signs in with, was last changed.
+        changed_at: when somebody else has last changed it, or what it signs in with.
         changed_by: the account that did so.
         revision: counts its changes.
     """
@@ -103,9 +103,13 @@ def begin_change(session: Session, name: str) -> Account:
 
 
 def note_change(account: Account, by: str, now: int) -> None:
-    """Notes who has changed an account, or what it signs in with."""
+    """Notes who has changed an account, or what it signs in with.
+
+    What a person changes of their own account is counted only: it must not hide that somebody else has just changed it.
+    """
     account.revision += 1
-    account.changed_at, account.changed_by = now, by
+    if by != account.name:
+        account.changed_at, account.changed_by = now, by
 
 
 def create(session: Session, name: str, kind: str, role: Role, by: str, now: int) -> AccountRow:

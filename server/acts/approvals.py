@@ -1,8 +1,8 @@
 """Lets a second person approve one exact act, before the first one performs it.
 
 An approval is bound to the digest of the act's name and body, and to its requester. It is used once, and it ends. The approver
-is another account with another credential, may perform the act too, and was not made or changed by the requester within a
-day: otherwise an administrator would make the second person for the occasion.
+is another account with another credential, may perform the act too, and no other account has made or changed it within a day:
+otherwise an administrator would make the second person for the occasion, or have that done by a third one made for it.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from server.registry.operator_models import Approval
 LASTS_S = 24 * 3600
 """How long an approval may be given, and used."""
 NEW_S = 24 * 3600
-"""An account that the requester has made or changed within this time cannot approve."""
+"""An account that another one has made or changed within this time cannot approve."""
 OPEN, APPROVED, REFUSED, USED = "open", "approved", "refused", "used"
 
 
@@ -104,7 +104,7 @@ def decide(session: Session, approval_id: str, approver: str, credential: str, a
 
     Raises:
         NotFound: there is no such approval.
-        NotAllowed: the approver is the requester, by account or credential, or the requester has just made or changed them.
+        NotAllowed: the approver is the requester, by account or credential, or somebody has just made or changed them.
         Conflict: it is decided, or its time is over.
     """
     row = session.get(Approval, approval_id, with_for_update=True)
@@ -116,9 +116,9 @@ def decide(session: Session, approval_id: str, approver: str, credential: str, a
         if approver == row.requester or credential == row.requester_credential:
             raise NotAllowed("nobody approves their own request: another person with another certificate must")
         account = accounts.known(session, approver)
-        if account.changed_by == row.requester and account.changed_at > now - NEW_S:
+        if account.changed_by != accounts.LOCAL and account.changed_at > now - NEW_S:
             raise NotAllowed(
-                f"{row.requester!r} has made or changed account {approver!r} within a day: another person must approve"
+                f"{account.changed_by!r} has made or changed account {approver!r} within a day: another person must approve"
             )
     row.state, row.approver, row.approver_credential, row.decided_at = (
         APPROVED if approve else REFUSED, approver, credential, now

@@ -10,7 +10,7 @@ class Account(Base):
     """An account of a person or a program. Its name is never given to another one: the audit names accounts.
 
     `kind`: person, program; `state`: active, disabled, removed; `role` as in `server.accounts.roles`. `revision` counts its
-    changes; `changed_by` made the last one, at `changed_at`.
+    changes; `changed_by` made the last one that was not the account's own, at `changed_at`.
     """
 
     __tablename__ = "account"

@@ -269,6 +269,24 @@ def test_nobody_makes_the_second_person_for_the_occasion(server: ServerSide, des
     approved(server, later, puppet, NOW + DAY + 1)
 
 
+def test_a_change_of_ones_own_does_not_hide_who_made_the_account(server: ServerSide, desk: Desk) -> None:
+    root = account(server, "root", Role.ADMINISTRATOR)
+    puppet = account(server, "puppet", Role.ADMINISTRATOR, by="root")
+    wanted = asked(desk, root, agent_ids=["a"])
+    desk.do("accounts.change", puppet, NOW + 1, name="puppet", may_break_glass=True, if_match="1")
+    with pytest.raises(NotAllowed, match="within a day"):
+        approved(server, wanted, puppet, NOW + 2)
+
+
+def test_nobody_has_the_second_person_made_by_a_third_one(server: ServerSide, desk: Desk) -> None:
+    root = account(server, "root", Role.ADMINISTRATOR)
+    account(server, "third", Role.ADMINISTRATOR, by="root")
+    puppet = account(server, "puppet", Role.SECURITY_OFFICER, by="third")
+    wanted = asked(desk, root, agent_ids=["a"])
+    with pytest.raises(NotAllowed, match="within a day"):
+        approved(server, wanted, puppet)
+
+
 def test_emergency_access_needs_no_second_person_and_is_an_alert(server: ServerSide, desk: Desk) -> None:
     sam = replace(account(server, "sam", Role.SUPPORT), break_glass="b" * 32)
     agent_id = agent(server)
