@@ -13,6 +13,8 @@ from server.base.errors import RegistryError
 MAX_URL_CHARS = 1024
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NOT_PUBLIC = (ipaddress.IPv6Network("fec0::/10"), ipaddress.IPv6Network("::ffff:0:0:0/96"))
+"""What Python takes for public: networks of a site, and IPv4 addresses behind a translator (RFC 2765)."""
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 
 
@@ -35,6 +37,8 @@ def allowed(address: str, listed: Sequence[Network]) -> bool:
     inner = _inner(found)
     if any(each in network for each in (found, inner) for network in listed if network.version == each.version):
         return True
+    if any(found in network for network in _NOT_PUBLIC):
+        return False
     return all(each.is_global and not each.is_multicast for each in (found, inner))
 
 
