@@ -89,10 +89,14 @@ def make(session: Session, name: str, scopes: Iterable[str], lifetime_s: int, by
         raise Invalid(f"{unknown}: give at least one of the scopes {', '.join(sorted(SCOPES))}")
     if not MIN_LIFETIME_S <= lifetime_s <= MAX_LIFETIME_S:
         raise Invalid(f"a token lasts from {MIN_LIFETIME_S} to {MAX_LIFETIME_S} s, not {lifetime_s} s")
+    _check_room(session, name, now)
+    return _make(session, account, tuple(wanted), lifetime_s, by, now, None)
+
+
+def _check_room(session: Session, name: str, now: int) -> None:
     mine = (AccountToken.account == name, AccountToken.state == ACTIVE, AccountToken.expires_at > now)
     if (session.scalar(select(func.count()).select_from(AccountToken).where(*mine)) or 0) >= MAX_TOKENS:
         raise Conflict(f"account {name!r} has {MAX_TOKENS} tokens, which is the limit; revoke those that nobody uses")
-    return _make(session, account, tuple(wanted), lifetime_s, by, now, None)
 
 
 def _make(
@@ -122,7 +126,7 @@ def rotate(session: Session, token_id: str, overlap_s: int, by: str, now: int) -
 
     Raises:
         NotFound: there is no such token.
-        Conflict: it does not count any more, or its account was removed.
+        Conflict: it does not count any more, its account was removed, or has `MAX_TOKENS`.
         Invalid: the overlap is too long.
     """
     if not 0 <= overlap_s <= MAX_OVERLAP_S:
@@ -132,6 +136,8 @@ def rotate(session: Session, token_id: str, overlap_s: int, by: str, now: int) -
     session.refresh(token)
     if token.state != ACTIVE or token.expires_at <= now:
         raise Conflict(f"token {token_id} has been revoked or has expired: make a new one")
+    if overlap_s:
+        _check_room(session, account.name, now)
     made = _make(session, account, tuple(json.loads(token.scopes)), token.expires_at - token.created_at, by, now, token_id)
     token.expires_at = min(token.expires_at, now + overlap_s)
     return made

@@ -14,7 +14,6 @@ from server.agents.removal import remove, require_removable
 from server.agents.serials import MAX_SERIAL, serials, set_last
 from server.agents.server_time import sign_time as sign_server_time
 from server.licensing.agent_view import AgentView, notes, view
-from server.licensing.seats import assign_site
 from server.registry.agentcounts import STATUSES
 
 from .acting import asking, listed, perform
@@ -145,16 +144,15 @@ def agents_keys(directory: Path | None, agent_id: str, name: str, out: Path | No
 
 
 @agents.command("assign")
-@directory_option
+@where_option
 @click.argument("agent_id")
 @click.argument("site", required=False)
-def agents_assign(directory: Path, agent_id: str, site: str | None) -> None:
+def agents_assign(directory: Path | None, agent_id: str, site: str | None) -> None:
     """Say that an agent's machine is at SITE: it may take seats of the site's floating licenses. Without SITE: at none.
 
     Seats that it has of another site end at its next contact.
     """
-    with writing(directory) as (_server, session):
-        assign_site(session, agent_id, site, now())
+    perform("agents.assign", directory, agent_id=agent_id, site=site)
 
 
 @agents.command("revoke")

@@ -13,8 +13,16 @@ from server.base.errors import RegistryError
 MAX_URL_CHARS = 1024
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_NOT_PUBLIC = (ipaddress.IPv6Network("fec0::/10"), ipaddress.IPv6Network("::ffff:0:0:0/96"))
-"""What Python takes for public: networks of a site, and IPv4 addresses behind a translator (RFC 2765)."""
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is given out for the internet (RFC 4291, 2.4). What leads to an IPv4 address is judged as that one."""
+_NOT_PUBLIC: tuple[Network, ...] = (
+    ipaddress.IPv4Network("168.63.129.16/32"),
+    ipaddress.IPv4Network("192.88.99.0/24"),
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),
+    ipaddress.IPv6Network("3fff::/20"),
+)
+"""What Python takes for public: a cloud's own server for its machines, relays that are no more (RFC 7526), IPv4 addresses
+behind a translator (RFC 2765), and addresses for documents (RFC 9637)."""
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 
 
@@ -37,7 +45,9 @@ def allowed(address: str, listed: Sequence[Network]) -> bool:
     inner = _inner(found)
     if any(each in network for each in (found, inner) for network in listed if network.version == each.version):
         return True
-    if any(found in network for network in _NOT_PUBLIC):
+    if any(each in network for each in (found, inner) for network in _NOT_PUBLIC if network.version == each.version):
+        return False
+    if inner.version == 6 and inner not in _UNICAST:
         return False
     return all(each.is_global and not each.is_multicast for each in (found, inner))
 

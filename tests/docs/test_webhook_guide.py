@@ -33,6 +33,7 @@ def requests() -> list[tuple[str, bytes, str, bool]]:
         (good.replace("v1=", "v2="), BODY, key, False),
         (good + f",t={now}", BODY, key, False),
         ("", BODY, key, False),
+        (good.replace("v1=", "v1"), BODY, key, False),
     ]
 
 

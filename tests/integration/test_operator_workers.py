@@ -15,6 +15,7 @@ from server.registry.allowance import LOT, LOT_REFILL_S
 from tests.support.apiserver import ApiServer
 from tests.support.operators import Operators
 from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
 
 WORKERS = 2
 
@@ -30,9 +31,12 @@ def operators(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def port_of(server: ApiServer) -> str:
     """The workers say where they serve, each in a line of its own."""
-    lines = [line for line in server.log().splitlines() if "operator API: " in line]
-    assert len(lines) == WORKERS
-    ports = {line.partition("operator API: 127.0.0.1:")[2].partition('"')[0] for line in lines}
+
+    def lines() -> list[str]:
+        return [line for line in server.log().splitlines() if "operator API: " in line]
+
+    wait_until(lambda: len(lines()) == WORKERS, "not all workers serve")
+    ports = {line.partition("operator API: 127.0.0.1:")[2].partition('"')[0] for line in lines()}
     (port,) = ports
     return port
 

@@ -278,6 +278,10 @@ def test_scopes_and_lifetimes_have_bounds(server: ServerSide) -> None:
         do(server, tokens.make, "shop", ["licenses:read"], DAY, "local", NOW)
     with pytest.raises(Conflict, match="which is the limit"):
         do(server, tokens.make, "shop", ["licenses:read"], DAY, "local", NOW)
+    token_id = do(server, tokens.listed, "shop")[0].token_id
+    with pytest.raises(Conflict, match="which is the limit"):
+        do(server, tokens.rotate, token_id, DAY, "shop", NOW)
+    assert do(server, tokens.rotate, token_id, 0, "shop", NOW).text
 
 
 def test_the_last_use_is_noted_once_a_minute(server: ServerSide) -> None:

@@ -66,6 +66,11 @@ def test_no_webhook_goes_to_the_server_its_neighbors_or_the_metadata_service(add
     assert not allowed(address, ())
 
 
+@pytest.mark.parametrize("address", ["168.63.129.16", "::ffff:168.63.129.16", "192.88.99.1", "3fff::1", "5f00::1", "4000::1"])
+def test_what_is_no_address_of_the_internet_is_not_allowed(address: str) -> None:
+    assert not allowed(address, ())
+
+
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822"])
 def test_public_addresses_are_allowed(address: str) -> None:
     assert allowed(address, ())
