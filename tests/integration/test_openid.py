@@ -16,9 +16,8 @@ from tests.integration.test_operator_api import problem
 from tests.support.apiserver import ApiServer, run
 from tests.support.identity import API, CLIENT, IdentityProvider, private_key
 from tests.support.openid import Documents, claims, es256, signed
-from tests.support.operators import Operators, Person
+from tests.support.operators import Operators, Person, operators_server
 from tests.support.pki import DAY, SERVER, Entity, make
-from tests.support.postgres import Postgres
 from tests.support.tlspeer import TlsPeer
 
 LOOPBACK = "127.0.0.0/8"
@@ -38,15 +37,7 @@ def entity(authority: Entity) -> Entity:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    directory = tmp_path_factory.mktemp("openid") / "server"
-    if request.param == "sqlite":
-        with ApiServer.made(directory) as made:
-            made.start("--operators", "127.0.0.1:0")
-            yield made
-        return
-    cluster: Postgres = request.getfixturevalue("postgres")
-    with cluster.database() as url, ApiServer.made(directory, url) as made:
-        made.start("--operators", "127.0.0.1:0")
+    with operators_server(request, tmp_path_factory.mktemp("openid") / "server") as made:
         yield made
 
 

@@ -15,8 +15,7 @@ from server.accounts import accounts, certificates, tokens
 from server.accounts.roles import SCOPES, Role
 from tests.support.apiclient import Device
 from tests.support.apiserver import COMMAND, ApiServer, run
-from tests.support.operators import DAY, Operators, Person
-from tests.support.postgres import Postgres
+from tests.support.operators import DAY, Operators, Person, operators_server
 from tests.support.waiting import READY_S
 
 CERTAIN = sorted({"agents:read", "agents:write", "licenses:read", "licenses:write"})
@@ -24,15 +23,7 @@ CERTAIN = sorted({"agents:read", "agents:write", "licenses:read", "licenses:writ
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    directory = tmp_path_factory.mktemp("operators") / "server"
-    if request.param == "sqlite":
-        with ApiServer.made(directory) as made:
-            made.start("--operators", "127.0.0.1:0")
-            yield made
-        return
-    cluster: Postgres = request.getfixturevalue("postgres")
-    with cluster.database() as url, ApiServer.made(directory, url) as made:
-        made.start("--operators", "127.0.0.1:0")
+    with operators_server(request, tmp_path_factory.mktemp("operators") / "server") as made:
         yield made
 
 

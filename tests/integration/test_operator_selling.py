@@ -14,8 +14,7 @@ import pytest
 from server.accounts.roles import Role
 from tests.integration.test_operator_api import problem
 from tests.support.apiserver import COMMAND, ApiServer, run
-from tests.support.operators import DAY, Operators
-from tests.support.postgres import Postgres
+from tests.support.operators import DAY, Operators, operators_server
 
 YEAR = 365 * DAY
 SECRET_NAME = "Ada Lovelace Ltd"
@@ -23,15 +22,7 @@ SECRET_NAME = "Ada Lovelace Ltd"
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    directory = tmp_path_factory.mktemp("selling") / "server"
-    if request.param == "sqlite":
-        with ApiServer.made(directory) as made:
-            made.start("--operators", "127.0.0.1:0")
-            yield made
-        return
-    cluster: Postgres = request.getfixturevalue("postgres")
-    with cluster.database() as url, ApiServer.made(directory, url) as made:
-        made.start("--operators", "127.0.0.1:0")
+    with operators_server(request, tmp_path_factory.mktemp("selling") / "server") as made:
         yield made
 
 

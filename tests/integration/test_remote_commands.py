@@ -26,8 +26,7 @@ from tests.server.devices import make_csr
 from tests.support.apiclient import Device
 from tests.support.apiserver import ApiServer
 from tests.support.manyagents import agent_id, make_agents
-from tests.support.operators import Operators, Person
-from tests.support.postgres import Postgres
+from tests.support.operators import Operators, Person, operators_server
 from tests.support.servertool import Done, license_server
 from tests.support.terminal import at_terminal
 from tests.support.waiting import READY_S
@@ -52,15 +51,7 @@ def is_local(command: str) -> bool:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    directory = tmp_path_factory.mktemp("remote") / "server"
-    if request.param == "sqlite":
-        with ApiServer.made(directory) as made:
-            made.start("--operators", "127.0.0.1:0")
-            yield made
-        return
-    cluster: Postgres = request.getfixturevalue("postgres")
-    with cluster.database() as url, ApiServer.made(directory, url) as made:
-        made.start("--operators", "127.0.0.1:0")
+    with operators_server(request, tmp_path_factory.mktemp("remote") / "server") as made:
         yield made
 
 

@@ -1,12 +1,14 @@
 """Operators of a server that runs: people with certificates, programs with tokens, and clients that ask for them."""
 
+import contextlib
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -14,9 +16,23 @@ from server.accounts import accounts, certificates, tokens
 from server.accounts.roles import Role
 from tests.server.devices import make_csr
 from tests.support.apiserver import ApiServer
+from tests.support.postgres import Postgres
 from tests.support.waiting import READY_S
 
 DAY = 86_400
+
+
+@contextlib.contextmanager
+def operators_server(request: pytest.FixtureRequest, directory: Path) -> Iterator[ApiServer]:
+    """A server with the operators' listener, on the database that the fixture's parameter names: sqlite or postgresql."""
+    with contextlib.ExitStack() as stack:
+        url = None
+        if request.param == "postgresql":
+            cluster: Postgres = request.getfixturevalue("postgres")
+            url = stack.enter_context(cluster.database())
+        made = stack.enter_context(ApiServer.made(directory, url))
+        made.start("--operators", "127.0.0.1:0")
+        yield made
 
 
 @dataclass
