@@ -6,6 +6,7 @@ until its newest token has ended at the agent. Locks are taken in this order: ag
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,7 +19,7 @@ from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit, events
 from server.registry.database import next_number
-from server.registry.models import Agent, License
+from server.registry.models import Agent, FormerLicense, License
 from server.registry.seat_models import FloatingLicense, Seat
 
 from . import changes
@@ -30,6 +31,8 @@ CLOCK_MARGIN_S = 300
 """How much longer than its token a seat counts: the clock of a machine may be slow."""
 MAX_SEAT_COUNT = 10_000
 HOUR_S, DAY_S = 3600, 86_400
+USAGE_AFTER_S = 90 * DAY_S
+"""How long after its end usage of a seat is still taken from the agent that had it."""
 BOUNDS = {"lease": (600, MAX_LEASE_S), "grace": (0, MAX_GRACE_S), "idle": (HOUR_S, 90 * DAY_S)}
 """Seconds that each time of a floating license may have. A seat that is given back costs a commit of the till's sealed
 store, which wears a TPM: so no till gives one back after less than an hour."""
@@ -243,9 +246,20 @@ def counted(session: Session, license_id: str, now: int) -> list[Seat]:
 
 def drop(session: Session, seat: Seat) -> None:
     """Deletes a seat and its license. The caller has locked its agent and its floating license."""
+    _remember(session, [seat])
     session.execute(delete(License).where(License.jti == seat.id, License.seat_of.is_not(None)))
     session.delete(seat)
     session.flush()
+
+
+def _remember(session: Session, gone: Sequence[Seat]) -> None:
+    """Notes whose the seats were: an agent may report later what was used with one."""
+    there = set(session.scalars(select(Agent.id).where(Agent.id.in_({seat.agent_id for seat in gone}))))
+    for seat in gone:
+        if seat.agent_id in there:
+            # No change of the agent's licenses: it is told of its seats by its leases.
+            until = seat.counted_until + USAGE_AFTER_S
+            session.merge(FormerLicense(agent_id=seat.agent_id, jti=seat.id, change_number=0, expires_at=until))
 
 
 def follow(session: Session, row: License, now: int, *, revocations: str | None = None) -> None:
@@ -277,9 +291,11 @@ def remove_ended(session: Session, now: int, batch: int = 500) -> int:
         now: seconds since 1970 UTC, by housekeeping's own time.
         batch: at most so many.
     """
-    due = select(Seat.id).where(Seat.counted_until <= now - DAY_S).order_by(Seat.counted_until).limit(batch)
-    ids = sorted(session.scalars(due))
+    due = select(Seat).where(Seat.counted_until <= now - DAY_S).order_by(Seat.counted_until).limit(batch)
+    ended = list(session.scalars(due))
+    ids = sorted(seat.id for seat in ended)
     if ids:
+        _remember(session, ended)
         session.execute(delete(License).where(License.jti.in_(ids), License.seat_of.is_not(None)))
         session.execute(delete(Seat).where(Seat.id.in_(ids)))
     return len(ids)

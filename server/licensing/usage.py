@@ -16,6 +16,7 @@ from contracts.usage import MeterTotal
 from server.registry import audit
 from server.registry.models import FormerLicense, License
 from server.registry.retention import DAY_S
+from server.registry.seat_models import FloatingLicense
 from server.registry.usage_models import UsageCounter, UsageDay
 
 MAX_EPOCHS = 256
@@ -131,14 +132,24 @@ def _licenses_of(session: Session, agent_id: str, licenses: set[str]) -> set[str
     return {*session.scalars(present), *session.scalars(former), *session.scalars(before)}
 
 
+def _sold(session: Session, license_id: str) -> str:
+    """The license that was sold: that of a seat is the floating one, also once the seat has gone."""
+    row = session.get(License, license_id)
+    if row is not None:
+        return row.seat_of or license_id
+    floating, _sign, number = license_id.rpartition("#")
+    is_seat = number.isdigit() and session.get(FloatingLicense, floating) is not None
+    return floating if is_seat else license_id
+
+
 def _add(session: Session, row: UsageCounter, total: int, since: int | None, now: int) -> None:
-    grown, day = total - row.total, now // DAY_S
+    grown, day, license_id = total - row.total, now // DAY_S, _sold(session, row.license_id)
     row.total, row.counted_at = total, now
     # Whoever reports for this agent has locked it, so nobody else adds this row.
-    found = session.get(UsageDay, (row.license_id, row.meter, day, row.agent_id))
+    found = session.get(UsageDay, (license_id, row.meter, day, row.agent_id))
     if found is None:
         found = UsageDay(
-            license_id=row.license_id, meter=row.meter, day=day, agent_id=row.agent_id, amount=0, since=since
+            license_id=license_id, meter=row.meter, day=day, agent_id=row.agent_id, amount=0, since=since
         )  # fmt: skip
         session.add(found)
     elif since is None or found.since is None:

@@ -9,11 +9,12 @@ from sqlalchemy import select
 
 from contracts.exchange import RefusalCode, Refused
 from contracts.seats import LeaseReply, LeaseSeats, SeatLease
+from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.agents.retirement import retire
 from server.base.errors import Conflict, Invalid, NotFound
-from server.licensing import leases, lifecycle, seats
+from server.licensing import leases, lifecycle, seats, usage
 from server.licensing.license_list import ending, listed
-from server.licensing.seats import CLOCK_MARGIN_S, HOUR_S, FloatingRow, Mode, SeatRow, Terms
+from server.licensing.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, FloatingRow, Mode, SeatRow, Terms
 from server.registry import events
 from server.registry.models import Agent, License
 from server.registry.seat_models import Seat
@@ -310,6 +311,38 @@ def test_an_unknown_secret_version_is_refused(shop: Shop) -> None:
     with pytest.raises(Refused) as refused:
         one.ask(LeaseSeats, LeaseReply, wanted=(), held=(), released=(), secret_version=99)
     assert refused.value.refusal.code is RefusalCode.UNKNOWN_VERSION
+
+
+def test_what_is_used_with_seats_is_usage_of_the_floating_license_also_when_the_seat_has_gone(shop: Shop) -> None:
+    till, other = shop.tills[0], shop.tills[1]
+
+    def report(till: Till, seat: str, amount: int, epoch: int) -> UsageReply:
+        total = MeterTotal(license=seat, meter="scans", epoch=f"{epoch:032x}", total=amount)
+        reply: UsageReply = till.ask(ReportUsage, UsageReply, totals=(total,))
+        return reply
+
+    first = shop.take(till)
+    assert first is not None
+    assert report(till, first.seat, 2, 1).refused == ()
+    shop.lease(till, released=(first.seat,))
+    second = shop.take(till)
+    assert second is not None and second.seat != first.seat
+    # It counted once more with each, gave the second one back, and reports only now.
+    shop.lease(till, released=(second.seat,))
+    assert report(till, first.seat, 3, 1).refused == ()
+    assert report(till, second.seat, 5, 2).refused == ()
+    assert report(other, second.seat, 7, 3).refused != (), "it never had that seat"
+    third = shop.take(other)
+    assert third is not None
+    ended = third.grace_until + DAY_S + 301
+    with shop.server.database.write() as session:
+        assert seats.remove_ended(session, ended) == 1
+    other.now = ended
+    assert report(other, third.seat, 11, 4).refused == ()
+    with shop.server.database.read() as session:
+        rows = usage.listed(session, usage.Which(license_id=POOL), None, 9)
+        assert sum(row.amount for row in rows) == 3 + 5 + 11
+        assert {row.license_id for row in usage.listed(session, usage.Which(), None, 9)} == {POOL}
 
 
 def test_ended_seats_are_deleted_a_day_later(shop: Shop) -> None:
