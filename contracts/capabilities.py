@@ -25,7 +25,7 @@ MAX_CAPABILITIES_CHARS = 8192
 ANNOUNCE = "announce-capabilities"
 """The server notes what an agent says it can do, and the agent says it."""
 
-# Not `$`, which in Python's expressions also stands before a line feed at the end.
+# Not `$`, which in Python's expressions also matches before a line feed at the end.
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_CAPABILITIES)]
 

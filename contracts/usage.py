@@ -18,7 +18,7 @@ REPORT = "report-usage"
 MAX_COUNTERS_PER_REPORT = 64
 MAX_METER_CHARS = 48
 
-# Not `$`, which in Python's expressions also stands before a line feed at the end.
+# Not `$`, which in Python's expressions also matches before a line feed at the end.
 Meter = Annotated[str, Meta(pattern=rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_METER_CHARS - 1}}}\Z")]
 Epoch = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Epochs = Annotated[tuple[Epoch, ...], Meta(max_length=MAX_COUNTERS_PER_REPORT)]

@@ -89,7 +89,7 @@ NEAREST_FIRST: tuple[LicenseReason, ...] = (
 )
 """Every reason, the nearest to valid first: by it `require` chooses among licenses of which none is valid."""
 
-# Not `$`, which in Python's expressions also stands before a line feed at the end.
+# Not `$`, which in Python's expressions also matches before a line feed at the end.
 METER = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_METER_CHARS - 1}}}\Z"
 """What the name of a meter looks like."""
 METER_FEATURE = "meter:"

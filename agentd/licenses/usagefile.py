@@ -3,7 +3,7 @@
     head and counters, copy 0 | the same, copy 1 | ring of counts
 
 A write into the map survives kill -9 at once, and a power cut once it was synced. Each record ends in its CRC-32, so that one
-that was half written is none. A counter has two copies, written in turn and in different pages: one is always whole.
+that was half written does not count. A counter has two copies, written in turn and in different pages: one is always whole.
 """
 
 import mmap

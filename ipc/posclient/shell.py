@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _OutputError(RuntimeError):
-    """Standard output takes nothing: an answer that nobody can read is none.
+    """Standard output cannot be written: an answer that nobody can read does not count.
 
     Attributes:
         why: what the system says.

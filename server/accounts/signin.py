@@ -1,4 +1,4 @@
-"""Finds the account that a credential belongs to, at each request anew: what was revoked a moment ago does not count."""
+"""Finds the account that a credential belongs to, for each request: what was revoked a moment ago does not count."""
 
 import json
 from dataclasses import dataclass

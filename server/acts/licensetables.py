@@ -1,6 +1,6 @@
 """Acts on many licenses at once: issue, import, export; and the reports that are made of lists of them.
 
-A license has its id from whoever orders it, or from a batch's name and the line: a request that is sent again issues nothing
+The order names a license's id, or a batch's name and the line do: a request that is sent again issues nothing
 twice, with or without an idempotency key.
 """
 

@@ -1,4 +1,4 @@
-"""The errors that an act reports to whoever asked for it. An agent's request is refused with `refused.RequestRefused` instead.
+"""The errors that an act reports to its caller. An agent's request is refused with `refused.RequestRefused` instead.
 
 The subclasses say what kind of problem it is, where the operator API answers each kind with another HTTP status.
 """

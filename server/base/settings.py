@@ -97,7 +97,7 @@ def place_of(directory: Path) -> Place:
 
 
 def _way_out(directory: Path) -> str:
-    """What to do where there are no settings: a server without them is not made anew."""
+    """What to do where there are no settings: a server that has lost them is not created again."""
     left = [name for name in (DATABASE, MASTER_KEY) if (directory / name).exists()]
     if not left:
         return f"run 'license-server init --dir {directory}' first"

@@ -1,4 +1,4 @@
-"""Performs acts for the commands: at a server's operator API, or on this machine as whoever runs the command.
+"""Performs acts for the commands: at a server's operator API, or on this machine as the user who runs the command.
 
 On this machine everything is allowed as long as nobody can sign in as administrator: before the first one has a certificate,
 and after the last one has ended. Otherwise the commands that change something need `--local` and `--reason`, and the audit log
@@ -119,7 +119,7 @@ class Asking:
     """Performs acts of one server, one after the other.
 
     Args:
-        do: performs an act with a form, for whoever runs the command; further arguments are those of `perform`.
+        do: performs an act with a form, for the user who runs the command; further arguments are those of `perform`.
         remote: whether the server is asked over the network.
     """
 

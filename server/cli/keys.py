@@ -173,7 +173,7 @@ def keys_rotate(
     here = local_directory(directory, "the root key")
     secret = None if root_key is None else passphrase_of(root_key, passphrase_file)
     lent = None if root_key is None else read_root_key(root_key, secret)
-    # Whoever lends the offline root needs nobody's account.
+    # Who lends the offline root needs no account.
     with opened(here) if lent is not None else changing(here) as server:
         if kind != "root":
             kid = server.key_lifecycle.rotate(kind, now(), lent, names)

@@ -1,6 +1,6 @@
 """Commands for the OpenID provider that people sign in with. They work on the server's machine only.
 
-Whoever could change the provider from afar would decide who is administrator.
+Anyone who could change the provider from afar would decide who is administrator.
 """
 
 import json

@@ -30,7 +30,7 @@ MAX_REASON = 200
 
 
 class LocalDirectory(click.Option):
-    """The directory of a command that works on the server's own machine only: it says so to whoever names another server."""
+    """The directory of a command that works on the server's own machine only: it refuses the name of another server."""
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         """The value, converted and checked."""

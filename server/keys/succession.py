@@ -144,7 +144,7 @@ class Succession:
 
     def _changed(self, session: Session, kind: str, source: KeyState, now: int, actor: str) -> Changed:
         self._keyring.check_clock()
-        # All change the counter in the end, and whoever is first goes first.
+        # Every change of keys changes this counter, so they follow one another.
         next_number(session, COUNTER)
         present, other = key_rows.newest(session, kind), self._candidate(session, kind, source, now)
         trial.check(session, self._cipher, other)

@@ -1,6 +1,6 @@
 """Imports customers and sites from a table, CSV or JSON. What exists with the same fields stays, so a run can be repeated.
 
-What is wrong with a line is told by its number and id: a field of a customer is in no result and no error.
+An error names a line's number and id: a field of a customer is in no result and no error.
 """
 
 from collections.abc import Callable

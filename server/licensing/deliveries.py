@@ -1,7 +1,7 @@
 """Tells an agent which of its licenses have changed since a number (`changes`), and makes their tokens.
 
 The server remembers nothing of what an agent was told: the agent says its number. So a lost reply, a second machine with the
-same identity and an agent that begins anew all get what they lack.
+same identity and an agent that begins again all get what they lack.
 """
 
 import json

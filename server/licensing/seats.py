@@ -44,7 +44,7 @@ class Mode(StrEnum):
     HARD = "hard"
     """A till gets none."""
     SOFT = "soft"
-    """A till gets one beyond the number, and the operators are told."""
+    """A till gets one beyond the number, and the operators learn of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def _sold(session: Session, license_id: str) -> str:
 def _add(session: Session, row: UsageCounter, total: int, since: int | None, now: int) -> None:
     grown, day, license_id = total - row.total, now // DAY_S, _sold(session, row.license_id)
     row.total, row.counted_at = total, now
-    # Whoever reports for this agent has locked it, so nobody else adds this row.
+    # A report locks its agent, so nobody else adds this row.
     found = session.get(UsageDay, (license_id, row.meter, day, row.agent_id))
     if found is None:
         found = UsageDay(

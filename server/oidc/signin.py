@@ -23,9 +23,9 @@ PAUSE_S = 60.0
 FRESH_S = 900.0
 """Keys that were read longer ago are read again, beside the requests that still use them."""
 KEPT_S = 4 * 3600.0
-"""Keys that were read longer ago do not count: for so long an unreachable provider does not matter to whoever has a token."""
+"""Keys that were read longer ago do not count: for so long an unreachable provider keeps nobody out who has a token."""
 MOST_WAIT = 4
-"""Requests that wait for keys at once. The others are told to come again."""
+"""Requests that wait for keys at once. The others get 503."""
 _log = logging.getLogger("license_server")
 
 

@@ -168,7 +168,7 @@ def check_claims(claims: Mapping[str, Any], provider: Provider, now: int) -> Non
     kind = claims.get("typ", "Bearer")
     if "events" in claims or not isinstance(kind, str) or kind not in _KEYCLOAK_TYPES:
         raise TokenRefused("it is neither an access token nor an ID token")
-    # 7. Whoever has it may use it: one that is bound to a key needs a proof that this server does not ask for.
+    # 7. Who has it may use it: one that is bound to a key needs a proof that this server does not ask for.
     if "cnf" in claims:
         raise TokenRefused("it is bound to a key ('cnf'); let the provider issue plain bearer tokens for this server")
     # 8. It says who.

@@ -116,7 +116,7 @@ class Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """What an error of an act is for whoever asked."""
+    """What an error of an act is for its caller."""
     if isinstance(error, RequestRefused):
         limited = error.code is RefusalCode.RATE_LIMITED
         return Problem("rate-limited" if limited else "conflict", error.text, error.retry_after_s)
