@@ -192,9 +192,10 @@ def serve(
 
     work = {HOUSEKEEPING.name: partial(_keep_house, server), KEYS.name: partial(_keep_keys, server, context is not None)}
     runner = Runner(jobs, work, time.time)
+    deliveries = _deliveries(server)
     chores = [
         Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S),
-        Chore(partial(_deliver, server, _deliveries(server)), LOOK_FOR_EVENTS_S),
+        Chore(partial(_deliver, server, deliveries), LOOK_FOR_EVENTS_S, deliveries.stop),
     ]
     if context is not None:
         chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))

@@ -7,6 +7,7 @@ process that is killed in between delivers it twice: receivers know an event by 
 import json
 import logging
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -92,9 +93,16 @@ class Deliveries:
         self._holder = holder[:128]
         self._wall = wall
         self._draw = draw
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Ends a run that is under way after the requests that are being sent, and every later one at once."""
+        self._stopping.set()
 
     def run(self) -> int:
         """Serves every webhook that is due, and returns how many events were delivered. Raises nothing: the next goes on."""
+        if self._stopping.is_set():
+            return 0
         try:
             claimed = self._claim()
         except SQLAlchemyError as problem:
@@ -143,7 +151,7 @@ class Deliveries:
         delivered = 0
         try:
             end = self._now() + ROUND_S
-            while self._now() < end:
+            while self._now() < end and not self._stopping.is_set():
                 event = self._next(webhook)
                 if event is None:
                     break
@@ -243,7 +251,7 @@ class Deliveries:
 
     def _serve_dead(self, webhook: _Claimed, end: int) -> int:
         delivered = 0
-        while self._now() < end:
+        while self._now() < end and not self._stopping.is_set():
             with self._database.write() as session:
                 row = self._asked(session, webhook)
                 if row is None or self._held(session, webhook) is None:

@@ -104,10 +104,12 @@ class Chore:
     Attributes:
         work: called in a thread of its own; must not raise.
         every_s: seconds between the end of one call and the next.
+        stop: called when the listeners end: work that is under way then ends soon, since the process waits for it.
     """
 
     work: Callable[[], None]
     every_s: float
+    stop: Callable[[], None] = lambda: None
 
 
 def run(
@@ -168,6 +170,8 @@ async def _run(
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop()
+        for chore in chores:
+            chore.stop()
         for task in beside:
             task.cancel()
     await asyncio.gather(*tasks)

@@ -356,3 +356,23 @@ def test_a_removed_webhook_gets_nothing_more(
     assert run() == 0
     assert receiver.got == []
     assert hooks.listed() == []
+
+
+def test_a_server_that_stops_sends_no_further_event_and_keeps_the_place(
+    server: ServerSide, hooks: Acts, receiver: Receiver, clock: Clock
+) -> None:
+    """The process waits for what is being sent: a long backlog must not keep it from ending."""
+    hooks.add(URL, [], NOW)
+    emit(server, "license.a", "license.b", "license.c")
+    going = deliveries(server, receiver, clock)
+
+    def stop_at_the_second(_url: str, event: dict[str, object]) -> Attempt:
+        if event["kind"] == "license.b":
+            going.stop()
+        return Attempt(200)
+
+    receiver.answer = stop_at_the_second
+    assert going.run() == 2
+    assert going.run() == 0
+    assert deliveries(server, receiver, clock, "the next process").run() == 1
+    assert receiver.kinds == ["license.a", "license.b", "license.c"]
