@@ -17,6 +17,8 @@ from server.serving import Sockets
 from server.workers import AWAY_S, SILENT_S, START_S, Inherited, Supervisor
 from tests.support.waiting import READY_S
 
+pytestmark = pytest.mark.system
+
 SAYS_WHAT_IT_IS_GIVEN = """
 import os, sys
 while word := os.read(0, 1):

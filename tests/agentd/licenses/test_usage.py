@@ -107,6 +107,7 @@ def test_kill_loses_nothing_and_repeats_nothing(machine: Machine) -> None:
     assert machine.totals() == {("l", "sales"): 200}
 
 
+@pytest.mark.system
 def test_a_process_that_is_really_killed_loses_no_count_that_it_has_said(tmp_path: Path) -> None:
     path, (read, write) = tmp_path / "usage.counts", os.pipe()
     child = os.fork()
