@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ipc.messages import PosRequest, RequestDecoder, VerdictReply, encode_reply
+from ipc.messages import PosRequest, RequestDecoder, ValidateLicense, VerdictReply, encode_reply
 from stand.programs import READY_S
 
 
@@ -60,7 +60,7 @@ class Crypto(Echo):
 class Codec(asyncio.Protocol):
     """Decodes the request, encodes a verdict; judges and logs nothing."""
 
-    _decode = staticmethod(RequestDecoder(PosRequest).decode)
+    _decode = staticmethod(RequestDecoder[ValidateLicense](PosRequest).decode)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport

@@ -44,10 +44,11 @@ def postgresql(*settings: str) -> Iterator[str]:
         as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": directory, **as_user}
     try:
-        command = [initdb, "-D", directory / "data", "-U", USER, "--auth-local=trust", "--encoding=UTF8", "--locale=C"]
+        command: list[str | Path] = [initdb, "-D", directory / "data", "-U", USER]
+        command += ["--auth-local=trust", "--encoding=UTF8", "--locale=C"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
         given = ("listen_addresses=", f"unix_socket_directories={directory}", "max_connections=200", *settings)
-        started = [server, "-D", directory / "data", *(part for setting in given for part in ("-c", setting))]
+        started: list[str | Path] = [server, "-D", directory / "data", *(part for setting in given for part in ("-c", setting))]
         process = subprocess.Popen(started, stdout=subprocess.DEVNULL, **options)
         try:
             ends = time.monotonic() + READY_S

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import uvloop
@@ -87,7 +86,7 @@ def make_agents(server_side: Server, count: int, requests: int, directory: Path)
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls, hashes.SHA256())
         hw_id = os.urandom(32).hex()
         pem = csr.public_bytes(Encoding.PEM).decode()
-        keys = [_jwk(identity), _jwk(agreement), _jwk(identity)]
+        keys = _jwk(identity), _jwk(agreement), _jwk(identity)
         device = ProvenDevice(hw_id, "software", "software", *keys, pem, None)
         with server_side.database.write() as session:
             token = server_side.enrollment_tokens.create(session, None, False, 3600, now)
@@ -147,13 +146,14 @@ async def _load(port: int, agents: list[Agent], pid: int) -> Load:
     before = _rss(pid)
     opened = [await asyncio.open_connection("127.0.0.1", port, ssl=agent.context) for agent in agents]
     # The first request of each is not counted; it makes what a connection needs.
-    for connection, agent in zip(opened, agents, strict=True):
-        await _one(*connection, agent.requests[0])
+    for (reader, writer), agent in zip(opened, agents, strict=True):
+        await _one(reader, writer, agent.requests[0])
     memory = (_rss(pid) - before) / len(agents)
     kept = slice(1, -CONNECT_AGAIN)
 
-    async def talk(connection: Any, agent: Agent) -> list[float]:
-        return [await _one(*connection, request) for request in agent.requests[kept]]
+    async def talk(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], agent: Agent) -> list[float]:
+        reader, writer = connection
+        return [await _one(reader, writer, request) for request in agent.requests[kept]]
 
     cpu, database = _cpu_of(pid), _cpu_of_postgresql()
     began = time.perf_counter()
