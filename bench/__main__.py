@@ -10,9 +10,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,16 @@ def many_connections(info: dict[str, Any], directory: Path, rounds: int, size: i
     ]
 
 
+def _rotate_twice(root: str) -> None:
+    rotate = [str(BIN / "license-stand"), "rotate", "--dir", root]
+    for _ in range(2):
+        # The measurements before may have used up what the server lets an agent ask at once.
+        while (done := subprocess.run(rotate, capture_output=True, text=True, check=False)).returncode != 0:
+            if "too many requests" not in done.stderr:
+                raise SystemExit(f"bench: {done.stderr}")
+            time.sleep(1)
+
+
 def under_way(info: dict[str, Any], seconds: float) -> Row:
     """The slowest hundredth while rotations, with their commits and metrics writes, go on."""
     token, root = info["tokens"]["valid"], str(Path(info["state_dir"]).parent)
@@ -210,15 +220,10 @@ def under_way(info: dict[str, Any], seconds: float) -> Row:
 
     ends = time.monotonic() + seconds
     idle = sample(lambda: time.monotonic() > ends)
-    worker = threading.Thread(
-        target=lambda: [
-            subprocess.run([str(BIN / "license-stand"), "rotate", "--dir", root], stdout=subprocess.DEVNULL, check=True)
-            for _ in range(2)
-        ]
-    )
-    worker.start()
-    busy = sample(lambda: not worker.is_alive())
-    worker.join()
+    with ThreadPoolExecutor(1) as worker:
+        rotations = worker.submit(_rotate_twice, root)
+        busy = sample(rotations.done)
+        rotations.result()  # raises what ended them early
     ratio = busy / idle
     return Row("p99 while two rotations run", us(busy), f"p99 idle {us(idle)}", ratio, "≤ 2", ratio <= 2)
 
