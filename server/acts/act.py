@@ -41,7 +41,9 @@ class Form(BaseModel):
 
 
 # Patterns of pydantic's own engine: `$` is the end of the text only. PostgreSQL takes no NUL character.
-Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+"""Of a license or a seat: any text that a token may have, because tables and release 0.1.0 have issued such, and whatever was
+issued can be revoked."""
 VendorId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Of a product, entitlement set, policy, customer or site: the vendor's own."""
 AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]

@@ -87,7 +87,7 @@ class WhichLicenses(PageForm):
 class LicensesForm(WhichLicenses):
     """Which licenses: those that meet everything that is given, and lie behind the id `since`."""
 
-    since: Annotated[str, Field(max_length=128, pattern=r"^[!-~]*$")] = ""
+    since: Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
 
 
 class OneLicense(Form):

@@ -11,7 +11,7 @@ from server.licensing import usage
 from server.licensing.usage import Sum, Used, Which
 from server.registry.retention import DAY_S
 
-from .act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, page
+from .act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 
 Day = Annotated[int, Field(ge=0, le=3_000_000)]
 Meter = Annotated[str, Field(max_length=48, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -24,7 +24,7 @@ class UsageForm(PageForm):
     end: Day = 3_000_000
     license_id: Id | None = None
     meter: Meter | None = None
-    customer: Id | None = None
+    customer: VendorId | None = None
 
 
 class DaysForm(UsageForm):

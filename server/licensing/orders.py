@@ -94,6 +94,8 @@ def order_of(session: Session, wish: Wish, now: int) -> Order:
         NotFound: there is no such policy, customer or site.
         Conflict: the policy is retired, or the site belongs to another customer.
     """
+    if wish.license_id in (".", ".."):
+        raise Invalid(f"a license cannot have the id {wish.license_id!r}: HTTP clients remove it from paths; choose another id")
     policy = None if wish.policy is None else sold_by(session, wish.policy)
     customer, site = owner_of(session, wish.customer, wish.site)
     begins = now if wish.not_before is None else wish.not_before

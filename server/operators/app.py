@@ -20,6 +20,7 @@ from server.base.refused import RequestRefused
 
 from .cursors import CursorRefused
 from .gate import PROBLEM
+from .paths import BySegments
 from .problems import KINDS, Problem, problem_of
 from .routes import PREFIX, ProblemReply, add_routes
 
@@ -54,6 +55,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(BySegments)
     _add_errors(app)
     add_routes(app, acts, runner, cursor_key, wall)
     _complete(app)

@@ -20,7 +20,7 @@ from server.acts.safeguards import Approval
 from server.acts.tables import BadRow
 from server.licensing.sheets import csv_lines
 
-from . import cursors
+from . import cursors, paths
 from .gate import OPERATOR
 from .problems import KINDS, MEDIA_TYPE, TYPE
 
@@ -117,7 +117,7 @@ def _add(app: FastAPI, act: Act, runner: Runner, cursor_key: bytes, wall: Callab
     endpoint.__doc__ = inspect.getdoc(act.run)
     endpoint.__signature__ = _signature(act, in_path, form)  # type: ignore[attr-defined]
     app.add_api_route(
-        PREFIX + act.path,
+        PREFIX + _PATH_PART.sub(rf"{{\1:{paths.KIND}}}", act.path),
         endpoint,
         methods=[act.method],
         name=act.name,
