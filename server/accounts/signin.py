@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from server.registry.operator_models import Account, AccountCertificate, AccountToken
 
 from . import breakglass, certificates, tokens
+from . import provider as providers
 from .accounts import ACTIVE, PERSON
 from .roles import Role
 
@@ -60,7 +61,24 @@ def by_subject(session: Session, issuer: str, subject: str, now: int) -> SignedI
     """Whom an OpenID provider has vouched for; None if no account is that person's."""
     mine = (Account.issuer == issuer, Account.subject == subject, Account.kind == PERSON)
     name = session.scalar(select(Account.name).where(*mine))
-    return None if name is None else _signed_in(session, name, OIDC, f"{issuer} {subject}", now, used_at=now)
+    return None if name is None else _signed_in(session, name, OIDC, _vouched(issuer, subject), now, used_at=now)
+
+
+def still_counts(session: Session, account: Account, credential: str, now: int) -> bool:
+    """Whether a person could sign in now with a certificate, or a subject at the provider, as they did before."""
+    if account.state != ACTIVE:
+        return False
+    certificate = session.get(AccountCertificate, credential)
+    if certificate is not None:
+        return certificate.account == account.name and certificate.state == certificates.ACTIVE and now < certificate.not_after
+    provider = providers.present(session)
+    if provider is None or account.issuer != provider.issuer or account.subject is None:
+        return False
+    return credential == _vouched(account.issuer, account.subject)
+
+
+def _vouched(issuer: str, subject: str) -> str:
+    return f"{issuer} {subject}"
 
 
 def note_use(session: Session, who: SignedIn, now: int) -> None:

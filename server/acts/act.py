@@ -207,6 +207,11 @@ class Act:
     after: Callable[[Parts], None] | None = None
     sheet: Sheet | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses an act that would use up its approval in another transaction than it acts in."""
+        if self.alone and self.approval:
+            raise ValueError(f"{self.name}: an act that needs an approval acts in the transaction that uses it")
+
     @property
     def reads(self) -> bool:
         """Whether it changes nothing."""

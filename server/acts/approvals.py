@@ -2,7 +2,8 @@
 
 An approval is bound to the digest of the act's name and body, and to its requester. It is used once, and it ends. The approver
 is another account with another credential, may perform the act too, and no other account has made or changed it within a day:
-otherwise an administrator would make the second person for the occasion, or have that done by a third one made for it.
+otherwise an administrator would make the second person for the occasion, or have that done by a third one made for it. What the
+approver has said counts as long as they could say it: not once the account, its role or what it signed in with has ended.
 """
 
 import secrets
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from server.accounts import accounts
+from server.accounts import accounts, breakglass, signin
+from server.accounts.roles import Role, admits
 from server.base.errors import Conflict, NotAllowed, NotFound, RegistryError
 from server.registry import audit
-from server.registry.operator_models import Approval
+from server.registry.operator_models import Account, Approval
 
 LASTS_S = 24 * 3600
 """How long an approval may be given, and used."""
@@ -113,6 +115,10 @@ def decide(session: Session, approval_id: str, approver: str, credential: str, a
     if row_of(row, now).state != OPEN:
         raise Conflict(f"approval {row.id} is {row_of(row, now).state}; ask for another one")
     if approve:
+        if approver == accounts.LOCAL:
+            raise NotAllowed(
+                "nobody approves on the server's machine: who may use it can do the act itself there, with --local"
+            )
         if approver == row.requester or credential == row.requester_credential:
             raise NotAllowed("nobody approves their own request: another person with another certificate must")
         account = accounts.known(session, approver)
@@ -131,12 +137,21 @@ def decide(session: Session, approval_id: str, approver: str, credential: str, a
     return row_of(row, now)
 
 
-def use(session: Session, approval_id: str, requester: str, digest: str, now: int) -> None:
+def use(session: Session, approval_id: str, requester: str, digest: str, needed: frozenset[Role], now: int) -> None:
     """Uses an approval for the act that is performed in this transaction.
+
+    Args:
+        session: of a writing transaction.
+        approval_id: the approval.
+        requester: the account that performs the act.
+        digest: of act and body.
+        needed: the roles that the act needs, as the approver does.
+        now: seconds since 1970 UTC.
 
     Raises:
         NotFound: there is no such approval of this requester.
-        Conflict: it is for another act or body, not given, used already, or its time is over.
+        Conflict: it is for another act or body, not given, used already, or its time is over; or its approver could not give
+            it any more.
     """
     row = session.get(Approval, approval_id, with_for_update=True)
     if row is None or row.requester != requester:
@@ -146,7 +161,20 @@ def use(session: Session, approval_id: str, requester: str, digest: str, now: in
     state = row_of(row, now).state
     if state != APPROVED:
         raise Conflict(f"approval {row.id} is {state}; it must be approved, and counts once")
+    if not _could_approve(session, row, needed, now):
+        raise Conflict(
+            f"approval {row.id} does not count any more: account {row.approver!r} has ended, has another role, or what it "
+            "signed in with was revoked; send the request without an approval to ask for another one"
+        )
     row.state = USED
+
+
+def _could_approve(session: Session, row: Approval, needed: frozenset[Role], now: int) -> bool:
+    """Whether who has approved this could do it now."""
+    account = None if row.approver is None else session.get(Account, row.approver, populate_existing=True)
+    if account is None or not signin.still_counts(session, account, row.approver_credential or "", now):
+        return False
+    return admits(Role(account.role), needed) or breakglass.present(session, account.name, now) is not None
 
 
 def found(session: Session, approval_id: str, now: int) -> ApprovalRow:

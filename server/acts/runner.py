@@ -111,7 +111,7 @@ class Runner:
                 if known is not None:
                     return TypeAdapter(act.result).validate_json(known)
             if needs_approval and approval is not None:
-                approvals.use(session, approval, caller.account, digest, now)
+                approvals.use(session, approval, caller.account, digest, act.needed, now)
             _check_precondition(act, context, body, if_match)
             if caller.break_glass is not None:
                 audit.record(session, "admin", "act.performed", "alert", now, act=act.name)

@@ -7,6 +7,7 @@ from server.accounts.roles import Role
 from server.acts.caller import Caller
 from server.acts.catalog import BY_NAME
 from server.acts.runner import Runner
+from server.registry.operator_models import AccountCertificate
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
 
@@ -15,6 +16,9 @@ def account(server: ServerSide, name: str, role: Role, kind: str = "person", by:
     """A new account, as the caller that has signed in with a certificate or a token of all scopes."""
     with server.database.write() as session:
         accounts.create(session, name, kind, role, by, now)
+        if kind == "person":
+            credential = {"fingerprint": f"credential of {name}", "number": name, "state": "active"}
+            session.add(AccountCertificate(account=name, issued_at=now, not_after=NOW + 400 * 86_400, **credential))
     via = "certificate" if kind == "person" else "token"
     return Caller(name, kind, role, None, via, f"credential of {name}")
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from server.accounts import accounts, certificates
 from server.accounts.roles import SCOPES, Role
 from server.acts import approvals, replies
 from server.acts.approvals import ApprovalNeeded, ApprovalRow
@@ -248,6 +249,37 @@ def test_an_approval_is_for_exactly_one_request_of_one_person(server: ServerSide
     with pytest.raises(Conflict, match="is expired"):
         desk.do("agents.revoke_many", olga, NOW + DAY, agent_ids=ids[:1], approval=wanted.approval_id)
     assert [row.status for row in server.agents.listed()] == ["active", "active"]
+
+
+@pytest.mark.parametrize("ended", ["disabled", "removed", "demoted", "certificate"])
+def test_an_approval_counts_while_its_approver_could_give_it(server: ServerSide, desk: Desk, ended: str) -> None:
+    olga, otto = (account(server, name, Role.SECURITY_OFFICER) for name in ("olga", "otto"))
+    account(server, "root", Role.ADMINISTRATOR)
+    agent_id = agent(server)
+    wanted = asked(desk, olga, agent_ids=[agent_id])
+    approved(server, wanted, otto)
+    with server.database.write() as session:
+        if ended == "certificate":
+            certificates.revoke(session, otto.credential, "otto", NOW)
+        elif ended == "demoted":
+            accounts.change(session, "otto", "root", NOW, role=Role.ISSUER)
+        else:
+            accounts.change(session, "otto", "root", NOW, state=ended)
+    with pytest.raises(Conflict, match="does not count any more: account 'otto'"):
+        desk.do("agents.revoke_many", olga, agent_ids=[agent_id], approval=wanted.approval_id)
+    assert server.agent(agent_id).status == "active"  # type: ignore[union-attr]
+
+
+def test_who_uses_the_servers_machine_approves_nothing(server: ServerSide, desk: Desk) -> None:
+    olga = account(server, "olga", Role.SECURITY_OFFICER)
+    wanted = asked(desk, olga, agent_ids=["a"])
+    with pytest.raises(NotAllowed, match="can do the act itself there, with --local"):
+        desk.do("approvals.approve", local(), approval_id=wanted.approval_id)
+
+
+def test_no_act_uses_up_its_approval_before_it_acts() -> None:
+    with pytest.raises(ValueError, match="in the transaction that uses it"):
+        replace(BY_NAME["licenses.import"], approval=True)
 
 
 def test_nobody_approves_their_own_request(server: ServerSide, desk: Desk) -> None:
