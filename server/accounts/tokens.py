@@ -1,6 +1,8 @@
 """Makes, replaces and revokes the tokens of programs. The registry has their SHA-256 only.
 
-A token's text is `lsp_ID_SECRET`: the prefix lets scanners find one that was published, the id says which one it is.
+A token's text is `lsp_ID_SECRET`: the prefix lets scanners find one that was published, the id says which one it is. A program
+may replace its own token, and so may who has stolen it: to revoke a token ends all of its line, which begins with the one that
+an administrator made.
 """
 
 import base64
@@ -12,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, NotFound
@@ -38,7 +40,10 @@ _TEXT = re.compile(r"lsp_([a-z2-7]{12})_([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A token as operators see it; never its text. Times are seconds since 1970 UTC."""
+    """A token as operators see it; never its text. Times are seconds since 1970 UTC.
+
+    `origin` is the token that it came from by replacing, at first; None if an administrator made it.
+    """
 
     token_id: str
     account: str
@@ -47,6 +52,7 @@ class TokenRow:
     created_at: int
     expires_at: int
     used_at: int | None
+    origin: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,9 @@ class Made:
 def row_of(token: AccountToken) -> TokenRow:
     """The token, detached from its session."""
     return TokenRow(
-        token.id, token.account, tuple(json.loads(token.scopes)), token.state, token.created_at, token.expires_at, token.used_at
-    )
+        token.id, token.account, tuple(json.loads(token.scopes)), token.state, token.created_at, token.expires_at,
+        token.used_at, token.origin,
+    )  # fmt: skip
 
 
 def make(session: Session, name: str, scopes: Iterable[str], lifetime_s: int, by: str, now: int) -> Made:
@@ -100,7 +107,7 @@ def _check_room(session: Session, name: str, now: int) -> None:
 
 
 def _make(
-    session: Session, account: Account, scopes: tuple[str, ...], lifetime_s: int, by: str, now: int, after: str | None
+    session: Session, account: Account, scopes: tuple[str, ...], lifetime_s: int, by: str, now: int, after: AccountToken | None
 ) -> Made:
     token_id = base64.b32encode(secrets.token_bytes(8)).decode("ascii").lower()[:12]
     text = f"{PREFIX}{token_id}_{secrets.token_urlsafe(32)}"
@@ -112,11 +119,13 @@ def _make(
         state=ACTIVE,
         created_at=now,
         expires_at=now + lifetime_s,
+        origin=None if after is None else after.origin or after.id,
     )
     session.add(token)
     accounts.note_change(account, by, now)
     audit.record(
-        session, "admin", "token.made", "ok", now, name=account.name, token=token_id, scopes=list(scopes), replaces=after
+        session, "admin", "token.made", "ok", now, name=account.name, token=token_id, scopes=list(scopes),
+        replaces=None if after is None else after.id,
     )  # fmt: skip
     return Made(text, row_of(token))
 
@@ -138,19 +147,29 @@ def rotate(session: Session, token_id: str, overlap_s: int, by: str, now: int) -
         raise Conflict(f"token {token_id} has been revoked or has expired: make a new one")
     if overlap_s:
         _check_room(session, account.name, now)
-    made = _make(session, account, tuple(json.loads(token.scopes)), token.expires_at - token.created_at, by, now, token_id)
+    made = _make(session, account, tuple(json.loads(token.scopes)), token.expires_at - token.created_at, by, now, token)
     token.expires_at = min(token.expires_at, now + overlap_s)
     return made
 
 
 def revoke(session: Session, token_id: str, by: str, now: int) -> TokenRow:
-    """Revokes a token at once, for good. Raises NotFound."""
+    """Revokes a token at once, for good, and with it all of its line: those that it came from and those made from it.
+
+    Raises:
+        NotFound: there is no such token.
+    """
     next_number(session, accounts.COUNTER)
     token = _known(session, token_id)
     account = accounts.known(session, token.account)
-    token.state = REVOKED
+    first = token.origin or token.id
+    line = AccountToken.account == account.name, or_(AccountToken.id == first, AccountToken.origin == first)
+    active = select(AccountToken).where(*line, AccountToken.state == ACTIVE).order_by(AccountToken.id)
+    ended = list(session.scalars(active.execution_options(populate_existing=True)))
+    for each in ended:
+        each.state = REVOKED
     accounts.note_change(account, by, now)
-    audit.record(session, "admin", "token.revoked", "ok", now, name=token.account, token=token_id)
+    others = [each.id for each in ended if each.id != token_id]
+    audit.record(session, "admin", "token.revoked", "ok", now, name=token.account, token=token_id, with_it=others)
     return row_of(token)
 
 

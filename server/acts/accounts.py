@@ -55,7 +55,9 @@ class IssuedCertificate(Form):
 
 
 class Token(Form):
-    """A token of a program, never its text; times are seconds since 1970 UTC."""
+    """A token of a program, never its text; times are seconds since 1970 UTC. `origin` is the token that it came from by
+    replacing, at first; null if an administrator made it.
+    """
 
     token_id: str
     account: str
@@ -64,6 +66,7 @@ class Token(Form):
     created_at: Time
     expires_at: Time
     used_at: Time | None
+    origin: str | None
 
 
 class MadeToken(Form):
@@ -254,7 +257,10 @@ def rotate_token(context: Context, body: RotateToken) -> MadeToken:
 
 
 def revoke_token(context: Context, body: OneToken) -> Token:
-    """Revoke a program's token at once, for good. A program may revoke its own."""
+    """Revoke a program's token at once, for good, and all of its line: what it came from, and what was made from it.
+
+    A program may revoke its own.
+    """
     _check_own(context, body.token_id)
     return Token.model_validate(tokens.revoke(context.session, body.token_id, context.caller.account, context.now))
 

@@ -45,7 +45,8 @@ class AccountCertificate(Base):
 class AccountToken(Base):
     """A token of a program's account. `id` is the beginning of its text, `digest` the SHA-256 of all of it.
 
-    `scopes` is a JSON array; `state`: active, revoked; `used_at`: its last use.
+    `scopes` is a JSON array; `state`: active, revoked; `used_at`: its last use. `origin`: the token that an administrator made,
+    from which this one came by replacing; NULL for that one itself.
     """
 
     __tablename__ = "account_token"
@@ -57,6 +58,7 @@ class AccountToken(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int] = mapped_column(BigInteger)
     used_at: Mapped[int | None] = mapped_column(BigInteger)
+    origin: Mapped[str | None] = mapped_column(String(16))
 
 
 class Approval(Base):

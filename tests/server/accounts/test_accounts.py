@@ -265,6 +265,20 @@ def test_a_revoked_token_is_refused_at_once(server: ServerSide) -> None:
         do(server, tokens.revoke, "aaaaaaaaaaaa", "local", NOW)
 
 
+def test_a_revoked_token_takes_those_with_it_that_were_made_from_it(server: ServerSide) -> None:
+    program(server)
+    stolen, other = (do(server, tokens.make, "shop", ["licenses:read"], DAY, "local", NOW) for _ in range(2))
+    owners = do(server, tokens.rotate, stolen.row.token_id, 3600, "shop", NOW)
+    copied = do(server, tokens.rotate, stolen.row.token_id, 3600, "shop", NOW)
+    thiefs = do(server, tokens.rotate, copied.row.token_id, 0, "shop", NOW)
+    assert {owners.row.origin, thiefs.row.origin} == {stolen.row.token_id}
+    do(server, tokens.revoke, thiefs.row.token_id, "local", NOW)
+    for each in (stolen, owners, copied, thiefs):
+        assert who(server, signin.by_token, each.text, NOW) is None
+    assert who(server, signin.by_token, other.text, NOW) is not None
+    assert sorted(server.audit.tail(1)[0].fields["with_it"]) == sorted(each.row.token_id for each in (stolen, owners, copied))
+
+
 def test_scopes_and_lifetimes_have_bounds(server: ServerSide) -> None:
     program(server)
     for scopes in ([], ["licenses"], ["licenses:read", "*"]):
