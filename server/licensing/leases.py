@@ -2,10 +2,12 @@
 
 A seat is renewed or taken only if no more than the number of seats count, so a lost reply, a killed agent or a server that was
 away never makes one more: what an agent was given counts until that has ended. The server remembers no request: an agent that
-asks again gets the seat that it has.
+asks again gets the seat that it has. An agent that lies about its seats fills neither the registry nor the audit and the feed.
 """
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from contracts.claims import MAX_METADATA, Claims, check_claims
 from contracts.exchange import RefusalCode
 from contracts.seats import MAX_FLOATING, MAX_SEATS, SEAT_MARK, FloatingLicense, LeaseSeats, SeatLease
 from server.agents.registry import ACTIVE
+from server.base.limits import Rate, buckets
 from server.base.refused import RequestRefused
 from server.registry import audit, events
 from server.registry import seat_models as tables
@@ -25,11 +28,17 @@ from . import seats
 from .license_states import State, state_of
 from .licenses import Licenses
 from .orders import checked_claims
-from .seats import CLOCK_MARGIN_S, Mode
+from .seats import CLOCK_MARGIN_S, DAY_S, Mode
 from .secrets import Secrets
 
 OVER_USE = "seat_over_use"
 """Metadata of a seat beyond the number of seats, if the license has room for it: a POS application may show it."""
+
+
+MAX_TAKEN_A_DAY = 24
+"""Seats of one license that an agent gets in 24 hours: it gives one back that was not used for an hour at least."""
+TOLD_RATE = Rate(1 / 300, 6)
+"""What is told of one agent's refusals, for each license: an agent asks again after 300 s at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,14 @@ class Leases:
     Args:
         licenses: makes tokens.
         secrets: tokens are encrypted with them.
+        steady: seconds of a clock that never goes back.
     """
 
-    def __init__(self, licenses: Licenses, secrets: Secrets) -> None:
+    def __init__(self, licenses: Licenses, secrets: Secrets, steady: Callable[[], float] = time.monotonic) -> None:
         self._licenses = licenses
         self._secrets = secrets
+        self._steady = steady
+        self._told = buckets(TOLD_RATE)
 
     def lease(self, session: Session, agent_id: str, asked: LeaseSeats, now: int) -> Leased:
         """Takes, renews and takes back seats of an agent.
@@ -105,7 +117,7 @@ class Leases:
         lost = _lost(visit, asked.held)
         refused = [each for each in sorted({*asked.wanted, *lost}) if not self._serve(visit, each)]
         for license_id in lost:
-            if license_id in refused:
+            if license_id in refused and self._is_news(agent_id, license_id, "unknown_seat"):
                 visit.said.append(("seat.over_use", "unknown_seat", {"license": license_id, "agent": agent_id}))
         # A seat of a suspended license is kept: the suspension may end.
         kept = {seat.id for license_id, seat in visit.mine.items() if license_id in visit.here}
@@ -124,7 +136,10 @@ class Leases:
         place = len(counted) if seat is None else [each.id for each in counted].index(seat.id)
         over = place >= floating.seats
         if over and floating.mode != Mode.SOFT:
-            visit.said.append(("seat.refused", "no_seat", {"license": license_id, "agent": visit.agent.id}))
+            self._refuse(visit, license_id, "no_seat")
+            return False
+        if seat is None and seats.taken_since(visit.session, visit.agent.id, license_id, visit.now - DAY_S) >= MAX_TAKEN_A_DAY:
+            self._refuse(visit, license_id, "too_often")
             return False
         if seat is None:
             seat = _new_seat(visit, floating, license, over)
@@ -132,6 +147,13 @@ class Leases:
             visit.said.append(("seat.over_use", "fewer_seats", _ids(seat)))
         self._lease(visit, floating, license, seat, over)
         return True
+
+    def _refuse(self, visit: _Visit, license_id: str, why: str) -> None:
+        if self._is_news(visit.agent.id, license_id, why):
+            visit.said.append(("seat.refused", why, {"license": license_id, "agent": visit.agent.id}))
+
+    def _is_news(self, agent_id: str, license_id: str, what: str) -> bool:
+        return self._told.take((agent_id, license_id, what), self._steady())
 
     def _lease(self, visit: _Visit, floating: tables.FloatingLicense, license: License, seat: tables.Seat, over: bool) -> None:
         now, session = visit.now, visit.session

@@ -70,6 +70,13 @@ def _require_same(known: License, agent_id: str | None) -> None:
         raise Conflict(f"license {known.jti!r} is suspended; 'license-server licenses reinstate {known.jti}' first")
 
 
+def _require_no_longer_trial(known: License, order: Order) -> None:
+    """Returns unless a trial that has begun would end later."""
+    if order.trial and known.agent_id is not None and known.product_id == order.product:
+        if order.expires > (known.expires_at or json.loads(known.claims)["exp"]):
+            raise Conflict(f"license {known.jti!r} is a trial, which cannot be renewed: upgrade it to another policy")
+
+
 class Licenses:
     """The agents' licenses. Every method works in the transaction of the session that it is given.
 
@@ -135,10 +142,14 @@ class Licenses:
         # Locked: the same license may be issued twice at once.
         agent = None if agent_id is None else receiving(session, agent_id)
         known = session.get(License, order.jti, with_for_update=True, populate_existing=True)
-        if known is not None:
+        if known is None:
+            seats.require_no_seat(session, order.jti)
+        else:
             _require_same(known, agent_id)
+            seats.require_place(known, order.site)
+            _require_no_longer_trial(known, order)
         if agent is not None and order.trial and order.product is not None:
-            trials.begin(session, agent, order.product, order.jti, now)
+            trials.begin(session, agent, order.product, order.jti, now, exists=known is not None)
         made = None if agent_id is None else self._token(session, agent_id, claims, version, needed=needs_token)
         row = known or License(jti=order.jti, agent_id=agent_id)
         row.claims, row.subject, row.expires_at = json.dumps(claims), order.subject, order.expires

@@ -265,7 +265,7 @@ def _floats(license_id: str) -> Conflict:
 def _to(session: Session, row: License, agent: Agent, event: Event, now: int) -> Moved:
     by = None if row.policy_id is None else policy(session, row.policy_id)
     if by is not None and by.trial:
-        trials.begin(session, agent, by.product_id, row.jti, now)
+        trials.begin(session, agent, by.product_id, row.jti, now, exists=True)
     was = _leave(session, row, agent.id, now)
     changed(session, row, event, now, agent=agent.id, was=was)
     return Moved(row.jti, was, agent.id)

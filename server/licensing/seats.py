@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from contracts.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S
+from contracts.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S, SEAT_MARK
 from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit, events
@@ -166,12 +166,31 @@ def set_terms(session: Session, license_id: str, terms: Terms, now: int) -> Floa
     held.lease_s, held.grace_s, held.idle_s = terms.lease, terms.grace, terms.idle
     session.add(held)
     if new:
+        like_seats = License.jti.startswith(f"{license_id}{SEAT_MARK}", autoescape=True)
+        other = session.scalar(select(License.jti).where(like_seats).limit(1))
+        if other is not None:
+            raise Conflict(
+                f"there is a license {other!r}, whose id looks like that of a seat of {license_id!r}: choose another"
+            )
         changed(session, row, Event.SHARED, now, site=place)
     session.flush()
     about: dict[str, Any] = {"seats": terms.seats, "mode": terms.mode.value}
     events.emit(session, "license.seats", now, license=license_id, **about)
     audit.record(session, audit.ADMIN, "license.seats", "ok", now, license=license_id, **about)
     return one(session, license_id, now)
+
+
+def require_no_seat(session: Session, license_id: str) -> None:
+    """Returns unless a new license with this id could be taken for a seat of a floating one; raises Conflict."""
+    floating, mark, number = license_id.rpartition(SEAT_MARK)
+    if mark and number.isdigit() and session.get(FloatingLicense, floating) is not None:
+        raise Conflict(f"license {license_id!r} would look like a seat of the floating license {floating!r}: choose another id")
+
+
+def require_place(row: License, site: str | None) -> None:
+    """Returns if a license that is issued again stays where its seats are; raises Conflict."""
+    if row.floating and row.site_id != site:
+        raise Conflict(f"license {row.jti!r} is a floating one of site {row.site_id!r}, and stays there; choose another id")
 
 
 def _require_fit(row: License, place: str | None) -> None:
@@ -242,6 +261,14 @@ def counted(session: Session, license_id: str, now: int) -> list[Seat]:
     """The seats of a floating license that count, the longest held first."""
     mine = Seat.license_id == license_id, Seat.counted_until > now
     return list(session.scalars(select(Seat).where(*mine).order_by(Seat.number).execution_options(populate_existing=True)))
+
+
+def taken_since(session: Session, agent_id: str, license_id: str, since: int) -> int:
+    """How many seats of a floating license an agent has taken since a time and given back; a seat's number tells when."""
+    like = FormerLicense.jti.startswith(f"{license_id}{SEAT_MARK}", autoescape=True)
+    former = session.scalars(select(FormerLicense.jti).where(FormerLicense.agent_id == agent_id, like))
+    numbers = [jti.rpartition(SEAT_MARK)[2] for jti in former]
+    return sum(number.isdigit() and int(number) > since for number in numbers)
 
 
 def drop(session: Session, seat: Seat) -> None:

@@ -11,15 +11,16 @@ from server.registry.licensing_models import Trial
 from server.registry.models import Agent
 
 
-def begin(session: Session, agent: Agent, product_id: str, license_id: str, now: int) -> None:
+def begin(session: Session, agent: Agent, product_id: str, license_id: str, now: int, *, exists: bool) -> None:
     """Notes that a machine tries a product.
 
     Args:
         session: of a writing transaction that has locked the agent.
         agent: whose machine it is.
         product_id: what is tried.
-        license_id: the trial's license; the same one may be issued again.
+        license_id: the trial's license.
         now: seconds since 1970 UTC.
+        exists: whether there is that license already. If there is none, a license with the same id had the trial, and has gone.
 
     Raises:
         Conflict: the machine has no hardware id, or has had its trial.
@@ -32,7 +33,7 @@ def begin(session: Session, agent: Agent, product_id: str, license_id: str, now:
     if known is None:
         session.add(Trial(hw_id=agent.hw_id, product_id=product_id, license_id=license_id, begun_at=now))
         session.flush()
-    elif known.license_id != license_id:
+    elif known.license_id != license_id or not exists:
         raise Conflict(
             f"the machine of agent {agent.id!r} has had its trial of product {product_id!r} (license {known.license_id!r}): "
             "sell it a license by another policy"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from contracts.claims import MAX_VALUE_CHARS
 from contracts.licensetoken import parse_token
@@ -277,6 +278,25 @@ def test_a_trial_is_remembered_after_the_agent_is_gone(vendor: Vendor) -> None:
     again = Device(1).come(vendor.server, now=NOW + YEAR).agent_id
     with pytest.raises(Conflict, match="has had its trial"):
         vendor.sell("another", again, policy="try", now=NOW + YEAR)
+
+
+def test_no_trial_begins_again_under_the_id_of_one_that_has_gone(vendor: Vendor) -> None:
+    one = vendor.agents[0]
+    vendor.sell("trial", one, policy="try")
+    with vendor.server.database.write() as session:
+        session.execute(delete(License).where(License.jti == "trial"))
+    with pytest.raises(Conflict, match="has had its trial"):
+        vendor.sell("trial", one, policy="try", now=NOW + 40 * 86_400)
+
+
+def test_a_trial_that_is_issued_again_ends_no_later(vendor: Vendor) -> None:
+    one = vendor.agents[0]
+    vendor.sell("trial", one, policy="try")
+    for wish in ({}, {"duration": YEAR}, {"expires": NOW + YEAR}):
+        with pytest.raises(Conflict, match="is a trial, which cannot be renewed"):
+            vendor.sell("trial", one, policy="try", now=NOW + 86_400, **wish)
+    assert vendor.row("trial").expires == NOW + 30 * 86_400
+    vendor.sell("trial", one, policy="try", now=NOW + 86_400, expires=NOW + 30 * 86_400)
 
 
 def test_a_trial_becomes_a_sale(vendor: Vendor) -> None:

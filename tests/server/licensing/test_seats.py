@@ -104,6 +104,46 @@ def test_two_seats_serve_two_of_three_tills_until_one_is_given_back(shop: Shop) 
     assert shop.audited("seat.released") == ["ok"] and len(shop.told("seat.taken")) == 3
 
 
+def test_a_till_that_takes_and_gives_back_without_end_is_refused_after_a_day_s_worth(shop: Shop) -> None:
+    one, two = shop.tills[:2]
+    for second in range(leases.MAX_TAKEN_A_DAY):
+        taken = shop.take(one, NOW + second)
+        assert taken is not None
+        shop.lease(one, released=(taken.seat,), now=NOW + second)
+    for second in range(30):
+        assert shop.lease(one, POOL, now=NOW + 60 + second).refused == (POOL,)
+    assert 0 < len(shop.audited("seat.refused")) <= leases.TOLD_RATE.burst
+    assert shop.take(two, NOW + 60) is not None
+    assert shop.take(one, NOW + DAY_S + 60) is not None
+
+
+def test_a_till_that_makes_up_seats_fills_neither_audit_nor_feed(shop: Shop) -> None:
+    one, two, three = shop.tills
+    assert shop.take(one) and shop.take(two)
+    for second in range(30):
+        shop.lease(three, held=(f"{POOL}#{second}",), now=NOW + second)
+        assert shop.take(three, NOW + second) is None
+    assert 0 < len(shop.told("seat.over_use")) <= leases.TOLD_RATE.burst
+    assert 0 < len(shop.audited("seat.refused")) <= leases.TOLD_RATE.burst
+
+
+def test_a_license_whose_id_looks_like_a_seat_s_is_neither_issued_nor_shadowed(shop: Shop) -> None:
+    vendor = shop.vendor
+    with pytest.raises(Conflict, match=r"would look like a seat of the floating license 'pool'"):
+        vendor.sell(f"{POOL}#{NOW}")
+    vendor.sell("order#77")
+    vendor.sell("order")
+    with pytest.raises(Conflict, match=r"there is a license 'order#77', whose id looks like that of a seat"):
+        shop.terms(1, license_id="order")
+
+
+def test_a_floating_license_that_is_issued_again_stays_at_its_site(shop: Shop) -> None:
+    with pytest.raises(Conflict, match="is a floating one of site 's-1', and stays there"):
+        shop.vendor.sell(POOL, site=None, customer="c-1")
+    shop.vendor.sell(POOL, now=NOW + 1)
+    assert shop.take(shop.tills[0], NOW + 1) is not None
+
+
 def test_asking_again_renews_the_same_seat_and_takes_no_other(shop: Shop) -> None:
     one = shop.tills[0]
     first, again = shop.take(one), shop.take(one, NOW + LEASE)
