@@ -135,6 +135,7 @@ class Asking:
         /,
         *,
         if_match: str | None = None,
+        cursor: str | None = None,
         **body: Any,
     ) -> Any:
         """Performs an act of the catalog and returns its result.
@@ -143,6 +144,7 @@ class Asking:
             act_name: of the act.
             reached: is given the number of lines that were done; on this machine only.
             if_match: the tag of what the command has shown: it is changed only if it is still like that.
+            cursor: of the page of a list; over the network only.
             hand: is given the result, on this machine before it is committed: what it raises undoes the act there.
             body: members of the act's form; one that is None is left out.
 
@@ -160,7 +162,7 @@ class Asking:
         except ValidationError as problem:
             first = problem.errors()[0]
             raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        return self._do(act, form, if_match, hand, reached)
+        return self._do(act, form, if_match, hand, reached, cursor)
 
     def pages(self, act_name: str, limit: int | None, after: str | None = None, /, **body: Any) -> Iterator[list[Any]]:
         """The pages of a list, to its end or to so many rows; none of them is empty.
@@ -179,7 +181,9 @@ class Asking:
         after = after or None
         while limit is None or limit > 0:
             size = PAGE if limit is None else min(PAGE, limit)
-            page = self.perform(act_name, limit=size, after=after, **body)
+            # A place is a member of the form here, and over the network a cursor, which no form describes.
+            place = {"cursor": after} if self.remote else {"after": after}
+            page = self.perform(act_name, limit=size, **place, **body)
             if page.items:
                 yield list(page.items)
             after = page.after
@@ -216,8 +220,10 @@ def asking(directory: Path | None) -> Iterator[Asking]:
     if asked is not None:
         with Remote(Where(asked.server or "", asked.root, asked.certificate, asked.key, asked.token)) as remote:
 
-            def ask(act: "Act", form: Any, if_match: str | None, hand: Hand, _reached: Callable[[int], None]) -> Any:
-                result = remote.perform(act, form, asked.reason, asked.approval, if_match)
+            def ask(
+                act: "Act", form: Any, if_match: str | None, hand: Hand, _reached: Callable[[int], None], cursor: str | None
+            ) -> Any:
+                result = remote.perform(act, form, asked.reason, asked.approval, if_match, cursor)
                 try:
                     hand(result)
                 except OSError as problem:
@@ -231,7 +237,9 @@ def asking(directory: Path | None) -> Iterator[Asking]:
         runner, reason = Runner(server), given().reason
         told = False
 
-        def do(act: "Act", form: Any, if_match: str | None, hand: Hand, reached: Callable[[int], None]) -> Any:
+        def do(
+            act: "Act", form: Any, if_match: str | None, hand: Hand, reached: Callable[[int], None], _cursor: str | None
+        ) -> Any:
             nonlocal told
             moment = now()
             who = caller.local(server.database.operator)

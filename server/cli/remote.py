@@ -87,8 +87,16 @@ class Remote:
         """Closes the connection."""
         self._connection.close()
 
-    def perform(self, act: Act, body: Form, reason: str = "", approval: str | None = None, if_match: str | None = None) -> Any:
-        """Asks for an act; returns its result. The `after` of a list is a cursor here.
+    def perform(
+        self,
+        act: Act,
+        body: Form,
+        reason: str = "",
+        approval: str | None = None,
+        if_match: str | None = None,
+        cursor: str | None = None,
+    ) -> Any:
+        """Asks for an act; returns its result. The `after` of a list that it returns is the cursor of the next page.
 
         Args:
             act: of the catalog.
@@ -96,6 +104,7 @@ class Remote:
             reason: why, for the audit.
             approval: the id of a second person's approval.
             if_match: the tag of the state that is to be changed; None for whatever it is.
+            cursor: of a page of a list; None for the first one.
 
         Raises:
             SecondPersonNeeded: the act needs an approval, which is asked for now.
@@ -108,9 +117,8 @@ class Remote:
         headers = {"accept": "application/json", **self._sign_in.headers}
         content = None
         if act.reads:
-            after = rest.pop("after", "")
             query = {name: _in_query(value) for name, value in rest.items() if value is not None}
-            query |= {"cursor": after} if after else {}
+            query |= {"cursor": cursor} if cursor else {}
             path += f"?{urlencode(query)}" if query else ""
         else:
             content = json.dumps(rest | ({"reason": reason} if reason else {})).encode()
