@@ -46,7 +46,7 @@ class Agent:
     def __init__(self, path: str, as_json: bool, agent_uid: int | None) -> None:
         self.as_json = as_json
         self._path = path
-        self._agent_uid = agent_uid
+        self.agent_uid = agent_uid
 
     def ask(self, op: str, *, deadline: float = ADMIN_DEADLINE_S, **fields: Any) -> dict[str, Any]:
         """Sends one request. A socket that does not exist is an error at once, not after the deadline."""
@@ -59,7 +59,7 @@ class Agent:
                 f"{self._path} may not be opened by {_user(os.geteuid())}: run this as root, or add the user to the group "
                 f"{_group(self._path)} and to [management] allowed_uids in config.toml"
             )
-        return AdminClient(self._path, deadline=deadline, agent_uid=self._agent_uid).call(op, **fields)
+        return AdminClient(self._path, deadline=deadline, agent_uid=self.agent_uid).call(op, **fields)
 
     def ask_health(self, alive_within: float = ALIVE_DEADLINE_S) -> dict[str, Any]:
         """The reply to `status`. An agent that cannot work, or that nobody hears, is an answer too: `health` alone.

@@ -23,7 +23,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import audit, health, inputs, keys, render, server
+from . import audit, doctor, health, inputs, keys, render, server
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
 
 EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
@@ -279,7 +279,7 @@ def config_check(agent: Agent, file: str | None) -> None:
         sys.exit(EXIT_NEGATIVE)
 
 
-for _command in server.COMMANDS:
+for _command in (*server.COMMANDS, *doctor.COMMANDS):
     main.add_command(_command)
 
 

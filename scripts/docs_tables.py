@@ -17,6 +17,7 @@ from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
+from cli.doctor.table import CHECKS
 from server.accounts.roles import Role, admits
 from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
@@ -102,6 +103,12 @@ def health_table() -> list[str]:
     return ["| code | verdict | meaning |", "|---|---|---|", *lines]
 
 
+def checks_table() -> list[str]:
+    """The checks of `license-agent-cli doctor`, in the order in which they are made."""
+    lines = [f"| `{check.id}` | {check.title} | {check.looks_at} |" for check in CHECKS]
+    return ["| check | passes if | looks at |", "|---|---|---|", *lines]
+
+
 def acts_table() -> list[str]:
     """What operators may ask, in the order of the catalog."""
     lines = []
@@ -125,6 +132,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "metrics of the server": lambda: metrics_table(server_metrics()),
     "alerts of the agent": alerts_table,
     "conditions of health": health_table,
+    "checks of doctor": checks_table,
     "acts of operators": acts_table,
     "problems of the operator API": problems_table,
 }

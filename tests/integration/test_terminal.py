@@ -150,6 +150,7 @@ SILENT = {
     "license-agent-cli policy bind": "none",
     "license-agent-cli clock challenge": "",
     "license-agent-cli clock reset": "empty",
+    "license-agent-cli doctor": "",
     "license-agent-cli metrics": "",
     "license-agent-cli reload": "",
     "license-agent-cli config check": "",

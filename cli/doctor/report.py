@@ -1,0 +1,61 @@
+"""Turns results into text and JSON. Performs no IO."""
+
+from typing import Any
+
+import click
+
+from ..agent import EXIT_INCOMPLETE, EXIT_NEGATIVE
+from .verdict import BADNESS, Result, State, worst
+
+WORDS = {State.PASS: "pass", State.UNKNOWN: "not checked", State.WARN: "warning", State.FAIL: "FAIL"}
+_COLORS = {State.PASS: "green", State.UNKNOWN: "cyan", State.WARN: "yellow", State.FAIL: "red"}
+_WIDTH = max(map(len, WORDS.values()))
+
+
+def exit_status(results: list[Result]) -> int:
+    """0 if all checks pass, 1 if one fails, 5 if none fails but one warns or could not be made."""
+    state = worst(results)
+    return {State.PASS: 0, State.FAIL: EXIT_NEGATIVE}.get(state, EXIT_INCOMPLETE)
+
+
+def view(results: list[Result]) -> dict[str, Any]:
+    """As `--json` prints it."""
+    return {
+        "verdict": worst(results).value,
+        "counts": {state.value: sum(result.state is state for result in results) for state in State},
+        "checks": [result.view() for result in results],
+    }
+
+
+def text(results: list[Result]) -> str:
+    """A line for each finding, the worst first, then what to do about it, and one line that counts."""
+    ordered = sorted(results, key=lambda result: -BADNESS.index(result.state))
+    width = max((len(result.id) for result in results), default=0)
+    lines = [line for result in ordered for line in _lines(result, width)]
+    counts = [(sum(result.state is state for result in results), state) for state in reversed(BADNESS)]
+    total = ", ".join(click.style(f"{count} {_counted(state, count)}", fg=_COLORS[state]) for count, state in counts if count)
+    return "\n".join([*lines, "", total])
+
+
+def _counted(state: State, count: int) -> str:
+    one = {State.FAIL: "fails", State.WARN: "warning", State.UNKNOWN: "not checked", State.PASS: "passes"}
+    many = {State.FAIL: "fail", State.WARN: "warnings", State.UNKNOWN: "not checked", State.PASS: "pass"}
+    return (one if count == 1 else many)[state]
+
+
+def _lines(result: Result, width: int) -> list[str]:
+    if result.state is State.PASS:
+        notes = "; ".join(finding.cause for finding in result.findings)
+        return [_line(State.PASS, result.id, width, f"{result.title}{f': {notes}' if notes else ''}")]
+    found = []
+    for finding in result.findings:
+        if finding.state is not State.PASS:
+            found.append(_line(finding.state, result.id, width, finding.cause))
+            if finding.fix:
+                found.append(f"{'':{_WIDTH}}  {'':{width}}  -> {finding.fix}")
+    return found
+
+
+def _line(state: State, name: str, width: int, what: str) -> str:
+    word = click.style(f"{WORDS[state]:{_WIDTH}}", fg=_COLORS[state])
+    return f"{word}  {name:{width}}  {what}"

@@ -1,0 +1,9 @@
+"""Lists the checks. An id never changes its meaning and is never used again for another check."""
+
+from typing import Any
+
+from . import agent_checks, file_checks, machine_checks, unit_checks
+from .verdict import Check
+
+CHECKS: tuple[Check[Any], ...] = (*agent_checks.CHECKS, *unit_checks.CHECKS, *file_checks.CHECKS, *machine_checks.CHECKS)
+"""Those of `doctor`, in the order in which they are made."""

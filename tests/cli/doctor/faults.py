@@ -1,0 +1,339 @@
+"""Faults as rows: the check that is meant, what it says, and how the fault is put into a machine that is in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cli.doctor.machine import Ran, Room
+from cli.doctor.verdict import State
+from tests.support.madeup import DAY, ETC, LOG, NOW, RUN, STATE, MadeUp, unit
+
+CONFIG_CHECK = f"license-agent --config {ETC}/config.toml check-config"
+CORE = "license-agent.service"
+LINK = "license-agent-link.service"
+FAIL, WARN, UNKNOWN = State.FAIL, State.WARN, State.UNKNOWN
+
+Put = Callable[[MadeUp], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row.
+
+    Attributes:
+        check: the check that is to name it.
+        state: what it makes of the check.
+        cause: a part of the sentence that names it.
+        put: puts it into the machine.
+        also: checks that rightly complain as well.
+    """
+
+    check: str
+    state: State
+    cause: str
+    put: Put
+    also: frozenset[str] = frozenset()
+
+
+def dropin(name: str, *lines: str) -> Put:
+    return lambda machine: machine.put(f"/etc/systemd/system/{name}.d/x.conf", "\n".join(["[Service]", *lines, ""]))
+
+
+def says(**changes: Any) -> Put:
+    return lambda machine: machine.says.update(changes)
+
+
+def server(**changes: Any) -> Put:
+    return lambda machine: machine.says["server"].update(changes)
+
+
+def units(name: str, **changes: str) -> Put:
+    return lambda machine: machine.units.update({name: unit(name, **changes)})
+
+
+def ran(command: str, *how: Any) -> Put:
+    return lambda machine: machine.ran.update({command: Ran(*how)})
+
+
+def changed(path: str, **changes: Any) -> Put:
+    return lambda machine: machine.change(path, **changes)
+
+
+def gone(path: str) -> Put:
+    def remove(machine: MadeUp) -> None:
+        machine.stats.pop(path, None)
+        machine.at(path).unlink(missing_ok=True)
+
+    return remove
+
+
+def wrote(path: str, content: str) -> Put:
+    return lambda machine: machine.put(path, content)
+
+
+def cut(machine: MadeUp) -> None:
+    log = machine.at(f"{LOG}/audit.log")
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 3
+    log.write_bytes(b"".join([lines[0], *lines[2:]]))
+
+
+def elsewhere(machine: MadeUp) -> None:
+    machine.put(f"/etc/systemd/system/{LINK}.d/override.conf", "")
+    machine.put(f"{ETC}/link.toml", '[upstream.server]\nurl = "https://other.example"\n')
+
+
+def verdict(verdict: str, text: str, action: str = "") -> Put:
+    return says(health={"verdict": verdict, "findings": [{"code": "x", "verdict": verdict, "text": text, "action": action}]})
+
+
+FAULTS = [
+    Fault(
+        "config.agent",
+        FAIL,
+        "unknown section 'x'",
+        ran(CONFIG_CHECK, 78, '{"ok": false, "file": "c", "problems": ["unknown section \'x\'"]}'),
+    ),
+    Fault(
+        "config.agent",
+        WARN,
+        "'client_key' has no effect",
+        ran(
+            CONFIG_CHECK, 0, '{"ok": true, "file": "c", "problems": []}', "license-agent: warning: 'client_key' has no effect\n"
+        ),
+    ),
+    Fault("config.agent", UNKNOWN, "gave no answer: boom", ran(CONFIG_CHECK, 1, "", "boom\n")),
+    Fault(
+        "config.link",
+        FAIL,
+        "link.toml: no [core]",
+        ran("license-agent-link --check", 78, "", "<3>license-agent-link: link.toml: no [core]\n"),
+    ),
+    Fault("agent.verdict", FAIL, "grace has ended", verdict("not_working", "grace has ended", "Act.")),
+    Fault("agent.verdict", WARN, "the log is full", verdict("needs_attention", "the log is full")),
+    Fault("agent.version", WARN, "running agent is version 0.0.9", says(agent_version="0.0.9")),
+    Fault("agent.confinement", FAIL, "could start programs", says(confinement={"exec_forbidden": False, "landlock_abi": 2})),
+    Fault("agent.confinement", WARN, "no Landlock", says(confinement={"exec_forbidden": True, "landlock_abi": None})),
+    Fault("agent.certificate", FAIL, "ended 2 days ago", server(certificate_ends=NOW - 2 * DAY)),
+    Fault("agent.certificate", WARN, "ends in 3 days", server(certificate_ends=NOW + 3 * DAY + 5)),
+    Fault("server.contact", FAIL, "the last 5 contacts failed: no route", server(failures=5, problem="no route")),
+    Fault("server.contact", WARN, "the last 1 contact failed", server(failures=1, problem="no route")),
+    Fault("server.contact", WARN, "the last contact was 4 days ago", server(last_contact=NOW - 4 * DAY - 1)),
+    Fault("server.contact", WARN, "switched contacts off", server(held=True)),
+    Fault("server.contact", UNKNOWN, "there was no contact yet", server(last_contact=None)),
+    Fault(
+        "units.active",
+        FAIL,
+        "license-agent-pos.socket is inactive",
+        units("license-agent-pos.socket", ActiveState="inactive", SubState="dead"),
+    ),
+    Fault(
+        "units.active",
+        FAIL,
+        "license-agent-link.service has failed (exit-code)",
+        units("license-agent-link.service", ActiveState="failed", Result="exit-code"),
+    ),
+    Fault("units.active", FAIL, "license-agent.service is disabled", units(CORE, UnitFileState="disabled")),
+    Fault("units.active", FAIL, "license-agent.service is masked", units(CORE, LoadState="masked")),
+    Fault("units.active", WARN, "systemd has not read them", units(CORE, NeedDaemonReload="yes")),
+    Fault("units.active", WARN, "has restarted license-agent.service 7 times", units(CORE, NRestarts="7")),
+    Fault(
+        "units.active",
+        UNKNOWN,
+        "systemd does not answer",
+        ran("systemctl show --no-pager --property=Id", 1, "", "System has not been booted with systemd"),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "NoNewPrivileges= of license-agent.service is 'no' instead of 'yes' (/etc/systemd/system/license-agent.service.d/",
+        dropin(CORE, "NoNewPrivileges=no"),
+    ),
+    Fault("units.sandbox", FAIL, "PrivateNetwork= of license-agent.service", dropin(CORE, "PrivateNetwork=false")),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "AppArmorProfile= of license-agent.service is unset instead of 'license-agent'",
+        dropin(CORE, "AppArmorProfile="),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "ProtectSystem= of license-agent-link.service is 'full' instead of 'strict'",
+        dropin(LINK, "ProtectSystem=full"),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "CapabilityBoundingSet= of license-agent.service adds CAP_SYS_ADMIN",
+        dropin(CORE, "CapabilityBoundingSet=CAP_SYS_ADMIN"),
+    ),
+    Fault("units.sandbox", FAIL, "ReadWritePaths= of license-agent.service adds /etc", dropin(CORE, "ReadWritePaths=/etc")),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "InaccessiblePaths= of license-agent.service no longer forbids",
+        dropin(CORE, "InaccessiblePaths=", "InaccessiblePaths=/root"),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "SystemCallFilter= of license-agent.service allows ptrace",
+        dropin(CORE, "SystemCallFilter=ptrace"),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "SystemCallFilter= of license-agent.service lifts the restriction",
+        dropin(CORE, "SystemCallFilter="),
+    ),
+    Fault("units.sandbox", FAIL, "IPAddressAllow= of license-agent-link.service adds any", dropin(LINK, "IPAddressAllow=any")),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "MemoryDenyWriteExecute= of license-agent-link.service",
+        wrote("/run/systemd/system/license-agent-.service.d/a.conf", "[Service]\nMemoryDenyWriteExecute=no\n"),
+    ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "LockPersonality= of license-agent-installer.service",
+        wrote("/etc/systemd/system/service.d/a.conf", "[Service]\nLockPersonality=no\n"),
+    ),
+    Fault("units.sandbox", WARN, "Environment= of license-agent.service", dropin(CORE, "Environment=A=b")),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "LockPersonality= of license-agent.service is unset",
+        wrote(f"/etc/systemd/system/{CORE}", "[Service]\nExecStart=/usr/bin/license-agent run\n"),
+        frozenset({"machine.memory"}),
+    ),
+    Fault(
+        "units.apparmor",
+        FAIL,
+        "license-agent-link is in complain mode",
+        wrote(
+            "/sys/kernel/security/apparmor/profiles",
+            "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n",
+        ),
+    ),
+    Fault(
+        "units.apparmor",
+        FAIL,
+        "license-agent-installer is not loaded",
+        wrote("/sys/kernel/security/apparmor/profiles", "license-agent (enforce)\nlicense-agent-link (enforce)\n"),
+    ),
+    Fault("units.apparmor", FAIL, "AppArmor is switched off", wrote("/sys/module/apparmor/parameters/enabled", "N\n")),
+    Fault("units.apparmor", FAIL, "AppArmor is not in this kernel", gone("/sys/module/apparmor/parameters/enabled")),
+    Fault("units.apparmor", FAIL, "runs as 'unconfined'", wrote("/proc/4711/attr/current", "unconfined\n")),
+    Fault(
+        "units.reach",
+        FAIL,
+        "does not name 192.0.2.10",
+        wrote("/etc/systemd/system/license-agent-link.service.d/override.conf", "[Service]\nIPAddressAllow=192.0.2.99\n"),
+    ),
+    Fault("units.reach", FAIL, "this machine only, not to other.example", elsewhere),
+    Fault("files.modes", FAIL, f"{ETC}/config.toml has mode 0644", changed(f"{ETC}/config.toml", mode=0o644)),
+    Fault(
+        "files.modes", FAIL, f"{ETC}/link.toml belongs to license-agent-link, not to root", changed(f"{ETC}/link.toml", uid=989)
+    ),
+    Fault("files.modes", FAIL, f"{STATE} belongs to root, not to license-agent", changed(STATE, uid=0)),
+    Fault("files.modes", FAIL, f"{STATE}/secrets.store has mode 0640", changed(f"{STATE}/secrets.store", mode=0o640)),
+    Fault("files.modes", FAIL, f"{STATE} has mode 0700, so that those who need it cannot use it", changed(STATE, mode=0o700)),
+    Fault("files.modes", FAIL, "/var/lib/license-agent-key is missing", gone("/var/lib/license-agent-key")),
+    Fault("files.modes", FAIL, f"{ETC}/config.toml is a symbolic link", changed(f"{ETC}/config.toml", kind="link")),
+    Fault("files.sockets", FAIL, f"{RUN}/pos.sock is missing", gone(f"{RUN}/pos.sock")),
+    Fault("files.sockets", FAIL, f"{RUN}/admin.sock has mode 0666", changed(f"{RUN}/admin.sock", mode=0o666)),
+    Fault("files.sockets", FAIL, f"{RUN}/admin.sock belongs to the group root", changed(f"{RUN}/admin.sock", gid=0)),
+    Fault("files.sockets", FAIL, f"{RUN}/link.sock is no socket", changed(f"{RUN}/link.sock", kind="file")),
+    Fault(
+        "disk.room",
+        FAIL,
+        f"no room is left for {LOG}: 1 MiB",
+        lambda machine: machine.rooms.update({LOG: Room(2**20, 10**6, False)}),
+    ),
+    Fault(
+        "disk.room",
+        WARN,
+        f"little room is left for {STATE}: 100 MiB",
+        lambda machine: machine.rooms.update({STATE: Room(100 * 2**20, None, False)}),
+    ),
+    Fault(
+        "disk.room",
+        FAIL,
+        f"no room is left for {STATE}: 0 inodes",
+        lambda machine: machine.rooms.update({STATE: Room(10**10, 0, False)}),
+    ),
+    Fault(
+        "disk.room",
+        FAIL,
+        f"the file system of {LOG} is mounted read-only",
+        lambda machine: machine.rooms.update({LOG: Room(10**10, 10**6, True)}),
+    ),
+    Fault("audit.log", FAIL, "the audit log was tampered with", cut),
+    Fault("audit.log", FAIL, "the agent cannot write its audit log", says(audit={"seq": 100, "failing": True})),
+    Fault(
+        "audit.rotation",
+        FAIL,
+        "(/etc/logrotate.d/x: /var/log/license-agent/*.log)",
+        wrote("/etc/logrotate.d/x", "/var/log/x.log /var/log/license-agent/*.log {\n}\n"),
+    ),
+    Fault("audit.rotation", FAIL, "audit.log.1.gz lies beside it", wrote(f"{LOG}/audit.log.1.gz", "")),
+    Fault("metrics.collected", FAIL, "was written 10 min ago", changed(f"{STATE}/metrics.prom", mtime=NOW - 600)),
+    Fault("metrics.collected", FAIL, "license-agent.prom is missing", lambda machine: machine.links.clear()),
+    Fault(
+        "metrics.collected",
+        FAIL,
+        "/srv/prom/license-agent.prom is missing",
+        wrote("/etc/default/prometheus-node-exporter", 'ARGS="--collector.textfile.directory=/srv/prom"\n'),
+    ),
+    Fault(
+        "tpm.device",
+        FAIL,
+        "the user license-agent is not in the group tss",
+        wrote("/etc/group", "root:x:0:\ntss:x:110:\nlicense-agent-admin:x:995:\n"),
+    ),
+    Fault("tpm.device", FAIL, "belongs to group root with mode 0600", changed("/dev/tpmrm0", gid=0, mode=0o600)),
+    Fault("tpm.device", FAIL, "the kernel has a TPM (tpm0), but /dev/tpmrm0 is not there", gone("/dev/tpmrm0")),
+    Fault("tpm.device", FAIL, "every user may use /dev/tpmrm0", changed("/dev/tpmrm0", mode=0o666)),
+    Fault(
+        "tpm.device",
+        FAIL,
+        "the TPM does not answer the agent: locked out",
+        says(backend={"available": False, "detail": "locked out"}),
+    ),
+    Fault("machine.clock", FAIL, "not synchronized", ran("timedatectl show", 0, "NTP=no\nNTPSynchronized=no\n")),
+    Fault("machine.clock", WARN, "no battery-backed clock", gone("/sys/class/rtc/rtc0/since_epoch")),
+    Fault(
+        "machine.clock",
+        WARN,
+        "differs from the system's by 120 minutes",
+        wrote("/sys/class/rtc/rtc0/since_epoch", f"{NOW - 7200}\n"),
+    ),
+    Fault("machine.memory", WARN, "crash kernel", wrote("/sys/kernel/kexec_crash_loaded", "1\n")),
+    Fault("machine.memory", WARN, "fs.suid_dumpable is 2", wrote("/proc/sys/fs/suid_dumpable", "2\n")),
+    Fault(
+        "package.files",
+        FAIL,
+        "/usr/bin/license-agent was changed",
+        ran("dpkg --verify", 0, "??5??????   /usr/bin/license-agent\n"),
+    ),
+    Fault(
+        "package.files",
+        FAIL,
+        "/usr/lib/license-agent/x.py is missing",
+        ran("dpkg --verify", 0, "missing     /usr/lib/license-agent/x.py\n"),
+    ),
+    Fault(
+        "package.files",
+        WARN,
+        "/etc/apparmor.d/license-agent is not as the package has it",
+        ran("dpkg --verify", 0, "??5?????? c /etc/apparmor.d/license-agent\n"),
+    ),
+    Fault(
+        "package.files",
+        UNKNOWN,
+        "is not installed",
+        ran("dpkg --verify", 1, "", "dpkg: package 'license-agent' is not installed\n"),
+    ),
+]
