@@ -16,6 +16,7 @@ from hwsec.store import Loaded
 from hwsec.vault import Vault
 
 from .admin.audit_handlers import AuditHandlers
+from .admin.license_handlers import LicenseHandlers
 from .admin.policy_handlers import PolicyHandlers
 from .admin.secret_handlers import SecretHandlers
 from .admin.server_handlers import ServerHandlers
@@ -141,6 +142,7 @@ class Agent:
         return {
             **StatusHandlers(parts, self.publisher, self.reporter.health, confinement).table(),
             **SecretHandlers(made.core, made.installer, made.time, made.validator, self.reporter).table(),
+            **LicenseHandlers(parts).table(),
             **AuditHandlers(made.core.audit, made.keeper, made.checkpoint).table(),
             **PolicyHandlers(policies, made.store).table(),
             **ServerHandlers(parts, self.reporter).table(),

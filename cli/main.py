@@ -25,6 +25,7 @@ from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
 from . import audit, doctor, health, inputs, keys, render, server
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
+from .why import why
 
 EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
 __all__ = ["EXIT_INCOMPLETE", "entry", "main"]
@@ -139,6 +140,7 @@ def license_import(agent: Agent, token: str) -> None:
     agent.show(reply, f"license {reply['license']}: kept its token under secret version {reply['secret_version']}")
 
 
+main.add_command(why)
 main.add_command(audit.audit)
 main.add_command(audit.public_key)
 

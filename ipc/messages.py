@@ -111,6 +111,13 @@ class LicenseCheck(Request, tag="license_check", frozen=True):
     token: Token
 
 
+class LicenseExplain(Request, tag="license_explain", frozen=True):
+    """Why is a license valid or not, check by check? The subject is a token, or the id of a license that the machine knows."""
+
+    by: Literal["token", "license"]
+    subject: Token
+
+
 class LicenseImport(Request, tag="license_import", frozen=True):
     """Store this re-issued token, so that POS applications get it."""
 
@@ -223,6 +230,7 @@ AdminRequest = (
     | SecretInstall
     | SecretInvalidate
     | LicenseCheck
+    | LicenseExplain
     | LicenseImport
     | AuditTail
     | AuditExport

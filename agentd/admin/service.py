@@ -11,7 +11,7 @@ from typing import Any
 from agentd.audit.log import AuditLog, AuditUnavailable, actor
 from agentd.base.config import ManagementConfig
 from agentd.base.counters import Counters
-from agentd.base.errors import NoSuchVersion, Refused
+from agentd.base.errors import NoSuchLicense, NoSuchVersion, Refused
 from agentd.sockets.connection import KEPT_OPEN, Connection
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.uplink.transport import NoContact
@@ -185,7 +185,7 @@ class AdminService:
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:
     """The code and text of an error; an error that is not expected becomes INTERNAL without detail."""
-    if isinstance(error, NoSuchVersion):
+    if isinstance(error, NoSuchVersion | NoSuchLicense):
         return ErrorCode.NOT_FOUND, str(error)
     if isinstance(error, Refused | ServerRefused | MalformedToken | BadSignature | WrongAudience):
         return ErrorCode.REFUSED, str(error)

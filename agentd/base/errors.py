@@ -14,6 +14,10 @@ class NoSuchVersion(Refused):
     """The agent holds no secret version with this number."""
 
 
+class NoSuchLicense(Refused):
+    """The agent knows no license with this id."""
+
+
 class StartError(Exception):
     """The daemon cannot start; the text says why and what to do."""
 

@@ -7,6 +7,7 @@ of its secret, revocation and newer tokens.
 """
 
 from collections import OrderedDict
+from collections.abc import Set
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -135,6 +136,17 @@ class Validator:
         self._refuse_stale = refuse
         self.ring.touch()
 
+    @property
+    def fresh_until(self) -> int:
+        """When the revocation list becomes too old to go by, seconds since 1970 UTC; FOREVER where it never does."""
+        lists = self._revocations
+        return lists.next_update if self._refuse_stale and lists.next_update is not None else FOREVER
+
+    @property
+    def refused(self) -> Set[str]:
+        """The ids of licenses that are refused although their tokens are in order."""
+        return self._refused
+
     # The token's way
 
     def look(self, token: str, now: int) -> Entry:
@@ -243,13 +255,11 @@ class Validator:
         if stored is None:
             raise RuntimeError("a token was opened by a secret version that the ring does not hold")
         newer = self.inventory.newer(claims.jti, claims.iat, version)
-        lists = self._revocations
-        fresh_until = lists.next_update if self._refuse_stale and lists.next_update is not None else FOREVER
         # Once a day the inventory notes that the license is in use.
         tomorrow = (now // 86_400 + 1) * 86_400
         standing = self.ring.standing(stored, now)
         ruling = judge(
-            claims, version, standing, now, self._refused, newer, fresh_until, tomorrow, self._ahead, self._suspended
+            claims, version, standing, now, self._refused, newer, self.fresh_until, tomorrow, self._ahead, self._suspended
         )
         self._serial += 1
         return Entry(ruling, claims, self.ring.epoch, self._serial, first)

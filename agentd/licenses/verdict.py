@@ -3,10 +3,10 @@
 Performs no IO.
 
 Every check of a token is numbered here in the order in which it is made; `CHECKS` is that list. `validator` makes checks 1 to
-5, which need the token itself, and `judge` makes 6 to 9.
+5, which need the token itself, and `failing` makes 6 to 9.
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import Any
 
 import msgspec
@@ -74,6 +74,18 @@ def refusal(reason: Reason, version: int | None = None, state: State | None = No
     return Ruling(verdict, None, version)
 
 
+def failing(claims: Claims, now: int, revoked: Set[str], fresh_until: int, ahead: int) -> Iterator[Reason]:
+    """The reasons of those of checks 6 to 9 that fail, in order; arguments as for `judge`."""
+    if claims.jti in revoked:  # check 6
+        yield Reason.REVOKED
+    if now + ahead < claims.nbf:  # check 7
+        yield Reason.NOT_YET_VALID
+    if now >= claims.exp:  # check 8
+        yield Reason.EXPIRED
+    if now >= fresh_until:  # check 9
+        yield Reason.REVOCATIONS_STALE
+
+
 def judge(
     claims: Claims,
     version: int,
@@ -104,14 +116,7 @@ def judge(
     """
     reason = standing.reason  # check 4 again: the token may have been opened in an earlier epoch
     if reason is Reason.OK:
-        if claims.jti in revoked:  # check 6
-            reason = Reason.REVOKED
-        elif now + ahead < claims.nbf:  # check 7
-            reason = Reason.NOT_YET_VALID
-        elif now >= claims.exp:  # check 8
-            reason = Reason.EXPIRED
-        elif now >= fresh_until:  # check 9
-            reason = Reason.REVOCATIONS_STALE
+        reason = next(failing(claims, now, revoked, fresh_until, ahead), Reason.OK)
     valid = reason is Reason.OK
     superseded = not standing.newest or standing.state is State.INVALIDATED
     verdict = Verdict(

@@ -140,6 +140,7 @@ SILENT = {
     "license-agent-cli secrets install": "empty",
     "license-agent-cli license check": "$VALID",
     "license-agent-cli license import": "$VALID",
+    "license-agent-cli why": "$EXPIRED",
     "license-agent-cli audit tail": "",
     "license-agent-cli audit verify": "",
     "license-agent-cli audit export": "",

@@ -28,6 +28,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "secret_install": {"delivery": "d"},
     "secret_invalidate": {"version": 1},
     "license_check": {"token": "t"},
+    "license_explain": {"by": "token", "subject": "t"},
     "license_import": {"token": "t"},
     "audit_tail": {"after_seq": -1, "limit": 1},
     "audit_export": {"after_seq": -1, "limit": 1},
@@ -155,6 +156,8 @@ BOUNDS = [
     ("admin", "audit_tail", "limit", [1, 1000], [0, 1001]),
     ("admin", "audit_export", "limit", [1, 1000], [0, 1001]),
     ("admin", "license_check", "token", ["t"], [""]),
+    ("admin", "license_explain", "subject", ["t", "t" * MAX_TOKEN_CHARS], ["", "t" * (MAX_TOKEN_CHARS + 1)]),
+    ("admin", "license_explain", "by", ["token", "license"], ["", "id"]),
     ("admin", "license_import", "token", ["t"], [""]),
 ]
 
