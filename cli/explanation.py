@@ -30,7 +30,8 @@ def explained(reply: Reply, asked: str) -> Reply:
         "summary": _summary(reply),
         "next": next_step(reply, asked).view(),
         "notes": _notes(reply),
-        **{**reply, "checks": checks},
+        **reply,
+        "checks": checks,
     }
 
 
