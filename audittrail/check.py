@@ -252,22 +252,24 @@ def _check_certificates(report: Report, attestation: bytes | None) -> None:
     result = report.found
     if not result.records:
         return
-    what = f"that this machine's hardware made the log ({count(result.certificates, 'certificate')} of checkpoints)"
+    what = f"that this machine made the log ({count(result.certificates, 'certificate')} of checkpoints)"
     if attestation is None:
         report.gaps.append(Gap(what, "the machine's attestation key (--attestation-key, or --head)"))
         return
     if not result.covered and not report.acknowledged:
-        report.gaps.append(Gap(what, "a checkpoint that the hardware certified; this log has none"))
+        report.gaps.append(Gap(what, "a checkpoint that the attestation key certified; this log has none"))
         return
     if result.covered:
-        report.checked.append(f"the hardware's {count(result.certificates, 'certificate')}, up to record {result.covered}")
+        report.checked.append(
+            f"the attestation key's {count(result.certificates, 'certificate')}, up to record {result.covered}"
+        )
     # The newest checkpoint may be copied before its certificate. More than that is no accident of copying: without this,
     # records after any certificate could be written again if all later checkpoints were left out.
     bound = max(result.covered, report.acknowledged)
     later = [seq for seq in result.checkpoints if seq > bound]
     start = result.tail_time or result.last_time if bound == result.covered else result.checkpoints[bound][1]
     if len(later) > 1 or _seconds(start, result.last_time) > MAX_TAIL_S:
-        what = f"records {bound + 1} to {result.last_seq}, which tell of hours without a certificate of the hardware"
+        what = f"records {bound + 1} to {result.last_seq}, which tell of hours without a certificate of the attestation key"
         report.gaps.append(Gap(what, "a newer head (--head), or a copy of the log with its next certificate"))
 
 

@@ -18,7 +18,7 @@ from common.argv import to_front
 from common.files import os_problem
 from common.text import shown
 from common.version import VERSION
-from ipc.errors import LocalProtocolError
+from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
@@ -102,7 +102,12 @@ def secrets_install(agent: Agent, file: Any) -> None:
 def secrets_invalidate(agent: Agent, version: int, yes: bool) -> None:
     """Invalidate secret VERSION for good: licenses issued under it are refused from now on."""
     if not yes:
-        click.confirm(f"Licenses under version {version} will be refused until they are re-issued. Continue?", abort=True)
+        found = next((each for each in agent.ask("secrets")["secrets"] if each["version"] == version), None)
+        # The agent says so too; nobody should have to answer a question about what is not there.
+        if found is None:
+            raise AgentRefused(ErrorCode.NOT_FOUND, f"there is no secret version {version}")
+        text = f"Licenses under version {version}, which is {found['state']}, will be refused until they are re-issued."
+        click.confirm(f"{text} Continue?", abort=True)
     reply = agent.ask("secret_invalidate", version=version)
     agent.show(reply, f"secret version {reply['secret_version']} is INVALIDATED (store generation {reply['generation']})")
 

@@ -62,15 +62,13 @@ class AuditHandlers:
             report.fail(text + hint(path), path)
         report.checked.append(f"the end: the agent has written up to record {seq}")
         if isinstance(sealed, HwsecError):
-            report.gaps.append(Gap(f"the value sealed in the hardware ({sealed})", "the hardware"))
+            report.gaps.append(Gap(f"the sealed value ({sealed})", "the TPM or software backend, which does not answer"))
         elif not found.values:
-            report.gaps.append(
-                Gap("the value sealed in the hardware: the log has no checkpoint", "the agent's next checkpoint")
-            )
+            report.gaps.append(Gap("the sealed value: the log has no checkpoint", "the agent's next checkpoint"))
         elif sealed not in found.values:
             report.fail("the log does not match the sealed value: a checkpoint is missing or was replaced", path)
         else:
-            report.checked.append(f"the value sealed in the hardware, of the checkpoint at record {found.last_checkpoint}")
+            report.checked.append(f"the sealed value, of the checkpoint at record {found.last_checkpoint}")
         report.end_open = False
         reply = report.audit_fields()
         if report.outcome == INCOMPLETE:

@@ -71,12 +71,14 @@ class ContactRecord:
         last: the last contact that succeeded; None before the first.
         problem: why the last one failed; None after one that succeeded.
         refused: the server's words, if it refuses this agent.
+        certificate_unknown: the last one failed because the server does not know this agent's certificate, or any more.
     """
 
     failures: int = 0
     last: int | None = None
     problem: str | None = None
     refused: str | None = None
+    certificate_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +386,7 @@ class ContactCycle:
         if isinstance(error, NoContact) and (problem := self._certificates.problem()):
             text = f"{text}; {problem}"
         record.problem = text[:400]
+        record.certificate_unknown = isinstance(error, CertificateRefused) and not self._client.has_challenge
         self._core.counters.contacts_failed += 1
         retry_after: float | None = None
         outcome = "failed"

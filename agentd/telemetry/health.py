@@ -59,6 +59,7 @@ class Facts:
         failures: contacts that failed in a row.
         problem: why the last one failed.
         refused: the server's words, if it refuses this agent.
+        certificate_unknown: the server does not know this agent's TLS certificate, or any more.
         certificate_ends: end of the TLS certificate; None without one.
         revocations_stale: the revocation list is older than it should be.
         stale_refused: the configuration refuses every license then.
@@ -84,6 +85,7 @@ class Facts:
     failures: int = 0
     problem: str = ""
     refused: str = ""
+    certificate_unknown: bool = False
     certificate_ends: int | None = None
     revocations_stale: bool = False
     stale_refused: bool = False
@@ -170,9 +172,16 @@ def _degraded(facts: Facts) -> str | None:
 
 
 def _unreachable(facts: Facts) -> str | None:
-    if facts.failures <= MANY_FAILURES or facts.refused or facts.held:
+    if facts.failures <= MANY_FAILURES or facts.refused or facts.certificate_unknown or facts.held:
         return None
     return f"the last {facts.failures} contacts with the license server failed: {facts.problem}"
+
+
+def _certificate_unknown(facts: Facts) -> str | None:
+    if not facts.certificate_unknown:
+        return None
+    text = "the license server does not know this agent's certificate any more"
+    return f"{text}; before, it said: {facts.refused}" if facts.refused else text
 
 
 def _certificate(facts: Facts) -> str | None:
@@ -193,6 +202,10 @@ def _always(text: str) -> Callable[[Facts], str]:
 
 
 _STOPS, _ATTENTION = Health.NOT_WORKING, Health.NEEDS_ATTENTION
+_PROVISION_AGAIN = (
+    "Ask the operator of the license server. An agent that was revoked and reinstated must be provisioned again: stop it, run "
+    "'license-agent recover reinitialize', start it, and run 'license-agent-cli provision' with a new enrollment token."
+)
 _SEE_CONTACT = "Run 'license-agent-cli contact': it tries now and prints the reason if it fails."
 
 CONDITIONS: tuple[Condition, ...] = (
@@ -217,8 +230,11 @@ CONDITIONS: tuple[Condition, ...] = (
               if facts.usable and facts.refused_in_a_row >= MANY_REFUSED else None,
               _always("'license-agent-cli audit tail' shows the reasons; 'license-agent-cli license check' explains one.")),
     Condition("server_refuses", _ATTENTION, "The license server refuses this agent",
-              lambda facts: f"the license server refuses this agent: {facts.refused}" if facts.refused else None,
+              lambda facts: f"the license server refuses this agent: {facts.refused}"
+              if facts.refused and not facts.certificate_unknown else None,
               _always(SERVER_REFUSES.action), (SERVER_REFUSES,)),
+    Condition("certificate_unknown", _ATTENTION, "The license server does not know this agent's TLS certificate any more",
+              _certificate_unknown, _always(_PROVISION_AGAIN), (SERVER_REFUSES, ROTATION_FAILING)),
     Condition("audit_unwritable", _ATTENTION, "The audit log cannot be written",
               _when(lambda facts: facts.audit_failing,
                     "the audit log cannot be written: records are lost and administrators' changes are refused"),

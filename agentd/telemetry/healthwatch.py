@@ -40,6 +40,7 @@ class HealthWatch:
             failures=0 if record is None else record.failures,
             problem="" if record is None else record.problem or "",
             refused="" if record is None else record.refused or "",
+            certificate_unknown=record is not None and record.certificate_unknown,
             certificate_ends=None if cycle is None else int(cycle.certificate_ends),
             revocations_stale=parts.validator.revocations.stale(now),
             stale_refused=config.config.agent.stale_revocations == "refuse",

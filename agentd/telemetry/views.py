@@ -55,6 +55,8 @@ def server_view(cycle: ContactCycle, now: int) -> dict[str, Any]:
         "last_contact": record.last,
         "failures": record.failures,
         "problem": record.problem,
+        "refused": record.refused,
+        "certificate_unknown": record.certificate_unknown,
         "next_contact_s": max(int(cycle.wait_s()), 0),
         "rotation": cycle.rotation.step.value,
         "revocations": lists.number,

@@ -28,7 +28,7 @@ from tests.support.terminal import AtTerminal, at_terminal
 ROOT = "--root-key $LICENSE_SERVER_DIR/offline/root.key"
 ASKS = {
     "license-agent-cli clock confirm": ("", 1, "Continue? [y/N]"),
-    "license-agent-cli secrets invalidate": ("99", 1, "Continue? [y/N]"),
+    "license-agent-cli secrets invalidate": ("3", 1, "Continue? [y/N]"),
     "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
     "license-server agents reinstate": ("revoked", 1, "Continue? [y/N]"),
     "license-server agents delete": ("revoked", 1, "Continue? [y/N]"),

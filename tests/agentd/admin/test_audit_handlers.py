@@ -49,9 +49,9 @@ def test_a_sealed_and_certified_log_is_intact_to_its_end(log: Checked) -> None:
     assert (found["outcome"], found["ok"], found["problem"], found["unchecked"]) == ("intact", True, None, [])
     assert (found["first_seq"], found["last_seq"], found["end_open"]) == (1, log.audit.seq, False)
     told = " ".join(found["checked"])
-    assert "the hardware's 1 certificate" in told
+    assert "the attestation key's 1 certificate" in told
     assert f"the agent has written up to record {log.audit.seq}" in told
-    assert "the value sealed in the hardware, of the checkpoint at record 2" in told
+    assert "the sealed value, of the checkpoint at record 2" in told
 
 
 def test_a_log_without_a_checkpoint_is_incomplete_for_old_clients_too(log: Checked) -> None:
@@ -68,7 +68,7 @@ def test_hardware_that_does_not_answer_leaves_the_seal_unchecked(log: Checked) -
     log.backend._device.answers = False
     found = log.verify()
     assert (found["outcome"], found["ok"]) == ("incomplete", False)
-    assert any(gap["what"].startswith("the value sealed in the hardware") for gap in found["unchecked"])
+    assert any(gap["what"].startswith("the sealed value (") for gap in found["unchecked"])
 
 
 def test_a_cut_end_is_found_and_outranks_what_was_not_checked(log: Checked) -> None:

@@ -58,6 +58,9 @@ STOPS, ATTENTION = Health.NOT_WORKING, Health.NEEDS_ATTENTION
         ({"refused_in_a_row": 10, "usable": 0}, [("no_usable_secret", STOPS)], ""),
         ({"refused": "AGENT_REVOKED", "failures": 9}, [("server_refuses", ATTENTION)], "refuses this agent: AGENT_REVOKED"),
         ({"refused": "x", "alerts": ((SERVER_REFUSES, NOW),)}, [("server_refuses", ATTENTION)], ""),
+        ({"certificate_unknown": True, "failures": 9}, [("certificate_unknown", ATTENTION)], "recover reinitialize"),
+        ({"certificate_unknown": True, "refused": "it is revoked", "alerts": ((SERVER_REFUSES, NOW),)},
+         [("certificate_unknown", ATTENTION)], "before, it said: it is revoked"),
         ({"audit_failing": True}, [("audit_unwritable", ATTENTION)], "Make room"),
         ({"backend_problem": "hung: it hangs"}, [("backend_unavailable", ATTENTION)], "tpm cannot be used: hung: it hangs"),
         ({"backend_problem": "x", "alerts": ((TPM_UNAVAILABLE, NOW),)}, [("backend_unavailable", ATTENTION)], ""),
@@ -97,6 +100,7 @@ def test_every_condition_and_every_alert_is_a_finding() -> None:
         "clock_suspect": True, "nobody_admitted": True, "config_problems": ("c",), "needs_restart": ("tpm",), "now": NOW,
     }  # fmt: skip
     codes = {finding.code for finding in findings(Facts(**bad))}
+    codes |= {f.code for f in findings(Facts(certificate_unknown=True))}
     codes |= {f.code for f in findings(Facts(versions=0, usable=0, config_unloaded=True, failures=9, revocations_stale=True))}
     assert codes == {condition.code for condition in CONDITIONS}
     assert len({condition.code for condition in CONDITIONS}) == len(CONDITIONS)
@@ -145,6 +149,17 @@ def test_an_agent_that_was_revoked_says_so(pair: Pair) -> None:
     pair.server.server_side.agents.set_status("pos-001", "revoked", pair.server.now)
     assert pair.contact() is not None
     assert "refuses this agent" in _judged(pair)["server_refuses"] and pair.valid()
+
+
+def test_an_agent_that_was_reinstated_says_that_it_must_be_provisioned_again(pair: Pair) -> None:
+    agents = pair.server.server_side.agents
+    agents.set_status("pos-001", "revoked", pair.server.now)
+    assert pair.contact() is not None
+    agents.set_status("pos-001", "active", pair.server.now)
+    assert pair.contact() is not None
+    found = _judged(pair)
+    assert "does not know this agent's certificate any more" in found["certificate_unknown"] and "server_refuses" not in found
+    assert pair.valid()
 
 
 def test_an_agent_without_its_server_goes_from_fine_to_refusing(pair: Pair) -> None:
