@@ -140,8 +140,10 @@ class Daemon:
         core = self._core
         self._file = agent.parts.config
         self._file.read = read_config
+        self._access = agent.access
         handlers: dict[type, Handler] = {**agent.handlers(confinement), Reload: self._reload_for_administrator}
-        self.admin = AdminService(self._config.management, core.audit, core.counters, core.clock.monotonic, handlers)
+        management, monotonic = self._config.management, core.clock.monotonic
+        self.admin = AdminService(management, core.audit, core.counters, monotonic, handlers, self._access)
         self._housekeeping = Housekeeping(core.clock.monotonic, self._chores())
         self._checkpoint_at = core.clock.monotonic() + CHECKPOINT_EVERY_S
 
@@ -156,6 +158,7 @@ class Daemon:
             Chore("minute", 60, 60, self._every_minute),
             Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
             Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
+            Chore("admin CA", 60, 0, self._look_at_admin_ca, "hardware"),
             Chore("usage", USAGE_EVERY_S, USAGE_EVERY_S, self._sync_usage, "disk of the usage counts"),
             Chore("checkpoint", 0, 0, self._checkpoint, "hardware, or the audit log's disk"),
             # Archives soon after the start too: a till that is switched off every few minutes has archives to make as well.
@@ -251,6 +254,10 @@ class Daemon:
         self.admin.tidy()
         self._made.validator.inventory.forget_old(self._core.clock.now())
 
+    async def _look_at_admin_ca(self) -> None:
+        self._access.look()
+        await self._access.settle()
+
     async def _sync_usage(self) -> None:
         if self._made.usage is not None:
             await self._made.usage.sync()
@@ -280,6 +287,7 @@ class Daemon:
 
     async def _reload_for_administrator(self, _request: Reload, _peer: Peer) -> dict[str, Any]:
         done = self.reload()
+        await self._access.settle()
         return {"problems": list(done.problems), "needs_restart": list(done.needs_restart)}
 
     def _apply(self, config: Config) -> list[str]:

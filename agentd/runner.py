@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from common.listening import ListenError
 from common.sd_notify import Notices
 from confine.errors import ConfineError
+from hwsec.bootclock import read_boot_id
 from hwsec.errors import BackendHung, HwsecError
 from hwsec.owner import HardwareOwner
 from ipc.errors import ErrorCode
@@ -176,11 +178,13 @@ class Runner:
         """Answers administrators, who may have the device provisioned, and refuses POS applications. Then starts again."""
         listeners, hub = self._served(), Hub(clock.monotonic)
         try:
+            boot_id = read_boot_id()
             audit, _end = open_audit(config, clock, hub)
-        except StartError as error:
+        except (StartError, HwsecError) as error:
             log.error("%s", error)
             return await self._cannot_start(ErrorCode.UNAVAILABLE, "it cannot open its log", [str(error)], EXIT_UNAVAILABLE)
-        waiting = Unprovisioned(config, owner, audit, clock, confinement.status, lambda: self._read_again(confinement))
+        read = partial(self._read_again, confinement)
+        waiting = Unprovisioned(config, owner, audit, clock, confinement.status, read, boot_id)
         refusal = RefusingService(ErrorCode.UNAVAILABLE, "this device is not an agent yet; an administrator can provision it")
         acceptors = [Acceptor(listeners.pos, hub, refusal), Acceptor(listeners.admin, hub, waiting.admin)]
         self._notices.send("READY=1", "STATUS=waiting to be provisioned")

@@ -7,14 +7,18 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from audittrail.chain import Chain
 from common.files import no_trace, os_problem
 from hwsec.backend import Backend
+from hwsec.bootclock import read_boot_id
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded
 from hwsec.vault import Vault
 
+from .admin.access import Access, read_ca_file
+from .admin.access_handlers import AccessHandlers
 from .admin.audit_handlers import AuditHandlers
 from .admin.license_handlers import LicenseHandlers
 from .admin.policy_handlers import PolicyHandlers
@@ -106,6 +110,7 @@ class Assembled:
     keeper: AuditKeeper
     tls: OpenedTlsKeys | None
     found: Found
+    boot_id: bytes
 
     def discard(self) -> None:
         """Closes everything unused; runs on the hardware's thread."""
@@ -126,6 +131,7 @@ class Agent:
         reporter: logs, alerts and writes files.
         publisher: writes the files.
         pos: answers POS applications.
+        access: decides who may ask for what on the admin socket.
     """
 
     assembled: Assembled
@@ -134,18 +140,20 @@ class Agent:
     reporter: Reporter
     publisher: Publisher
     pos: PosService
+    access: Access
 
     def handlers(self, confinement: ConfinementStatus) -> dict[type, Handler]:
         """What handles each request of administrators."""
         made, parts = self.assembled, self.parts
         policies = PcrPolicies(made.core, made.config.policies_dir)
         return {
-            **StatusHandlers(parts, self.publisher, self.reporter.health, confinement).table(),
+            **StatusHandlers(parts, self.publisher, self.reporter.health, confinement, self.access).table(),
             **SecretHandlers(made.core, made.installer, made.time, made.validator, self.reporter).table(),
             **LicenseHandlers(parts).table(),
             **AuditHandlers(made.core.audit, made.keeper, made.checkpoint).table(),
             **PolicyHandlers(policies, made.store).table(),
             **ServerHandlers(parts, self.reporter).table(),
+            **AccessHandlers(self.access).table(),
         }
 
 
@@ -190,6 +198,7 @@ def assemble(
         StartError: the audit log, or a directory, cannot be used.
     """
     _check_directories(config)
+    boot_id = read_boot_id()
     vault = Vault()
     backend = backend_of(config, vault)
     open_backend(config, backend)
@@ -225,6 +234,7 @@ def assemble(
         keeper=AuditKeeper(core, config.audit_log, archive_keys(backend, vault), config.audit),
         tls=_tls_keys(record, backend, vault),
         found=Found(loaded, end, inventory_whole, kept, kept_from, state_corrupt),
+        boot_id=boot_id,
     )
 
 
@@ -273,7 +283,17 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))
     reporter = Reporter(parts, made.checkpoint, publisher)
-    return Agent(made, parts, rotation, reporter, publisher, PosService(config.pos, core, made.validator, made.usage))
+    pos = PosService(config.pos, core, made.validator, made.usage)
+    access = make_access(config, core.agent_id, made.boot_id, core.clock, core.audit, store)
+    return Agent(made, parts, rotation, reporter, publisher, pos, access)
+
+
+def make_access(config: Config, agent_id: str, boot_id: bytes, clock: Clock, audit: AuditLog, store: Store | None) -> Access:
+    """Who may do what on the admin socket; reads the admin CA's file. Arguments as for `Access`."""
+    policy = config.management.authentication
+    access = Access(agent_id, boot_id, partial(read_ca_file, config.admin_ca), policy, clock, audit, store)
+    access.look()
+    return access
 
 
 def _link_transport(made: Assembled) -> LinkTransport:

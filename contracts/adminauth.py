@@ -12,6 +12,8 @@ from typing import Any
 
 CONTEXT = b"license-agent-admin-v1\0"
 """Begins what is signed. Neither an SSH signature (`SSHSIG`) nor TLS (64 spaces) begins so."""
+ROLE_URI = "urn:license-agent:role:"
+"""Begins the subject alternative name of an administrator's certificate that says the role."""
 CHALLENGE_BYTES = 32
 BOOT_ID_BYTES = 16
 DIGEST_BYTES = 32

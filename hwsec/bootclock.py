@@ -2,6 +2,7 @@
 
 import os
 import time
+import uuid
 from pathlib import Path
 
 from .backend import HardwareClock
@@ -34,6 +35,19 @@ def read_boot_clock() -> HardwareClock:
     path = _where()
     try:
         return boot_clock(path.read_text("ascii"), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    except (OSError, ValueError) as error:
+        raise BackendUnavailable(f"{path} cannot be read ({error}): is /proc mounted?") from None
+
+
+def read_boot_id() -> bytes:
+    """The id of this run of the kernel, 16 bytes.
+
+    Raises:
+        BackendUnavailable: the kernel does not tell it.
+    """
+    path = _where()
+    try:
+        return uuid.UUID(path.read_text("ascii").strip()).bytes
     except (OSError, ValueError) as error:
         raise BackendUnavailable(f"{path} cannot be read ({error}): is /proc mounted?") from None
 

@@ -68,5 +68,20 @@ MAX_UNSENT_BYTES = 256 * 1024
 UNSENT_TIMEOUT_S = 30
 """A peer that takes nothing for this long while replies wait is cut off."""
 
+MAX_ADMIN_CERTIFICATES = 2
+"""Certificates in `signed`: an administrator's own, and the one between it and the admin CA."""
+MAX_ADMIN_CERTIFICATE_BYTES = 4096
+"""Largest certificate in `signed`, DER."""
+MAX_ADMIN_SIGNATURE_BYTES = 72
+"""Largest signature in `signed`: ES256 in DER."""
+MAX_SIGNED_REQUEST_BYTES = 48 * 1024
+"""Largest request inside `signed`."""
+ADMIN_CHALLENGE_S = 60
+"""Seconds for which a challenge of the admin socket can be answered."""
+ADMIN_SESSION_S = 900
+"""Seconds for which a connection may read after `session_begin`."""
+ADMIN_SETBACK_S = 5
+"""Longest delay, in seconds, after requests that were refused for their certificate."""
+
 DEFAULT_DEADLINE_S = 2.0
 """How long the client library tries before it reports that the agent is unavailable."""

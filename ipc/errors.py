@@ -40,6 +40,8 @@ class ErrorCode(IntEnum):
     """The request is well formed, and the daemon's rules forbid it; the text says which."""
     UNAVAILABLE = 15
     """Something that the daemon needs for this request is not working at the moment (TPM, disk)."""
+    UNAUTHENTICATED = 16
+    """An administrator's certificate must sign this request, or the one that did does not count; the text says why."""
 
 
 class LicenseAgentError(Exception):

@@ -5,6 +5,7 @@ and every bound are refused there. All fields are required, so a duplicate key s
 its struct has fields; that costs one comparison.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 
 import msgspec
@@ -12,6 +13,9 @@ from msgspec import Meta
 
 from .bounds import (
     COUNT_ID_BYTES,
+    MAX_ADMIN_CERTIFICATE_BYTES,
+    MAX_ADMIN_CERTIFICATES,
+    MAX_ADMIN_SIGNATURE_BYTES,
     MAX_AMOUNT,
     MAX_FEATURE_CHARS,
     MAX_FRAME_BYTES,
@@ -19,6 +23,7 @@ from .bounds import (
     MAX_LICENSE_ID_CHARS,
     MAX_METER_CHARS,
     MAX_PRODUCT_CHARS,
+    MAX_SIGNED_REQUEST_BYTES,
     MAX_TOKEN_CHARS,
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -223,8 +228,54 @@ class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
 
+class Health(Request, tag="health", frozen=True):
+    """Does the agent work? The verdict alone, for monitoring without a certificate."""
+
+
+class Challenge(Request, tag="challenge", frozen=True):
+    """A challenge for one `signed` on this connection, and what else the signature covers."""
+
+
+class Signed(Request, tag="signed", frozen=True):
+    """Perform `request`, which an administrator's key has signed together with the challenge of this connection.
+
+    Attributes:
+        certificates: the administrator's, then the one between it and the admin CA, if there is one; DER.
+        signature: ES256 in DER over `contracts.adminauth.signed_text`.
+        request: body of another request, with the same `v` and `id`.
+    """
+
+    certificates: Annotated[
+        tuple[Annotated[bytes, Meta(min_length=1, max_length=MAX_ADMIN_CERTIFICATE_BYTES)], ...],
+        Meta(min_length=1, max_length=MAX_ADMIN_CERTIFICATES),
+    ]
+    signature: Annotated[bytes, Meta(min_length=1, max_length=MAX_ADMIN_SIGNATURE_BYTES)]
+    request: Annotated[bytes, Meta(min_length=1, max_length=MAX_SIGNED_REQUEST_BYTES)]
+
+
+class SessionBegin(Request, tag="session_begin", frozen=True):
+    """Let this connection read without further signatures for a while; only inside `signed`."""
+
+
+CertificateDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class AdminAccess(Request, tag="admin_access", frozen=True):
+    """How administrators are authenticated, and whose certificates count."""
+
+
+class AdminRevoke(Request, tag="admin_revoke", frozen=True):
+    """Let these certificates not count any more, for good: SHA-256 of their DER, hex."""
+
+    digests: Annotated[tuple[CertificateDigest, ...], Meta(min_length=1, max_length=100)]
+
+
+class AdminAccessEnd(Request, tag="admin_access_end", frozen=True):
+    """Do not demand certificates any more, where neither the configuration nor an admin CA does."""
+
+
 PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping
-AdminRequest = (
+SignableRequest = (
     Status
     | SecretList
     | SecretInstall
@@ -251,7 +302,14 @@ AdminRequest = (
     | MetricsText
     | Reload
     | Ping
+    | Health
+    | SessionBegin
+    | AdminAccess
+    | AdminRevoke
+    | AdminAccessEnd
 )
+"""What administrators ask for, with a signature around it or without one."""
+AdminRequest = SignableRequest | Challenge | Signed
 
 
 class VerdictReply(msgspec.Struct, frozen=True, gc=False):
@@ -379,6 +437,14 @@ def encode_verdict(request_id: bytes, nonce: bytes, tail: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-def encode_error(code: ErrorCode, text: str, request_id: int | None) -> bytes:
-    """The frame of an error reply."""
-    return encode_reply({"v": PROTOCOL_VERSION, "id": request_id, "error": {"code": int(code), "text": text[:500]}})
+def encode_error(code: ErrorCode, text: str, request_id: int | None, more: Mapping[str, Any] | None = None) -> bytes:
+    """The frame of an error reply.
+
+    Args:
+        code: what went wrong.
+        text: for people; its first 500 characters are sent.
+        request_id: of the request; None where it could not be read.
+        more: further members.
+    """
+    error = {"code": int(code), "text": text[:500]}
+    return encode_reply({"v": PROTOCOL_VERSION, "id": request_id, "error": error, **(more or {})})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from agentd.admin.roles import RULES
 from agentd.base.alerts import ALERTS
 from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
@@ -127,12 +128,23 @@ def problems_table() -> list[str]:
     return ["| type | status | meaning | what to do |", "|---|---|---|---|", *lines]
 
 
+def roles_table() -> list[str]:
+    """What administrators may ask on the admin socket, in the order of the table in the code."""
+    lines = []
+    for request, rule in RULES.items():
+        without = "everyone who may use the socket" if rule.anyone else "root" if rule.root else "nobody"
+        role = "any, or none" if rule.anyone else f"`{rule.role.name.lower()}`"
+        lines.append(f"| `{request.__struct_config__.tag}` | {role} | {without} |")
+    return ["| operation | least role | without a certificate |", "|---|---|---|", *lines]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "metrics of the agent": lambda: metrics_table(agent_metrics()),
     "metrics of the server": lambda: metrics_table(server_metrics()),
     "alerts of the agent": alerts_table,
     "conditions of health": health_table,
     "checks of doctor": checks_table,
+    "roles of administrators": roles_table,
     "acts of operators": acts_table,
     "problems of the operator API": problems_table,
 }

@@ -28,14 +28,24 @@ class Rule:
     Attributes:
         role: the least role.
         root: whether root may ask without a certificate.
+        anyone: whether everyone who may use the socket may ask without a certificate: what monitoring needs, and what leads to
+            a signature.
     """
 
     role: Role
     root: bool = False
+    anyone: bool = False
 
 
 RULES: dict[type[messages.Request], Rule] = {
-    messages.Ping: Rule(Role.VIEWER, root=True),
+    messages.Ping: Rule(Role.VIEWER, root=True, anyone=True),
+    messages.Health: Rule(Role.VIEWER, root=True, anyone=True),
+    messages.Challenge: Rule(Role.VIEWER, root=True, anyone=True),
+    messages.Signed: Rule(Role.VIEWER, root=True, anyone=True),  # what it carries has a row of its own
+    messages.SessionBegin: Rule(Role.VIEWER),
+    messages.AdminAccess: Rule(Role.VIEWER, root=True),
+    messages.AdminRevoke: Rule(Role.ADMIN, root=True),
+    messages.AdminAccessEnd: Rule(Role.ADMIN, root=True),  # and nobody but root: the handler sees to that
     messages.Status: Rule(Role.VIEWER, root=True),
     messages.SecretList: Rule(Role.VIEWER),
     messages.MetricsText: Rule(Role.VIEWER),

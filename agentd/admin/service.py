@@ -1,14 +1,18 @@
 """Answers administrators on the admin socket and logs every request with its sender. Root and the configured UIDs may use it.
 
-Requests of one connection are handled one after another; a request that waits for hardware or disk does not block the daemon.
+`Access` decides who may ask for what: a request is performed once it has returned the peer, or the caller whose certificate
+has signed the request. What it refuses is counted, logged and answered late. Requests of one connection are handled one after
+another; a request that waits for hardware or disk does not block the daemon.
 """
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentd.audit.log import AuditLog, AuditUnavailable, actor
+from agentd.base.alerts import ADMIN_REFUSED
 from agentd.base.config import ManagementConfig
 from agentd.base.counters import Counters
 from agentd.base.errors import NoSuchLicense, NoSuchVersion, Refused
@@ -17,27 +21,39 @@ from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.uplink.transport import NoContact
 from common.files import os_problem
 from common.plain import msgspec_text
+from common.tokenbucket import Buckets
 from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import WrongAudience
 from hwsec.errors import HwsecError
-from ipc.bounds import MAX_FRAME_BYTES, MIN_CONNECTS_PER_S, PROTOCOL_VERSION
+from ipc.bounds import ADMIN_SESSION_S, MAX_FRAME_BYTES, MIN_CONNECTS_PER_S, PROTOCOL_VERSION
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import (
     AdminRequest,
     AuditExport,
     AuditTail,
+    Challenge,
+    Health,
     Ping,
+    Request,
     RequestDecoder,
+    SessionBegin,
+    Signed,
     encode_error,
     encode_reply,
 )
 from ipc.peer import OVERFLOW_ID, Peer
 
+from .access import Access
+from .authentication import Authenticated, Conversation, NotAccepted
+from .setback import Setbacks
+
 log = logging.getLogger(__name__)
 
 MAX_QUEUED = 16
 CONNECTIONS_PER_UID = 16
+ALERT_EVERY_S, ALERTS_AT_ONCE = 60.0, 3
+"""How many refused certificates of each user raise an alert; the others are counted."""
 
 Handler = Callable[[Any, Peer], Awaitable[dict[str, Any]]]
 
@@ -49,6 +65,8 @@ class AdminService:
         config: who may ask besides root.
         monotonic: seconds.
         handlers: handle each type of request.
+        access: decides who may ask for what.
+        pause: waits for seconds.
     """
 
     name = "admin"
@@ -60,11 +78,19 @@ class AdminService:
         counters: Counters,
         monotonic: Callable[[], float],
         handlers: dict[type, Handler],
+        access: Access,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
         self._audit = audit
         self._counters = counters
         self._handlers = handlers
+        self._access = access
+        self._monotonic = monotonic
+        self._pause = pause
+        self._setbacks = Setbacks()
+        self._alerts = Buckets(1 / ALERT_EVERY_S, ALERTS_AT_ONCE)
+        self._talks: weakref.WeakKeyDictionary[Connection, Conversation] = weakref.WeakKeyDictionary()
         self._unauthorized = UnauthorizedPeers("admin", audit, counters, monotonic)
         self._decode = RequestDecoder[AdminRequest](AdminRequest).decode
         self._queues: dict[Connection, list[Any]] = {}
@@ -73,6 +99,7 @@ class AdminService:
     def reconfigure(self, config: ManagementConfig) -> None:
         """Applies a new configuration."""
         self._config = config
+        self._access.reconfigure(config.authentication)
 
     def admits(self, peer: Peer) -> bool:
         """Whether the peer is root or a configured UID. The overflow UID (65534) is never admitted."""
@@ -85,6 +112,9 @@ class AdminService:
     def tidy(self) -> None:
         """Frees memory that is no longer needed; called every minute."""
         self._unauthorized.tidy()
+        now = self._monotonic()
+        self._setbacks.tidy(now)
+        self._alerts.forget_full(now)
 
     def connection_limit(self) -> int:
         """Connections that one UID may have."""
@@ -146,7 +176,7 @@ class AdminService:
         try:
             while queue:
                 request = queue[0]
-                reply = request if isinstance(request, bytes) else await self._reply(request, connection.peer)
+                reply = request if isinstance(request, bytes) else await self._answer(request, connection)
                 queue.pop(0)
                 connection.reply_later(reply)
                 if len(queue) == MAX_QUEUED - 1:
@@ -154,28 +184,82 @@ class AdminService:
         finally:
             del self._queues[connection]
 
-    async def _reply(self, request: AdminRequest, peer: Peer) -> bytes:
+    async def _answer(self, request: AdminRequest, connection: Connection) -> bytes:
+        peer, talk = connection.peer, self._talks.setdefault(connection, Conversation())
+        if not isinstance(request, Signed):
+            try:
+                caller = self._access.permit_unsigned(type(request), peer, talk, self._monotonic())
+            except NotAccepted as error:
+                return await self._refuse(error, request, peer, {})
+            if isinstance(request, Challenge):
+                return await self._reply(request, caller, self._access.challenge(talk, self._monotonic()))
+            return await self._reply(request, caller, {})
+        await self._pause(self._setbacks.wait(peer.uid, self._monotonic()))
+        try:
+            found = self._access.authenticate(request, talk, peer, self._monotonic())
+        except NotAccepted as error:
+            return await self._refuse(error, request, peer, self._next(talk))
+        more = self._next(talk)
+        if isinstance(found.request, SessionBegin):
+            more = {**more, **self._begin_session(talk, found)}
+        return await self._reply(found.request, found.caller, more)
+
+    def _next(self, talk: Conversation) -> dict[str, Any]:
+        """The next challenge, as each reply to a signed request carries it."""
+        return {"challenge": self._access.challenge(talk, self._monotonic())["challenge"]}
+
+    def _begin_session(self, talk: Conversation, found: Authenticated) -> dict[str, Any]:
+        caller = self._access.begin_session(talk, found, self._monotonic())
+        self._audit.record("admin.session", "begun", actor=actor(caller), seconds=ADMIN_SESSION_S)
+        return {"role": caller.role, "name": caller.name, "seconds": ADMIN_SESSION_S}
+
+    async def _refuse(self, error: NotAccepted, request: AdminRequest, peer: Peer, more: dict[str, Any]) -> bytes:
+        """Counts, logs and delays a request that is not performed."""
+        op, now = str(type(request).__struct_config__.tag), self._monotonic()
+        self._counters.refused_administrators += 1
+        self._setbacks.failed(peer.uid, now)
+        who = actor(peer)
+        if error.suspicious and self._alerts.take(peer.uid, now):
+            text = f"a request of uid {peer.uid} pid {peer.pid} on the admin socket was refused: {error.text}"
+            self._audit.raise_alert(ADMIN_REFUSED, text, error.outcome, op=op, actor=who, text=error.text)
+        else:
+            key = ("admin.refused", op, error.outcome, peer.uid)
+            self._audit.count(key, "admin.refused", error.outcome, lambda: {"op": op, "actor": who})
+        await self._pause(self._setbacks.wait(peer.uid, now))
+        return encode_error(error.code, error.text, request.id, more)
+
+    async def _reply(self, request: Request, peer: Peer, more: dict[str, Any]) -> bytes:
+        """Performs a request that may be performed.
+
+        Args:
+            request: what to do.
+            peer: who asks.
+            more: further members of the reply.
+        """
         op = str(type(request).__struct_config__.tag)
         try:
             handler = self._handlers.get(type(request))
-            if handler is None and not isinstance(request, Ping):
+            if handler is None and not isinstance(request, Ping | Challenge | SessionBegin):
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
-            if isinstance(request, Ping):
-                # Monitoring asks so before each status.
-                self._audit.count(("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer)})
+            if isinstance(request, Ping | Health | Challenge):
+                # Monitoring asks so before each status, and a client before each signature.
+                self._count(op, peer, {})
             elif isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
                 # A reader that follows the log: a full record of each request would be something new for the next one.
-                self._audit.count(
-                    ("admin", op, peer.uid), "admin.request", "ok", lambda: {"op": op, "actor": actor(peer), "follows": True}
-                )
+                self._count(op, peer, {"follows": True})
             else:
                 self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
-            return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields})
+            return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields, **more})
         except Exception as error:  # noqa: BLE001 - `explain` tells the kinds apart; none may end the daemon
             code, text = explain(error)
             self._audit.record("admin.request", "failed", op=op, actor=actor(peer), code=int(code), text=text)
-            return encode_error(code, text, request.id)
+            return encode_error(code, text, request.id, more)
+
+    def _count(self, op: str, peer: Peer, more: dict[str, Any]) -> None:
+        who = actor(peer)
+        key = ("admin", op, peer.uid, who.get("certificate"))
+        self._audit.count(key, "admin.request", "ok", lambda: {"op": op, "actor": who, **more})
 
     async def finish(self, seconds: float) -> None:
         """Waits for requests that are being handled, but no longer than that."""

@@ -5,16 +5,17 @@ from typing import Any
 
 from agentd import VERSION
 from agentd.base.confinement import ConfinementStatus
-from agentd.telemetry.health import findings, health_view
+from agentd.telemetry.health import findings, health_view, verdict_view
 from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.publisher import Publisher
 from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_time_view, server_view
 from hwsec.backend import BackendStatus
 from hwsec.secretmem import secret_memory_kind
-from ipc.messages import MetricsText, SecretList, Status
+from ipc.messages import Health, MetricsText, SecretList, Status
 from ipc.peer import Peer
 
+from .access import Access
 from .service import Handler
 
 
@@ -26,18 +27,22 @@ class StatusHandlers:
         publisher: renders the metrics.
         health: the facts by which the agent's health is judged.
         confinement: of this process.
+        access: how administrators are authenticated.
     """
 
-    def __init__(self, parts: AgentParts, publisher: Publisher, health: HealthWatch, confinement: ConfinementStatus) -> None:
+    def __init__(
+        self, parts: AgentParts, publisher: Publisher, health: HealthWatch, confinement: ConfinementStatus, access: Access
+    ) -> None:
         self._parts = parts
         self._publisher = publisher
         self._health = health
         self._confinement = confinement
+        self._access = access
         self._started = parts.core.clock.wall()
 
     def table(self) -> dict[type, Handler]:
         """The handler of each request."""
-        return {Status: self._status, SecretList: self._secrets, MetricsText: self._metrics}
+        return {Status: self._status, Health: self._verdict, SecretList: self._secrets, MetricsText: self._metrics}
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
         parts, core, ring = self._parts, self._parts.core, self._parts.store.ring
@@ -67,7 +72,11 @@ class StatusHandlers:
             "audit": {"seq": core.audit.seq, "failing": core.audit.failing},
             "store_generation": parts.store.generation,
             "confinement": confinement_view(self._confinement),
+            "authentication": self._access.view(),
         }
+
+    async def _verdict(self, _request: Health, _peer: Peer) -> dict[str, Any]:
+        return verdict_view(findings(self._health.facts()))
 
     async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
         return {"secrets": secrets_view(self._parts.store.ring, self._parts.core.clock.now())}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentd.base.alerts import AUDIT_BUDGET, AUDIT_FILE, Alert, Severity
+from agentd.base.caller import Caller
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
 from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
@@ -26,6 +27,7 @@ _DAY_S = 86_400
 COUNTED = frozenset(
     {
         "access.denied",
+        "admin.refused",
         "admin.request",
         "license.listed",
         "usage.counted",
@@ -43,9 +45,12 @@ class AuditUnavailable(Exception):
     """The log takes no record, so nothing that must be logged may happen."""
 
 
-def actor(peer: Peer) -> dict[str, int]:
-    """A peer as records name it."""
-    return {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+def actor(peer: Peer) -> dict[str, Any]:
+    """A peer as records name it; with role, certificate and name where they have shown a certificate."""
+    who: dict[str, Any] = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+    if isinstance(peer, Caller):
+        who.update(role=peer.role, certificate=peer.certificate, name=peer.name)
+    return who
 
 
 class AuditLog:

@@ -38,6 +38,19 @@ class Alert:
     action: str
 
 
+ADMIN_CA_ENDS = Alert(
+    "alert.admin_ca_ends", Severity.HIGH, "The admin CA ends within 30 days",
+    "Make another CA, and append its certificate to /etc/license-agent/admin-ca.pem before the old one ends.",
+)  # fmt: skip
+ADMIN_CA_UNUSABLE = Alert(
+    "alert.admin_ca_unusable", Severity.HIGH, "Administrators need certificates, and the admin CA cannot be used",
+    "As root, put the CA's certificate into /etc/license-agent/admin-ca.pem, then run 'systemctl reload license-agent'; "
+    "until then root may look at the agent and recover it.",
+)  # fmt: skip
+ADMIN_REFUSED = Alert(
+    "access.certificate_refused", Severity.MEDIUM, "A certificate or signature on the admin socket was refused",
+    "Find out who asked ('license-agent-cli audit tail'); revoke a certificate that is in the wrong hands.",
+)  # fmt: skip
 AUDIT_ARCHIVE = Alert(
     "alert.audit_archive", Severity.MEDIUM, "The audit log's archives cannot be kept",
     "Make room on the log's disk, and check [audit] archive_key and archive_bytes.",
@@ -101,7 +114,8 @@ TPM_UNRELIABLE = Alert(
 )  # fmt: skip
 
 ALERTS = (
-    AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE,
-    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
+    ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
+    CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME,
+    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
 )  # fmt: skip
 """All of them."""

@@ -34,6 +34,8 @@ from settings.values import (
 )
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
+ADMIN_CA_NAME = "admin-ca.pem"
+"""The admin CA's file, beside the configuration."""
 MAX_CONFIG_BYTES = 256 * 1024
 CONTACTS_FAILED = 3
 """Contacts that must have failed in a row, while a new secret is due, before the agent is in degraded mode."""
@@ -92,9 +94,13 @@ class PosConfig:
 
 @dataclass(frozen=True, slots=True)
 class ManagementConfig:
-    """`[management]`: who may use the admin socket besides root."""
+    """`[management]`: who may use the admin socket besides root, and whether they need a certificate.
+
+    Without `authentication` they need one once root has installed an admin CA.
+    """
 
     allowed_uids: frozenset[int] = frozenset()
+    authentication: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class Config:
 
     Attributes:
         warnings: a sentence for each key that was set and has no effect.
+        admin_ca: the admin CA's file, beside this one; None for a configuration that no file holds.
     """
 
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -142,6 +149,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    admin_ca: Path | None = field(default=None, compare=False)
 
     def with_agent_id(self, agent_id: str) -> "Config":
         """The same with this agent id."""
@@ -243,7 +251,10 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
                 "licenses": Key(lists_by_id("user", user, text_of(MAX_PRODUCT_CHARS))),
             },
         ),
-        "management": (ManagementConfig, {"allowed_uids": Key(ids("user", user))}),
+        "management": (
+            ManagementConfig,
+            {"allowed_uids": Key(ids("user", user)), "authentication": Key(one_of("required", "uid-only"))},
+        ),
         "audit": (
             AuditConfig,
             {
@@ -310,7 +321,7 @@ def load_config(path: Path, daemon_uid: int) -> Config:
         owners.add(config.paths.state_dir.stat().st_uid)
     if problems := [*file.problems(owners), *_client_files(config, path, owners)]:
         raise ConfigError(problems)
-    return config
+    return replace(config, admin_ca=path.absolute().with_name(ADMIN_CA_NAME))
 
 
 def _client_files(config: Config, source: Path, owners: set[int]) -> list[str]:

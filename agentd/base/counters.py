@@ -13,6 +13,7 @@ class Counters:
     validations_failed: int = 0
     unauthorized: int = 0
     refused_requests: int = 0
+    refused_administrators: int = 0
     contacts: int = 0
     contacts_failed: int = 0
     degraded_s: float = 0.0

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from agentd import VERSION
+from agentd.admin.access import Access, read_ca_file
+from agentd.admin.access_handlers import AccessHandlers
 from agentd.admin.service import AdminService, Handler
 from agentd.audit.log import AuditLog, actor
 from agentd.base.clock import Clock
@@ -12,11 +15,11 @@ from agentd.base.config import Config
 from agentd.base.configstatus import ConfigStatus, Read
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.counters import Counters
-from agentd.telemetry.health import Facts, findings, health_view
+from agentd.telemetry.health import Facts, Finding, findings, health_view, verdict_view
 from agentd.telemetry.views import confinement_view
 from agentd.uplink.linkclient import LinkClient
 from hwsec.owner import HardwareOwner
-from ipc.messages import Provision, Reload, Status
+from ipc.messages import Health, Provision, Reload, Status
 from ipc.peer import Peer
 
 from .provisioning import Provisioner, ProvisioningOrder
@@ -31,6 +34,7 @@ class Unprovisioned:
         owner: the hardware's thread.
         confinement: of this process.
         read_config: reads the configuration file again.
+        boot_id: the kernel's, 16 bytes.
 
     Attributes:
         admin: answers on the admin socket.
@@ -46,14 +50,26 @@ class Unprovisioned:
         clock: Clock,
         confinement: ConfinementStatus,
         read_config: Read,
+        boot_id: bytes,
     ) -> None:
         self._config = config
         self._confinement = confinement
         self._audit = audit
         self._lock = asyncio.Lock()
         self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
-        handlers: dict[type, Handler] = {Status: self._status, Provision: self._provision, Reload: self._reload}
-        self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers)
+        handlers: dict[type, Handler] = {
+            Status: self._status,
+            Health: self._verdict,
+            Provision: self._provision,
+            Reload: self._reload,
+        }
+        access = Access(
+            "", boot_id, partial(read_ca_file, config.admin_ca), config.management.authentication, clock, audit, None
+        )
+        access.look()
+        self._access = access
+        handlers.update(AccessHandlers(access).table())
+        self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers, access)
         self._file = ConfigStatus(config, read_config)
         self.done, self.reload = asyncio.Event(), asyncio.Event()
 
@@ -63,20 +79,28 @@ class Unprovisioned:
             self.reload.set()
         return {"problems": list(found.problems), "needs_restart": []}
 
+    def _findings(self) -> tuple[Finding, ...]:
+        return findings(
+            Facts(
+                provisioned=False,
+                audit_failing=self._audit.failing,
+                config_problems=self._file.problems,
+                config_unloaded=self._file.unloaded,
+            )
+        )
+
+    async def _verdict(self, _request: Health, _peer: Peer) -> dict[str, Any]:
+        return verdict_view(self._findings())
+
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
         await asyncio.to_thread(self._file.look)
-        facts = Facts(
-            provisioned=False,
-            audit_failing=self._audit.failing,
-            config_problems=self._file.problems,
-            config_unloaded=self._file.unloaded,
-        )
         return {
-            "health": health_view(findings(facts)),
+            "health": health_view(self._findings()),
             "agent_id": self._config.agent.id or None,
             "agent_version": VERSION,
             "mode": "unprovisioned",
             "confinement": confinement_view(self._confinement),
+            "authentication": self._access.view(),
         }
 
     async def _provision(self, request: Provision, peer: Peer) -> dict[str, Any]:

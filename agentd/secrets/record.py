@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.base.signedtime import Standing
-from agentd.base.timeanchor import TimeAnchor
+from agentd.base.timeanchor import Reading, TimeAnchor
 from common.plain import json_text
 from contracts.exchange import AgentId, Number
 from contracts.jose import MalformedToken
@@ -90,6 +90,38 @@ class SettledKeySet(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     roots: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4)]
 
 
+class UsedBreakGlass(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A break-glass certificate that was used: it never begins again.
+
+    Attributes:
+        certificate: SHA-256 of its DER, hex.
+        began: CLOCK_BOOTTIME at its first act.
+        ends: when the certificate ends, seconds since 1970 UTC; later nobody has to remember it.
+        over: its time was ended before it was over.
+    """
+
+    certificate: str
+    began: Reading
+    ends: int
+    over: bool = False
+
+
+class AdminAccess(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What must outlive the process of how administrators are authenticated.
+
+    Attributes:
+        latched: administrators need certificates, whatever becomes of the files.
+        revoked: digests of certificates that do not count any more, hex.
+        break_glass: those that were used.
+    """
+
+    latched: bool = False
+    revoked: tuple[str, ...] = ()
+    break_glass: tuple[UsedBreakGlass, ...] = ()
+
+
+NO_ADMIN_ACCESS = AdminAccess()
+
 SECTION_TRUST = "trust"
 SECTION_TIME = "server_time"
 SECTION_HARDWARE = "hardware_id"
@@ -101,9 +133,10 @@ SECTION_UNCONFIRMED = "unconfirmed_time"
 SECTION_SETTLED = "settled_key_set"
 SECTION_CAPABILITIES = "server_capabilities"
 SECTION_WITHHELD = "withheld_licenses"
+SECTION_ADMIN_ACCESS = "admin_access"
 _SECTIONS = (
     SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
-    SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD,
+    SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD, SECTION_ADMIN_ACCESS,
 )  # fmt: skip
 
 
@@ -123,6 +156,7 @@ class AgentRecord:
         settled: the newest key set by itself, while keys of the one before it count as well; None once it has settled.
         capabilities: what the server has announced beyond release 0.1.0, as far as this agent uses it; by name.
         withheld: the licenses that the server has suspended or taken away.
+        access: how administrators are authenticated, and whose certificates do not count.
     """
 
     trust_file: bytes
@@ -136,6 +170,7 @@ class AgentRecord:
     settled: SettledKeySet | None = None
     capabilities: tuple[str, ...] = ()
     withheld: Withheld = NOTHING_WITHHELD
+    access: AdminAccess = NO_ADMIN_ACCESS
 
     def trust(self) -> Trust:
         """Whose signatures count."""
@@ -156,6 +191,7 @@ class AgentRecord:
             (SECTION_SETTLED, self.settled),
             (SECTION_CAPABILITIES, self.capabilities or None),
             (SECTION_WITHHELD, None if self.withheld == NOTHING_WITHHELD else self.withheld),
+            (SECTION_ADMIN_ACCESS, None if self.access == NO_ADMIN_ACCESS else self.access),
         ):
             if value is not None:
                 made[name] = msgspec.json.encode(value)
@@ -192,6 +228,7 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         _decoded(sections, SECTION_SETTLED, SettledKeySet),
         _decoded(sections, SECTION_CAPABILITIES, tuple[str, ...]) or (),
         _decoded(sections, SECTION_WITHHELD, Withheld) or NOTHING_WITHHELD,
+        _decoded(sections, SECTION_ADMIN_ACCESS, AdminAccess) or NO_ADMIN_ACCESS,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from agentd.base.alerts import (
+    ADMIN_REFUSED,
     AUDIT_BUDGET,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
@@ -28,7 +29,7 @@ MANY_REFUSED = 10
 """So many validations in a row that all end in a refusal are worth a look."""
 MANY_FAILURES = 3
 """More failed contacts in a row than this are worth a look."""
-_SHORT_LIVED = frozenset({AUDIT_BUDGET, UNAUTHORIZED})
+_SHORT_LIVED = frozenset({ADMIN_REFUSED, AUDIT_BUDGET, UNAUTHORIZED})
 
 
 class Health(IntEnum):
@@ -288,3 +289,9 @@ def health_view(found: tuple[Finding, ...]) -> dict[str, object]:
     """The member `health` of the reply to `status`."""
     worst = max((finding.health for finding in found), default=Health.FINE)
     return {"verdict": worst.code, "findings": [finding.view() for finding in found]}
+
+
+def verdict_view(found: tuple[Finding, ...]) -> dict[str, object]:
+    """The reply to `health`: the verdict, and the exit status of a check by it (0, 1 or 2, as plugins of Nagios have)."""
+    worst = max((finding.health for finding in found), default=Health.FINE)
+    return {"verdict": worst.code, "exit_status": int(worst)}

@@ -47,6 +47,11 @@ class Connection(Generic[L]):
         self._last_id = self._last_id % MAX_ID + 1
         return self._last_id
 
+    @property
+    def last_id(self) -> int:
+        """The id of the last request."""
+        return self._last_id
+
     def use(self, sock: socket.socket) -> socket.socket:
         """Keeps a socket that is connected to the agent."""
         self._file = _file_of(sock.fileno())

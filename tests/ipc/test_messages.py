@@ -49,6 +49,13 @@ ADMIN: dict[str, dict[str, Any]] = {
     "metrics": {},
     "reload": {},
     "ping": {},
+    "health": {},
+    "challenge": {},
+    "signed": {"certificates": (b"c",), "signature": b"s", "request": b"r"},
+    "session_begin": {},
+    "admin_access": {},
+    "admin_revoke": {"digests": ("ab" * 32,)},
+    "admin_access_end": {},
 }
 DECODERS = {
     "pos": RequestDecoder[PosRequest](PosRequest),
@@ -291,6 +298,7 @@ def test_error_codes_keep_their_numbers() -> None:
         "NOT_FOUND": 13,
         "REFUSED": 14,
         "UNAVAILABLE": 15,
+        "UNAUTHENTICATED": 16,
     }
 
 

@@ -1,25 +1,247 @@
-"""What monitoring asks again and again is counted; every other request of an administrator is a record of its own."""
+"""What the admin socket performs, for whom, and what it does with everything else: refuse, count, log, and answer late."""
 
-import json
+import asyncio
+import gc
 from pathlib import Path
+from typing import Any
 
-from agentd.admin.service import AdminService
-from agentd.base.config import ManagementConfig
-from ipc.messages import Ping
-from ipc.peer import Peer
-from tests.agentd.pos.test_service import Till, run
+import pytest
 
-ROOT = Peer(0, 0, 0)
+from agentd.admin.access import HINT
+from agentd.admin.roles import RULES, Role
+from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S, ADMIN_SETBACK_S
+from ipc.errors import ErrorCode
+from tests.support.adminops import SIGNABLE, body_of, op_of, params_of
+from tests.support.adminpki import Ca
+
+from .world import ADMIN, KEEPER, OPERATOR, ROOT, VIEWER, AdminSocket, run
+
+pytestmark = pytest.mark.system
+
+
+def code(reply: dict[str, Any]) -> int | None:
+    return reply["error"]["code"] if "error" in reply else None
 
 
 def test_pings_are_counted_in_one_record(tmp_path: Path) -> None:
-    async def work(till: Till) -> None:
-        service = AdminService(ManagementConfig(), till.audit, till.counters, lambda: till.mono, {})
-        for number in range(5):
-            assert b"error" not in await service._reply(Ping(v=1, id=number), ROOT)
-        till.audit.emit_counts()
-        till.audit.flush()
+    async def work(world: AdminSocket) -> None:
+        root = await world.connect(ROOT)
+        for _time in range(5):
+            assert code(await root.ask("ping")) is None
+        (record,) = world.records("admin.request")
+        assert (record["op"], record["count"], record["actor"]["uid"]) == ("ping", 5, 0)
 
-    till = run(tmp_path, work)
-    (record,) = [json.loads(line) for data in till.file.lines for line in data.splitlines()]
-    assert (record["event"], record["op"], record["count"], record["actor"]["uid"]) == ("admin.request", "ping", 5, 0)
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("uid", [ROOT, KEEPER])
+@pytest.mark.parametrize("request_type", SIGNABLE, ids=op_of)
+def test_without_a_certificate_only_the_table_says_what_may_be_done(tmp_path: Path, request_type: Any, uid: int) -> None:
+    async def work(world: AdminSocket) -> None:
+        rule, op = RULES[request_type], op_of(request_type)
+        someone = await world.connect(uid)
+        reply = await someone.ask(op, **params_of(request_type))
+        if rule.anyone or (uid == ROOT and rule.root):
+            assert code(reply) is None and world.performed[0][0] == op
+        else:
+            assert (code(reply), reply["error"]["text"], world.performed) == (ErrorCode.UNAUTHENTICATED, HINT, [])
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("uid", [ROOT, KEEPER])
+def test_without_an_admin_ca_the_users_id_is_enough_as_before(tmp_path: Path, uid: int) -> None:
+    async def work(world: AdminSocket) -> None:
+        someone = await world.connect(uid)
+        for request_type in SIGNABLE:
+            assert code(await someone.ask(op_of(request_type), **params_of(request_type))) is None
+        challenge = await someone.ask("challenge")
+        assert challenge["authentication"] == "uid-only"
+        assert code(await someone.sign(ADMIN, "rotate")) == ErrorCode.UNAUTHENTICATED
+
+    run(tmp_path, work, pem=None)
+
+
+@pytest.mark.parametrize(("holder", "role"), [(VIEWER, Role.VIEWER), (OPERATOR, Role.OPERATOR), (ADMIN, Role.ADMIN)])
+def test_with_a_certificate_the_role_decides_for_root_too(tmp_path: Path, holder: Any, role: Role) -> None:
+    async def work(world: AdminSocket) -> None:
+        for uid in (ROOT, KEEPER):
+            someone = await world.connect(uid)
+            for request_type in SIGNABLE:
+                reply = await someone.sign(holder, op_of(request_type), **params_of(request_type))
+                allowed = role >= RULES[request_type].role
+                assert code(reply) == (None if allowed else ErrorCode.REFUSED), request_type
+                assert len(reply["challenge"]) == 32
+        assert {who["role"] for _op, who in world.performed} == {role.name.lower()}
+        assert {who["certificate"] for _op, who in world.performed} == {holder.digest}
+
+    run(tmp_path, work)
+
+
+def test_each_reply_to_a_signed_request_carries_the_next_challenge(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        ann = await world.connect()
+        challenge = await ann.ask("challenge")
+        assert {**challenge, "challenge": 0, "v": 0, "id": 0} == {
+            "v": 0, "id": 0, "agent_id": "till-1", "boot_id": bytes(range(16)), "challenge": 0, "authentication": "required",
+        }  # fmt: skip
+        for op in ("rotate", "contact", "rotate"):
+            reply = await ann.sign(ADMIN, op, challenge=challenge)
+            assert reply["done"] is True
+            challenge = {**challenge, "challenge": reply["challenge"]}
+        assert [record["actor"]["name"] for record in world.records("admin.request") if record["op"] != "challenge"] == [
+            "ann"
+        ] * 3
+
+    run(tmp_path, work)
+
+
+def test_a_challenge_is_worth_nothing_on_another_connection_or_twice_or_late(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        one, other = await world.connect(), await world.connect()
+        challenge = await one.ask("challenge")
+        assert code(await other.sign(ADMIN, "rotate", challenge=challenge)) == ErrorCode.UNAUTHENTICATED
+        await other.ask("challenge")
+        assert code(await other.sign(ADMIN, "rotate", challenge=challenge)) == ErrorCode.UNAUTHENTICATED
+        assert code(await one.sign(ADMIN, "rotate", challenge=challenge)) is None
+        assert code(await one.sign(ADMIN, "rotate", challenge=challenge)) == ErrorCode.UNAUTHENTICATED
+        late = await one.ask("challenge")
+        world.till.mono += ADMIN_CHALLENGE_S + 1
+        assert code(await one.sign(ADMIN, "rotate", challenge=late)) == ErrorCode.UNAUTHENTICATED
+        assert [op for op, _who in world.performed].count("rotate") == 1
+
+    run(tmp_path, work)
+
+
+def test_two_requests_at_once_share_no_challenge(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        ann = await world.connect()
+        challenge = await ann.ask("challenge")
+        signature = ADMIN.sign(challenge, "rotate")
+        order = {"v": 1, "op": "signed", "certificates": [ADMIN.der], "signature": signature}
+        await world.till.send(
+            ann.sock, *({**order, "id": number, "request": body_of("rotate", {}, number)} for number in range(2, 8))
+        )
+        replies = await world.till.receive(ann.sock, 6)
+        assert [code(reply) for reply in replies] == [None] + [ErrorCode.UNAUTHENTICATED] * 5
+        assert [op for op, _who in world.performed].count("rotate") == 1
+
+    run(tmp_path, work)
+
+
+def test_a_session_is_of_its_connection_and_reads_only(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        ann, other = await world.connect(), await world.connect()
+        assert code(await ann.ask("session_begin")) == ErrorCode.UNAUTHENTICATED
+        begun = await ann.sign(OPERATOR, "session_begin")
+        assert (begun["role"], begun["seconds"]) == ("viewer", ADMIN_SESSION_S)
+        assert code(await ann.ask("secrets")) is None
+        assert world.performed[-1][1]["name"] == "olga" and world.performed[-1][1]["role"] == "viewer"
+        assert code(await ann.ask("rotate")) == ErrorCode.UNAUTHENTICATED
+        assert code(await other.ask("secrets")) == ErrorCode.UNAUTHENTICATED
+        world.till.mono += ADMIN_SESSION_S
+        assert code(await ann.ask("secrets")) == ErrorCode.UNAUTHENTICATED
+        assert [record["outcome"] for record in world.records("admin.session")] == ["begun"]
+
+    run(tmp_path, work)
+
+
+def test_another_ca_ends_the_sessions_of_the_former(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        ann = await world.connect()
+        await ann.sign(VIEWER, "session_begin")
+        world.access.look()
+        assert code(await ann.ask("secrets")) is None  # the same file again
+        world.pem = Ca().pem
+        world.access.look()
+        assert code(await ann.ask("secrets")) == ErrorCode.UNAUTHENTICATED
+        assert code(await ann.sign(ADMIN, "rotate")) == ErrorCode.UNAUTHENTICATED
+
+    run(tmp_path, work)
+
+
+def test_failures_are_answered_later_and_later_but_nobody_is_locked_out(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        thief, stranger = await world.connect(), Ca().issue("stranger")
+        for _time in range(12):
+            assert code(await thief.sign(stranger, "rotate")) == ErrorCode.UNAUTHENTICATED
+        assert world.pauses == sorted(world.pauses) and world.pauses[0] < 1 and world.pauses[-1] == ADMIN_SETBACK_S
+        # The same user with a certificate that counts, on another connection: no wait beyond the bound, and it is done.
+        ann = await world.connect()
+        assert code(await ann.sign(ADMIN, "rotate")) is None
+        # Another user, with the same certificate: no wait at all.
+        world.pauses.clear()
+        root = await world.connect(ROOT)
+        assert code(await root.sign(ADMIN, "rotate")) is None
+        assert world.pauses == []
+        # A minute later the first failure is the first again.
+        world.till.mono += 61
+        assert code(await thief.sign(stranger, "rotate")) == ErrorCode.UNAUTHENTICATED
+        assert world.pauses[0] < 1
+
+    run(tmp_path, work)
+
+
+def test_refusals_are_counted_logged_and_alerted_within_limits(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        thief, stranger = await world.connect(), Ca().issue("stranger")
+        for _time in range(8):
+            await thief.sign(stranger, "rotate")
+        await thief.ask("secrets")
+        alerts = world.records("access.certificate_refused")
+        assert 3 <= len(alerts) < 8 and {record["outcome"] for record in alerts} == {"other_ca"}
+        assert alerts[0]["actor"] == {"uid": KEEPER, "gid": KEEPER, "pid": 77} and alerts[0]["class"] == "security"
+        counted = world.records("admin.refused")
+        assert {record["outcome"] for record in counted} == {"other_ca", "no_certificate"}
+        assert len(alerts) + sum(record["count"] for record in counted) == 9 == world.till.counters.refused_administrators
+        # Nothing of it is taken for something that was performed.
+        assert {record["op"] for record in world.records("admin.request")} == {"challenge"}
+
+    run(tmp_path, work)
+
+
+def test_the_required_mode_needs_a_ca_and_leaves_recovery_without_one(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        keeper, root = await world.connect(), await world.connect(ROOT)
+        assert code(await keeper.ask("status")) == ErrorCode.UNAUTHENTICATED
+        assert code(await keeper.sign(ADMIN, "status")) == ErrorCode.UNAUTHENTICATED
+        assert code(await root.ask("status")) is None and code(await root.ask("clock_confirm")) is None
+        assert code(await root.ask("rotate")) == ErrorCode.UNAUTHENTICATED
+        assert code(await keeper.ask("health")) is None
+        assert len(world.records("alert.admin_ca_unusable")) == 1
+
+    run(tmp_path, work, policy="required", pem=None)
+
+
+def test_a_file_that_cannot_be_used_is_not_taken_for_none(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        world.problem = "it must be a file that belongs to root"
+        world.access.look()
+        keeper = await world.connect()
+        assert code(await keeper.ask("status")) == ErrorCode.UNAUTHENTICATED
+        assert world.access.view()["mode"] == "required" and world.access.view()["ca_problem"] == world.problem
+
+    run(tmp_path, work)
+
+
+def test_a_user_who_is_not_on_the_list_gets_no_challenge(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        stranger = await world.connect(4711)
+        (reply,) = await world.till.to_the_end(stranger.sock)
+        assert code(reply) == ErrorCode.FORBIDDEN
+
+    run(tmp_path, work)
+
+
+def test_what_a_connection_has_begun_is_forgotten_with_it(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        ann = await world.connect()
+        await ann.ask("challenge")
+        assert len(world.service._talks) == 1
+        ann.sock.close()
+        for _time in range(20):
+            await asyncio.sleep(0)
+        gc.collect()
+        assert len(world.service._talks) == 0
+
+    run(tmp_path, work)

@@ -55,6 +55,7 @@ def test_what_was_begun_has_an_end_in_the_log(tmp_path: Path, end: BaseException
             cast(Clock, StillClock(None)),
             cast(Any, None),
             cast(Any, None),
+            bytes(16),
         )
         waiting._provisioner = cast(Any, provisioner)
         task = asyncio.create_task(waiting._provision(ORDER, Peer(5, 5, 1)))

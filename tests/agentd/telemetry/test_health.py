@@ -128,7 +128,7 @@ def _judged(pair: Pair) -> dict[str, str]:
     """Codes and texts of what `status` finds, without what the pair's configuration lacks."""
     agent = pair.agent.agent
     agent.reporter.note()
-    handlers = StatusHandlers(agent.parts, agent.publisher, agent.reporter.health, NOT_CONFINED)
+    handlers = StatusHandlers(agent.parts, agent.publisher, agent.reporter.health, NOT_CONFINED, agent.access)
 
     async def ask() -> dict[str, Any]:
         return await handlers.table()[Status](Status(v=1, id=1), Peer(0, 0, 0))

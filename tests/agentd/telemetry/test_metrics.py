@@ -33,6 +33,7 @@ GAUGES = Gauges(
 )  # fmt: skip
 COUNTERS = Counters(
     rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12, contacts=13,
+    refused_administrators=17,
     contacts_failed=14, degraded_s=15.5,
 )  # fmt: skip
 
@@ -53,6 +54,7 @@ def test_every_name_is_there_with_its_value() -> None:
         for name, value in {
             "secrets_active": 1, "secrets_grace": 2, "rotations_total": 7, "rotations_failed": 8, "validations_total": 9,
             "validations_failed": 10, "degraded_mode": 1, "tpm_available": 0, "last_rotation": 1.8e9,
+            "refused_administrators_total": 17,
             "unauthorized_total": 11, "refused_requests_total": 12, "clock_suspect": 1, "connections": 3,
             "audit_records_total": 4, "audit_counted_total": 5, "audit_failing": 0, "tpm_nv_writes_total": 6,
             "contacts_total": 13, "contacts_failed_total": 14, "degraded_seconds_total": 15.5, "last_contact": 1.7e9,

@@ -1,0 +1,312 @@
+"""Knows how administrators are authenticated on this machine, and keeps what must outlive the process in the sealed store.
+
+`required`  an administrator's certificate signs every request, except for what `roles.RULES` leaves to root and monitoring
+`uid-only`  the kernel's word for the user is enough, as in release 0.1.0
+
+`[management] authentication` says which; without it, root's admin CA does: `required` while its file exists. Once it was
+required, the sealed store keeps it so (`latched`): a file that goes missing leaves recovery, never more. Root ends that by an
+act that is audited.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentd.audit.log import AuditLog, AuditUnavailable
+from agentd.base.alerts import ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, Alert
+from agentd.base.caller import Caller
+from agentd.base.clock import Clock
+from agentd.base.errors import Refused
+from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess
+from agentd.secrets.store import Store
+from common.files import os_problem
+from hwsec.errors import HwsecError
+from ipc.messages import Request, Signed
+from ipc.peer import Peer
+
+from .authentication import Authenticated, Conversation, Grounds, NotAccepted, authenticate, begin_session, in_session
+from .chain import MAX_CA_BYTES, AdminCa, BadAdminCa, Window, digest_of, read_admin_ca
+from .roles import RULES
+
+log = logging.getLogger(__name__)
+
+ENDS_SOON_S = 30 * 86_400
+MAX_REVOKED = 1000
+"""Digests of revoked certificates that the sealed store keeps."""
+HINT = "this agent asks for an administrator's certificate: --auth-cert FILE --auth-key FILE (license-agent-cli(8))"
+
+
+class Mode(StrEnum):
+    """How administrators are authenticated."""
+
+    REQUIRED = "required"
+    UID_ONLY = "uid-only"
+
+
+def in_force(policy: str | None, *, ca_exists: bool, latched: bool) -> Mode:
+    """Which mode is in force.
+
+    Args:
+        policy: `[management] authentication`; None where it is not set.
+        ca_exists: root has installed an admin CA; also one that cannot be used.
+        latched: it was required before, and root has not ended that.
+    """
+    wanted = policy == Mode.REQUIRED or (policy is None and ca_exists)
+    return Mode.REQUIRED if wanted or latched else Mode.UID_ONLY
+
+
+def read_ca_file(path: Path | None) -> bytes | None:
+    """The admin CA's file; None if there is none.
+
+    Raises:
+        BadAdminCa: it is not root's alone to write, or cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadAdminCa(os_problem(error)) from None
+    with open(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise BadAdminCa("it must be a file that belongs to root and that nobody else may write to (mode 0644)")
+        data = file.read(MAX_CA_BYTES + 1)
+    if len(data) > MAX_CA_BYTES:
+        raise BadAdminCa(f"it has more than {MAX_CA_BYTES} bytes")
+    return data
+
+
+class Access:
+    """Who may do what on the admin socket, now.
+
+    Args:
+        agent_id: the agent's; empty for a device that is not one yet.
+        boot_id: the kernel's, 16 bytes.
+        read_ca: reads the admin CA's file (`read_ca_file`).
+        policy: `[management] authentication`.
+        store: keeps what must outlive the process; None before the device is an agent.
+
+    Attributes:
+        ca: whose certificates count; None while none can be used.
+        problem: why the file cannot be used; empty if it can, or does not exist.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        boot_id: bytes,
+        read_ca: Callable[[], bytes | None],
+        policy: str | None,
+        clock: Clock,
+        audit: AuditLog,
+        store: Store | None,
+    ) -> None:
+        self._agent_id = agent_id
+        self._boot_id = boot_id
+        self._read_ca = read_ca
+        self._policy = policy
+        self._clock = clock
+        self._audit = audit
+        self._store = store
+        self._pem: bytes | None = None
+        self._seen = False
+        self.ca: AdminCa | None = None
+        self.problem = ""
+        self._raised: set[Alert] = set()
+
+    # What is in force
+
+    @property
+    def kept(self) -> AdminAccess:
+        """What the sealed store keeps."""
+        return NO_ADMIN_ACCESS if self._store is None else self._store.record.access
+
+    @property
+    def mode(self) -> Mode:
+        """How administrators are authenticated now."""
+        exists = self.ca is not None or bool(self.problem)
+        return in_force(self._policy, ca_exists=exists, latched=self.kept.latched)
+
+    def reconfigure(self, policy: str | None) -> None:
+        """Applies a new configuration, and reads the file again."""
+        self._policy = policy
+        self.look()
+
+    def look(self) -> None:
+        """Reads the admin CA's file; blocks for it. Called at the start, after a reload, and every minute."""
+        before = (self._pem, self.problem)
+        try:
+            pem, problem = self._read_ca(), ""
+            if pem is None:
+                self.ca = None
+            elif pem != self._pem or self.ca is None:
+                self.ca = read_admin_ca(pem)
+        except BadAdminCa as error:
+            pem, problem, self.ca = None, str(error), None
+        self._pem, self.problem = pem, problem
+        if self._seen and (pem, problem) != before:
+            digests = [] if self.ca is None else [digest_of(each) for each in self.ca.certificates]
+            log.warning("the admin CA has changed")
+            self._audit.record("admin.ca_changed", "refused" if problem else "ok", certificates=digests, problem=problem)
+        self._seen = True
+        self._watch()
+
+    def _watch(self) -> None:
+        """Raises and clears the alerts that last."""
+        required = self.mode is Mode.REQUIRED
+        why = self.problem or "the file does not exist"
+        self._set(
+            ADMIN_CA_UNUSABLE,
+            required and (self.ca is None or self.ca.ends < self._clock.now()),
+            f"administrators need certificates, and the admin CA cannot be used: "
+            f"{'it has ended' if self.ca is not None else why}; root may look at the agent and recover it",
+        )
+        left = None if self.ca is None else self.ca.ends - self._clock.now()
+        self._set(
+            ADMIN_CA_ENDS,
+            required and left is not None and 0 <= left <= ENDS_SOON_S,
+            f"the admin CA ends in {(left or 0) // 86_400} days; no administrator's certificate counts after that",
+        )
+
+    def _set(self, alert: Alert, on: bool, text: str) -> None:
+        if on and alert not in self._raised:
+            self._raised.add(alert)
+            self._audit.raise_alert(alert, text)
+        elif not on and alert in self._raised:
+            self._raised.discard(alert)
+            self._audit.clear_alert(alert, alert.title)
+
+    async def settle(self) -> None:
+        """Seals that certificates are required, once they are. Logs a failure; the next call tries again."""
+        if self._store is None or self.mode is not Mode.REQUIRED or self.kept.latched:
+            return
+        try:
+            await self._keep("admin.authentication_required", msgspec.structs.replace(self.kept, latched=True))
+        except (HwsecError, AuditUnavailable) as error:
+            log.error("that administrators need certificates is not sealed yet: %s", error)
+
+    async def _keep(self, event: str, access: AdminAccess, **fields: Any) -> None:
+        if self._store is None:
+            raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
+        await self._store.keep(event, {"access": access}, **fields)
+
+    # What administrators change
+
+    async def revoke(self, digests: tuple[str, ...], actor: dict[str, Any]) -> int:
+        """Lets certificates not count any more; returns how many do not.
+
+        Raises:
+            Refused: the store keeps no more.
+            HwsecError, AuditUnavailable: nothing has changed.
+        """
+        revoked = tuple(sorted({*self.kept.revoked, *digests}))
+        if len(revoked) > MAX_REVOKED:
+            raise Refused(f"the agent keeps {MAX_REVOKED} revoked certificates at most: install another admin CA instead")
+        if revoked != self.kept.revoked:
+            access = msgspec.structs.replace(self.kept, revoked=revoked)
+            await self._keep("admin.certificate_revoked", access, actor=actor, certificates=list(digests))
+        return len(revoked)
+
+    async def end(self, peer: Peer, actor: dict[str, Any]) -> Mode:
+        """Demands no certificates any more; returns what is in force.
+
+        Raises:
+            Refused: somebody else than root asks, or the configuration or the admin CA demands them.
+            HwsecError, AuditUnavailable: nothing has changed.
+        """
+        if peer.uid != 0:
+            raise Refused("only root on this machine can end that certificates are required")
+        exists = self.ca is not None or bool(self.problem)
+        if in_force(self._policy, ca_exists=exists, latched=False) is Mode.REQUIRED:
+            what = "the admin CA is installed" if self._policy is None else '[management] authentication = "required"'
+            raise Refused(f"certificates are required because {what}: change that and reload, then ask again")
+        if self.kept.latched:
+            access = msgspec.structs.replace(self.kept, latched=False)
+            await self._keep("admin.authentication_ended", access, actor=actor)
+            log.warning("NOTICE administrators need no certificates any more: root has ended that")
+        return self.mode
+
+    # Requests
+
+    def challenge(self, talk: Conversation, now: float) -> dict[str, Any]:
+        """A new challenge for a connection, with what else the signature covers."""
+        talk.ask(os.urandom(32), now)
+        return {
+            "agent_id": self._agent_id,
+            "boot_id": self._boot_id,
+            "challenge": talk.challenge,
+            "authentication": self.mode.value,
+        }
+
+    def permit_unsigned(self, request: type[Request], peer: Peer, talk: Conversation, now: float) -> Peer:
+        """Who asks for an operation without a signature.
+
+        Raises:
+            NotAccepted: nobody may, on this connection.
+        """
+        rule = RULES[request]
+        if self.mode is Mode.UID_ONLY or rule.anyone:
+            return peer
+        caller = in_session(request, talk, self._grounds(), now)
+        if caller is not None:
+            return caller
+        if peer.uid == 0 and rule.root:
+            return peer
+        raise NotAccepted("no_certificate", HINT, suspicious=False)
+
+    def authenticate(self, signed: Signed, talk: Conversation, peer: Peer, now: float) -> Authenticated:
+        """The request that an administrator has signed.
+
+        Raises:
+            NotAccepted: it is not to be performed.
+        """
+        return authenticate(signed, talk, peer, self._grounds(), now)
+
+    def _grounds(self) -> Grounds:
+        # While nothing bounds the time from above, a certificate counts that is valid at some instant from the floor on.
+        clock, ceiling = self._clock, self._clock.ceiling()
+        window = Window(clock.certain() if ceiling is None else clock.now(), ceiling)
+        return Grounds(self._agent_id, self._boot_id, self.ca, self.kept.revoked, window)
+
+    def begin_session(self, talk: Conversation, found: Authenticated, now: float) -> Caller:
+        """Lets a connection read from now on."""
+        if self.ca is None:
+            raise Refused("no certificate counts on this machine")
+        return begin_session(talk, found, self.ca, now).caller
+
+    def view(self) -> dict[str, Any]:
+        """For `status`: which mode is in force, and why."""
+        return {
+            "mode": self.mode.value,
+            "configured": self._policy,
+            "latched": self.kept.latched,
+            "ca_ends": None if self.ca is None else self.ca.ends,
+            "ca_problem": self.problem,
+            "revoked": len(self.kept.revoked),
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The reply to `admin_access`: as `view`, with the CAs and the certificates that do not count."""
+        cas = () if self.ca is None else self.ca.certificates
+        return {
+            **self.view(),
+            "cas": [
+                {
+                    "subject": each.subject.rfc4514_string(),
+                    "certificate": digest_of(each),
+                    "begins": int(each.not_valid_before_utc.timestamp()),
+                    "ends": int(each.not_valid_after_utc.timestamp()),
+                }
+                for each in cas
+            ],
+            "revoked_certificates": list(self.kept.revoked),
+        }

@@ -1,0 +1,252 @@
+"""Decides whether the admin CA has issued a certificate to an administrator, and for which role. Pure: DER and times in.
+
+`cryptography.x509.verification` checks the chain. Its own policies are those of the public web and let pass what an
+administrator's certificate must not be, so every rule that matters here is a validator below.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
+
+from contracts.adminauth import ROLE_URI
+from ipc.bounds import MAX_ADMIN_CERTIFICATES
+
+from .roles import Role
+
+MAX_CA_BYTES = 64 * 1024
+"""Of the admin CA's file."""
+MAX_CAS = 8
+"""Certificates in it: a CA and its successor, for as many CAs as anybody needs."""
+MAX_NAME_CHARS = 64
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+_ROLES = {f"{ROLE_URI}{role.name.lower()}": role for role in Role}
+
+
+class BadAdminCa(Exception):
+    """The admin CA's file holds something else than CA certificates that can be used; the message says what."""
+
+
+class NotIssued(Exception):
+    """The certificate does not count.
+
+    Attributes:
+        outcome: for the audit log: `other_ca`, `expired`, `not_yet_valid` or `bad_certificate`.
+    """
+
+    def __init__(self, outcome: str, text: str) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The instants that may be now, seconds since 1970 UTC.
+
+    Attributes:
+        earliest: the first of them.
+        latest: the last; None where nothing on this machine bounds the time from above.
+    """
+
+    earliest: int
+    latest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """Whom a certificate names.
+
+    Attributes:
+        role: what they may do.
+        name: the common name.
+        digests: SHA-256 of the certificates that were shown, hex; the administrator's own first.
+        key: verifies their signatures.
+        ends: when the certificate ends, seconds since 1970 UTC.
+    """
+
+    role: Role
+    name: str
+    digests: tuple[str, ...]
+    key: ec.EllipticCurvePublicKey
+    ends: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdminCa:
+    """The CAs whose certificates count.
+
+    Attributes:
+        certificates: of the CAs.
+    """
+
+    certificates: tuple[x509.Certificate, ...]
+
+    @property
+    def ends(self) -> int:
+        """When the last of them ends, seconds since 1970 UTC."""
+        return max(int(each.not_valid_after_utc.timestamp()) for each in self.certificates)
+
+
+def digest_of(certificate: x509.Certificate) -> str:
+    """What a certificate is called in lists and logs: SHA-256 of its DER, hex."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def read_admin_ca(pem: bytes) -> AdminCa:
+    """The CAs in a file.
+
+    Raises:
+        BadAdminCa: it holds no certificate, or one that is none of a CA with a P-256 key.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+        for certificate in found:
+            _require_p256(certificate)
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+            if not constraints.ca or not usage.key_cert_sign:
+                raise BadAdminCa(f"{certificate.subject.rfc4514_string()} is not the certificate of a CA")
+    except x509.ExtensionNotFound:
+        raise BadAdminCa("a certificate says neither by basicConstraints nor by keyUsage that it is one of a CA") from None
+    except _UNREADABLE as error:
+        raise BadAdminCa(f"it holds no certificates that can be read ({str(error)[:100]})") from None
+    if len(found) > MAX_CAS:
+        raise BadAdminCa(f"it holds {len(found)} certificates; the limit is {MAX_CAS}")
+    return AdminCa(tuple(found))
+
+
+def _require_p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("a key of another kind than P-256")
+    return key
+
+
+def _certifies(_policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    _require_p256(certificate)
+    if not usage.key_cert_sign:
+        raise ValueError("a CA's key that may not sign certificates")
+
+
+def _is_no_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints | None) -> None:
+    if constraints is not None and constraints.ca:
+        raise ValueError("the certificate of a CA")
+
+
+def _signs(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.digital_signature:
+        raise ValueError("a key that may not sign")
+
+
+def _is_for_clients(_policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise ValueError("a certificate that is not for clients (clientAuth)")
+
+
+def _has_one_role(_policy: Policy, certificate: x509.Certificate, names: x509.SubjectAlternativeName) -> None:
+    _require_p256(certificate)
+    _role(names)
+
+
+def _role(names: x509.SubjectAlternativeName) -> Role:
+    found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(ROLE_URI)]
+    if len(found) != 1 or found[0] not in _ROLES:
+        raise ValueError(f"a certificate that must name one role as a URI, such as {ROLE_URI}viewer")
+    return _ROLES[found[0]]
+
+
+_CA = (
+    ExtensionPolicy.webpki_defaults_ca()
+    .require_present(x509.BasicConstraints, Criticality.CRITICAL, None)
+    .require_present(x509.KeyUsage, Criticality.CRITICAL, _certifies)
+)
+_ADMINISTRATOR = (
+    ExtensionPolicy.webpki_defaults_ee()
+    .may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_no_ca)
+    .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs)
+    .require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _is_for_clients)
+    .require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, _has_one_role)
+)
+
+
+def judge(ca: AdminCa, shown: Sequence[bytes], window: Window) -> Administrator:
+    """The administrator to whom the admin CA has issued a certificate.
+
+    A certificate counts if it, the one between and the CA are all valid at one instant of the window.
+
+    Args:
+        ca: whose certificates count.
+        shown: the administrator's certificate in DER, then at most one between it and the CA.
+        window: the time.
+
+    Raises:
+        NotIssued: the certificate does not count.
+    """
+    if not 1 <= len(shown) <= MAX_ADMIN_CERTIFICATES:
+        raise NotIssued("bad_certificate", f"show 1 to {MAX_ADMIN_CERTIFICATES} certificates")
+    try:
+        chain = [x509.load_der_x509_certificate(der) for der in shown]
+        leaf = chain[0]
+        name, key, names = _name(leaf), _require_p256(leaf), leaf.extensions
+        dates = [(each.not_valid_before_utc, each.not_valid_after_utc) for each in chain]
+        role = _role(names.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        raise NotIssued("bad_certificate", f"the certificate names no role as a URI, such as {ROLE_URI}viewer") from None
+    except _UNREADABLE as error:
+        raise NotIssued("bad_certificate", f"the certificate cannot be used: {str(error)[:200]}") from None
+    problem = _verify(ca, chain, dates, window)
+    if problem is not None:
+        raise problem
+    digests = tuple(hashlib.sha256(der).hexdigest() for der in shown)
+    return Administrator(role, name, digests, key, int(leaf.not_valid_after_utc.timestamp()))
+
+
+def _name(certificate: x509.Certificate) -> str:
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    name = found[0].value if len(found) == 1 else ""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise ValueError(f"its subject must have one common name of 1 to {MAX_NAME_CHARS} printable characters")
+    return name
+
+
+def _verify(
+    ca: AdminCa, chain: list[x509.Certificate], dates: list[tuple[datetime, datetime]], window: Window
+) -> NotIssued | None:
+    """Why none of the CAs vouches for the chain; None if one does."""
+    begins, ends = max(begin for begin, _ in dates), min(end for _, end in dates)
+    problem = NotIssued("other_ca", "the admin CA of this agent has not issued this certificate")
+    for anchor in ca.certificates:
+        first = max(begins, anchor.not_valid_before_utc)
+        last = min(ends, anchor.not_valid_after_utc)
+        at = min(max(datetime.fromtimestamp(window.earliest, UTC), first), last)
+        builder = PolicyBuilder().store(Store([anchor])).time(at).max_chain_depth(1)
+        verifier = builder.extension_policies(ca_policy=_CA, ee_policy=_ADMINISTRATOR).build_client_verifier()
+        try:
+            verifier.verify(chain[0], chain[1:])
+        except (VerificationError, *_UNREADABLE) as error:
+            if chain[-1].issuer == anchor.subject:
+                problem = NotIssued("other_ca", f"the admin CA does not vouch for this certificate: {str(error)[:200]}")
+            continue
+        # It is the CA's. Only now do dates matter: what a stranger's certificate says of its dates is nobody's business.
+        if last.timestamp() < window.earliest:
+            problem = NotIssued("expired", f"the certificate, or its CA's, ended at {last:%Y-%m-%d %H:%M:%SZ}")
+        elif window.latest is not None and first.timestamp() > window.latest:
+            problem = NotIssued("not_yet_valid", f"the certificate, or its CA's, begins at {first:%Y-%m-%d %H:%M:%SZ}")
+        else:
+            return None
+    return problem
