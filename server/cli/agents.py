@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from common.text import quantity, shown
+from server.acts.agents import MAX_AGENTS
 from server.agents.audit_heads import sign_audit_head
 from server.agents.registry import ACTIVE
 from server.agents.removal import remove, require_removable
@@ -34,6 +35,7 @@ from .options import (
 )
 from .output import handing_out, out_option, write
 
+MAX_FILE_CHARS = 128 * 1024
 SHOWN = 10
 """Licenses that `agents show` prints; `licenses list` prints all."""
 
@@ -161,6 +163,23 @@ def agents_assign(directory: Path | None, agent_id: str, site: str | None) -> No
 def agents_revoke(directory: Path | None, agent_id: str) -> None:
     """Revoke an agent: the server refuses its requests from now on."""
     perform("agents.revoke", directory, agent_id=agent_id)
+
+
+@agents.command("revoke-many")
+@where_option
+@click.argument("agent_ids", metavar="[AGENT_ID]...", nargs=-1)
+@click.option("--file", type=click.File(), help="A file with more of them, one a line; '-' for standard input.")
+def agents_revoke_many(directory: Path | None, agent_ids: tuple[str, ...], file: TextIO | None) -> None:
+    """Revoke many agents at once, at most 1000: all of them, or none if one does not exist.
+
+    At a server (--server), another person must approve.
+    """
+    lines = () if file is None else (line.strip() for line in file.read(MAX_FILE_CHARS).splitlines())
+    named = list(dict.fromkeys((*agent_ids, *(line for line in lines if line))))
+    if not 1 <= len(named) <= MAX_AGENTS:
+        raise click.UsageError(f"{len(named)} agents are named; name 1 to {MAX_AGENTS}")
+    done = perform("agents.revoke_many", directory, agent_ids=named)
+    click.echo(f"revoked {quantity(done.count, 'agent')}", err=True)
 
 
 @agents.command("retire")

@@ -25,6 +25,8 @@ COLUMNS = ("license_id", "agent", "policy", "customer", "site", "subject", "feat
 TOLD = ("product", "state", "created_at", "updated_at", "revoked_at", "suspended_at", "revision")
 """What an export says besides. An import passes over it, but for the state."""
 _FORMULA = re.compile(r"\s*['=+\-@\uff1d\uff0b\uff0d\uff20]")
+MAX_SAID = 200
+"""Characters of what is wrong with a cell: it may quote the cell, which may be as long as the file."""
 Time = Callable[[str, bool], int]
 """Makes seconds since 1970 UTC of a text; the flag says whether something ends then. Raises ValueError."""
 
@@ -153,7 +155,7 @@ def _json_lines(text: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     for number, entry in enumerate(content, 1):
         unknown = set(entry) - set(columns) if isinstance(entry, dict) else set()
         if not isinstance(entry, dict) or unknown:
-            found.append((number, f"unknown member {min(unknown)!r}" if unknown else "it is not an object"))
+            found.append((number, f"unknown member {min(unknown)[:80]!r}" if unknown else "it is not an object"))
         else:
             found.append((number, entry))
     return found
@@ -235,7 +237,7 @@ def _time(cells: dict[str, Any], name: str, time: Time) -> int | None:
     try:
         return time(str(value), name == "expires")
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {str(error)[:MAX_SAID]}") from None
 
 
 def _features(value: Any) -> tuple[str, ...]:

@@ -91,8 +91,12 @@ class JudgedBackend(httpcore.NetworkBackend):
                 raise NotAllowed(f"{host} has the address {address}, which is not public; see {self._listed_by}")
         failure: Exception = httpcore.ConnectError(f"the name {host} has no address")
         for address in addresses[:4]:
+            left = self._left()
+            if left <= 0:
+                raise httpcore.ConnectTimeout("the request takes too long")
+            step = left if timeout is None else min(timeout, left)
             try:
-                stream = self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                stream = self._inner.connect_tcp(address, port, step, local_address, socket_options)
                 return _Bounded(stream, self._left)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as problem:
                 failure = problem

@@ -188,6 +188,7 @@ SILENT = {
     "license-server agents show": "pos-001",
     "license-server agents keys": "pos-001 identity",
     "license-server agents revoke": "pos-002",
+    "license-server agents revoke-many": "nobody",
     "license-server agents retire": "pos-002",
     "license-server secrets": "--agent pos-001",
     "license-server secrets list": "--agent pos-001",

@@ -147,6 +147,7 @@ ARGUMENTS = {
     "accounts subject": ["x", "--none"],
     "agents keys": ["x", "identity"],
     "agents revoke": ["x"],
+    "agents revoke-many": ["x"],
     "agents replace": ["x", "y", "--yes"],
     "agents reinstate": ["x", "--yes"],
     "agents retire": ["x"],
@@ -197,6 +198,24 @@ def test_every_command_tells_that_there_is_no_server(run: Run, tmp_path: Path, p
     done = run(*path, "--dir", tmp_path, *ARGUMENTS.get(" ".join(path), []), code=1)
     assert done.out == ""
     assert "run 'license-server init" in done.err
+
+
+def test_many_agents_are_revoked_at_once_or_none(place: Path, run: Run, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        request = {
+            "agent_id": f"till-{number}",
+            "agreement_key": public_jwk_of(Device(number).agreement),
+            "backend": "software",
+        }
+        (tmp_path / "request.json").write_text(json.dumps(request))
+        run("enroll", "--request", tmp_path / "request.json")
+    named = tmp_path / "stolen"
+    named.write_text("till-2\n\n  till-3  \nnobody\n")
+    assert "no agent 'nobody'" in run("agents", "revoke-many", "till-1", "--file", named, code=1).err
+    assert "name 1 to 1000" in run("agents", "revoke-many", code=2).err
+    named.write_text("till-2\r\ntill-3\r\ntill-2\r\n")
+    assert run("agents", "revoke-many", "till-1", "--file", named).err == "revoked 3 agents\n"
+    assert {row["status"] for row in run("agents", "list", "--json").json()} == {"revoked"}
 
 
 def test_a_key_is_ended_once_it_is_retired_and_with_the_root_key_only(place: Path, run: Run) -> None:

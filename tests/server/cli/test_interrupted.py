@@ -109,6 +109,7 @@ COMMANDS: dict[str, Callable[[World], tuple[object, ...]]] = {
     "enrollment-token make": lambda w: ("enrollment-token", "make", "--out", w.base / "out"),
     "enrollment-token revoke": lambda w: ("enrollment-token", "revoke", 1),
     "agents revoke": lambda w: ("agents", "revoke", "till-1"),
+    "agents revoke-many": lambda w: ("agents", "revoke-many", "till-1"),
     "agents retire": lambda w: ("agents", "retire", "till-1"),
     "agents reinstate": lambda w: ("agents", "reinstate", "till-1", "--yes"),
     "rotate": lambda w: ("rotate", "--agent", "till-1", "--out", w.base / "out"),

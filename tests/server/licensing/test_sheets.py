@@ -112,6 +112,11 @@ def test_a_file_that_cannot_be_read_says_why(data: bytes, text: str) -> None:
         read(data)
 
 
+def test_what_is_wrong_with_a_line_quotes_little_of_it() -> None:
+    lines = read(json.dumps([{"x" * 100_000: 1}, {"license_id": "l", "expires": "x" * 4000}]))
+    assert [0 < len(each.problem or "") < 300 for each in lines] == [True, True]
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(Invalid):

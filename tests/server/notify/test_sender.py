@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.notify.addresses import networks
-from server.notify.sender import MAX_REPLY_BYTES, Sender
+from server.notify.sender import MAX_REPLY_BYTES, WHOLE_S, Sender
 from tests.support.pki import DAY, SERVER, Entity, make
 from tests.support.tlspeer import TlsPeer, answer, raw
 
@@ -168,6 +168,14 @@ def test_a_receiver_that_trickles_is_left(peer: TlsPeer, trust: ssl.SSLContext) 
     slow = Sender(LOOPBACK, trust, lambda _host, _port: ["127.0.0.1"], lambda: clock[0])
     assert slow.send(url(peer), {}, b"{}").problem == "no whole answer within 20 s"
     assert clock[0] < 100
+
+
+def test_many_addresses_do_not_prolong_a_request(peer: TlsPeer, trust: ssl.SSLContext) -> None:
+    """Each step has its own bound; the whole request has one as well, also while it looks for an address that answers."""
+    moments = iter([0.0, WHOLE_S + 1.0])
+    silent = Sender(networks(["127.0.0.0/8"]), trust, lambda _host, _port: ["127.0.0.1"] * 4, lambda: next(moments))
+    attempt = silent.send(url(peer), {}, b"{}")
+    assert attempt.status is None and attempt.problem == f"no whole answer within {WHOLE_S:.0f} s"
 
 
 def test_nobody_there(trust: ssl.SSLContext, tmp_path: Path, receiver: Entity) -> None:
