@@ -12,8 +12,10 @@ from server.accounts.roles import Role
 from server.licensing import products as sold
 from server.licensing.products import MAX_DURATION_S, MIN_DURATION_S, PolicyPlan
 from server.licensing.rows import MAX_NAME
+from server.licensing.seats import Mode, Terms
 
 from .act import Act, Context, Form, Listed, Number, PageForm, Time, VendorId, page, revision_tag
+from .seats import SeatTerms
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
@@ -49,7 +51,9 @@ class EntitlementSet(Form):
 
 
 class Policy(Form):
-    """A template of licenses; times are seconds since 1970 UTC, `duration` in seconds, null where each order says the end."""
+    """A template of licenses; times are seconds since 1970 UTC, `duration` in seconds, null where each order says the end.
+    With `floating`, its licenses are shared by the tills of a site.
+    """
 
     policy: str
     product: str
@@ -59,6 +63,7 @@ class Policy(Form):
     metadata: dict[str, str]
     duration: Number | None
     trial: bool
+    floating: SeatTerms | None
     created_at: Time
     updated_at: Time
     retired_at: Time | None
@@ -130,6 +135,7 @@ class NewPolicy(Form):
     metadata: Entries = Field(default_factory=dict)
     duration: Duration | None = None
     trial: bool = False
+    floating: SeatTerms | None = None
 
 
 class ChangePolicy(Form):
@@ -141,13 +147,17 @@ class ChangePolicy(Form):
     features: Features | None = None
     metadata: Entries | None = None
     duration: Duration | None = None
+    floating: SeatTerms | None = None
 
 
 def _plan(body: NewPolicy | ChangePolicy) -> PolicyPlan:
     features = None if body.features is None else tuple(body.features)
+    terms = body.floating
+    shared = None if terms is None else Terms(terms.seats, Mode(terms.mode), terms.lease, terms.grace, terms.idle)
     return PolicyPlan(
-        name=body.name, entitlement_set=body.entitlement_set, features=features, metadata=body.metadata, duration=body.duration
-    )
+        name=body.name, entitlement_set=body.entitlement_set, features=features, metadata=body.metadata,
+        duration=body.duration, floating=shared,
+    )  # fmt: skip
 
 
 # Products

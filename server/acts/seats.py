@@ -62,15 +62,22 @@ class SeatsForm(PageForm):
     after: Annotated[str, Field(max_length=16, pattern=r"^[0-9]*$")] = ""
 
 
-class TermsForm(Form):
-    """The terms of a floating license; durations are in seconds."""
+class SeatTerms(Form):
+    """How the tills of a site share a license. In seconds: when a till renews its seat (`lease`), how long it works offline at
+    least (`grace`), and when it gives an unused seat back (`idle`).
+    """
 
-    license_id: Id
     seats: Annotated[int, Field(ge=1, le=MAX_SEAT_COUNT)]
     mode: Literal["hard", "soft"] = "hard"
     lease: Annotated[int, Field(ge=BOUNDS["lease"][0], le=BOUNDS["lease"][1])] = Terms(1).lease
     grace: Annotated[int, Field(ge=BOUNDS["grace"][0], le=BOUNDS["grace"][1])] = Terms(1).grace
     idle: Annotated[int, Field(ge=BOUNDS["idle"][0], le=BOUNDS["idle"][1])] = Terms(1).idle
+
+
+class TermsForm(SeatTerms):
+    """The terms of a floating license; durations are in seconds."""
+
+    license_id: Id
 
 
 class OneSeat(Form):

@@ -1,14 +1,18 @@
 """Commands for what a vendor sells: products, entitlement sets, policies."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+from server.licensing.seats import Mode
 
 from .acting import listed, perform
 from .listing import limit_option, show_one, show_pages
 from .options import DurationType, json_option, pairs, reason_option, utc, where_option
 
+F = TypeVar("F", bound=Callable[..., Any])
 _feature_option = click.option("--feature", "features", multiple=True, metavar="NAME", help="A feature; may be repeated.")
 _after_option = click.option("--after", default="", metavar="ID", help="Only those behind this one.")
 
@@ -128,6 +132,32 @@ _metadata_option = click.option(
 _duration_option = click.option("--duration", type=DurationType(), help="How long a license lasts: 365d, 52w.")
 
 
+_MODES = [mode.value for mode in Mode]
+_floating_options = (
+    click.option("--seats", type=click.IntRange(1), metavar="N", help="The tills of a site share each license: N at once."),
+    click.option("--mode", type=click.Choice(_MODES), help="With --seats, as in 'seats set'; hard unless given."),
+    click.option("--lease", type=DurationType(), help="With --seats: a till renews its seat then; 4h unless given."),
+    click.option(
+        "--grace", type=DurationType(), help="With --seats: how long a till works offline, at least; 3d unless given."
+    ),
+    click.option("--idle", type=DurationType(), help="With --seats: a till gives an unused seat back then; 12h unless given."),
+)
+
+
+def floating_options(command: F) -> F:
+    """The terms of a policy's seats."""
+    for option in reversed(_floating_options):
+        command = option(command)
+    return command
+
+
+def _floating(seats: int | None, **terms: object) -> dict[str, object] | None:
+    given = {name: value for name, value in terms.items() if value is not None}
+    if seats is None and given:
+        raise click.UsageError(f"--{min(given)} belongs to --seats N")
+    return None if seats is None else {"seats": seats, **given}
+
+
 @policies.command("create")
 @where_option
 @click.argument("policy_id")
@@ -137,6 +167,7 @@ _duration_option = click.option("--duration", type=DurationType(), help="How lon
 @_feature_option
 @_metadata_option
 @_duration_option
+@floating_options
 @click.option("--trial", is_flag=True, help="Each machine gets one license of the product by such a policy, ever.")
 @reason_option
 @json_option
@@ -149,6 +180,11 @@ def policies_create(
     features: tuple[str, ...],
     metadata: dict[str, str],
     duration: int | None,
+    seats: int | None,
+    mode: str | None,
+    lease: int | None,
+    grace: int | None,
+    idle: int | None,
     trial: bool,
     reason: str,
     as_json: bool,
@@ -157,6 +193,7 @@ def policies_create(
     row = perform(
         "policies.create", directory, policy=policy_id, product=product_id, name=name, entitlement_set=set_id,
         features=list(features), metadata=metadata, duration=duration, trial=trial,
+        floating=_floating(seats, mode=mode, lease=lease, grace=grace, idle=idle),
     )  # fmt: skip
     show_one(row, as_json)
 
@@ -169,6 +206,7 @@ def policies_create(
 @click.option("--feature", "features", multiple=True, metavar="NAME", help="All of its features from now on; may be repeated.")
 @_metadata_option
 @_duration_option
+@floating_options
 @reason_option
 @json_option
 def policies_change(
@@ -179,13 +217,18 @@ def policies_change(
     features: tuple[str, ...],
     metadata: dict[str, str],
     duration: int | None,
+    seats: int | None,
+    mode: str | None,
+    lease: int | None,
+    grace: int | None,
+    idle: int | None,
     reason: str,
     as_json: bool,
 ) -> None:
     """Change what is given of a policy, for licenses that are issued or upgraded from now on."""
     row = perform(
         "policies.change", directory, policy=policy_id, name=name, entitlement_set=set_id, features=list(features) or None,
-        metadata=metadata or None, duration=duration,
+        metadata=metadata or None, duration=duration, floating=_floating(seats, mode=mode, lease=lease, grace=grace, idle=idle),
     )  # fmt: skip
     show_one(row, as_json)
 
@@ -222,7 +265,9 @@ def policies_list(directory: Path | None, product_id: str | None, after: str, li
 
     def line(row: Any) -> tuple[object, ...]:
         lasts = "-" if row.duration is None else f"{row.duration / 86_400:g} d"
-        kind = "retired" if row.retired_at is not None else "trial" if row.trial else "sale"
+        kind = (
+            "retired" if row.retired_at is not None else "trial" if row.trial else "sale" if row.floating is None else "seats"
+        )
         return row.policy, row.product, row.name, kind, lasts, row.entitlement_set or "-", ", ".join(row.features)
 
     headers = ("policy", "product", "name", "kind", "lasts", "set", "own features")

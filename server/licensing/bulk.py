@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, RegistryError
 from server.registry.database import Database
+from server.registry.licensing_models import Policy
 from server.registry.models import Agent, License
 
 from .licenses import Licenses, record_issued
@@ -116,7 +117,7 @@ def issue_many(
 def _issue(
     session: Session, licenses: Licenses, wanted: Sequence[Wanted], now: int, reached: Callable[[int], None]
 ) -> list[Result]:
-    ids = sorted({each.agent for each in wanted if each.agent is not None})
+    ids = sorted({each.agent for each in wanted if each.agent is not None} | _agents_at(session, wanted))
     for first in range(0, len(ids), 500):
         some = Agent.id.in_(ids[first : first + 500])
         session.scalars(select(Agent).where(some).order_by(Agent.id).with_for_update()).all()
@@ -138,6 +139,18 @@ def _issue(
     for agent, order in made:
         record_issued(session, agent, order, now)
     return results
+
+
+def _agents_at(session: Session, wanted: Sequence[Wanted]) -> set[str]:
+    """The agents of the sites whose tills will share a license of this run: they learn of it, and so are locked as well."""
+    policies = {each.wish.policy for each in wanted if each.agent is None and each.wish.policy is not None}
+    shared = select(Policy.id).where(Policy.floating.is_not(None))
+    shares = set(session.scalars(shared)) & policies
+    sites = sorted({each.wish.site for each in wanted if each.wish.policy in shares and each.wish.site is not None})
+    found: set[str] = set()
+    for first in range(0, len(sites), 500):
+        found.update(session.scalars(select(Agent.id).where(Agent.site_id.in_(sites[first : first + 500]))))
+    return found
 
 
 def _one(session: Session, licenses: Licenses, each: Wanted, now: int) -> tuple[Result, Order | None]:

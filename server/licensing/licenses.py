@@ -53,6 +53,8 @@ def record_issued(session: Session, agent_id: str | None, order: Order, now: int
     ids = {"policy": order.policy, "customer": order.customer, "site": order.site}
     ids = {name: value for name, value in ids.items() if value is not None}
     audit.record(session, "admin", "license.issued", "ok", now, agent=agent_id, license=order.jti, expires=order.expires, **ids)
+    if order.seats is not None:
+        seats.record_terms(session, order.jti, order.seats, now)
 
 
 def _require_same(known: License, agent_id: str | None) -> None:
@@ -138,6 +140,8 @@ class Licenses:
             version: as for `issue`.
             needs_token: refuse an agent that has no secret yet; else it gets its token later.
         """
+        if order.seats is not None and (agent_id is not None or order.site is None):
+            raise Conflict(f"licenses by policy {order.policy!r} are shared by the tills of a site: name a site, and no agent")
         claims = claims_of(order, self._keyring.issuer, agent_id, now)
         # Locked: the same license may be issued twice at once.
         agent = None if agent_id is None else receiving(session, agent_id)
@@ -158,6 +162,9 @@ class Licenses:
         session.add(row)
         about = {"agent": agent_id, "customer": order.customer, "site": order.site, "policy": order.policy}
         changed(session, row, ISSUED if known is None else Event.RENEWED, now, **about, expires=order.expires)
+        if order.seats is not None and not row.floating:
+            session.flush()
+            seats.share(session, order.jti, order.seats, now)
         return None if made is None else made[0]
 
     def _token(

@@ -18,8 +18,9 @@ from server.base.errors import Invalid
 from server.registry.licensing_models import Policy
 
 from .customers import owner_of
-from .products import features_of, sold_by
+from .products import features_of, sold_by, terms_of_seats
 from .rows import checked_features, checked_metadata
+from .seats import Terms
 
 UNNAMED = "unnamed"
 _NO_AGENT = "x" * 64
@@ -42,6 +43,7 @@ class Order:
         trial: whether the machine may have had no trial of the product.
         customer: whose it is; None if that is not recorded.
         site: where it is used; None if that is not recorded.
+        seats: the terms of its seats, if the tills of the site share it.
     """
 
     jti: str
@@ -55,6 +57,7 @@ class Order:
     trial: bool = False
     customer: str | None = None
     site: str | None = None
+    seats: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def order_of(session: Session, wish: Wish, now: int) -> Order:
         trial=policy is not None and policy.trial,
         customer=customer,
         site=site,
+        seats=None if policy is None else terms_of_seats(policy),
     )
 
 

@@ -15,6 +15,7 @@ from server.base.errors import Conflict, Invalid
 from server.registry.licensing_models import EntitlementSet, Policy, Product
 
 from .rows import checked_features, checked_metadata, checked_text, expect, found, new_id, record, require_new, touch
+from .seats import Terms
 
 MIN_DURATION_S, MAX_DURATION_S = 60, 100 * 366 * 86_400
 
@@ -56,6 +57,7 @@ class PolicyRow:
         metadata: that its licenses carry.
         duration: seconds that a license lasts; None if each order says when it ends.
         trial: whether a machine gets one license of this product by such a policy, ever.
+        floating: the terms of their seats, if its licenses are shared by the tills of a site; else None.
         created_at: when it was created.
         updated_at: when it was last changed.
         retired_at: since when no license is issued by it; None while it is used.
@@ -70,6 +72,7 @@ class PolicyRow:
     metadata: dict[str, str]
     duration: int | None
     trial: bool
+    floating: Terms | None
     created_at: int
     updated_at: int
     retired_at: int | None
@@ -85,6 +88,7 @@ class PolicyPlan:
     features: tuple[str, ...] | None = None
     metadata: dict[str, str] | None = None
     duration: int | None = None
+    floating: Terms | None = None
 
 
 # Products
@@ -292,7 +296,17 @@ def _apply(session: Session, row: Policy, plan: PolicyPlan) -> None:
         if not MIN_DURATION_S <= plan.duration <= MAX_DURATION_S:
             raise Invalid(f"a license lasts {MIN_DURATION_S} seconds to 100 years, not {plan.duration} seconds")
         row.duration_s = plan.duration
+    if plan.floating is not None:
+        if row.trial:
+            raise Invalid("a trial belongs to one machine: it has no seats")
+        plan.floating.check()
+        row.floating = plan.floating.as_json()
     features_of(session, row)
+
+
+def terms_of_seats(row: Policy) -> Terms | None:
+    """The terms of seats of a policy's licenses; None if these are not shared."""
+    return None if row.floating is None else Terms.from_json(row.floating)
 
 
 def _product(row: Product) -> ProductRow:
@@ -308,6 +322,6 @@ def _policy(row: Policy) -> PolicyRow:
     features: tuple[str, ...] = tuple(json.loads(row.features))
     metadata: dict[str, Any] = json.loads(row.added_metadata)
     return PolicyRow(
-        row.id, row.product_id, row.name, row.entitlement_set_id, features, metadata, row.duration_s, row.trial, row.created_at,
-        row.updated_at, row.retired_at, row.revision,
+        row.id, row.product_id, row.name, row.entitlement_set_id, features, metadata, row.duration_s, row.trial,
+        terms_of_seats(row), row.created_at, row.updated_at, row.retired_at, row.revision,
     )  # fmt: skip

@@ -7,7 +7,7 @@ until its newest token has ended at the agent. Locks are taken in this order: ag
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +64,16 @@ class Terms:
     lease: int = 4 * HOUR_S
     grace: int = 3 * DAY_S
     idle: int = 12 * HOUR_S
+
+    def as_json(self) -> str:
+        """As a policy keeps them."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Terms":
+        """Of a policy."""
+        held = json.loads(text)
+        return cls(held["seats"], Mode(held["mode"]), held["lease"], held["grace"], held["idle"])
 
     def check(self) -> None:
         """Returns if all are within their bounds; raises Invalid."""
@@ -146,6 +156,13 @@ def set_terms(session: Session, license_id: str, terms: Terms, now: int) -> Floa
         Conflict: it is on a machine, has no site, is a trial, has ended or is revoked; or its site has too many.
         Invalid: the terms are out of bounds, or its id is too long for seats.
     """
+    share(session, license_id, terms, now)
+    record_terms(session, license_id, terms, now)
+    return one(session, license_id, now)
+
+
+def share(session: Session, license_id: str, terms: Terms, now: int) -> None:
+    """As `set_terms`, without the audit record, which locks the audit's counter: for many licenses at once."""
     terms.check()
     if len(license_id) > MAX_FLOATING_ID_CHARS:
         raise Invalid(f"the id of a floating license has at most {MAX_FLOATING_ID_CHARS} characters: its seats add some")
@@ -174,10 +191,13 @@ def set_terms(session: Session, license_id: str, terms: Terms, now: int) -> Floa
             )
         changed(session, row, Event.SHARED, now, site=place)
     session.flush()
+    events.emit(session, "license.seats", now, license=license_id, seats=terms.seats, mode=terms.mode.value)
+
+
+def record_terms(session: Session, license_id: str, terms: Terms, now: int) -> None:
+    """Records the terms of a floating license in the audit, when the transaction needs no other lock any more."""
     about: dict[str, Any] = {"seats": terms.seats, "mode": terms.mode.value}
-    events.emit(session, "license.seats", now, license=license_id, **about)
     audit.record(session, audit.ADMIN, "license.seats", "ok", now, license=license_id, **about)
-    return one(session, license_id, now)
 
 
 def require_no_seat(session: Session, license_id: str) -> None:

@@ -35,7 +35,10 @@ class EntitlementSet(Base):
 
 
 class Policy(Base):
-    """A template of licenses. `features` (behind those of the set) and `metadata` are JSON; `trial`: once for each machine."""
+    """A template of licenses. `features` (behind those of the set) and `metadata` are JSON; `trial`: once for each machine.
+
+    `floating` has the terms of seats as JSON, for licenses that the tills of a site share; NULL for others.
+    """
 
     __tablename__ = "policy"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -46,6 +49,7 @@ class Policy(Base):
     added_metadata: Mapped[str] = mapped_column("metadata", Text)
     duration_s: Mapped[int | None] = mapped_column(BigInteger)
     trial: Mapped[bool] = mapped_column()
+    floating: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[int] = mapped_column(BigInteger)
     retired_at: Mapped[int | None] = mapped_column(BigInteger)

@@ -138,3 +138,15 @@ def test_usage_is_reported_by_day_and_in_sums(shop: Path, run: Run, told: Told) 
     assert "2024-10-05" in run("reports", "usage").out and day == at // 86_400
     for wrong in (("--csv", "--json"), ("--sum", "--agent", "x")):
         run("reports", "usage", *wrong, code=2)
+
+
+def test_a_policy_has_the_terms_of_seats(shop: Path, run: Run, told: Told) -> None:
+    terms = ("--seats", 2, "--mode", "soft", "--grace", "7d")
+    made = told("policies", "create", "shop", "--product", "till", "--name", "Shop", "--duration", "365d", *terms)
+    assert made["floating"] == {"seats": 2, "mode": "soft", "lease": 4 * 3600, "grace": 7 * 86_400, "idle": 12 * 3600}
+    assert "soft" in run("policies", "show", "shop").out and "seats" in run("policies", "list").out
+    run("issue", "--policy", "shop", "--site", "s-1", "--license-id", "pool")
+    assert [(row["license_id"], row["seats"]) for row in told("seats", "list")] == [("pool", 2)]
+    assert "name a site, and no agent" in run("issue", "--policy", "shop", "--agent", "till-1", code=1).err
+    assert "--grace belongs to --seats N" in run("policies", "change", "shop", "--grace", "1d", code=2).err
+    assert told("policies", "change", "shop", "--seats", 3)["floating"]["mode"] == "hard"

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from server.base.errors import Invalid
-from server.licensing import bulk
+from server.licensing import bulk, products, seats
 from server.licensing.bulk import Result, issue_many, named, numbered
 from server.licensing.license_list import Filter, listed
 from server.licensing.orders import Wish
+from server.licensing.products import PolicyPlan
+from server.licensing.seats import Terms
 from server.licensing.sheets import Wanted
 from server.registry import events
 from tests.server.atonce import at_once
 from tests.server.devices import NOW
-from tests.server.licensing.selling import Vendor
+from tests.server.licensing.selling import YEAR, Vendor
 from tests.support.serverside import ServerSide, open_server
 
 
@@ -127,6 +129,30 @@ def test_an_agent_without_a_secret_gets_its_tokens_later(server: ServerSide) -> 
     server.secrets.rotate_by_hand(agent, NOW)
     (token,) = server.licenses.reissue_all(agent, NOW)
     assert server.licenses.validate(agent, token, NOW)[0]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_two_processes_share_licenses_at_one_site_at_once(directory: Path, whole: bool) -> None:
+    with closing(open_server(directory)) as one, closing(open_server(directory)) as two:
+        vendor = Vendor(one, agents=3)
+        with one.database.write() as session:
+            plan = PolicyPlan("Two tills", "base", duration=YEAR, floating=Terms(2))
+            products.create_policy(session, "shop", "till", plan, NOW)
+            for agent in vendor.agents:
+                seats.assign_site(session, agent, "s-1", NOW)
+
+        def orders(name: str) -> list[Wanted]:
+            shared = [wanted(number, f"{name}{number}", policy="shop") for number in range(0, 12, 2)]
+            others = [wanted(number, f"{name}{number}", vendor.agents[number % 3]) for number in range(1, 12, 2)]
+            return sorted([*shared, *others], key=lambda each: each.line)
+
+        found = at_once(
+            [lambda: run(one, orders("a"), whole=whole), lambda: run(two, list(reversed(orders("b"))), whole=whole)]
+        )
+        assert [outcomes(results) for results in found] == [{"issued": 12}] * 2
+        assert outcomes(run(one, orders("a"), whole=whole)) == {"unchanged": 12}
+        with one.database.read() as session:
+            assert [row.seats for row in seats.listed(session, NOW)] == [2] * 12
 
 
 @pytest.mark.parametrize("whole", [True, False])

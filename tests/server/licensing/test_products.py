@@ -8,9 +8,11 @@ from contracts.claims import check_claims
 from contracts.licensetoken import MAX_VERSION
 from server.base.errors import Conflict, Invalid, NotFound
 from server.keys.jose import issue_token, new_signing_key
-from server.licensing import products
+from server.licensing import products, seats
 from server.licensing.orders import Order, Wish, claims_of, order_of, token_chars
 from server.licensing.products import PolicyPlan
+from server.licensing.seats import DAY_S, HOUR_S, Mode, Terms
+from server.registry import events
 from tests.server.devices import NOW
 from tests.server.licensing.selling import YEAR, Vendor
 from tests.support.serverside import ServerSide
@@ -46,6 +48,34 @@ def test_a_changed_policy_or_set_counts_for_later_licenses_only(server: ServerSi
     vendor.sell("after")
     assert vendor.row("before").features == ("sales", "fuel") and vendor.row("before").expires == NOW + YEAR
     assert vendor.row("after").features == ("sales", "returns", "fuel2") and vendor.row("after").expires == NOW + 60
+
+
+def test_licenses_by_a_policy_with_seats_are_shared_by_the_tills_of_their_site(server: ServerSide) -> None:
+    vendor = Vendor(server, agents=1)
+    terms = Terms(2, Mode.SOFT, lease=HOUR_S, grace=7 * DAY_S, idle=HOUR_S)
+    made = act(server, "create_policy", "shop", "till", PolicyPlan("Two tills", "base", duration=YEAR, floating=terms), NOW)
+    assert made.floating == terms and act(server, "show_policy", "shop").floating == terms
+    vendor.sell("pool", policy="shop")
+    with server.database.read() as session:
+        row = seats.one(session, "pool", NOW)
+        kinds = [each.kind for each in events.listed(session, 0, 100)]
+    assert (row.site, row.seats, row.mode, row.lease, row.grace, row.idle) == ("s-1", 2, "soft", HOUR_S, 7 * DAY_S, HOUR_S)
+    assert "license.seats" in kinds and [each.event for each in server.audit.tail(2)] == ["license.issued", "license.seats"]
+    vendor.sell("pool", policy="shop", now=NOW + 1)
+    for wish in ({"site": None}, {"site": None, "customer": "c-1"}, {"agent": vendor.agents[0]}):
+        with pytest.raises(Conflict, match="are shared by the tills of a site: name a site, and no agent"):
+            vendor.sell("other", policy="shop", **wish)
+    act(server, "change_policy", "shop", PolicyPlan(floating=Terms(5)), NOW)
+    vendor.sell("later", policy="shop")
+    with server.database.read() as session:
+        assert [seats.one(session, each, NOW).seats for each in ("pool", "later")] == [2, 5]
+    for plan in (PolicyPlan("x", duration=YEAR, floating=Terms(0)), PolicyPlan("x", duration=YEAR, floating=Terms(1, lease=1))):
+        with pytest.raises(Invalid):
+            act(server, "create_policy", "x", "till", plan, NOW)
+    with pytest.raises(Invalid, match="a trial belongs to one machine: it has no seats"):
+        act(server, "create_policy", "x", "till", PolicyPlan("x", duration=YEAR, floating=terms), NOW, trial=True)
+    with pytest.raises(Invalid, match="a trial belongs to one machine: it has no seats"):
+        act(server, "change_policy", "try", PolicyPlan(floating=terms), NOW)
 
 
 def test_what_is_retired_sells_nothing_more(server: ServerSide) -> None:
