@@ -1,18 +1,21 @@
-"""Sends requests to the agent's admin socket for the commands, and prints the replies."""
+"""Sends requests to the agent's admin socket for the commands, signed where the agent demands it, and prints the replies."""
 
+import contextlib
 import grp
 import json
 import os
 import pwd
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from common.text import shown
-from ipc.adminclient import AdminClient
+from ipc.adminclient import AdminClient, Sign
+from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from . import health
@@ -21,6 +24,8 @@ EXIT_NEGATIVE, EXIT_INCOMPLETE = 1, 5
 ADMIN_DEADLINE_S = 60.0
 ALIVE_DEADLINE_S = 10.0
 """For an answer that needs neither TPM nor disk: an agent that is stopped while systemd holds its socket gives none."""
+UNSIGNED = frozenset({"ping", "health"})
+"""What the agent answers everyone who may use the socket."""
 SERVER_DEADLINE_S = 180.0
 """For what the agent asks its server before it answers."""
 RELOAD_TRIES, RELOAD_PAUSE_S = 3, 1.0
@@ -41,15 +46,32 @@ class Agent:
         path: its admin socket.
         as_json: whether replies are shown as JSON.
         agent_uid: the agent's UID where its user is not named `license-agent`.
+        credentials: sign what the agent wants signed; None without a certificate.
     """
 
-    def __init__(self, path: str, as_json: bool, agent_uid: int | None) -> None:
+    def __init__(self, path: str, as_json: bool, agent_uid: int | None, credentials: Sign | None = None) -> None:
         self.as_json = as_json
         self._path = path
         self.agent_uid = agent_uid
+        self._credentials = credentials
+        self._reader: AdminClient | None = None
+        self._in_session = False
 
     def ask(self, op: str, *, deadline: float = ADMIN_DEADLINE_S, **fields: Any) -> dict[str, Any]:
-        """Sends one request. A socket that does not exist is an error at once, not after the deadline."""
+        """Sends one request, signed if the agent demands it. A socket that does not exist is an error at once."""
+        self._check_socket()
+        if self._reader is not None:
+            return self._read(self._reader, op, fields)
+        with self._client(deadline) as client:
+            given = None if op in UNSIGNED or self._credentials is None else client.challenge()
+            if given is None or not given.required or self._credentials is None:
+                return client.call(op, **fields)
+            return client.call_signed(given, self._credentials, op, **fields)
+
+    def _client(self, deadline: float) -> AdminClient:
+        return AdminClient(self._path, deadline=deadline, agent_uid=self.agent_uid)
+
+    def _check_socket(self) -> None:
         if not os.path.exists(self._path):
             raise AgentUnavailable(
                 f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
@@ -59,7 +81,49 @@ class Agent:
                 f"{self._path} may not be opened by {_user(os.geteuid())}: run this as root, or add the user to the group "
                 f"{_group(self._path)} and to [management] allowed_uids in config.toml"
             )
-        return AdminClient(self._path, deadline=deadline, agent_uid=self.agent_uid).call(op, **fields)
+
+    @contextlib.contextmanager
+    def reading(self, deadline: float = ADMIN_DEADLINE_S) -> Iterator[None]:
+        """Within the block, all requests read over one connection, and one signature serves them all (a viewer session).
+
+        A command that asks again and again needs it: a key on a token may want a touch for each signature.
+
+        Args:
+            deadline: seconds for each answer.
+        """
+        with self._client(deadline) as self._reader:
+            self._in_session = False
+            try:
+                yield
+            finally:
+                self._reader = None
+
+    def _read(self, client: AdminClient, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if not self._in_session:
+            self._begin_session(client)
+        try:
+            return client.call(op, **fields)
+        except AgentRefused as error:
+            if self._credentials is None or error.code is not ErrorCode.UNAUTHENTICATED:
+                raise
+        # The session has ended with its time; what is read may be asked again.
+        self._begin_session(client)
+        return client.call(op, **fields)
+
+    def _begin_session(self, client: AdminClient) -> None:
+        given = None if self._credentials is None else client.challenge()
+        if given is not None and given.required and self._credentials is not None:
+            client.call_signed(given, self._credentials, "session_begin")
+        self._in_session = True
+
+    def _only_verdict(self) -> bool:
+        """Whether the agent tells this user nothing but its verdict."""
+        if self._credentials is not None or os.geteuid() == 0:
+            return False
+        self._check_socket()
+        with self._client(ADMIN_DEADLINE_S) as client:
+            given = client.challenge()
+        return given is not None and given.required
 
     def ask_health(self, alive_within: float = ALIVE_DEADLINE_S) -> dict[str, Any]:
         """The reply to `status`. An agent that cannot work, or that nobody hears, is an answer too: `health` alone.
@@ -69,6 +133,8 @@ class Agent:
         """
         try:
             self.ask("ping", deadline=alive_within)
+            if self._only_verdict():
+                return {"health": health.of_verdict(self.ask("health"))}
             return self.ask("status")
         except AgentRefused as error:
             found = health.of_refusal(error)

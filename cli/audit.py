@@ -32,16 +32,23 @@ def audit() -> None:
 @pass_agent
 def audit_tail(agent: Agent, lines: int, follow: bool) -> None:
     """Show the newest records (with --json: one record a line)."""
+    if not follow:
+        _show_records(agent, -1, lines)
+        return
     after = -1
-    while True:
-        records = agent.ask("audit_tail", after_seq=after, limit=lines if after < 0 else 1000)["records"]
-        for line in records:
-            record = json.loads(line)
-            after = max(after, record["seq"])
-            click.echo(line if agent.as_json else for_terminal(render.record_text(record)))
-        if not follow:
-            return
-        time.sleep(FOLLOW_EVERY_S)
+    with agent.reading():
+        while True:
+            after = _show_records(agent, after, lines if after < 0 else 1000)
+            time.sleep(FOLLOW_EVERY_S)
+
+
+def _show_records(agent: Agent, after: int, limit: int) -> int:
+    """Prints the records after a number; returns the number of the last one."""
+    for line in agent.ask("audit_tail", after_seq=after, limit=limit)["records"]:
+        record = json.loads(line)
+        after = max(after, record["seq"])
+        click.echo(line if agent.as_json else for_terminal(render.record_text(record)))
+    return after
 
 
 @audit.command("verify")
@@ -105,6 +112,11 @@ def audit_verify(
 @pass_agent
 def audit_export(agent: Agent, kind: str | None, after: int) -> None:
     """Print all records, oldest first, including those in archives: one JSON line each."""
+    with agent.reading():
+        _export(agent, kind, after)
+
+
+def _export(agent: Agent, kind: str | None, after: int) -> None:
     end = agent.ask("status")["audit"]["seq"]
     after -= 1 if after == 0 else 0
     while after < end:

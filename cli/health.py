@@ -31,6 +31,15 @@ def health_of(reply: dict[str, Any]) -> Health:
     return _single(ATTENTION, "older_agent", text, "Run 'systemctl restart license-agent'.")
 
 
+def of_verdict(reply: dict[str, Any]) -> Health:
+    """The agent's judgment in its reply to `health`: the verdict alone, without its reasons."""
+    verdict = str(reply["verdict"])
+    if verdict == FINE:
+        return {"verdict": FINE, "findings": []}
+    text = "the agent gives its reasons only to root and to administrators with a certificate"
+    return _single(verdict, "not_told", text, "Run 'license-agent-cli --auth-cert FILE status'.")
+
+
 def of_refusal(error: AgentRefused) -> Health | None:
     """What an error reply says of the agent's health; None if it says nothing of it."""
     if error.code not in _CANNOT_WORK:

@@ -25,6 +25,7 @@ from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
 from . import audit, doctor, health, inputs, keys, render, server
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
+from .auth import BadCredentials, Credentials
 from .why import why
 
 EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
@@ -35,7 +36,8 @@ class _Program(click.Group):
     """Takes its options before and after the command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, to_front(args, {"--json", "--version"}, {"--socket", "--agent-uid"}))
+        valued = {"--socket", "--agent-uid", "--auth-cert", "--auth-key"}
+        return super().parse_args(ctx, to_front(args, {"--json", "--version"}, valued))
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,10 +52,28 @@ class _Program(click.Group):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--agent-uid", type=int, metavar="UID", help="The agent's UID if its user is not license-agent.")
+@click.option(
+    "--auth-cert",
+    envvar="LICENSE_AGENT_AUTH_CERT",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Your administrator's certificate, PEM (or LICENSE_AGENT_AUTH_CERT).",
+)
+@click.option(
+    "--auth-key",
+    envvar="LICENSE_AGENT_AUTH_KEY",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its key, PEM (or LICENSE_AGENT_AUTH_KEY; default: the one in the certificate's file, else in the ssh-agent).",
+)
 @click.pass_context
-def main(ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None) -> None:
+def main(
+    ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None, auth_cert: Path | None, auth_key: Path | None
+) -> None:
     """Manage the license agent of this machine."""
-    ctx.obj = Agent(socket, as_json, agent_uid)
+    if auth_key is not None and auth_cert is None:
+        raise click.UsageError("--auth-key needs --auth-cert: the agent must know whose key it is")
+    ctx.obj = Agent(socket, as_json, agent_uid, None if auth_cert is None else Credentials(auth_cert, auth_key))
 
 
 @main.command()
@@ -302,7 +322,7 @@ def entry() -> None:
         _fail(str(error), EXIT_REFUSED)
     except ArchiveDamaged as error:
         _fail(str(error), EXIT_NEGATIVE)
-    except keys.BadKey as error:
+    except (keys.BadKey, BadCredentials) as error:
         # Not 1: that would say that a log was tampered with.
         _fail(str(error), EXIT_USAGE)
     except OSError as error:

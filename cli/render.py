@@ -92,6 +92,7 @@ def status_text(reply: dict[str, Any]) -> str:
         ("validations", f"{reply['validations']}, of which {reply['validations_failed']} refused"),
         ("unauthorized callers", str(reply["unauthorized"])),
         ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
+        *_authentication(reply.get("authentication")),
         ("confinement", _confinement(reply["confinement"])),
     ]
     text: str = tabulate(rows, tablefmt="plain")
@@ -104,6 +105,18 @@ def _server_time(found: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     standing = found["standing"] if found["standing"] == "provisional" else click.style(found["standing"].upper(), fg="red")
     return [("server's time", f"{standing}: {found['text']}"), ("", found["action"])]
+
+
+def _authentication(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How administrators are authenticated; an agent of release 0.1.0 does not say."""
+    if found is None:
+        return []
+    if found["mode"] != "required":
+        return [("administrators", "root and the users of [management] allowed_uids, without a certificate")]
+    if found["ca_ends"] is None:
+        why = found["ca_problem"] or "there is no admin CA"
+        return [("administrators", click.style(f"need a certificate, and none counts: {why}", fg="red"))]
+    return [("administrators", f"need a certificate; the admin CA ends {utc(found['ca_ends'])}")]
 
 
 def _confinement(reply: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from ipc.posclient.policy import AgentRefused
 from tests.support import foreignadmin
 from tests.support.adminpki import Ca, Holder
 from tests.support.daemon import Bench, furnished
+from tests.support.otheruser import commands_for
 from tests.support.waiting import READY_S
 
 # The admin CA's file must belong to root.
@@ -133,3 +134,78 @@ def test_a_revoked_certificate_stays_revoked_after_a_restart(bench: Bench) -> No
         with pytest.raises(AgentRefused, match="revoked"):
             sign(bench, lost, "secrets")
         assert ask(bench, "admin_access")["revoked_certificates"] == [lost.digest]
+
+
+def cli(bench: Bench, *arguments: str, holder: Holder | None = None, fine: tuple[int, ...] = (0,)) -> str:
+    """`license-agent-cli`, with a certificate whose key is in the same file."""
+    options: list[str] = []
+    if holder is not None:
+        path = bench.root / f"{holder.digest[:8]}.pem"
+        path.touch(0o600)
+        path.write_bytes(holder.pem + holder.key_pem)
+        options = ["--auth-cert", str(path)]
+    return bench.tool("license-agent-cli", *options, *arguments, fine=fine)
+
+
+def test_every_command_signs_when_the_agent_demands_it(bench: Bench) -> None:
+    viewer, operator, admin = issued("viewer"), issued("operator"), issued("admin")
+    with bench.running():
+        # Nothing is demanded yet: the same command line works, and needs no certificate that counts.
+        assert "no secrets yet" in cli(bench, "secrets", holder=viewer)
+        install(bench, CA.pem)
+        cli(bench, "reload")
+        assert "need a certificate; the admin CA ends" in cli(bench, "status", fine=(1, 2))
+        said = cli(bench, "secrets", fine=(4,))
+        assert said.startswith(
+            "license-agent-cli: UNAUTHENTICATED: this agent asks for an administrator's certificate: --auth-cert"
+        )
+        assert "no secrets yet" in cli(bench, "secrets", holder=viewer)
+        bench.tool("license-server", "rotate", "--agent", "pos-009", "--out", str(bench.root / "delivery"))
+        delivery = str(bench.root / "delivery")
+        refused = cli(bench, "secrets", "install", delivery, holder=viewer, fine=(4,))
+        assert "REFUSED: this needs the role operator; the certificate of the viewer has the role viewer" in refused
+        assert "is ACTIVE" in cli(bench, "secrets", "install", delivery, holder=operator)
+        refused = cli(bench, "secrets", "invalidate", "1", "--yes", holder=operator, fine=(4,))
+        assert "this needs the role admin" in refused
+        assert "is INVALIDATED" in cli(bench, "secrets", "invalidate", "1", "--yes", holder=admin)
+        refused = cli(bench, "secrets", holder=Ca("Another").issue("stranger", start=START, days=7200), fine=(4,))
+        assert "UNAUTHENTICATED: the admin CA of this agent has not issued this certificate" in refused
+    actors = {each["op"]: each["actor"] for each in bench.records() if each["event"] == "admin.request" and "op" in each}
+    assert actors["secret_install"]["name"] == "the operator" and actors["secret_invalidate"]["name"] == "the admin"
+    assert "name" not in actors["status"] and actors["status"]["uid"] == os.geteuid()
+
+
+def test_a_command_that_asks_again_and_again_signs_once(bench: Bench) -> None:
+    install(bench, CA.pem)
+    with bench.running():
+        exported = cli(bench, "audit", "export", holder=issued("viewer"))
+        assert '"agent.started"' in exported
+    sessions = [each for each in bench.records() if each["event"] == "admin.session"]
+    assert len(sessions) == 1 and sessions[0]["actor"]["role"] == "viewer"
+    assert not [each for each in bench.records() if each["event"] == "admin.refused"]
+
+
+def test_monitoring_needs_no_certificate_and_learns_the_verdict_only(bench: Bench) -> None:
+    uid = 64992
+    bench.write_raw_config(
+        bench.config.read_text().replace(
+            f"[management]\nallowed_uids = [{os.geteuid()}]", f"[management]\nallowed_uids = [{uid}]"
+        )
+    )
+    install(bench, CA.pem)
+    with bench.running():
+        (bench.run_dir / "admin.sock").chmod(0o666)
+        program = [str(commands_for(uid) / "license-agent-cli"), "--agent-uid", str(bench.uid)]
+
+        def run(*words: str) -> "subprocess.CompletedProcess[str]":
+            command = [*program, *words]
+            return subprocess.run(
+                command, env=bench.env, user=uid, group=uid, capture_output=True, text=True, check=False, timeout=READY_S
+            )
+
+        done = run("healthcheck")
+        assert done.returncode == 2 and done.stdout.startswith("not working: the agent gives its reasons only to root"), done
+        assert run("status").returncode == 2
+        assert run("secrets").returncode == 4
+    refusals = [each for each in bench.records() if each["event"] == "admin.refused"]
+    assert sum(each["count"] for each in refusals) == 1 and refusals[0]["op"] == "secrets"
