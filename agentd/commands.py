@@ -28,6 +28,7 @@ from .base.clock import Clock
 from .base.config import DEFAULT_PATH, Config, load_config
 from .base.identity import check_fallback, identified
 from .base.user import agent_uid, leave_root, unreadable
+from .ca_commands import add_parser, admin_ca
 from .enrollment.by_hand import hand_out, initialize
 from .enrollment.recovery import diagnose, install_policy, reinitialize, repair, restore
 from .secrets.open import make_backend
@@ -190,6 +191,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "hardware-id": hardware_id,
     "recover": recover,
     "sign-policy": sign_policy,
+    "admin-ca": admin_ca,
 }
 
 
@@ -233,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
     sign.add_argument("--number", type=int, required=True, help="the policy's number; machines refuse lower ones once revoked")
     sign.add_argument("--nv-base", type=lambda text: int(text, 0), default=NV_BASE, help="[tpm] nv_base of the machines")
     sign.add_argument("--out", type=Path, help="write here instead of standard output")
+    add_parser(commands)
     check = commands.add_parser("check-config", help="check the configuration file")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser

@@ -23,7 +23,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import audit, doctor, health, inputs, keys, render, server
+from . import adminca, audit, doctor, health, inputs, keys, render, server
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -166,6 +166,7 @@ def license_import(agent: Agent, token: str) -> None:
 
 
 main.add_command(why)
+main.add_command(adminca.admin_ca)
 main.add_command(audit.audit)
 main.add_command(audit.public_key)
 

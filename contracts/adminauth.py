@@ -14,6 +14,10 @@ CONTEXT = b"license-agent-admin-v1\0"
 """Begins what is signed. Neither an SSH signature (`SSHSIG`) nor TLS (64 spaces) begins so."""
 ROLE_URI = "urn:license-agent:role:"
 """Begins the subject alternative name of an administrator's certificate that says the role."""
+ROLES = ("viewer", "operator", "admin")
+"""The roles, each of which may do what the ones before it may."""
+MAX_NAME_CHARS = 64
+"""Longest common name of an administrator's certificate."""
 CHALLENGE_BYTES = 32
 BOOT_ID_BYTES = 16
 DIGEST_BYTES = 32

@@ -26,12 +26,13 @@ from agentd.base.errors import Refused
 from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess
 from agentd.secrets.store import Store
 from common.files import os_problem
+from contracts.adminca import MAX_CA_BYTES, AdminCa, BadAdminCa, digest_of, read_admin_ca
 from hwsec.errors import HwsecError
 from ipc.messages import Request, Signed
 from ipc.peer import Peer
 
 from .authentication import Authenticated, Conversation, Grounds, NotAccepted, authenticate, begin_session, in_session
-from .chain import MAX_CA_BYTES, AdminCa, BadAdminCa, Window, digest_of, read_admin_ca
+from .chain import Window
 from .roles import RULES
 
 log = logging.getLogger(__name__)

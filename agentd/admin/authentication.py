@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentd.base.caller import Caller
 from common.plain import msgspec_text
 from contracts.adminauth import act_digest, signed_text
+from contracts.adminca import AdminCa
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import Request, RequestDecoder, SignableRequest, Signed
 from ipc.peer import Peer
 
-from .chain import AdminCa, Administrator, NotIssued, Window, judge
+from .chain import Administrator, NotIssued, Window, judge
 from .roles import RULES, Role
 
 _ES256 = ec.ECDSA(hashes.SHA256())

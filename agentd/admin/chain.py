@@ -10,36 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from contracts.adminauth import ROLE_URI
+from contracts.adminauth import MAX_NAME_CHARS, ROLE_URI
+from contracts.adminca import UNREADABLE, AdminCa, require_p256
 from ipc.bounds import MAX_ADMIN_CERTIFICATES
 
 from .roles import Role
 
-MAX_CA_BYTES = 64 * 1024
-"""Of the admin CA's file."""
-MAX_CAS = 8
-"""Certificates in it: a CA and its successor, for as many CAs as anybody needs."""
-MAX_NAME_CHARS = 64
-
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _ROLES = {f"{ROLE_URI}{role.name.lower()}": role for role in Role}
-
-
-class BadAdminCa(Exception):
-    """The admin CA's file holds something else than CA certificates that can be used; the message says what."""
 
 
 class NotIssued(Exception):
@@ -86,59 +67,8 @@ class Administrator:
     ends: int
 
 
-@dataclass(frozen=True, slots=True)
-class AdminCa:
-    """The CAs whose certificates count.
-
-    Attributes:
-        certificates: of the CAs.
-    """
-
-    certificates: tuple[x509.Certificate, ...]
-
-    @property
-    def ends(self) -> int:
-        """When the last of them ends, seconds since 1970 UTC."""
-        return max(int(each.not_valid_after_utc.timestamp()) for each in self.certificates)
-
-
-def digest_of(certificate: x509.Certificate) -> str:
-    """What a certificate is called in lists and logs: SHA-256 of its DER, hex."""
-    return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def read_admin_ca(pem: bytes) -> AdminCa:
-    """The CAs in a file.
-
-    Raises:
-        BadAdminCa: it holds no certificate, or one that is none of a CA with a P-256 key.
-    """
-    try:
-        found = x509.load_pem_x509_certificates(pem)
-        for certificate in found:
-            _require_p256(certificate)
-            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-            if not constraints.ca or not usage.key_cert_sign:
-                raise BadAdminCa(f"{certificate.subject.rfc4514_string()} is not the certificate of a CA")
-    except x509.ExtensionNotFound:
-        raise BadAdminCa("a certificate says neither by basicConstraints nor by keyUsage that it is one of a CA") from None
-    except _UNREADABLE as error:
-        raise BadAdminCa(f"it holds no certificates that can be read ({str(error)[:100]})") from None
-    if len(found) > MAX_CAS:
-        raise BadAdminCa(f"it holds {len(found)} certificates; the limit is {MAX_CAS}")
-    return AdminCa(tuple(found))
-
-
-def _require_p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError("a key of another kind than P-256")
-    return key
-
-
 def _certifies(_policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    _require_p256(certificate)
+    require_p256(certificate)
     if not usage.key_cert_sign:
         raise ValueError("a CA's key that may not sign certificates")
 
@@ -159,7 +89,7 @@ def _is_for_clients(_policy: Policy, _certificate: x509.Certificate, usage: x509
 
 
 def _has_one_role(_policy: Policy, certificate: x509.Certificate, names: x509.SubjectAlternativeName) -> None:
-    _require_p256(certificate)
+    require_p256(certificate)
     _role(names)
 
 
@@ -202,12 +132,12 @@ def judge(ca: AdminCa, shown: Sequence[bytes], window: Window) -> Administrator:
     try:
         chain = [x509.load_der_x509_certificate(der) for der in shown]
         leaf = chain[0]
-        name, key, names = _name(leaf), _require_p256(leaf), leaf.extensions
+        name, key, names = _name(leaf), require_p256(leaf), leaf.extensions
         dates = [(each.not_valid_before_utc, each.not_valid_after_utc) for each in chain]
         role = _role(names.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         raise NotIssued("bad_certificate", f"the certificate names no role as a URI, such as {ROLE_URI}viewer") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotIssued("bad_certificate", f"the certificate cannot be used: {str(error)[:200]}") from None
     problem = _verify(ca, chain, dates, window)
     if problem is not None:
@@ -238,7 +168,7 @@ def _verify(
         verifier = builder.extension_policies(ca_policy=_CA, ee_policy=_ADMINISTRATOR).build_client_verifier()
         try:
             verifier.verify(chain[0], chain[1:])
-        except (VerificationError, *_UNREADABLE) as error:
+        except (VerificationError, *UNREADABLE) as error:
             if chain[-1].issuer == anchor.subject:
                 problem = NotIssued("other_ca", f"the admin CA does not vouch for this certificate: {str(error)[:200]}")
             continue

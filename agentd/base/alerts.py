@@ -40,12 +40,11 @@ class Alert:
 
 ADMIN_CA_ENDS = Alert(
     "alert.admin_ca_ends", Severity.HIGH, "The admin CA ends within 30 days",
-    "Make another CA, and append its certificate to /etc/license-agent/admin-ca.pem before the old one ends.",
+    "Make another CA ('license-agent admin-ca new'), and run 'license-agent-cli admin-ca install' with a file that holds both.",
 )  # fmt: skip
 ADMIN_CA_UNUSABLE = Alert(
     "alert.admin_ca_unusable", Severity.HIGH, "Administrators need certificates, and the admin CA cannot be used",
-    "As root, put the CA's certificate into /etc/license-agent/admin-ca.pem, then run 'systemctl reload license-agent'; "
-    "until then root may look at the agent and recover it.",
+    "As root, run 'license-agent-cli admin-ca install FILE'; until then root may look at the agent and recover it.",
 )  # fmt: skip
 ADMIN_REFUSED = Alert(
     "access.certificate_refused", Severity.MEDIUM, "A certificate or signature on the admin socket was refused",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
+from contracts.adminca import FILE_NAME
 from contracts.claims import AGENT_ID
 from hwsec.nv.layout import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, MAX_PRODUCT_CHARS, NONCES_PER_UID
@@ -34,8 +35,6 @@ from settings.values import (
 )
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
-ADMIN_CA_NAME = "admin-ca.pem"
-"""The admin CA's file, beside the configuration."""
 MAX_CONFIG_BYTES = 256 * 1024
 CONTACTS_FAILED = 3
 """Contacts that must have failed in a row, while a new secret is due, before the agent is in degraded mode."""
@@ -321,7 +320,7 @@ def load_config(path: Path, daemon_uid: int) -> Config:
         owners.add(config.paths.state_dir.stat().st_uid)
     if problems := [*file.problems(owners), *_client_files(config, path, owners)]:
         raise ConfigError(problems)
-    return replace(config, admin_ca=path.absolute().with_name(ADMIN_CA_NAME))
+    return replace(config, admin_ca=path.absolute().with_name(FILE_NAME))
 
 
 def _client_files(config: Config, source: Path, owners: set[int]) -> list[str]:

@@ -209,3 +209,25 @@ def test_monitoring_needs_no_certificate_and_learns_the_verdict_only(bench: Benc
         assert run("secrets").returncode == 4
     refusals = [each for each in bench.records() if each["event"] == "admin.refused"]
     assert sum(each["count"] for each in refusals) == 1 and refusals[0]["op"] == "secrets"
+
+
+def test_the_whole_life_of_a_certificate_by_the_commands_of_the_guide(bench: Bench) -> None:
+    ca, secret, ann = bench.root / "ca", bench.root / "passphrase", bench.root / "ann.pem"
+    secret.write_text("correct horse\n")
+    options = ("--dir", str(ca), "--passphrase-file", str(secret))
+    with bench.running():
+        bench.tool("license-agent", "admin-ca", "new", *options)
+        bench.tool("license-agent", "admin-ca", "issue", *options, "--name", "Ann", "--role", "admin", "--out", str(ann))
+        said = cli(bench, "admin-ca", "install", str(ann), "--yes", fine=(2,))
+        assert "is not the certificate of a CA" in said
+        said = cli(bench, "admin-ca", "install", str(ca / "admin-ca.pem"), "--yes")
+        assert "certificates                 required" in said
+        cli(bench, "secrets", fine=(4,))
+        assert "no secrets yet" in bench.tool("license-agent-cli", "--auth-cert", str(ann), "secrets")
+        lines = bench.root / "lines"
+        lines.write_text(bench.tool("license-agent", "admin-ca", "revoke", "--dir", str(ca), "Ann").splitlines()[0] + "\n")
+        assert "1 revoked now, 1 in all" in cli(bench, "admin-ca", "revoke", str(lines))
+        assert "the certificate is revoked" in bench.tool("license-agent-cli", "--auth-cert", str(ann), "secrets", fine=(4,))
+        assert "not required" in cli(bench, "admin-ca", "end", "--yes")
+        assert "no secrets yet" in cli(bench, "secrets")
+        assert not bench.config.with_name("admin-ca.pem").exists()

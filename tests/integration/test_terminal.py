@@ -21,12 +21,14 @@ from server.keys.rootkey import write_root_key
 from server.main import main as server_main
 from server.registry.models import Agent
 from stand.main import main as stand_main
+from tests.support.adminpki import Ca
 from tests.support.serverside import open_server
 from tests.support.stand import BIN, Stand, running_stand, short_directory
 from tests.support.terminal import AtTerminal, at_terminal
 
 ROOT = "--root-key $LICENSE_SERVER_DIR/offline/root.key"
 ASKS = {
+    "license-agent admin-ca new": ("--dir asked", None, "passphrase of the CA's key"),
     "license-agent-cli clock confirm": ("", 1, "Continue? [y/N]"),
     "license-agent-cli secrets invalidate": ("3", 1, "Continue? [y/N]"),
     "license-agent-cli policy revoke": ("1", 1, "Continue? [y/N]"),
@@ -134,6 +136,10 @@ SILENT = {
     "license-agent recover restore": "missing",
     "license-agent sign-policy": "--key missing --pcrs missing --number 1",
     "license-agent check-config": "",
+    "license-agent admin-ca issue": "--dir missing --name x --role viewer --out x",
+    "license-agent admin-ca revoke": "x --dir missing",
+    "license-agent-cli admin-ca revoke": "empty",
+    "license-agent-cli admin-ca show": "",
     "license-agent-cli status": "",
     "license-agent-cli healthcheck": "",
     "license-agent-cli secrets": "",
@@ -226,6 +232,15 @@ SILENT = {
     "license-stand down": "--dir missing",
 }
 """All others, with their arguments. A command that finds an error may end with it, as long as it asks nobody."""
+# Anyone else than root is refused without a question.
+ROOTS = {
+    "license-agent-cli admin-ca end": ("", 1, "Continue? [y/N]"),
+    "license-agent-cli admin-ca install": ("ca.pem", 1, "Continue? [y/N]"),
+}
+if os.geteuid() == 0:
+    ASKS.update(ROOTS)
+else:
+    SILENT.update({name: arguments for name, (arguments, _status, _question) in ROOTS.items()})
 INSTALLER = "from installer.main import entry; entry()"
 """It is no console script: the package puts it where nobody types it."""
 UNTIL = {"license-stand up": "Ctrl-C"}
@@ -289,6 +304,7 @@ def stand() -> Iterator[Stand]:
 def place() -> Iterator[Path]:
     with short_directory() as directory:
         (directory / "empty").touch()
+        (directory / "ca.pem").write_bytes(Ca().pem)
         yield directory
 
 

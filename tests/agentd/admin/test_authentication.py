@@ -7,10 +7,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from agentd.admin.authentication import Conversation, Grounds, NotAccepted, authenticate, begin_session, in_session
-from agentd.admin.chain import Window, read_admin_ca
+from agentd.admin.chain import Window
 from agentd.admin.roles import RULES, Role
 from agentd.audit.log import actor
 from agentd.base.caller import Caller
+from contracts.adminca import read_admin_ca
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S
 from ipc.errors import ErrorCode
 from ipc.messages import PolicyBind, SecretList, Signed, Status

@@ -6,9 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agentd.admin.chain import BadAdminCa, NotIssued, Window, judge, read_admin_ca
+from agentd.admin.chain import NotIssued, Window, judge
 from agentd.admin.roles import Role
 from contracts.adminauth import ROLE_URI
+from contracts.adminca import BadAdminCa, read_admin_ca
 from tests.support.adminpki import DAY, T0, Ca, Holder
 
 CA = Ca()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agentd.admin.authentication import Conversation, Grounds, authenticate
-from agentd.admin.chain import Window, read_admin_ca
+from agentd.admin.chain import Window
 from contracts.adminauth import act_digest, signed_text
+from contracts.adminca import read_admin_ca
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, RequestDecoder, Signed
 from ipc.peer import Peer

@@ -11,12 +11,12 @@ from typing import Any
 import msgpack
 
 from agentd.admin.access import Access
-from agentd.admin.chain import BadAdminCa
 from agentd.admin.service import AdminService
 from agentd.audit.log import actor
 from agentd.base.config import ManagementConfig, PosConfig
 from agentd.secrets.record import NO_ADMIN_ACCESS
 from agentd.sockets.connection import Connection
+from contracts.adminca import BadAdminCa
 from hwsec.errors import BackendUnavailable
 from ipc.peer import Peer
 from tests.agentd.pos.test_service import Till
