@@ -49,7 +49,7 @@ class RevertForm(Form):
     kind: Literal["license", "rotation", "enrollment", "issuing-ca", "tls", "operator-ca"]
 
 
-class Replaced(Form):
+class ReplacedKey(Form):
     """The key that is now in use, and the one that it replaced."""
 
     kid: str
@@ -73,16 +73,16 @@ def rotate(context: Context, body: RotateForm) -> Rotated:
     return Rotated(kid=keys.rotate_within(context.session, body.kind, context.now, names=tuple(body.names)))
 
 
-def use_next(context: Context, body: KindForm) -> Replaced:
+def use_next(context: Context, body: KindForm) -> ReplacedKey:
     """Put the prepared key of a kind in use now, ahead of its day."""
     changed = context.server.succession.use_next_within(context.session, body.kind, context.now)
-    return Replaced(kid=changed.kid, before=changed.before)
+    return ReplacedKey(kid=changed.kid, before=changed.before)
 
 
-def revert(context: Context, body: RevertForm) -> Replaced:
+def revert(context: Context, body: RevertForm) -> ReplacedKey:
     """Put the earlier key of a kind back in use. What the present one signed stays valid."""
     changed = context.server.succession.revert_within(context.session, body.kind, context.now)
-    return Replaced(kid=changed.kid, before=changed.before)
+    return ReplacedKey(kid=changed.kid, before=changed.before)
 
 
 def _check(server: Parts) -> None:
@@ -95,10 +95,10 @@ ACTS = (
         "keys.rotate", "keys:write", Role.SECURITY_OFFICER, RotateForm, Rotated, rotate, "/keys/{kind}/rotate", after=_check
     ),
     Act(
-        "keys.use_next", "keys:write", Role.SECURITY_OFFICER, KindForm, Replaced, use_next, "/keys/{kind}/use-next",
+        "keys.use_next", "keys:write", Role.SECURITY_OFFICER, KindForm, ReplacedKey, use_next, "/keys/{kind}/use-next",
         after=_check,
     ),
     Act(
-        "keys.revert", "keys:write", Role.SECURITY_OFFICER, RevertForm, Replaced, revert, "/keys/{kind}/revert", after=_check
+        "keys.revert", "keys:write", Role.SECURITY_OFFICER, RevertForm, ReplacedKey, revert, "/keys/{kind}/revert", after=_check
     ),
 )  # fmt: skip

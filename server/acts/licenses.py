@@ -161,7 +161,7 @@ class ReplaceForm(Form):
     successor: AgentId
 
 
-class Replaced(Form):
+class ReplacedAgent(Form):
     """What was moved: the licenses that the successor has now."""
 
     agent_id: str
@@ -258,12 +258,12 @@ def revoke(context: Context, body: OneLicense) -> License:
     return License.model_validate(_row(context, body.license_id))
 
 
-def replace(context: Context, body: ReplaceForm) -> Replaced:
+def replace(context: Context, body: ReplaceForm) -> ReplacedAgent:
     """Replace an agent by the one of a new machine: its licenses move there, and it retires. Revoked licenses stay behind."""
     done = replacement.replace(context.session, body.agent_id, body.successor, context.now)
     notice = _how_it_arrives(context, body.successor) if done.moved else ""
     ids = tuple(moved.license_id for moved in done.moved)
-    return Replaced(
+    return ReplacedAgent(
         agent_id=body.agent_id, successor=body.successor, retired_at=done.retired.at, licenses=ids,
         notices=(notice,) if notice else (),
     )  # fmt: skip
@@ -346,5 +346,5 @@ ACTS = (
         "licenses.revoke", _WRITE, _ISSUER, OneLicense, License, revoke, f"{_ONE}/revoke",
         also=_SECURITY, present=present, etag=revision_tag,
     ),
-    Act("agents.replace", "agents:write", _SUPPORT, ReplaceForm, Replaced, replace, "/agents/{agent_id}/replace"),
+    Act("agents.replace", "agents:write", _SUPPORT, ReplaceForm, ReplacedAgent, replace, "/agents/{agent_id}/replace"),
 )  # fmt: skip

@@ -99,7 +99,7 @@ class Retry(Form):
     seq: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
 
 
-class Count(Form):
+class EventCount(Form):
     """How many."""
 
     count: Number
@@ -158,9 +158,9 @@ def list_dead_letters(context: Context, body: LettersForm) -> Listed[DeadLetter]
     return page(rows, DeadLetter, body.limit, lambda row: str(row.seq))
 
 
-def retry(context: Context, body: Retry) -> Count:
+def retry(context: Context, body: Retry) -> EventCount:
     """Send a webhook's dead letters once more."""
-    return Count(count=context.server.webhooks.retry(context.session, body.webhook_id, context.now, body.seq))
+    return EventCount(count=context.server.webhooks.retry(context.session, body.webhook_id, context.now, body.seq))
 
 
 _ONE = "/webhooks/{webhook_id}"
@@ -178,5 +178,5 @@ ACTS = (
         "webhooks.list_dead_letters", "webhooks:read", Role.VIEWER, LettersForm, Listed[DeadLetter], list_dead_letters,
         f"{_ONE}/dead-letters", "GET",
     ),
-    Act("webhooks.retry", "webhooks:write", Role.ADMINISTRATOR, Retry, Count, retry, f"{_ONE}/retry"),
+    Act("webhooks.retry", "webhooks:write", Role.ADMINISTRATOR, Retry, EventCount, retry, f"{_ONE}/retry"),
 )  # fmt: skip

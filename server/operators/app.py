@@ -115,7 +115,9 @@ def _complete(app: FastAPI) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["ProblemReply"] = ProblemReply.model_json_schema(ref_template="#/components/schemas/{model}")
+        problem = ProblemReply.model_json_schema(ref_template="#/components/schemas/{model}")
+        # What a form refers to is beside it in the document: generators of clients follow references, and know no `$defs`.
+        schemas |= problem.pop("$defs", {}) | {"ProblemReply": problem}
         for path in document["paths"].values():
             for operation in path.values():
                 own = operation["responses"].get("422", {}).get("content", {})

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_every_operation_says_who_may_ask_and_what_can_go_wrong() -> None:
                     assert list(response["content"]) == ["application/problem+json"], (path, status)
     for name, form in DOCUMENT["components"]["schemas"].items():
         assert form.get("additionalProperties") is False or name == "JsonValue", name
+
+
+def test_a_generator_of_clients_finds_every_form_under_a_name_of_its_own() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    named = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DOCUMENT)))
+    assert named <= set(schemas) and "BadRow" in named
+    titles = [form["title"] for form in schemas.values() if "title" in form]
+    assert sorted(titles) == sorted(set(titles))
+    assert all(re.fullmatch(r"[A-Za-z]+", name) for name in schemas), "no module of the program in a name"
 
 
 def test_the_command_writes_the_document(tmp_path: Path) -> None:
