@@ -2,9 +2,11 @@
  *
  *     validate TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
  *     validate require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
+ *     validate count:METER[:ID] [SOCKET]   counts one use of METER; ID, 32 hex digits, names it: repeat it with the same one
  *
  * Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
- * then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
+ * then the features. A count prints "counted" or "not counted", the reason, the license ("-" if there is none) and the ID.
+ * Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
  */
 
 #define _GNU_SOURCE /* struct ucred */
@@ -33,11 +35,12 @@ enum { DEADLINE_MS = 2000, FIRST_PAUSE_MS = 10, LONGEST_PAUSE_MS = 250 };
 enum { RATE_LIMITED = 8, SHUTTING_DOWN = 11, TIMED_OUT = 12, UNAVAILABLE = 15 };
 enum { EXIT_VALID = 0, EXIT_INVALID = 1, EXIT_USAGE = 2, EXIT_NO_ANSWER = 3, EXIT_REFUSED = 4, TRY_AGAIN = -1 };
 
-static const char require_prefix[] = "require:"; /* no token has a colon */
+static const char require_prefix[] = "require:", count_prefix[] = "count:"; /* no token has a colon */
 
-/* About a token or, where that is NULL, about a feature. */
+/* About a token, a feature or the use of a meter: the other two are NULL. */
 struct question {
-    const char *token, *feature;
+    const char *token, *feature, *meter;
+    char count_id[NONCE_BYTES]; /* the same in each attempt, so that the use is counted once */
 };
 
 static char why[600] = "nothing was tried";
@@ -129,6 +132,13 @@ static void pack_text(msgpack_packer *packer, const char *text)
     msgpack_pack_str_body(packer, text, strlen(text));
 }
 
+static void pack_bytes(msgpack_packer *packer, const char *name, const char bytes[NONCE_BYTES])
+{
+    pack_text(packer, name);
+    msgpack_pack_bin(packer, NONCE_BYTES);
+    msgpack_pack_bin_body(packer, bytes, NONCE_BYTES);
+}
+
 static bool send_request(int fd, uint64_t id, struct question asked, const char nonce[NONCE_BYTES], int64_t ends)
 {
     msgpack_sbuffer buffer;
@@ -146,6 +156,12 @@ static bool send_request(int fd, uint64_t id, struct question asked, const char 
         pack_text(&packer, "validate_license");
         pack_text(&packer, "token");
         pack_text(&packer, asked.token);
+    } else if (asked.meter != NULL) {
+        pack_text(&packer, "count_usage");
+        pack_text(&packer, "meter");
+        pack_text(&packer, asked.meter);
+        pack_text(&packer, "amount");
+        msgpack_pack_int(&packer, 1);
     } else {
         pack_text(&packer, "require");
         pack_text(&packer, "feature");
@@ -153,9 +169,10 @@ static bool send_request(int fd, uint64_t id, struct question asked, const char 
         pack_text(&packer, "product"); /* the product that the license must be for; nil is any */
         msgpack_pack_nil(&packer);
     }
-    pack_text(&packer, "nonce");
-    msgpack_pack_bin(&packer, NONCE_BYTES);
-    msgpack_pack_bin_body(&packer, nonce, NONCE_BYTES);
+    if (asked.meter != NULL)
+        pack_bytes(&packer, "count_id", asked.count_id);
+    else
+        pack_bytes(&packer, "nonce", nonce);
     size_t length = buffer.size - 4;
     for (int i = 0; i < 4; i++)
         buffer.data[i] = (char)(length >> (24 - 8 * i));
@@ -235,15 +252,34 @@ static int read_error(const msgpack_object *error)
                    text == NULL ? 0 : (int)text->via.str.size, text == NULL ? "" : text->via.str.ptr);
 }
 
+static int read_count(const msgpack_object *reply, struct question asked)
+{
+    const msgpack_object *counted = member(reply, "counted", MSGPACK_OBJECT_BOOLEAN);
+    const msgpack_object *reason = member(reply, "reason", MSGPACK_OBJECT_STR);
+    const msgpack_object *license = member(reply, "license", MSGPACK_OBJECT_STR);
+    if (counted == NULL || reason == NULL || member(reply, "repeated", MSGPACK_OBJECT_BOOLEAN) == NULL
+        || counted->via.boolean != same_text(reason, "ok") || (license == NULL && member(reply, "license", MSGPACK_OBJECT_NIL) == NULL))
+        return outcome(EXIT_REFUSED, "the reply is invalid");
+    printf("%s\t%.*s\t", counted->via.boolean ? "counted" : "not counted", (int)reason->via.str.size, reason->via.str.ptr);
+    printf("%.*s\t", license == NULL ? 1 : (int)license->via.str.size, license == NULL ? "-" : license->via.str.ptr);
+    for (int i = 0; i < NONCE_BYTES; i++)
+        printf("%02x", (unsigned char)asked.count_id[i]);
+    printf("\n");
+    return counted->via.boolean ? EXIT_VALID : EXIT_INVALID;
+}
+
 static int read_verdict(const msgpack_object *reply, uint64_t id, struct question asked, const char nonce[NONCE_BYTES])
 {
     const msgpack_object *error = member(reply, "error", MSGPACK_OBJECT_MAP);
     if (error != NULL)
         return read_error(error);
-    const msgpack_object *echo = member(reply, "nonce", MSGPACK_OBJECT_BIN);
+    const msgpack_object *echo = member(reply, asked.meter != NULL ? "count_id" : "nonce", MSGPACK_OBJECT_BIN);
+    const char *sent = asked.meter != NULL ? asked.count_id : nonce;
     if (!has_integer(reply, "v", PROTOCOL_VERSION) || !has_integer(reply, "id", id) || echo == NULL
-        || echo->via.bin.size != NONCE_BYTES || memcmp(echo->via.bin.ptr, nonce, NONCE_BYTES) != 0)
+        || echo->via.bin.size != NONCE_BYTES || memcmp(echo->via.bin.ptr, sent, NONCE_BYTES) != 0)
         return outcome(EXIT_REFUSED, "the reply answers another request");
+    if (asked.meter != NULL)
+        return read_count(reply, asked);
     const msgpack_object *valid = member(reply, "valid", MSGPACK_OBJECT_BOOLEAN);
     const msgpack_object *reason = member(reply, "reason", MSGPACK_OBJECT_STR);
     const msgpack_object *expires = member(reply, "expires_at", MSGPACK_OBJECT_POSITIVE_INTEGER);
@@ -355,6 +391,23 @@ static bool sendable(char *token, size_t length)
     return length > 0 && length <= MAX_TOKEN_CHARS;
 }
 
+/* A count of one use: METER, or METER:ID with the ID of an earlier attempt. */
+static bool countable(char *text, struct question *asked)
+{
+    char *id = strchr(text, ':');
+    *asked = (struct question){.meter = text};
+    if (id == NULL)
+        return text[0] != '\0' && random_bytes(asked->count_id, NONCE_BYTES);
+    *id++ = '\0';
+    if (strlen(id) != 2 * NONCE_BYTES || strspn(id, "0123456789abcdef") != 2 * NONCE_BYTES)
+        return false;
+    for (int i = 0; i < NONCE_BYTES; i++) {
+        char digits[3] = {id[2 * i], id[2 * i + 1], '\0'};
+        asked->count_id[i] = (char)strtoul(digits, NULL, 16);
+    }
+    return text[0] != '\0';
+}
+
 int main(int count, char **arguments)
 {
     static char token[MAX_TOKEN_CHARS + 64];
@@ -362,7 +415,7 @@ int main(int count, char **arguments)
     const char *path = count > 2 ? arguments[2] : from_env != NULL ? from_env : "/run/license-agent/pos.sock";
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (count < 2 || count > 3 || strlen(path) >= sizeof address.sun_path) {
-        fprintf(stderr, "usage: validate TOKEN|-|require:FEATURE [SOCKET]\n");
+        fprintf(stderr, "usage: validate TOKEN|-|require:FEATURE|count:METER[:ID] [SOCKET]\n");
         return EXIT_USAGE;
     }
     strcpy(address.sun_path, path);
@@ -372,6 +425,11 @@ int main(int count, char **arguments)
                                : (size_t)snprintf(token, sizeof token, "%s", arguments[1]);
     if (strncmp(arguments[1], require_prefix, strlen(require_prefix)) == 0) {
         asked = (struct question){.feature = arguments[1] + strlen(require_prefix)};
+    } else if (strncmp(arguments[1], count_prefix, strlen(count_prefix)) == 0) {
+        if (!countable(arguments[1] + strlen(count_prefix), &asked)) {
+            fprintf(stderr, "validate: write count:METER or count:METER:ID, with an ID of %d hex digits\n", 2 * NONCE_BYTES);
+            return EXIT_USAGE;
+        }
     } else if (!sendable(token, length < sizeof token ? length : sizeof token - 1)) {
         if (from_stdin) {
             puts("invalid\tmalformed\t-"); /* what a file holds is no wrong usage */

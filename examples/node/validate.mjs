@@ -3,8 +3,10 @@
 //     node validate.mjs TOKEN [SOCKET]              TOKEN "-" reads the token from standard input
 //     node validate.mjs require:FEATURE [SOCKET]    without a token: does a license of this machine allow FEATURE?
 //
+//     node validate.mjs count:METER[:ID] [SOCKET]   counts one use of METER; ID, 32 hex digits, names the use: repeat it with the same one
+//
 // Prints one line, its fields separated by tabs: "valid" or "invalid", the reason, expires_at ("-" if there is none),
-// then the features. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
+// then the features. A count prints "counted" or "not counted", the reason, the license ("-" if there is none) and the ID. Exit status: 0 valid, 1 not valid, 2 wrong usage, 3 no answer, 4 error reply.
 
 import { randomBytes } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
@@ -29,6 +31,7 @@ const REASONS = [
 const FLAGS = ["degraded", "clock_suspect", "reissue_due", "refreshed"];
 const FEATURE_FLAGS = ["degraded", "clock_suspect"];
 const REQUIRE = "require:"; // no token has a colon
+const COUNT = /^count:([a-z0-9][a-z0-9._-]{0,47})(?::([0-9a-f]{32}))?$/;
 const EXIT = { valid: 0, invalid: 1, usage: 2, noAnswer: 3, refused: 4 };
 
 /** Ends the call with an exit status. */
@@ -185,17 +188,29 @@ function exchange(path, frame, milliseconds) {
   });
 }
 
-function readVerdict(reply, id, nonce, feature) {
+/** A reply to this request, and no error. */
+function checkReply(reply, id, name, echoed) {
   if (!(reply instanceof Map)) throw invalidReply("it is not a map");
   const error = reply.get("error");
   if (error instanceof Map) {
     const text = `error ${error.get("code")}: ${error.get("text")}`;
     throw RETRIED_CODES.has(error.get("code")) ? new TryAgain(text) : new Failed(EXIT.refused, text);
   }
-  const echo = reply.get("nonce");
-  if (reply.get("v") !== PROTOCOL_VERSION || reply.get("id") !== id || !Buffer.isBuffer(echo) || !echo.equals(nonce)) {
+  const echo = reply.get(name);
+  if (reply.get("v") !== PROTOCOL_VERSION || reply.get("id") !== id || !Buffer.isBuffer(echo) || !echo.equals(echoed)) {
     throw invalidReply("it answers another request");
   }
+}
+
+function readCount(reply) {
+  const [counted, repeated, reason, license] = ["counted", "repeated", "reason", "license"].map((name) => reply.get(name));
+  if (typeof counted !== "boolean" || typeof repeated !== "boolean" || typeof reason !== "string") throw invalidReply("a field is missing");
+  if (counted !== (reason === "ok")) throw invalidReply("counted and reason");
+  if (license !== null && typeof license !== "string") throw invalidReply("license");
+  return { counted, reason, license };
+}
+
+function readVerdict(reply, feature) {
   const [valid, reason, expires, features] = ["valid", "reason", "expires_at", "features"].map((name) => reply.get(name));
   // A token gets one of the list. A machine's licenses may get others, which newer agents have: not valid.
   const isReason = feature === null ? REASONS.includes(reason) : typeof reason === "string";
@@ -211,13 +226,16 @@ function readVerdict(reply, id, nonce, feature) {
 
 async function attempt(path, id, question, milliseconds) {
   checkDirectory(path);
-  const nonce = randomBytes(NONCE_BYTES); // a fresh one for each attempt: the agent takes none twice
-  const request = { v: PROTOCOL_VERSION, id, ...question, nonce };
-  const body = encode(new Map(Object.entries(request)));
+  // A nonce is a fresh one for each attempt: the agent takes none twice. The id of a count is the same in each, so that it counts once.
+  const counts = question.op === "count_usage";
+  const once = counts ? {} : { nonce: randomBytes(NONCE_BYTES) };
+  const body = encode(new Map(Object.entries({ v: PROTOCOL_VERSION, id, ...question, ...once })));
   const header = Buffer.alloc(4);
   header.writeUInt32BE(body.length);
   const reply = await exchange(path, Buffer.concat([header, body]), milliseconds);
-  return readVerdict(new Decoder(reply).whole(), id, nonce, question.feature ?? null);
+  const content = new Decoder(reply).whole();
+  checkReply(content, id, counts ? "count_id" : "nonce", counts ? question.count_id : once.nonce);
+  return counts ? readCount(content) : readVerdict(content, question.feature ?? null);
 }
 
 // All attempts
@@ -237,10 +255,18 @@ async function ask(path, question) {
 }
 
 async function main([given, path = process.env.LICENSE_AGENT_SOCKET || "/run/license-agent/pos.sock"]) {
-  if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|-|require:FEATURE [SOCKET]");
+  if (given === undefined) throw new Failed(EXIT.usage, "usage: node validate.mjs TOKEN|-|require:FEATURE|count:METER[:ID] [SOCKET]");
   if (given.startsWith(REQUIRE)) {
     // `product` names the product that the license must be for; null is any.
     return show(await ask(path, { op: "require", feature: given.slice(REQUIRE.length), product: null }));
+  }
+  if (given.startsWith("count:")) {
+    const [, meter, repeatedId] = COUNT.exec(given) ?? [];
+    if (meter === undefined) throw new Failed(EXIT.usage, "write count:METER or count:METER:ID, with an ID of 32 hex digits");
+    const countId = repeatedId === undefined ? randomBytes(NONCE_BYTES) : Buffer.from(repeatedId, "hex");
+    const { counted, reason, license } = await ask(path, { op: "count_usage", meter, amount: 1, count_id: countId });
+    process.stdout.write([counted ? "counted" : "not counted", reason, license ?? "-", countId.toString("hex")].join("\t") + "\n");
+    return counted ? EXIT.valid : EXIT.invalid;
   }
   // A byte order mark and white space around the token do not belong to it.
   const token = (given === "-" ? readFileSync(0, "utf8") : given).replace(/^\ufeff?[ \t\r\n\v\f]*|[ \t\r\n\v\f]+$/g, "");

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from license_agent_client import LicenseClient
 
 from tests.support.stand import Stand, running_stand, short_directory
 from tests.support.waiting import READY_S
@@ -115,6 +116,24 @@ def test_a_feature_is_asked_for_without_a_token(stand: Stand, command: list[str]
     for refused in ("x" * 65, ""):
         assert ask(command, path, f"require:{refused}").returncode == 4
     assert ask(command, path, "-", stdin=f"require:{feature}").stdout == "invalid\tmalformed\t-\n"
+
+
+@pytest.mark.parametrize("command", ["c", "node"], indirect=True)
+def test_a_use_is_counted_once_however_often_it_is_sent(stand: Stand, command: list[str]) -> None:
+    path, meter = stand.info["pos_socket"], f"washes-{os.urandom(4).hex()}"
+    done = ask(command, path, f"count:{meter}")
+    assert (done.stdout.split("\t")[:3], done.returncode) == (["not counted", "no_license", "-"], 1)
+    assert stand.run("license-stand", "deliver", "--dir", str(stand.root), "--feature", f"meter:{meter}").returncode == 0
+    first = ask(command, path, f"count:{meter}")
+    counted, reason, license_id, count_id = first.stdout.rstrip("\n").split("\t")
+    assert (counted, reason, first.returncode, len(count_id)) == ("counted", "ok", 0, 32) and license_id != "-"
+    assert ask(command, path, f"count:{meter}:{count_id}").stdout == first.stdout
+    other = ask(command, path, f"count:{meter}")
+    assert other.returncode == 0 and other.stdout != first.stdout
+    with LicenseClient(path) as client:
+        assert client.count_usage(meter, 1, count_id=bytes.fromhex(count_id)).repeated
+    for wrong in ("count:", f"count:{meter}:{count_id[:-1]}", f"count:{meter}:{count_id.upper()}"):
+        assert ask(command, path, wrong).returncode == 2
 
 
 def test_a_token_comes_by_standard_input_and_the_socket_as_an_argument(stand: Stand, command: list[str]) -> None:
