@@ -280,7 +280,7 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
             core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, seats, usage
         )
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
-    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config))
+    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config), made.usage)
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))
     reporter = Reporter(parts, made.checkpoint, publisher)
     pos = PosService(config.pos, core, made.validator, made.usage)

@@ -83,6 +83,7 @@ def server_metrics() -> list[Row]:
         lambda: 0.0,
     )
     metrics.count("challenge", 429, "rate_limited", 0.1)
+    metrics.count_operator(429, "rate-limited", 0.1)
     return published(metrics.text().decode())
 
 

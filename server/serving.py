@@ -170,7 +170,7 @@ def serve(
         servers.append(Listener(create_ops(checks(server), metrics.text), sockets.ops, H11Protocol, None))
     operators = None
     if sockets.operators is not None:
-        operators = OperatorListener(server, sockets.operators, _lots(server))
+        operators = OperatorListener(server, sockets.operators, _lots(server), metrics.count_operator)
         names.append("operator API: " + _name(sockets.operators.getsockname()))
         servers.append(operators.listener)
     notices = Notices()

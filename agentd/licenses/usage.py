@@ -224,6 +224,11 @@ class Usage:
         return [each for each in self._counters.values() if self._reported.get(each.epoch, 0) != each.total]
 
     @property
+    def behind(self) -> int:
+        """How many counters have counts that the server does not know; after a start all of them, until they are reported."""
+        return len({each.epoch for each in self.unreported()} | {self._counters[slot].epoch for slot in self._unsettled})
+
+    @property
     def waiting(self) -> bool:
         """Whether there are counts that the server does not know."""
         return bool(self._unsettled or self.unreported())

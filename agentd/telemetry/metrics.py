@@ -44,6 +44,7 @@ class Gauges:
     server_time_provisional: bool = False
     licenses_held: int = 0
     licenses_suspended: int = 0
+    usage_unreported: int = 0
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -124,6 +125,8 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.licenses_held),
     Declared("licenses_suspended", "gauge", "", "Licenses of this machine that the server has suspended",
              lambda _, g: g.licenses_suspended),
+    Declared("usage_counters_unreported", "gauge", "", "Usage counters with counts that the server does not know yet",
+             lambda _, g: g.usage_unreported),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
     Declared("log_lines_dropped_total", "counter", "", "Lines of the process's log that nobody took in time",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from agentd.audit.core import Core
 from agentd.base.configstatus import ConfigStatus
+from agentd.licenses.usage import Usage
 from agentd.licenses.validator import Validator
 from agentd.secrets.store import Store
 from agentd.sockets.connection import Hub
@@ -23,6 +24,7 @@ class AgentParts:
         mode: whether the agent works without its server.
         hub: the open connections.
         config: in force, and what is known of the file.
+        usage: the counters of usage; None if their file cannot be used.
     """
 
     core: Core
@@ -32,3 +34,4 @@ class AgentParts:
     mode: ModeKeeper
     hub: Hub
     config: ConfigStatus
+    usage: Usage | None = None

@@ -107,6 +107,7 @@ class Publisher:
             server_time_provisional=provisional,
             licenses_held=len(parts.validator.inventory.held()),
             licenses_suspended=len(parts.validator.withheld.suspended),
+            usage_unreported=0 if parts.usage is None else parts.usage.behind,
         )
 
 

@@ -80,6 +80,18 @@ class Metrics:
         self._refusals = Counter(
             "license_server_refusals_total", "Requests refused, by code.", ["code"], registry=self._registry
         )
+        self._operator_requests = Counter(
+            "license_server_operator_requests_total", "Requests of operators answered, by outcome.", ["outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._operator_seconds = Histogram(
+            "license_server_operator_request_seconds", "Time from the head of an operator's request to its answer.",
+            buckets=LATENCY_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self._operator_refusals = Counter(
+            "license_server_operator_refusals_total", "Requests of operators refused, by the kind of problem.", ["code"],
+            registry=self._registry,
+        )  # fmt: skip
         self._rotations = Counter("license_server_rotations_total", "Secrets handed out to agents.", registry=self._registry)
         self._provisioned = Counter(
             "license_server_provisioned_total", "Devices provisioned, repeated ones too.", registry=self._registry
@@ -108,6 +120,19 @@ class Metrics:
             self._rotations.inc()
         elif status == 200 and endpoint == "provision/complete":
             self._provisioned.inc()
+
+    def count_operator(self, status: int, code: str | None, seconds: float) -> None:
+        """Counts a response of the operators' listener.
+
+        Args:
+            status: HTTP status.
+            code: the kind of the problem; None for a success.
+            seconds: from the request's head to the response.
+        """
+        self._operator_requests.labels(_outcome(status)).inc()
+        self._operator_seconds.observe(seconds)
+        if code is not None:
+            self._operator_refusals.labels(code).inc()
 
     def text(self) -> bytes:
         """The metrics in the text format."""

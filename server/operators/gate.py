@@ -66,6 +66,7 @@ class Gate:
         clock_problem: why nobody can be signed in now; None if the clock is trusted. Runs in a thread.
         lots: the accounts' allowance is shared with other processes; None if this process is the only one.
         openid: verifies tokens of the OpenID provider, if the registry has one.
+        observe: called after each response, with its status, the kind of its problem, and the seconds that it took.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
     """
@@ -78,6 +79,7 @@ class Gate:
         clock_problem: Callable[[], str | None] = lambda: None,
         lots: Lots | None = None,
         openid: ProviderSignIn | None = None,
+        observe: Callable[[int, str | None, float], None] = lambda _status, _kind, _seconds: None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +89,7 @@ class Gate:
         self._clock_problem = clock_problem
         self._lots = lots
         self._openid = ProviderSignIn() if openid is None else openid
+        self._observe = observe
         self._wall = wall
         self._steady = steady
         self._addresses = buckets(ADDRESS_RATE)
@@ -211,6 +214,7 @@ class Gate:
 
     def _tell(self, scope: Scope, status: int, said: list[Problem], seconds: float) -> None:
         """Logs a refusal: who and what, by names of our own, and never what the request contains."""
+        self._observe(status, said[0].kind if said else None, seconds)
         if status < 400:
             return
         caller = scope["extensions"].get(OPERATOR)

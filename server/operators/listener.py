@@ -35,6 +35,7 @@ class OperatorListener:
         server: the components of an open server.
         sock: bound, not yet listening.
         lots: the accounts' allowance is shared with other processes; None if this process is the only one.
+        observe: see `Gate`.
         wall: seconds since 1970 UTC.
     """
 
@@ -43,6 +44,7 @@ class OperatorListener:
         server: Parts,
         sock: socket.socket,
         lots: Lots | None = None,
+        observe: Callable[[int, str | None, float], None] = lambda _status, _kind, _seconds: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._server = server
@@ -50,7 +52,7 @@ class OperatorListener:
             server.key_lifecycle.require_operator_ca(session, int(wall()))
         runner = Runner(server)
         app = create_app(runner, server.cipher.cursor_key(), wall)
-        gate = Gate(app, server.database, runner, self._clock_problem, lots, wall=wall)
+        gate = Gate(app, server.database, runner, self._clock_problem, lots, observe=observe, wall=wall)
         self._material = self._read()
         self.listener = Listener(gate, sock, OperatorProtocol, _context(self._material))
 

@@ -16,7 +16,7 @@ from server.accounts.roles import SCOPES, Role
 from tests.support.apiclient import Device
 from tests.support.apiserver import COMMAND, ApiServer, run
 from tests.support.operators import DAY, Operators, Person, operators_server
-from tests.support.waiting import READY_S
+from tests.support.waiting import READY_S, wait_until
 
 CERTAIN = sorted({"agents:read", "agents:write", "licenses:read", "licenses:write"})
 
@@ -301,6 +301,23 @@ def test_who_asks_too_much_waits(operators: Operators, root: Person) -> None:
         limited = next(each for each in answers if each.status_code == 429)
         problem(limited, 429, "rate-limited")
         assert int(limited.headers["retry-after"]) >= 1
+
+
+def test_the_requests_of_operators_are_counted_apart_from_those_of_agents(server: ApiServer, operators: Operators) -> None:
+    def count(sample: str) -> float:
+        text = httpx.get(f"{server.ops}/metrics").text
+        return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(sample)), 0.0)
+
+    name = "license_server_operator_"
+    answered, refused = f'{name}requests_total{{outcome="ok"}}', f'{name}refusals_total{{code="not-found"}}'
+    agents = "license_server_requests_total{"
+    before = [count(each) for each in (answered, refused, f"{name}request_seconds_count", agents)]
+    with operators.client(operators.person("vera", Role.VIEWER)) as client:
+        assert client.get("/products").status_code == 200
+        assert client.get("/licenses/none").status_code == 404
+    # A response is counted behind it.
+    wait_until(lambda: count(f"{name}request_seconds_count") == before[2] + 2, "both requests are counted")
+    assert [count(each) for each in (answered, refused, agents)] == [before[0] + 1, before[1] + 1, before[3]]
 
 
 def test_curl_is_enough(operators: Operators, root: Person) -> None:

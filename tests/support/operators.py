@@ -31,7 +31,7 @@ def operators_server(request: pytest.FixtureRequest, directory: Path) -> Iterato
             cluster: Postgres = request.getfixturevalue("postgres")
             url = stack.enter_context(cluster.database())
         made = stack.enter_context(ApiServer.made(directory, url))
-        made.start("--operators", "127.0.0.1:0")
+        made.start("--operators", "127.0.0.1:0", "--ops", "127.0.0.1:0")
         yield made
 
 

@@ -196,6 +196,19 @@ def test_only_what_is_on_the_disk_is_reported(machine: Machine) -> None:
     assert [each.total for each in machine.usage.unreported()] == [7]
 
 
+def test_counters_that_the_server_does_not_know_whole_are_counted(machine: Machine) -> None:
+    assert machine.usage.behind == 0
+    machine.count("l", "sales", 5, number(1))
+    machine.count("l", "washes", 1, number(2))
+    assert machine.usage.behind == 2
+    machine.sync()
+    machine.count("l", "sales", 5, number(3))
+    assert machine.usage.behind == 2
+    machine.sync()
+    machine.usage.report_taken(machine.usage.unreported())
+    assert machine.usage.behind == 0
+
+
 def test_an_id_stays_known_while_it_is_young_and_then_for_so_many_counts(machine: Machine) -> None:
     for each in range(RING):
         assert machine.count("l", "sales", 1, number(each)).how is Counting.COUNTED

@@ -54,6 +54,18 @@ def count(pair: Pair, amount: int = 1, license_id: str = LICENSE, count_id: int 
     return (counters.known("sales", amount, used) or counters.count(license_id, "sales", amount, used)).how
 
 
+def test_what_the_server_does_not_know_yet_is_in_the_metrics(pair: Pair) -> None:
+    def metric() -> bool:
+        return b"license_agent_usage_counters_unreported 1" in pair.agent.agent.publisher.render_metrics()
+
+    assert not metric()
+    count(pair)
+    assert metric()
+    contact(pair)
+    contact(pair)
+    assert not metric()
+
+
 def told(pair: Pair) -> int:
     """What the server knows."""
     with pair.server.server_side.database.read() as session:

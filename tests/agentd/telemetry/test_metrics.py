@@ -62,6 +62,7 @@ def test_every_name_is_there_with_its_value() -> None:
             "server_time_provisional": 0,
             "licenses_held": 0,
             "licenses_suspended": 0,
+            "usage_counters_unreported": 0,
             "up": 1, "start_time_seconds": 1.75e9, "metrics_written_timestamp_seconds": 1.76e9, "rotations_failed_total": 8,
             "validations_failed_total": 10, "last_rotation_timestamp_seconds": 1.8e9,
             "last_contact_timestamp_seconds": 1.7e9, "certificate_expiry_timestamp_seconds": 1.9e9,
