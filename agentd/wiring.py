@@ -147,7 +147,9 @@ class Agent:
         made, parts = self.assembled, self.parts
         policies = PcrPolicies(made.core, made.config.policies_dir)
         return {
-            **StatusHandlers(parts, self.publisher, self.reporter.health, confinement, self.access).table(),
+            **StatusHandlers(
+                parts, self.publisher, self.reporter.health, confinement, self.access, self.pos.holdings
+            ).table(),
             **SecretHandlers(made.core, made.installer, made.time, made.validator, self.reporter).table(),
             **LicenseHandlers(parts).table(),
             **AuditHandlers(made.core.audit, made.keeper, made.checkpoint).table(),

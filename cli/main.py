@@ -6,6 +6,7 @@ Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered 
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, doctor, health, inputs, keys, render, server
+from . import adminca, audit, doctor, inputs, keys, render, server, status
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -71,29 +72,15 @@ def main(
     ctx: click.Context, socket: str, as_json: bool, agent_uid: int | None, auth_cert: Path | None, auth_key: Path | None
 ) -> None:
     """Manage the license agent of this machine."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
     if auth_key is not None and auth_cert is None:
         raise click.UsageError("--auth-key needs --auth-cert: the agent must know whose key it is")
     ctx.obj = Agent(socket, as_json, agent_uid, None if auth_cert is None else Credentials(auth_cert, auth_key))
 
 
-@main.command()
-@pass_agent
-def status(agent: Agent) -> None:
-    """Say whether the agent works, and show its state, its TPM and its secrets."""
-    reply = agent.ask_health()
-    found = health.health_of(reply)
-    details = render.status_text(reply) if "mode" in reply else ""
-    agent.show({"health": found, **reply}, f"{health.lines(found)}\n\n{details}".rstrip("\n"))
-    sys.exit(health.exit_status(found))
-
-
-@main.command()
-@pass_agent
-def healthcheck(agent: Agent) -> None:
-    """Say in one line whether the agent works, for scripts and monitoring; see EXIT STATUS in license-agent-cli(8)."""
-    found = health.health_of(agent.ask_health())
-    agent.show(found, health.line(found))
-    sys.exit(health.exit_status(found))
+main.add_command(status.status)
+main.add_command(status.healthcheck)
 
 
 @main.group(invoke_without_command=True)

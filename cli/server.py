@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from . import render
+from . import render, statustext
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
 from .inputs import enrollment_token
 
@@ -41,7 +41,7 @@ def rotate(agent: Agent) -> None:
 def contact(agent: Agent) -> None:
     """Contact the license server now, and do what it asks."""
     reply = agent.ask("contact", deadline=SERVER_DEADLINE_S)
-    agent.show(reply, render.server_text(reply))
+    agent.show(reply, statustext.server_text(reply))
 
 
 @click.group()

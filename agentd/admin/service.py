@@ -39,6 +39,7 @@ from ipc.messages import (
     RequestDecoder,
     SessionBegin,
     Signed,
+    Status,
     encode_error,
     encode_reply,
 )
@@ -242,8 +243,8 @@ class AdminService:
             if handler is None and not isinstance(request, Ping | Challenge | SessionBegin):
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
-            if isinstance(request, Ping | Health | Challenge):
-                # Monitoring asks so before each status, and a client before each signature.
+            if isinstance(request, Ping | Health | Status | Challenge):
+                # Monitoring asks so each minute, `status --watch` every few seconds, and a client before each signature.
                 self._count(op, peer, {})
             elif isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:
                 # A reader that follows the log: a full record of each request would be something new for the next one.

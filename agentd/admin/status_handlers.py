@@ -5,11 +5,21 @@ from typing import Any
 
 from agentd import VERSION
 from agentd.base.confinement import ConfinementStatus
+from agentd.licenses.holdings import Holdings
 from agentd.telemetry.health import findings, health_view, verdict_view
 from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.publisher import Publisher
-from agentd.telemetry.views import confinement_view, count_states, rotation_view, secrets_view, server_time_view, server_view
+from agentd.telemetry.views import (
+    alerts_view,
+    confinement_view,
+    count_states,
+    licenses_view,
+    rotation_view,
+    secrets_view,
+    server_time_view,
+    server_view,
+)
 from hwsec.backend import BackendStatus
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import Health, MetricsText, SecretList, Status
@@ -28,16 +38,24 @@ class StatusHandlers:
         health: the facts by which the agent's health is judged.
         confinement: of this process.
         access: how administrators are authenticated.
+        holdings: the licenses of the machine.
     """
 
     def __init__(
-        self, parts: AgentParts, publisher: Publisher, health: HealthWatch, confinement: ConfinementStatus, access: Access
+        self,
+        parts: AgentParts,
+        publisher: Publisher,
+        health: HealthWatch,
+        confinement: ConfinementStatus,
+        access: Access,
+        holdings: Holdings,
     ) -> None:
         self._parts = parts
         self._publisher = publisher
         self._health = health
         self._confinement = confinement
         self._access = access
+        self._holdings = holdings
         self._started = parts.core.clock.wall()
 
     def table(self) -> dict[type, Handler]:
@@ -56,7 +74,9 @@ class StatusHandlers:
             "agent_version": VERSION,
             "uptime_s": int(core.clock.wall() - self._started),
             "backend": _backend_view(status),
-            "secrets": {"active": active, "grace": grace, "total": len(ring.versions)},
+            "secrets": {"active": active, "grace": grace, "total": len(ring.versions), "newest": ring.newest_number},
+            "licenses": licenses_view(self._holdings, parts.validator.seats.held(), now),
+            "alerts": alerts_view(core.audit.raised_alerts),
             "rotation": rotation_view(ring),
             "degraded": parts.validator.degraded,
             "degraded_since": parts.mode.kept.degraded_since,

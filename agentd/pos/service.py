@@ -60,15 +60,18 @@ class PosService:
         config: who may ask, and how much.
         validator: rules on tokens.
         usage: counts usage; None if its file cannot be used.
+
+    Attributes:
+        holdings: the licenses of the machine, as they are judged.
     """
 
     name = "pos"
 
     def __init__(self, config: PosConfig, core: Core, validator: Validator, usage: Usage | None = None) -> None:
         self._validator = validator
-        holdings = Holdings(validator)
-        self._machine = MachineLicenses(core, validator, holdings)
-        self._metering = Metering(core, holdings, usage)
+        self.holdings = Holdings(validator)
+        self._machine = MachineLicenses(core, validator, self.holdings)
+        self._metering = Metering(core, self.holdings, usage)
         self._audit = core.audit
         self._clock = core.clock
         self._counters = core.counters

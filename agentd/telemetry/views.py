@@ -1,16 +1,23 @@
 """Renders the agent's state for `state.json`, `status` and `secrets`. Pure; never shows a secret."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from agentd.base.alerts import Alert, Severity
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.signedtime import Standing
+from agentd.licenses.holdings import Holdings
 from agentd.secrets.lifecycle import State, grace_until, valid_until
 from agentd.secrets.ring import SecretRing
 from agentd.secrets.store import Store
 from agentd.secrets.trusted_time import describe
 from agentd.sync.cycle import ContactCycle
+from ipc.clientwire import LicenseReason
 
 from .parts import AgentParts
+
+EXPIRING_S = 14 * 86_400
+"""A license that ends within so long is expiring."""
 
 
 def secrets_view(ring: SecretRing, now: int) -> list[dict[str, Any]]:
@@ -33,6 +40,35 @@ def count_states(ring: SecretRing, now: int) -> tuple[int, int]:
     """How many versions are ACTIVE, and how many GRACE."""
     states = [ring.state_of(stored, now) for stored in ring.versions]
     return states.count(State.ACTIVE), states.count(State.GRACE)
+
+
+def licenses_view(holdings: Holdings, seats: Collection[str], now: int) -> dict[str, Any]:
+    """How many licenses the machine holds, and how many valid ones end soon. Seats do not count there: they are renewed."""
+    held = [*holdings.at(now).after("")]
+    valid = [license for license in held if license.valid]
+    ends = [license.expires_at for license in valid if license.license_id not in seats and license.expires_at is not None]
+    return {
+        "held": len(held),
+        "valid": len(valid),
+        "suspended": sum(license.reason is LicenseReason.SUSPENDED for license in held),
+        "expiring": sum(end - now <= EXPIRING_S for end in ends),
+        "next_end": min(ends, default=None),
+    }
+
+
+def alerts_view(alerts: Iterable[tuple[Alert, float]]) -> list[dict[str, Any]]:
+    """The alerts that were raised and not cleared, the most severe first, with when each was raised last."""
+    ordered = sorted(alerts, key=lambda item: [*Severity].index(item[0].severity))
+    return [
+        {
+            "event": alert.event,
+            "severity": alert.severity.value,
+            "title": alert.title,
+            "action": alert.action,
+            "since": int(raised),
+        }
+        for alert, raised in ordered
+    ]
 
 
 def rotation_view(ring: SecretRing) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class AtTerminal:
     asked: bool
 
 
-def at_terminal(command: Sequence[str], env: Mapping[str, str], directory: Path, until: str = "") -> AtTerminal:
+def at_terminal(
+    command: Sequence[str], env: Mapping[str, str], directory: Path, until: str = "", stop: int = signal.SIGTERM
+) -> AtTerminal:
     """Runs a program to its end.
 
     Args:
@@ -45,6 +47,7 @@ def at_terminal(command: Sequence[str], env: Mapping[str, str], directory: Path,
         env: the whole environment.
         directory: where it runs.
         until: for a program that serves: what it writes once it does; it is then asked to stop.
+        stop: the signal that asks it; SIGINT is what Ctrl-C sends.
 
     Raises:
         TimeoutError: it does not end.
@@ -78,7 +81,7 @@ def at_terminal(command: Sequence[str], env: Mapping[str, str], directory: Path,
                 raise TimeoutError(f"{' '.join(command)} does not end: {shown.decode(errors='replace')}")
             shown += _read(ours)
             if until and until in shown.decode(errors="replace") and not stopped:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(stop)
                 stopped = True
             if time.monotonic() > typed + 2 and _queued(theirs) == 0:
                 # A prompt that threw away what was typed ahead waits for something new.

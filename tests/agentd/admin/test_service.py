@@ -23,15 +23,27 @@ def code(reply: dict[str, Any]) -> int | None:
     return reply["error"]["code"] if "error" in reply else None
 
 
-def test_pings_are_counted_in_one_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("op", ["ping", "health", "status"])
+def test_what_monitoring_asks_is_counted_in_one_record(tmp_path: Path, op: str) -> None:
     async def work(world: AdminSocket) -> None:
         root = await world.connect(ROOT)
         for _time in range(5):
-            assert code(await root.ask("ping")) is None
+            assert code(await root.ask(op)) is None
         (record,) = world.records("admin.request")
-        assert (record["op"], record["count"], record["actor"]["uid"]) == ("ping", 5, 0)
+        assert (record["op"], record["count"], record["actor"]["uid"]) == (op, 5, 0)
 
     run(tmp_path, work)
+
+
+def test_every_other_request_is_a_record_of_its_own(tmp_path: Path) -> None:
+    async def work(world: AdminSocket) -> None:
+        root = await world.connect(ROOT)
+        for _time in range(3):
+            assert code(await root.ask("license_explain", by="license", subject="x")) is None
+        assert [record.get("count") for record in world.records("admin.request")] == [None] * 3
+
+    run(tmp_path, work)
+
 
 
 @pytest.mark.parametrize("uid", [ROOT, KEEPER])

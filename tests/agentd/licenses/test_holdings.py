@@ -4,6 +4,7 @@ from agentd.licenses.holdings import Holdings
 from agentd.licenses.inventory import KEPT_S, MAX_LICENSES
 from agentd.secrets.revocations import Revocations
 from agentd.secrets.withheld import Withheld
+from agentd.telemetry.views import EXPIRING_S, licenses_view
 from ipc.clientwire import LicenseReason
 from tests.agentd.world import DAY, T0, World, meta, token
 
@@ -153,4 +154,15 @@ def test_ten_thousand_licenses_are_no_more_than_the_inventory_holds() -> None:
     holdings = Holdings(world.validator)
     assert len(holdings.at(NOW)) == MAX_LICENSES
     assert reason_of(holdings) is LicenseReason.OK
+    world.vault.close()
+
+
+def test_those_that_end_soon_are_counted_but_no_seats() -> None:
+    ends = {"soon": NOW + EXPIRING_S, "later": NOW + EXPIRING_S + 1, "seat": NOW + 600, "ended": NOW - 1}
+    world, holdings = world_with(*(token(jti=name, exp=exp) for name, exp in ends.items() if name != "ended"))
+    world.validator.withheld = Withheld(number=1, suspended={"later": T0 + 30 * DAY})
+    assert licenses_view(holdings, ["seat"], NOW) == {
+        "held": 3, "valid": 2, "suspended": 1, "expiring": 1, "next_end": NOW + EXPIRING_S
+    }  # fmt: skip
+    assert licenses_view(holdings, [], NOW + EXPIRING_S)["valid"] == 0
     world.vault.close()

@@ -124,16 +124,22 @@ def pair(copy: Callable[[Path], Pair], tmp_path: Path) -> Iterator[Pair]:
     made.close()
 
 
-def _judged(pair: Pair) -> dict[str, str]:
-    """Codes and texts of what `status` finds, without what the pair's configuration lacks."""
+def _status(pair: Pair) -> dict[str, Any]:
     agent = pair.agent.agent
     agent.reporter.note()
-    handlers = StatusHandlers(agent.parts, agent.publisher, agent.reporter.health, NOT_CONFINED, agent.access)
+    handlers = StatusHandlers(
+        agent.parts, agent.publisher, agent.reporter.health, NOT_CONFINED, agent.access, agent.pos.holdings
+    )
 
     async def ask() -> dict[str, Any]:
         return await handlers.table()[Status](Status(v=1, id=1), Peer(0, 0, 0))
 
-    health = asyncio.run(ask())["health"]
+    return asyncio.run(ask())
+
+
+def _judged(pair: Pair) -> dict[str, str]:
+    """Codes and texts of what `status` finds, without what the pair's configuration lacks."""
+    health = _status(pair)["health"]
     found = {finding["code"]: finding["text"] for finding in health["findings"]}
     assert found.pop("nobody_admitted")
     assert (health["verdict"] == "not_working") is ("no_usable_secret" in found)
@@ -143,6 +149,17 @@ def _judged(pair: Pair) -> dict[str, str]:
 def test_an_agent_in_touch_is_fine(pair: Pair) -> None:
     assert pair.contact() is None
     assert _judged(pair) == {}
+
+
+def test_status_counts_the_licenses_and_lists_the_alerts(pair: Pair) -> None:
+    assert pair.contact() is None
+    before = _status(pair)
+    assert before["alerts"] == [] and before["secrets"]["newest"] == 1
+    pair.server.server_side.agents.set_status("pos-001", "revoked", pair.server.now)
+    assert pair.contact() is not None
+    (alert,) = _status(pair)["alerts"]
+    assert (alert["event"], alert["severity"]) == ("alert.server_refuses", "high") and alert["since"] > 0
+    assert before["licenses"].keys() == {"held", "valid", "suspended", "expiring", "next_end"}
 
 
 def test_an_agent_that_was_revoked_says_so(pair: Pair) -> None:
