@@ -148,13 +148,16 @@ class Daemon:
         self._checkpoint_at = core.clock.monotonic() + CHECKPOINT_EVERY_S
 
     def _chores(self) -> tuple[Chore, ...]:
-        core, made = self._core, self._made
+        agent, core, made = self.agent, self._core, self._made
         return (
             Chore("timeouts", 0, 0, made.hub.sweep),
             Chore("sleep", 0, 0, core.clock.notice_sleep),
             Chore("latest time", 0, 0, self._note_latest),
             Chore("audit file", 0, 0, core.audit.look_after_file),
             Chore("states", 0, 0, self._reporter.note),
+            Chore("alerts", 0, 0, agent.webhook.look),
+            Chore("alerts kept", 0, 0, agent.webhook.keep, "disk of the alerts that wait"),
+            Chore("alerts sent", 0, 0, agent.webhook.deliver, "webhook"),
             Chore("minute", 60, 60, self._every_minute),
             Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
             Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
@@ -215,6 +218,8 @@ class Daemon:
             await _within(self._sync_usage(), "usage counts of the last seconds may be lost at a power cut")
         except OSError as error:
             log.error("usage counts of the last seconds may be lost at a power cut: %s", os_problem(error))
+        self.agent.webhook.look()
+        await _within(self.agent.webhook.keep(), "alerts of the last seconds may not reach the webhook")
         await _within(self.agent.publisher.write_last(), "metrics and state.json are those of before the stop")
         hub.end_tick()
         hub.close_all()
@@ -309,6 +314,7 @@ class Daemon:
         made.hub.recheck()
         self._core.audit.reconfigure(config.audit)
         made.keeper.limits = config.audit
+        self.agent.webhook.reconfigure(config.alerts)
         self._core.audit.record("config.reloaded", "ok", needs_restart=later)
         return later
 

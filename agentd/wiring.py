@@ -26,6 +26,7 @@ from .admin.secret_handlers import SecretHandlers
 from .admin.server_handlers import ServerHandlers
 from .admin.service import Handler
 from .admin.status_handlers import StatusHandlers
+from .admin.webhook_handlers import WebhookHandlers
 from .audit.checkpoint import Checkpoint
 from .audit.coalesced import CoalescedEvents
 from .audit.core import Core
@@ -65,6 +66,8 @@ from .telemetry.parts import AgentParts
 from .telemetry.publisher import Publisher
 from .telemetry.reporter import Reporter
 from .telemetry.statefile import Origin, StateFile
+from .telemetry.webhook import LinkSender, Sender, Webhook, open_queue
+from .telemetry.webhookkeys import WebhookKey, WebhookKeys, open_webhook_keys
 from .uplink.certificates import ClientCertificates, OpenedTlsKeys, open_tls_keys
 from .uplink.client import ExchangeClient
 from .uplink.linkclient import LinkClient
@@ -109,6 +112,7 @@ class Assembled:
     checkpoint: Checkpoint
     keeper: AuditKeeper
     tls: OpenedTlsKeys | None
+    webhook_keys: tuple[WebhookKey, ...]
     found: Found
     boot_id: bytes
 
@@ -132,6 +136,7 @@ class Agent:
         publisher: writes the files.
         pos: answers POS applications.
         access: decides who may ask for what on the admin socket.
+        webhook: sends alerts.
     """
 
     assembled: Assembled
@@ -141,21 +146,21 @@ class Agent:
     publisher: Publisher
     pos: PosService
     access: Access
+    webhook: Webhook
 
     def handlers(self, confinement: ConfinementStatus) -> dict[type, Handler]:
         """What handles each request of administrators."""
         made, parts = self.assembled, self.parts
         policies = PcrPolicies(made.core, made.config.policies_dir)
         return {
-            **StatusHandlers(
-                parts, self.publisher, self.reporter.health, confinement, self.access, self.pos.holdings
-            ).table(),
+            **StatusHandlers(parts, self.publisher, self.reporter.health, confinement, self.access, self.pos.holdings).table(),
             **SecretHandlers(made.core, made.installer, made.time, made.validator, self.reporter).table(),
             **LicenseHandlers(parts).table(),
             **AuditHandlers(made.core.audit, made.keeper, made.checkpoint).table(),
             **PolicyHandlers(policies, made.store).table(),
             **ServerHandlers(parts, self.reporter).table(),
             **AccessHandlers(self.access).table(),
+            **WebhookHandlers(self.webhook).table(),
         }
 
 
@@ -235,6 +240,7 @@ def assemble(
         checkpoint=Checkpoint(core, tuple(end.checked.values) or (bytes(32),)),
         keeper=AuditKeeper(core, config.audit_log, archive_keys(backend, vault), config.audit),
         tls=_tls_keys(record, backend, vault),
+        webhook_keys=_webhook_keys(record, backend, vault),
         found=Found(loaded, end, inventory_whole, kept, kept_from, state_corrupt),
         boot_id=boot_id,
     )
@@ -258,13 +264,26 @@ def _tls_keys(record: AgentRecord, backend: Backend, vault: Vault) -> OpenedTlsK
         return open_tls_keys(kek, vault, record.tls)
 
 
-def connect(made: Assembled, transport: Transport | None = None, trace: Callable[[str], None] = no_trace) -> Agent:
+def _webhook_keys(record: AgentRecord, backend: Backend, vault: Vault) -> tuple[WebhookKey, ...]:
+    if not record.webhook_keys:
+        return ()
+    with backend.kek() as kek:
+        return open_webhook_keys(kek, vault, record.webhook_keys)
+
+
+def connect(
+    made: Assembled,
+    transport: Transport | None = None,
+    trace: Callable[[str], None] = no_trace,
+    send: Sender | None = None,
+) -> Agent:
     """Adds what contacts the license server, and what shows and serves the agent.
 
     Args:
         made: by `assemble`.
         transport: to the server; by default the link. Tests pass one that leads to a server in the same process.
         trace: called after each step of a rotation; a test stops it there.
+        send: posts to the webhook; by default by way of the link.
     """
     config, core, store = made.config, made.core, made.store
     rotation, cycle = None, None
@@ -283,11 +302,21 @@ def connect(made: Assembled, transport: Transport | None = None, trace: Callable
         )
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config), made.usage)
-    publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file))
+    queue = open_queue(config.webhook_file)
+    publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue)
     reporter = Reporter(parts, made.checkpoint, publisher)
+    webhook = Webhook(
+        core,
+        config.alerts,
+        WebhookKeys(core, store, made.webhook_keys),
+        queue,
+        config.webhook_file,
+        send or LinkSender(LinkClient(config.link_socket), core.clock),
+        reporter.alerts.over,
+    )
     pos = PosService(config.pos, core, made.validator, made.usage)
     access = make_access(config, core.agent_id, made.boot_id, core.clock, core.audit, store)
-    return Agent(made, parts, rotation, reporter, publisher, pos, access)
+    return Agent(made, parts, rotation, reporter, publisher, pos, access, webhook)
 
 
 def make_access(config: Config, agent_id: str, boot_id: bytes, clock: Clock, audit: AuditLog, store: Store | None) -> Access:

@@ -24,7 +24,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, doctor, inputs, keys, render, server, status
+from . import adminca, audit, doctor, inputs, keys, render, server, status, webhook
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -294,7 +294,7 @@ def config_check(agent: Agent, file: str | None) -> None:
         sys.exit(EXIT_NEGATIVE)
 
 
-for _command in (*server.COMMANDS, *doctor.COMMANDS):
+for _command in (*server.COMMANDS, *doctor.COMMANDS, *webhook.COMMANDS):
     main.add_command(_command)
 
 

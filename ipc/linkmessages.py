@@ -47,7 +47,9 @@ ANSWER_HEADERS = frozenset({"content-type", "content-length", "retry-after", "et
 
 Upstream = Literal["server", "enrollment", "ota", "webhook"]
 Method = Literal["GET", "POST"]
-RequestHeader = Literal["content-type", "accept", "agent-request", "if-none-match", "range", "idempotency-key"]
+RequestHeader = Literal[
+    "content-type", "accept", "agent-request", "if-none-match", "range", "idempotency-key", "license-agent-signature"
+]
 
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})|%(2[EeFf]|5[Cc]|00)")

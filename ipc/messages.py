@@ -274,6 +274,28 @@ class AdminAccessEnd(Request, tag="admin_access_end", frozen=True):
     """Do not demand certificates any more, where neither the configuration nor an admin CA does."""
 
 
+class WebhookStatus(Request, tag="webhook_status", frozen=True):
+    """The webhook: its keys by their ids, what waits, and what was put aside."""
+
+
+class WebhookKeyNew(Request, tag="webhook_key_new", frozen=True):
+    """Make a key that alerts are signed with, besides the present one."""
+
+
+class WebhookKeyEnd(Request, tag="webhook_key_end", frozen=True):
+    """End a key: the one with this id, or, if it is empty, the former one of two."""
+
+    key: Annotated[str, Meta(max_length=64)]
+
+
+class WebhookTest(Request, tag="webhook_test", frozen=True):
+    """Send the webhook an event of its own now."""
+
+
+class WebhookRetry(Request, tag="webhook_retry", frozen=True):
+    """Send the dead letters once more, and what waits at once."""
+
+
 PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping
 SignableRequest = (
     Status
@@ -307,6 +329,11 @@ SignableRequest = (
     | AdminAccess
     | AdminRevoke
     | AdminAccessEnd
+    | WebhookStatus
+    | WebhookKeyNew
+    | WebhookKeyEnd
+    | WebhookTest
+    | WebhookRetry
 )
 """What administrators ask for, with a signature around it or without one."""
 AdminRequest = SignableRequest | Challenge | Signed

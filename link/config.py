@@ -6,21 +6,25 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from common.addresses import Network, networks
 from common.files import OTHERS_WRITE
 from ipc.linkmessages import MAX_PINS, Upstream
 from settings.errors import ConfigError
 from settings.file import read_file
 from settings.sections import Key, Keys, Sections
-from settings.values import BadValue, Lookup, boolean, one_id, pins, user_id
+from settings.values import BadValue, Lookup, absolute_path, boolean, one_id, pins, user_id
 
-from .pins import is_host, parse_pins
+from .pins import is_host, parse_pins, parse_roots
 
 DEFAULT_PATH = Path("/etc/license-agent/link.toml")
 MAX_CONFIG_BYTES = 64 * 1024
+MAX_CA_FILE_BYTES = 1024 * 1024
+WEBHOOK = "webhook"
+"""The upstream that alerts go to. It has one fixed path, and keys of its own."""
 UPSTREAMS: tuple[str, ...] = get_args(Upstream)
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?(/[A-Za-z0-9._~/-]*)?")
 
@@ -34,12 +38,18 @@ class UpstreamConfig:
         host: what its certificate must be for: a DNS name or an IP address.
         pins: SHA-256 of accepted public keys, 32 bytes each.
         proxy: `http://HOST:PORT` of an HTTP proxy that makes tunnels (CONNECT), or None.
+        ca_file: the CAs that vouch for the webhook's certificate, in place of pins; None where pins count.
+        roots: what is in that file, each certificate in DER; `load_config` fills it.
+        listed: networks that the webhook may be in although they are not public.
     """
 
     url: str
     host: str
     pins: frozenset[bytes]
     proxy: str | None = None
+    ca_file: Path | None = None
+    roots: tuple[bytes, ...] = ()
+    listed: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +114,39 @@ def _proxy(value: Any) -> str:
     return url
 
 
+def _fixed_url(value: Any) -> tuple[str, str]:
+    """The webhook's whole address, whose path stays as it is written."""
+    host = _url(value)[1]
+    return str(value), host
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    try:
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ValueError
+        return networks(value)
+    except ValueError:
+        raise BadValue('must be a list of networks such as ["10.20.0.0/16"] or ["127.0.0.1/32", "::1/128"]') from None
+
+
 def _schema(user: Lookup) -> dict[str, Keys]:
     proxy = Key(_proxy)
     return {
         "core": {"user": Key(one_id("user", user), required=True)},
         "provisioning": {"allowed": Key(boolean), "proxy": proxy},
         "upstream": {"url": Key(_url, required=True), "pins": Key(pins(MAX_PINS), required=True), "proxy": proxy},
+        f"upstream.{WEBHOOK}": {
+            "url": Key(_fixed_url, required=True),
+            "pins": Key(pins(MAX_PINS)),
+            "ca_file": Key(absolute_path),
+            "allow_addresses": Key(_networks),
+            "proxy": proxy,
+        },
     }
 
 
 def known_keys() -> dict[str, list[str]]:
-    """Returns every section with its keys; under the name `upstream`, the keys of every `upstream.NAME`."""
+    """Returns every section with its keys; under the name `upstream`, the keys of every `upstream.NAME` but the webhook's."""
     return {name: list(keys) for name, keys in _schema(user_id).items()}
 
 
@@ -131,18 +163,39 @@ def parse_config(text: str, source: str, user: Lookup = user_id) -> LinkConfig:
     """
     schema = _schema(user)
     found = Sections(text, source)
-    found.only(schema)
+    found.only(name for name in schema if "." not in name)
     core = found.section("core", schema["core"])
     provisioning = found.section("provisioning", schema["provisioning"], optional=True)
     named = {
-        name: found.section(f"upstream.{name}", schema["upstream"], optional=True) for name in found.only(UPSTREAMS, "upstream")
+        name: found.section(f"upstream.{name}", schema.get(f"upstream.{name}", schema["upstream"]), optional=True)
+        for name in found.only(UPSTREAMS, "upstream")
     }
+    if WEBHOOK in named:
+        for problem in _webhook_problems(found.content["upstream"][WEBHOOK]):
+            found.problem(problem)
     found.check()
     upstreams = {}
     for name, keys in named.items():
         url, host = keys["url"]
-        upstreams[name] = UpstreamConfig(url, host, parse_pins(keys["pins"]), keys.get("proxy"))
+        upstreams[name] = UpstreamConfig(
+            url,
+            host,
+            parse_pins(keys["pins"]) if "pins" in keys else frozenset(),
+            keys.get("proxy"),
+            keys.get("ca_file"),
+            listed=keys.get("allow_addresses", ()),
+        )
     return LinkConfig(core["user"], upstreams, provisioning.get("allowed", True), provisioning.get("proxy"))
+
+
+def _webhook_problems(keys: Mapping[str, Any]) -> list[str]:
+    """What no single key of the webhook's section can tell; `keys` as they are written."""
+    section, problems = f"[upstream.{WEBHOOK}]", []
+    if ("pins" in keys) == ("ca_file" in keys):
+        problems.append(f"{section} needs 'pins' or 'ca_file', and not both: they say whose certificate is accepted")
+    if "proxy" in keys and "allow_addresses" in keys:
+        problems.append(f"'allow_addresses' in {section} has no effect with 'proxy': the proxy decides where it connects to")
+    return problems
 
 
 def load_config(path: Path) -> LinkConfig:
@@ -154,4 +207,22 @@ def load_config(path: Path) -> LinkConfig:
     file = read_file(path, MAX_CONFIG_BYTES, "create it (owner root, mode 0644) with a section [core]")
     if problems := file.problems({0, os.geteuid()}, OTHERS_WRITE):
         raise ConfigError(problems)
-    return parse_config(file.text(), str(path))
+    config = parse_config(file.text(), str(path))
+    return replace(config, upstreams={name: _with_roots(each) for name, each in config.upstreams.items()})
+
+
+def _with_roots(upstream: UpstreamConfig) -> UpstreamConfig:
+    """The same with what is in its CA file.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if upstream.ca_file is None:
+        return upstream
+    file = read_file(upstream.ca_file, MAX_CA_FILE_BYTES, "put the CA's certificate there (PEM, owner root, mode 0644)")
+    if problems := file.problems({0, os.geteuid()}, OTHERS_WRITE):
+        raise ConfigError(problems)
+    try:
+        return replace(upstream, roots=parse_roots(file.text().encode()))
+    except ValueError:
+        raise ConfigError([f"{upstream.ca_file} holds no certificate in PEM that can be read"]) from None

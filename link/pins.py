@@ -72,7 +72,23 @@ def is_host(text: str) -> bool:
     return True
 
 
-def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int, latest: int | None = 0) -> None:
+def parse_roots(pem: bytes) -> tuple[bytes, ...]:
+    """The certificates of a CA file, each in DER.
+
+    Raises:
+        ValueError: it holds none, or one that cannot be read.
+    """
+    return tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
+
+
+def judge(
+    chain: Sequence[bytes],
+    pins: frozenset[bytes],
+    host: str,
+    time: int,
+    latest: int | None = 0,
+    roots: Sequence[bytes] = (),
+) -> None:
     """Accepts a server's chain, or says why not.
 
     What is proven elsewhere: that the peer has the private key of the first certificate (TLS 1.3, CertificateVerify,
@@ -85,6 +101,7 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int, 
         time: seconds since 1970 UTC. The certificates must be valid at some time between this and `latest`.
         latest: seconds since 1970 UTC; before `time`, it is `time`. None for no bound: then no certificate is refused because
             it begins later.
+        roots: certificates of CAs in DER, which are the trust anchors in place of pins; empty where pins count.
 
     Raises:
         PeerRefused: no pinned key in the chain (PIN_MISMATCH), or no valid path from it to this host (TLS).
@@ -94,7 +111,11 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int, 
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
         leaf, others = certificates[0], certificates[1:]
-        anchors = [certificate for certificate in certificates if spki_pin(certificate) in pins]
+        anchors = (
+            [x509.load_der_x509_certificate(der) for der in roots]
+            if roots
+            else [certificate for certificate in certificates if spki_pin(certificate) in pins]
+        )
     except Exception:  # noqa: BLE001 - the parser has many words for it, and hostile bytes must not choose one that we miss
         raise PeerRefused(FailCode.TLS, "the server sent a certificate that cannot be read") from None
     if not anchors:
@@ -105,7 +126,7 @@ def judge(chain: Sequence[bytes], pins: frozenset[bytes], host: str, time: int, 
     except ValueError:
         subject = x509.DNSName(host)
     builder = PolicyBuilder().max_chain_depth(MAX_CHAIN)
-    if anchors[0] is leaf:
+    if not roots and anchors[0] is leaf:
         # Whom the key belongs to is what the pin says; the certificate must still be for this host and for now.
         own = ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
         builder = builder.extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=own)

@@ -27,10 +27,11 @@ from ipc.linkmessages import (
 )
 from ipc.messages import Request
 
-from .config import LinkConfig, UpstreamConfig, parse_url
+from .config import WEBHOOK, LinkConfig, UpstreamConfig, parse_url
 from .pins import parse_pins
 from .tls import ClientKeyError, load_client_key
 from .upstreams import CoreGone, FetchError, UpstreamClient
+from .webhook import WebhookClient
 
 log = logging.getLogger("link")
 
@@ -150,7 +151,10 @@ class Session:
         upstreams = dict(self._config.upstreams)
         if hello.provisioning is not None:
             upstreams[hello.provisioning.upstream] = self._provisioned(hello.provisioning, hello.id)
-        self._clients = {name: UpstreamClient(upstream, self._between) for name, upstream in upstreams.items()}
+        self._clients = {
+            name: (WebhookClient if name == WEBHOOK else UpstreamClient)(upstream, self._between)
+            for name, upstream in upstreams.items()
+        }
         try:
             if hello.certificates is not None:
                 for name in KNOWS_CLIENT & self._clients.keys():

@@ -26,7 +26,7 @@ from .tls import JudgingContext
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S = 10.0, 30.0, 30.0
 """For one step each; the fetch's own deadline holds besides."""
-_TIMEOUT = httpx.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
+STEP_TIMEOUT = httpx.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30)
 _BODILESS = frozenset({204, 304})
 
@@ -77,7 +77,7 @@ class UpstreamClient:
         self._config = config
         self._base = httpx.URL(config.url)
         self._proxy = None if config.proxy is None else address(httpx.URL(config.proxy))
-        self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, *between()))
+        self.context = JudgingContext(lambda chain, host: judge(chain, config.pins, host, *between(), config.roots))
         self._transport = self._connectionless()
 
     def _connectionless(self) -> httpx.AsyncHTTPTransport:
@@ -123,14 +123,14 @@ class UpstreamClient:
         request = httpx.Request(
             fetch.method,
             self._base.copy_with(raw_path=path.encode("ascii")),
-            headers=[("user-agent", _AGENT), ("accept-encoding", "identity"), *fetch.headers],
+            headers=sent_headers(fetch),
             content=fetch.body if fetch.method == "POST" else None,
-            extensions={"timeout": _TIMEOUT.as_dict()},
+            extensions={"timeout": STEP_TIMEOUT.as_dict()},
         )
         response = await self._transport.handle_async_request(request)
         try:
             reply = partial(_with_id, v=fetch.v, id=fetch.id)
-            await give(reply(Head, status=check_head(response, fetch), headers=_handed_on(response.headers)))
+            await give(reply(Head, status=check_head(response, fetch), headers=handed_on(response.headers)))
             size = 0
             async for data in response.aiter_raw():
                 size += len(data)
@@ -172,7 +172,17 @@ def check_head(response: httpx.Response, fetch: Fetch) -> int:
     return status
 
 
-def _handed_on(headers: httpx.Headers) -> tuple[tuple[str, str], ...]:
+def sent_headers(fetch: Fetch) -> list[tuple[str, str]]:
+    """The headers of a request: the link's own, then those that the core asks for."""
+    return [("user-agent", _AGENT), ("accept-encoding", "identity"), *fetch.headers]
+
+
+def handed_on(headers: httpx.Headers) -> tuple[tuple[str, str], ...]:
+    """The headers of an answer that the core gets.
+
+    Raises:
+        FetchError: one of them is too long, or not printable.
+    """
     found = tuple((name, headers[name]) for name in sorted(ANSWER_HEADERS) if name in headers)
     if any(len(value) > MAX_ANSWER_HEADER_CHARS or not (value.isascii() and value.isprintable()) for _, value in found):
         raise FetchError(FailCode.BAD_RESPONSE, "a header of the answer is too long or not printable")

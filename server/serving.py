@@ -19,6 +19,7 @@ from cryptography import x509
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from common.addresses import networks
 from common.files import os_problem, write_atomic
 from common.logqueue import LogQueue
 from common.sd_notify import Notices
@@ -36,7 +37,6 @@ from .jobs.runner import Runner
 from .keys.keyring import Keyring
 from .keys.lifecycle import held
 from .keys.schedule import planned
-from .notify.addresses import networks
 from .notify.delivery import Deliveries
 from .notify.sender import Sender
 from .operators.listener import LOOK_S, OperatorListener

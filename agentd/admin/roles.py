@@ -70,6 +70,11 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.ClockChallenge: Rule(Role.OPERATOR, root=True),
     messages.ClockReset: Rule(Role.ADMIN, root=True),
     messages.ClockConfirm: Rule(Role.ADMIN, root=True),
+    messages.WebhookStatus: Rule(Role.VIEWER),
+    messages.WebhookTest: Rule(Role.OPERATOR),
+    messages.WebhookRetry: Rule(Role.OPERATOR),
+    messages.WebhookKeyNew: Rule(Role.ADMIN),  # its reply holds the key
+    messages.WebhookKeyEnd: Rule(Role.ADMIN),
     messages.Provision: Rule(Role.ADMIN, root=True),
 }
 """The rule of each operation."""

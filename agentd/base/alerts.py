@@ -30,12 +30,14 @@ class Alert:
         severity: how soon somebody must act.
         title: a few words, for a list.
         action: what an administrator does about it.
+        lasts: it is raised once and cleared when it is over; any other is raised each time that it happens, and never cleared.
     """
 
     event: str
     severity: Severity
     title: str
     action: str
+    lasts: bool = True
 
 
 ADMIN_CA_ENDS = Alert(
@@ -48,7 +50,7 @@ ADMIN_CA_UNUSABLE = Alert(
 )  # fmt: skip
 ADMIN_REFUSED = Alert(
     "access.certificate_refused", Severity.MEDIUM, "A certificate or signature on the admin socket was refused",
-    "Find out who asked ('license-agent-cli audit tail'); revoke a certificate that is in the wrong hands.",
+    "Find out who asked ('license-agent-cli audit tail'); revoke a certificate that is in the wrong hands.", lasts=False,
 )  # fmt: skip
 AUDIT_ARCHIVE = Alert(
     "alert.audit_archive", Severity.MEDIUM, "The audit log's archives cannot be kept",
@@ -56,19 +58,19 @@ AUDIT_ARCHIVE = Alert(
 )  # fmt: skip
 AUDIT_BUDGET = Alert(
     "alert.audit_budget", Severity.LOW, "The audit log's budget for today is used up",
-    "Look for a till that asks too often; raise [audit] daily_bytes if the load is real.",
+    "Look for a till that asks too often; raise [audit] daily_bytes if the load is real.", lasts=False,
 )  # fmt: skip
 AUDIT_DAMAGED = Alert(
     "alert.audit_damaged", Severity.CRITICAL, "The audit log does not verify",
-    "Keep the log as evidence and run 'license-agent-cli audit verify'.",
+    "Keep the log as evidence and run 'license-agent-cli audit verify'.", lasts=False,
 )  # fmt: skip
 AUDIT_FILE = Alert(
     "alert.audit_file", Severity.CRITICAL, "Another program changed the open audit file",
-    "Find out who writes to the log's directory; the agent goes on in a new file.",
+    "Find out who writes to the log's directory; the agent goes on in a new file.", lasts=False,
 )  # fmt: skip
 AUDIT_SEAL = Alert(
     "alert.audit_seal", Severity.CRITICAL, "The audit log does not match its sealed value",
-    "Compare the log with the server's copy of its head; records may be missing.",
+    "Compare the log with the server's copy of its head; records may be missing.", lasts=False,
 )  # fmt: skip
 CLOCK_SUSPECT = Alert(
     "alert.clock_suspect", Severity.MEDIUM, "The machine's clock is wrong",
@@ -80,7 +82,7 @@ DEGRADED_LONG = Alert(
 )  # fmt: skip
 UNAUTHORIZED = Alert(
     "access.denied", Severity.MEDIUM, "A user who is not on the allow-list tried a socket",
-    "Find out which program of that user asked; add the user to [pos] allowed_uids if it should.",
+    "Find out which program of that user asked; add the user to [pos] allowed_uids if it should.", lasts=False,
 )  # fmt: skip
 REVOCATIONS_STALE = Alert(
     "alert.revocations_stale", Severity.MEDIUM, "The revocation list is out of date",
@@ -111,10 +113,14 @@ TPM_UNRELIABLE = Alert(
     "alert.tpm_unreliable", Severity.HIGH, "The TPM's answers do not fit",
     "Check the TPM's seat and bus and who may open it; licenses are validated from memory and changes are tried again.",
 )  # fmt: skip
+WEBHOOK_FAILING = Alert(
+    "alert.webhook_failing", Severity.MEDIUM, "Alerts do not reach the webhook",
+    "Run 'license-agent-cli webhook test': it sends one now and prints the reason if it fails.",
+)  # fmt: skip
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
     CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME,
-    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED,
+    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

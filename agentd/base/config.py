@@ -34,6 +34,8 @@ from settings.values import (
     user_id,
 )
 
+from .alerts import Severity
+
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
 MAX_CONFIG_BYTES = 256 * 1024
 CONTACTS_FAILED = 3
@@ -122,6 +124,14 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """`[alerts]`: whether alerts go to the webhook that link.toml names, and from which severity on."""
+
+    webhook: bool = False
+    min_severity: str = "low"
+
+
+@dataclass(frozen=True, slots=True)
 class PathsConfig:
     """`[paths]`: where things are."""
 
@@ -146,6 +156,7 @@ class Config:
     pos: PosConfig = field(default_factory=PosConfig)
     management: ManagementConfig = field(default_factory=ManagementConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     admin_ca: Path | None = field(default=None, compare=False)
@@ -193,6 +204,11 @@ class Config:
     def state_file(self) -> Path:
         """The rendered view of the state."""
         return self.paths.state_dir / "state.json"
+
+    @property
+    def webhook_file(self) -> Path:
+        """Alerts that wait for the webhook, and those that it has not taken."""
+        return self.paths.state_dir / "webhook.json"
 
     @property
     def store_file(self) -> Path:
@@ -267,6 +283,10 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
                 "archive_bytes": Key(integer(1_048_576, 2**40)),
                 "archive_key": path,
             },
+        ),
+        "alerts": (
+            AlertsConfig,
+            {"webhook": Key(boolean), "min_severity": Key(one_of(*(severity.value for severity in Severity)))},
         ),
         "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }

@@ -17,3 +17,6 @@ class Counters:
     contacts: int = 0
     contacts_failed: int = 0
     degraded_s: float = 0.0
+    webhook_delivered: int = 0
+    webhook_failed: int = 0
+    webhook_dropped: int = 0

@@ -64,6 +64,20 @@ class SealedTlsKeys(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     pending: SealedTlsKey | None = None
 
 
+class SealedWebhookKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A key that requests to the webhook are signed with, at rest.
+
+    Attributes:
+        id: names it to people; made at random.
+        created_at: seconds since 1970 UTC.
+        sealed: its 32 bytes, sealed under the KEK (`hwsec.sealedblob`).
+    """
+
+    id: str
+    created_at: int
+    sealed: bytes
+
+
 class UnconfirmedTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A server-signed time that was not taken (`agentd.base.signedtime`).
 
@@ -134,9 +148,10 @@ SECTION_SETTLED = "settled_key_set"
 SECTION_CAPABILITIES = "server_capabilities"
 SECTION_WITHHELD = "withheld_licenses"
 SECTION_ADMIN_ACCESS = "admin_access"
+SECTION_WEBHOOK = "webhook_keys"
 _SECTIONS = (
     SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
-    SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD, SECTION_ADMIN_ACCESS,
+    SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD, SECTION_ADMIN_ACCESS, SECTION_WEBHOOK,
 )  # fmt: skip
 
 
@@ -157,6 +172,7 @@ class AgentRecord:
         capabilities: what the server has announced beyond release 0.1.0, as far as this agent uses it; by name.
         withheld: the licenses that the server has suspended or taken away.
         access: how administrators are authenticated, and whose certificates do not count.
+        webhook_keys: the present key of the webhook, then the former one while it is being replaced; empty without a webhook.
     """
 
     trust_file: bytes
@@ -171,6 +187,7 @@ class AgentRecord:
     capabilities: tuple[str, ...] = ()
     withheld: Withheld = NOTHING_WITHHELD
     access: AdminAccess = NO_ADMIN_ACCESS
+    webhook_keys: tuple[SealedWebhookKey, ...] = ()
 
     def trust(self) -> Trust:
         """Whose signatures count."""
@@ -192,6 +209,7 @@ class AgentRecord:
             (SECTION_CAPABILITIES, self.capabilities or None),
             (SECTION_WITHHELD, None if self.withheld == NOTHING_WITHHELD else self.withheld),
             (SECTION_ADMIN_ACCESS, None if self.access == NO_ADMIN_ACCESS else self.access),
+            (SECTION_WEBHOOK, self.webhook_keys or None),
         ):
             if value is not None:
                 made[name] = msgspec.json.encode(value)
@@ -229,6 +247,7 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         _decoded(sections, SECTION_CAPABILITIES, tuple[str, ...]) or (),
         _decoded(sections, SECTION_WITHHELD, Withheld) or NOTHING_WITHHELD,
         _decoded(sections, SECTION_ADMIN_ACCESS, AdminAccess) or NO_ADMIN_ACCESS,
+        _decoded(sections, SECTION_WEBHOOK, tuple[SealedWebhookKey, ...]) or (),
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from agentd.base.alerts import (
+    AUDIT_ARCHIVE,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
     REVOCATIONS_STALE,
@@ -27,6 +28,10 @@ ALERT_DEGRADED_S = 86_400
 """Degraded mode that lasts longer raises an alert."""
 
 
+ARCHIVES_TRIED_S = 900.0
+"""By then a run has tried to keep the archives at least once."""
+
+
 class AlertWatch:
     """Knows which alerts are raised.
 
@@ -39,14 +44,30 @@ class AlertWatch:
         self._parts = parts
         self._hardware = parts.store.status
         self._raised: set[Alert] = set()
+        self._looked = False
+        self._started = parts.core.clock.monotonic()
+        self._asked_hardware = False
 
     @property
     def raised(self) -> tuple[Alert, ...]:
         """The alerts that are raised now."""
         return tuple(sorted(self._raised, key=lambda alert: alert.event))
 
+    def over(self, alert: Alert) -> bool:
+        """Whether this run knows that an alert is not so; asked of one that an earlier run has raised, and this one has not."""
+        record = None if self._parts.cycle is None else self._parts.cycle.record
+        if alert in (ROTATION_FAILING, SERVER_REFUSES):
+            # Failures are counted anew in each run: only a contact that works says that they are over.
+            return record is None or (record.last is not None and record.failures == 0)
+        if alert in (TPM_UNAVAILABLE, TPM_UNRELIABLE):
+            return self._asked_hardware
+        if alert is AUDIT_ARCHIVE:
+            return self._core.clock.monotonic() - self._started > ARCHIVES_TRIED_S
+        return self._looked
+
     def update(self, now: int) -> None:
         """Raises and clears by what is so at a time; called every second."""
+        self._looked = True
         validator, cycle, mode = self._parts.validator, self._parts.cycle, self._parts.mode.state
         ring = validator.ring
         record = None if cycle is None else cycle.record
@@ -80,6 +101,7 @@ class AlertWatch:
 
     def hardware(self, status: BackendStatus) -> None:
         """Raises or clears by what the hardware says of itself; called every 30 s."""
+        self._asked_hardware = True
         was, self._hardware = self._hardware, status
         if status.state is was.state:
             return

@@ -45,6 +45,9 @@ class Gauges:
     licenses_held: int = 0
     licenses_suspended: int = 0
     usage_unreported: int = 0
+    webhook_waiting: int = 0
+    webhook_dead: int = 0
+    webhook_oldest: float = 0.0
 
 
 Value = Callable[[Counters, Gauges], float | None]
@@ -127,6 +130,18 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.licenses_suspended),
     Declared("usage_counters_unreported", "gauge", "", "Usage counters with counts that the server does not know yet",
              lambda _, g: g.usage_unreported),
+    Declared("webhook_waiting", "gauge", "", "Alerts that wait for the webhook", lambda _, g: g.webhook_waiting),
+    Declared("webhook_oldest_timestamp_seconds", "gauge", "s",
+             "Time of the first alert that waits for the webhook, seconds since 1970; 0 if none waits",
+             lambda _, g: g.webhook_oldest),
+    Declared("webhook_dead_letters", "gauge", "", "Alerts that the webhook has not taken and that were put aside",
+             lambda _, g: g.webhook_dead),
+    Declared("webhook_delivered_total", "counter", "", "Alerts that the webhook has taken since the start",
+             lambda c, _: c.webhook_delivered),
+    Declared("webhook_failed_total", "counter", "", "Attempts to send to the webhook that failed since the start",
+             lambda c, _: c.webhook_failed),
+    Declared("webhook_dropped_total", "counter", "", "Alerts for the webhook that were dropped since the start: no room",
+             lambda c, _: c.webhook_dropped),
     Declared("tpm_nv_writes_total", "counter", "", "Writes to the TPM's non-volatile memory since the start",
              lambda _, g: g.nv_writes),
     Declared("log_lines_dropped_total", "counter", "", "Lines of the process's log that nobody took in time",

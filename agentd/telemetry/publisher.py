@@ -11,6 +11,7 @@ from agentd.base.journal import lines_dropped
 from agentd.base.signedtime import Standing
 from common.files import write_atomic
 
+from .alertqueue import AlertQueue
 from .metrics import Gauges, Metrics
 from .parts import AgentParts
 from .statefile import StateFile
@@ -29,12 +30,14 @@ class Publisher:
         parts: what is shown.
         metrics_file: for node_exporter.
         state_file: `state.json`.
+        alerts: what waits for the webhook.
     """
 
-    def __init__(self, parts: AgentParts, metrics_file: Path, state_file: StateFile) -> None:
+    def __init__(self, parts: AgentParts, metrics_file: Path, state_file: StateFile, alerts: AlertQueue) -> None:
         self._parts = parts
         self._metrics_file = metrics_file
         self._state_file = state_file
+        self._alerts = alerts
         self._metrics = Metrics(parts.core.counters, self.gauges)
         self._started_at = parts.core.clock.wall()
         self._up = True
@@ -108,6 +111,9 @@ class Publisher:
             licenses_held=len(parts.validator.inventory.held()),
             licenses_suspended=len(parts.validator.withheld.suspended),
             usage_unreported=0 if parts.usage is None else parts.usage.behind,
+            webhook_waiting=len(self._alerts.waiting),
+            webhook_dead=len(self._alerts.dead),
+            webhook_oldest=self._alerts.waiting[0].at if self._alerts.waiting else 0,
         )
 
 

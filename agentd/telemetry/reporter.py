@@ -19,13 +19,14 @@ class Reporter:
 
     Attributes:
         health: the facts by which the agent's health is judged.
+        alerts: knows which alerts are raised.
     """
 
     def __init__(self, parts: AgentParts, checkpoint: Checkpoint, publisher: Publisher) -> None:
         self._core = parts.core
         self._store = parts.store
         self._states = StateWatch(parts.core, parts.store.ring)
-        self._alerts = AlertWatch(parts)
+        self.alerts = AlertWatch(parts)
         self.health = HealthWatch(parts)
         self._mode = parts.mode
         self._checkpoint = checkpoint
@@ -36,12 +37,12 @@ class Reporter:
         now = self._core.clock.now()
         self._states.update(now)
         self._mode.update(now)
-        self._alerts.update(now)
+        self.alerts.update(now)
         self.health.tick()
 
     async def watch_hardware(self) -> None:
         """Asks the hardware how it is, and alerts if that has changed."""
-        self._alerts.hardware(await self._store.refresh_status())
+        self.alerts.hardware(await self._store.refresh_status())
 
     async def after_change(self) -> None:
         """Logs, seals and writes after a change."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpcore
 
-from .addresses import Network, allowed
+from common.addresses import Network, allowed
 
 Resolve = Callable[[str, int], Sequence[str]]
 

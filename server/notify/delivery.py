@@ -16,6 +16,7 @@ from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from common.redelivery import Attempt, Next, judge, pause_s
 from common.version import VERSION
 from server.registry import events
 from server.registry.cipher import Cipher
@@ -24,7 +25,6 @@ from server.registry.dialect import passing_locked
 from server.registry.events import EventRow
 from server.registry.webhook_models import DeadLetter, Webhook
 
-from .retries import Attempt, Next, judge, pause_s
 from .sender import Sender
 from .signature import HEADER, signed
 from .webhook_states import WebhookEvent, WebhookState

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import httpcore
 
-from .addresses import Network, checked_url
+from common.addresses import Network
+from common.redelivery import Attempt
+
 from .connection import JudgedBackend, NotAllowed, Resolve, cause, resolved
-from .retries import Attempt
+from .webhookurl import checked_url
 
 TIMEOUT_S = 10.0
 """For each step of a request."""

@@ -14,9 +14,9 @@ from server.registry import audit, events
 from server.registry.cipher import Cipher
 from server.registry.webhook_models import DeadLetter, Webhook
 
-from .addresses import checked_url
 from .signature import new_secret
 from .webhook_states import WEBHOOK_STATES, WebhookEvent, WebhookState
+from .webhookurl import checked_url
 
 MAX_WEBHOOKS = 32
 MAX_KINDS = 32

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import httpcore
 
+from common.addresses import networks
 from server.accounts.provider import Provider
 from server.base.errors import RegistryError
-from server.notify.addresses import checked_url, networks
 from server.notify.connection import JudgedBackend, NotAllowed, Resolve, cause, resolved
+from server.notify.webhookurl import checked_url
 
 from .keyset import DocumentRefused, Key, keys_of, keys_url
 

@@ -195,9 +195,9 @@ def test_the_client_is_known_by_its_certificate(link: Link, serve: Serve, pki: P
 @pytest.mark.parametrize("kind", ["enrollment", "webhook"])
 def test_the_certificate_is_not_shown_to_those_who_need_not_know(link: Link, serve: Serve, pki: Pki, kind: str) -> None:
     peer = serve(client_ca=pki.root)
-    link.configure(upstream(peer.port, pki.root.pin, name=kind))
+    link.configure(upstream(peer.port, pki.root.pin, name=kind) + (LOOPBACK if kind == "webhook" else ""))
     link.start()
-    assert failure(link, kind, "POST", "/a", client=pki.agent).code in (FailCode.TLS, FailCode.UNREACHABLE)
+    assert failure(link, kind, "POST", "/", client=pki.agent).code in (FailCode.TLS, FailCode.UNREACHABLE)
     assert peer.last().client is None and peer.last().received == b""
 
 
@@ -414,6 +414,69 @@ def test_through_a_proxy_tls_ends_at_the_server(link: Link, serve: Serve, pki: P
         assert proxy.asked == [f"CONNECT 127.0.0.1:{peer.port} HTTP/1.1".encode()]
         assert len(proxy.carried) > 500 and b"secret" not in proxy.carried
     assert peer.last().client == pki.agent.fingerprint and b"secret-body" in peer.last().received
+
+
+def webhook(port: int, more: str, host: str = HOST, path: str = "/hooks/alerts") -> str:
+    """The section of link.toml for alerts."""
+    return f'[upstream.webhook]\nurl = "https://{host}:{port}{path}"\n{more}\n'
+
+
+POST = ("webhook", "POST", "/")
+LOOPBACK = 'allow_addresses = ["127.0.0.0/8", "::1/128"]\n'
+
+
+def test_an_alert_goes_to_the_one_path_and_only_its_status_comes_back(link: Link, serve: Serve, pki: Pki) -> None:
+    peer = serve(behavior=raw(b"HTTP/1.0 503 Busy\r\nRetry-After: 7\r\nX-Evil: 1\r\n\r\n" + b"x" * 100_000))
+    link.configure(webhook(peer.port, f'pins = "{pki.root.pin}"\n{LOOPBACK}', path="/hooks/alerts/"))
+    link.start()
+    headers = {"content-type": "application/json", "license-agent-signature": "t=1,v1=ab"}
+    reply = fetch(link, *POST, body=b"{}", headers=headers, max_body=0)
+    assert (reply.status, dict(reply.headers), reply.body) == (503, {"retry-after": "7"}, b"")
+    record = peer.last()
+    head = record.received.decode().lower()
+    assert head.startswith("post /hooks/alerts/ http/1.1\r\n") and f"\r\nhost: {HOST}:{peer.port}\r\n" in head
+    assert "\r\nlicense-agent-signature: t=1,v1=ab\r\n" in head and record.client is None
+    for request in (("webhook", "POST", "/other"), ("webhook", "POST", "/?a=b"), ("webhook", "GET", "/")):
+        assert failure(link, *request).code is FailCode.NOT_ALLOWED
+    assert len(peer.records) == 1
+
+
+def test_an_alert_goes_nowhere_that_is_not_listed(link: Link, serve: Serve, pki: Pki) -> None:
+    peer = serve(pki.leaf(hosts=["localhost"]))
+    for host, listed in ((HOST, ""), (HOST, 'allow_addresses = ["10.0.0.0/8"]\n'), ("localhost", "")):
+        link.configure(webhook(peer.port, f'pins = "{pki.root.pin}"\n{listed}', host=host))
+        link.start()
+        assert failure(link, *POST).code is FailCode.NOT_ALLOWED
+        link.stop()
+    assert not peer.records
+    link.configure(webhook(peer.port, f'pins = "{pki.root.pin}"\n{LOOPBACK}', host="localhost"))
+    link.start()
+    assert fetch(link, *POST).status == 200
+
+
+def test_the_receiver_of_alerts_may_be_vouched_for_by_a_ca_file(link: Link, place: Path, serve: Serve, pki: Pki) -> None:
+    peer, impostor = serve(), serve(pki.leaf(pki.other_root))
+    ca = place / "ca.pem"
+    ca.write_text(pki.root.chain_pem, "ascii")
+    ca.chmod(0o644)
+    link.configure(webhook(peer.port, f'ca_file = "{ca}"\n{LOOPBACK}'))
+    link.start()
+    assert fetch(link, *POST).status == 200
+    link.stop()
+    link.configure(webhook(impostor.port, f'ca_file = "{ca}"\n{LOOPBACK}'))
+    link.start()
+    assert failure(link, *POST).code is FailCode.TLS
+    assert all(not record.received for record in impostor.records)
+
+
+def test_an_alert_through_a_proxy(link: Link, serve: Serve, pki: Pki) -> None:
+    peer = serve()
+    with Proxy() as proxy:
+        link.configure(webhook(peer.port, f'pins = "{pki.root.pin}"\nproxy = "http://127.0.0.1:{proxy.port}"'))
+        link.start()
+        assert fetch(link, *POST, body=b"{}").status == 200
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{peer.port} HTTP/1.1".encode()]
+    assert peer.last().received.endswith(b"{}")
 
 
 @pytest.mark.parametrize(

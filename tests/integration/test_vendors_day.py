@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from common.webhooksignature import verify
 from server.accounts.roles import Role
-from server.notify.signature import HEADER, verify
+from server.notify.signature import HEADER
 from tests.support.apiclient import Device
 from tests.support.chain import Chain, running_chain
 from tests.support.operators import Operators

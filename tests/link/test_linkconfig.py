@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from link.config import LinkConfig, load_config, parse_config, parse_url
 from settings.errors import ConfigError
+from tests.support.pki import make
 
 PIN = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "zc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc0="
@@ -141,6 +142,65 @@ def test_any_text_gives_a_configuration_or_problems(text: str) -> None:
             parse(whole)
         except ConfigError as error:
             assert error.problems
+
+
+HOOK = f'{CORE}[upstream.webhook]\nurl = "https://ops.example/hooks/"\n'
+
+
+def test_the_webhook_has_its_whole_address_and_keys_of_its_own() -> None:
+    config = parse(f'{HOOK}ca_file = "/etc/ssl/certs/ca-certificates.crt"\nallow_addresses = ["10.20.0.0/16", "::1/128"]\n')
+    hook = config.upstreams["webhook"]
+    assert (hook.url, hook.host, hook.pins) == ("https://ops.example/hooks/", "ops.example", frozenset())
+    assert hook.ca_file == Path("/etc/ssl/certs/ca-certificates.crt") and [str(each) for each in hook.listed] == [
+        "10.20.0.0/16",
+        "::1/128",
+    ]
+    assert parse(f'{HOOK}pins = "{PIN}"\n').upstreams["webhook"].listed == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "[upstream.webhook] needs 'pins' or 'ca_file', and not both"),
+        (f'pins = "{PIN}"\nca_file = "/a"', "[upstream.webhook] needs 'pins' or 'ca_file', and not both"),
+        ('ca_file = "a"', "'ca_file' in [upstream.webhook] must be an absolute path"),
+        (
+            f'pins = "{PIN}"\nallow_addresses = "10.0.0.0/8"',
+            "'allow_addresses' in [upstream.webhook] must be a list of networks",
+        ),
+        (f'pins = "{PIN}"\nallow_addresses = ["10.0.0.1/8"]', "'allow_addresses' in [upstream.webhook] must be a list of"),
+        (f'pins = "{PIN}"\nallow_addresses = [1]', "'allow_addresses' in [upstream.webhook] must be a list of"),
+        (f'pins = "{PIN}"\nallow_addresses = []\nproxy = "http://p:1"', "has no effect with 'proxy'"),
+        (f'pins = "{PIN}"\nmethod = "GET"', "unknown key 'method' in [upstream.webhook]"),
+    ],
+)
+def test_what_the_webhook_may_not_be(more: str, said: str) -> None:
+    (problem,) = problems(f"{HOOK}{more}\n")
+    assert said in problem
+
+
+def test_other_upstreams_have_none_of_the_webhooks_keys() -> None:
+    assert len(problems(f'{UP}ca_file = "/a"\nallow_addresses = []\n')) == 2
+
+
+def test_the_ca_file_is_read_and_checked(tmp_path: Path) -> None:
+    root = make("root", authority=True)
+    ca = tmp_path / "ca.pem"
+    toml = f'[core]\nuser = 0\n[upstream.webhook]\nurl = "https://a"\nca_file = "{ca}"\n'.encode()
+    file = _write(tmp_path / "link.toml", toml)
+    for data, mode, said in (
+        (b"", 0o644, "holds no certificate in PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644, "holds no certificate in PEM"),
+        (root.chain_pem.encode(), 0o666, "so that others may change it"),
+    ):
+        _write(ca, data, mode)
+        with pytest.raises(ConfigError, match=said):
+            load_config(file)
+    _write(ca, root.chain_pem.encode())
+    assert load_config(file).upstreams["webhook"].roots == (root.der_chain[0],)
+    ca.unlink()
+    with pytest.raises(ConfigError, match="does not exist; put the CA's certificate there"):
+        load_config(file)
 
 
 def _write(path: Path, data: bytes = CORE.replace('"license-agent"', "0").encode(), mode: int = 0o644) -> Path:

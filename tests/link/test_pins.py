@@ -201,3 +201,21 @@ def test_the_whole_chain_must_be_valid_at_one_time() -> None:
     young = make("young", ROOT, authority=True, begins=NOW + 9 * DAY, ends=NOW + 30 * DAY)
     both = make("server", young, hosts=[HOST], usage=SERVER, begins=NOW + 8 * DAY, ends=NOW + 20 * DAY)
     assert between(both, NOW, None) == "" and between(both, NOW, NOW + 8 * DAY) != ""
+
+
+def by_roots(entity: Entity, *roots: Entity, host: str = HOST, time: int = NOW) -> Any:
+    """None, or the code of the refusal of a server whom CAs of a file must vouch for."""
+    try:
+        judge(entity.der_chain, frozenset(), host, time, 0, [root.der_chain[0] for root in roots])
+    except PeerRefused as refused:
+        return refused.code
+    return None
+
+
+def test_a_ca_of_a_file_vouches_in_place_of_a_pin() -> None:
+    assert by_roots(LEAF, ROOT) is None and by_roots(LEAF, OTHER, ROOT) is None
+    assert by_roots(LEAF, OTHER) is FailCode.TLS
+    assert by_roots(LEAF, ROOT, host="x.example") is FailCode.TLS
+    assert by_roots(LEAF, ROOT, time=NOW + 31 * DAY) is FailCode.TLS
+    assert by_roots(make("client", INTER, hosts=[HOST], usage=CLIENT), ROOT) is FailCode.TLS
+    assert by_roots(make("own word", hosts=[HOST], usage=SERVER), ROOT) is FailCode.TLS

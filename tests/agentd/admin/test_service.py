@@ -45,7 +45,6 @@ def test_every_other_request_is_a_record_of_its_own(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
-
 @pytest.mark.parametrize("uid", [ROOT, KEEPER])
 @pytest.mark.parametrize("request_type", SIGNABLE, ids=op_of)
 def test_without_a_certificate_only_the_table_says_what_may_be_done(tmp_path: Path, request_type: Any, uid: int) -> None:

@@ -29,12 +29,12 @@ GAUGES = Gauges(
     secrets_active=1, secrets_grace=2, degraded=True, tpm_available=False, last_rotation=1.8e9, clock_suspect=True,
     connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6, last_contact=1.7e9,
     revocations_stale=True, certificate_ends=1.9e9, log_lines_dropped=16, server_time_held=True,
-    started_at=1.75e9, written_at=1.76e9,
+    started_at=1.75e9, written_at=1.76e9, webhook_waiting=17, webhook_dead=18, webhook_oldest=1.77e9,
 )  # fmt: skip
 COUNTERS = Counters(
     rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12, contacts=13,
     refused_administrators=17,
-    contacts_failed=14, degraded_s=15.5,
+    contacts_failed=14, degraded_s=15.5, webhook_delivered=19, webhook_failed=20, webhook_dropped=21,
 )  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def test_every_name_is_there_with_its_value() -> None:
             "licenses_held": 0,
             "licenses_suspended": 0,
             "usage_counters_unreported": 0,
+            "webhook_waiting": 17, "webhook_dead_letters": 18, "webhook_oldest_timestamp_seconds": 1.77e9,
+            "webhook_delivered_total": 19, "webhook_failed_total": 20, "webhook_dropped_total": 21,
             "up": 1, "start_time_seconds": 1.75e9, "metrics_written_timestamp_seconds": 1.76e9, "rotations_failed_total": 8,
             "validations_failed_total": 10, "last_rotation_timestamp_seconds": 1.8e9,
             "last_contact_timestamp_seconds": 1.7e9, "certificate_expiry_timestamp_seconds": 1.9e9,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentd.telemetry import publisher as module
+from agentd.telemetry.alertqueue import AlertQueue, Kept
 from agentd.telemetry.publisher import Publisher
 from agentd.telemetry.statefile import StateFile
 
@@ -33,7 +34,7 @@ def test_a_disk_that_does_not_answer_holds_one_thread(
         core=SimpleNamespace(counters=None, clock=SimpleNamespace(wall=lambda: 0.0)),
         validator=SimpleNamespace(inventory=SimpleNamespace(save=save)),
     )
-    made = Publisher(parts, tmp_path / "metrics.prom", StateFile(tmp_path / "state.json"))
+    made = Publisher(parts, tmp_path / "metrics.prom", StateFile(tmp_path / "state.json"), AlertQueue(Kept(), str))
     monkeypatch.setattr(made, "_metrics", SimpleNamespace(render=lambda: b"metrics"))
 
     async def check() -> None:

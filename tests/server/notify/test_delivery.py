@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import select
 
+from common.redelivery import ATTEMPTS_REFUSED, DEAD_AFTER_S, Attempt
+from common.webhooksignature import verify
 from server.base.errors import RegistryError
 from server.notify.delivery import LEASE_S, MAX_DEAD_LETTERS, Deliveries
-from server.notify.retries import ATTEMPTS_REFUSED, DEAD_AFTER_S, Attempt
-from server.notify.signature import HEADER, SECRET_PREFIX, verify
+from server.notify.signature import HEADER, SECRET_PREFIX
 from server.notify.webhook_states import WebhookEvent
 from server.notify.webhooks import MAX_WEBHOOKS, OVERLAP_S, Webhooks
 from server.registry import events

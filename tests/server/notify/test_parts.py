@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.addresses import allowed, networks
+from common.redelivery import ATTEMPTS_REFUSED, DEAD_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Attempt, Next, judge, pause_s
+from common.webhooksignature import REPLAY_WINDOW_S, verify
 from server.base.errors import RegistryError
-from server.notify.addresses import MAX_URL_CHARS, allowed, checked_url, networks
-from server.notify.retries import ATTEMPTS_REFUSED, DEAD_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Attempt, Next, judge, pause_s
-from server.notify.signature import REPLAY_WINDOW_S, new_secret, signed, verify
+from server.notify.signature import new_secret, signed
 from server.notify.webhook_states import WEBHOOK_STATES, WebhookEvent, WebhookState
 from server.notify.webhooks import matches
+from server.notify.webhookurl import MAX_URL_CHARS, checked_url
 
 NOW = 1_800_000_000
 

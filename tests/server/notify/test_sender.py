@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.notify.addresses import networks
+from common.addresses import networks
 from server.notify.sender import MAX_REPLY_BYTES, WHOLE_S, Sender
 from tests.support.pki import DAY, SERVER, Entity, make
 from tests.support.tlspeer import TlsPeer, answer, raw

@@ -1,16 +1,13 @@
-"""Judges where webhooks may go: to public addresses, and to those networks that the server's settings list. Pure.
+"""Judges where a webhook may go: to public addresses, and to those networks that an administrator lists. Pure.
 
-An operator of the API who may add webhooks must not reach the server's own machine through them, its neighbors, or the metadata
-service of a cloud. The judgment is made of the address that a connection goes to, not of the name: a name may change.
+A webhook must not reach the sender's own machine, its neighbors, or the metadata service of a cloud because somebody may name
+its destination, or answers for it in the DNS. The judgment is made of the address that a connection goes to, not of the name: a
+name may change.
 """
 
 import ipaddress
 from collections.abc import Sequence
-from urllib.parse import SplitResult, urlsplit
 
-from server.base.errors import RegistryError
-
-MAX_URL_CHARS = 1024
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -63,25 +60,3 @@ def _inner(address: Address) -> Address:
     if any(address in network for network in _NAT64) or address in ipaddress.IPv6Network("::/96"):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
-
-
-def checked_url(url: str) -> SplitResult:
-    """A URL that webhooks may have.
-
-    Raises:
-        RegistryError: it has another form; the text says what is wrong.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise RegistryError(f"{url[:100]!r} is not a URL") from None
-    if len(url) > MAX_URL_CHARS or not url.isascii() or any(letter <= " " or letter == "\x7f" for letter in url):
-        raise RegistryError(f"a webhook's URL has at most {MAX_URL_CHARS} characters, all of them ASCII and none a blank")
-    if parts.scheme != "https" or not parts.hostname:
-        raise RegistryError("a webhook's URL begins with https:// and a host: https://shop.example/hooks/licenses")
-    if parts.username is not None or parts.password is not None:
-        raise RegistryError("a webhook's URL has no user or password: the signature shows who sends")
-    if parts.fragment or port == 0:
-        raise RegistryError("a webhook's URL has no fragment ('#') and no port 0")
-    return parts

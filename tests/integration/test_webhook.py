@@ -1,0 +1,184 @@
+"""Alerts from an agent through the real link to a foreign receiver, which checks them by the guide's example alone."""
+
+import asyncio
+import contextlib
+import http.server
+import json
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.audit.log import actor
+from agentd.base.alerts import SECRET_EXPIRED
+from agentd.base.clock import Clock
+from agentd.base.config import Config, parse_config
+from agentd.base.errors import Refused
+from agentd.daemon import Daemon
+from agentd.enrollment import by_hand
+from agentd.sockets.connection import Hub
+from agentd.wiring import assemble, connect
+from hwsec.owner import HardwareOwner
+from ipc.peer import Peer
+from server.wiring import Plan, create_server
+from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
+from tests.support.link import Link
+from tests.support.pki import DAY, SERVER, Entity, make
+from tests.support.serverside import open_server
+from tests.support.stand import short_directory
+
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "alerts.md").read_text("utf-8")
+ROOT = Peer(0, 0, 1)
+
+
+class Receiver:
+    """A receiver of alerts as somebody else would write it: http.server over TLS, and the example of the guide."""
+
+    def __init__(self, directory: Path, entity: Entity) -> None:
+        names: dict[str, Any] = {}
+        example = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+        assert example is not None
+        exec(compile(example[1], "alerts.md", "exec"), names)
+        self.keys: list[str] = []
+        self.status = 204
+        self.seen: list[tuple[dict[str, Any], list[bool]]] = []
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                header = self.headers["License-Agent-Signature"]
+                right = [names["is_from_the_agent"](header, body, key) for key in receiver.keys]
+                receiver.seen.append((json.loads(body), right))
+                assert self.path == "/hooks/alerts"
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *_arguments: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        (directory / "cert.pem").write_text(entity.chain_pem)
+        (directory / "key.pem").write_bytes(entity.key_pem)
+        context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    now = int(time.time())
+    root = make("root", authority=True, begins=now - DAY, ends=now + DAY)
+    entity = make("ops", root, hosts=["127.0.0.1"], usage=SERVER, begins=now - DAY, ends=now + DAY)
+    (tmp_path / "ca.pem").write_text(root.chain_pem)
+    (tmp_path / "ca.pem").chmod(0o644)
+    with contextlib.closing(Receiver(tmp_path, entity)) as made:
+        yield made
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with short_directory() as directory:
+        yield directory
+
+
+def test_alerts_arrive_signed_once_and_survive_a_restart(
+    tmp_path: Path, place: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("state", "log"):
+        (tmp_path / name).mkdir()
+    config = _config(tmp_path, place)
+    device = MemoryDevice()
+    make_backend = lambda _config, _vault: MemoryBackend(device)  # noqa: E731
+    monkeypatch.setattr(by_hand, "make_backend", make_backend)
+    create_server(tmp_path / "server", Plan("server", ("localhost",), tmp_path / "root.key", None), int(time.time()))
+    with contextlib.closing(open_server(tmp_path / "server", lambda size: b"s" * size)) as server:
+        by_hand.initialize(config, server.keys.trust())
+    link = Link(place)
+    ca = f'ca_file = "{tmp_path}/ca.pem"\nallow_addresses = ["127.0.0.1/32"]\n'
+    link.configure(f'[upstream.webhook]\nurl = "https://127.0.0.1:{receiver.port}/hooks/alerts"\n{ca}')
+    link.start()
+    owner = HardwareOwner()
+
+    async def open_agent() -> Daemon:
+        clock = Clock()
+        hub = Hub(clock.monotonic)
+        daemon = Daemon(connect(await owner.run(lambda: assemble(config, clock, hub, owner, make_backend), 30)))
+        await daemon.start()
+        return daemon
+
+    async def first() -> None:
+        daemon = await open_agent()
+        webhook, audit = daemon.agent.webhook, daemon.agent.parts.core.audit
+        attempt = await webhook.test()
+        assert not attempt.taken and "webhook-key new" in attempt.problem and receiver.seen == []
+        _, key = await webhook.keys.new(actor(ROOT))
+        receiver.keys = [key]
+        assert (await webhook.test()).taken
+        audit.raise_alert(SECRET_EXPIRED, "grace has ended")
+        webhook.look()
+        await webhook.deliver()
+        assert [(content["alert"], right) for content, right in receiver.seen] == [
+            ("webhook.test", [True]),
+            ("alert.secret_expired", [True]),
+        ]
+        # Two keys while one is replaced: a receiver with either accepts.
+        former_id, (new_id, new) = webhook.keys.view()[0]["id"], await webhook.keys.new(actor(ROOT))
+        receiver.keys = [key, new, "lawh_other"]
+        assert (await webhook.test()).taken and receiver.seen[-1][1] == [True, True, False]
+        with pytest.raises(Refused, match="two keys sign already"):
+            await webhook.keys.new(actor(ROOT))
+        assert await webhook.keys.end("", actor(ROOT)) == former_id
+        with pytest.raises(Refused, match="to end the only one, name it"):
+            await webhook.keys.end("", actor(ROOT))
+        with pytest.raises(Refused, match="there is no key nothing"):
+            await webhook.keys.end("nothing", actor(ROOT))
+        assert [each["id"] for each in webhook.keys.view()] == [new_id]
+        # The receiver fails; what waits is kept.
+        receiver.status = 503
+        audit.clear_alert(SECRET_EXPIRED, "a successor has come")
+        webhook.look()
+        await webhook.deliver()
+        assert webhook.queue.problem == "the receiver answers 503"
+        await daemon.finish()
+        for file in (tmp_path / "state").iterdir():
+            data = file.read_bytes() if file.is_file() else b""
+            assert key.encode() not in data and new.encode() not in data and key[5:].encode() not in data
+
+    async def second() -> None:
+        receiver.status = 200
+        daemon = await open_agent()
+        await daemon.agent.webhook.deliver()
+        refused, taken = receiver.seen[-2:]
+        assert refused == taken and taken[0]["state"] == "cleared" and taken[1][:2] == [False, True]
+        count = len(receiver.seen)
+        await daemon.agent.webhook.deliver()
+        assert len(receiver.seen) == count
+        link.stop()
+        attempt = await daemon.agent.webhook.test()
+        assert not attempt.taken and "no link answers" in attempt.problem
+        await daemon.finish()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+def _config(directory: Path, run: Path) -> Config:
+    return parse_config(
+        f'[agent]\nid = "pos-1"\n[tpm]\nenabled = false\nfallback_encrypted_storage = "{directory}/state/secret.enc"\n'
+        f'[alerts]\nwebhook = true\n[paths]\nstate_dir = "{directory}/state"\nlog_dir = "{directory}/log"\nrun_dir = "{run}"\n',
+        "test",
+    )
