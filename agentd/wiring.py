@@ -303,7 +303,7 @@ def connect(
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config), made.usage)
     queue = open_queue(config.webhook_file)
-    publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue)
+    publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue, made.checkpoint)
     reporter = Reporter(parts, made.checkpoint, publisher)
     webhook = Webhook(
         core,

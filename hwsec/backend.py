@@ -2,8 +2,10 @@
 
 import struct
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from common.histogram import Histogram
 
 from .errors import BackendState
 from .secretmem import SecretBuffer
@@ -129,6 +131,7 @@ class BackendStatus:
         hardware_id: hex SHA-256 that tells this machine from others; None where it cannot be had.
         nv_budget_left: NV writes that may be made now without spending more than the budget; None without NV memory.
         unfitting: answers of this run that did not fit, or that nobody signs; after each the hardware was asked again.
+        commands: how long the commands of this run took; None where there are none. It goes on counting.
     """
 
     name: str
@@ -143,6 +146,7 @@ class BackendStatus:
     hardware_id: str | None = None
     nv_budget_left: int | None = None
     unfitting: int = 0
+    commands: Histogram | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Keeps `state` and `available` from contradicting each other.

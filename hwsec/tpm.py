@@ -163,6 +163,7 @@ class TpmBackend:
             monotonic=self._monotonic,
             sleep=self._sleep,
         )
+        fresh._tpm.took = self._tpm.took
         fresh._repeater = fresh._make_repeater(self._repeater.doubts.copy())
         fresh._writes = self._writes
         fresh._budget = copy.copy(self._budget)  # figures only
@@ -595,6 +596,7 @@ class TpmBackend:
             hardware_id=identifier,
             nv_budget_left=self._budget.left(self._monotonic()),
             unfitting=self._repeater.doubts.unfitting,
+            commands=self._tpm.took,
         )
 
     def _describe(self) -> str:

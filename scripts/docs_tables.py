@@ -19,6 +19,8 @@ from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
 from cli.doctor.table import CHECKS
+from common.histogram import Histogram
+from hwsec.tpm2.transport import COMMAND_BOUNDS
 from server.accounts.roles import Role, admits
 from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
@@ -72,7 +74,7 @@ def published(text: str) -> list[Row]:
 
 def agent_metrics() -> list[Row]:
     """All metrics of the agent, those that need a TPM among them."""
-    gauges = Gauges(**dict.fromkeys(Gauges.__slots__, 0))
+    gauges = Gauges(**{**dict.fromkeys(Gauges.__slots__, 0), "tpm_commands": Histogram(COMMAND_BOUNDS)})
     return published(AgentMetrics(Counters(), lambda: gauges).render().decode())
 
 

@@ -30,6 +30,7 @@ class Checkpoint:
     Attributes:
         sealed_head: number and digest (hex) of the last checkpoint of this run; the agent tells the server. None before it.
         last_seq: number of the last record that a checkpoint of this run covers; 0 before it.
+        made_at: when that checkpoint was made, seconds since 1970 UTC by the machine's clock; 0 before it.
     """
 
     def __init__(self, core: Core, sealed: Collection[bytes]) -> None:
@@ -37,6 +38,7 @@ class Checkpoint:
         self._sealed = sealed
         self.sealed_head: tuple[int, str] | None = None
         self.last_seq = 0
+        self.made_at = 0.0
 
     async def make(self) -> None:
         """Seals the heads now.
@@ -79,6 +81,12 @@ class Checkpoint:
             log.error("the audit log's head could not be sealed: %s", error)
         else:
             self.last_seq = audit.seq
+            self.made_at = self._core.clock.wall()
+
+    @property
+    def unsealed(self) -> int:
+        """Records since the last checkpoint of this run, or since its start."""
+        return self._core.audit.seq - self.last_seq if self.last_seq else self._core.audit.records
 
     async def sealed_value(self) -> bytes:
         """The value that is sealed now, 32 bytes. Raises HwsecError."""

@@ -11,6 +11,7 @@ from agentd import VERSION
 from agentd.audit.core import Core
 from agentd.audit.log import actor
 from agentd.base.config import PosConfig
+from agentd.base.counters import SAMPLED
 from agentd.licenses.holdings import Holdings
 from agentd.licenses.usage import Usage
 from agentd.licenses.validator import Entry, Validator
@@ -49,6 +50,7 @@ from .nonces import NonceOutcome, NonceWindow
 log = logging.getLogger(__name__)
 
 _FRESH = NonceOutcome.FRESH
+_SAMPLE_MASK = SAMPLED - 1
 KNOWN_TOKENS = 256
 """Licenses whose requests are recognized by their bytes; more than a till has."""
 
@@ -78,6 +80,7 @@ class PosService:
         self._decode = RequestDecoder[PosRequest](PosRequest).decode
         self._nonces = NonceWindow(per_uid=config.nonces_per_uid)
         self._rates = Buckets(config.rate_per_s, config.rate_per_s)
+        self._limited: set[int] = set()
         self._known: dict[bytes, tuple[KnownFrame, Entry]] = {}
         self._config = config
         self._unauthorized = UnauthorizedPeers("pos", core.audit, core.counters, core.clock.monotonic)
@@ -95,6 +98,8 @@ class PosService:
         self._rates.forget_full(now)
         self._metering.tidy(now)
         self._unauthorized.tidy()
+        self._counters.rate_limited_users = len(self._limited)
+        self._limited.clear()
         epoch = self._validator.ring.epoch
         self._known = {key: known for key, known in self._known.items() if known[1].epoch == epoch}
 
@@ -124,6 +129,8 @@ class PosService:
             self._unauthorized.skipped(peer, times)
             return
         self._counters.refused_requests += times
+        self._counters.rate_limited += times
+        self._limited.add(peer.uid)
         self._audit.count(
             ("connects", peer.uid),
             "request.refused",
@@ -222,6 +229,8 @@ class PosService:
         # What else it sends is not even looked at for a while: a flood must cost others nothing.
         connection.throttle(THROTTLE_S)
         peer = connection.peer
+        self._counters.rate_limited += 1
+        self._limited.add(peer.uid)
         text = f"more than {self._config.rate_per_s} requests a second"
         return self._error(peer, ErrorCode.RATE_LIMITED, text, request_id)
 
@@ -257,9 +266,12 @@ class PosService:
         """Logs or counts a verdict."""
         if not entry.serial or not self._audit.count_known(peer.uid, entry.serial << 32 | peer.uid, mono, wall):
             self._log_verdict(peer, entry)
-        self._counters.validations += 1
+        counters = self._counters
+        counters.validations = count = counters.validations + 1
+        if not count & _SAMPLE_MASK:
+            counters.validation_s.observe(self._clock.monotonic() - mono)
         if not entry.ruling.verdict.valid:
-            self._counters.validations_failed += 1
+            counters.validations_failed += 1
 
     def _get_to_know(self, body: bytes, request: ValidateLicense, entry: Entry) -> None:
         """Keeps what the frames of an opened token have in common. The one that came first gives room."""

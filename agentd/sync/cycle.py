@@ -222,12 +222,15 @@ class ContactCycle:
             self._count += 1
             self._core.counters.contacts += 1
             self._breaker.try_now()
+            began = self._core.clock.monotonic()
             try:
                 done = await self._meet(cause, renew)
             except Exception as error:
                 # Whatever it was: it is not tried again at each tick.
                 self._failed(error)
                 raise
+            finally:
+                self._core.counters.contact_s.observe(self._core.clock.monotonic() - began)
             self._succeeded()
             return done
 

@@ -1,13 +1,15 @@
 """Declares each metric once and renders them in Prometheus' text format. The caller writes the file.
 
-Names are exactly those of the requirements, and each metric is one line or, for `tpm_state`, a line for each state. The text is
+Names are exactly those of the requirements, and each metric is one line or, for
+`tpm_state` and histograms, several. The text is
 written here and not by prometheus_client, which would bring an HTTP server into the core (ADR 36); tests compare the two.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from agentd.base.counters import Counters
+from agentd.base.counters import SAMPLED, Counters
+from common.histogram import Histogram
 from hwsec.errors import BackendState
 
 PREFIX = "license_agent_"
@@ -48,9 +50,12 @@ class Gauges:
     webhook_waiting: int = 0
     webhook_dead: int = 0
     webhook_oldest: float = 0.0
+    audit_unsealed: int = 0
+    audit_sealed_at: float = 0.0
+    tpm_commands: Histogram | None = None
 
 
-Value = Callable[[Counters, Gauges], float | None]
+Value = Callable[[Counters, Gauges], float | Histogram | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Declared:
 
     Attributes:
         name: without the prefix.
-        kind: `gauge`, `counter`, or `unknown` for a counter whose required name lacks `_total`.
+        kind: `gauge`, `counter`, `histogram`, or `unknown` for a counter whose required name lacks `_total`.
         unit: of the value; empty for a count.
         text: what it means.
         value: reads it; None leaves the metric out.
@@ -130,6 +135,18 @@ METRICS: tuple[Declared, ...] = (
              lambda _, g: g.licenses_suspended),
     Declared("usage_counters_unreported", "gauge", "", "Usage counters with counts that the server does not know yet",
              lambda _, g: g.usage_unreported),
+    Declared("validation_duration_seconds", "histogram", "s",
+             f"Time from a validation's request to its verdict, of one validation in {SAMPLED}", lambda c, _: c.validation_s),
+    Declared("contact_duration_seconds", "histogram", "s", "Time of a contact with the license server, failed ones too",
+             lambda c, _: c.contact_s),
+    Declared("rate_limited_total", "counter", "", "Requests and connections refused because a user asked too often",
+             lambda c, _: c.rate_limited),
+    Declared("rate_limited_users", "gauge", "", "Users who were refused for asking too often in the last full minute",
+             lambda c, _: c.rate_limited_users),
+    Declared("audit_unsealed_records", "gauge", "", "Audit records since the last checkpoint", lambda _, g: g.audit_unsealed),
+    Declared("audit_checkpoint_timestamp_seconds", "gauge", "s",
+             "Time of the last checkpoint of the audit log since the start, seconds since 1970; 0 before it",
+             lambda _, g: g.audit_sealed_at),
     Declared("webhook_waiting", "gauge", "", "Alerts that wait for the webhook", lambda _, g: g.webhook_waiting),
     Declared("webhook_oldest_timestamp_seconds", "gauge", "s",
              "Time of the first alert that waits for the webhook, seconds since 1970; 0 if none waits",
@@ -161,6 +178,8 @@ TPM_METRICS: tuple[Declared, ...] = (
     Declared("tpm_unfitting_answers_total", "counter", "",
              "Answers of the TPM since the start that did not fit or are not authenticated; each was asked for again",
              lambda _, g: g.unfitting_answers),
+    Declared("tpm_command_duration_seconds", "histogram", "s", "Time of a command of the TPM since the start",
+             lambda _, g: g.tpm_commands),
 )  # fmt: skip
 """What an agent with a TPM has besides, after `tpm_state`, which has a sample for each state."""
 
@@ -179,6 +198,15 @@ def _family(name: str, kind: str, text: str, samples: list[tuple[str, float]]) -
     # The format has no `unknown`, the word of OpenMetrics.
     head = f"# HELP {name} {text}\n# TYPE {name} {'untyped' if kind == 'unknown' else kind}\n"
     return head + "".join(f"{name}{labels} {float(value)!r}\n" for labels, value in samples)
+
+
+def _histogram(name: str, text: str, found: Histogram) -> str:
+    """A histogram in the text format; arguments as for `_family`."""
+    buckets = "".join(f'{name}_bucket{{le="{bound}"}} {float(count)!r}\n' for bound, count in found.cumulative())
+    return (
+        f"# HELP {name} {text}\n# TYPE {name} histogram\n{buckets}"
+        f"{name}_count {float(sum(found.counts))!r}\n{name}_sum {found.sum!r}\n"
+    )
 
 
 class Metrics:
@@ -207,5 +235,7 @@ class Metrics:
     def _declared(self, declarations: tuple[Declared, ...], gauges: Gauges) -> Iterator[str]:
         for declared in declarations:
             value = declared.value(self._counters, gauges)
-            if value is not None:
+            if isinstance(value, Histogram):
+                yield _histogram(PREFIX + declared.name, declared.text, value)
+            elif value is not None:
                 yield _family(PREFIX + declared.name, declared.kind, declared.text, [("", value)])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentd.audit.checkpoint import Checkpoint
 from agentd.base.journal import lines_dropped
 from agentd.base.signedtime import Standing
 from common.files import write_atomic
@@ -31,13 +32,17 @@ class Publisher:
         metrics_file: for node_exporter.
         state_file: `state.json`.
         alerts: what waits for the webhook.
+        checkpoint: seals the audit log.
     """
 
-    def __init__(self, parts: AgentParts, metrics_file: Path, state_file: StateFile, alerts: AlertQueue) -> None:
+    def __init__(
+        self, parts: AgentParts, metrics_file: Path, state_file: StateFile, alerts: AlertQueue, checkpoint: Checkpoint
+    ) -> None:
         self._parts = parts
         self._metrics_file = metrics_file
         self._state_file = state_file
         self._alerts = alerts
+        self._checkpoint = checkpoint
         self._metrics = Metrics(parts.core.counters, self.gauges)
         self._started_at = parts.core.clock.wall()
         self._up = True
@@ -111,6 +116,9 @@ class Publisher:
             licenses_held=len(parts.validator.inventory.held()),
             licenses_suspended=len(parts.validator.withheld.suspended),
             usage_unreported=0 if parts.usage is None else parts.usage.behind,
+            audit_unsealed=self._checkpoint.unsealed,
+            audit_sealed_at=self._checkpoint.made_at,
+            tpm_commands=status.commands,
             webhook_waiting=len(self._alerts.waiting),
             webhook_dead=len(self._alerts.dead),
             webhook_oldest=self._alerts.waiting[0].at if self._alerts.waiting else 0,

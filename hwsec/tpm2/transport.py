@@ -9,9 +9,12 @@ agree on the nonce, and nothing works in it any more. So every refusal that the 
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from common.histogram import Histogram
 
 from ..errors import (
     BackendUnavailable,
@@ -34,6 +37,10 @@ AUTH_COVER = b"\x01" * 32
 """An auth value that is nobody's, as long as ours."""
 
 
+COMMAND_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Of the buckets that commands are counted in by their duration, in seconds."""
+
+
 class Transport:
     """A connection that is made when it is needed, and made again after it broke.
 
@@ -41,12 +48,14 @@ class Transport:
         tcti: how to reach the TPM, as tpm2-tss writes it.
 
     Attributes:
+        took: how long each command took.
         generation: counts connections; what was loaded over one is worth nothing over the next.
     """
 
     def __init__(self, tcti: str) -> None:
         self.tcti = tcti
         self.generation = 0
+        self.took = Histogram(COMMAND_BOUNDS)
         self._t: Any = None
         self._esys: Any = None
         self._srk: Any = None
@@ -167,6 +176,7 @@ class Transport:
         if self._esys is None:
             raise unsigned(BackendUnavailable(f"the connection to the TPM at {self.tcti} is broken"))
         before, self._runner = self._runner, threading.get_ident()
+        began = time.monotonic()
         try:
             return command(self._esys)
         except self._t.TSS2_Exception as error:
@@ -186,6 +196,7 @@ class Transport:
             raise self.misfit(str(error)) from None
         finally:
             self._runner = before
+            self.took.observe(time.monotonic() - began)
 
     def misfit(self, text: str) -> UnreliableHardware:
         """Closes the connection, whose answers do not fit together, and returns the error for the caller to raise."""

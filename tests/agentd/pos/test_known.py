@@ -15,6 +15,7 @@ from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.log import AuditLog
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig, PosConfig
+from agentd.base.counters import SAMPLED
 from agentd.pos.service import KNOWN_TOKENS, PosService
 from agentd.secrets.revocations import Revocations
 from agentd.sockets.connection import Connection, Hub
@@ -104,6 +105,30 @@ def test_the_third_validation_on_goes_the_short_way_with_the_same_bytes() -> Non
         assert short.seen() == long.seen()
 
     run(work)
+
+
+def test_one_validation_in_many_is_timed_on_either_way() -> None:
+    def work(short: Way, long: Way) -> None:
+        for number in range(2 * SAMPLED + 1):
+            for way in (short, long):
+                way.send(TOKENS[0], number, number)
+        assert [sum(way.counters.validation_s.counts) for way in (short, long)] == [2, 2]
+        assert short.short > SAMPLED
+
+    run(work)
+
+
+def test_users_who_ask_too_often_are_counted_for_a_minute() -> None:
+    def work(short: Way, _long: Way) -> None:
+        for number in range(5):
+            short.send(TOKENS[0], number, number)
+        assert short.counters.rate_limited == 1 and short.counters.rate_limited_users == 0
+        short.service.tidy()
+        assert short.counters.rate_limited_users == 1
+        short.service.tidy()
+        assert short.counters.rate_limited_users == 0
+
+    run(work, rate_per_s=4)
 
 
 def test_a_repeated_nonce_is_refused_with_the_id_of_its_request() -> None:

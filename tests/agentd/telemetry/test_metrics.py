@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.base.counters import Counters
 from agentd.telemetry.metrics import METRICS, PREFIX, TPM_METRICS, TPM_STATE_TEXT, Declared, Gauges, Metrics
+from common.histogram import Histogram
 from hwsec.errors import BackendState
 
 REQUIRED = [
@@ -30,17 +31,21 @@ GAUGES = Gauges(
     connections=3, audit_records=4, audit_counted=5, audit_failing=False, nv_writes=6, last_contact=1.7e9,
     revocations_stale=True, certificate_ends=1.9e9, log_lines_dropped=16, server_time_held=True,
     started_at=1.75e9, written_at=1.76e9, webhook_waiting=17, webhook_dead=18, webhook_oldest=1.77e9,
+    audit_unsealed=24, audit_sealed_at=1.78e9,
 )  # fmt: skip
 COUNTERS = Counters(
     rotations=7, rotations_failed=8, validations=9, validations_failed=10, unauthorized=11, refused_requests=12, contacts=13,
     refused_administrators=17,
     contacts_failed=14, degraded_s=15.5, webhook_delivered=19, webhook_failed=20, webhook_dropped=21,
+    rate_limited=22, rate_limited_users=23,
 )  # fmt: skip
 
 
 def samples(text: bytes) -> dict[str, float]:
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text.decode()):
+        if family.type == "histogram":
+            continue
         for sample in family.samples:
             assert sample.name not in found
             assert sample.labels == {}
@@ -63,6 +68,8 @@ def test_every_name_is_there_with_its_value() -> None:
             "licenses_held": 0,
             "licenses_suspended": 0,
             "usage_counters_unreported": 0,
+            "rate_limited_total": 22, "rate_limited_users": 23, "audit_unsealed_records": 24,
+            "audit_checkpoint_timestamp_seconds": 1.78e9,
             "webhook_waiting": 17, "webhook_dead_letters": 18, "webhook_oldest_timestamp_seconds": 1.77e9,
             "webhook_delivered_total": 19, "webhook_failed_total": 20, "webhook_dropped_total": 21,
             "up": 1, "start_time_seconds": 1.75e9, "metrics_written_timestamp_seconds": 1.76e9, "rotations_failed_total": 8,
@@ -88,7 +95,14 @@ def test_each_rendering_asks_anew() -> None:
     assert samples(metrics.render())["license_agent_validations_total"] == 1
 
 
-TPM_GAUGES = replace(GAUGES, tpm_state="available", hierarchies_open=2, lockout_counter=3, unfitting_answers=1)
+TPM_GAUGES = replace(
+    GAUGES,
+    tpm_state="available",
+    hierarchies_open=2,
+    lockout_counter=3,
+    unfitting_answers=1,
+    tpm_commands=Histogram((0.5, 2.0)),
+)
 
 
 class FromTheLibrary:
@@ -104,8 +118,10 @@ class FromTheLibrary:
         for declared in TPM_METRICS:
             yield from self.one(declared.name, declared.kind, declared.text, declared.value(COUNTERS, TPM_GAUGES))
 
-    def one(self, name: str, kind: str, text: str, value: float | None) -> Iterator[Metric]:
-        if value is not None:
+    def one(self, name: str, kind: str, text: str, value: float | Histogram | None) -> Iterator[Metric]:
+        if isinstance(value, Histogram):
+            yield HistogramMetricFamily(PREFIX + name, text, list(value.cumulative()), value.sum)
+        elif value is not None:
             metric = Metric(PREFIX + (name.removesuffix("_total") if kind == "counter" else name), text, kind)
             metric.add_sample(PREFIX + name, {}, float(value))
             yield metric
@@ -148,3 +164,17 @@ def test_the_core_loads_no_http_and_no_tpm_before_it_is_configured() -> None:
         "email.parser",
     }
     assert not loaded & unwanted
+
+
+def test_durations_are_counted_by_their_bounds() -> None:
+    made = Histogram((0.1, 1.0))
+    for seconds in (-1.0, 0.1, 0.2, 1.0, 1.1, 50.0):
+        made.observe(seconds)
+    assert list(made.cumulative()) == [("0.1", 2), ("1.0", 4), ("+Inf", 6)]
+    assert made.sum == pytest.approx(52.4)
+    counters = Counters()
+    counters.contact_s.observe(3.0)
+    lines = Metrics(counters, lambda: GAUGES).render().decode().splitlines()
+    assert 'license_agent_contact_duration_seconds_bucket{le="5.0"} 1.0' in lines
+    assert 'license_agent_contact_duration_seconds_bucket{le="2.5"} 0.0' in lines
+    assert "license_agent_contact_duration_seconds_sum 3.0" in lines

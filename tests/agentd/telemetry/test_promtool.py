@@ -8,6 +8,8 @@ import pytest
 
 from agentd.base.counters import Counters
 from agentd.telemetry.metrics import Gauges, Metrics
+from common.histogram import Histogram
+from hwsec.tpm2.transport import COMMAND_BOUNDS
 
 pytestmark = pytest.mark.system
 
@@ -17,7 +19,9 @@ FORMER = "license_agent_tpm_lockout_counter"
 
 
 def everything() -> bytes:
-    gauges = Gauges(**{**dict.fromkeys(Gauges.__slots__, 0), "tpm_state": "available"})
+    gauges = Gauges(
+        **{**dict.fromkeys(Gauges.__slots__, 0), "tpm_state": "available", "tpm_commands": Histogram(COMMAND_BOUNDS)}
+    )
     return Metrics(Counters(), lambda: gauges).render()
 
 

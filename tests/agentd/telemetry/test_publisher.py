@@ -34,7 +34,7 @@ def test_a_disk_that_does_not_answer_holds_one_thread(
         core=SimpleNamespace(counters=None, clock=SimpleNamespace(wall=lambda: 0.0)),
         validator=SimpleNamespace(inventory=SimpleNamespace(save=save)),
     )
-    made = Publisher(parts, tmp_path / "metrics.prom", StateFile(tmp_path / "state.json"), AlertQueue(Kept(), str))
+    made = Publisher(parts, tmp_path / "metrics.prom", StateFile(tmp_path / "state.json"), AlertQueue(Kept(), str), None)  # type: ignore[arg-type]
     monkeypatch.setattr(made, "_metrics", SimpleNamespace(render=lambda: b"metrics"))
 
     async def check() -> None:
