@@ -18,9 +18,13 @@ from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
+<<<<<<< HEAD
 from cli.doctor.table import CHECKS
 from common.histogram import Histogram
 from hwsec.tpm2.transport import COMMAND_BOUNDS
+=======
+from cli.doctor.table import CHECKS, HOST_CHECKS
+>>>>>>> 196d86e (Check the network rules of the host, and write the rules for nftables)
 from server.accounts.roles import Role, admits
 from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
@@ -109,7 +113,7 @@ def health_table() -> list[str]:
 
 def checks_table() -> list[str]:
     """The checks of `license-agent-cli doctor`, in the order in which they are made."""
-    lines = [f"| `{check.id}` | {check.title} | {check.looks_at} |" for check in CHECKS]
+    lines = [f"| `{check.id}` | {check.title} | {check.looks_at} |" for check in (*CHECKS, *HOST_CHECKS)]
     return ["| check | passes if | looks at |", "|---|---|---|", *lines]
 
 

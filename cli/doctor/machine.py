@@ -16,7 +16,7 @@ from ipc.posclient.policy import AgentRefused
 
 from .. import health
 from ..agent import Agent, NotPermitted
-from .layout import Layout, read_layout
+from .layout import Destination, Layout, address_of, read_layout
 
 MAX_READ_BYTES = 4 * 1024 * 1024
 PROGRAM_DEADLINE_S = 60.0
@@ -99,8 +99,10 @@ def run_program(command: Sequence[str]) -> Ran:
         FileNotFoundError: it is not installed.
         subprocess.TimeoutExpired: it did not end within a minute.
     """
-    beside = Path(sys.argv[0]).resolve().with_name(command[0])
-    program = str(beside) if command[0].startswith("license-agent") and beside.exists() else command[0]
+    program = command[0]
+    if program.startswith("license-agent"):
+        beside = Path(sys.argv[0]).resolve().with_name(program)
+        program = str(beside) if beside.exists() else program
     done = subprocess.run(
         [program, *command[1:]],
         capture_output=True,
@@ -268,6 +270,26 @@ class Machine:
             raise CannotTell(f"{error}", self.ask_for_root()) from None
         except AgentRefused as error:
             raise CannotTell(f"{error}") from None
+
+    def hosts(self) -> dict[str, list[str]]:
+        """The addresses of names in lower case, by /etc/hosts."""
+        found: dict[str, list[str]] = {}
+        for line in self.text_or("/etc/hosts").splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            for name in names:
+                found.setdefault(name.lower(), []).append(address)
+        return found
+
+    def destinations(self) -> tuple[Destination, ...]:
+        """Where the link connects: by its configuration; else by the agent, which a server was named to at provisioning."""
+        if self.layout.destinations:
+            return self.layout.destinations
+        try:
+            server = self.status.get("server") or {}
+        except CannotTell:
+            server = {}
+        found = address_of(str(server.get("url", "")))
+        return () if found is None else (Destination("provisioned", *found),)
 
     def told(self, *names: str) -> Any:
         """One member of the agent's status; raises CannotTell where the agent gives none."""

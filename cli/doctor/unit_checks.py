@@ -265,21 +265,12 @@ class Reach:
 def _reach(machine: Machine) -> Reach:
     files = unit_files(machine, LINK)
     allowed = [word for each in values([*files.shipped, *files.added], "IPAddressAllow") for word in each.value.split()]
-    hosts: dict[str, list[str]] = {}
-    for line in machine.text_or("/etc/hosts").splitlines():
-        address, *names = line.partition("#")[0].split() or [""]
-        for name in names:
-            hosts.setdefault(name.lower(), []).append(address)
-    destinations = machine.layout.destinations
     try:
         server = machine.status.get("server") or {}
     except CannotTell:
         server = {}
-    if not destinations and server.get("url"):
-        parts = re.fullmatch(r"https://(\[[^\]]+\]|[^:/]+)(?::(\d+))?(/.*)?", str(server["url"]))
-        if parts is not None:
-            destinations = (Destination("status", parts[1].strip("[]"), int(parts[2] or 443)),)
-    return Reach(allowed, destinations, hosts, bool(server.get("last_contact")) and server.get("failures") == 0)
+    works = bool(server.get("last_contact")) and server.get("failures") == 0
+    return Reach(allowed, machine.destinations(), machine.hosts(), works)
 
 
 _NAMED = {

@@ -13,7 +13,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 # A copy of the ids, so that none can be dropped from the page unnoticed.
 IDS = [
     f"{kind}-{number:02d}"
-    for kind, count in (("LA", 24), ("OT", 11), ("PV", 5), ("FL", 9), ("OP", 9), ("LS", 12), ("UX", 7))
+    for kind, count in (("LA", 24), ("OT", 12), ("PV", 5), ("FL", 9), ("OP", 9), ("LS", 12), ("UX", 7))
     for number in range(1, count + 1)
 ]
 STATES = ("works", "partly", "not built yet")
