@@ -22,6 +22,7 @@ _CONTACT = "license-agent-cli contact"
 
 
 def _configuration(machine: Machine) -> dict[str, Any]:
+    _ = machine.layout  # who may not read the file would be told that the file is wrong
     done = machine.program("license-agent", "--config", str(machine.config), "check-config", "--json")
     try:
         reply = json.loads(done.stdout)
@@ -97,6 +98,23 @@ def _judge_confinement(found: dict[str, Any]) -> Judgment:
             warn("this kernel has no Landlock, one of the agent's locks", "add landlock to lsm= on the kernel's command line")
         )
     return judged
+
+
+def _administrators(machine: Machine) -> dict[str, Any]:
+    found: dict[str, Any] = machine.told("authentication")
+    return {**found, "time": machine.told("time")} if "time" in machine.status else found
+
+
+def _judge_administrators(found: dict[str, Any]) -> Judgment:
+    if found["mode"] != "required":
+        return [note("root and the users of [management] need no certificate")]
+    fix = "put the CA's certificate into /etc/license-agent/admin-ca.pem, then run: systemctl reload license-agent"
+    if found["ca_problem"] or found["ca_ends"] is None:
+        why = found["ca_problem"] or "there is none"
+        return [fail(f"administrators need certificates, and the admin CA cannot be used: {why}", fix)]
+    if "time" in found and found["ca_ends"] <= found["time"]:
+        return [fail("the admin CA has ended: no administrator's certificate counts", fix)]
+    return [note("each administrator needs a certificate")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +258,13 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("agent.version", "The running agent is the installed one", "the agent's `status`", _version, _judge_version),
     Check(
         "agent.confinement", "The running agent has confined itself", "the agent's `status`", _confinement, _judge_confinement
+    ),
+    Check(
+        "agent.administrators",
+        "Administrators can use the agent as configured",
+        "the agent's `status`",
+        _administrators,
+        _judge_administrators,
     ),
     Check(
         "agent.store",

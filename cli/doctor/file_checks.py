@@ -51,6 +51,7 @@ def places(machine: Machine) -> list[Place]:
         Place(at.config.parent, 0o755, ROOT, 0o111, required=True),
         Place(at.config, 0o600, AGENT, 0o400, required=True),
         Place(at.link, 0o644, ROOT, 0o044, required=True),
+        Place(at.config.with_name("admin-ca.pem"), 0o644, ROOT, 0o444),
         Place(at.state, 0o711, AGENT, 0o701, required=True),
         *(Place(at.state / name, 0o600, AGENT) for name in _STATE_FILES),
         Place(at.software_store, 0o600, AGENT),
@@ -294,6 +295,7 @@ class Rotation:
 
 def _rotation(machine: Machine) -> Rotation:
     log = machine.layout.log / "audit.log"
+    machine.names(log.parent)  # raises where this user may not look: then nothing is known of copies
     files = ["/etc/logrotate.conf", *(f"/etc/logrotate.d/{name}" for name in machine.names("/etc/logrotate.d"))]
     entries = []
     for file in files:

@@ -72,6 +72,9 @@ def read_layout(config: Path, text: Callable[[Path], str]) -> Layout:
     Args:
         config: the agent's; the link's is beside it.
         text: reads a file; raises OSError.
+
+    Raises:
+        PermissionError: this user may not read the agent's file.
     """
     link = config.with_name("link.toml")
     problems: dict[str, str] = {}
@@ -96,6 +99,8 @@ def read_layout(config: Path, text: Callable[[Path], str]) -> Layout:
 def _toml(path: Path, text: Callable[[Path], str], problems: dict[str, str]) -> dict[str, Any]:
     try:
         return tomllib.loads(text(path))
+    except PermissionError:
+        raise
     except OSError as error:
         problems[str(path)] = error.strerror or type(error).__name__
     except tomllib.TOMLDecodeError as error:

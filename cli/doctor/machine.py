@@ -239,7 +239,11 @@ class Machine:
     @cached_property
     def layout(self) -> Layout:
         """Where the agent's things are, by its configuration."""
-        return read_layout(self.config, self.text)
+        try:
+            return read_layout(self.config, self.text)
+        except PermissionError:
+            # With the package's paths instead, a check might look at places that this agent does not use.
+            raise CannotTell(f"this user may not read {self.config}", self.ask_for_root()) from None
 
     @property
     def core_uid(self) -> int:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from common.files import os_problem
+from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from .machine import CannotTell, Machine
 
@@ -121,6 +122,8 @@ class Check(Generic[Seen]):
             found = [unknown(str(error), error.needs)]
         except OSError as error:
             found = [unknown(f"{os_problem(error)}", machine.ask_for_root())]
+        except (AgentRefused, AgentUnavailable) as error:
+            found = [unknown(str(error))]
         except Exception as error:  # noqa: BLE001 - what it read was not as expected; the other checks go on, and this is no pass
             found = [unknown(f"what was read is not as expected ({type(error).__name__}: {error})")]
         return Result(self.id, self.title, tuple(sorted(found, key=lambda each: -BADNESS.index(each.state))))

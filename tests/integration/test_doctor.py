@@ -14,8 +14,9 @@ from tests.support.stand import Stand, running_stand
 
 pytestmark = pytest.mark.system
 OF_THE_AGENT = {
-    "config.agent", "config.link", "agent.verdict", "agent.version", "agent.confinement", "agent.store", "agent.certificate",
-    "server.contact", "files.modes", "disk.room", "audit.log", "audit.rotation", "metrics.collected", "tpm.device",
+    "config.agent", "config.link", "agent.verdict", "agent.version", "agent.confinement", "agent.administrators",
+    "agent.store", "agent.certificate", "server.contact", "files.modes", "disk.room", "audit.log", "audit.rotation",
+    "metrics.collected", "tpm.device",
 }  # fmt: skip
 """What a checkout has. The rest needs systemd, AppArmor and the package."""
 

@@ -79,6 +79,7 @@ STATUS: dict[str, Any] = {
     "server": {"url": "https://license.example:8443", "last_contact": NOW - 600, "failures": 0, "problem": "", "held": False,
                "certificate_ends": NOW + 60 * DAY},
     "time": NOW,
+    "authentication": {"mode": "uid-only", "ca_ends": None, "ca_problem": ""},
     "audit": {"seq": 100, "failing": False},
     "confinement": {"exec_forbidden": True, "landlock_abi": 2},
 }  # fmt: skip
@@ -159,6 +160,11 @@ class MadeUp(Machine):
         if str(path).startswith(FROM_TABLE):
             return self.stats.get(str(path))
         return super().stat(path, follow=follow)
+
+    def names(self, directory: Path | str) -> list[str]:
+        if str(directory) in self.forbidden:
+            raise PermissionError(13, "Permission denied", str(directory))
+        return super().names(directory)
 
     def bytes(self, path: Path | str, limit: int = 2**22) -> bytes:
         if str(path) in self.forbidden:

@@ -43,6 +43,11 @@ def says(**changes: Any) -> Put:
     return lambda machine: machine.says.update(changes)
 
 
+def admins(**changes: Any) -> Put:
+    """Certificates are required; what else is so."""
+    return says(authentication={"mode": "required", "ca_ends": NOW + DAY, "ca_problem": "", **changes})
+
+
 def server(**changes: Any) -> Put:
     return lambda machine: machine.says["server"].update(changes)
 
@@ -114,6 +119,9 @@ FAULTS = [
     Fault("agent.version", WARN, "running agent is version 0.0.9", says(agent_version="0.0.9")),
     Fault("agent.confinement", FAIL, "could start programs", says(confinement={"exec_forbidden": False, "landlock_abi": 2})),
     Fault("agent.confinement", WARN, "no Landlock", says(confinement={"exec_forbidden": True, "landlock_abi": None})),
+    Fault("agent.administrators", FAIL, "cannot be used: it has no CA", admins(ca_problem="it has no CA")),
+    Fault("agent.administrators", FAIL, "cannot be used: there is none", admins(ca_ends=None)),
+    Fault("agent.administrators", FAIL, "the admin CA has ended", admins(ca_ends=NOW - 1)),
     Fault("agent.certificate", FAIL, "ended 2 days ago", server(certificate_ends=NOW - 2 * DAY)),
     Fault("agent.certificate", WARN, "ends in 3 days", server(certificate_ends=NOW + 3 * DAY + 5)),
     Fault("server.contact", FAIL, "the last 5 contacts failed: no route", server(failures=5, problem="no route")),
