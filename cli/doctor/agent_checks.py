@@ -228,7 +228,8 @@ def _judge_contact(found: Contact) -> Judgment:
         return [warn("an administrator has switched contacts off", "license-agent-cli degraded off")]
     if found.failures:
         make = fail if found.failures > MANY_FAILURES else warn
-        return [make(f"the last {quantity(found.failures, 'contact')} failed: {found.problem or 'no reason given'}", _CONTACT)]
+        many = "contact" if found.failures == 1 else f"{found.failures} contacts"
+        return [make(f"the last {many} failed: {found.problem or 'no reason given'}", _CONTACT)]
     if found.last is None:
         return [unknown("there was no contact yet", _CONTACT)]
     age = found.now - found.last

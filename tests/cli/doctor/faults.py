@@ -125,7 +125,7 @@ FAULTS = [
     Fault("agent.certificate", FAIL, "ended 2 days ago", server(certificate_ends=NOW - 2 * DAY)),
     Fault("agent.certificate", WARN, "ends in 3 days", server(certificate_ends=NOW + 3 * DAY + 5)),
     Fault("server.contact", FAIL, "the last 5 contacts failed: no route", server(failures=5, problem="no route")),
-    Fault("server.contact", WARN, "the last 1 contact failed", server(failures=1, problem="no route")),
+    Fault("server.contact", WARN, "the last contact failed", server(failures=1, problem="no route")),
     Fault("server.contact", WARN, "the last contact was 4 days ago", server(last_contact=NOW - 4 * DAY - 1)),
     Fault("server.contact", WARN, "switched contacts off", server(held=True)),
     Fault("server.contact", UNKNOWN, "there was no contact yet", server(last_contact=None)),
