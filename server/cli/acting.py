@@ -155,13 +155,13 @@ class Asking:
         from pydantic import ValidationError
 
         from server.acts.catalog import BY_NAME
+        from server.acts.misfits import in_words
 
         act = BY_NAME[act_name]
         try:
             form = act.body(**{key: value for key, value in body.items() if value is not None})
         except ValidationError as problem:
-            first = problem.errors()[0]
-            raise RegistryError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise RegistryError(in_words(problem.errors())) from None
         return self._do(act, form, if_match, hand, reached, cursor)
 
     def pages(self, act_name: str, limit: int | None, after: str | None = None, /, **body: Any) -> Iterator[list[Any]]:

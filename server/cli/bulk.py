@@ -21,7 +21,7 @@ from .licensefilter import filter_options, status_option
 from .listing import limit_option, progress_bar, show_pages
 from .options import DurationType, TimeType, json_option, pairs, reason_option, utc, where_option, zone_option
 from .output import out_option, writable
-from .tables import rows_option, say, text_in
+from .tables import NOTHING_DONE, rows_option, say, text_in
 
 _batch_option = click.option(
     "--batch", metavar="NAME", help="Ids of licenses without one: NAME and a number. The same name again issues nothing twice."
@@ -110,11 +110,12 @@ def import_(
 def _run(act: str, directory: Path | None, report: Path | None, as_json: bool, lines: int, **body: Any) -> None:
     from server.acts.tables import RowsRefused
 
-    begun = clock.monotonic()
+    begun, before = clock.monotonic(), ""
     with progress_bar("licenses", lines) as step:
         try:
             done = perform(act, directory, lambda _done: None, step, **body)
         except RowsRefused as refused:
+            before = NOTHING_DONE
             rows = [_told(each) for each in refused.results]
             # Another server names the bad lines only.
             rows = rows or [
@@ -135,7 +136,7 @@ def _run(act: str, directory: Path | None, report: Path | None, as_json: bool, l
     outcomes = (bulk.ISSUED, bulk.UNCHANGED, bulk.BAD, bulk.HELD)
     counts = {name: sum(row["outcome"] == name for row in rows) for name in outcomes}
     bad = [row for row in rows if row["outcome"] == bulk.BAD]
-    say(counts, bad, as_json, f" ({clock.monotonic() - begun:.1f} s)", "; --report FILE has all of them")
+    say(counts, bad, as_json, before, f" ({clock.monotonic() - begun:.1f} s)", "; --report FILE has all of them")
 
 
 def _keep(report: Path, rows: list[dict[str, Any]]) -> None:
@@ -233,6 +234,8 @@ def reports_expiry(
 ) -> None:
     """List the licenses that end between two times and are not revoked, by their end."""
     _ = zone
+    if until <= begin:
+        raise click.UsageError("--until must be later than --from.")
 
     def line(row: Any) -> tuple[object, ...]:
         owner = row.customer or "-", row.site or "-", row.product or "-", row.policy or "-"

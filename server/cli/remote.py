@@ -28,6 +28,8 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 MAX_WAITS = 20
 """How often one request waits because its account has sent too many."""
 MAX_WAIT_S = 60
+_SAID_IN_DETAIL = {"malformed", "not-found", "not-allowed", "conflict", "invalid"}
+"""Kinds of problems whose `detail` says what to do; their `next` is for programs, and speaks of members of the reply."""
 _ENDED = (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionResetError, BrokenPipeError)
 
 
@@ -150,6 +152,8 @@ class Remote:
         if str(reply.get("type", "")).endswith((":no-such-path", ":method-not-allowed")):
             detail = "it does not have what this command asks for: it is older or newer than this program"
             following = "use the same release on both sides"
+        elif str(reply.get("type", "")).rpartition(":")[2] in _SAID_IN_DETAIL:
+            following = None
         kind = NotFound if status == 404 else RegistryError
         raise kind(f"{self._url} refuses this: {detail}" + (f" (next: {following})" if following else ""))
 

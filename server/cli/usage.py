@@ -54,6 +54,8 @@ def reports_usage(
         raise click.UsageError("Give --csv or --json, not both.")
     if in_all and agent_id is not None:
         raise click.UsageError("--sum adds all agents: leave --agent out.")
+    if begin is not None and end is not None and end // DAY_S <= begin // DAY_S:
+        raise click.UsageError("--until must be of a later day than --from: its own day does not count.")
 
     def line(row: Any) -> tuple[object, ...]:
         if in_all:

@@ -7,11 +7,12 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from contracts.claims import Claims, check_claims
+from contracts.claims import MAX_TIME, Claims, check_claims
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, MAX_VERSION, key_id
 from server.base.errors import Invalid
@@ -159,6 +160,9 @@ def claims_of(order: Order, issuer: str, agent_id: str | None, now: int) -> dict
 
 def checked_claims(claims: dict[str, Any]) -> dict[str, Any]:
     """The same claims, if agents would take a token with them under any secret version. Raises Invalid."""
+    begins, ends = claims["nbf"], claims["exp"]
+    if 0 <= ends <= begins <= MAX_TIME:
+        raise Invalid(f"the license would end at {_utc(ends)}, and begin at {_utc(begins)}: give a later end")
     try:
         found = check_claims({**claims, "aud": claims["aud"] or _NO_AGENT})
     except MalformedToken as error:
@@ -167,6 +171,10 @@ def checked_claims(claims: dict[str, Any]) -> dict[str, Any]:
     if chars > MAX_TOKEN_CHARS:
         raise Invalid(f"agents would refuse this license: its token has {chars} characters, the limit is {MAX_TOKEN_CHARS}")
     return claims
+
+
+def _utc(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def token_chars(claims: Claims, version: int = MAX_VERSION) -> int:

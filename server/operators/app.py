@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from server.acts.act import Act
 from server.acts.catalog import ACTS
+from server.acts.misfits import in_words
 from server.acts.runner import Runner
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
@@ -69,7 +70,7 @@ def _add_errors(app: FastAPI) -> None:
 
     def invalid(request: Request, error: Exception) -> HttpResponse:
         assert isinstance(error, RequestValidationError | ValidationError)
-        return respond(request, Problem("malformed", _where(error)))
+        return respond(request, Problem("malformed", in_words(error.errors())))
 
     def http(request: Request, error: Exception) -> HttpResponse:
         assert isinstance(error, HTTPException)
@@ -95,15 +96,6 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(CursorRefused, cursor)
     for kind in (RegistryError, RequestRefused, SQLAlchemyError):
         app.add_exception_handler(kind, refused)
-
-
-def _where(error: RequestValidationError | ValidationError) -> str:
-    """Where the request is malformed, and how; never what it contains."""
-    first = error.errors()[0]
-    # The names of members that are not known are the sender's; others are ours.
-    place = ".".join(str(part) for part in first.get("loc", ()))[:100]
-    printable = "".join(each if each.isprintable() else "?" for each in place)
-    return f"{printable}: {first.get('type', 'invalid')}"
 
 
 def _complete(app: FastAPI) -> None:

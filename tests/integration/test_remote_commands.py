@@ -310,6 +310,21 @@ def test_a_long_list_comes_in_pages(desk: Desk) -> None:
     assert [row["agent_id"] for row in few] == [agent_id(number) for number in range(151, 751)]
 
 
+def test_a_refusal_says_each_thing_once_and_in_words(desk: Desk) -> None:
+    """`next` of a problem is for programs: it repeats `detail`, or speaks of members that a person does not see."""
+    for arguments, said in (
+        (["products", "list", "--json"], ""),
+        (["licenses", "show", "ghost"], "'license-server licenses list' lists them\n"),
+        (["policies", "create", "y", "--product", "ghost", "--name", "Y"], "'license-server products list' lists them\n"),
+        (["accounts", "make", "robot", "--kind", "program", "--role", "administrator"], "and tokens with scopes\n"),
+        (["webhooks", "add", "http://shop.example/"], "url: must begin with https:// and have no spaces\n"),
+        (["webhooks", "test", "wh-x"], "'license-server webhooks list' lists them\n"),
+    ):
+        done = desk.remote(*arguments, code=1 if said else 0)
+        assert done.stderr.endswith(said) and "next" not in done.stderr, done
+    assert "needs security_officer: ask an administrator\n" in desk.remote("agents", "revoke", "x", who="vera", code=1).stderr
+
+
 @pytest.mark.parametrize("command", ["events", "licenses list", "reports expiry --until 2099-12-31", "reports devices"])
 def test_each_list_of_several_pages_is_the_same_from_another_machine(desk: Desk, command: str) -> None:
     """The form of a list says what its place looks like here; over the network it is a cursor, which is longer."""

@@ -198,4 +198,4 @@ def test_a_command_says_which_server_is_missing(place: Path, tmp_path: Path) -> 
 
 
 def test_a_wrong_value_is_named(place: Path) -> None:
-    assert "name: String should match" in run(place, "accounts", "tokens", "A B", code=1).stderr
+    assert "name: may have lower case letters, digits" in run(place, "accounts", "tokens", "A B", code=1).stderr

@@ -76,7 +76,7 @@ def test_many_are_issued_imported_exported_and_reported(shop: Path, run: Run, to
     assert "30 unchanged" in run(*many).err
     file.write_text("\ufefflicense_id;agent;policy;expires;subject\nx1;till-1;year;;=1+1\nx2;nobody;year;;\nx3;;;soon;\n")
     done = run("licenses", "import", file, code=1)
-    assert "2 bad, 1 not issued" in done.err and "line 3: no agent 'nobody'" in done.err and "line 4: expires" in done.err
+    assert "nothing was done: 2 bad, 1 not issued" in done.err and "line 3: no agent 'nobody'" in done.err and "line 4: expires" in done.err
     counts = told("licenses", "import", file, "--row-by-row", "--report", tmp_path / "r.json", code=1)["counts"]
     assert counts == {"issued": 1, "unchanged": 0, "bad": 2, "not issued": 0}
     assert json.loads((tmp_path / "r.json").read_text())[0]["token"].count(".") == 4
@@ -90,6 +90,22 @@ def test_many_are_issued_imported_exported_and_reported(shop: Path, run: Run, to
     assert told("reports", "expiry") == []
     (device,) = csv.DictReader(io.StringIO(run("reports", "devices", "--csv").out))
     assert (device["agent"], device["active"], device["last contact"]) == ("till-1", "1", "")
+
+
+def test_what_cannot_be_meant_is_said(shop: Path, run: Run, tmp_path: Path) -> None:
+    """Times in the wrong order and an empty file are no report or table without lines."""
+    turned = ("--from", "2027-02-01", "--until", "2027-01-01")
+    assert "--until must be later than --from" in run("reports", "expiry", *turned, code=2).err
+    assert "of a later day than --from" in run("reports", "usage", *turned, code=2).err
+    done = run("issue", "--not-before", "2027-02-01", "--expires", "2027-01-01", code=1)
+    assert "would end at 2027-01-02 00:00:00Z, and begin at 2027-02-01 00:00:00Z: give a later end" in done.err
+    empty = tmp_path / "empty.csv"
+    empty.write_text("\n")
+    for words in (("licenses", "import"), ("customers", "import"), ("sites", "import")):
+        assert "empty.csv is empty: its first line names the columns" in run(*words, empty, code=1).err
+    empty.write_text("site,customer\ns-5,nobody\n")
+    done = run("sites", "import", empty, code=1)
+    assert done.err.startswith("nothing was done: 1 bad\nline 2: there is no customer 'nobody'")
 
 
 def test_a_customer_is_erased(shop: Path, run: Run, told: Told) -> None:
