@@ -22,7 +22,7 @@ LASTS_S = 24 * 3600
 """How long an approval may be given, and used."""
 NEW_S = 24 * 3600
 """An account that another one has made or changed within this time cannot approve."""
-OPEN, APPROVED, REFUSED, USED = "open", "approved", "refused", "used"
+OPEN, APPROVED, REFUSED, USED, EXPIRED = "open", "approved", "refused", "used", "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ApprovalNeeded(RegistryError):
 
 def row_of(row: Approval, now: int) -> ApprovalRow:
     """The approval, detached from its session; `expired` once its time is over."""
-    state = "expired" if row.state in (OPEN, APPROVED) and row.expires_at <= now else row.state
+    state = EXPIRED if row.state in (OPEN, APPROVED) and row.expires_at <= now else row.state
     return ApprovalRow(
         row.id, row.act, row.body, row.digest, row.reason, state, row.requester, row.approver, row.created_at,
         row.expires_at, row.decided_at,
@@ -67,9 +67,17 @@ def row_of(row: Approval, now: int) -> ApprovalRow:
 
 
 def ask(
-    session: Session, act: str, body: str, digest: str, reason: str, requester: str, credential: str, now: int
+    session: Session,
+    act: str,
+    body: str,
+    digest: str,
+    reason: str,
+    requester: str,
+    credential: str,
+    needed: frozenset[Role],
+    now: int,
 ) -> ApprovalRow:
-    """Asks for an approval; the same request again finds the one that is open or given already.
+    """Asks for an approval; the same request again finds the one that is open, or given already and counts.
 
     Args:
         session: of a writing transaction.
@@ -79,10 +87,13 @@ def ask(
         reason: why, for the approver to read.
         requester: the account that wants to perform it.
         credential: what it signed in with.
+        needed: the roles that the act needs.
         now: seconds since 1970 UTC.
     """
     mine = (Approval.requester == requester, Approval.digest == digest, Approval.state.in_((OPEN, APPROVED)))
-    row = session.scalars(select(Approval).where(*mine, Approval.expires_at > now).limit(1)).first()
+    row = session.scalars(select(Approval).where(*mine, Approval.expires_at > now).limit(1).with_for_update()).first()
+    if row is not None and row.state == APPROVED and not _could_approve(session, row, needed, now):
+        row.state, row = EXPIRED, None
     if row is None:
         row = Approval(
             id=secrets.token_hex(16),

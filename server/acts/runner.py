@@ -99,7 +99,9 @@ class Runner:
         needs_approval = act.approval and not caller.is_local and caller.break_glass is None
         if needs_approval and approval is None:
             with server.database.as_operator(caller.audit_fields(reason)).write() as session:
-                asked = approvals.ask(session, act.name, text, digest, reason, caller.account, caller.credential, now)
+                asked = approvals.ask(
+                    session, act.name, text, digest, reason, caller.account, caller.credential, act.needed, now
+                )
             raise approvals.ApprovalNeeded(asked)
         fields = caller.audit_fields(reason, approval if needs_approval else None)
         database = server.database.as_operator(fields)

@@ -268,6 +268,10 @@ def test_an_approval_counts_while_its_approver_could_give_it(server: ServerSide,
     with pytest.raises(Conflict, match="does not count any more: account 'otto'"):
         desk.do("agents.revoke_many", olga, agent_ids=[agent_id], approval=wanted.approval_id)
     assert server.agent(agent_id).status == "active"  # type: ignore[union-attr]
+    another = asked(desk, olga, agent_ids=[agent_id])
+    assert (another.state, another.approval_id == wanted.approval_id) == ("open", False)
+    approved(server, another, account(server, "omar", Role.SECURITY_OFFICER))
+    assert desk.do("agents.revoke_many", olga, agent_ids=[agent_id], approval=another.approval_id).count == 1
 
 
 def test_who_uses_the_servers_machine_approves_nothing(server: ServerSide, desk: Desk) -> None:
