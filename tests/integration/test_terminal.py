@@ -139,7 +139,7 @@ SILENT = {
     "license-agent check-config": "",
     "license-agent admin-ca issue": "--dir missing --name x --role viewer --out x",
     "license-agent admin-ca revoke": "x --dir missing",
-    "license-agent-cli admin-ca revoke": "empty",
+    "license-agent-cli admin-ca revoke": "ca.pem",
     "license-agent-cli admin-ca show": "",
     "license-agent-cli status": "",
     "license-agent-cli healthcheck": "",
