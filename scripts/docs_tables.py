@@ -18,13 +18,9 @@ from agentd.base.counters import Counters
 from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
-<<<<<<< HEAD
-from cli.doctor.table import CHECKS
+from cli.doctor.table import CHECKS, HOST_CHECKS
 from common.histogram import Histogram
 from hwsec.tpm2.transport import COMMAND_BOUNDS
-=======
-from cli.doctor.table import CHECKS, HOST_CHECKS
->>>>>>> 196d86e (Check the network rules of the host, and write the rules for nftables)
 from server.accounts.roles import Role, admits
 from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
