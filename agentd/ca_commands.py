@@ -111,7 +111,8 @@ def issue_certificate(options: argparse.Namespace) -> int:
     else:
         public = _public_key(options.public_key)
     ca, ca_key = _open(options.dir, options.passphrase_file)
-    certificate = issue(ca, ca_key, public, options.name, options.role, _now(), options.days)
+    agent: str | None = getattr(options, "agent", None)
+    certificate = issue(ca, ca_key, public, options.name, options.role, _now(), options.days, agent)
     kept = options.dir / ISSUED
     kept.mkdir(mode=0o700, exist_ok=True)
     plain = _NOT_IN_FILE_NAMES.sub("-", options.name)[:40]
@@ -123,6 +124,8 @@ def issue_certificate(options: argparse.Namespace) -> int:
     sys.stdout.write(f"{digest_of(certificate)}\n")
     kind = "certificate and key, not encrypted" if own is not None else "certificate"
     _tell(f"wrote the {kind} of '{options.name}', role {options.role}, {options.days} days, to {out}")
+    if agent is not None:
+        _tell(f"it counts on {agent} only, once, for 4 hours from 'license-agent-cli --auth-cert {out} break-glass begin' on")
     return EXIT_OK
 
 
@@ -156,7 +159,12 @@ def _common_name(name: str) -> list[x509.NameAttribute[str]]:
     return [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]
 
 
-_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"new": new, "issue": issue_certificate, "revoke": revoke}
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": new,
+    "issue": issue_certificate,
+    "break-glass": issue_certificate,
+    "revoke": revoke,
+}
 
 
 def admin_ca(options: argparse.Namespace) -> int:
@@ -189,9 +197,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     issue.add_argument("--days", type=_days, default=90, help="until it ends (default: %(default)s)")
     issue.add_argument("--public-key", type=Path, help="their public key, PEM; else a key is made and written to --out too")
     issue.add_argument("--out", type=Path, required=True, help="write the certificate here")
+    glass = actions.add_parser("break-glass", help="issue a certificate for an emergency on one agent: once, for 4 hours")
+    glass.add_argument("--agent", required=True, metavar="ID", help="the agent's id")
+    glass.add_argument("--name", required=True, help="who keeps it, and where; the audit log shows it")
+    glass.add_argument("--days", type=_days, default=90, help="until it can no longer be begun (default: %(default)s)")
+    glass.add_argument("--out", type=Path, required=True, help="write certificate and key here")
+    glass.set_defaults(role="admin", public_key=None)
     revoke = actions.add_parser("revoke", help="print what 'license-agent-cli admin-ca revoke' takes")
     revoke.add_argument("certificate", nargs="+", help="an administrator's name, or the file of a certificate")
-    for each in (new, issue, revoke):
+    for each in (new, issue, glass, revoke):
         each.add_argument("--dir", type=Path, required=True, help="the CA's directory")
-    for each in (new, issue):
+    for each in (new, issue, glass):
         each.add_argument("--passphrase-file", type=Path, help="a file whose first line is the passphrase of the CA's key")

@@ -94,6 +94,7 @@ def _shown(reply: dict[str, Any]) -> str:
     rows += [("admin CA", f"{each['subject']}, until {render.utc(each['ends'])}") for each in reply["cas"]]
     if not reply["cas"] and not reply["ca_problem"]:
         rows.append(("admin CA", "none"))
+    rows += [("break-glass in use", digest) for digest in reply["break_glass"]]
     rows += [("revoked", digest) for digest in reply["revoked_certificates"]]
     text: str = tabulate(rows, tablefmt="plain")
     return text
@@ -141,3 +142,25 @@ def end(agent: Agent, config: str | None, yes: bool) -> None:
     agent.ask("admin_access_end")
     reply = agent.ask("admin_access")
     agent.show(reply, _shown(reply))
+
+
+@click.group("break-glass")
+def break_glass() -> None:
+    """Use a certificate that was issued for an emergency ('license-agent admin-ca break-glass')."""
+
+
+@break_glass.command("begin")
+@click.option("--why", required=True, metavar="TEXT", help="The reason, 1 to 200 characters; the audit log shows it.")
+@pass_agent
+def begin(agent: Agent, why: str) -> None:
+    """Let the break-glass certificate of --auth-cert count from now on: once, for 4 hours, until a reboot at most."""
+    reply = agent.ask("break_glass_begin", why=why)
+    agent.show(reply, f"this certificate counts for {render.in_words(reply['seconds'])}; 'break-glass end' ends it before")
+
+
+@break_glass.command("end")
+@pass_agent
+def end_break_glass(agent: Agent) -> None:
+    """Let no break-glass certificate in use count any more."""
+    reply = agent.ask("break_glass_end")
+    agent.show(reply, f"{reply['ended']} ended")

@@ -154,6 +154,7 @@ def license_import(agent: Agent, token: str) -> None:
 
 main.add_command(why)
 main.add_command(adminca.admin_ca)
+main.add_command(adminca.break_glass)
 main.add_command(audit.audit)
 main.add_command(audit.public_key)
 

@@ -18,6 +18,10 @@ ROLES = ("viewer", "operator", "admin")
 """The roles, each of which may do what the ones before it may."""
 MAX_NAME_CHARS = 64
 """Longest common name of an administrator's certificate."""
+BREAK_GLASS_URI = "urn:license-agent:break-glass:"
+"""Begins the further name of a break-glass certificate that says for which agent it is."""
+BREAK_GLASS_S = 4 * 3600
+"""How long a break-glass certificate counts from its first act on, in running time of its machine."""
 CHALLENGE_BYTES = 32
 BOOT_ID_BYTES = 16
 DIGEST_BYTES = 32

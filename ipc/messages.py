@@ -296,6 +296,16 @@ class WebhookRetry(Request, tag="webhook_retry", frozen=True):
     """Send the dead letters once more, and what waits at once."""
 
 
+class BreakGlassBegin(Request, tag="break_glass_begin", frozen=True):
+    """Use this break-glass certificate from now on; only signed with it, and once."""
+
+    why: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class BreakGlassEnd(Request, tag="break_glass_end", frozen=True):
+    """Let no break-glass certificate that is in use count any more."""
+
+
 PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping
 SignableRequest = (
     Status
@@ -334,6 +344,8 @@ SignableRequest = (
     | WebhookKeyEnd
     | WebhookTest
     | WebhookRetry
+    | BreakGlassBegin
+    | BreakGlassEnd
 )
 """What administrators ask for, with a signature around it or without one."""
 AdminRequest = SignableRequest | Challenge | Signed

@@ -8,6 +8,7 @@ required, the sealed store keeps it so (`latched`): a file that goes missing lea
 act that is audited.
 """
 
+import asyncio
 import logging
 import os
 import stat
@@ -19,13 +20,14 @@ from typing import Any
 import msgspec
 
 from agentd.audit.log import AuditLog, AuditUnavailable
-from agentd.base.alerts import ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, Alert
+from agentd.base.alerts import ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, BREAK_GLASS, Alert
 from agentd.base.caller import Caller
 from agentd.base.clock import Clock
 from agentd.base.errors import Refused
-from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess
+from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess, UsedBreakGlass
 from agentd.secrets.store import Store
 from common.files import os_problem
+from contracts.adminauth import BREAK_GLASS_S
 from contracts.adminca import MAX_CA_BYTES, AdminCa, BadAdminCa, digest_of, read_admin_ca
 from hwsec.errors import HwsecError
 from ipc.messages import Request, Signed
@@ -38,6 +40,8 @@ from .roles import RULES
 log = logging.getLogger(__name__)
 
 ENDS_SOON_S = 30 * 86_400
+MAX_BREAK_GLASS = 64
+"""Break-glass certificates that the sealed store remembers as used, until they end."""
 MAX_REVOKED = 1000
 """Digests of revoked certificates that the sealed store keeps."""
 HINT = "this agent asks for an administrator's certificate: --auth-cert FILE --auth-key FILE (license-agent-cli(8))"
@@ -123,6 +127,8 @@ class Access:
         self.ca: AdminCa | None = None
         self.problem = ""
         self._raised: set[Alert] = set()
+        # What is kept is read, changed and committed by one request at a time.
+        self._turn = asyncio.Lock()
 
     # What is in force
 
@@ -172,6 +178,7 @@ class Access:
             f"{'it has ended' if self.ca is not None else why}; root may look at the agent and recover it",
         )
         left = None if self.ca is None else self.ca.ends - self._clock.now()
+        self._set(BREAK_GLASS, bool(self._in_use()), "a break-glass certificate is in use")
         self._set(
             ADMIN_CA_ENDS,
             required and left is not None and 0 <= left <= ENDS_SOON_S,
@@ -209,12 +216,14 @@ class Access:
             Refused: the store keeps no more.
             HwsecError, AuditUnavailable: nothing has changed.
         """
-        revoked = tuple(sorted({*self.kept.revoked, *digests}))
-        if len(revoked) > MAX_REVOKED:
-            raise Refused(f"the agent keeps {MAX_REVOKED} revoked certificates at most: install another admin CA instead")
-        if revoked != self.kept.revoked:
-            access = msgspec.structs.replace(self.kept, revoked=revoked)
-            await self._keep("admin.certificate_revoked", access, actor=actor, certificates=list(digests))
+        async with self._turn:
+            revoked = tuple(sorted({*self.kept.revoked, *digests}))
+            if len(revoked) > MAX_REVOKED:
+                raise Refused(f"the agent keeps {MAX_REVOKED} revoked certificates at most: install another admin CA instead")
+            if revoked != self.kept.revoked:
+                access = msgspec.structs.replace(self.kept, revoked=revoked)
+                await self._keep("admin.certificate_revoked", access, actor=actor, certificates=list(digests))
+        self._watch()
         return len(revoked)
 
     async def end(self, peer: Peer, actor: dict[str, Any]) -> Mode:
@@ -230,11 +239,67 @@ class Access:
         if in_force(self._policy, ca_exists=exists, latched=False) is Mode.REQUIRED:
             what = "the admin CA is installed" if self._policy is None else '[management] authentication = "required"'
             raise Refused(f"certificates are required because {what}: change that and reload, then ask again")
-        if self.kept.latched:
-            access = msgspec.structs.replace(self.kept, latched=False)
-            await self._keep("admin.authentication_ended", access, actor=actor)
-            log.warning("NOTICE administrators need no certificates any more: root has ended that")
+        async with self._turn:
+            if self.kept.latched:
+                access = msgspec.structs.replace(self.kept, latched=False)
+                await self._keep("admin.authentication_ended", access, actor=actor)
+                log.warning("NOTICE administrators need no certificates any more: root has ended that")
         return self.mode
+
+    # Break-glass
+
+    def _in_use(self) -> tuple[UsedBreakGlass, ...]:
+        """The break-glass certificates whose time runs: 4 hours of running time, in the boot of their first act."""
+        kept = [each for each in self.kept.break_glass if not each.over]
+        if not kept:
+            return ()
+        boot = self._clock.boot()
+        most = BREAK_GLASS_S * 1000
+        return tuple(
+            each
+            for each in kept
+            if each.began.epoch == boot.epoch
+            and 0 <= boot.milliseconds - each.began.milliseconds < most
+            and each.certificate not in self.kept.revoked
+        )
+
+    async def begin_break_glass(self, caller: Caller, why: str, actor: dict[str, Any]) -> int:
+        """Uses a break-glass certificate from now on; returns for how many seconds. That it is used is sealed first.
+
+        Raises:
+            Refused: it was used before.
+            HwsecError, AuditUnavailable: nothing has changed.
+        """
+        async with self._turn:
+            now = self._clock.certain()
+            used = tuple(each for each in self.kept.break_glass if each.ends >= now)
+            if any(each.certificate == caller.certificate for each in used):
+                raise Refused("this break-glass certificate was used before: it counts once")
+            if len(used) >= MAX_BREAK_GLASS:
+                raise Refused(f"the agent remembers {MAX_BREAK_GLASS} used break-glass certificates at most")
+            new = UsedBreakGlass(certificate=caller.certificate, began=self._clock.boot(), ends=caller.ends)
+            access = msgspec.structs.replace(self.kept, break_glass=(*used, new))
+            await self._keep("admin.break_glass", access, actor=actor, why=why)
+        text = f"break-glass: {caller.name} administers this agent for {BREAK_GLASS_S // 3600} hours: {why}"
+        self._raised.add(BREAK_GLASS)
+        self._audit.raise_alert(BREAK_GLASS, text, "begun", actor=actor, why=why)
+        return BREAK_GLASS_S
+
+    async def end_break_glass(self, actor: dict[str, Any]) -> int:
+        """Lets the break-glass certificates in use count no more; returns how many there were.
+
+        Raises:
+            HwsecError, AuditUnavailable: nothing has changed.
+        """
+        async with self._turn:
+            ending = {each.certificate for each in self._in_use()}
+            if ending:
+                entries = self.kept.break_glass
+                over = tuple(msgspec.structs.replace(e, over=True) if e.certificate in ending else e for e in entries)
+                access = msgspec.structs.replace(self.kept, break_glass=over)
+                await self._keep("admin.break_glass_ended", access, actor=actor, certificates=sorted(ending))
+        self._watch()
+        return len(ending)
 
     # Requests
 
@@ -276,7 +341,8 @@ class Access:
         # While nothing bounds the time from above, a certificate counts that is valid at some instant from the floor on.
         clock, ceiling = self._clock, self._clock.ceiling()
         window = Window(clock.certain() if ceiling is None else clock.now(), ceiling)
-        return Grounds(self._agent_id, self._boot_id, self.ca, self.kept.revoked, window)
+        in_use = [each.certificate for each in self._in_use()]
+        return Grounds(self._agent_id, self._boot_id, self.ca, self.kept.revoked, window, in_use)
 
     def begin_session(self, talk: Conversation, found: Authenticated, now: float) -> Caller:
         """Lets a connection read from now on."""
@@ -293,6 +359,7 @@ class Access:
             "ca_ends": None if self.ca is None else self.ca.ends,
             "ca_problem": self.problem,
             "revoked": len(self.kept.revoked),
+            "break_glass": [each.certificate for each in self._in_use()],
         }
 
     def details(self) -> dict[str, Any]:

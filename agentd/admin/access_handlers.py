@@ -3,7 +3,9 @@
 from typing import Any
 
 from agentd.audit.log import actor
-from ipc.messages import AdminAccess, AdminAccessEnd, AdminRevoke
+from agentd.base.caller import Caller
+from agentd.base.errors import Refused
+from ipc.messages import AdminAccess, AdminAccessEnd, AdminRevoke, BreakGlassBegin, BreakGlassEnd
 from ipc.peer import Peer
 
 from .access import Access
@@ -22,7 +24,13 @@ class AccessHandlers:
 
     def table(self) -> dict[type, Handler]:
         """The handler of each request."""
-        return {AdminAccess: self._show, AdminRevoke: self._revoke, AdminAccessEnd: self._end}
+        return {
+            AdminAccess: self._show,
+            AdminRevoke: self._revoke,
+            AdminAccessEnd: self._end,
+            BreakGlassBegin: self._begin_break_glass,
+            BreakGlassEnd: self._end_break_glass,
+        }
 
     async def _show(self, _request: AdminAccess, _peer: Peer) -> dict[str, Any]:
         return self._access.details()
@@ -32,3 +40,11 @@ class AccessHandlers:
 
     async def _end(self, _request: AdminAccessEnd, peer: Peer) -> dict[str, Any]:
         return {"mode": (await self._access.end(peer, actor(peer))).value}
+
+    async def _begin_break_glass(self, request: BreakGlassBegin, peer: Peer) -> dict[str, Any]:
+        if not isinstance(peer, Caller) or not peer.break_glass:
+            raise Refused("only a break-glass certificate begins so: 'license-agent admin-ca break-glass' issues one")
+        return {"seconds": await self._access.begin_break_glass(peer, request.why, actor(peer))}
+
+    async def _end_break_glass(self, _request: BreakGlassEnd, peer: Peer) -> dict[str, Any]:
+        return {"ended": await self._access.end_break_glass(actor(peer))}

@@ -7,6 +7,7 @@ Numbered in the order of the checks; the first that fails ends the attempt, and 
 3. the request inside is one, and its id is that of the request around it
 4. the signature covers agent, boot, challenge and request
 5. the role of the certificate is enough
+6. a break-glass certificate is for this agent, and in use or about to be
 """
 
 from collections.abc import Collection
@@ -22,7 +23,7 @@ from contracts.adminauth import act_digest, signed_text
 from contracts.adminca import AdminCa
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S
 from ipc.errors import ErrorCode, RemoteProtocolError
-from ipc.messages import Request, RequestDecoder, SignableRequest, Signed
+from ipc.messages import BreakGlassBegin, Request, RequestDecoder, SignableRequest, Signed
 from ipc.peer import Peer
 
 from .chain import Administrator, NotIssued, Window, judge
@@ -61,14 +62,12 @@ class Session:
         ca: whose certificate it was; another one ends the session.
         digests: of the certificates that were shown; one that is revoked ends it.
         ends: monotonic seconds.
-        certificate_ends: when the certificate ends, seconds since 1970 UTC.
     """
 
     caller: Caller
     ca: AdminCa
     digests: tuple[str, ...]
     ends: float
-    certificate_ends: int
 
 
 @dataclass(slots=True)
@@ -113,6 +112,7 @@ class Grounds:
         ca: whose certificates count; None while none can be used.
         revoked: digests of the certificates that do not count any more, hex.
         window: the time.
+        in_use: digests of the break-glass certificates whose time runs.
     """
 
     agent_id: str
@@ -120,6 +120,7 @@ class Grounds:
     ca: AdminCa | None
     revoked: Collection[str]
     window: Window
+    in_use: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,18 @@ def authenticate(signed: Signed, talk: Conversation, peer: Peer, grounds: Ground
             f"{administrator.role.name.lower()}",
             ErrorCode.REFUSED,
         )
+    _require_in_use(administrator, request, grounds)
     return Authenticated(request, _caller(peer, administrator, administrator.role), administrator)
+
+
+def _require_in_use(administrator: Administrator, request: Request, grounds: Grounds) -> None:
+    if administrator.break_glass is None:
+        return
+    if administrator.break_glass != grounds.agent_id:
+        raise NotAccepted("break_glass", f"this break-glass certificate is for the agent {administrator.break_glass}")
+    if not isinstance(request, BreakGlassBegin) and administrator.digests[0] not in grounds.in_use:
+        text = "this break-glass certificate is not in use: 'license-agent-cli break-glass begin' uses it, once and for 4 hours"
+        raise NotAccepted("break_glass", text)
 
 
 def _inner(signed: Signed) -> tuple[Request, bytes]:
@@ -196,13 +208,22 @@ def _inner(signed: Signed) -> tuple[Request, bytes]:
 
 
 def _caller(peer: Peer, administrator: Administrator, role: Role) -> Caller:
-    return Caller(peer.uid, peer.gid, peer.pid, role.name.lower(), administrator.digests[0], administrator.name)
+    return Caller(
+        peer.uid,
+        peer.gid,
+        peer.pid,
+        role.name.lower(),
+        administrator.digests[0],
+        administrator.name,
+        administrator.ends,
+        administrator.break_glass is not None,
+    )
 
 
 def begin_session(talk: Conversation, found: Authenticated, ca: AdminCa, now: float) -> Session:
     """Lets a connection read from now on, as a viewer whatever the certificate's role is."""
     caller = _caller(found.caller, found.administrator, Role.VIEWER)
-    talk.session = Session(caller, ca, found.administrator.digests, now + ADMIN_SESSION_S, found.administrator.ends)
+    talk.session = Session(caller, ca, found.administrator.digests, now + ADMIN_SESSION_S)
     return talk.session
 
 
@@ -211,7 +232,9 @@ def in_session(request: type[Request], talk: Conversation, grounds: Grounds, now
     session = talk.session
     if session is None:
         return None
-    over = now >= session.ends or session.certificate_ends < grounds.window.earliest or session.ca is not grounds.ca
+    caller = session.caller
+    over = now >= session.ends or caller.ends < grounds.window.earliest or session.ca is not grounds.ca
+    over = over or (caller.break_glass and caller.certificate not in grounds.in_use)
     if over or any(digest in grounds.revoked for digest in session.digests):
         talk.session = None
         return None

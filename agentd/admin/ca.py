@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from contracts.adminauth import MAX_NAME_CHARS, ROLE_URI, ROLES
+from contracts.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI, ROLES
+from contracts.claims import AGENT_ID
 
 BACKDATED = datetime.timedelta(hours=1)
 """A machine whose clock is a little behind accepts a new certificate at once."""
@@ -49,6 +50,7 @@ def issue(
     role: str,
     now: datetime.datetime,
     days: int,
+    break_glass: str | None = None,
 ) -> x509.Certificate:
     """An administrator's certificate.
 
@@ -60,6 +62,7 @@ def issue(
         role: one of `contracts.adminauth.ROLES`.
         now: with a time zone.
         days: until it ends; the CA must not end before.
+        break_glass: the agent for which it is a break-glass certificate; None for an ordinary one.
 
     Raises:
         BadRequest: it cannot be issued.
@@ -74,7 +77,12 @@ def issue(
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"{ROLE_URI}{role}")])
+    uris = [f"{ROLE_URI}{role}"]
+    if break_glass is not None:
+        if AGENT_ID.fullmatch(break_glass) is None:
+            raise BadRequest(f"'{break_glass}' is no agent id")
+        uris.append(f"{BREAK_GLASS_URI}{break_glass}")
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
     builder = builder.add_extension(names, critical=False).add_extension(_issuer_of(ca_key), critical=False)
     return builder.sign(ca_key, hashes.SHA256())
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from contracts.adminauth import MAX_NAME_CHARS, ROLE_URI
+from contracts.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI
 from contracts.adminca import UNREADABLE, AdminCa, require_p256
 from ipc.bounds import MAX_ADMIN_CERTIFICATES
 
@@ -58,6 +58,7 @@ class Administrator:
         digests: SHA-256 of the certificates that were shown, hex; the administrator's own first.
         key: verifies their signatures.
         ends: when the certificate ends, seconds since 1970 UTC.
+        break_glass: the agent for which it is a break-glass certificate; None for an ordinary one.
     """
 
     role: Role
@@ -65,6 +66,7 @@ class Administrator:
     digests: tuple[str, ...]
     key: ec.EllipticCurvePublicKey
     ends: int
+    break_glass: str | None = None
 
 
 def _certifies(_policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
@@ -91,6 +93,15 @@ def _is_for_clients(_policy: Policy, _certificate: x509.Certificate, usage: x509
 def _has_one_role(_policy: Policy, certificate: x509.Certificate, names: x509.SubjectAlternativeName) -> None:
     require_p256(certificate)
     _role(names)
+    _break_glass(names)
+
+
+def _break_glass(names: x509.SubjectAlternativeName) -> str | None:
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    found = [uri.removeprefix(BREAK_GLASS_URI) for uri in uris if uri.startswith(BREAK_GLASS_URI)]
+    if len(found) > 1 or "" in found:
+        raise ValueError("a break-glass certificate that does not name one agent")
+    return found[0] if found else None
 
 
 def _role(names: x509.SubjectAlternativeName) -> Role:
@@ -134,7 +145,8 @@ def judge(ca: AdminCa, shown: Sequence[bytes], window: Window) -> Administrator:
         leaf = chain[0]
         name, key, names = _name(leaf), require_p256(leaf), leaf.extensions
         dates = [(each.not_valid_before_utc, each.not_valid_after_utc) for each in chain]
-        role = _role(names.get_extension_for_class(x509.SubjectAlternativeName).value)
+        alternatives = names.get_extension_for_class(x509.SubjectAlternativeName).value
+        role, break_glass = _role(alternatives), _break_glass(alternatives)
     except x509.ExtensionNotFound:
         raise NotIssued("bad_certificate", f"the certificate names no role as a URI, such as {ROLE_URI}viewer") from None
     except UNREADABLE as error:
@@ -143,7 +155,7 @@ def judge(ca: AdminCa, shown: Sequence[bytes], window: Window) -> Administrator:
     if problem is not None:
         raise problem
     digests = tuple(hashlib.sha256(der).hexdigest() for der in shown)
-    return Administrator(role, name, digests, key, int(leaf.not_valid_after_utc.timestamp()))
+    return Administrator(role, name, digests, key, int(leaf.not_valid_after_utc.timestamp()), break_glass)
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -46,6 +46,8 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.AdminAccess: Rule(Role.VIEWER, root=True),
     messages.AdminRevoke: Rule(Role.ADMIN, root=True),
     messages.AdminAccessEnd: Rule(Role.ADMIN, root=True),  # and nobody but root: the handler sees to that
+    messages.BreakGlassBegin: Rule(Role.ADMIN),  # and nobody without a break-glass certificate
+    messages.BreakGlassEnd: Rule(Role.ADMIN, root=True),
     messages.Status: Rule(Role.VIEWER, root=True),
     messages.SecretList: Rule(Role.VIEWER),
     messages.MetricsText: Rule(Role.VIEWER),

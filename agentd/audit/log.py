@@ -50,6 +50,8 @@ def actor(peer: Peer) -> dict[str, Any]:
     who: dict[str, Any] = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
     if isinstance(peer, Caller):
         who.update(role=peer.role, certificate=peer.certificate, name=peer.name)
+        if peer.break_glass:
+            who["break_glass"] = True
     return who
 
 

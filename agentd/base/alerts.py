@@ -72,6 +72,10 @@ AUDIT_SEAL = Alert(
     "alert.audit_seal", Severity.CRITICAL, "The audit log does not match its sealed value",
     "Compare the log with the server's copy of its head; records may be missing.", lasts=False,
 )  # fmt: skip
+BREAK_GLASS = Alert(
+    "access.break_glass", Severity.CRITICAL, "A break-glass certificate is in use",
+    "Find out who uses it and why ('license-agent-cli audit tail'); 'license-agent-cli break-glass end' ends it.",
+)  # fmt: skip
 CLOCK_SUSPECT = Alert(
     "alert.clock_suspect", Severity.MEDIUM, "The machine's clock is wrong",
     "Set the clock, or replace the battery of the mainboard.",
@@ -120,7 +124,7 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME,
-    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
+    BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
+    SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

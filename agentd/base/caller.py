@@ -13,8 +13,12 @@ class Caller(Peer):
         role: of this request, as `agentd.admin.roles.Role` names it in lower case.
         certificate: SHA-256 of the certificate in DER, hex.
         name: the certificate's common name.
+        ends: when the certificate ends, seconds since 1970 UTC.
+        break_glass: it is a break-glass certificate.
     """
 
     role: str
     certificate: str
     name: str
+    ends: int = 0
+    break_glass: bool = False

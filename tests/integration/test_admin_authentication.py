@@ -231,3 +231,28 @@ def test_the_whole_life_of_a_certificate_by_the_commands_of_the_guide(bench: Ben
         assert "not required" in cli(bench, "admin-ca", "end", "--yes")
         assert "no secrets yet" in cli(bench, "secrets")
         assert not bench.config.with_name("admin-ca.pem").exists()
+
+
+def test_the_break_glass_of_the_guide_opens_an_agent_once(bench: Bench) -> None:
+    ca, secret, envelope = bench.root / "ca", bench.root / "passphrase", bench.root / "till.pem"
+    secret.write_text("correct horse\n")
+    options = ("--dir", str(ca), "--passphrase-file", str(secret))
+    with_envelope = ("license-agent-cli", "--auth-cert", str(envelope))
+    bench.tool("license-agent", "admin-ca", "new", *options)
+    bench.tool(
+        "license-agent", "admin-ca", "break-glass", *options, "--agent", "pos-009", "--name", "safe 3", "--out", str(envelope)
+    )
+    install(bench, (ca / "admin-ca.pem").read_bytes())
+    with bench.running():
+        assert "is not in use: 'license-agent-cli break-glass begin'" in bench.tool(*with_envelope, "secrets", fine=(4,))
+        assert "counts for 4 h" in bench.tool(*with_envelope, "break-glass", "begin", "--why", "Ann on leave")
+        assert "no secrets yet" in bench.tool(*with_envelope, "secrets")
+    with bench.running():  # the agent's restart is no reboot
+        assert "no secrets yet" in bench.tool(*with_envelope, "secrets")
+        found = bench.status()
+        assert "access.break_glass" in [each["code"] for each in found["health"]["findings"]]
+        assert "1 ended" in cli(bench, "break-glass", "end")
+        bench.tool(*with_envelope, "secrets", fine=(4,))
+        assert "was used before" in bench.tool(*with_envelope, "break-glass", "begin", "--why", "again", fine=(4,))
+    used = [each for each in bench.records() if each["event"] == "admin.break_glass"]
+    assert [each["outcome"] for each in used] == ["begun", "ok"] and used[0]["why"] == "Ann on leave"

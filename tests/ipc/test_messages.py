@@ -61,6 +61,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "admin_access": {},
     "admin_revoke": {"digests": ("ab" * 32,)},
     "admin_access_end": {},
+    "break_glass_begin": {"why": "w"},
+    "break_glass_end": {},
 }
 DECODERS = {
     "pos": RequestDecoder[PosRequest](PosRequest),

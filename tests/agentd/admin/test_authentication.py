@@ -60,7 +60,7 @@ def refused(order: Signed, talk: Conversation | None = None, grounds: Grounds = 
 def test_a_signed_request_is_performed_in_the_name_of_its_signer() -> None:
     found = authenticate(signed(op="policy_bind", kind="custom", pcrs=[7, 11], key="é\n"), asked(), PEER, GROUNDS, 101.0)
     assert found.request == PolicyBind(v=1, id=1, kind="custom", pcrs=(7, 11), key="é\n")
-    assert found.caller == Caller(1000, 1000, 77, "admin", ADMIN.digest, "a admin")
+    assert found.caller == Caller(1000, 1000, 77, "admin", ADMIN.digest, "a admin", T0 + 90 * DAY)
     assert actor(found.caller) == {
         "uid": 1000, "gid": 1000, "pid": 77, "role": "admin", "certificate": ADMIN.digest, "name": "a admin",
     }  # fmt: skip
