@@ -78,7 +78,8 @@ def _problem(misfit: Mapping[str, Any]) -> str:
         pattern = limits["pattern"]
         return _PATTERNS.get(pattern, f"must match the pattern {pattern}")
     if kind in ("string_too_short", "too_short"):
-        return "must not be empty" if limits["min_length"] == 1 else f"is too short: at least {limits['min_length']}{_unit(kind)}"
+        least = limits["min_length"]
+        return "must not be empty" if least == 1 else f"is too short: at least {least}{_unit(kind)}"
     if kind in ("string_too_long", "too_long"):
         return f"is too long: at most {limits['max_length']}{_unit(kind)}"
     if kind in ("enum", "literal_error"):

@@ -27,7 +27,7 @@ class Example(Form):
     color: Color = Color.RED
     word: Literal["a", "b"] = "a"
     odd: Annotated[str, Field(pattern="^o+$")] = "o"
-    members: dict[str, str] = {}
+    members: dict[str, str] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,7 @@ def test_what_people_type_at_a_command_has_words_for_its_pattern() -> None:
         for member, field in act.body.model_fields.items():
             if member not in wanted:
                 continue
-            metadata = [*field.metadata, *(each for part in get_args(field.annotation) for each in getattr(part, "metadata", ()))]
+            parts = get_args(field.annotation)
+            metadata = [*field.metadata, *(each for part in parts for each in getattr(part, "metadata", ()))]
             patterns = {pattern for each in metadata if (pattern := getattr(each, "pattern", None)) is not None}
             assert patterns <= set(_PATTERNS), (act.name, member)

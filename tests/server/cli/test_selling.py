@@ -76,7 +76,8 @@ def test_many_are_issued_imported_exported_and_reported(shop: Path, run: Run, to
     assert "30 unchanged" in run(*many).err
     file.write_text("\ufefflicense_id;agent;policy;expires;subject\nx1;till-1;year;;=1+1\nx2;nobody;year;;\nx3;;;soon;\n")
     done = run("licenses", "import", file, code=1)
-    assert "nothing was done: 2 bad, 1 not issued" in done.err and "line 3: no agent 'nobody'" in done.err and "line 4: expires" in done.err
+    for said in ("nothing was done: 2 bad, 1 not issued", "line 3: no agent 'nobody'", "line 4: expires"):
+        assert said in done.err
     counts = told("licenses", "import", file, "--row-by-row", "--report", tmp_path / "r.json", code=1)["counts"]
     assert counts == {"issued": 1, "unchanged": 0, "bad": 2, "not issued": 0}
     assert json.loads((tmp_path / "r.json").read_text())[0]["token"].count(".") == 4
