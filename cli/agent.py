@@ -20,7 +20,7 @@ from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from . import health
 
-EXIT_NEGATIVE, EXIT_INCOMPLETE = 1, 5
+EXIT_NEGATIVE, EXIT_UNAVAILABLE, EXIT_INCOMPLETE = 1, 3, 5
 ADMIN_DEADLINE_S = 60.0
 ALIVE_DEADLINE_S = 10.0
 """For an answer that needs neither TPM nor disk: an agent that is stopped while systemd holds its socket gives none."""

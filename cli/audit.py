@@ -1,8 +1,10 @@
 """Defines the commands that read and verify the audit log."""
 
 import json
+import pwd
 import sys
 import time
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +15,26 @@ from audittrail.chain import CLASSES
 from audittrail.report import INTACT, TAMPERED
 from audittrail.report import Keys as Given
 
-from . import heads, keys, render
+from . import heads, keys, progress, render
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, for_terminal, pass_agent, readable
+from .records import SEVERITIES, Wanted, exported
 
 FOLLOW_EVERY_S = 0.5
+VERIFY_DEADLINE_S = 600.0
+"""The agent reads the whole log for it: as much as the configuration keeps."""
 
 times = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ"])
+
+
+def _uids(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[int, ...]:
+    """UIDs of names of users, or of numbers."""
+    found = []
+    for name in names:
+        try:
+            found.append(int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            raise click.BadParameter(f"this machine has no user {name}; give the UID") from None
+    return tuple(found)
 
 
 @click.group()
@@ -86,7 +102,9 @@ def audit_verify(
     if file is None:
         if any((head, trust, root, as_of, open_end, archive_key, identity_key, attestation_key)):
             raise click.UsageError("the other options need --file: the agent uses its own keys")
-        reply, where = agent.ask("audit_verify"), "the agent's log"
+        with progress.waiting("checking the audit log"):
+            reply = agent.ask("audit_verify", deadline=VERIFY_DEADLINE_S)
+        where = "the agent's log"
     else:
         if head is None and (trust or root or as_of):
             raise click.UsageError("--trust, --root and --as-of need --head")
@@ -112,22 +130,69 @@ def audit_verify(
 @pass_agent
 def audit_export(agent: Agent, kind: str | None, after: int) -> None:
     """Print all records, oldest first, including those in archives: one JSON line each."""
-    with agent.reading():
-        _export(agent, kind, after)
+    steps = progress.Steps("exported records")
+    try:
+        with agent.reading():
+            for line, record in exported(agent, after or -1, steps.at):
+                if kind in (None, record["class"]):
+                    click.echo(line)
+    finally:
+        steps.end()
 
 
-def _export(agent: Agent, kind: str | None, after: int) -> None:
-    end = agent.ask("status")["audit"]["seq"]
-    after -= 1 if after == 0 else 0
-    while after < end:
-        records = agent.ask("audit_export", after_seq=after, limit=1000)["records"]
-        for line in records:
-            record = json.loads(line)
-            after = max(after, record["seq"])
-            if after <= end and kind in (None, record["class"]):
-                click.echo(line)
-        if not records:
-            return
+@audit.command("search")
+@click.option("--event", "events", multiple=True, metavar="PATTERN", help="Such as 'license.*'; may be repeated.")
+@click.option("--outcome", "outcomes", multiple=True, metavar="PATTERN", help="Such as 'expired'; may be repeated.")
+@click.option("--uid", "uids", multiple=True, metavar="USER", callback=_uids, help="Name or UID of who asked; may be repeated.")
+@click.option("--license", "licenses", multiple=True, metavar="ID", help="About this license; may be repeated.")
+@click.option("--from", "since", type=times, metavar="TIME", help="From this time on, UTC.")
+@click.option("--to", "until", type=times, metavar="TIME", help="Before this time, UTC.")
+@click.option("--severity", type=click.Choice(SEVERITIES), help="Only alerts of at least this severity.")
+@click.option("--class", "kind", type=click.Choice(CLASSES), help="Only the records of this retention class.")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N of them.")
+@pass_agent
+def audit_search(
+    agent: Agent,
+    events: tuple[str, ...],
+    outcomes: tuple[str, ...],
+    uids: tuple[int, ...],
+    licenses: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    severity: str | None,
+    kind: str | None,
+    limit: int | None,
+) -> None:
+    """Print the records that fit all options, oldest first, also from archives (with --json: one record a line).
+
+    Where no record fits, the exit status is 1.
+    """
+    wanted = Wanted(events, outcomes, uids, licenses, _as_logged(since), _as_logged(until), severity, kind)
+    steps = progress.Steps("searched records")
+    kept: deque[str] = deque(maxlen=limit)
+    found = False
+    try:
+        with agent.reading():
+            for line, record in exported(agent, progress=steps.at):
+                if wanted.fits(record):
+                    found = True
+                    shown = line if agent.as_json else for_terminal(render.record_text(record))
+                    if limit is None:
+                        click.echo(shown)
+                    else:
+                        kept.append(shown)
+    finally:
+        steps.end()
+    for shown in kept:
+        click.echo(shown)
+    if not found:
+        click.echo("license-agent-cli: no record fits", err=True)
+        sys.exit(EXIT_NEGATIVE)
+
+
+def _as_logged(moment: datetime | None) -> str:
+    """A time as records have it, so that texts compare as times do."""
+    return "" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @audit.command("open")

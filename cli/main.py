@@ -5,9 +5,7 @@ Exit status: 0 fine, 1 a negative answer (license not valid, audit log tampered 
 `healthcheck`: `health`.
 """
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,12 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, doctor, inputs, keys, render, server, status, webhook
-from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent
+from . import adminca, audit, config, doctor, inputs, keys, render, server, status, webhook
+from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
 
-EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = 2, 3, 4
+EXIT_USAGE, EXIT_REFUSED = 2, 4
 __all__ = ["EXIT_INCOMPLETE", "entry", "main"]
 
 
@@ -271,29 +269,7 @@ def reload(agent: Agent) -> None:
         sys.exit(EXIT_NEGATIVE)
 
 
-@main.group()
-def config() -> None:
-    """Check the configuration."""
-
-
-@config.command("check")
-@click.option("--file", envvar="LICENSE_AGENT_CONFIG", metavar="PATH", help="The file (default: the agent's).")
-@pass_agent
-def config_check(agent: Agent, file: str | None) -> None:
-    """Check the configuration file as the agent does when it starts; the agent need not be running."""
-    program = Path(sys.argv[0]).resolve().with_name("license-agent")
-    command = [str(program) if program.exists() else "license-agent"]
-    command += ["--config", file] if file else []
-    try:
-        done = subprocess.run([*command, "check-config", "--json"], capture_output=True, text=True, check=False)
-        reply = json.loads(done.stdout)
-    except (OSError, ValueError):
-        click.echo("license-agent-cli: the command license-agent cannot be run; is the package installed?", err=True)
-        sys.exit(EXIT_UNAVAILABLE)
-    agent.show(reply, "\n".join(reply["problems"]) or f"{reply['file']}: no problems found")
-    if not reply["ok"]:
-        sys.exit(EXIT_NEGATIVE)
-
+main.add_command(config.config)
 
 for _command in (*server.COMMANDS, *doctor.COMMANDS, *webhook.COMMANDS):
     main.add_command(_command)

@@ -7,6 +7,7 @@ import click
 from . import render, statustext
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
 from .inputs import enrollment_token
+from .progress import waiting
 
 
 @click.command()
@@ -22,7 +23,8 @@ from .inputs import enrollment_token
 @pass_agent
 def provision(agent: Agent, url: str, root: str, claim: str) -> None:
     """Make this device an agent of a license server. Run it again if it was interrupted."""
-    reply = agent.ask("provision", deadline=SERVER_DEADLINE_S, url=url, root=root, claim=claim)
+    with waiting("provisioning"):
+        reply = agent.ask("provision", deadline=SERVER_DEADLINE_S, url=url, root=root, claim=claim)
     agent.show(reply, f"this device is agent {reply['agent_id']}, serial {reply['serial']} ({reply['attestation']})")
 
 
@@ -30,7 +32,8 @@ def provision(agent: Agent, url: str, root: str, claim: str) -> None:
 @pass_agent
 def rotate(agent: Agent) -> None:
     """Get a new secret from the license server now."""
-    reply = agent.ask("rotate", deadline=SERVER_DEADLINE_S)
+    with waiting("rotating"):
+        reply = agent.ask("rotate", deadline=SERVER_DEADLINE_S)
     agent.show(reply, render.rotation_text(reply))
     if reply["secret_version"] == reply["before"]:
         sys.exit(EXIT_NEGATIVE)
@@ -40,7 +43,8 @@ def rotate(agent: Agent) -> None:
 @pass_agent
 def contact(agent: Agent) -> None:
     """Contact the license server now, and do what it asks."""
-    reply = agent.ask("contact", deadline=SERVER_DEADLINE_S)
+    with waiting("contacting the license server"):
+        reply = agent.ask("contact", deadline=SERVER_DEADLINE_S)
     agent.show(reply, statustext.server_text(reply))
 
 

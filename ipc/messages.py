@@ -224,6 +224,10 @@ class Reload(Request, tag="reload", frozen=True):
     """Read the configuration file again, and say how that ended."""
 
 
+class ConfigShow(Request, tag="config_show", frozen=True):
+    """The configuration that is in force: each key with its value, its default, and where the value comes from."""
+
+
 class MetricsText(Request, tag="metrics", frozen=True):
     """The metrics, as in the metrics file."""
 
@@ -332,6 +336,7 @@ SignableRequest = (
     | CertificateRenew
     | DegradedSwitch
     | MetricsText
+    | ConfigShow
     | Reload
     | Ping
     | Health

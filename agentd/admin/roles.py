@@ -52,6 +52,7 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.SecretList: Rule(Role.VIEWER),
     messages.MetricsText: Rule(Role.VIEWER),
     messages.LicenseCheck: Rule(Role.VIEWER, root=True),
+    messages.ConfigShow: Rule(Role.VIEWER, root=True),
     messages.LicenseExplain: Rule(Role.VIEWER, root=True),
     messages.AuditTail: Rule(Role.VIEWER),
     messages.AuditExport: Rule(Role.VIEWER),

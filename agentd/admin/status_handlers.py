@@ -6,6 +6,7 @@ from typing import Any
 from agentd import VERSION
 from agentd.base.confinement import ConfinementStatus
 from agentd.licenses.holdings import Holdings
+from agentd.telemetry.configview import config_view
 from agentd.telemetry.health import findings, health_view, verdict_view
 from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
@@ -22,7 +23,7 @@ from agentd.telemetry.views import (
 )
 from hwsec.backend import BackendStatus
 from hwsec.secretmem import secret_memory_kind
-from ipc.messages import Health, MetricsText, SecretList, Status
+from ipc.messages import ConfigShow, Health, MetricsText, SecretList, Status
 from ipc.peer import Peer
 
 from .access import Access
@@ -60,7 +61,13 @@ class StatusHandlers:
 
     def table(self) -> dict[type, Handler]:
         """The handler of each request."""
-        return {Status: self._status, Health: self._verdict, SecretList: self._secrets, MetricsText: self._metrics}
+        return {
+            Status: self._status,
+            Health: self._verdict,
+            SecretList: self._secrets,
+            MetricsText: self._metrics,
+            ConfigShow: self._config,
+        }
 
     async def _status(self, _request: Status, _peer: Peer) -> dict[str, Any]:
         parts, core, ring = self._parts, self._parts.core, self._parts.store.ring
@@ -100,6 +107,14 @@ class StatusHandlers:
 
     async def _secrets(self, _request: SecretList, _peer: Peer) -> dict[str, Any]:
         return {"secrets": secrets_view(self._parts.store.ring, self._parts.core.clock.now())}
+
+    async def _config(self, _request: ConfigShow, _peer: Peer) -> dict[str, Any]:
+        parts, server = self._parts, self._parts.store.record.server
+        await asyncio.to_thread(parts.config.look)
+        provisioned: dict[str, Any] = {"agent.id": parts.core.agent_id}
+        if server is not None:
+            provisioned |= {f"server.{key}": value for key, value in (("url", server.url), ("cert_pin", server.pins))}
+        return config_view(parts.config, provisioned)
 
     async def _metrics(self, _request: MetricsText, _peer: Peer) -> dict[str, Any]:
         return {"text": self._publisher.render_metrics().decode("utf-8")}

@@ -148,6 +148,8 @@ class Config:
     Attributes:
         warnings: a sentence for each key that was set and has no effect.
         admin_ca: the admin CA's file, beside this one; None for a configuration that no file holds.
+        source: the file's name; empty for a configuration that was not read.
+        given: the keys that the file has, as `section.key`; all others have their defaults.
     """
 
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -160,6 +162,8 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     admin_ca: Path | None = field(default=None, compare=False)
+    source: str = field(default="", compare=False)
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def with_agent_id(self, agent_id: str) -> "Config":
         """The same with this agent id."""
@@ -314,7 +318,8 @@ def parse_config(text: str, source: str, user: Lookup = user_id, group: Lookup =
     values = {name: found.section(name, schema[name][1], optional=True) for name in found.only(schema)}
     found.check()
     sections = {name: schema[name][0](**converted) for name, converted in values.items()}
-    return Config(**sections, warnings=tuple(found.warnings))
+    given = frozenset(f"{name}.{key}" for name, converted in values.items() for key in converted)
+    return Config(**sections, warnings=tuple(found.warnings), source=source, given=given)
 
 
 def load_config(path: Path, daemon_uid: int) -> Config:

@@ -15,11 +15,12 @@ from agentd.base.config import Config
 from agentd.base.configstatus import ConfigStatus, Read
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.counters import Counters
+from agentd.telemetry.configview import config_view
 from agentd.telemetry.health import Facts, Finding, findings, health_view, verdict_view
 from agentd.telemetry.views import confinement_view
 from agentd.uplink.linkclient import LinkClient
 from hwsec.owner import HardwareOwner
-from ipc.messages import Health, Provision, Reload, Status
+from ipc.messages import ConfigShow, Health, Provision, Reload, Status
 from ipc.peer import Peer
 
 from .provisioning import Provisioner, ProvisioningOrder
@@ -59,6 +60,7 @@ class Unprovisioned:
         self._provisioner = Provisioner(config, owner, LinkClient(config.link_socket), clock)
         handlers: dict[type, Handler] = {
             Status: self._status,
+            ConfigShow: self._show_config,
             Health: self._verdict,
             Provision: self._provision,
             Reload: self._reload,
@@ -102,6 +104,10 @@ class Unprovisioned:
             "confinement": confinement_view(self._confinement),
             "authentication": self._access.view(),
         }
+
+    async def _show_config(self, _request: ConfigShow, _peer: Peer) -> dict[str, Any]:
+        await asyncio.to_thread(self._file.look)
+        return config_view(self._file, {})
 
     async def _provision(self, request: Provision, peer: Peer) -> dict[str, Any]:
         async with self._lock:

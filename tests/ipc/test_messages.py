@@ -47,6 +47,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "certificate_renew": {},
     "degraded_switch": {"on": True},
     "metrics": {},
+    "config_show": {},
     "reload": {},
     "webhook_status": {},
     "webhook_key_new": {},
