@@ -142,13 +142,13 @@ class AuditLog:
         else:
             log.critical("ALERT %s", message)
         self._raised[alert] = self._clock.wall()
-        self._append(alert.event, outcome, fields)
+        self._append(alert.event, outcome, {"severity": alert.severity.value, **fields})
 
     def clear_alert(self, alert: Alert, message: str, **fields: Any) -> None:
         """Tells the journal and the log that an alert is over."""
         log.warning("cleared: %s", message)
         self._raised.pop(alert, None)
-        self._append(alert.event, "cleared", fields)
+        self._append(alert.event, "cleared", {"severity": alert.severity.value, **fields})
 
     async def record_durably(self, event: str, outcome: str = "ok", **fields: Any) -> None:
         """Logs a full record and returns when it is durable; for what must not happen unlogged.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from agentd.base.alerts import ALERTS
+from agentd.base.alerts import ALERTS, Severity
 from cli.agent import Agent
 from cli.main import main
 from cli.records import SEVERITIES, SEVERITY_OF, Wanted
@@ -52,16 +52,21 @@ def test_records_without_an_actor_or_license_fit_only_what_does_not_ask_for_one(
     assert not Wanted(uids=(0,)).fits({**bare, "actor": "0"})
 
 
-def test_a_severity_includes_the_ones_above_it_and_alerts_that_are_not_known() -> None:
+def test_a_severity_includes_the_ones_above_it() -> None:
     for number, least in enumerate(SEVERITIES):
-        for event, severity in SEVERITY_OF.items():
-            assert Wanted(severity=least).fits({**RECORD, "event": event}) is (SEVERITIES.index(severity) >= number)
-        assert Wanted(severity=least).fits({**RECORD, "event": "alert.of_a_later_release"})
+        for severity in SEVERITIES:
+            record = {**RECORD, "event": "alert.new", "severity": severity}
+            assert Wanted(severity=least).fits(record) is (SEVERITIES.index(severity) >= number)
+        assert Wanted(severity=least).fits({**RECORD, "severity": "of_a_later_release"})
+        assert not Wanted(severity=least).fits(RECORD)
 
 
-def test_the_severities_are_those_of_the_agent() -> None:
-    assert {alert.event: alert.severity.value for alert in ALERTS} == SEVERITY_OF
-    assert set(SEVERITIES) == set(SEVERITY_OF.values())
+def test_records_of_release_0_1_0_are_found_by_what_they_report() -> None:
+    named = {alert.event: alert.severity.value for alert in ALERTS}
+    assert SEVERITY_OF.items() <= named.items() and set(SEVERITIES) == {each.value for each in Severity}
+    for event, severity in SEVERITY_OF.items():
+        assert Wanted(severity=severity).fits({**RECORD, "event": event})
+    assert not Wanted(severity="high").fits({**RECORD, "event": "access.denied"})
 
 
 @pytest.fixture

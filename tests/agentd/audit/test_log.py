@@ -15,6 +15,7 @@ import pytest
 from agentd.audit.coalesced import SLOTS, CoalescedEvents
 from agentd.audit.file import AuditDamaged, AuditFile, tail_lines
 from agentd.audit.log import AuditLog, AuditUnavailable
+from agentd.base.alerts import ALERTS
 from agentd.base.clock import Clock
 from agentd.base.config import AuditConfig
 from audittrail.chain import Chain, fold_checkpoint
@@ -338,6 +339,18 @@ def test_what_others_do_to_the_open_file_is_alerted_and_the_log_goes_on(
     assert all(part in text for part, text in zip(parts, alerts, strict=True))
     bench.log.look_after_file()
     assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 4
+    bench.log.close()
+
+
+def test_a_record_of_an_alert_says_how_severe_it_is(tmp_path: Path) -> None:
+    bench, _file = real(tmp_path)
+    for alert in ALERTS:
+        bench.log.raise_alert(alert, "it is so", text="it is so")
+        bench.log.clear_alert(alert, "it is over")
+    bench.log.flush()
+    records = [json.loads(line) for line in (tmp_path / "audit.log").read_bytes().splitlines()]
+    said = [(record["event"], record["outcome"], record["severity"]) for record in records]
+    assert said == [(a.event, outcome, a.severity.value) for a in ALERTS for outcome in ("raised", "cleared")]
     bench.log.close()
 
 
