@@ -22,7 +22,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, config, doctor, inputs, keys, render, server, status, webhook
+from . import adminca, audit, config, doctor, inputs, keys, render, server, status, support, webhook
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -271,7 +271,7 @@ def reload(agent: Agent) -> None:
 
 main.add_command(config.config)
 
-for _command in (*server.COMMANDS, *doctor.COMMANDS, *webhook.COMMANDS):
+for _command in (*server.COMMANDS, *doctor.COMMANDS, *webhook.COMMANDS, *support.COMMANDS):
     main.add_command(_command)
 
 

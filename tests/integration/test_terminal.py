@@ -168,6 +168,7 @@ SILENT = {
     "license-agent-cli reload": "",
     "license-agent-cli config check": "",
     "license-agent-cli config show": "",
+    "license-agent-cli support-bundle": "bundle.tar.gz",
     "license-agent-cli provision": "--server https://localhost --root sha256:0 --claim 0123456789abcdef",
     "license-agent-cli contact": "",
     "license-agent-cli rotate": "",
