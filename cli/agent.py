@@ -82,6 +82,11 @@ class Agent:
                 f"{_group(self._path)} and to [management] allowed_uids in config.toml"
             )
 
+    @property
+    def signs(self) -> bool:
+        """Whether requests are signed with an administrator's key, if the agent wants that."""
+        return self._credentials is not None
+
     @contextlib.contextmanager
     def reading(self, deadline: float = ADMIN_DEADLINE_S) -> Iterator[None]:
         """Within the block, all requests read over one connection, and one signature serves them all (a viewer session).

@@ -1,5 +1,6 @@
 """Defines `status` and `healthcheck`, and watches the status: redrawn at a terminal, one line at each change elsewhere."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -26,7 +27,10 @@ WATCH_S = 2
 def status(agent: Agent, watch: bool, every: int) -> None:
     """Say whether the agent works, and show its licenses, secrets, TPM and server."""
     if watch:
-        sys.exit(_watched(agent, every, time.sleep))
+        # A key on a token may want a touch for each signature.
+        with agent.reading() if agent.signs else contextlib.nullcontext():
+            ends = _watched(agent, every, time.sleep)
+        sys.exit(ends)
     reply = agent.ask_health()
     found = health.health_of(reply)
     agent.show({"health": found, **reply}, _whole(found, reply))

@@ -1,5 +1,6 @@
 """Defines the command `support-bundle`."""
 
+import contextlib
 import os
 import sys
 import time
@@ -38,7 +39,7 @@ def support_bundle(agent: Agent, file: Path, without_licenses: bool, config: Pat
     if config is not None:
         read.config = config.absolute()
         read.link = read.config.with_name("link.toml")
-    with waiting("collecting"):
+    with waiting("collecting"), agent.reading() if agent.signs else contextlib.nullcontext():
         made = archive.collect(sources.members(read, licenses=not without_licenses))
         data = archive.packed(made, VERSION, int(time.time()))
     hits = archive.leaked(data)

@@ -17,6 +17,7 @@ from typing import Any
 from common.files import os_problem
 from common.version import VERSION
 from ipc.errors import LicenseAgentError
+from ipc.posclient.policy import AgentUnavailable
 
 from ..agent import Agent
 from ..doctor.machine import Ran, run_program
@@ -64,6 +65,8 @@ class Sources:
     run: Callable[[Sequence[str]], Ran] = run_program
     now: Callable[[], float] = time.time
     root: Path = field(default=Path("/"))
+    # Why the agent does not answer: it is not waited for again.
+    _silent: str = field(default="", init=False)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """The agent's reply; raises NotRead."""
@@ -71,11 +74,20 @@ class Sources:
 
     def health(self) -> dict[str, Any]:
         """The reply to `status`; of an agent that does not answer, what that means. Raises NotRead."""
-        return self._replied(self.agent.ask_health)
+        reply = self._replied(self.agent.ask_health)
+        findings = reply["health"]["findings"]
+        if [finding["code"] for finding in findings] == ["no_answer"]:
+            self._silent = findings[0]["text"]
+        return reply
 
     def _replied(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if self._silent:
+            raise NotRead(self._silent)
         try:
             return ask()
+        except AgentUnavailable as error:
+            self._silent = str(error)
+            raise NotRead(self._silent) from None
         except OSError as error:
             raise NotRead(os_problem(error)) from None
         except LicenseAgentError as error:

@@ -8,7 +8,7 @@ import stat
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -95,7 +95,10 @@ class PoisonedAgent(Agent):
 
 
 class SilentAgent(Agent):
+    asked: ClassVar[list[str]] = []
+
     def ask(self, op: str, *, deadline: float = 0.0, **_fields: Any) -> dict[str, Any]:
+        SilentAgent.asked.append(op)
         raise AgentUnavailable(f"nobody answers {op} {SECRETS['a license token']}")
 
 
@@ -168,10 +171,12 @@ def test_without_an_agent_there_is_a_bundle_that_says_so(tmp_path: Path, monkeyp
     monkeypatch.setattr(Agent, "ask", SilentAgent.ask)
     monkeypatch.setattr(sources, "_doctor", lambda _read: "{}")
     file = tmp_path / "b.tar.gz"
+    SilentAgent.asked.clear()
     done = CliRunner().invoke(main, ["--json", "support-bundle", str(file)])
     reply = json.loads(done.stdout)
     assert done.exit_code == 5 and stat.S_IMODE(os.stat(file).st_mode) == 0o600
     assert {"config.json", "audit-verify.json"} <= {each["name"] for each in reply["missing"]}
+    assert SilentAgent.asked == ["ping"], "an agent that does not answer is not waited for again"
     files = unpacked(file.read_bytes())
     manifest = json.loads(files["manifest.json"])
     assert manifest["missing"] == reply["missing"] and _core(token()) not in files["manifest.json"]
