@@ -80,9 +80,12 @@ def new(agent: Agent, out: Path | None) -> None:
     two = " Alerts are signed with the former key too; end it with 'webhook-key end' once the receiver has the new one."
     more = two if reply["keys"] > 1 else ""
     if out is not None:
-        agent.show({"id": reply["id"], "file": str(out), "keys": reply["keys"]}, f"key {reply['id']}: written to {out}.{more}")
+        agent.show(
+            {"key_id": reply["key_id"], "file": str(out), "keys": reply["keys"]},
+            f"key {reply['key_id']}: written to {out}.{more}",
+        )
         return
-    agent.show(reply, f"key {reply['id']}, shown this once:\n\n    {reply['key']}\n\nGive it to the receiver.{more}")
+    agent.show(reply, f"key {reply['key_id']}, shown this once:\n\n    {reply['key']}\n\nGive it to the receiver.{more}")
 
 
 @webhook_key.command("show-id")
@@ -104,7 +107,7 @@ def end(agent: Agent, key: str, yes: bool) -> None:
         click.confirm(f"{which} ends: a receiver that has no other key refuses every alert. Continue?", abort=True)
     reply = agent.ask("webhook_key_end", key=key)
     left = "" if reply["keys"] else " No key is left: alerts wait until there is one."
-    agent.show(reply, f"key {reply['id']} signs nothing any more.{left}")
+    agent.show(reply, f"key {reply['key_id']} signs nothing any more.{left}")
 
 
 COMMANDS = (webhook, webhook_key)

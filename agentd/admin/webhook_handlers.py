@@ -31,11 +31,11 @@ class WebhookHandlers:
 
     async def _new(self, _request: WebhookKeyNew, peer: Peer) -> dict[str, Any]:
         key_id, key = await self._webhook.keys.new(actor(peer))
-        return {"id": key_id, "key": key, "keys": len(self._webhook.keys.view())}
+        return {"key_id": key_id, "key": key, "keys": len(self._webhook.keys.view())}
 
     async def _end(self, request: WebhookKeyEnd, peer: Peer) -> dict[str, Any]:
         ended = await self._webhook.keys.end(request.key, actor(peer))
-        return {"id": ended, "keys": len(self._webhook.keys.view())}
+        return {"key_id": ended, "keys": len(self._webhook.keys.view())}
 
     async def _test(self, _request: WebhookTest, _peer: Peer) -> dict[str, Any]:
         attempt = await self._webhook.test()

@@ -30,7 +30,7 @@ from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.link import Link
 from tests.support.pki import DAY, SERVER, Entity, make
 from tests.support.serverside import open_server
-from tests.support.stand import short_directory
+from tests.support.stand import running_stand, short_directory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "alerts.md").read_text("utf-8")
 ROOT = Peer(0, 0, 1)
@@ -95,6 +95,7 @@ def place() -> Iterator[Path]:
         yield directory
 
 
+@pytest.mark.system
 def test_alerts_arrive_signed_once_and_survive_a_restart(
     tmp_path: Path, place: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,36 @@ def test_alerts_arrive_signed_once_and_survive_a_restart(
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+@pytest.mark.system
+def test_an_administrator_makes_replaces_and_ends_keys_by_commands() -> None:
+    with running_stand() as stand:
+
+        def cli(*arguments: str, status: int = 0) -> str:
+            done = stand.run("license-agent-cli", *arguments)
+            assert done.returncode == status, done.stderr
+            return done.stdout + done.stderr
+
+        assert "use --out FILE" in cli("webhook-key", "new", status=2)
+        files = [stand.root / "first.key", stand.root / "second.key"]
+        for file in files:
+            assert f"written to {file}" in cli("webhook-key", "new", "--out", str(file))
+            assert file.stat().st_mode & 0o777 == 0o600
+        first, second = (file.read_text() for file in files)
+        assert re.fullmatch(r"lawh_[A-Za-z0-9_-]{43}\n", first) and first != second
+        third = stand.root / "third.key"
+        assert "two keys sign already" in cli("webhook-key", "new", "--out", str(third), status=4) and not third.exists()
+        assert "File exists" in cli("webhook-key", "new", "--out", str(files[0]), status=2) and files[0].read_text() == first
+        shown = json.loads(cli("--json", "webhook-key", "show-id"))["keys"]
+        assert len(shown) == 2 and set(shown[0]) == {"id", "created_at"}
+        assert f"key {shown[1]['id']} signs nothing any more" in cli("webhook-key", "end", "--yes")
+        assert "name it" in cli("webhook-key", "end", "--yes", status=4)
+        ended = json.loads(cli("--json", "webhook-key", "end", "--yes", "--id", shown[0]["id"]))
+        assert (ended["key_id"], ended["keys"]) == (shown[0]["id"], 0)
+        assert "off: set webhook = true" in cli("webhook", "status")
+        assert "set webhook = true" in cli("webhook", "test", status=4)
+        assert "dead letters to be sent again: 0" in cli("webhook", "retry")
 
 
 def _config(directory: Path, run: Path) -> Config:
