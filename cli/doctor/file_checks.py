@@ -1,6 +1,7 @@
 """Checks of the agent's files: owners and modes, sockets, room, the audit log, and who else reads or rotates them."""
 
 import fnmatch
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -344,6 +345,12 @@ class Collected:
     target: str | None
 
 
+def _target(machine: Machine, directory: str) -> str | None:
+    found = machine.link_target(f"{directory}/license-agent.prom")
+    # Debian's packages have relative links.
+    return None if found is None else os.path.normpath(os.path.join(directory, found))
+
+
 def _collected(machine: Machine) -> Collected:
     file = machine.layout.state / "metrics.prom"
     stat = machine.stat(file)
@@ -357,7 +364,7 @@ def _collected(machine: Machine) -> Collected:
         None if stat is None else machine.now - stat.mtime,
         exporter,
         directory,
-        machine.link_target(f"{directory}/license-agent.prom"),
+        _target(machine, directory),
     )
 
 

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ipc.posclient.policy import AgentRefused
 
@@ -18,7 +18,7 @@ from .. import health
 from ..agent import Agent, NotPermitted
 from .layout import Destination, Layout, address_of, read_layout
 
-MAX_READ_BYTES = 4 * 1024 * 1024
+MAX_READ_BYTES, PIECE_BYTES = 4 * 1024 * 1024, 64 * 1024
 PROGRAM_DEADLINE_S = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -114,6 +114,11 @@ def run_program(command: Sequence[str]) -> Ran:
     return Ran(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 
+def _piece(file: BinaryIO, limit: int) -> bytes:
+    """The next piece of a file, up to `limit` bytes from its beginning."""
+    return file.read(min(PIECE_BYTES, max(limit - file.tell(), 0)))
+
+
 @dataclass
 class Machine:
     """The machine that is looked at.
@@ -155,7 +160,8 @@ class Machine:
     def bytes(self, path: Path | str, limit: int = MAX_READ_BYTES) -> bytes:
         """The same as bytes."""
         with self.at(path).open("rb") as file:
-            return file.read(limit)
+            # In pieces: for a file of /proc/sys the kernel takes as much memory as is asked for, and has not always so much.
+            return b"".join(iter(partial(_piece, file, limit), b""))
 
     def text_or(self, path: Path | str, default: str = "") -> str:
         """The content of a file that need not exist."""

@@ -129,7 +129,7 @@ class MadeUp(Machine):
         self.says: dict[str, Any] = json.loads(json.dumps(STATUS))
         self.units = {name: unit(name) for name in UNITS}
         self.rooms = {STATE: Room(10**10, 10**6, False), LOG: Room(10**10, 10**6, False)}
-        self.links = {"/var/lib/prometheus/node-exporter/license-agent.prom": f"{STATE}/metrics.prom"}
+        self.links = {"/var/lib/prometheus/node-exporter/license-agent.prom": "../../license-agent/metrics.prom"}
         self.forbidden: set[str] = set()
         self.ran: dict[str, Ran] = {
             f"license-agent --config {ETC}/config.toml check-config": Ran(0, '{"ok": true, "file": "x", "problems": []}\n'),

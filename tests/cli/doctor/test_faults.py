@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.doctor.machine import Ran
+from cli.doctor.machine import Machine, Ran
 from cli.doctor.report import exit_status, text, view
 from cli.doctor.table import CHECKS
 from cli.doctor.verdict import Result, State
@@ -96,6 +96,20 @@ def test_what_only_root_may_see_is_not_a_pass_for_others(machine: MadeUp) -> Non
     for name in ("config.agent", "config.link", "disk.room", "units.sandbox", "audit.log"):
         assert found[name].state is State.UNKNOWN, found[name]
     assert exit_status(list(found.values())) == 5
+
+
+def test_a_file_of_the_kernel_and_a_long_one_are_read(tmp_path: Path) -> None:
+    machine = Machine(None, 0.0)
+    assert machine.text("/proc/sys/fs/suid_dumpable").strip().isdigit()
+    (tmp_path / "long").write_bytes(b"x" * 200_000)
+    assert (len(machine.bytes(tmp_path / "long")), len(machine.bytes(tmp_path / "long", 100_000))) == (200_000, 100_000)
+
+
+def test_a_link_that_points_elsewhere_is_named(machine: MadeUp) -> None:
+    machine.links["/var/lib/prometheus/node-exporter/license-agent.prom"] = "../metrics.prom"
+    assert "points elsewhere" in looked(machine)["metrics.collected"].findings[0].cause
+    machine.links["/var/lib/prometheus/node-exporter/license-agent.prom"] = f"{STATE}/metrics.prom"
+    assert looked(machine)["metrics.collected"].state is State.PASS
 
 
 def test_a_log_directory_that_may_not_be_listed_is_no_pass(machine: MadeUp) -> None:
