@@ -92,7 +92,7 @@ class AdminClient(LicenseClient):
             return {"certificates": list(proof.certificates), "signature": proof.signature, "request": inner}
 
         reply = self._call("signed", signed)
-        reply.pop("challenge", None)
+        reply.pop("next_challenge", None)
         return reply
 
     def _call(self, op: str, fields: Callable[[], dict[str, Any]]) -> dict[str, Any]:

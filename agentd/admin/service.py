@@ -207,7 +207,7 @@ class AdminService:
 
     def _next(self, talk: Conversation) -> dict[str, Any]:
         """The next challenge, as each reply to a signed request carries it."""
-        return {"challenge": self._access.challenge(talk, self._monotonic())["challenge"]}
+        return {"next_challenge": self._access.challenge(talk, self._monotonic())["challenge"]}
 
     def _begin_session(self, talk: Conversation, found: Authenticated) -> dict[str, Any]:
         caller = self._access.begin_session(talk, found, self._monotonic())
@@ -251,6 +251,10 @@ class AdminService:
                 self._count(op, peer, {"follows": True})
             else:
                 self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
+            if taken := fields.keys() & {"v", "id", *more}:
+                raise TypeError(
+                    f"the handler of {op} returns members that the reply has of its own: {', '.join(sorted(taken))}"
+                )
             return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields, **more})
         except Exception as error:  # noqa: BLE001 - `explain` tells the kinds apart; none may end the daemon
             code, text = explain(error)

@@ -11,6 +11,7 @@ from agentd.admin.access import HINT
 from agentd.admin.roles import RULES, Role
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S, ADMIN_SETBACK_S
 from ipc.errors import ErrorCode
+from ipc.messages import ClockChallenge, Contact
 from tests.support.adminops import SIGNABLE, body_of, op_of, params_of
 from tests.support.adminpki import Ca
 
@@ -82,7 +83,7 @@ def test_with_a_certificate_the_role_decides_for_root_too(tmp_path: Path, holder
                 reply = await someone.sign(holder, op_of(request_type), **params_of(request_type))
                 allowed = role >= RULES[request_type].role
                 assert code(reply) == (None if allowed else ErrorCode.REFUSED), request_type
-                assert len(reply["challenge"]) == 32
+                assert len(reply["next_challenge"]) == 32
         assert {who["role"] for _op, who in world.performed} == {role.name.lower()}
         assert {who["certificate"] for _op, who in world.performed} == {holder.digest}
 
@@ -99,10 +100,29 @@ def test_each_reply_to_a_signed_request_carries_the_next_challenge(tmp_path: Pat
         for op in ("rotate", "contact", "rotate"):
             reply = await ann.sign(ADMIN, op, challenge=challenge)
             assert reply["done"] is True
-            challenge = {**challenge, "challenge": reply["challenge"]}
+            challenge = {**challenge, "challenge": reply["next_challenge"]}
         assert [record["actor"]["name"] for record in world.records("admin.request") if record["op"] != "challenge"] == [
             "ann"
         ] * 3
+
+    run(tmp_path, work)
+
+
+def test_a_handlers_members_and_those_of_every_reply_never_take_each_others_place(tmp_path: Path) -> None:
+    """A clock's challenge is one of the handler's; a member named as one of every reply is a fault of ours."""
+
+    async def work(world: AdminSocket) -> None:
+        async def clock(_request: Any, _peer: Any) -> dict[str, Any]:
+            return {"challenge": "for the server's clock"}
+
+        async def wrong(_request: Any, _peer: Any) -> dict[str, Any]:
+            return {"id": 7}
+
+        world.handlers[ClockChallenge], world.handlers[Contact] = clock, wrong
+        ann = await world.connect()
+        reply = await ann.sign(ADMIN, "clock_challenge")
+        assert reply["challenge"] == "for the server's clock" and len(reply["next_challenge"]) == 32
+        assert code(await ann.sign(ADMIN, "contact")) == ErrorCode.INTERNAL
 
     run(tmp_path, work)
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from agentd.admin.access import Access
-from agentd.admin.service import AdminService
+from agentd.admin.service import AdminService, Handler
 from agentd.audit.log import actor
 from agentd.base.config import ManagementConfig, PosConfig
 from agentd.secrets.record import NO_ADMIN_ACCESS
@@ -55,12 +55,13 @@ class AdminSocket:
         self.performed: list[tuple[str, dict[str, Any]]] = []
         self.access = Access(agent_id, bytes(range(16)), self._read, policy, till.audit._clock, till.audit, self.store)  # type: ignore[arg-type]
         self.access.look()
+        self.handlers: dict[type, Handler] = dict.fromkeys(SIGNABLE, self._perform)
         self.service = AdminService(
             ManagementConfig(frozenset({KEEPER}), policy),
             till.audit,
             till.counters,
             lambda: till.mono,
-            dict.fromkeys(SIGNABLE, self._perform),
+            self.handlers,
             self.access,
             self._pause,
         )
