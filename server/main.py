@@ -17,7 +17,7 @@ from .base.refused import RequestRefused
 EXIT_FAILED, EXIT_SECOND_PERSON = 1, 3
 """Exit statuses."""
 _COMMANDS = {
-    "keys": ("init", "migrate", "trust", "root-pin", "keys"),
+    "keys": ("init", "migrate", "trust", "root-pin", "root-certificate", "keys"),
     "masterkey": ("master-key",),
     "enrollment": ("enroll", "enrollment-token"),
     "agents": ("agents", "sign-time", "audit-head"),

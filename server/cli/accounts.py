@@ -13,7 +13,7 @@ from server.accounts.roles import SCOPES, Role
 from server.base import privatefile
 from server.base.errors import RegistryError
 
-from .acting import listed, perform
+from .acting import asking, listed, perform
 from .listing import limit_option, show_pages
 from .openid import oidc
 from .options import json_option, utc, where_option
@@ -240,15 +240,22 @@ def break_glass() -> None:
 def break_glass_begin(directory: Path | None, why: str, seconds: int) -> None:
     """Take emergency access: everything but accounts, without a second person. An administrator has allowed it before."""
     row = perform("break_glass.begin", directory, why=why, lasts_s=seconds)
-    click.echo(f"emergency access {row.break_glass_id} until {utc(row.ends_at)}", err=True)
+    said = f"emergency access {row.break_glass_id} until {utc(row.ends_at)}; 'license-server break-glass end' ends it"
+    click.echo(said, err=True)
 
 
 @break_glass.command("end")
 @where_option
-@click.argument("break_glass_id")
-def break_glass_end(directory: Path | None, break_glass_id: str) -> None:
-    """End the emergency access BREAK_GLASS_ID."""
-    perform("break_glass.end", directory, break_glass_id=break_glass_id)
+@click.argument("break_glass_id", required=False)
+def break_glass_end(directory: Path | None, break_glass_id: str | None) -> None:
+    """End the emergency access BREAK_GLASS_ID, or without it your own."""
+    with asking(directory) as server:
+        ended = break_glass_id or (server.perform("me.show").break_glass if server.remote else None)
+        if ended is None:
+            whose = "you have no emergency access" if server.remote else "nobody signs in on this machine"
+            raise RegistryError(f"{whose}: name the one to end, of those that 'license-server break-glass list' lists")
+        server.perform("break_glass.end", break_glass_id=ended)
+    click.echo(f"emergency access {ended} has ended", err=True)
 
 
 @break_glass.command("list")

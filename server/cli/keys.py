@@ -119,6 +119,15 @@ def root_pin(directory: Path) -> None:
         click.echo(server.keys.root_pins()[0])
 
 
+@click.command("root-certificate")
+@directory_option
+@out_option
+def root_certificate(directory: Path, out: Path | None) -> None:
+    """Print the root certificate that clients of the operator API verify the server against."""
+    with opened(directory) as server:
+        write(server.keys.root_pem(), out)
+
+
 @click.group()
 def keys() -> None:
     """List, prepare, rotate, revert and end the server's keys and certificates."""
@@ -276,4 +285,4 @@ def keys_end(directory: Path, kid: str, root_key: Path | None, passphrase_file: 
         server.key_lifecycle.end(kid, now(), lent)
 
 
-COMMANDS: tuple[click.Command, ...] = (init, migrate, trust, root_pin, keys)
+COMMANDS: tuple[click.Command, ...] = (init, migrate, trust, root_pin, root_certificate, keys)

@@ -178,6 +178,11 @@ class Keyring:
             chain = [row.certificate or "", *key_rows.chain_above(session, row)]
         return "".join(chain), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
+    def root_pem(self) -> str:
+        """The root certificate that the present TLS certificate comes from: what clients verify the server against."""
+        chain = x509.load_pem_x509_certificates(self.tls_material()[0].encode())
+        return chain[-1].public_bytes(Encoding.PEM).decode()
+
     def client_ca_pem(self) -> str:
         """The issuing CAs and roots that client certificates are verified against."""
         with self._database.read() as session:

@@ -34,7 +34,8 @@ from tests.support.waiting import READY_S
 PROGRAM = Path(sys.executable).with_name("license-server")
 LOCAL = {
     # They make, move or keep a server, or need its keys or the offline root.
-    "init", "serve", "migrate", "backup", "restore", "openapi", "tls-files", "trust", "root-pin", "retention",
+    "init", "serve", "migrate", "backup", "restore", "openapi", "tls-files", "trust", "root-pin",
+    "root-certificate", "retention",
     "clock show", "clock accept", "keys end", "keys prepare",
     # Work by hand, for machines without a network.
     "enroll", "rotate", "reissue", "sign-time", "audit-head", "periods",
@@ -278,7 +279,10 @@ def test_accounts_and_certificates_are_changed(desk: Desk, tmp_path: Path) -> No
     desk.remote("agents", "list", who="nils")
     desk.remote("accounts", "change", "nils", "--emergency", "allowed")
     begun = desk.remote("break-glass", "begin", "--why", "nobody can be reached", who="nils").stderr
-    desk.remote("break-glass", "end", begun.split()[2])
+    assert "'license-server break-glass end' ends it" in begun
+    assert desk.remote("break-glass", "end", who="nils").stderr == f"emergency access {begun.split()[2]} has ended\n"
+    assert "you have no emergency access" in desk.remote("break-glass", "end", who="nils", code=1).stderr
+    assert "nobody signs in on this machine" in desk.local("break-glass", "end", code=1).stderr
     desk.remote("accounts", "revoke-certificate", row["fingerprint"])
     assert "does not count" in desk.remote("agents", "list", who="nils", code=1).stderr
 

@@ -192,6 +192,7 @@ SILENT = {
     "license-server migrate": "",
     "license-server trust": "",
     "license-server root-pin": "",
+    "license-server root-certificate": "",
     "license-server keys list": "",
     "license-server keys rotate": f"rotation {ROOT}",
     "license-server keys end": "--id missing",

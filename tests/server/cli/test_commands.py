@@ -268,6 +268,10 @@ def test_a_pin_is_that_of_the_root(place: Path, run: Run) -> None:
     root = x509.load_pem_x509_certificates(server.keys.tls_material()[0].encode())[-1]
     server.close()
     assert run("root-pin").out == pin_of(spki_of(root)) + "\n"
+    assert x509.load_pem_x509_certificates(run("root-certificate").out.encode()) == [root]
+    out = place / "server-root.pem"
+    run("root-certificate", "--out", out)
+    assert out.read_text() == run("root-certificate").out
 
 
 def test_enrollment_tokens_are_made_listed_and_revoked(place: Path, run: Run, tmp_path: Path) -> None:
