@@ -17,6 +17,8 @@ from server.licensing.seats import Mode, Terms
 from .act import Act, Context, Form, Listed, Number, PageForm, Time, VendorId, page, revision_tag
 from .seats import SeatTerms
 
+PRODUCT = "product"
+"""The metadata by which `require` and `[pos.licenses]` on a till know the product of a license."""
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
 Feature = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=_PRINTABLE)]
@@ -52,6 +54,7 @@ class EntitlementSet(Form):
 
 class Policy(Form):
     """A template of licenses; times are seconds since 1970 UTC, `duration` in seconds, null where each order says the end.
+    `metadata` has `product`, the product by which tills ask for its licenses; it is this one unless another was given.
     With `floating`, its licenses are shared by the tills of a site.
     """
 
@@ -150,12 +153,14 @@ class ChangePolicy(Form):
     floating: SeatTerms | None = None
 
 
-def _plan(body: NewPolicy | ChangePolicy) -> PolicyPlan:
+def _plan(body: NewPolicy | ChangePolicy, product: str) -> PolicyPlan:
+    """What a policy becomes. Tills find a license by its metadata `product`, so that is the product unless it is given."""
+    metadata = None if body.metadata is None else {PRODUCT: product} | body.metadata
     features = None if body.features is None else tuple(body.features)
     terms = body.floating
     shared = None if terms is None else Terms(terms.seats, Mode(terms.mode), terms.lease, terms.grace, terms.idle)
     return PolicyPlan(
-        name=body.name, entitlement_set=body.entitlement_set, features=features, metadata=body.metadata,
+        name=body.name, entitlement_set=body.entitlement_set, features=features, metadata=metadata,
         duration=body.duration, floating=shared,
     )  # fmt: skip
 
@@ -246,13 +251,16 @@ def show_policy(context: Context, body: OnePolicy) -> Policy:
 
 def create_policy(context: Context, body: NewPolicy) -> Policy:
     """Create a policy: what a license by it allows, and how long it lasts."""
-    row = sold.create_policy(context.session, body.policy, body.product, _plan(body), context.now, trial=body.trial)
+    row = sold.create_policy(
+        context.session, body.policy, body.product, _plan(body, body.product), context.now, trial=body.trial
+    )
     return Policy.model_validate(row)
 
 
 def change_policy(context: Context, body: ChangePolicy) -> Policy:
     """Change a policy, for licenses that are issued or upgraded from now on."""
-    return Policy.model_validate(sold.change_policy(context.session, body.policy, _plan(body), context.now))
+    plan = _plan(body, sold.policy(context.session, body.policy, lock=True).product_id)
+    return Policy.model_validate(sold.change_policy(context.session, body.policy, plan, context.now))
 
 
 def retire_policy(context: Context, body: OnePolicy) -> Policy:

@@ -132,6 +132,8 @@ def test_a_vendors_day(chain: Chain, receiver: TlsPeer, tmp_path: Path) -> None:
     assigned = vendor.ask(f"{one}/assign", {"agent_id": chain.agent_id})
     assert assigned["notices"] == [f"agent {chain.agent_id} gets it at its next contact"]
     assert required() == (True, "ok")
+    with chain.pos() as client:
+        assert client.require("till", "till").valid and not client.require("till", "kiosk").valid
     vendor.ask(f"{one}/suspend", {"reason": "invoice 4711 is overdue"})
     assert required() == (False, "suspended")
     vendor.ask(f"{one}/reinstate", {"reason": "paid"})

@@ -93,6 +93,22 @@ def test_many_are_issued_imported_exported_and_reported(shop: Path, run: Run, to
     assert (device["agent"], device["active"], device["last contact"]) == ("till-1", "1", "")
 
 
+def test_a_license_by_a_policy_is_for_its_product_at_the_till(shop: Path, run: Run, told: Told) -> None:
+    """Tills and `[pos.licenses]` go by the metadata `product`, which nobody thinks of who has named the product already."""
+
+    def metadata(*words: object) -> Any:
+        return told(*words)["metadata"]
+
+    assert metadata("policies", "show", "year") == {"product": "till"}
+    run("issue", "--policy", "year", "--license-id", "l")
+    assert metadata("licenses", "show", "l") == {"product": "till"}
+    assert metadata("policies", "change", "year", "--metadata", "tier=1") == {"product": "till", "tier": "1"}
+    assert metadata("policies", "change", "year", "--name", "Year") == {"product": "till", "tier": "1"}
+    plan = ("--product", "till", "--name", "x")
+    assert metadata("policies", "create", "other", *plan, "--metadata", "product=kiosk") == {"product": "kiosk"}
+    assert metadata("policies", "create", "none", *plan, "--metadata", "product=") == {"product": ""}
+
+
 def test_what_cannot_be_meant_is_said(shop: Path, run: Run, tmp_path: Path) -> None:
     """Times in the wrong order and an empty file are no report or table without lines."""
     turned = ("--from", "2027-02-01", "--until", "2027-01-01")
