@@ -93,7 +93,8 @@ def server_of(options: Given, directory: Path | None) -> Given | None:
         found = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RegistryError(
-            f"no server is named: give --server URL, write {path}, or give --dir on the server's machine"
+            f"no server is named: give --server URL, write {path}, "
+            "or give --dir (or LICENSE_SERVER_DIR) on the server's machine"
         ) from None
     except (OSError, ValueError) as problem:
         raise RegistryError(f"{path} cannot be read: {problem}; correct it, or give --server") from None

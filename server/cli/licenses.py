@@ -145,6 +145,15 @@ def licenses_show(directory: Path | None, license_id: str, as_json: bool) -> Non
     show_one(perform("licenses.show", directory, license_id=license_id), as_json)
 
 
+_FOR_PROGRAMS = ("credential", "via")
+"""What a table of history leaves out: how somebody signed in. `--json` and the audit log have it."""
+_TIMES = ("expires", "was_until", "not_before")
+
+
+def _detail(name: str, value: object) -> object:
+    return utc(value) if name in _TIMES and isinstance(value, int) else value
+
+
 @licenses.command("history")
 @where_option
 @click.argument("license_id")
@@ -153,7 +162,8 @@ def licenses_history(directory: Path | None, license_id: str, as_json: bool) -> 
     """List what has happened to a license since this release, the oldest first."""
 
     def line(row: Any) -> tuple[object, ...]:
-        return row.number, utc(row.at), row.event, row.state, ", ".join(f"{name}={value}" for name, value in row.fields.items())
+        said = ", ".join(f"{name}={_detail(name, value)}" for name, value in row.fields.items() if name not in _FOR_PROGRAMS)
+        return row.number, utc(row.at), row.event, row.state, said
 
     headers = ("change", "time", "what", "state", "details")
     show_pages(listed("licenses.history", directory, None, license_id=license_id), headers, line, as_json)

@@ -99,6 +99,8 @@ def show_one(row: Any, as_json: bool) -> None:
 def _cell(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and (name.endswith("_at") or name in _TIMES):
         return utc(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int) and name == "duration":
         return f"{value // 86_400} days" if not value % 86_400 else f"{value} seconds"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

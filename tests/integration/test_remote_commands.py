@@ -257,7 +257,9 @@ def test_a_license_is_sold_changed_and_moved(desk: Desk, tmp_path: Path) -> None
     assert "no agent 'ghost'" in desk.remote("agents", "replace", agent_id(62), "ghost", code=1).stderr
     desk.remote("revoke", "l-1", "--reason", "sold by mistake")
     assert "revoked" in desk.remote("licenses", "list", "--status", "revoked").stdout
-    assert "why=sold by mistake" in desk.remote("licenses", "history", "l-1").stdout
+    history = desk.remote("licenses", "history", "l-1").stdout
+    assert "account=root" in history and "why=sold by mistake" in history
+    assert "credential=" not in history and "via=" not in history
     assert desk.remote("issue", "--expires", "+1d", "--license-id", "stock").stdout == "stock\n"
     assert "role 'viewer'" in desk.remote("licenses", "suspend", "stock", who="vera", code=1).stderr
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from contracts.usage import MeterTotal
+from server.cli.options import utc
 from server.licensing import usage
 from tests.server.cli.test_commands import Done, Run, enrolled, place, run
 from tests.support.serverside import open_server
@@ -63,6 +64,10 @@ def test_from_a_sale_to_a_revocation(shop: Path, run: Run, told: Told) -> None:
         "issued", "assigned", "suspended", "reinstated", "renewed", "upgraded", "released", "revoked",
     ]  # fmt: skip
     assert history[2]["fields"]["why"] == "invoice 4711"
+    table = run("licenses", "history", "l").out
+    assert f"was_until={utc(before['expires'])}" in table and "why=invoice 4711" in table
+    assert "via=" not in table and "credential=" not in table
+    assert "trial:" in (shown := run("policies", "show", "year").out) and "no\n" in shown.partition("trial:")[2]
     (record,) = [each for each in told("audit", "-n", "100") if each["event"] == "license.suspended"]
     assert record["fields"]["why"] == "invoice 4711" and "os_user" in record["fields"]
     assert [row["kind"] for row in told("events", "--subject", "l")][-1] == "license.revoked"
