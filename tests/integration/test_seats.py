@@ -71,28 +71,28 @@ def test_two_of_three_tills_work_and_the_third_does_when_a_seat_is_free(tills: l
     assert required(third) == (True, "ok") and taken(first) == sorted([first.agent_id, third.agent_id])
 
 
-def test_a_till_that_waits_for_a_seat_brings_about_a_contact(tills: list[Chain]) -> None:
+def test_a_till_that_waits_brings_about_a_contact_and_a_lost_reply_costs_no_seat(tills: list[Chain]) -> None:
     first, second, third = tills
-    first.server_cli("agents", "assign", second.agent_id, "s-1")
-    contact(second)
-    first.server_cli("agents", "assign", third.agent_id)
-    contact(third)
-    assert required(third)[0] is False and taken(first) == [first.agent_id]
-    assert required(second) == (False, "no_seat")
-    assert second.admin("status")["server"]["next_contact_s"] <= SEAT_PAUSE_S
-
-
-def test_a_seat_whose_reply_is_lost_is_the_tills_at_the_next_contact(tills: list[Chain]) -> None:
-    first, second, _third = tills
 
     def lost(asked: Asked) -> Failure:
         asked.forward()
         return Failure()
 
-    assert required(second) == (False, "no_seat")
-    with second.bad.behaving(always("lease-seats", lost)):
+    contact(first)
+    required(first)  # takes a seat, if no test before has
+    contact(first)
+    assert required(first) == (True, "ok")
+    first.server_cli("agents", "assign", second.agent_id, "s-1")
+    contact(second)
+    first.server_cli("agents", "assign", third.agent_id)
+    contact(third)
+    assert required(third)[0] is False and taken(first) == [first.agent_id]
+    with second.bad.behaving(always("lease-seats", lost)):  # also of a contact that the till begins by itself
+        assert required(second) == (False, "no_seat")
+        soon = second.admin("status")["server"]["next_contact_s"] <= SEAT_PAUSE_S
+        assert soon or second.agent_id in taken(first)  # on a slow machine that contact is over already
         assert second.asks("contact")
-    assert second.agent_id in taken(first) and len(taken(first)) == 2
+        assert second.agent_id in taken(first) and len(taken(first)) == 2
     contact(second)
     contact(second)
     assert required(second) == (True, "ok") and len(taken(first)) == 2
