@@ -26,6 +26,7 @@ from .admin.secret_handlers import SecretHandlers
 from .admin.server_handlers import ServerHandlers
 from .admin.service import Handler
 from .admin.status_handlers import StatusHandlers
+from .admin.system_handlers import SystemHandlers
 from .admin.webhook_handlers import WebhookHandlers
 from .audit.checkpoint import Checkpoint
 from .audit.coalesced import CoalescedEvents
@@ -160,6 +161,7 @@ class Agent:
             **PolicyHandlers(policies, made.store).table(),
             **ServerHandlers(parts, self.reporter).table(),
             **AccessHandlers(self.access).table(),
+            **SystemHandlers(made.boot_id, made.core.clock.monotonic).table(),
             **WebhookHandlers(self.webhook).table(),
         }
 

@@ -236,6 +236,19 @@ class Health(Request, tag="health", frozen=True):
     """Does the agent work? The verdict alone, for monitoring without a certificate."""
 
 
+CertificateDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class SystemInfo(Request, tag="system_info", frozen=True):
+    """Which program runs, and since when? For whoever must see that an update has reached the running process."""
+
+
+class CertificateCheck(Request, tag="certificate_check", frozen=True):
+    """Which of these certificates are revoked? SHA-256 of their DER, hex. For whom administrators connect to."""
+
+    digests: Annotated[tuple[CertificateDigest, ...], Meta(min_length=1, max_length=MAX_ADMIN_CERTIFICATES)]
+
+
 class Challenge(Request, tag="challenge", frozen=True):
     """A challenge for one `signed` on this connection, and what else the signature covers."""
 
@@ -259,9 +272,6 @@ class Signed(Request, tag="signed", frozen=True):
 
 class SessionBegin(Request, tag="session_begin", frozen=True):
     """Let this connection read without further signatures for a while; only inside `signed`."""
-
-
-CertificateDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class AdminAccess(Request, tag="admin_access", frozen=True):
@@ -340,6 +350,8 @@ SignableRequest = (
     | Reload
     | Ping
     | Health
+    | SystemInfo
+    | CertificateCheck
     | SessionBegin
     | AdminAccess
     | AdminRevoke

@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from agentd.commands import parser as agent_parser
 from ipc.posclient.shell import _parser as client_parser
 from link.main import _parser as link_parser
+from manage.main import _parser as manage_parser
 
 CLICK_PROGRAMS = ("license-agent-cli", "license-server")
 SHELLS: dict[str, tuple[type[ShellComplete], str]] = {
@@ -72,7 +73,7 @@ def click_files() -> Iterator[tuple[str, str]]:
 
 def argparse_files() -> Iterator[tuple[str, str]]:
     """Path and content of each file for the programs made with argparse."""
-    for parser in (agent_parser(), client_parser(), link_parser()):
+    for parser in (agent_parser(), client_parser(), link_parser(), manage_parser()):
         yield SHELLS["bash"][1].format(parser.prog), table_of(parser)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -313,14 +313,23 @@ class Access:
             "authentication": self.mode.value,
         }
 
-    def permit_unsigned(self, request: type[Request], peer: Peer, talk: Conversation, now: float) -> Peer:
+    def permit_unsigned(
+        self, request: type[Request], peer: Peer, talk: Conversation, now: float, *, signs: bool = False
+    ) -> Peer:
         """Who asks for an operation without a signature.
+
+        Args:
+            request: the operation.
+            peer: of the connection.
+            talk: of the connection.
+            now: monotonic seconds.
+            signs: whether this user needs signatures in every mode.
 
         Raises:
             NotAccepted: nobody may, on this connection.
         """
         rule = RULES[request]
-        if self.mode is Mode.UID_ONLY or rule.anyone:
+        if rule.anyone or (self.mode is Mode.UID_ONLY and not signs):
             return peer
         caller = in_session(request, talk, self._grounds(), now)
         if caller is not None:
@@ -349,6 +358,10 @@ class Access:
         if self.ca is None:
             raise Refused("no certificate counts on this machine")
         return begin_session(talk, found, self.ca, now).caller
+
+    def revoked_among(self, digests: Collection[str]) -> list[str]:
+        """Those of these certificates (SHA-256 of the DER, hex) that do not count any more."""
+        return [digest for digest in digests if digest in self.kept.revoked]
 
     def view(self) -> dict[str, Any]:
         """For `status`: which mode is in force, and why."""

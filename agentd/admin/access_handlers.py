@@ -5,7 +5,7 @@ from typing import Any
 from agentd.audit.log import actor
 from agentd.base.caller import Caller
 from agentd.base.errors import Refused
-from ipc.messages import AdminAccess, AdminAccessEnd, AdminRevoke, BreakGlassBegin, BreakGlassEnd
+from ipc.messages import AdminAccess, AdminAccessEnd, AdminRevoke, BreakGlassBegin, BreakGlassEnd, CertificateCheck
 from ipc.peer import Peer
 
 from .access import Access
@@ -26,6 +26,7 @@ class AccessHandlers:
         """The handler of each request."""
         return {
             AdminAccess: self._show,
+            CertificateCheck: self._check,
             AdminRevoke: self._revoke,
             AdminAccessEnd: self._end,
             BreakGlassBegin: self._begin_break_glass,
@@ -34,6 +35,9 @@ class AccessHandlers:
 
     async def _show(self, _request: AdminAccess, _peer: Peer) -> dict[str, Any]:
         return self._access.details()
+
+    async def _check(self, request: CertificateCheck, _peer: Peer) -> dict[str, Any]:
+        return {"revoked": self._access.revoked_among(request.digests)}
 
     async def _revoke(self, request: AdminRevoke, peer: Peer) -> dict[str, Any]:
         return {"revoked": await self._access.revoke(request.digests, actor(peer))}

@@ -40,6 +40,8 @@ class Rule:
 RULES: dict[type[messages.Request], Rule] = {
     messages.Ping: Rule(Role.VIEWER, root=True, anyone=True),
     messages.Health: Rule(Role.VIEWER, root=True, anyone=True),
+    messages.SystemInfo: Rule(Role.VIEWER, root=True, anyone=True),
+    messages.CertificateCheck: Rule(Role.VIEWER, root=True, anyone=True),
     messages.Challenge: Rule(Role.VIEWER, root=True, anyone=True),
     messages.Signed: Rule(Role.VIEWER, root=True, anyone=True),  # what it carries has a row of its own
     messages.SessionBegin: Rule(Role.VIEWER),

@@ -32,6 +32,7 @@ from ipc.messages import (
     AdminRequest,
     AuditExport,
     AuditTail,
+    CertificateCheck,
     Challenge,
     Health,
     Ping,
@@ -40,6 +41,7 @@ from ipc.messages import (
     SessionBegin,
     Signed,
     Status,
+    SystemInfo,
     encode_error,
     encode_reply,
 )
@@ -189,7 +191,8 @@ class AdminService:
         peer, talk = connection.peer, self._talks.setdefault(connection, Conversation())
         if not isinstance(request, Signed):
             try:
-                caller = self._access.permit_unsigned(type(request), peer, talk, self._monotonic())
+                signs = peer.uid in self._config.signing_uids
+                caller = self._access.permit_unsigned(type(request), peer, talk, self._monotonic(), signs=signs)
             except NotAccepted as error:
                 return await self._refuse(error, request, peer, {})
             if isinstance(request, Challenge):
@@ -243,7 +246,7 @@ class AdminService:
             if handler is None and not isinstance(request, Ping | Challenge | SessionBegin):
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
-            if isinstance(request, Ping | Health | Status | Challenge):
+            if isinstance(request, Ping | Health | Status | SystemInfo | CertificateCheck | Challenge):
                 # Monitoring asks so each minute, `status --watch` every few seconds, and a client before each signature.
                 self._count(op, peer, {})
             elif isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:

@@ -37,6 +37,8 @@ from settings.values import (
 from .alerts import Severity
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
+MANAGE_USER = "license-agent-manage"
+"""Whom the REST interface runs as."""
 MAX_CONFIG_BYTES = 256 * 1024
 CONTACTS_FAILED = 3
 """Contacts that must have failed in a row, while a new secret is due, before the agent is in degraded mode."""
@@ -97,11 +99,14 @@ class PosConfig:
 class ManagementConfig:
     """`[management]`: who may use the admin socket besides root, and whether they need a certificate.
 
-    Without `authentication` they need one once root has installed an admin CA.
+    Without `authentication` they need one once root has installed an admin CA. `signing_uids` is no key of the
+    file: it holds the user of license-agent-manage, where that package is installed. That program passes on what others send,
+    so the kernel's word for its user says nothing about who asks: it needs signatures whatever `authentication` says.
     """
 
     allowed_uids: frozenset[int] = frozenset()
     authentication: str | None = None
+    signing_uids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +324,16 @@ def parse_config(text: str, source: str, user: Lookup = user_id, group: Lookup =
     found.check()
     sections = {name: schema[name][0](**converted) for name, converted in values.items()}
     given = frozenset(f"{name}.{key}" for name, converted in values.items() for key in converted)
-    return Config(**sections, warnings=tuple(found.warnings), source=source, given=given)
+    config = Config(**sections, warnings=tuple(found.warnings), source=source, given=given)
+    return replace(config, management=replace(config.management, signing_uids=_fronts(user)))
+
+
+def _fronts(user: Lookup) -> frozenset[int]:
+    """UIDs of the programs that pass on what administrators have signed."""
+    try:
+        return frozenset({user(MANAGE_USER)})
+    except (KeyError, ValueError):
+        return frozenset()  # it is not installed
 
 
 def load_config(path: Path, daemon_uid: int) -> Config:

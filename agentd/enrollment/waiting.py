@@ -9,6 +9,7 @@ from agentd import VERSION
 from agentd.admin.access import Access, read_ca_file
 from agentd.admin.access_handlers import AccessHandlers
 from agentd.admin.service import AdminService, Handler
+from agentd.admin.system_handlers import SystemHandlers
 from agentd.audit.log import AuditLog, actor
 from agentd.base.clock import Clock
 from agentd.base.config import Config
@@ -70,7 +71,7 @@ class Unprovisioned:
         )
         access.look()
         self._access = access
-        handlers.update(AccessHandlers(access).table())
+        handlers |= AccessHandlers(access).table() | SystemHandlers(boot_id, clock.monotonic).table()
         self.admin = AdminService(config.management, audit, Counters(), clock.monotonic, handlers, access)
         self._file = ConfigStatus(config, read_config)
         self.done, self.reload = asyncio.Event(), asyncio.Event()

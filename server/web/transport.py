@@ -11,13 +11,13 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from common.stricthttp import StrictConnection
 from contracts.exchange import RefusalCode
 from server.base.limits import MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_DEADLINE_S
 
 from .door import Visit
 from .peers import Peer, peer_of
 from .responses import error
-from .stricthttp import StrictConnection
 
 PEER_EXTENSION = "license_server.peer"
 """In `scope["extensions"]`: the `Peer` of this connection. Absent without a client certificate."""

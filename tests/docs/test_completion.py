@@ -152,6 +152,8 @@ def bash(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ("license-agent recover policy pol", "license-agent recover policy policy\\ file.json "),
         ("license-agent sign-policy --number po", "license-agent sign-policy --number po"),
         ("license-agent-link --ch", "license-agent-link --check "),
+        ("license-agent-manage che", "license-agent-manage check-config "),
+        ("license-agent-manage serve --config tr", "license-agent-manage serve --config trust.json "),
         ("license-agent-link --config tr", "license-agent-link --config trust.json "),
     ],
 )

@@ -47,7 +47,7 @@ def test_common_is_held_apart_from_every_other_folder() -> None:
     assert sorted([*forbidden, "common"]) == FOLDERS
 
 
-@pytest.mark.parametrize("package", ["AGENT", "SERVER"])
+@pytest.mark.parametrize("package", ["AGENT", "SERVER", "MANAGE"])
 def test_a_debian_package_has_what_its_programs_import_and_nothing_else(package: str) -> None:
     found = re.search(rf'install-tree \$\({package}\) .*?"([\w ]+)"((?:\s+\\?\s*\S+=[\w.]+)+)', RULES, re.DOTALL)
     assert found is not None

@@ -22,6 +22,9 @@ from ipc.posclient import shell as client
 from link import main as link
 from link.config import known_keys as link_keys
 from link.config import parse_config as parse_link_config
+from manage import main as manage
+from manage.config import known_keys as manage_keys
+from manage.config import parse_config as parse_manage_config
 from server import main as license_server
 from server.main import main as server
 
@@ -108,6 +111,7 @@ PROGRAMS: dict[str, dict[str, Command]] = {
     "license-agent-cli": dict(click_commands(cli.main)),
     "license-agent-client": dict(argparse_commands(client._parser())),
     "license-agent-link": dict(argparse_commands(link._parser())),
+    "license-agent-manage": dict(argparse_commands(manage._parser())),
     "license-server": dict(click_commands(server)),
 }
 COMMANDS = [(program, path) for program, found in PROGRAMS.items() for path in found if path]
@@ -263,6 +267,7 @@ def test_the_exit_statuses_are_told() -> None:
     assert told("license-agent-cli") == known(cli) | {0}
     assert told("license-agent-client") == known(client)
     assert told("license-agent-link") == known(link) | {2}
+    assert told("license-agent-manage") == known(manage) | {2}
     assert told("license-server") == known(license_server) | {0, 2}  # as click has them
 
 
@@ -283,10 +288,17 @@ def test_the_keys_of_the_links_configuration_are_told_and_no_other() -> None:
     assert told == {head: set(known) for head, known in link_keys().items()}
 
 
+def test_the_keys_of_the_rest_interfaces_configuration_are_told_and_no_other() -> None:
+    told = {head: set(found) for head, found in keys("license-agent-manage.8", "CONFIGURATION").items()}
+    assert told == {head: set(known) for head, known in manage_keys().items()}
+
+
 def test_the_defaults_of_the_configuration_are_told() -> None:
     for head, found in keys("license-agent-config.5", "SECTIONS").items():
         section_ = getattr(Config(), head)
         for field in fields(section_):
+            if field.name not in agent_keys()[head]:
+                continue  # it is no key: `parse_config` finds it out
             default = getattr(section_, field.name)
             if isinstance(default, bool):
                 shown = f"Ql {str(default).lower()}\n(the default)"
@@ -309,6 +321,8 @@ def test_the_configurations_among_the_examples_are_accepted() -> None:
     (text,) = [block for block in blocks("license-agent-link.8") if block.startswith("[")]
     config = parse_link_config(text, "example", {"license-agent": 900}.__getitem__)
     assert set(config.upstreams) == {"server", "enrollment"} and not config.provisioning
+    (text,) = [block for block in blocks("license-agent-manage.8") if block.startswith("[")]
+    parse_manage_config(text, "example", {"license-agent": 900}.__getitem__)
 
 
 def command_lines() -> list[str]:

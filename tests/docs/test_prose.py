@@ -16,6 +16,7 @@ from agentd.commands import parser as agent_parser
 from cli.main import main as cli
 from ipc.posclient.shell import _parser as client_parser
 from link.main import _parser as link_parser
+from manage.main import _parser as manage_parser
 from server.main import main as server
 from stand.main import main as stand
 
@@ -122,6 +123,7 @@ def helps() -> Iterator[tuple[str, str]]:
     for name, group in (("license-agent-cli", cli), ("license-server", server), ("license-stand", stand)):
         yield from click_helps(name, group)
     parsers = {"license-agent": agent_parser(), "license-agent-link": link_parser(), "license-agent-client": client_parser()}
+    parsers["license-agent-manage"] = manage_parser()
     for name, parser in parsers.items():
         yield from argparse_helps(name, parser)
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentd.commands import parser as agent_parser
 from cli.main import main as cli_main
 from ipc.posclient.shell import _parser as client_parser
+from manage.main import _parser as manage_parser
 from server.keys.rootkey import write_root_key
 from server.main import main as server_main
 from server.registry.models import Agent
@@ -188,6 +189,8 @@ SILENT = {
     "license-agent-client info": "",
     "license-agent-client ping": "",
     "license-agent-link": "--check --config missing",
+    "license-agent-manage check-config": "--config missing",
+    "license-agent-manage serve": "--config missing",
     "license-agent-installer": "",
     "license-server migrate": "",
     "license-server trust": "",
@@ -288,6 +291,7 @@ def commands() -> set[str]:
     return {
         *_argparse_commands(agent_parser(), "license-agent"),
         *_argparse_commands(client_parser(), "license-agent-client"),
+        *_argparse_commands(manage_parser(), "license-agent-manage"),
         *_click_commands(cli_main, "license-agent-cli"),
         *_click_commands(server_main, "license-server"),
         *_click_commands(stand_main, "license-stand"),

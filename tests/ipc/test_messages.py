@@ -56,6 +56,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "webhook_retry": {},
     "ping": {},
     "health": {},
+    "system_info": {},
+    "certificate_check": {"digests": ("ab" * 32,)},
     "challenge": {},
     "signed": {"certificates": (b"c",), "signature": b"s", "request": b"r"},
     "session_begin": {},

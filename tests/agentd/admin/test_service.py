@@ -15,7 +15,7 @@ from ipc.messages import ClockChallenge, Contact
 from tests.support.adminops import SIGNABLE, body_of, op_of, params_of
 from tests.support.adminpki import Ca
 
-from .world import ADMIN, KEEPER, OPERATOR, ROOT, VIEWER, AdminSocket, run
+from .world import ADMIN, CA, FRONT, KEEPER, OPERATOR, ROOT, VIEWER, AdminSocket, run
 
 pytestmark = pytest.mark.system
 
@@ -72,6 +72,21 @@ def test_without_an_admin_ca_the_users_id_is_enough_as_before(tmp_path: Path, ui
         assert code(await someone.sign(ADMIN, "rotate")) == ErrorCode.UNAUTHENTICATED
 
     run(tmp_path, work, pem=None)
+
+
+@pytest.mark.parametrize("policy", [None, "uid-only", "required"])
+@pytest.mark.parametrize("pem", [None, CA.pem], ids=["no CA", "a CA"])
+def test_the_front_for_others_needs_a_signature_in_every_mode(tmp_path: Path, policy: str | None, pem: bytes | None) -> None:
+    async def work(world: AdminSocket) -> None:
+        front = await world.connect(FRONT)
+        for request_type in SIGNABLE:
+            reply = await front.ask(op_of(request_type), **params_of(request_type))
+            wanted = None if RULES[request_type].anyone else ErrorCode.UNAUTHENTICATED
+            assert code(reply) == wanted, request_type
+        assert {op for op, _ in world.performed} <= {"ping", "health", "system_info", "certificate_check"}
+        assert code(await front.sign(ADMIN, "rotate")) == (ErrorCode.UNAUTHENTICATED if pem is None else None)
+
+    run(tmp_path, work, policy=policy, pem=pem)
 
 
 @pytest.mark.parametrize(("holder", "role"), [(VIEWER, Role.VIEWER), (OPERATOR, Role.OPERATOR), (ADMIN, Role.ADMIN)])

@@ -27,7 +27,7 @@ CA = Ca(start=1_700_000_000)
 ADMIN = CA.issue("ann", start=1_700_000_000, days=3650)
 OPERATOR = CA.issue("olga", role="operator", start=1_700_000_000, days=3650)
 VIEWER = CA.issue("victor", role="viewer", start=1_700_000_000, days=3650)
-ROOT, KEEPER = 0, 1000
+ROOT, KEEPER, FRONT = 0, 1000, 1001
 
 
 class FakeStore:
@@ -57,7 +57,7 @@ class AdminSocket:
         self.access.look()
         self.handlers: dict[type, Handler] = dict.fromkeys(SIGNABLE, self._perform)
         self.service = AdminService(
-            ManagementConfig(frozenset({KEEPER}), policy),
+            ManagementConfig(frozenset({KEEPER, FRONT}), policy, frozenset({FRONT})),
             till.audit,
             till.counters,
             lambda: till.mono,

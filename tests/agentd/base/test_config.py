@@ -51,9 +51,16 @@ def test_the_seeds_example_is_a_configuration() -> None:
     assert (config.agent.id, config.agent.rotation_interval, config.agent.grace_period) == ("pos-001", 86400, 604800)
     assert config.server.cert_pin == (PIN,)
     assert config.management.allowed_uids == {1000, 1001}
+    assert config.management.signing_uids == frozenset()  # there is no such user
     assert config.tpm.enabled
     assert str(config.tpm.fallback_encrypted_storage) == "/var/lib/license-agent/secret.enc"
     assert str(config.store_file) == "/var/lib/license-agent/secrets.store"
+
+
+def test_the_user_of_the_rest_interface_needs_signatures_wherever_it_exists() -> None:
+    users = {"license-agent-manage": 993}.__getitem__
+    for text in (AGENT, AGENT + '[management]\nallowed_uids = ["license-agent-manage"]\nauthentication = "uid-only"\n'):
+        assert parse_config(text, "c.toml", users, lookup).management.signing_uids == {993}
 
 
 def test_an_agent_id_is_enough() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from common.stricthttp import problem_of_head
 from server.web.listeners import tcp_socket
-from server.web.stricthttp import problem_of_head
 from server.web.tlscontext import server_context
 from tests.server.web.test_transport import CA, Running, connect, exchange, post
 from tests.support.clientpki import leaf
