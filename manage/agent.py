@@ -97,7 +97,7 @@ class AdminConnection:
         self._decoder = FrameDecoder()
         self._number = 0
         self._turn = asyncio.Lock()
-        self._closed = False
+        self._closed = self._busy = False
 
     @classmethod
     async def open(cls, path: Path, agent_uid: int) -> "AdminConnection":
@@ -145,9 +145,14 @@ class AdminConnection:
             return await self._exchange(self._encode("signed", number, fields), seconds)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection; a request under way ends with NoReply."""
         self._closed = True
-        self._sock.close()
+        if not self._busy:
+            self._sock.close()
+            return
+        # The event loop waits for this descriptor: to close it now would leave the loop with a number that another gets.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def _next_number(self) -> int:
         self._number += 1
@@ -168,7 +173,7 @@ class AdminConnection:
         if self._closed:
             raise AgentDown("the connection to the agent has ended", "ask for a new challenge")
         loop = asyncio.get_running_loop()
-        answered = False
+        answered, self._busy = False, True
         try:
             async with asyncio.timeout(seconds):
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have said why before it hung up
@@ -180,7 +185,8 @@ class AdminConnection:
         except OSError:
             raise NoReply("the agent has closed the connection") from None
         finally:
-            if not answered:  # a reply that came later would be taken for the next one's
+            self._busy = False
+            if not answered or self._closed:  # a reply that came later would be taken for the next one's
                 self.close()
         return self._read(body)
 

@@ -1,5 +1,6 @@
 """Answers requests: finds the resource, checks the form, and asks the agent. It decides nothing that the agent decides."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 SESSION_HEADER = "license-agent-session"
 REVOKED_KNOWN_S = 10.0
 """How long the agent's word that a certificate is not revoked counts here. Acts are judged by the agent each time."""
+OPENING = 2
+"""Conversations that begin at once: with them, all others and the one without a signature, the agent's limit is not reached."""
+DELAYING = frozenset(
+    {ErrorCode.UNAUTHENTICATED, ErrorCode.REFUSED, ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_OP, ErrorCode.UNSUPPORTED_VERSION}
+)
+"""Answers to a signed request after which the agent may answer this program's user, and so everybody here, late for a while."""
 _F = TypeVar("_F")
 
 
@@ -103,6 +110,7 @@ class App:
         self._limits = Limits()
         self._talks = Talks(new_id)
         self._unsigned: Conversation | None = None
+        self._opening = asyncio.Semaphore(OPENING)
         self._not_revoked: dict[str, float] = {}
         self._document = msgspec.json.encode(make_document(ROUTES))
         self._handlers: dict[str, Callable[[Route, Request, Caller, dict[str, Any]], Awaitable[Response]]] = {
@@ -164,16 +172,20 @@ class App:
     async def _ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Asks what needs no signature, on one connection for everybody."""
         for again in (True, False):
-            fresh = self._unsigned is None
-            if self._unsigned is None:
-                self._unsigned = await self._connect()
+            kept = self._unsigned
+            agent = kept or await self._connect()
+            if kept is None:
+                if self._unsigned is not None:  # another request was faster
+                    self._unsigned.close()
+                self._unsigned = agent
             try:
-                return await self._unsigned.ask(op, fields)
+                return await agent.ask(op, fields)
             except (AgentDown, NoReply):
+                agent.close()
+                if self._unsigned is agent:
+                    self._unsigned = None
                 # The agent may have been started again since the last request. These are reads: asking twice is harmless.
-                self._unsigned.close()
-                self._unsigned = None
-                if fresh or not again:
+                if kept is None or not again:
                     raise
             except AgentRefuses as error:
                 if error.code is ErrorCode.UNKNOWN_OP:
@@ -212,22 +224,22 @@ class App:
     async def _make_challenge(self, _route: Route, request: Request, caller: Caller, _values: dict[str, Any]) -> Response:
         if request.body:
             _body(request, Empty)
-        now = self._monotonic()
         try:
-            self._talks.make_room(caller.digest, now)
+            self._talks.make_room(caller.digest, self._monotonic())
         except TooMany as error:
             raise Problem(p.TOO_MANY, str(error), retry_s=60) from None
-        agent = await self._connect()
-        try:
-            given = await agent.ask("challenge", {})
-            self._talks.make_room(caller.digest, now)  # others may have begun one in the meantime
-        except TooMany as error:
-            agent.close()
-            raise Problem(p.TOO_MANY, str(error), retry_s=60) from None
-        except BaseException:
-            agent.close()
-            raise
-        talk = self._talks.begin(caller.digest, agent, given, self._monotonic())
+        async with self._opening:
+            agent = await self._connect()
+            try:
+                given = await agent.ask("challenge", {})
+                self._talks.make_room(caller.digest, self._monotonic())  # others may have begun one in the meantime
+            except TooMany as error:
+                agent.close()
+                raise Problem(p.TOO_MANY, str(error), retry_s=60) from None
+            except BaseException:
+                agent.close()
+                raise
+            talk = self._talks.begin(caller.digest, agent, given, self._monotonic())
         return _json(201, self._challenge(talk))
 
     def _challenge(self, talk: Talk) -> dict[str, Any]:
@@ -255,7 +267,7 @@ class App:
         """Passes on what somebody has signed; returns the conversation, the agent's reply and the next challenge."""
         signature, certificates = _proof(order.signature, order.certificates, caller)
         if wait := self._limits.wait_to_sign(caller.digest, self._monotonic()):
-            raise Problem(p.LIMITED, "too many signatures of this certificate did not count", retry_s=wait)
+            raise Problem(p.LIMITED, "too many signed requests of this certificate were refused", retry_s=wait)
         talk = self._talks.take(order.challenge, caller.digest, self._monotonic())
         if talk is None:
             raise Problem(p.NO_CHALLENGE, "the challenge was used, is over, or was given to another certificate")
@@ -263,7 +275,7 @@ class App:
             reply = await talk.agent.ask_signed(op, params, certificates, signature, seconds)
             return talk, reply, self._next(talk, reply.pop("next_challenge", None))
         except AgentRefuses as error:
-            if error.code is ErrorCode.UNAUTHENTICATED:
+            if error.code in DELAYING:
                 self._limits.failed(caller.digest, self._monotonic())
             more = {"challenge": self._next(talk, error.challenge)} if error.challenge is not None else {}
             raise _refusal(error, more) from None

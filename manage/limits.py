@@ -29,8 +29,8 @@ EACH = Rate(10, 40)
 ALL = Rate(50, 200)
 """Requests of all."""
 FAILED = Rate(1 / 20, 5)
-"""Signatures of one certificate that the agent did not accept. The agent answers its user late after failures, and
-others use this interface as the same user."""
+"""Signed requests of one certificate that the agent refused: for the signature, the role, a rule or the form. The agent answers
+its user late after failures, and others use this interface as the same user."""
 
 
 class Limits:
@@ -59,5 +59,5 @@ class Limits:
         return self._failed.wait(certificate, now)
 
     def failed(self, certificate: str, now: float) -> None:
-        """Counts a signature that the agent did not accept."""
+        """Counts a signed request that the agent refused."""
         self._failed.take(certificate, now)

@@ -104,7 +104,10 @@ def test_the_limits_are_told_as_they_are() -> None:
         f"{limits.EACH.per_s} a second, {limits.EACH.burst} at once",
         f"{limits.ALL.per_s} a second, {limits.ALL.burst} at once",
     ]
-    assert told["signatures that do not count"][0] == f"1 in {1 / limits.FAILED.per_s:g} s, {limits.FAILED.burst} at once"
+    assert (
+        told["signed requests that the agent refuses"][0]
+        == f"1 in {1 / limits.FAILED.per_s:g} s, {limits.FAILED.burst} at once"
+    )
     assert [row.split(";")[0] for row in told["conversations with the agent: challenges and sessions"]] == [
         str(talks.MAX_TALKS_EACH),
         str(talks.MAX_TALKS),

@@ -304,7 +304,7 @@ def test_who_asks_for_challenges_only_takes_their_own_room(manage: Manage) -> No
     assert greedy.act("ping").status == 200
 
 
-def test_wrong_signatures_of_one_certificate_are_stopped_here(manage: Manage) -> None:
+def test_refused_acts_of_one_certificate_are_stopped_here(manage: Manage) -> None:
     """The agent answers its user late after failures, and everybody here is one user to it."""
     guesser, client = Client(manage, issued("viewer")), Client(manage, issued("admin"))
     wrong = issued("admin")
