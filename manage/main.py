@@ -100,7 +100,7 @@ async def _serve(config: ManageConfig, sock: socket.socket, lines: LogQueue) -> 
     app = App(connect, lambda: secrets.token_hex(16), time.monotonic)
     door = Door(sock, app.handle, Times(), time.monotonic, time.time)
     door.context = server_context(config, load_credentials(config))
-    log.info("serving at https://%s:%d/", f"[{config.address}]" if ":" in config.address else config.address, config.port)
+    log.info("serving at %s", _address(config))
     notices = Notices()
     notices.send("READY=1")
     looked = time.monotonic()
@@ -133,6 +133,8 @@ def _look(config: ManageConfig, door: Door) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status."""
     options = _parser().parse_args(arguments)
+    if options.command == "check-config":
+        return _check(options.config)
     lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
     install(lines, logging.WARNING)
     log.setLevel(logging.INFO)
@@ -142,14 +144,28 @@ def main(arguments: list[str] | None = None) -> int:
         lines.finish()
 
 
+def _check(path: Path) -> int:
+    try:
+        config = load_config(path)
+        server_context(config, load_credentials(config))
+    except ConfigError as error:
+        sys.stderr.write("".join(f"license-agent-manage: {problem}\n" for problem in error.problems))
+        return EXIT_CONFIG
+    sys.stdout.write(f"{path}: no problems found ({_address(config)})\n")
+    return EXIT_OK
+
+
+def _address(config: ManageConfig) -> str:
+    host = f"[{config.address}]" if ":" in config.address else config.address
+    return f"https://{host}:{config.port}/"
+
+
 def _run(options: argparse.Namespace, lines: LogQueue) -> int:
     try:
         forbid_exec()
         _close_up()
         config = load_config(options.config)
         server_context(config, load_credentials(config))
-        if options.command == "check-config":
-            return EXIT_OK
         sock = _bind(config)
         # The port is bound: it binds no other one, and connects to nothing but Unix sockets.
         files = {config.certificate.parent, config.key.parent, config.admin_ca.parent}

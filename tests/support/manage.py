@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from stand.programs import free_ports
 from tests.support.adminpki import DAY, Ca, Holder, at, named
 from tests.support.daemon import Bench, Running, furnished
 from tests.support.otheruser import commands_for
-from tests.support.waiting import READY_S, answers, wait_until
+from tests.support.waiting import PAUSE_S, READY_S, wait_until
 
 MANAGE_UID = 64993
 START = 1_700_000_000
@@ -197,15 +198,27 @@ class Manage:
     def running(self) -> Iterator["Manage"]:
         ids: dict[str, Any] = {"user": self.uid, "group": self.uid, "extra_groups": []} if os.geteuid() == 0 else {}
         command = [str(self.commands / "license-agent-manage"), "serve", "--config", str(self.config)]
-        with self.log_file.open("ab") as log:
-            process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, cwd="/", **ids)
-        try:
-            wait_until(lambda: answers(self.port), self.log, lives=lambda: process.poll() is None)
-            yield self
-        finally:
-            process.terminate()
-            process.wait(READY_S)
-            assert "Traceback" not in self.log()
+        path = self.directory / "notify"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices, self.log_file.open("ab") as log:
+            notices.bind(str(path))
+            path.chmod(0o666)
+            notices.settimeout(PAUSE_S)
+            env = {**os.environ, "NOTIFY_SOCKET": str(path)}
+            process = subprocess.Popen(command, env=env, stderr=log, stdin=subprocess.DEVNULL, cwd="/", **ids)
+
+            def ready() -> bool:
+                with contextlib.suppress(TimeoutError):
+                    return b"READY=1" in notices.recv(4096)
+                return False
+
+            try:
+                wait_until(ready, self.log, lives=lambda: process.poll() is None, pause_s=0)
+                yield self
+            finally:
+                process.terminate()
+                assert process.wait(READY_S) == 0
+                assert "Traceback" not in self.log()
 
 
 @contextlib.contextmanager
