@@ -198,7 +198,9 @@ class Access:
         if self._store is None or self.mode is not Mode.REQUIRED or self.kept.latched:
             return
         try:
-            await self._keep("admin.authentication_required", msgspec.structs.replace(self.kept, latched=True))
+            async with self._turn:  # what somebody revokes meanwhile is not taken back by what was read before
+                if not self.kept.latched:
+                    await self._keep("admin.authentication_required", msgspec.structs.replace(self.kept, latched=True))
         except (HwsecError, AuditUnavailable) as error:
             log.error("that administrators need certificates is not sealed yet: %s", error)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,25 @@ def test_the_running_program_says_which_it_is_and_since_when() -> None:
 )
 def test_the_build_is_the_package_of_the_tree(path: str, build: str | None) -> None:
     assert build_of(Path(path)) == build
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("first", ["settle", "revoke"])
+def test_what_is_revoked_while_the_agent_seals_that_certificates_are_required_stays_revoked(tmp_path: Path, first: str) -> None:
+    async def work(world: AdminSocket) -> None:
+        keep, lost = world.store.keep, "ab" * 32
+
+        async def slowly(event: str, changes: dict[str, Any], **fields: Any) -> None:
+            for _turn in range(5):  # the TPM takes its time
+                await asyncio.sleep(0)
+            await keep(event, changes, **fields)
+
+        world.store.keep = slowly  # type: ignore[method-assign]
+        todo = [world.access.settle(), world.access.revoke((lost,), {"uid": 0})]
+        await asyncio.gather(*(todo if first == "settle" else reversed(todo)))
+        assert world.access.kept.revoked == (lost,) and world.access.kept.latched
+
+    run(tmp_path, work)
 
 
 @pytest.mark.system
