@@ -65,20 +65,34 @@ class Talks:
         return len(self._talks)
 
     def make_room(self, owner: str, now: float) -> None:
-        """Makes room for one more of this owner, at the cost of their oldest one without a session.
+        """Makes room for one more of this owner, at the cost of a conversation that only waits for a signature.
+
+        Where the owner has as many as they may, it is the oldest of their own; where all together have as many as they may, the
+        oldest of the owner who has the most.
 
         Raises:
             TooMany: there is no room.
         """
         self.tidy(now)
-        own = [talk for talk in self._talks if talk.owner == owner]
-        if len(own) >= MAX_TALKS_EACH:
-            idle = [talk for talk in own if not talk.session_id and talk not in self._busy]
-            if not idle:
-                raise TooMany(f"this certificate has {len(own)} sessions and acts under way, which is the limit")
-            self.end(idle[0])
+        if self._count(owner) >= MAX_TALKS_EACH:
+            own = self._idle(owner)
+            if own is None:
+                raise TooMany(f"this certificate has {MAX_TALKS_EACH} sessions and acts under way, which is the limit")
+            self.end(own)
         if len(self._talks) >= MAX_TALKS:
-            raise TooMany(f"{MAX_TALKS} conversations with the agent are under way, which is the limit")
+            owners = sorted(dict.fromkeys(talk.owner for talk in self._talks), key=self._count, reverse=True)
+            idle = next((talk for each in owners if (talk := self._idle(each)) is not None), None)
+            if idle is None:
+                raise TooMany(f"{MAX_TALKS} sessions and acts are under way, which is the limit")
+            self.end(idle)
+
+    def _count(self, owner: str) -> int:
+        return sum(talk.owner == owner for talk in self._talks)
+
+    def _idle(self, owner: str) -> Talk | None:
+        """The oldest conversation of an owner that only waits for a signature."""
+        own = (talk for talk in self._talks if talk.owner == owner)
+        return next((talk for talk in own if not talk.session_id and talk not in self._busy), None)
 
     def begin(self, owner: str, agent: Conversation, given: dict[str, Any], now: float) -> Talk:
         """Keeps a conversation whose first challenge has been given."""

@@ -79,11 +79,21 @@ def test_each_owner_makes_room_for_themselves_only() -> None:
     with pytest.raises(TooMany, match="this certificate"):
         held.make_room("ann", 1)
     for owner in ("bob", "cid"):
-        for _time in range(MAX_TALKS_EACH):
-            begin(held, owner)
+        for talk in [begin(held, owner) for _time in range(MAX_TALKS_EACH)]:
+            held.session_begun(talk, 60, 0)
     assert len(held) == MAX_TALKS
-    with pytest.raises(TooMany, match=f"{MAX_TALKS} conversations"):
+    with pytest.raises(TooMany, match=f"{MAX_TALKS} sessions"):
         held.make_room("dan", 1)
-    held.make_room("dan", ADMIN_CHALLENGE_S)  # by then the others' challenges are over
+    held.make_room("dan", ADMIN_CHALLENGE_S)  # by then sessions and challenges are over
     held.end_all()
     assert len(held) == 0
+
+
+def test_where_all_is_full_the_one_who_has_the_most_makes_room() -> None:
+    held = talks()
+    quiet = [begin(held, f"{number}") for number in range(MAX_TALKS - MAX_TALKS_EACH)]
+    loud = [begin(held, "loud") for _time in range(MAX_TALKS_EACH)]
+    new = [begin(held, f"new {number}") for number in range(MAX_TALKS_EACH - 1)]
+    assert [talk.agent.closed for talk in loud] == [1, 1, 1, 0]  # type: ignore[attr-defined]
+    begin(held, "one more")  # now everybody has one, and the oldest goes
+    assert [talk.agent.closed for talk in [*quiet, *new]] == [1] + [0] * (len(quiet) + len(new) - 1)  # type: ignore[attr-defined]
