@@ -169,7 +169,7 @@ def test_a_disturbed_bus_is_told_while_it_lasts_and_needs_no_restart(till: Till)
     assert isinstance(pair.contact(Cause.FORCED), HwsecError)
     assert pair.valid(), "validations go on"
     asyncio.run(reporter.watch_hardware())
-    assert reporter._alerts.raised == (TPM_UNRELIABLE,)
+    assert reporter.alerts.raised == (TPM_UNRELIABLE,)
     text = pair.agent.agent.publisher.render_metrics().decode()
     assert 'license_agent_tpm_state{state="unreliable"} 1.0' in text
     assert "license_agent_tpm_available 0.0" in text
@@ -182,7 +182,7 @@ def test_a_disturbed_bus_is_told_while_it_lasts_and_needs_no_restart(till: Till)
     till.machine.naps.sleep(QUIET_S)
     till.verify()
     asyncio.run(reporter.watch_hardware())
-    assert reporter._alerts.raised == ()
+    assert reporter.alerts.raised == ()
     assert pair.agent.store.status.state is BackendState.AVAILABLE
     told = till.alerts()
     assert [TPM_UNAVAILABLE.event in line for line in told] == [False, False], told
@@ -196,5 +196,5 @@ def test_another_tpm_is_found_while_the_agent_runs(till: Till) -> None:
     reporter = till.pair.agent.agent.reporter
     asyncio.run(reporter.watch_hardware())
     assert till.pair.agent.store.status.state is BackendState.FOREIGN
-    assert reporter._alerts.raised == (TPM_UNAVAILABLE,)
+    assert reporter.alerts.raised == (TPM_UNAVAILABLE,)
     assert till.pair.valid()

@@ -127,4 +127,4 @@ def test_an_alert_is_raised_whoever_asked_the_hardware_first(pair: Pair, monkeyp
         said.append(status)
         asyncio.run(agent.store.refresh_status())
         asyncio.run(reporter.watch_hardware())
-        assert [alert for alert in reporter._alerts.raised if alert is TPM_UNAVAILABLE] == expected
+        assert [alert for alert in reporter.alerts.raised if alert is TPM_UNAVAILABLE] == expected

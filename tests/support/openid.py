@@ -119,7 +119,10 @@ class Documents:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request; a behavior of `TlsPeer`."""
-        path = exchange.request().split(b" ")[1].decode()
+        request = exchange.request()
+        if not request:
+            return  # whoever has connected took too long, and is gone
+        path = request.split(b" ")[1].decode()
         self.asked.append(path)
         if self.hang:
             exchange.pause(60)

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import func, select, text
 
+from server.accounts.roles import Role
 from server.acts import approvals
 from server.base.errors import RegistryError
 from server.exchange.kept_replies import SHORT_KEPT_S
@@ -194,7 +195,8 @@ def test_replies_and_approvals_of_operators_go_when_their_time_is_over(server: S
         for number, until in enumerate((NOW, NOW + 1)):
             session.add(OperatorReply(id=f"{number}", digest="d", sealed=b"x", kept_until=until))
         for number, end in enumerate((NOW - APPROVALS_KEPT_S, NOW - APPROVALS_KEPT_S + 1)):
-            asked = approvals.ask(session, "agents.revoke_many", "{}", f"{number}", "", "olga", "c", end - approvals.LASTS_S)
+            begun, roles = end - approvals.LASTS_S, frozenset({Role.ADMINISTRATOR})
+            asked = approvals.ask(session, "agents.revoke_many", "{}", f"{number}", "", "olga", "c", roles, begun)
             assert asked.expires_at == end
     removed = clean(server, NOW)
     assert (removed["operator_reply"], removed["approval"]) == (1, 1)
