@@ -94,6 +94,8 @@ def hardware_id(options: argparse.Namespace) -> int:
 
 def recover(options: argparse.Namespace) -> int:
     """`license-agent recover`."""
+    if options.action == "restore-backup":
+        return restore_backup(options)
     forbid_dumps()
     config = _load(options)
     trust = options.trust.read_bytes() if options.action == "reinitialize" and options.trust is not None else None
@@ -125,6 +127,40 @@ def recover(options: argparse.Namespace) -> int:
             "license-agent: initialized again; give the request to 'license-server enroll', then install a new secret\n"
         )
     return EXIT_OK
+
+
+def backup(options: argparse.Namespace) -> int:
+    """`license-agent backup`: what a backup contains, for 'license-agent-cli backup create', which encrypts it."""
+    from .enrollment.backup import collect  # not in the daemon, whose memory is counted
+
+    forbid_dumps()
+    if sys.stdout.isatty():
+        sys.stderr.write("license-agent: use 'license-agent-cli backup create', which encrypts it\n")
+        return EXIT_USAGE
+    config = _load(options)
+    leave_root(config)
+    sys.stdout.buffer.write(collect(config, options.config, VERSION, int(Clock().wall())))
+    return EXIT_OK
+
+
+def restore_backup(options: argparse.Namespace) -> int:
+    """`license-agent recover restore-backup`: judges a decrypted backup on standard input, and puts it back."""
+    from .enrollment.backup import MAX_BACKUP_BYTES, Fit, parse, plan
+    from .enrollment.backup import restore as put_back
+
+    forbid_dumps()
+    config = load_config(options.config, agent_uid())
+    place = options.place or options.config
+    found = parse(sys.stdin.buffer.read(MAX_BACKUP_BYTES))
+    leave_root(config)
+    os.umask(0o077)
+    config = identified(config).with_agent_id(identified(config).agent.id or found.agent_id)
+    if options.plan:
+        shown = _in_time(lambda: plan(config, place, found))
+    else:
+        shown = _in_time(lambda: put_back(config, place, found, Clock()))
+    sys.stdout.write(json.dumps(asdict(shown), indent=2) + "\n")
+    return EXIT_OK if shown.fit is Fit.CURRENT else EXIT_UNAVAILABLE
 
 
 def sign_policy(options: argparse.Namespace) -> int:
@@ -186,6 +222,7 @@ def _load(options: argparse.Namespace) -> Config:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "backup": backup,
     "init": init,
     "check-config": check_config,
     "hardware-id": hardware_id,
@@ -215,6 +252,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "hardware-id", help="print the id of this machine's hardware, for 'license-server enrollment-token make'"
     )
+    commands.add_parser("backup", help="print what a backup contains, for 'license-agent-cli backup create', which encrypts it")
     recover = commands.add_parser("recover", help="diagnose, repair or replace what a failed disk or TPM has left")
     actions = recover.add_subparsers(dest="action", required=True)
     show = actions.add_parser("show", help="say why the agent does not start, and what to do")
@@ -229,6 +267,11 @@ def parser() -> argparse.ArgumentParser:
     signed.add_argument("file", type=Path, help="the policy, from 'license-agent sign-policy'")
     older = actions.add_parser("restore", help="examine an older copy of the store")
     older.add_argument("copy", type=Path, help="the copy")
+    back = actions.add_parser(
+        "restore-backup", help="put a backup on standard input back, for 'license-agent-cli backup restore', which decrypts it"
+    )
+    back.add_argument("--plan", action="store_true", help="change nothing; print what would be done")
+    back.add_argument("--place", type=Path, help="where the configuration file belongs, if --config is a copy")
     sign = commands.add_parser("sign-policy", help="sign PCR values, where the vendor keeps the policy key (no TPM needed)")
     sign.add_argument("--key", type=Path, required=True, help="the policy key: a P-256 private key in PEM")
     sign.add_argument("--pcrs", type=Path, required=True, help="the values: 'license-agent-cli --json policy show --pcr N'")

@@ -58,7 +58,7 @@ def diagnose(config: Config) -> Diagnosis:
         StartError: the daemon is running.
     """
     there = enrolled(config)
-    with _locked(config):
+    with locked(config):
         vault = Vault()
         backend = make_backend(config, vault)
         with contextlib.closing(backend):
@@ -101,13 +101,13 @@ def repair(config: Config, clock: Clock) -> list[str]:
         StartError: the daemon is running, or the audit log cannot be written.
         HwsecError: the hardware does not work, or no copy is whole.
     """
-    with _locked(config):
+    with locked(config):
         vault = Vault()
         with contextlib.closing(make_backend(config, vault)) as backend:
             backend.open()
             loaded = make_store(config, backend, vault).load()
         for text in loaded.repairs:
-            _note(config, clock, "store.repaired", text=text)
+            note(config, clock, "store.repaired", text=text)
         return list(loaded.repairs)
 
 
@@ -121,16 +121,16 @@ def reinitialize(config: Config, trust: bytes | None, clock: Clock) -> dict[str,
         HwsecError: the hardware does not work.
     """
     check_fallback(config)
-    with _locked(config):
+    with locked(config):
         was = enrolled(config)
         kind = "tpm" if config.tpm.enabled else "software"
         # Logged before it is done: a log that cannot be written must not hide that the secrets were removed.
-        heads = _note(config, clock, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
+        heads = note(config, clock, "agent.reinitialize", "begun", backend=kind, had_tpm=was.tpm, had_software=was.software)
         name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime(clock.wall()))
         _set_aside(config, name)
         _set_log_aside(config, name)
         request = None if trust is None else initialize(config, trust)
-        _note(config, clock, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
+        note(config, clock, "agent.reinitialized", backend=kind, former_log=name, former_heads=heads_fields(heads))
         return request
 
 
@@ -172,8 +172,8 @@ def install_policy(config: Config, data: bytes, clock: Clock) -> str:
         name = policy_name(data)
     except ValueError as error:
         raise StartError(str(error)) from None
-    with _locked(config):
-        _note(config, clock, "tpm.policy_installed", file=name)
+    with locked(config):
+        note(config, clock, "tpm.policy_installed", file=name)
         keep_policy(config.policies_dir, name, data)
     return name
 
@@ -190,7 +190,7 @@ def restore(config: Config, copy: Path) -> None:
     """
     with copy.open("rb") as file:
         data = file.read(MAX_STORE_BYTES + 1)
-    with _locked(config), contextlib.closing(make_backend(config, Vault())) as backend:
+    with locked(config), contextlib.closing(make_backend(config, Vault())) as backend:
         backend.open()
         anchor, _ = backend.read_anchor()
         with backend.kek() as kek:
@@ -205,7 +205,12 @@ def restore(config: Config, copy: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(config: Config) -> Iterator[None]:
+def locked(config: Config) -> Iterator[None]:
+    """Keeps the daemon, and other commands, from the state directory within a block.
+
+    Raises:
+        StartError: one of them is at work.
+    """
     try:
         lock = StateLock(config.paths.state_dir)
     except StateInUse as error:
@@ -218,7 +223,7 @@ def _locked(config: Config) -> Iterator[None]:
         lock.close()
 
 
-def _note(config: Config, clock: Clock, event: str, outcome: str = "ok", **fields: object) -> Heads:
+def note(config: Config, clock: Clock, event: str, outcome: str = "ok", **fields: object) -> Heads:
     """Logs a record durably; the daemon does not run, so this process may write its log. Returns where the chains stand."""
     file = AuditFile(config.audit_log)
     try:
