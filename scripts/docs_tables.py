@@ -28,8 +28,11 @@ from server.api.metrics import Metrics as ServerMetrics
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
 
+from .audit_events import fields_table, table
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
+AUDIT_PAGE = ROOT / "docs" / "audit-fields.md"
 
 
 @dataclass(frozen=True)
@@ -153,22 +156,26 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 }
 
 
+AUDIT_TABLES: dict[str, Callable[[], list[str]]] = {"events of the audit log": table, "fields of the audit log": fields_table}
+"""Those of the page of the audit log."""
+
+
 def block(name: str) -> re.Pattern[str]:
     """What is between the markers of a table."""
     return re.compile(rf"(<!-- table: {name}; written by scripts/docs-tables -->\n).*?(<!-- end of table -->\n)", re.DOTALL)
 
 
-def rendered(page: str) -> str:
-    """The page with all tables as the code has them now.
+def rendered(page: str, tables: dict[str, Callable[[], list[str]]] = TABLES) -> str:
+    """A page with its tables as the code has them now.
 
     Raises:
         ValueError: the page lacks the markers of a table.
     """
-    for name, rows in TABLES.items():
+    for name, rows in tables.items():
         table = "\n".join([*rows(), ""])
         page, count = block(name).subn(lambda match, table=table: match[1] + table + match[2], page)  # type: ignore[misc]
         if count != 1:
-            raise ValueError(f"{PAGE.name} must have the markers of the table {name!r} once, not {count} times")
+            raise ValueError(f"the page must have the markers of the table {name!r} once, not {count} times")
     return page
 
 
@@ -176,13 +183,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/docs-tables", description="Rewrite the generated tables of docs/.")
     parser.add_argument("--check", action="store_true", help="Change nothing; exit with 1 if a table is out of date.")
     options = parser.parse_args()
-    before = PAGE.read_text("utf-8")
-    after = rendered(before)
+    old = False
+    for path, tables in ((PAGE, TABLES), (AUDIT_PAGE, AUDIT_TABLES)):
+        before = path.read_text("utf-8")
+        after = rendered(before, tables)
+        old = old or before != after
+        if before != after and not options.check:
+            path.write_text(after, "utf-8")
+            print(f"{path.relative_to(ROOT)}: rewritten")
     if options.check:
-        return int(before != after)
-    if before != after:
-        PAGE.write_text(after, "utf-8")
-        print(f"{PAGE.relative_to(ROOT)}: rewritten")
+        return int(old)
     return 0
 
 
