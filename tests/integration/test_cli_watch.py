@@ -23,7 +23,15 @@ def stand() -> Iterator[Stand]:
 
 def test_a_change_is_a_line_and_ctrl_c_ends_it(stand: Stand) -> None:
     env = {"PATH": os.environ["PATH"], **stand.info["env"], "LC_ALL": "C.UTF-8"}
-    with subprocess.Popen(WATCH, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(
+        WATCH,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell started in the background ignore it, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as watching:
         assert watching.stdout is not None and watching.stderr is not None
         try:
             first = watching.stdout.readline()

@@ -61,6 +61,8 @@ def at_terminal(
     def own_terminal() -> None:
         # A prompt for a passphrase opens /dev/tty: without this, that would be the terminal that the tests were started from.
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # Tests that a shell started in the background ignore SIGINT, and so would the program.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     process = subprocess.Popen(
         command,
