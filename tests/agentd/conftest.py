@@ -26,12 +26,18 @@ def make_world() -> Iterator[Callable[..., World]]:
 DECLARED = found_events()
 
 
+MARK, FILLING = "test.mark", {"pad"}
+"""What tests write to find a place in the log, and to fill it."""
+
+
 def _check(event: str, outcome: str, fields: dict[str, Any]) -> None:
     """Fails a test that writes a record which docs/audit-fields.md does not have."""
+    if event == MARK:
+        return
     outcomes = DECLARED.get(event)
     assert outcomes is not None, f"scripts/audit_events.py does not find {event!r}"
     assert outcome in outcomes, f"scripts/audit_events.py does not find the outcome {outcome!r} of {event!r}"
-    unknown = set(fields) - outcomes[outcome] - set(COUNTED)
+    unknown = set(fields) - outcomes[outcome] - set(COUNTED) - FILLING
     assert not unknown, f"scripts/audit_events.py does not find {sorted(unknown)} of {event!r}, {outcome!r}"
 
 
