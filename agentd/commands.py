@@ -149,6 +149,9 @@ def restore_backup(options: argparse.Namespace) -> int:
     from .enrollment.backup import restore as put_back
 
     forbid_dumps()
+    if sys.stdin.isatty():
+        sys.stderr.write("license-agent: use 'license-agent-cli backup restore', which decrypts a backup for this command\n")
+        return EXIT_USAGE
     config = load_config(options.config, agent_uid())
     place = options.place or options.config
     found = parse(sys.stdin.buffer.read(MAX_BACKUP_BYTES))
