@@ -122,8 +122,9 @@ def issue_certificate(options: argparse.Namespace) -> int:
         data += own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     create(out, data, 0o600)
     sys.stdout.write(f"{digest_of(certificate)}\n")
-    kind = "certificate and key, not encrypted" if own is not None else "certificate"
-    _tell(f"wrote the {kind} of '{options.name}', role {options.role}, {options.days} days, to {out}")
+    what = "certificate and key" if own is not None else "certificate"
+    care = "; the key in it is not encrypted" if own is not None else ""
+    _tell(f"wrote the {what} of '{options.name}' to {out} (role {options.role}, {options.days} days){care}")
     if agent is not None:
         _tell(f"it counts on {agent} only, once, for 4 hours from 'license-agent-cli --auth-cert {out} break-glass begin' on")
     return EXIT_OK
