@@ -2,10 +2,8 @@
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -16,6 +14,7 @@ from common.listening import ListenError
 from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from common.version import VERSION
 from confine.basics import basic_rules
+from confine.dumps import forbid_dumps
 from confine.errors import ConfineError
 from confine.landlock import restrict
 from confine.noexec import forbid_exec
@@ -64,20 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _close_up() -> None:
-    """No core dump, no ptrace by the same user (prctl(2) PR_SET_DUMPABLE), no file for anyone else.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    pr_set_dumpable = 4
-    if libc.prctl(pr_set_dumpable, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
-
-
 def _serve(listener: socket.socket, config: LinkConfig, idle_s: float | None, lines: LogQueue) -> None:
     asyncio.run(load_libraries())  # before the first fork, so that no session imports them again
     Service(listener, config, time.monotonic, lines, idle_s).serve()
@@ -101,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, lines: LogQueue) -> int:
     try:
         forbid_exec()
-        _close_up()
+        os.umask(0o077)
+        forbid_dumps()
         config = load_config(options.config)
         if options.check:
             return EXIT_OK

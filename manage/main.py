@@ -3,10 +3,8 @@
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -19,6 +17,7 @@ from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, inst
 from common.sd_notify import Notices
 from common.version import VERSION
 from confine.basics import basic_rules
+from confine.dumps import forbid_dumps
 from confine.errors import ConfineError
 from confine.landlock import Access, PathRule, restrict
 from confine.noexec import forbid_exec
@@ -53,20 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="PATH", help="default: %(default)s")
     return parser
-
-
-def _close_up() -> None:
-    """No core dump, no ptrace by the same user (prctl(2) PR_SET_DUMPABLE), no file for anyone else.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    pr_set_dumpable = 4
-    if libc.prctl(pr_set_dumpable, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
 
 
 def _bind(config: ManageConfig) -> socket.socket:
@@ -163,7 +148,8 @@ def _address(config: ManageConfig) -> str:
 def _run(options: argparse.Namespace, lines: LogQueue) -> int:
     try:
         forbid_exec()
-        _close_up()
+        os.umask(0o077)
+        forbid_dumps()
         config = load_config(options.config)
         server_context(config, load_credentials(config))
         sock = _bind(config)
