@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from contracts.directive import DIRECTIVE_TYPE, MAX_DIRECTIVE_CHARS, Day, DeploymentWindow, Directive
+from updatetrust.judgement import Code
+from updatetrust.target import MAX_NOTES_CHARS, RESERVED_HARDWARE, Custom, Kind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Updates\n")[2].partition("\n## ")[0]
@@ -42,3 +44,15 @@ def test_the_header_and_the_bound_are_there() -> None:
 def test_the_vectors_that_the_page_names_are_there() -> None:
     (name,) = re.findall(r"\]\(\.\./(tests/vectors/\w+\.json)\)", section("Directives"))
     assert json.loads((Path(__file__).parents[2] / name).read_text("utf-8"))["accepted"]
+
+
+def test_every_member_of_custom_is_in_its_table() -> None:
+    text = section("Targets")
+    assert tables(text)[0] == list(Custom.__struct_fields__)
+    assert ", ".join(f"`{kind}`" for kind in Kind) in text and f"at most {MAX_NOTES_CHARS:,} characters" in text
+    assert all(f"`{word}`" in text for word in RESERVED_HARDWARE)
+
+
+def test_every_reason_is_in_its_table_in_the_order_of_the_checks() -> None:
+    cells = tables(section("Reasons for which a package is not installed"))[0]
+    assert [name for cell in cells for name in re.findall(r"[a-z]+(?:-[a-z]+)+", cell)] == [code.value for code in Code]
