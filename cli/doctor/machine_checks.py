@@ -7,7 +7,7 @@ from typing import Any
 from common.text import quantity
 
 from .machine import CannotTell, Machine, Stat
-from .unit_checks import CORE, LINK, unit_files
+from .unit_checks import CORE, LINK, package_of, services, unit_files
 from .unitfiles import values
 from .verdict import Check, Judgment, fail, note, unknown, warn
 
@@ -239,10 +239,13 @@ def _judge_memory(found: Memory) -> Judgment:
 def _package(machine: Machine) -> list[str]:
     if machine.uid != 0:
         raise CannotTell("some files of the package may be read by root only", machine.ask_for_root())
-    done = machine.program("dpkg", "--verify", "license-agent")
-    if "is not installed" in done.stderr or (done.status != 0 and not done.stdout):
-        raise CannotTell("the package license-agent is not installed", "apt install license-agent")
-    return done.stdout.splitlines()
+    lines = []
+    for package in dict.fromkeys(map(package_of, services(machine))):
+        done = machine.program("dpkg", "--verify", package)
+        if "is not installed" in done.stderr or (done.status != 0 and not done.stdout):
+            raise CannotTell(f"the package {package} is not installed", f"apt install {package}")
+        lines += done.stdout.splitlines()
+    return lines
 
 
 _MEANT_TO_CHANGE = "/etc/license-agent/"
@@ -269,10 +272,16 @@ def _judge_package(lines: list[str]) -> Judgment:
             what = "is missing" if result == "missing" else "was changed since the package was installed"
             judged.append(
                 fail(
-                    f"{path} {what}", "apt install --reinstall license-agent; if nobody changed it on purpose, find out who did"
+                    f"{path} {what}",
+                    f"apt install --reinstall {_owner(path)}; if nobody changed it on purpose, find out who did",
                 )
             )
     return judged
+
+
+def _owner(path: str) -> str:
+    """The package that a file is from, by its name."""
+    return "license-agent-manage" if "license-agent-manage" in path else "license-agent"
 
 
 def _own(path: str) -> str:
@@ -304,7 +313,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check(
         "package.files",
         "The package's files are as they were installed",
-        "`dpkg --verify license-agent`",
+        "`dpkg --verify` of license-agent, and of license-agent-manage if it is installed",
         _package,
         _judge_package,
     ),

@@ -2,10 +2,16 @@
 
 from typing import Any
 
-from . import agent_checks, file_checks, host_access, host_network, host_wifi, machine_checks, unit_checks
+from . import agent_checks, file_checks, host_access, host_network, host_wifi, machine_checks, manage_checks, unit_checks
 from .verdict import Check
 
-CHECKS: tuple[Check[Any], ...] = (*agent_checks.CHECKS, *unit_checks.CHECKS, *file_checks.CHECKS, *machine_checks.CHECKS)
+CHECKS: tuple[Check[Any], ...] = (
+    *agent_checks.CHECKS,
+    *unit_checks.CHECKS,
+    *file_checks.CHECKS,
+    *machine_checks.CHECKS,
+    *manage_checks.CHECKS,
+)
 """Those of `doctor`, in the order in which they are made."""
 HOST_CHECKS: tuple[Check[Any], ...] = (*host_network.CHECKS, *host_access.CHECKS, *host_wifi.CHECKS)
 """Those that `doctor --host` makes besides: the network rules of the host."""

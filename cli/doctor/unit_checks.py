@@ -1,8 +1,9 @@
 """Checks of what systemd and AppArmor do for the agent: units, sandbox, profiles, and where the link may connect."""
 
+import contextlib
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .layout import Destination
@@ -20,6 +21,7 @@ from .unitfiles import (
 from .verdict import Check, Judgment, fail, note, unknown, warn
 
 CORE, LINK, INSTALLER = "license-agent.service", "license-agent-link.service", "license-agent-installer.service"
+MANAGE = "license-agent-manage.service"
 SERVICES = (CORE, LINK, INSTALLER)
 SOCKETS = (
     "license-agent-pos.socket",
@@ -30,12 +32,29 @@ SOCKETS = (
 ALWAYS = (CORE, *SOCKETS)
 """Units that are active and enabled on every machine; the other services are started by their sockets."""
 PROFILES = ("license-agent", "license-agent-link", "license-agent-installer")
+"""AppArmor's, each with the name of its unit."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NeedDaemonReload,NRestarts"
 _MANY_RESTARTS = 3
 
 
-def _units(machine: Machine) -> list[dict[str, str]]:
-    done = machine.program("systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", *SERVICES, *SOCKETS)
+def has_manage(machine: Machine) -> bool:
+    """Whether the package of the REST interface is installed."""
+    return any(machine.stat(f"{place}/{MANAGE}") is not None for place in SHIPPED_IN)
+
+
+def services(machine: Machine) -> tuple[str, ...]:
+    """The services that are installed: those of the agent's package, and the REST interface with its package."""
+    return (*SERVICES, MANAGE) if has_manage(machine) else SERVICES
+
+
+def package_of(unit: str) -> str:
+    """The package that a unit is from."""
+    return "license-agent-manage" if unit == MANAGE else "license-agent"
+
+
+def asked(machine: Machine, properties: str, *names: str) -> list[dict[str, str]]:
+    """What systemd says of units; raises CannotTell if it does not answer."""
+    done = machine.program("systemctl", "show", "--no-pager", f"--property={properties}", *names)
     if done.status != 0 or "Id=" not in done.stdout:
         raise CannotTell("systemd does not answer; was this machine booted with it?")
     return [
@@ -45,14 +64,20 @@ def _units(machine: Machine) -> list[dict[str, str]]:
     ]
 
 
-def _judge_units(units: list[dict[str, str]]) -> Judgment:
-    judged: Judgment = []
-    for unit in units:
+def _units(machine: Machine) -> dict[str, dict[str, str]]:
+    """By name; a unit of which systemd says nothing has no properties."""
+    names = (*services(machine), *SOCKETS)
+    return {name: {} for name in names} | {unit["Id"]: unit for unit in asked(machine, _PROPERTIES, *names)}
+
+
+def _judge_units(units: dict[str, dict[str, str]]) -> Judgment:
+    judged: Judgment = [unknown(f"systemd says nothing of {name}") for name, unit in units.items() if not unit]
+    for unit in filter(None, units.values()):
         name, load, active = unit["Id"], unit["LoadState"], unit["ActiveState"]
         if load == "masked":
             judged.append(fail(f"{name} is masked: systemd never starts it", f"systemctl unmask {name}"))
         elif load != "loaded":
-            judged.append(fail(f"systemd cannot load {name} ({load})", "apt install --reinstall license-agent"))
+            judged.append(fail(f"systemd cannot load {name} ({load})", f"apt install --reinstall {package_of(name)}"))
         elif active == "failed":
             judged.append(
                 fail(
@@ -78,8 +103,6 @@ def _judge_units(units: list[dict[str, str]]) -> Judgment:
                     f"journalctl -u {name} -n 50",
                 )
             )
-    missing = {*SERVICES, *SOCKETS} - {unit["Id"] for unit in units}
-    judged += [unknown(f"systemd says nothing of {name}") for name in sorted(missing)]
     return judged
 
 
@@ -104,7 +127,7 @@ def unit_files(machine: Machine, name: str) -> UnitFiles:
     """Reads a unit's files as systemd does; raises CannotTell if the package's is missing."""
     shipped = next((f"{place}/{name}" for place in SHIPPED_IN if machine.stat(f"{place}/{name}") is not None), None)
     if shipped is None:
-        raise CannotTell(f"the package's {name} is not there", "apt install --reinstall license-agent")
+        raise CannotTell(f"the package's {name} is not there", f"apt install --reinstall {package_of(name)}")
     before = assignments(machine.text(shipped), shipped)
     stronger = UNIT_DIRECTORIES[: UNIT_DIRECTORIES.index("/usr/lib/systemd/system")]
     other = next((f"{place}/{name}" for place in stronger if machine.stat(f"{place}/{name}") is not None), "")
@@ -141,7 +164,7 @@ class Sandbox:
 def _sandbox(machine: Machine) -> Sandbox:
     layout = machine.layout
     paths = frozenset(str(path) for path in (layout.state, layout.log, layout.key, layout.software_store.parent))
-    return Sandbox([unit_files(machine, name) for name in SERVICES], paths)
+    return Sandbox([unit_files(machine, name) for name in services(machine)], paths)
 
 
 def _judge_sandbox(found: Sandbox) -> Judgment:
@@ -181,12 +204,14 @@ class Profiles:
     Attributes:
         enabled: whether AppArmor is on; None if this kernel has none.
         modes: of the profiles that are loaded, by name.
-        process: the profile of the core's process; None without one.
+        wanted: the profiles that should be.
+        processes: the profile of each service's process, by unit; without those that do not run.
     """
 
     enabled: bool | None
     modes: dict[str, str]
-    process: str | None = None
+    wanted: tuple[str, ...] = PROFILES
+    processes: dict[str, str] = field(default_factory=dict)
 
 
 def _profiles(machine: Machine) -> Profiles:
@@ -200,16 +225,25 @@ def _profiles(machine: Machine) -> Profiles:
     except FileNotFoundError:
         raise CannotTell("securityfs is not mounted", "mount -t securityfs securityfs /sys/kernel/security") from None
     modes = {found[1]: found[2] for found in re.finditer(r"^(\S+) \((\w+)\)$", text, re.MULTILINE)}
-    return Profiles(True, modes, _profile_of_core(machine))
+    names = services(machine)
+    return Profiles(True, modes, tuple(_profile(name) for name in names), _profiles_of_processes(machine, names))
 
 
-def _profile_of_core(machine: Machine) -> str | None:
+def _profile(unit: str) -> str:
+    return unit.removesuffix(".service")
+
+
+def _profiles_of_processes(machine: Machine, names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
     try:
-        done = machine.program("systemctl", "show", "--no-pager", "--property=MainPID", CORE)
-        pid = int(done.stdout.strip().removeprefix("MainPID=") or "0")
-        return machine.text(f"/proc/{pid}/attr/current").strip("\0\n") if pid else None
-    except (CannotTell, OSError, ValueError):
-        return None  # units.active says why nothing is known of the process
+        for unit in asked(machine, "Id,MainPID", *names):
+            pid = int(unit.get("MainPID", "0"))
+            if pid:
+                with contextlib.suppress(OSError):  # it has ended since
+                    found[unit["Id"]] = machine.text(f"/proc/{pid}/attr/current").strip("\0\n")
+    except (CannotTell, ValueError):
+        return {}  # units.active says why nothing is known of the processes
+    return found
 
 
 def _judge_profiles(found: Profiles) -> Judgment:
@@ -222,27 +256,31 @@ def _judge_profiles(found: Profiles) -> Judgment:
             )
         ]
     judged: Judgment = []
-    for name in PROFILES:
+    for name in found.wanted:
         mode = found.modes.get(name)
         if mode is None:
             judged.append(
                 fail(
                     f"the AppArmor profile {name} is not loaded",
-                    f"apparmor_parser -r /etc/apparmor.d/{name} && systemctl restart license-agent",
+                    f"apparmor_parser -r /etc/apparmor.d/{name} && systemctl restart {_restarted(name)}",
                 )
             )
         elif mode != "enforce":
             judged.append(
                 fail(f"the AppArmor profile {name} is in {mode} mode: it forbids nothing", f"aa-enforce /etc/apparmor.d/{name}")
             )
-    if found.process is not None and not found.process.startswith("license-agent ("):
-        judged.append(
-            fail(
-                f"the agent's process runs as '{found.process}', not under its AppArmor profile",
-                "systemctl restart license-agent",
+    for unit, profile in found.processes.items():
+        if not profile.startswith(f"{_profile(unit)} ("):
+            whose = "the agent's process" if unit == CORE else f"the process of {unit}"
+            judged.append(
+                fail(f"{whose} runs as '{profile}', not under its AppArmor profile", f"systemctl restart {_profile(unit)}")
             )
-        )
     return judged
+
+
+def _restarted(profile: str) -> str:
+    """What to restart for a profile: the agent's other services are started anew with the agent's next need."""
+    return profile if profile == _profile(MANAGE) else _profile(CORE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,15 @@ answers of programs) is a table that a test changes.
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cli.agent import Agent, NotPermitted
 from cli.doctor.machine import Machine, Ran, Room, Stat
@@ -16,9 +23,10 @@ from tests.audittrail.madelog import Machine as Logged
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_800_000_000
-CORE_UID, LINK_UID, TSS, ADMINS = 990, 989, 110, 995
+CORE_UID, LINK_UID, MANAGE_UID, TSS, ADMINS = 990, 989, 988, 110, 995
 STATE, LOG, RUN, ETC = "/var/lib/license-agent", "/var/log/license-agent", "/run/license-agent", "/etc/license-agent"
-UNITS = ("license-agent.service", "license-agent-link.service", "license-agent-installer.service", "license-agent-pos.socket",
+CORE, MANAGE = "license-agent.service", "license-agent-manage.service"
+UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", MANAGE, "license-agent-pos.socket",
          "license-agent-admin.socket", "license-agent-link.socket", "license-agent-installer.socket")  # fmt: skip
 DAY = 86_400
 
@@ -26,10 +34,13 @@ FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\n"
     f"license-agent:x:{CORE_UID}:{CORE_UID}:License agent:{STATE}:/usr/sbin/nologin\n"
     f"license-agent-link:x:{LINK_UID}:{LINK_UID}:License agent, network:/:/usr/sbin/nologin\n"
+    f"license-agent-manage:x:{MANAGE_UID}:{MANAGE_UID}:License agent, REST interface:/:/usr/sbin/nologin\n"
     "till:x:1000:1000::/home/till:/bin/bash\n",
-    "/etc/group": f"root:x:0:\nlicense-agent:x:{CORE_UID}:\ntss:x:{TSS}:license-agent\nlicense-agent-admin:x:{ADMINS}:\n",
+    "/etc/group": f"root:x:0:\nlicense-agent:x:{CORE_UID}:\ntss:x:{TSS}:license-agent\n"
+    f"license-agent-admin:x:{ADMINS}:license-agent-manage\nlicense-agent-manage:x:{MANAGE_UID}:\n",
     "/etc/hosts": "127.0.0.1 localhost\n192.0.2.10 license.example\n",
-    f"{ETC}/config.toml": '[pos]\nallowed_uids = ["till"]\n',
+    f"{ETC}/config.toml": '[pos]\nallowed_uids = ["till"]\n[management]\nallowed_uids = ["license-agent-manage"]\n',
+    f"{ETC}/manage.toml": f'[tls]\ncertificate = "{ETC}/manage-cert.pem"\nkey = "{ETC}/manage-key.pem"\n',
     f"{ETC}/link.toml": '[core]\nuser = "license-agent"\n[provisioning]\nallowed = false\n'
     '[upstream.server]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n',
     "/etc/systemd/system/license-agent-link.service.d/override.conf": "[Service]\nIPAddressAllow=192.0.2.10\n",
@@ -37,10 +48,11 @@ FILES = {
     "/etc/logrotate.d/dpkg": "/var/log/dpkg.log {\n\tmonthly\n}\n",
     "/sys/module/apparmor/parameters/enabled": "Y\n",
     "/sys/kernel/security/apparmor/profiles": "license-agent (enforce)\nlicense-agent-link (enforce)\n"
-    "license-agent-installer (enforce)\nnginx (complain)\n",
+    "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nnginx (complain)\n",
     "/sys/class/tpm/tpm0/tpm_version_major": "2\n",
     "/sys/class/rtc/rtc0/since_epoch": f"{NOW}\n",
     "/proc/4711/attr/current": "license-agent (enforce)\n",
+    "/proc/4712/attr/current": "license-agent-manage (enforce)\n",
     "/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n/dev/sda2 partition 999 0 -2\n",
     "/proc/sys/fs/suid_dumpable": "0\n",
     "/usr/bin/prometheus-node-exporter": "",
@@ -54,6 +66,9 @@ STATS = {
     ETC: Stat("directory", 0o755, *_ROOT),
     f"{ETC}/config.toml": Stat("file", 0o600, *_CORE),
     f"{ETC}/link.toml": Stat("file", 0o644, *_ROOT),
+    f"{ETC}/manage.toml": Stat("file", 0o644, *_ROOT),
+    f"{ETC}/manage-cert.pem": Stat("file", 0o644, *_ROOT),
+    f"{ETC}/manage-key.pem": Stat("file", 0o640, 0, MANAGE_UID),
     STATE: Stat("directory", 0o711, *_CORE),
     f"{STATE}/secrets.store": Stat("file", 0o600, *_CORE),
     f"{STATE}/state.json": Stat("file", 0o600, *_CORE),
@@ -87,12 +102,21 @@ STATUS: dict[str, Any] = {
 
 def unit(name: str, **changes: str) -> dict[str, str]:
     """A unit as `systemctl show` has it."""
-    started = name.endswith(".socket") or name == "license-agent.service"
+    started = name.endswith(".socket") or name in (CORE, MANAGE)
     return {
         "Id": name, "LoadState": "loaded", "ActiveState": "active" if started else "inactive", "SubState": "running",
         "UnitFileState": "enabled" if started else "static", "Result": "success", "NeedDaemonReload": "no", "NRestarts": "0",
-        **changes,
+        "MainPID": {CORE: "4711", MANAGE: "4712"}.get(name, "0"), **changes,
     }  # fmt: skip
+
+
+@cache
+def certificate(ends: int) -> str:
+    """A certificate in PEM that ends at that time, seconds since 1970."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1).not_valid_before(datetime.fromtimestamp(0, UTC))
+    signed = made.not_valid_after(datetime.fromtimestamp(ends, UTC)).sign(key, hashes.SHA256())
+    return signed.public_bytes(Encoding.PEM).decode()
 
 
 class _Answers(Agent):
@@ -135,11 +159,13 @@ class MadeUp(Machine):
             f"license-agent --config {ETC}/config.toml check-config": Ran(0, '{"ok": true, "file": "x", "problems": []}\n'),
             "license-agent-link --check": Ran(0),
             "timedatectl show": Ran(0, "Timezone=UTC\nLocalRTC=no\nNTP=yes\nNTPSynchronized=yes\n"),
+            "license-agent-manage check-config": Ran(0, f"{ETC}/manage.toml: no problems found\n"),
             "dpkg --verify license-agent": Ran(0, "??5?????? c /etc/license-agent/config.toml\n"),
-            "systemctl show --no-pager --property=MainPID": Ran(0, "MainPID=4711\n"),
+            "dpkg --verify license-agent-manage": Ran(0),
         }
         for path, text in FILES.items():
             self.put(path, text)
+        self.put(f"{ETC}/manage-cert.pem", certificate(NOW + 400 * DAY))
         for name in UNITS:
             self.put(f"/usr/lib/systemd/system/{name}", (ROOT / "systemd" / name).read_text("utf-8"))
         self.at(LOG).mkdir(parents=True)

@@ -6,10 +6,9 @@ from typing import Any
 
 from cli.doctor.machine import Ran, Room
 from cli.doctor.verdict import State
-from tests.support.madeup import DAY, ETC, LOG, NOW, RUN, STATE, MadeUp, unit
+from tests.support.madeup import CORE, DAY, ETC, LOG, MANAGE, NOW, RUN, STATE, MadeUp, certificate, unit
 
 CONFIG_CHECK = f"license-agent --config {ETC}/config.toml check-config"
-CORE = "license-agent.service"
 LINK = "license-agent-link.service"
 FAIL, WARN, UNKNOWN = State.FAIL, State.WARN, State.UNKNOWN
 
@@ -141,6 +140,12 @@ FAULTS = [
         "license-agent-link.service has failed (exit-code)",
         units("license-agent-link.service", ActiveState="failed", Result="exit-code"),
     ),
+    Fault(
+        "units.active",
+        FAIL,
+        "license-agent-manage.service has failed (exit-code)",
+        units(MANAGE, ActiveState="failed", Result="exit-code"),
+    ),
     Fault("units.active", FAIL, "license-agent.service is disabled", units(CORE, UnitFileState="disabled")),
     Fault("units.active", FAIL, "license-agent.service is masked", units(CORE, LoadState="masked")),
     Fault("units.active", WARN, "systemd has not read them", units(CORE, NeedDaemonReload="yes")),
@@ -150,6 +155,7 @@ FAULTS = [
         UNKNOWN,
         "systemd does not answer",
         ran("systemctl show --no-pager --property=Id", 1, "", "System has not been booted with systemd"),
+        frozenset({"manage.service"}),
     ),
     Fault(
         "units.sandbox",
@@ -208,6 +214,12 @@ FAULTS = [
         "LockPersonality= of license-agent-installer.service",
         wrote("/etc/systemd/system/service.d/a.conf", "[Service]\nLockPersonality=no\n"),
     ),
+    Fault(
+        "units.sandbox",
+        FAIL,
+        "IPAddressAllow= of license-agent-manage.service adds any",
+        dropin(MANAGE, "IPAddressAllow=any"),
+    ),
     Fault("units.sandbox", WARN, "Environment= of license-agent.service", dropin(CORE, "Environment=A=b")),
     Fault(
         "units.sandbox",
@@ -222,18 +234,37 @@ FAULTS = [
         "license-agent-link is in complain mode",
         wrote(
             "/sys/kernel/security/apparmor/profiles",
-            "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n",
+            "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n"
+            "license-agent-manage (enforce)\n",
         ),
     ),
     Fault(
         "units.apparmor",
         FAIL,
         "license-agent-installer is not loaded",
-        wrote("/sys/kernel/security/apparmor/profiles", "license-agent (enforce)\nlicense-agent-link (enforce)\n"),
+        wrote(
+            "/sys/kernel/security/apparmor/profiles",
+            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-manage (enforce)\n",
+        ),
+    ),
+    Fault(
+        "units.apparmor",
+        FAIL,
+        "profile license-agent-manage is not loaded",
+        wrote(
+            "/sys/kernel/security/apparmor/profiles",
+            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-installer (enforce)\n",
+        ),
+    ),
+    Fault(
+        "units.apparmor",
+        FAIL,
+        "the process of license-agent-manage.service runs as 'license-agent (enforce)'",
+        wrote("/proc/4712/attr/current", "license-agent (enforce)\n"),
     ),
     Fault("units.apparmor", FAIL, "AppArmor is switched off", wrote("/sys/module/apparmor/parameters/enabled", "N\n")),
     Fault("units.apparmor", FAIL, "AppArmor is not in this kernel", gone("/sys/module/apparmor/parameters/enabled")),
-    Fault("units.apparmor", FAIL, "runs as 'unconfined'", wrote("/proc/4711/attr/current", "unconfined\n")),
+    Fault("units.apparmor", FAIL, "the agent's process runs as 'unconfined'", wrote("/proc/4711/attr/current", "unconfined\n")),
     Fault(
         "units.reach",
         FAIL,
@@ -344,4 +375,39 @@ FAULTS = [
         "is not installed",
         ran("dpkg --verify", 1, "", "dpkg: package 'license-agent' is not installed\n"),
     ),
+    Fault(
+        "package.files",
+        FAIL,
+        "/usr/bin/license-agent-manage was changed",
+        ran("dpkg --verify license-agent-manage", 0, "??5??????   /usr/bin/license-agent-manage\n"),
+    ),
+    Fault(
+        "package.files",
+        UNKNOWN,
+        "the package license-agent-manage is not installed",
+        ran("dpkg --verify license-agent-manage", 1, "", "dpkg: package 'license-agent-manage' is not installed\n"),
+    ),
+    Fault(
+        "manage.service",
+        FAIL,
+        "'port' in [listen] must be",
+        ran("license-agent-manage check-config", 78, "", "license-agent-manage: 'port' in [listen] must be more\n"),
+    ),
+    Fault("manage.service", FAIL, "gives no reason", ran("license-agent-manage check-config", 1)),
+    Fault("manage.service", FAIL, "license-agent-manage.service is inactive", units(MANAGE, ActiveState="inactive")),
+    Fault("manage.service", WARN, "does not start at the next boot", units(MANAGE, UnitFileState="disabled")),
+    Fault(
+        "manage.service",
+        FAIL,
+        "does not let license-agent-manage use its admin socket",
+        wrote(f"{ETC}/config.toml", "[management]\nallowed_uids = [0]\n"),
+    ),
+    Fault(
+        "manage.service",
+        FAIL,
+        f"license-agent-manage cannot read {ETC}/manage-key.pem",
+        changed(f"{ETC}/manage-key.pem", mode=0o600),
+    ),
+    Fault("manage.service", FAIL, "ended 2 days ago", wrote(f"{ETC}/manage-cert.pem", certificate(NOW - 2 * DAY))),
+    Fault("manage.service", WARN, "ends in 29 days", wrote(f"{ETC}/manage-cert.pem", certificate(NOW + 30 * DAY - 1))),
 ]

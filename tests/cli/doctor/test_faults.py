@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cli.doctor import unit_checks
 from cli.doctor.machine import Machine, Ran
 from cli.doctor.report import exit_status, text, view
 from cli.doctor.table import CHECKS
@@ -13,7 +14,7 @@ from cli.doctor.verdict import Result, State
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused
 from tests.cli.doctor.faults import CORE, FAULTS, Fault
-from tests.support.madeup import ETC, LOG, STATE, MadeUp
+from tests.support.madeup import ETC, LOG, MANAGE, STATE, MadeUp, unit
 
 
 def looked(machine: MadeUp) -> dict[str, Result]:
@@ -115,6 +116,27 @@ def test_a_link_that_points_elsewhere_is_named(machine: MadeUp) -> None:
 def test_a_log_directory_that_may_not_be_listed_is_no_pass(machine: MadeUp) -> None:
     machine.forbidden = {LOG}
     assert looked(machine)["audit.rotation"].state is State.UNKNOWN
+
+
+def test_a_rest_interface_that_is_off_is_in_order(machine: MadeUp) -> None:
+    off = unit(MANAGE, ActiveState="inactive", UnitFileState="disabled", MainPID="0")
+    machine.units[MANAGE] = off
+    machine.put(f"{ETC}/config.toml", "")
+    assert causes(machine) == ["it is switched off"]
+    machine.stats.pop(f"{ETC}/manage.toml")
+    assert causes(machine) == ["it is off: there is no manage.toml"]
+    machine.at(f"/usr/lib/systemd/system/{MANAGE}").unlink()
+    del machine.units[MANAGE]
+    machine.put("/sys/kernel/security/apparmor/profiles", "\n".join(f"{name} (enforce)" for name in unit_checks.PROFILES))
+    assert causes(machine) == ["license-agent-manage is not installed"]
+    machine.put("/sys/kernel/security/apparmor/profiles", "")
+    assert "license-agent-manage" not in text([looked(machine)["units.apparmor"]])
+
+
+def causes(machine: MadeUp) -> list[str]:
+    found = looked(machine)
+    assert {name for name, result in found.items() if result.state is not State.PASS} == set()
+    return [finding.cause for finding in found["manage.service"].findings]
 
 
 def test_an_unprovisioned_device_is_told_so(machine: MadeUp) -> None:
@@ -221,5 +243,5 @@ def test_ids_are_unique_and_never_change() -> None:
         "config.agent", "config.link", "agent.verdict", "agent.version", "agent.confinement", "agent.administrators",
         "agent.store", "agent.certificate", "server.contact", "units.active", "units.sandbox", "units.apparmor",
         "units.reach", "files.modes", "files.sockets", "disk.room", "audit.log", "audit.rotation", "metrics.collected",
-        "tpm.device", "machine.clock", "machine.memory", "package.files",
+        "tpm.device", "machine.clock", "machine.memory", "package.files", "manage.service",
     ]  # fmt: skip
