@@ -206,6 +206,28 @@ def test_each_rule_fires_and_does_not_fire(part: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("label", ["job", "exported_job"])
+def test_a_late_job_is_named_with_and_without_honor_labels(label: str, tmp_path: Path) -> None:
+    own = {"job": "license-server", "instance": "srv", label: "keys"}
+    text = ",".join(f'{name}="{value}"' for name, value in own.items())
+    alert = {"exp_labels": {**own, "severity": "medium"}, "exp_annotations": {
+        "summary": "The job keys of the license server on srv is not done",
+        "description": "The journal says why it fails. Until it is done, rows that nobody needs stay in the registry.",
+    }}  # fmt: skip
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": f"license_server_job_late_seconds{{{text}}}", "values": "4000x10"}],
+        "alert_rule_test": [{"eval_time": "10m", "alertname": "LicenseServerJobLate", "exp_alerts": [alert]}],
+    }
+    file = tmp_path / "rules.test.json"
+    file.write_text(
+        json.dumps({"rule_files": [str(PLACE / "license-server.rules.yml")], "evaluation_interval": "1m", "tests": [test]}),
+        "utf-8",
+    )
+    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_alertmanager_takes_the_example_and_every_severity_has_its_channel() -> None:
     file = PLACE / "alertmanager.yml"
     done = subprocess.run(["amtool", "check-config", str(file)], capture_output=True, text=True, check=False)
