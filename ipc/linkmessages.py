@@ -1,8 +1,8 @@
-"""Defines the messages between core and link, and all their bounds. Nothing here performs IO.
+"""Defines the messages between the link and those who may use it, and all their bounds. Nothing here performs IO.
 
-The core sends one `Hello`, then one `Fetch` after another. The link answers the first with `Ready`, each of the others with
-`Head`, any number of `Chunk` and `End`, or at any point with `Failed`. Both sides decode strictly: what the link sends is
-read as hostile input, since an attacker may control it.
+The core, or the updater, sends one `Hello`, then one `Fetch` after another. The link answers the first with `Ready`, each of
+the others with `Head`, any number of `Chunk` and `End`, or at any point with `Failed`. Both sides decode strictly: what the
+link sends is read as hostile input, since an attacker may control it.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from .byteranges import is_strong, parse_range
 from .errors import ErrorCode, LocalProtocolError
 from .frames import encode_frame
 from .messages import Request, RequestDecoder
@@ -41,6 +42,8 @@ SESSION_IDLE_S = 60
 """A connection without a fetch for this time is closed."""
 MAX_SESSIONS = 8
 """Connections that the link serves at once; more wait in the socket's queue."""
+MAX_UPDATER_SESSIONS = 4
+"""Connections of the updater among them; more are refused, so that the core always finds a free one."""
 
 ANSWER_HEADERS = frozenset({"content-type", "content-length", "retry-after", "etag", "content-range", "date"})
 """The headers of an answer that the link passes on; it drops all others."""
@@ -48,7 +51,14 @@ ANSWER_HEADERS = frozenset({"content-type", "content-length", "retry-after", "et
 Upstream = Literal["server", "enrollment", "ota", "webhook"]
 Method = Literal["GET", "POST"]
 RequestHeader = Literal[
-    "content-type", "accept", "agent-request", "if-none-match", "range", "idempotency-key", "license-agent-signature"
+    "content-type",
+    "accept",
+    "agent-request",
+    "if-none-match",
+    "range",
+    "if-range",
+    "idempotency-key",
+    "license-agent-signature",
 ]
 
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?")
@@ -84,6 +94,8 @@ class FailCode(StrEnum):
     """The link's own configuration does not allow this user, or this upstream."""
     MALFORMED = "malformed"
     """The request breaks a rule of this protocol. The connection is closed."""
+    RANGE = "range"
+    """A part of a file was asked for, and the answer is another part, or the whole file; or a part came unasked."""
 
 
 class Provisioning(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -208,8 +220,20 @@ def check_fetch(fetch: Fetch) -> None:
             ErrorCode.BAD_REQUEST,
             "the path must begin with one '/' and have no '..', no empty segment, no fragment, no character outside RFC 3986",
         )
-    names = [name for name, _ in fetch.headers]
-    if len(set(names)) != len(names):
+    headers = dict(fetch.headers)
+    if len(headers) != len(fetch.headers):
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, "a header comes twice")
     if fetch.method == "GET" and fetch.body:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, "a GET has no body")
+    _check_range(fetch, headers.get("range"), headers.get("if-range"))
+
+
+def _check_range(fetch: Fetch, part: str | None, condition: str | None) -> None:
+    if part is None and condition is None:
+        return
+    if fetch.upstream != "ota" or fetch.method != "GET":
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "'range' and 'if-range' are for a GET from the upstream ota")
+    if part is None or parse_range(part) is None:
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "'range' must be bytes=FIRST-LAST, and 'if-range' comes with it")
+    if condition is not None and not is_strong(condition):
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "'if-range' must be a strong entity tag in double quotes")

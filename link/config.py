@@ -25,6 +25,9 @@ MAX_CONFIG_BYTES = 64 * 1024
 MAX_CA_FILE_BYTES = 1024 * 1024
 WEBHOOK = "webhook"
 """The upstream that alerts go to. It has one fixed path, and keys of its own."""
+OTA = "ota"
+"""The repository of updates: the only upstream that the updater may use."""
+UPDATER_USER = "license-agent-updater"
 UPSTREAMS: tuple[str, ...] = get_args(Upstream)
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?(/[A-Za-z0-9._~/-]*)?")
 
@@ -38,7 +41,7 @@ class UpstreamConfig:
         host: what its certificate must be for: a DNS name or an IP address.
         pins: SHA-256 of accepted public keys, 32 bytes each.
         proxy: `http://HOST:PORT` of an HTTP proxy that makes tunnels (CONNECT), or None.
-        ca_file: the CAs that vouch for the webhook's certificate, in place of pins; None where pins count.
+        ca_file: the CAs that vouch for the certificate, in place of pins; None where pins count.
         roots: what is in that file, each certificate in DER; `load_config` fills it.
         listed: networks that the webhook may be in although they are not public.
     """
@@ -57,7 +60,8 @@ class LinkConfig:
     """The whole file.
 
     Attributes:
-        core_uid: the one user who may use the socket.
+        core_uid: the user who may use every upstream.
+        updater_uid: the user who may use `ota` only; None where there is none.
         upstreams: by name.
         provisioning: whether the core may name an upstream that the file does not.
         provisioning_proxy: as `UpstreamConfig.proxy`, for those.
@@ -67,6 +71,7 @@ class LinkConfig:
     upstreams: Mapping[str, UpstreamConfig] = field(default_factory=dict)
     provisioning: bool = True
     provisioning_proxy: str | None = None
+    updater_uid: int | None = None
 
 
 def parse_url(value: Any) -> tuple[str, str]:
@@ -133,6 +138,7 @@ def _schema(user: Lookup) -> dict[str, Keys]:
     proxy = Key(_proxy)
     return {
         "core": {"user": Key(one_id("user", user), required=True)},
+        "updater": {"user": Key(one_id("user", user))},
         "provisioning": {"allowed": Key(boolean), "proxy": proxy},
         "upstream": {"url": Key(_url, required=True), "pins": Key(pins(MAX_PINS), required=True), "proxy": proxy},
         f"upstream.{WEBHOOK}": {
@@ -142,11 +148,17 @@ def _schema(user: Lookup) -> dict[str, Keys]:
             "allow_addresses": Key(_networks),
             "proxy": proxy,
         },
+        f"upstream.{OTA}": {
+            "url": Key(_url, required=True),
+            "pins": Key(pins(MAX_PINS)),
+            "ca_file": Key(absolute_path),
+            "proxy": proxy,
+        },
     }
 
 
 def known_keys() -> dict[str, list[str]]:
-    """Returns every section with its keys; under the name `upstream`, the keys of every `upstream.NAME` but the webhook's."""
+    """Returns every section with its keys; under `upstream`, those of every `upstream.NAME` that has none of its own here."""
     return {name: list(keys) for name, keys in _schema(user_id).items()}
 
 
@@ -165,14 +177,18 @@ def parse_config(text: str, source: str, user: Lookup = user_id) -> LinkConfig:
     found = Sections(text, source)
     found.only(name for name in schema if "." not in name)
     core = found.section("core", schema["core"])
+    updater = found.section("updater", schema["updater"])
     provisioning = found.section("provisioning", schema["provisioning"], optional=True)
     named = {
         name: found.section(f"upstream.{name}", schema.get(f"upstream.{name}", schema["upstream"]), optional=True)
         for name in found.only(UPSTREAMS, "upstream")
     }
-    if WEBHOOK in named:
-        for problem in _webhook_problems(found.content["upstream"][WEBHOOK]):
+    for name in named.keys() & {WEBHOOK, OTA}:
+        keys = found.content["upstream"][name]
+        for problem in _trust_problems(name, keys) if isinstance(keys, dict) else ():
             found.problem(problem)
+    if "user" in updater and updater["user"] == core.get("user"):
+        found.problem("[updater] and [core] name the same user; the updater must run as a user of its own")
     found.check()
     upstreams = {}
     for name, keys in named.items():
@@ -185,12 +201,27 @@ def parse_config(text: str, source: str, user: Lookup = user_id) -> LinkConfig:
             keys.get("ca_file"),
             listed=keys.get("allow_addresses", ()),
         )
-    return LinkConfig(core["user"], upstreams, provisioning.get("allowed", True), provisioning.get("proxy"))
+    return LinkConfig(
+        core["user"],
+        upstreams,
+        provisioning.get("allowed", True),
+        provisioning.get("proxy"),
+        updater["user"] if "user" in updater else _packaged_updater(user, core["user"]),
+    )
 
 
-def _webhook_problems(keys: Mapping[str, Any]) -> list[str]:
-    """What no single key of the webhook's section can tell; `keys` as they are written."""
-    section, problems = f"[upstream.{WEBHOOK}]", []
+def _packaged_updater(user: Lookup, core_uid: int) -> int | None:
+    """The user that the package makes for the updater; None if this machine has no such user, or it is the core's."""
+    try:
+        uid = user(UPDATER_USER)
+    except (KeyError, ValueError):
+        return None
+    return None if uid == core_uid else uid
+
+
+def _trust_problems(name: str, keys: Mapping[str, Any]) -> list[str]:
+    """What no single key of an upstream with 'ca_file' can tell; `keys` as they are written."""
+    section, problems = f"[upstream.{name}]", []
     if ("pins" in keys) == ("ca_file" in keys):
         problems.append(f"{section} needs 'pins' or 'ca_file', and not both: they say whose certificate is accepted")
     if "proxy" in keys and "allow_addresses" in keys:

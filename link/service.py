@@ -1,4 +1,4 @@
-"""Accepts connections from the core only, gives each a process of its own, and ends after a while without one.
+"""Accepts connections from core and updater only, gives each a process of its own, and ends after a while without one.
 
 A session's process is forked for it and ends with it. OpenSSL and Python leave copies of a TLS client key in memory that they
 have freed, and nothing finds them all; the kernel takes the memory of a process back whole. This process never sees a key: it
@@ -21,6 +21,7 @@ from common.logqueue import RETRY_S, LogQueue
 from ipc.linkmessages import LINK_VERSION, MAX_SESSIONS, FailCode, Failed, encode_link
 from ipc.peer import peer_of
 
+from .clients import Client, client_of
 from .config import LinkConfig
 from .session import Session
 
@@ -41,7 +42,7 @@ class Service:
         config: who may connect, and which upstreams may be reached.
         monotonic: seconds that pass.
         lines: the log of this process and of those that it forks.
-        idle_s: seconds without a connection from the core, after which it stops; None to serve forever.
+        idle_s: seconds without a connection from one of them, after which it stops; None to serve forever.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class Service:
         self._monotonic = monotonic
         self._lines = lines
         self._idle_s = idle_s
-        self._sessions: dict[int, int] = {}  # the end of a pipe that closes when a session's process ends, and that process
+        # The end of a pipe that closes when a session's process ends; that process, and whom it serves.
+        self._sessions: dict[int, tuple[int, Client]] = {}
         self._quiet_until = -UNAUTHORIZED_LOG_S
 
     def serve(self) -> None:
@@ -97,14 +99,14 @@ class Service:
         return self._listener.fileno() in ready, [end for end in ready if end in self._sessions]
 
     def _reap(self, end: int) -> None:
-        pid = self._sessions.pop(end)
+        pid, _ = self._sessions.pop(end)
         os.close(end)
         _, status = os.waitpid(pid, 0)
         if (code := os.waitstatus_to_exitcode(status)) < 0:
             log.error("a connection's process was ended by signal %d", -code)
 
     def _accept(self) -> bool:
-        """Accepts a connection; returns whether it is the core's."""
+        """Accepts a connection; returns whether it is served."""
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -119,12 +121,16 @@ class Service:
                 peer = peer_of(sock, sure_of_pid=False)
             except OSError:
                 return False
-            if peer.uid != self._config.core_uid:
-                self._turn_away(sock, peer.uid)
+            client = client_of(peer.uid, self._config)
+            if client is None:
+                self._turn_away(sock, f"uid {peer.uid}", "only the agent may use the link's socket")
                 return False
-            return self._fork(sock)
+            if sum(served is client for _, served in self._sessions.values()) >= client.sessions:
+                self._turn_away(sock, client.name, f"{client.name} has {client.sessions} connections already")
+                return False
+            return self._fork(sock, client)
 
-    def _fork(self, sock: socket.socket) -> bool:
+    def _fork(self, sock: socket.socket, client: Client) -> bool:
         """Serves the connection in a process of its own; returns whether there is one."""
         end, held = os.pipe()
         parent = os.getpid()
@@ -137,12 +143,12 @@ class Service:
             time.sleep(ACCEPT_PAUSE_S)
             return False
         if pid == 0:
-            self._session(sock, parent)
+            self._session(sock, client, parent)
         os.close(held)
-        self._sessions[end] = pid
+        self._sessions[end] = pid, client
         return True
 
-    def _session(self, sock: socket.socket, parent: int) -> NoReturn:
+    def _session(self, sock: socket.socket, client: Client, parent: int) -> NoReturn:
         """The life of a session's process. It serves nobody else, and does not outlive the one that forked it."""
         status = 1
         try:
@@ -150,7 +156,7 @@ class Service:
             if os.getppid() == parent:
                 self._lines.forget()
                 self._listener.close()
-                asyncio.run(self._serve_one(sock))
+                asyncio.run(self._serve_one(sock, client))
                 status = 0
         except BaseException:  # this process has no caller that could hear of it, only its log
             log.exception("an error in the link ended a connection")
@@ -158,18 +164,20 @@ class Service:
             self._lines.finish()
             os._exit(status)
 
-    async def _serve_one(self, sock: socket.socket) -> None:
+    async def _serve_one(self, sock: socket.socket, client: Client) -> None:
         flowing = asyncio.create_task(self._lines.keep_flowing(asyncio.sleep))
         try:
-            await Session(sock, self._config, self._monotonic).run()
+            await Session(sock, self._config, client, self._monotonic).run()
         finally:
             flowing.cancel()
 
-    def _turn_away(self, sock: socket.socket, uid: int) -> None:
+    def _turn_away(self, sock: socket.socket, who: str, why: str) -> None:
         if (now := self._monotonic()) >= self._quiet_until:
             self._quiet_until = now + UNAUTHORIZED_LOG_S
-            log.warning("refused a connection from uid %d; only uid %d may use the link's socket", uid, self._config.core_uid)
-        refusal = Failed(v=LINK_VERSION, id=0, code=FailCode.NOT_ALLOWED, text="only the agent may use the link's socket")
+            core, updater = self._config.core_uid, self._config.updater_uid
+            users = f"uid {core}" if updater is None else f"uid {core} and, for updates, uid {updater}"
+            log.warning("refused a connection from %s: %s; %s may use it", who, why, users)
+        refusal = Failed(v=LINK_VERSION, id=0, code=FailCode.NOT_ALLOWED, text=why)
         try:
             sock.send(encode_link(refusal))
         except OSError:

@@ -1,4 +1,4 @@
-"""Serves one connection of the core: a hello, then fetches one after another. No state outlives the connection."""
+"""Serves one connection of a client: a hello, then fetches one after another. No state outlives the connection."""
 
 import array
 import asyncio
@@ -27,6 +27,7 @@ from ipc.linkmessages import (
 )
 from ipc.messages import Request
 
+from .clients import Client, NotAllowed, check_hello, check_request
 from .config import WEBHOOK, LinkConfig, UpstreamConfig, parse_url
 from .pins import parse_pins
 from .tls import ClientKeyError, load_client_key
@@ -73,14 +74,16 @@ class Session:
     """Serves one connection.
 
     Args:
-        sock: from the core, whose UID has been checked; non-blocking. It is closed at the end.
-        config: where it may go.
+        sock: from the client, whose UID has been checked; non-blocking. It is closed at the end.
+        config: where the link may go.
+        client: what this one may ask for.
         monotonic: seconds that pass.
     """
 
-    def __init__(self, sock: socket.socket, config: LinkConfig, monotonic: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket, config: LinkConfig, client: Client, monotonic: Callable[[], float]) -> None:
         self._sock = sock
         self._config = config
+        self._client = client
         self._monotonic = monotonic
         self._frames = FrameDecoder(LINK_MAX_FRAME_BYTES)
         self._decode = to_link_decoder().decode
@@ -138,6 +141,10 @@ class Session:
         hello = self._decode(body)
         if not isinstance(hello, Hello):
             raise _Refused(FailCode.MALFORMED, "the first message must be a hello", hello.id)
+        try:
+            check_hello(self._client, hello, len(self._key_fds))
+        except NotAllowed as error:
+            raise _Refused(error.code, str(error), hello.id) from None
         if flags & socket.MSG_CTRUNC or len(self._key_fds) != (hello.certificates is not None):
             raise _Refused(
                 FailCode.MALFORMED,
@@ -154,6 +161,7 @@ class Session:
         self._clients = {
             name: (WebhookClient if name == WEBHOOK else UpstreamClient)(upstream, self._between)
             for name, upstream in upstreams.items()
+            if name in self._client.upstreams
         }
         try:
             if hello.certificates is not None:
@@ -212,10 +220,14 @@ class Session:
         name = fetch.upstream
         client = self._clients.get(name)
         try:
+            check_request(self._client, fetch)
             if client is None:
                 raise FetchError(FailCode.NOT_ALLOWED, f"the link's configuration has no upstream {name}")
             status = await client.fetch(fetch, self._give)
             log.info("%s %s: %d", fetch.method, name, status)
+        except NotAllowed as error:
+            log.warning("refused %s: %s", self._client.name, error)
+            await self._give(Failed(v=LINK_VERSION, id=fetch.id, code=error.code, text=str(error)))
         except FetchError as error:
             log.warning("%s %s: %s: %s", fetch.method, name, error.code, error.text)
             if self._sending:
@@ -250,7 +262,7 @@ class Session:
         self._sending = False
 
     async def _last_word(self, code: FailCode, text: str, request_id: int) -> None:
-        log.warning("the core's connection is closed: %s: %s", code, text)
+        log.warning("a connection of %s is closed: %s: %s", self._client.name, code, text)
         with contextlib.suppress(CoreGone, TimeoutError):
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._give(Failed(v=LINK_VERSION, id=request_id, code=code, text=text[:500]))

@@ -16,6 +16,7 @@ import certifi  # noqa: F401
 import httpcore  # noqa: F401
 import httpx
 
+from ipc.byteranges import parse_range, range_problem
 from ipc.linkmessages import ANSWER_HEADERS, CHUNK_BYTES, MAX_ANSWER_HEADER_CHARS, Chunk, End, FailCode, Fetch, Head
 from ipc.messages import Request
 
@@ -155,7 +156,7 @@ def check_head(response: httpx.Response, fetch: Fetch) -> int:
     anyone on the way.
 
     Raises:
-        FetchError: REDIRECT, TOO_LARGE or BAD_RESPONSE.
+        FetchError: REDIRECT, TOO_LARGE, RANGE or BAD_RESPONSE.
     """
     status, headers = response.status_code, response.headers
     if 300 <= status < 400 and status != 304:
@@ -167,9 +168,20 @@ def check_head(response: httpx.Response, fetch: Fetch) -> int:
     length = headers.get("content-length")
     if length is None and "transfer-encoding" not in headers and status not in _BODILESS:
         raise FetchError(FailCode.BAD_RESPONSE, "the answer has neither Content-Length nor chunked encoding")
+    if 200 <= status < 300 and (problem := _part_problem(status, headers, fetch)):
+        raise FetchError(FailCode.RANGE, problem)
     if length is not None and status not in _BODILESS and int(length) > fetch.max_body:
         raise FetchError(FailCode.TOO_LARGE, f"the answer has {int(length)} bytes; at most {fetch.max_body} are accepted")
     return status
+
+
+def _part_problem(status: int, headers: httpx.Headers, fetch: Fetch) -> str | None:
+    """Why a successful answer is not the part that the fetch asks for, or a part that it does not ask for."""
+    wanted = parse_range(dict(fetch.headers).get("range", ""))
+    if wanted is None:
+        return "the server answered with a part of the file, which was not asked for" if status == 206 else None
+    length = headers.get("content-length")
+    return range_problem(wanted, status, headers.get("content-range"), None if length is None else int(length))
 
 
 def sent_headers(fetch: Fetch) -> list[tuple[str, str]]:

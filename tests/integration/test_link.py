@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -19,13 +20,21 @@ import pytest
 
 from agentd.uplink.linkclient import FetchFailed, FetchReply, LinkSession, LinkUnavailable
 from ipc.frames import FrameDecoder
-from ipc.linkmessages import CHUNK_BYTES, MAX_ANSWER_BYTES, FailCode, Failed, Provisioning, from_link_decoder
+from ipc.linkmessages import (
+    CHUNK_BYTES,
+    MAX_ANSWER_BYTES,
+    MAX_UPDATER_SESSIONS,
+    FailCode,
+    Failed,
+    Provisioning,
+    from_link_decoder,
+)
 from link.upstreams import READ_TIMEOUT_S
 from tests.support.link import Link
 from tests.support.pki import CLIENT, DAY, NOW, SERVER, Entity, make
 from tests.support.stand import short_directory
 from tests.support.tlspeer import Exchange, Proxy, TlsPeer, answer, raw
-from tests.support.waiting import PAUSE_S, READY_S
+from tests.support.waiting import PAUSE_S, READY_S, wait_until
 
 LINK_UID = 64990
 HOST = "127.0.0.1"
@@ -400,6 +409,74 @@ def test_a_server_that_is_not_there_is_unreachable(link: Link, pki: Pki) -> None
     link.configure(upstream(port, pki.root.pin))
     link.start()
     assert failure(link).code is FailCode.UNREACHABLE
+
+
+# Parts of a file, and the updater
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+_PART = b'HTTP/1.1 206 Partial Content\r\nETag: "a"\r\n'
+PARTS = {
+    "the part": (_PART + b"Content-Range: bytes 10-19/30\r\nContent-Length: 10\r\n\r\n0123456789", None),
+    "the whole file": (_HEAD + b"Content-Length: 30\r\n\r\n" + b"x" * 30, FailCode.RANGE),
+    "a whole file that is too long": (_HEAD + b"Content-Length: 5000\r\n\r\n", FailCode.RANGE),
+    "another part": (_PART + b"Content-Range: bytes 0-9/30\r\nContent-Length: 10\r\n\r\n0123456789", FailCode.RANGE),
+    "a shorter part": (_PART + b"Content-Range: bytes 10-14/30\r\nContent-Length: 5\r\n\r\n01234", FailCode.RANGE),
+    "a part without a name": (_PART + b"Content-Length: 10\r\n\r\n0123456789", FailCode.RANGE),
+    "half a part": (_PART + b"Content-Range: bytes 10-19/30\r\nContent-Length: 10\r\n\r\n01234", FailCode.BAD_RESPONSE),
+    "a redirect": (b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n", FailCode.REDIRECT),
+}
+
+
+def test_the_updater_gets_parts_of_files_and_nothing_else(link: Link, serve: Serve, pki: Pki) -> None:
+    peer = serve()
+    link.core_uid += 1
+    link.configure(
+        f"[updater]\nuser = {os.geteuid()}\n{upstream(peer.port, pki.root.pin, name='ota')}{upstream(1, pki.root.pin)}"
+    )
+    link.start()
+    part = {"range": "bytes=10-19", "if-range": '"a"'}
+
+    async def work() -> None:
+        async with link.client.session(NOW) as session:
+            for kind, (data, code) in PARTS.items():
+                peer.behavior = raw(data)
+                if code is None:
+                    reply = await session.fetch("ota", "GET", "/f", b"", part, 1000)
+                    assert (reply.status, reply.body, reply.headers["etag"]) == (206, b"0123456789", '"a"')
+                else:
+                    with pytest.raises(FetchFailed) as caught:
+                        await session.fetch("ota", "GET", "/f", b"", part, 1000)
+                    assert caught.value.code is code, kind
+            peer.behavior = raw(PARTS["the part"][0])
+            with pytest.raises(FetchFailed) as caught:
+                await session.fetch("ota", "GET", "/f")
+            assert caught.value.code is FailCode.RANGE, "a part that nobody asked for"
+            for name, method in (("server", "GET"), ("webhook", "POST"), ("ota", "POST")):
+                with pytest.raises(FetchFailed) as caught:
+                    await session.fetch(name, method, "/")
+                assert caught.value.code is FailCode.NOT_ALLOWED
+        for identity in ((pki.agent.chain_pem, pki.agent.key_pem), (None, None)):
+            await asyncio.to_thread(wait_until, lambda: not _children(link.pid), link.log)
+            named = None if identity[0] else Provisioning("enrollment", f"https://{HOST}:{peer.port}", (pki.root.pin,))
+            with pytest.raises(FetchFailed) as caught:
+                async with link.client.session(NOW, *identity, provisioning=named):
+                    pass
+            assert caught.value.code is FailCode.NOT_ALLOWED
+        await asyncio.to_thread(wait_until, lambda: not _children(link.pid), link.log)
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(MAX_UPDATER_SESSIONS):
+                await held.enter_async_context(link.client.session(NOW))
+            with pytest.raises((FetchFailed, LinkUnavailable)):  # the answer may come before the hello is sent
+                await held.enter_async_context(link.client.session(NOW))
+
+    run(work())
+    assert "refused a connection from the updater: the updater has 4 connections already" in link.log()
+    assert b'range: bytes=10-19\r\nif-range: "a"' in peer.records[0].received.lower()
+    assert all(record.client is None for record in peer.records) and "refused the updater" in link.log()
 
 
 # Through a proxy

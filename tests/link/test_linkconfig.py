@@ -179,6 +179,35 @@ def test_what_the_webhook_may_not_be(more: str, said: str) -> None:
     assert said in problem
 
 
+OTA = f'{CORE}[upstream.ota]\nurl = "https://updates.example/pos"\n'
+
+
+def test_the_repository_has_pins_or_cas() -> None:
+    ota = parse(f'{OTA}ca_file = "/etc/ssl/certs/ca-certificates.crt"\n').upstreams["ota"]
+    assert (ota.url, ota.pins, ota.ca_file) == (
+        "https://updates.example/pos",
+        frozenset(),
+        Path("/etc/ssl/certs/ca-certificates.crt"),
+    )
+    assert parse(f'{OTA}pins = "{PIN}"\n').upstreams["ota"].pins == {b"\xab" * 32}
+    for more in ("", f'pins = "{PIN}"\nca_file = "/a"'):
+        (problem,) = problems(f"{OTA}{more}\n")
+        assert problem.startswith("[upstream.ota] needs 'pins' or 'ca_file', and not both")
+    (problem,) = problems(f'{OTA}pins = "{PIN}"\nallow_addresses = []\n')
+    assert "unknown key 'allow_addresses' in [upstream.ota]" in problem
+    assert problems(f"{CORE}[upstream]\nota = 1\nwebhook = 1\n")
+
+
+def test_the_updater_is_the_packages_user_or_the_one_that_the_file_names() -> None:
+    users = {**USERS, "license-agent-updater": 902}
+    assert parse_config(CORE, "link.toml", users.__getitem__).updater_uid == 902
+    assert parse(CORE).updater_uid is None
+    assert parse(f"{CORE}[updater]\nuser = 7\n").updater_uid == 7
+    assert parse_config("[core]\nuser = 902\n", "link.toml", users.__getitem__).updater_uid is None
+    (problem,) = problems(f"{CORE}[updater]\nuser = 900\n")
+    assert "[updater] and [core] name the same user" in problem
+
+
 def test_other_upstreams_have_none_of_the_webhooks_keys() -> None:
     assert len(problems(f'{UP}ca_file = "/a"\nallow_addresses = []\n')) == 2
 

@@ -118,7 +118,7 @@ def test_the_other_side_s_messages_are_refused() -> None:
 
 
 def test_the_largest_messages_fit_a_frame() -> None:
-    names = ("accept", "agent-request", "content-type", "if-none-match", "range", "idempotency-key")
+    names = ("accept", "agent-request", "content-type", "if-none-match", "license-agent-signature", "idempotency-key")
     # No request has every header at its longest; one signed request and five usual ones do fit.
     values = dict.fromkeys(names, "x" * 1024) | {"agent-request": "x" * MAX_HEADER_VALUE_CHARS}
     path = "/" + "a" * 2047
@@ -147,11 +147,31 @@ def test_the_largest_messages_fit_a_frame() -> None:
         {"headers": [["accept", "x"], ["accept", "y"]]},
         {"headers": [["Accept", "x"]]},
         {"headers": [["accept"]]},
+        {"headers": [["range", "bytes=0-1"]]},  # not from ota
+        {"headers": [["if-range", '"a"']]},
         {"headers": [["accept", "x" * (MAX_HEADER_VALUE_CHARS + 1)]]},
     ],
 )
 def test_what_is_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     assert refused(**change)
+
+
+@pytest.mark.parametrize(
+    ("headers", "right"),
+    [
+        ([["range", "bytes=0-1"]], True),
+        ([["range", "bytes=5-99"], ["if-range", '"a"']], True),
+        ([["if-range", '"a"']], False),
+        ([["range", "bytes=5-99"], ["if-range", 'W/"a"']], False),
+        ([["range", "bytes=5-99"], ["if-range", "Mon, 30 Nov 2026 10:00:00 GMT"]], False),
+        ([["range", "bytes=5-"]], False),
+        ([["range", "bytes=0-1,5-9"]], False),
+        ([["range", "bytes=9-5"]], False),
+    ],
+)
+def test_a_part_is_asked_for_of_a_file_of_the_repository(headers: list[list[str]], right: bool) -> None:
+    assert refused(upstream="ota", method="GET", body=b"", headers=headers) is not right
+    assert refused(upstream="ota", method="POST", body=b"", headers=headers)
 
 
 def test_bounds_of_what_comes_back() -> None:

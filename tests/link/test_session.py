@@ -14,6 +14,7 @@ from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, inst
 from ipc.frames import FrameDecoder
 from ipc.linkmessages import FailCode, Failed, Hello, Ready, encode_link, from_link_decoder
 from link import service, session
+from link.clients import CORE
 from link.config import LinkConfig
 from link.service import Service
 from link.session import Session
@@ -32,7 +33,7 @@ async def converse(data: bytes) -> bytes:
         theirs.setblocking(False)
         ours.setblocking(False)
         ours.send(data)
-        await asyncio.wait_for(Session(theirs, CONFIG, time.monotonic).run(), READY_S)
+        await asyncio.wait_for(Session(theirs, CONFIG, CORE, time.monotonic).run(), READY_S)
         said = b""
         while piece := await asyncio.get_running_loop().sock_recv(ours, 65536):
             said += piece
