@@ -1,0 +1,168 @@
+"""The sections of `installer.toml`: which products this machine has, and where. Root writes the file; the core cannot.
+
+`settings` reads values and files; `parse_config` is pure but for the look-up of a user's name, which is passed in.
+"""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.files import OTHERS_WRITE
+from settings.errors import ConfigError
+from settings.file import read_file
+from settings.sections import Key, Keys, Sections
+from settings.values import BadValue, Lookup, absolute_path, integer, matching, one_id, one_of, user_id
+
+DEFAULT_PATH = Path("/etc/license-agent/installer.toml")
+MAX_CONFIG_BYTES = 64 * 1024
+MAX_PRODUCTS = 16
+MAX_HEALTH_ARGUMENTS = 16
+MAX_HEALTH_CHARS = 256
+DEFAULT_TIMEOUT_S = 30
+MAX_TIMEOUT_S = 240
+"""How long a health command may run. license-agent-pos-check@.service ends it at TimeoutStartSec=, which is longer."""
+_PRODUCT = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_OWN_UNITS = "license-agent"
+
+
+@dataclass(frozen=True, slots=True)
+class ProductConfig:
+    """`[product.NAME]`.
+
+    Attributes:
+        name: of the product.
+        backend: how it is installed: "slots".
+        directory: holds the slots, and the link `current`.
+        unit: is restarted when another version becomes the current one.
+        uid: of the user that the health command runs as; never root.
+        health: the command, relative to the slot, and its arguments.
+        timeout_s: seconds that it may take.
+    """
+
+    name: str
+    backend: str
+    directory: Path
+    unit: str
+    uid: int
+    health: tuple[str, ...]
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstallerConfig:
+    """The whole file.
+
+    Attributes:
+        products: by name; empty where there is no file.
+    """
+
+    products: Mapping[str, ProductConfig] = field(default_factory=dict)
+
+
+def _unit(value: Any) -> str:
+    unit: str = matching(
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,119}\.service"), 'must be the name of a service, such as "pos.service"'
+    )(value)
+    if unit.startswith(_OWN_UNITS):
+        raise BadValue("must not be a unit of the license agent itself; name the unit that runs the product")
+    return unit
+
+
+def _health(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else []
+    if (
+        not 1 <= len(words) <= MAX_HEALTH_ARGUMENTS
+        or not all(isinstance(word, str) and len(word) <= MAX_HEALTH_CHARS and "\0" not in word for word in words)
+        or any(part in ("", ".", "..") for part in words[0].split("/"))
+    ):
+        raise BadValue(
+            'must be a list of a command of the product and its arguments, such as ["bin/check", "--quick"]: 1 to '
+            f"{MAX_HEALTH_ARGUMENTS} texts of at most {MAX_HEALTH_CHARS} characters, the first a path in the slot, without '..'"
+        )
+    return tuple(words)
+
+
+def _not_root(lookup: Lookup) -> Any:
+    read = one_id("user", lookup)
+
+    def uid(value: Any) -> int:
+        found = read(value)
+        if found == 0:
+            raise BadValue("must not be root; name the user that the product runs as")
+        return int(found)
+
+    return uid
+
+
+def schema(user: Lookup) -> Keys:
+    """Returns the keys of each section `[product.NAME]`."""
+    return {
+        "backend": Key(one_of("slots"), required=True),
+        "directory": Key(absolute_path, required=True),
+        "unit": Key(_unit, required=True),
+        "user": Key(_not_root(user), required=True),
+        "health": Key(_health, required=True),
+        "timeout_s": Key(integer(1, MAX_TIMEOUT_S)),
+    }
+
+
+def parse_config(text: str, source: str = "installer.toml", user: Lookup = user_id) -> InstallerConfig:
+    """Parses the file's text.
+
+    Args:
+        text: TOML.
+        source: the file's name, for problems.
+        user: finds the UID of a user's name.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    sections = Sections(text, source)
+    sections.only(("product",))
+    tables = sections.content.get("product", {})
+    if not isinstance(tables, dict):
+        sections.problem("'product' must be sections, [product.NAME]")
+        tables = {}
+    if len(tables) > MAX_PRODUCTS:
+        sections.problem(f"more than {MAX_PRODUCTS} products; remove some")
+    found = {}
+    for name in tables:
+        if not _PRODUCT.fullmatch(name):
+            sections.problem(
+                f"[product.{ascii(name)[1:-1][:40]}] is not the name of a product: a lowercase letter, then at most 31 "
+                "lowercase letters, digits and hyphens"
+            )
+            continue
+        values = sections.section(f"product.{name}", schema(user), optional=True)
+        if not sections.problems:
+            values.setdefault("timeout_s", DEFAULT_TIMEOUT_S)
+            found[name] = ProductConfig(name=name, uid=values.pop("user"), **values)
+    seen: dict[Path, str] = {}
+    for product in found.values():
+        for other, owner in seen.items():
+            if product.directory == other or product.directory in other.parents or other in product.directory.parents:
+                sections.problem(f"'directory' in [product.{product.name}] is within that of [product.{owner}], or the reverse")
+        seen[product.directory] = product.name
+    sections.check()
+    return InstallerConfig(found)
+
+
+def load_config(path: Path = DEFAULT_PATH, owners: Collection[int] = (0,)) -> InstallerConfig:
+    """Reads the file, which only root may change. Without a file this machine has no products.
+
+    Args:
+        path: the file.
+        owners: UIDs, one of which must own it.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if not os.path.lexists(path):
+        return InstallerConfig()
+    file = read_file(path, MAX_CONFIG_BYTES, "create it (owner root, mode 0644)", follow=False)
+    if problems := file.problems(owners, OTHERS_WRITE):
+        raise ConfigError(problems)
+    return parse_config(file.text(), str(path))
