@@ -90,6 +90,11 @@ class Target(Custom, frozen=True, kw_only=True):
         if self.path.partition("/")[0] != self.product:
             raise ValueError("the path is not in the product's folder")
 
+    def address(self) -> str:
+        """Where the file is in the repository: a target's name is preceded by its digest (TUF, consistent snapshots)."""
+        product, _, name = self.path.partition("/")
+        return f"targets/{product}/{self.sha256}.{name}"
+
     def custom(self) -> dict[str, Any]:
         """The target's `custom` in TUF metadata, ready for JSON."""
         content: dict[str, Any] = msgspec.to_builtins(self)

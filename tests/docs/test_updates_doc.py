@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from contracts.directive import DIRECTIVE_TYPE, MAX_DIRECTIVE_CHARS, Day, DeploymentWindow, Directive
+from updatetrust import metadatafiles as files
 from updatetrust.judgement import Code
-from updatetrust.target import MAX_NOTES_CHARS, RESERVED_HARDWARE, Custom, Kind
+from updatetrust.metadata import FLOORS, MAX_METADATA_VERSION, Fault
+from updatetrust.target import MAX_NOTES_CHARS, MAX_TARGETS_PER_ROLE, RESERVED_HARDWARE, Custom, Kind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Updates\n")[2].partition("\n## ")[0]
@@ -56,3 +58,14 @@ def test_every_member_of_custom_is_in_its_table() -> None:
 def test_every_reason_is_in_its_table_in_the_order_of_the_checks() -> None:
     cells = tables(section("Reasons for which a package is not installed"))[0]
     assert [name for cell in cells for name in re.findall(r"[a-z]+(?:-[a-z]+)+", cell)] == [code.value for code in Code]
+
+
+def test_the_bounds_and_codes_of_metadata_are_in_their_tables() -> None:
+    text = section("The update repository")
+    _, bounds, codes = re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE)
+    values = [line.strip("| ").split(" | ")[1].removesuffix(" |").removesuffix(" bytes") for line in bounds.splitlines()[2:]]
+    sizes = [files.MAX_ROOT_BYTES, files.MAX_TIMESTAMP_BYTES, files.MAX_SNAPSHOT_BYTES, files.MAX_ROLE_BYTES]
+    sizes += [files.MAX_TOTAL_BYTES, MAX_TARGETS_PER_ROLE]
+    assert values == [str(files.MAX_ROOTS), str(MAX_METADATA_VERSION), *(f"{size:,}" for size in sizes)]
+    assert tables(codes)[0] == [fault.value for fault in Fault]
+    assert f"a member `{FLOORS}`" in text and f"at most {files.MAX_ROLES} roles" in text

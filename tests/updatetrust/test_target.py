@@ -18,6 +18,7 @@ def test_a_target_is_read_and_said_in_the_same_members() -> None:
     found = target()
     assert (found.path, found.length, found.sha256) == (PATH, LENGTH, HASHES["sha256"])
     assert found.kind is Kind.SLOTS and found.hardware == tuple(CUSTOM["hardware"])
+    assert found.address() == f"targets/pos/{found.sha256}.pos-3.2.1.tar.zst"
     assert json.loads(json.dumps(found.custom())) == CUSTOM
     assert read_target(PATH, LENGTH, HASHES, json.loads(json.dumps(found.custom()))) == found
 
