@@ -54,6 +54,16 @@ _FAULTS: list[tuple[type[Exception], Fault]] = [
 ]
 
 
+class _Updater(Updater):
+    """python-tuf's client without the symbolic link that it keeps to the newest root.
+
+    With a bootstrap nothing reads the link, and the updater's process may not make one, since root reads in its directory.
+    """
+
+    def _update_root_symlink(self) -> None:
+        pass
+
+
 class NotThere(Exception):
     """The repository has no such file."""
 
@@ -85,7 +95,7 @@ class Repository:
         self._bootstrap = bootstrap
         self._now = now
         try:
-            self._updater = Updater(str(directory), "metadata/", fetcher=_Fetcher(source), config=_BOUNDS, bootstrap=bootstrap)
+            self._updater = _Updater(str(directory), "metadata/", fetcher=_Fetcher(source), config=_BOUNDS, bootstrap=bootstrap)
         except RepositoryError as error:
             raise _refused(error) from None
         self._updater._trusted_set.reference_time = datetime.fromtimestamp(now, UTC)

@@ -16,7 +16,7 @@ from .. import render
 from .machine import CannotTell, Machine, Room, Stat
 from .verdict import Check, Judgment, fail, note, unknown, warn
 
-AGENT, ROOT, ADMINS = "agent", "root", "license-agent-admin"
+AGENT, ROOT, ADMINS, UPDATERS = "agent", "root", "license-agent-admin", "license-agent-updater"
 LITTLE_BYTES, NO_BYTES = 256 * 1024**2, 16 * 1024**2
 LITTLE_INODES, NO_INODES = 5_000, 100
 METRICS_OLD_S = 120
@@ -85,8 +85,9 @@ def _sockets(machine: Machine) -> list[Place]:
     return [
         Place(run / "pos.sock", 0o666, ROOT, 0o666, required=True),
         Place(run / "admin.sock", 0o660, ROOT, 0o660, ADMINS, required=True),
-        Place(run / "link.sock", 0o600, AGENT, 0o600, required=True),
+        Place(run / "link.sock", 0o660, AGENT, 0o660, UPDATERS, required=True),
         Place(run / "installer.sock", 0o600, AGENT, 0o600, required=True),
+        Place(run / "updater.sock", 0o600, AGENT, 0o600, required=True),
     ]
 
 

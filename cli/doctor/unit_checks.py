@@ -21,17 +21,18 @@ from .unitfiles import (
 from .verdict import Check, Judgment, fail, note, unknown, warn
 
 CORE, LINK, INSTALLER = "license-agent.service", "license-agent-link.service", "license-agent-installer.service"
-MANAGE = "license-agent-manage.service"
-SERVICES = (CORE, LINK, INSTALLER)
+MANAGE, UPDATER = "license-agent-manage.service", "license-agent-updater.service"
+SERVICES = (CORE, LINK, INSTALLER, UPDATER)
 SOCKETS = (
     "license-agent-pos.socket",
     "license-agent-admin.socket",
     "license-agent-link.socket",
     "license-agent-installer.socket",
+    "license-agent-updater.socket",
 )
 ALWAYS = (CORE, *SOCKETS)
 """Units that are active and enabled on every machine; the other services are started by their sockets."""
-PROFILES = ("license-agent", "license-agent-link", "license-agent-installer")
+PROFILES = ("license-agent", "license-agent-link", "license-agent-installer", "license-agent-updater")
 """AppArmor's, each with the name of its unit."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NeedDaemonReload,NRestarts"
 _MANY_RESTARTS = 3

@@ -30,6 +30,8 @@ UNITS = (
     "license-agent-link.socket",
     "license-agent-installer.service",
     "license-agent-installer.socket",
+    "license-agent-updater.service",
+    "license-agent-updater.socket",
 )
 _PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,ExecMainStatus,NRestarts,ActiveEnterTimestamp,UnitFileState,FragmentPath,"

@@ -25,12 +25,13 @@ SERVER, OTHER = "10.0.2.100", "10.0.2.101"
 """All that the guest's network holds: the license server, and a host that is none of the agent's business."""
 DIRECTORY = "/var/lib/license-server"
 CORE, LINK, INSTALLER, LICENSE_SERVER = "license-agent", "license-agent-link", "license-agent-installer", "license-server"
-UNITS = (CORE, LINK, INSTALLER, LICENSE_SERVER)
+UPDATER = "license-agent-updater"
+UNITS = (CORE, LINK, INSTALLER, UPDATER, LICENSE_SERVER)
 CLIENT = "license-agent-client --deadline 60"
 AUDIT_LOG = "/var/log/license-agent/audit.log"
 LANDLOCK = {"bookworm": 2, "trixie": 6}
 """The ABI that the kernel of each release has at least."""
-EXPOSURE = {CORE: 0.5, LINK: 1.3, INSTALLER: 2.0, LICENSE_SERVER: 2.0}
+EXPOSURE = {CORE: 0.5, LINK: 1.3, INSTALLER: 2.0, UPDATER: 0.5, LICENSE_SERVER: 2.0}
 """The most that `systemd-analyze security` may say; the first two are the project's measures."""
 COMPARED = ("systemd-journald", "systemd-logind", "dbus", "prometheus-node-exporter")
 
@@ -44,8 +45,10 @@ MODES = {
     "/run/license-agent": "755 root root",
     "/run/license-agent/pos.sock": "666 root root",
     "/run/license-agent/admin.sock": "660 root license-agent-admin",
-    "/run/license-agent/link.sock": "600 license-agent root",
+    "/run/license-agent/link.sock": "660 license-agent license-agent-updater",
     "/run/license-agent/installer.sock": "600 license-agent root",
+    "/run/license-agent/updater.sock": "600 license-agent root",
+    "/var/lib/license-agent-updater": "700 license-agent-updater license-agent-updater",
     "/usr/bin/license-agent": "755 root root",
     "/usr/bin/license-agent-cli": "755 root root",
 }
@@ -185,7 +188,7 @@ class Scenario:
         self.use_repository(self.first)
         self.apt(f"install {self.packages}")
         self.active(CORE)
-        for unit in ("license-agent-pos", "license-agent-admin", "license-agent-link", "license-agent-installer"):
+        for unit in (f"license-agent-{name}" for name in ("pos", "admin", "link", "installer", "updater")):
             self.same(f"{unit}.socket listens", "active", self.out(f"systemctl is-active {unit}.socket", check=False))
         if not self.quick:
             waits = self.out("systemctl is-active license-server", check=False)
@@ -194,7 +197,7 @@ class Scenario:
             self.same(
                 "license-server has no shell", "/usr/sbin/nologin", self.out("getent passwd license-server").split(":")[-1]
             )
-        for user in (CORE, LINK):
+        for user in (CORE, LINK, UPDATER):
             self.same(f"{user} has no shell", "/usr/sbin/nologin", self.out(f"getent passwd {user}").split(":")[-1])
         self.check("the agent's user may use the TPM", "tss" in self.out("id -nG license-agent").split())
         self.modes(MODES)
@@ -496,7 +499,15 @@ class Scenario:
     def attack(self) -> None:
         self.sh("install -m 0644 /payload/probes/*.py /usr/lib/license-agent/")
         # As root too: what is refused then is refused by the sandbox's lines and the profile, not for want of rights.
-        for unit, user in ((CORE, CORE), (CORE, "root"), (LINK, LINK), (LINK, "root"), (INSTALLER, "root")):
+        for unit, user in (
+            (CORE, CORE),
+            (CORE, "root"),
+            (LINK, LINK),
+            (LINK, "root"),
+            (INSTALLER, "root"),
+            (UPDATER, UPDATER),
+            (UPDATER, "root"),
+        ):
             if not self.quick or unit == user:
                 self.attack_from(unit, user)
         for user in ("stranger", "till"):
@@ -513,9 +524,14 @@ class Scenario:
                 )
             found = self.sh("cat /dev/tpmrm0", user=user, check=False)
             self.check(f"{user} cannot open the TPM", "Permission denied" in found.stderr, found.stderr)
-        sockets = " ".join(f"/run/license-agent/{name}.sock" for name in ("pos", "admin", "link", "installer"))
+        sockets = " ".join(f"/run/license-agent/{name}.sock" for name in ("pos", "admin", "link", "installer", "updater"))
         inner = f"python3 -B /payload/probes/inner.py {sockets}"
-        for user, doors in {"stranger": {"pos"}, LINK: {"pos"}, CORE: {"pos", "link", "installer"}}.items():
+        for user, doors in {
+            "stranger": {"pos"},
+            LINK: {"pos"},
+            UPDATER: {"pos", "link"},
+            CORE: {"pos", "link", "installer", "updater"},
+        }.items():
             told = json.loads(self.out(inner, user=user))
             opened = {Path(path).stem for path, what in told.items() if what == "connected"}
             self.same(f"{user} comes in by", sorted(doors), sorted(opened))

@@ -23,11 +23,12 @@ from tests.audittrail.madelog import Machine as Logged
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_800_000_000
-CORE_UID, LINK_UID, MANAGE_UID, TSS, ADMINS = 990, 989, 988, 110, 995
+CORE_UID, LINK_UID, MANAGE_UID, TSS, ADMINS, UPDATERS = 990, 989, 988, 110, 995, 987
 STATE, LOG, RUN, ETC = "/var/lib/license-agent", "/var/log/license-agent", "/run/license-agent", "/etc/license-agent"
 CORE, MANAGE = "license-agent.service", "license-agent-manage.service"
-UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", MANAGE, "license-agent-pos.socket",
-         "license-agent-admin.socket", "license-agent-link.socket", "license-agent-installer.socket")  # fmt: skip
+UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", "license-agent-updater.service", MANAGE,
+         "license-agent-pos.socket", "license-agent-admin.socket", "license-agent-link.socket",
+         "license-agent-installer.socket", "license-agent-updater.socket")  # fmt: skip
 DAY = 86_400
 
 FILES = {
@@ -37,7 +38,8 @@ FILES = {
     f"license-agent-manage:x:{MANAGE_UID}:{MANAGE_UID}:License agent, REST interface:/:/usr/sbin/nologin\n"
     "till:x:1000:1000::/home/till:/bin/bash\n",
     "/etc/group": f"root:x:0:\nlicense-agent:x:{CORE_UID}:\ntss:x:{TSS}:license-agent\n"
-    f"license-agent-admin:x:{ADMINS}:license-agent-manage\nlicense-agent-manage:x:{MANAGE_UID}:\n",
+    f"license-agent-admin:x:{ADMINS}:license-agent-manage\nlicense-agent-manage:x:{MANAGE_UID}:\n"
+    f"license-agent-updater:x:{UPDATERS}:\n",
     "/etc/hosts": "127.0.0.1 localhost\n192.0.2.10 license.example\n",
     f"{ETC}/config.toml": '[pos]\nallowed_uids = ["till"]\n[management]\nallowed_uids = ["license-agent-manage"]\n',
     f"{ETC}/manage.toml": f'[tls]\ncertificate = "{ETC}/manage-cert.pem"\nkey = "{ETC}/manage-key.pem"\n',
@@ -48,7 +50,7 @@ FILES = {
     "/etc/logrotate.d/dpkg": "/var/log/dpkg.log {\n\tmonthly\n}\n",
     "/sys/module/apparmor/parameters/enabled": "Y\n",
     "/sys/kernel/security/apparmor/profiles": "license-agent (enforce)\nlicense-agent-link (enforce)\n"
-    "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nnginx (complain)\n",
+    "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nlicense-agent-updater (enforce)\nnginx (complain)\n",
     "/sys/class/tpm/tpm0/tpm_version_major": "2\n",
     "/sys/class/rtc/rtc0/since_epoch": f"{NOW}\n",
     "/proc/4711/attr/current": "license-agent (enforce)\n",
@@ -79,8 +81,9 @@ STATS = {
     RUN: Stat("directory", 0o755, *_ROOT),
     f"{RUN}/pos.sock": Stat("socket", 0o666, *_ROOT),
     f"{RUN}/admin.sock": Stat("socket", 0o660, 0, ADMINS),
-    f"{RUN}/link.sock": Stat("socket", 0o600, CORE_UID, 0),
+    f"{RUN}/link.sock": Stat("socket", 0o660, CORE_UID, UPDATERS),
     f"{RUN}/installer.sock": Stat("socket", 0o600, CORE_UID, 0),
+    f"{RUN}/updater.sock": Stat("socket", 0o600, CORE_UID, 0),
     "/dev/tpmrm0": Stat("character device", 0o660, 0, TSS),
 }
 """What a test without root cannot make. Every path of the agent is here: what is not, is not there."""

@@ -235,7 +235,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n"
-            "license-agent-manage (enforce)\n",
+            "license-agent-manage (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -244,7 +244,8 @@ FAULTS = [
         "license-agent-installer is not loaded",
         wrote(
             "/sys/kernel/security/apparmor/profiles",
-            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-manage (enforce)\n",
+            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-manage (enforce)\n"
+            "license-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -253,7 +254,8 @@ FAULTS = [
         "profile license-agent-manage is not loaded",
         wrote(
             "/sys/kernel/security/apparmor/profiles",
-            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-installer (enforce)\n",
+            "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-installer (enforce)\n"
+            "license-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -330,7 +332,7 @@ FAULTS = [
         "tpm.device",
         FAIL,
         "the user license-agent is not in the group tss",
-        wrote("/etc/group", "root:x:0:\ntss:x:110:\nlicense-agent-admin:x:995:\n"),
+        wrote("/etc/group", "root:x:0:\ntss:x:110:\nlicense-agent-admin:x:995:\nlicense-agent-updater:x:987:\n"),
     ),
     Fault("tpm.device", FAIL, "belongs to group root with mode 0600", changed("/dev/tpmrm0", gid=0, mode=0o600)),
     Fault("tpm.device", FAIL, "the kernel has a TPM (tpm0), but /dev/tpmrm0 is not there", gone("/dev/tpmrm0")),

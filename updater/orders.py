@@ -1,0 +1,277 @@
+"""Carries out one order of the core: which checks come in which order, and what is staged.
+
+Nothing that is downloaded is given a place before directive, repository and machine agree on it. Root believes nothing of what
+the updater says: the installer makes every check again, with what root keeps.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.directive import Directive, verify_directive
+from contracts.jose import BadSignature, MalformedToken
+from contracts.keyset import verify_key_set
+from ipc.messages import Request
+from ipc.updatermessages import (
+    UPDATER_VERSION,
+    Describe,
+    Description,
+    Discard,
+    Done,
+    Failure,
+    Offer,
+    Refresh,
+    Stage,
+    Staged,
+    TakeBundle,
+    UpdaterCode,
+)
+from updatetrust.judgement import Disagreement, agree
+from updatetrust.metadata import KeptVersions, MetadataRefused, VerifiedTargets, verify_offline
+from updatetrust.metadatafiles import BadMetadataFiles, MetadataFiles, parse_names
+from updatetrust.target import MalformedTarget, Target
+from updatetrust.trustfile import BadTrustFile, UpdateTrust, read_trust
+from updatetrust.version import Version
+
+from . import VERSION
+from .bundle import Bundle, Papers
+from .clock import Clock
+from .download import Report, Reporter, Wanted, download
+from .failures import UpdateFailed
+from .linkclient import open_link
+from .repository import package_path, read_repository, refused
+from .staging import Part, Staging, disk_failure
+
+log = logging.getLogger("updater")
+
+ORDERS = ("refresh", "stage", "take_bundle", "discard")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are.
+
+    Attributes:
+        trust: root's file of what this machine trusts.
+        state: the updater's own directory.
+        link: the link's socket.
+        owners: who may own the file of trust.
+    """
+
+    trust: Path
+    state: Path
+    link: Path
+    owners: frozenset[int] = frozenset({0})
+
+
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """What the server orders, with its signatures verified.
+
+    Attributes:
+        directive: what is to be installed.
+        texts: directive and key set as they came, by the names that they are staged under.
+        trust: root's file.
+    """
+
+    directive: Directive
+    texts: dict[str, bytes]
+    trust: UpdateTrust
+
+
+class Updater:
+    """Carries out orders, one after another.
+
+    Args:
+        places: where things are.
+        trusted_uids: who may serve the link's socket.
+        clock: seconds that pass.
+    """
+
+    def __init__(self, places: Places, trusted_uids: frozenset[int], clock: Clock) -> None:
+        self._places = places
+        self._trusted_uids = trusted_uids
+        self._clock = clock
+
+    def carry_out(self, order: Request, descriptor: int | None, report: Report) -> Request:
+        """Returns the answer to an order.
+
+        Args:
+            order: as it was decoded.
+            descriptor: that came with it.
+            report: takes the progress; what it raises ends the work and is raised.
+        """
+        try:
+            staging = Staging(self._places.state)
+            try:
+                return self._answer(order, descriptor, report, staging)
+            finally:
+                staging.close()
+        except UpdateFailed as failed:
+            log.warning("%s: %s", failed.code, failed.text)
+            return Failure(v=UPDATER_VERSION, id=order.id, code=failed.code, text=failed.text[:500], network=failed.network)
+
+    def _answer(self, order: Request, descriptor: int | None, report: Report, staging: Staging) -> Request:
+        if isinstance(order, Refresh):
+            return self._refresh(order, staging)
+        if isinstance(order, Stage):
+            return self._stage(order, staging, report)
+        if isinstance(order, TakeBundle) and descriptor is not None:
+            return self._take_bundle(order, descriptor, staging, report)
+        try:
+            if isinstance(order, Discard):
+                staging.discard(frozenset(order.keep))
+                return Done(v=UPDATER_VERSION, id=order.id)
+            if isinstance(order, Describe):
+                staged = tuple(staging.names())
+                return Description(v=UPDATER_VERSION, id=order.id, program=VERSION, orders=ORDERS, staged=staged)
+        except OSError as error:
+            raise disk_failure(error, "the staging directory cannot be used") from None
+        raise TypeError(f"an order without an answer: {type(order).__name__}")
+
+    def _refresh(self, order: Refresh, staging: Staging) -> Offer:
+        ordered = self._ordered(order.directive, order.key_set)
+        with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
+            verified, _ = read_repository(
+                session,
+                self._places.state / "metadata",
+                ordered.trust.root_bytes(),
+                order.now,
+                ordered.directive.target,
+                self._clock,
+            )
+        target = _agreed(ordered, verified, order.now)
+        return Offer(
+            v=UPDATER_VERSION,
+            id=order.id,
+            product=target.product,
+            version=target.version,
+            build_id=target.build_id,
+            kind=target.kind.value,
+            notes=target.notes,
+            sha256=target.sha256,
+            length=target.length,
+            staged=staging.has(target.sha256),
+            metadata_expires=verified.fresh_until,
+        )
+
+    def _stage(self, order: Stage, staging: Staging, report: Report) -> Staged:
+        ordered = self._ordered(order.directive, order.key_set)
+        with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
+            verified, files = read_repository(
+                session,
+                self._places.state / "metadata",
+                ordered.trust.root_bytes(),
+                order.now,
+                ordered.directive.target,
+                self._clock,
+            )
+            target = _agreed(ordered, verified, order.now)
+            part = None
+            if not staging.has(target.sha256):
+                wanted = Wanted(package_path(target.path, target.sha256), target.length, target.sha256)
+                part = download(session, wanted, staging, self._clock, report, order.rate)
+        return _place(order, staging, part, target, ordered, files)
+
+    def _take_bundle(self, order: TakeBundle, descriptor: int, staging: Staging, report: Report) -> Staged:
+        try:
+            bundle = Bundle(descriptor)
+            papers = bundle.papers()
+        except OSError as error:
+            raise disk_failure(error, "the bundle cannot be read") from None
+        directive, key_set = order.directive or papers.directive, order.key_set or papers.key_set
+        if directive is None or key_set is None:
+            missing = "directive" if directive is None else "key set"
+            raise UpdateFailed(UpdaterCode.BUNDLE, f"the bundle has no {missing}, and the agent has none for it")
+        ordered = self._ordered(directive, key_set)
+        try:
+            files = parse_names(papers.metadata)
+            verified = verify_offline(files, ordered.trust.root_bytes(), KeptVersions(), order.now)
+        except BadMetadataFiles as error:
+            raise UpdateFailed(UpdaterCode.BUNDLE, f"the bundle's metadata is not whole: {error}") from None
+        except MetadataRefused as error:
+            raise refused(error) from None
+        if verified.fresh_until <= order.now:
+            raise UpdateFailed(UpdaterCode.EXPIRED, "the bundle's metadata is out of date; make the bundle again")
+        target = _agreed(ordered, verified, order.now)
+        if papers.package_size != target.length:
+            text = f"the bundle's package has {papers.package_size} bytes instead of {target.length}"
+            raise UpdateFailed(UpdaterCode.LENGTH, text)
+        part = None
+        if not staging.has(target.sha256):
+            part = self._copy(bundle, papers, target, staging, report)
+        return _place(order, staging, part, target, ordered, files)
+
+    def _copy(self, bundle: Bundle, papers: Papers, target: Target, staging: Staging, report: Report) -> Part:
+        """Copies and hashes the package in one pass: the file may change meanwhile."""
+        part = None
+        try:
+            staging.check_space(target.length)
+            part = staging.part(target.sha256)
+            part.empty()
+            digest, reporter = hashlib.sha256(), Reporter(report, target.length, self._clock)
+            for data in bundle.package(papers):
+                part.write(data)
+                digest.update(data)
+                reporter.at(part.size)
+            if digest.hexdigest() != target.sha256:
+                raise UpdateFailed(
+                    UpdaterCode.DIGEST, f"the bundle's package has the SHA-256 {digest.hexdigest()}, not {target.sha256}"
+                )
+            return part
+        except BaseException as error:
+            if part is not None:
+                part.empty()
+                part.close()
+            if isinstance(error, OSError):
+                raise disk_failure(error, "the package cannot be copied") from None
+            raise
+
+    def _ordered(self, directive: str, key_set: str) -> _Ordered:
+        """Verifies the server's signatures, from the roots that root trusts down to the directive."""
+        try:
+            trust = read_trust(self._places.trust, self._places.owners)
+            keys = verify_key_set(key_set, trust.license_roots).content.trust()
+            texts = {"directive.jws": directive.encode(), "key-set.jws": key_set.encode()}
+            return _Ordered(verify_directive(directive, keys), texts, trust)
+        except BadTrustFile as error:
+            raise UpdateFailed(UpdaterCode.TRUST, str(error)) from None
+        except (BadSignature, MalformedToken) as error:
+            raise UpdateFailed(UpdaterCode.SIGNATURE, str(error)) from None
+
+
+def _agreed(ordered: _Ordered, verified: VerifiedTargets, now: int) -> Target:
+    """The target on which directive, repository and machine agree."""
+    try:
+        target = verified.find(ordered.directive.target)
+        return agree(ordered.directive, target, ordered.trust, verified.floors, Version.parse(VERSION), now)
+    except Disagreement as error:
+        raise UpdateFailed(error.code.value, error.text) from None
+    except MalformedTarget as error:
+        raise UpdateFailed(UpdaterCode.METADATA, str(error)) from None
+    except MetadataRefused as error:
+        raise refused(error) from None
+
+
+def _place(
+    order: Request, staging: Staging, part: Part | None, target: Target, ordered: _Ordered, files: MetadataFiles
+) -> Staged:
+    papers = {**ordered.texts, **{f"metadata/{name}": data for name, data in files.by_name().items()}}
+    try:
+        staging.stage(target.sha256, part, papers)
+    except OSError as error:
+        raise disk_failure(error, "the package cannot be staged") from None
+    finally:
+        if part is not None:
+            part.close()
+    return Staged(
+        v=UPDATER_VERSION,
+        id=order.id,
+        name=target.sha256,
+        sha256=target.sha256,
+        length=target.length,
+        product=target.product,
+        version=target.version,
+        build_id=target.build_id,
+    )
