@@ -84,6 +84,18 @@ DEGRADED_LONG = Alert(
     "alert.degraded_long", Severity.HIGH, "Degraded mode has lasted more than 24 hours",
     "Restore the connection to the license server before grace ends.",
 )  # fmt: skip
+OTA_LOCKED = Alert(
+    "alert.ota_locked", Severity.HIGH, "Updates are locked: more than two attempts have failed",
+    "Read the reasons in 'license-agent-cli ota history', remove them, and run 'license-agent-cli ota unlock'.",
+)  # fmt: skip
+OTA_REHEARSAL = Alert(
+    "alert.ota_rehearsal", Severity.LOW, "This test bench has not rehearsed an update for more than a quarter",
+    "Assign it an update and run 'license-agent-cli ota rehearse'.",
+)  # fmt: skip
+OTA_ROLLED_BACK = Alert(
+    "alert.ota_rolled_back", Severity.HIGH, "An update was taken back: the version before it runs again",
+    "Read the reason in 'license-agent-cli ota history' before the update goes to other machines.", lasts=False,
+)  # fmt: skip
 UNAUTHORIZED = Alert(
     "access.denied", Severity.MEDIUM, "A user who is not on the allow-list tried a socket",
     "Find out which program of that user asked; add the user to [pos] allowed_uids if it should.", lasts=False,
@@ -124,7 +136,8 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
+    BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK, REVOCATIONS_STALE,
+    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
     SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

@@ -1,1 +1,1 @@
-"""Updates the machine's products: the table of steps, the window, consent and the register."""
+"""Updates the machine's products: the table of steps, its runner, the window, consent and the register."""

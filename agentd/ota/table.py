@@ -64,6 +64,8 @@ class Event(StrEnum):
     """A directive came, or an administrator handed a package over."""
     CHECKED = "checked"
     """The repository holds what the directive names, and both agree."""
+    PRESENT = "present"
+    """What the directive names runs already."""
     SAVED = "saved"
     """The installation may begin, and the configuration is saved."""
     FETCHED = "fetched"
@@ -93,7 +95,7 @@ _BEFORE_SWITCH = {Event.WITHDRAWN: Step.IDLE, Event.FAILED: Step.ROLLED_BACK}
 
 TRANSITIONS: dict[Step, dict[Event, Step]] = {
     Step.IDLE: {Event.OFFER: Step.OFFERED, Event.UNDO: Step.ROLLED_BACK},
-    Step.OFFERED: {Event.CHECKED: Step.WINDOW, **_BEFORE_SWITCH},
+    Step.OFFERED: {Event.CHECKED: Step.WINDOW, Event.PRESENT: Step.COMMITTED, **_BEFORE_SWITCH},
     Step.WINDOW: {Event.SAVED: Step.BACKED_UP, **_BEFORE_SWITCH},
     Step.BACKED_UP: {Event.FETCHED: Step.DOWNLOADED, Event.CLOSED: Step.WINDOW, **_BEFORE_SWITCH},
     Step.DOWNLOADED: {Event.PREPARED: Step.STAGED, Event.CLOSED: Step.WINDOW, **_BEFORE_SWITCH},
@@ -198,13 +200,12 @@ class Update(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         failure: why it failed; why the last one failed, at IDLE and LOCKED.
         attempts: that failed in a row and are counted.
         starts: of the agent during this trial.
-        before: the version that ran when the attempt began; empty if unknown.
+        before: the version that ran when the attempt began; empty before the installer was asked.
         done: number of the last directive that is finished, one way or the other.
         retry_at: when the directive is tried again after a failed attempt, seconds since 1970 UTC; 0 if it is not.
         urgent: an administrator wants it now, whatever window and notice say.
         rehearsal: the trial ends by going back on purpose.
         licensed: a license of this machine was valid when the installation began, so one must be after it.
-        paused: an administrator lets nothing begin.
         backup: name of the configuration's backup; empty before there is one.
     """
 
@@ -222,7 +223,6 @@ class Update(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     urgent: bool = False
     rehearsal: bool = False
     licensed: bool = False
-    paused: bool = False
     backup: str = ""
 
 
@@ -232,12 +232,14 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version, build_id: what is active; empty if nothing is.
         in_trial: whether it is active and not committed.
+        begun: whether the installer has begun an update of it, which a rollback ends.
         previous: the version that a rollback leads to; empty if there is none.
     """
 
     version: str
     build_id: str = ""
     in_trial: bool = False
+    begun: bool = False
     previous: str = ""
 
 
@@ -254,11 +256,10 @@ def advance(update: Update, event: Event) -> Update:
     return msgspec.structs.replace(update, step=after, spent=0)
 
 
-def offered(update: Update, order: Order, before: str, now: int, *, urgent: bool = False, rehearsal: bool = False) -> Update:
+def offered(update: Update, order: Order, now: int, *, urgent: bool = False, rehearsal: bool = False) -> Update:
     """An attempt to install what an order names.
 
     Args:
-        before: the version that runs.
         now: seconds since 1970 UTC.
         urgent: an administrator wants it now.
         rehearsal: and wants it to go back at the end.
@@ -269,7 +270,7 @@ def offered(update: Update, order: Order, before: str, now: int, *, urgent: bool
     fresh = advance(update, Event.OFFER)
     return msgspec.structs.replace(
         fresh,
-        order=order, since=now, reached=Step.IDLE, failure=None, starts=0, before=before, retry_at=0, urgent=urgent,
+        order=order, since=now, reached=Step.IDLE, failure=None, starts=0, before="", retry_at=0, urgent=urgent,
         rehearsal=rehearsal, licensed=False, backup="",
     )  # fmt: skip
 
@@ -348,10 +349,13 @@ def taken_up(update: Update, installed: Installed | None) -> Update:
         installed: None if the installer does not know the product.
     """
     order = update.order
-    if order is None or update.step in (Step.IDLE, Step.COMMITTED, Step.ROLLED_BACK, Step.LOCKED):
+    if order is None or update.step in (Step.IDLE, Step.ROLLED_BACK, Step.LOCKED):
         return update
     active = installed is not None and (installed.version, installed.build_id) == (order.version, order.build_id)
     in_trial = installed is not None and installed.in_trial
+    if update.step is Step.COMMITTED:
+        # The installer commits before this is journaled; where it has not, an older journal has come back.
+        return msgspec.structs.replace(update, step=Step.PROVING, spent=0) if active and in_trial else update
     if update.step is Step.STAGED and active and in_trial:
         # Killed after the switch and before its record: an agent's own update always ends so.
         update = advance(update, Event.SWITCHED)

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-"""Days of the week, as the configuration names them."""
-NOTICE_H = 48
-"""Hours between the arrival of a directive and its installation, unless the configuration says another number (OT-02)."""
+from agentd.base.updatesconfig import DAYS
+
 HORIZON_DAYS = 400
 """How far `next_change` looks: beyond a year's calendar of frozen days."""
 

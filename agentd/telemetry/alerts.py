@@ -6,6 +6,8 @@ from agentd.base.alerts import (
     AUDIT_ARCHIVE,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
+    OTA_LOCKED,
+    OTA_REHEARSAL,
     REVOCATIONS_STALE,
     ROTATION_FAILING,
     SECRET_EXPIRED,
@@ -16,6 +18,7 @@ from agentd.base.alerts import (
     Alert,
 )
 from agentd.base.signedtime import Standing
+from agentd.ota.table import Step
 from agentd.secrets.trusted_time import describe
 from agentd.sync.degraded import Mode
 from hwsec.backend import BackendState, BackendStatus
@@ -85,6 +88,7 @@ class AlertWatch:
         refused = record is not None and record.refused is not None
         words = record.refused if record else ""
         self._set(SERVER_REFUSES, refused, f"the license server refuses this agent: {words}")
+        self._look_at_updates()
         clock = self._core.clock
         self._change(
             CLOCK_SUSPECT,
@@ -98,6 +102,15 @@ class AlertWatch:
         contradicts = time is not None and time.standing is not Standing.PROVISIONAL
         text = describe(time.standing, time.time.signed, time.clock) if time is not None else "the server's time is settled"
         self._set(SERVER_TIME, contradicts, text)
+
+    def _look_at_updates(self) -> None:
+        updates = self._parts.updates
+        failure = None if updates is None else updates.update.failure
+        locked = updates is not None and updates.update.step is Step.LOCKED
+        why = "" if failure is None else failure.text
+        self._set(OTA_LOCKED, locked, f"updates are locked: more than two attempts have failed, the last one because {why}")
+        overdue = updates is not None and updates.rehearsal_overdue()
+        self._set(OTA_REHEARSAL, overdue, "this test bench has not rehearsed an update for more than a quarter")
 
     def hardware(self, status: BackendStatus) -> None:
         """Raises or clears by what the hardware says of itself; called every 30 s."""

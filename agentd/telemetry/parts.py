@@ -6,6 +6,7 @@ from agentd.audit.core import Core
 from agentd.base.configstatus import ConfigStatus
 from agentd.licenses.usage import Usage
 from agentd.licenses.validator import Validator
+from agentd.ota.runner import UpdateRunner
 from agentd.secrets.store import Store
 from agentd.sockets.connection import Hub
 from agentd.sync.cycle import ContactCycle
@@ -25,6 +26,7 @@ class AgentParts:
         hub: the open connections.
         config: in force, and what is known of the file.
         usage: the counters of usage; None if their file cannot be used.
+        updates: installs updates; None where they are not enabled.
     """
 
     core: Core
@@ -35,3 +37,4 @@ class AgentParts:
     hub: Hub
     config: ConfigStatus
     usage: Usage | None = None
+    updates: UpdateRunner | None = None

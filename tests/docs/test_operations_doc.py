@@ -166,6 +166,7 @@ NO_EVENTS = {
     "licenses.json",
 }
 NO_EVENTS |= {
+    "ota.json",
     "webhook.json",
     "webhook.test",
     "usage.counts",

@@ -51,8 +51,8 @@ def test_every_step_knows_its_events_and_no_others(step: Step, event: Event) -> 
 
 
 def test_an_update_goes_through_all_steps() -> None:
-    update = offered(Update(), ORDER, "1.0.0", 100)
-    assert (update.step, update.before, update.since) == (Step.OFFERED, "1.0.0", 100)
+    update = offered(Update(), ORDER, 100)
+    assert (update.step, update.before, update.since) == (Step.OFFERED, "", 100)
     path = [update.step]
     for event in ("checked", "saved", "fetched", "prepared", "switched", "started", "proved"):
         update = advance(update, Event(event))
@@ -92,11 +92,11 @@ def test_every_step_that_something_else_must_end_has_a_deadline() -> None:
 def test_the_third_failed_attempt_locks_and_only_unlocking_leads_out() -> None:
     update = Update()
     for count in range(1, MAX_FAILED + 2):
-        update = concluded(failed(offered(update, ORDER, "1.0.0", 0), BAD), 50)
+        update = concluded(failed(offered(update, ORDER, 0), BAD), 50)
         assert update.attempts == count
         assert update.step is (Step.LOCKED if count > MAX_FAILED else Step.IDLE)
     with pytest.raises(UnknownTransition):
-        offered(update, ORDER, "1.0.0", 0)
+        offered(update, ORDER, 0)
     free = unlocked(update)
     assert (free.step, free.attempts, free.retry_at) == (Step.IDLE, 0, 0)
 
@@ -104,7 +104,7 @@ def test_the_third_failed_attempt_locks_and_only_unlocking_leads_out() -> None:
 def test_network_errors_and_an_operators_will_never_lock() -> None:
     update = Update()
     for _ in range(20):
-        update = concluded(failed(offered(update, ORDER, "1.0.0", 0), Failure(code="network", text="-", counted=False)), 50)
+        update = concluded(failed(offered(update, ORDER, 0), Failure(code="network", text="-", counted=False)), 50)
     assert (update.step, update.attempts) == (Step.IDLE, 0)
 
 
@@ -151,6 +151,8 @@ def test_a_withdrawn_directive_is_done() -> None:
         (Step.DOWNLOADED, OLD, Step.DOWNLOADED),
         (Step.WINDOW, None, Step.WINDOW),
         (Step.COMMITTED, NEW, Step.COMMITTED),
+        (Step.COMMITTED, TRIAL, Step.PROVING),
+        (Step.COMMITTED, OLD, Step.COMMITTED),
         (Step.ROLLED_BACK, TRIAL, Step.ROLLED_BACK),
         (Step.LOCKED, OLD, Step.LOCKED),
     ],
@@ -198,7 +200,7 @@ def test_attempts_never_pass_the_limit_without_a_lock(events: list[Event]) -> No
     for event in events:
         try:
             if event is Event.OFFER:
-                update = offered(update, ORDER, "1.0.0", 0)
+                update = offered(update, ORDER, 0)
             elif event is Event.FAILED:
                 update = failed(update, BAD)
             elif event in (Event.LOGGED, Event.EXHAUSTED):

@@ -10,6 +10,7 @@ from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
 from agentd.base.clock import Clock
 from agentd.base.config import AgentConfig, AlertsConfig, AuditConfig
+from agentd.ota.table import Update
 from agentd.secrets.record import SealedWebhookKey
 from agentd.sync.cycle import ContactRecord
 from agentd.sync.mode import Kept, ModeKeeper
@@ -53,7 +54,10 @@ class AlertWorld:
         config_of_agent = AgentConfig()
         self.mode = ModeKeeper(self.core, world.validator, self.cycle, kept or Kept(), config_of_agent)  # type: ignore[arg-type]
         store = SimpleNamespace(status=STATUS, record=SimpleNamespace(unconfirmed=None))
-        parts = SimpleNamespace(core=self.core, validator=world.validator, cycle=self.cycle, mode=self.mode, store=store)
+        self.updates = SimpleNamespace(update=Update(), rehearsal_overdue=lambda: False)
+        parts = SimpleNamespace(
+            core=self.core, validator=world.validator, cycle=self.cycle, mode=self.mode, store=store, updates=self.updates
+        )
         self.watch = AlertWatch(parts)  # type: ignore[arg-type]
         with SecretBuffer(32) as key:
             key.view[:] = KEY

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agentd.ota.table import Failure, Step, Update
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.sync.cycle import ContactRecord
 from agentd.sync.mode import Kept
@@ -116,3 +117,12 @@ def test_what_goes_on_over_a_restart_is_told_once_and_its_end_once(tmp_path: Pat
     third.cycle.record = ContactRecord(0, last=DUE + 240)
     assert third.at(DUE + 240) == [("alert.rotation_failing", "cleared")]
     third.end()
+
+
+def test_locked_updates_and_a_rehearsal_that_is_overdue(alerts: AlertWorld) -> None:
+    assert alerts.at(T0) == []
+    alerts.updates.update = Update(step=Step.LOCKED, failure=Failure(code="unpack", text="the bundle is damaged"))
+    alerts.updates.rehearsal_overdue = lambda: True
+    assert alerts.at(T0 + 1) == [("alert.ota_locked", "raised"), ("alert.ota_rehearsal", "raised")]
+    alerts.updates.update = Update()
+    assert alerts.at(T0 + 2) == [("alert.ota_locked", "cleared")]

@@ -1,0 +1,495 @@
+"""Performs an update step by step: journal first, then the effect, then the next step. `table` says which step that is.
+
+One update is under way at a time, in one task, which `tick` starts and which ends when it has to wait. What others want (a
+directive, an administrator) interrupts it only at steps that can be repeated and have switched nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agentd.audit.core import Core
+from agentd.audit.log import AuditUnavailable
+from agentd.base.alerts import OTA_ROLLED_BACK
+from agentd.base.errors import Refused
+from agentd.uplink.retry import delay
+from common.files import no_trace, os_problem, write_atomic
+
+from .consent import Answer, Traffic, said
+from .effects import Effects, Machine, Situation, Withdrawn
+from .register import REHEARSAL
+from .settings import Settings
+from .sides import Declined, Unreachable
+from .table import (
+    DEADLINES,
+    IN_TRIAL,
+    TRANSITIONS,
+    WAITS,
+    Event,
+    Failure,
+    Installed,
+    Order,
+    Step,
+    Update,
+    advance,
+    failed,
+    offered,
+    overdue,
+    taken_up,
+    undone,
+)
+from .window import Wait
+
+log = logging.getLogger(__name__)
+
+MAX_REPORTS = 16
+BASE_S, CAP_S = 30.0, 3600.0
+"""Bounds of the pause after something could not be reached, seconds."""
+LOOK_S, LOOK_FAR_S = 5.0, 60.0
+"""How often a step that waits looks again: for the shop's consent or a restart, and for a time."""
+KEEP_SPENT_S = 600.0
+"""How often the running time at a step is kept: a till that is switched off each night has deadlines too."""
+
+_INTERRUPTED = (*WAITS, Step.BACKED_UP, Step.DOWNLOADED)
+"""The steps whose effect may be stopped in the middle: it is repeated, or nobody needs it any more."""
+
+
+class Report(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What the server has to learn of a directive; members as in `contracts.updates.Outcome`."""
+
+    number: int
+    state: str
+    detail: Annotated[str, Meta(max_length=500)]
+    at: int
+
+
+class Journal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The journal's file.
+
+    Attributes:
+        update: where the update is.
+        known: the highest number of a directive that came.
+        paused: who of the machine's administrators lets nothing begin; empty if nobody does.
+        bench_since: since when this machine is a test bench, seconds since 1970 UTC; 0 if it is none.
+        reports: what the server has not acknowledged.
+    """
+
+    update: Update = Update()
+    known: int = 0
+    paused: str = ""
+    bench_since: int = 0
+    reports: tuple[Report, ...] = ()
+
+
+class UpdateRunner:
+    """Runs the updates of one machine.
+
+    Args:
+        path: the journal, `ota.json`.
+        machine: what it works with.
+        settings: of the configuration.
+        draw: random numbers between 0 and 1, for pauses.
+        trace: called after each journaled step and each effect; a test stops the run there.
+
+    Attributes:
+        situation: of this run.
+        waits: what the update waits for; None if it does not.
+        problem: why the last attempt at an effect failed; empty if it did not.
+        server_paused: an operator of the license server lets nothing begin.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        path: Path,
+        machine: Machine,
+        settings: Settings,
+        draw: Callable[[], float] = random.random,
+        trace: Callable[[str], None] = no_trace,
+    ) -> None:
+        self._core = core
+        self._path = path
+        self._machine = machine
+        self._draw = draw
+        self._trace = trace
+        now = core.clock.monotonic()
+        self.situation = Situation(settings, Traffic(now), entered=now)
+        self._effects = Effects(core, machine, self.situation)
+        self.waits: Wait | None = None
+        self.problem = ""
+        self.server_paused = False
+        self._journal = self._read()
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._effect: asyncio.Task[Update] | None = None
+        self._taken_up = False
+        self._unreachable = 0
+        self._again_at = now
+        self._kept_at = now
+        self._abort: Failure | None = None
+        self.running: dict[str, Installed] = {}
+        self._show_pause()
+
+    def _read(self) -> Journal:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Journal)
+        except FileNotFoundError:
+            return Journal()
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            log.warning("%s could not be read; the installer is asked what is installed", self._path)
+            return Journal()
+
+    # What others see
+
+    @property
+    def update(self) -> Update:
+        """Where the update is."""
+        return self._journal.update
+
+    @property
+    def known(self) -> int:
+        """The highest number of a directive that came."""
+        return self._journal.known
+
+    @property
+    def paused(self) -> str:
+        """Who lets nothing begin; empty if nobody does."""
+        return self.situation.paused
+
+    def reports(self) -> tuple[Report, ...]:
+        """What the server has to learn, the update under way among it."""
+        update, order = self.update, self.update.order
+        if order is None or not order.number or update.step is Step.IDLE:
+            return self._journal.reports
+        if update.step is Step.LOCKED:
+            state, detail = "locked", "" if update.failure is None else update.failure.text
+        else:
+            state, detail = "progress", update.step.value
+        current = Report(number=order.number, state=state, detail=detail, at=self._core.clock.now())
+        others = tuple(each for each in self._journal.reports if each.number != order.number)
+        return (*others[-(MAX_REPORTS - 1) :], current)
+
+    def rehearsal_overdue(self) -> bool:
+        """Whether this machine is a test bench that has not rehearsed in a quarter."""
+        since = self._journal.bench_since
+        return bool(since) and self._machine.register.rehearsal_overdue(self._core.clock.now(), since)
+
+    # Keeping it going
+
+    def tick(self) -> None:
+        """Goes on if something can go on; called every few seconds. Waits for nothing."""
+        self.situation.traffic.note(self._core.counters.validations, self._core.clock.monotonic())
+        if self._task is not None and not self._task.done():
+            return
+        if self._core.clock.monotonic() < self._again_at:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._run_logged())
+
+    async def _run_logged(self) -> None:
+        try:
+            await self.run()
+        except Exception:  # an update that fails in an unexpected way must not end the agent
+            log.exception("the update could not go on")
+            self._pause(CAP_S)
+
+    async def stop(self) -> None:
+        """Stops what is under way. The journal knows where to go on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Goes on until there is something to wait for."""
+        while await self._turn():
+            pass
+
+    async def _turn(self) -> bool:
+        """One effect; returns whether another one may follow at once."""
+        before = self.update
+        try:
+            if not self._taken_up:
+                await self._take_up()
+                return True
+            if before.step in (Step.IDLE, Step.LOCKED):
+                return await self._begin_again()
+            if self._abort is not None and before.step in IN_TRIAL:
+                failure, self._abort = self._abort, None
+                await self.keep(failed(before, failure))
+                return True
+            if overdue(before, self._core.clock.monotonic() - self.situation.entered):
+                await self.keep(failed(before, self._late(before)))
+                return True
+            self._effect = asyncio.get_running_loop().create_task(self._perform(before))
+            after = await self._effect
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return False  # `interrupt`: who called it moves the update on
+        except Wait as wait:
+            return await self._wait(before, wait)
+        except Withdrawn as withdrawn:
+            await self._withdraw(str(withdrawn))
+            return True
+        except Unreachable as error:
+            self._unreachable += 1
+            self.problem = str(error)
+            self._pause(max(LOOK_S, delay(self._unreachable, self._draw(), BASE_S, CAP_S)))
+            await self._keep_spent()
+            return False
+        except Declined as declined:
+            return await self._declined(before, declined)
+        except (AuditUnavailable, OSError) as error:
+            self.problem = os_problem(error) if isinstance(error, OSError) else str(error)
+            log.warning("the update waits: %s", self.problem)
+            self._pause(LOOK_FAR_S)
+            return False
+        finally:
+            self._effect = None
+        self._unreachable = 0
+        if self.update is not before:
+            return True
+        await self.keep(after)
+        return True
+
+    async def _perform(self, update: Update) -> Update:
+        after = await self._effects.table[update.step](update)
+        self._trace(f"effect: {update.step.value}")
+        return after
+
+    async def _wait(self, before: Update, wait: Wait) -> bool:
+        if wait.code == "ended":
+            await self._withdraw("it was not installed before the directive ended")
+            return True
+        self.waits, self.problem = wait, ""
+        now = self._core.clock.now()
+        if wait.code in ("consent", "restart", "proof"):
+            self._pause(LOOK_S)
+        else:
+            self._pause(LOOK_FAR_S if wait.until is None else min(LOOK_FAR_S, max(1.0, wait.until - now)))
+        await self._keep_spent()
+        return False
+
+    async def _declined(self, before: Update, declined: Declined) -> bool:
+        self.problem = str(declined)
+        if Event.FAILED not in TRANSITIONS[before.step]:
+            log.error("the update cannot end: %s", declined)
+            self._pause(LOOK_FAR_S)
+            return False
+        failure = Failure(code=declined.code, text=declined.text[:500], counted=declined.counted, final=declined.final)
+        await self.keep(failed(before, failure))
+        return True
+
+    def _late(self, update: Update) -> Failure:
+        counted = update.step not in WAITS and not self._unreachable
+        hours = (DEADLINES[update.step] or 0) / 3600
+        why = self.problem or ("" if self.waits is None else self.waits.text)
+        return Failure(code="deadline", text=f"it was {update.step} for {hours:g} h: {why}"[:500], counted=counted)
+
+    def _pause(self, seconds: float) -> None:
+        self._again_at = self._core.clock.monotonic() + seconds
+
+    async def keep(self, update: Update, **more: object) -> None:
+        """Journals where the update is from now on, and what the server has to learn of it."""
+        async with self._lock:
+            before = self.update
+            reports = _reports(self._journal.reports, before, update, self._core.clock.now())
+            await self._store(msgspec.structs.replace(self._journal, update=update, reports=reports, **more))
+            if update.step is before.step:
+                return
+            mono = self._core.clock.monotonic()
+            self.situation.entered = self._kept_at = self._again_at = mono
+            self.situation.progress, self.waits, self.problem = (0, 0), None, ""
+            self._record(before, update)
+        self._trace(f"journal: {update.step.value}")
+
+    async def _store(self, journal: Journal) -> None:
+        # In a thread: it waits for the disk twice, and no validation waits with it.
+        await asyncio.to_thread(write_atomic, self._path, msgspec.json.encode(journal))
+        self._journal = journal
+
+    async def _keep_spent(self) -> None:
+        mono = self._core.clock.monotonic()
+        if mono - self._kept_at < KEEP_SPENT_S:
+            return
+        spent = self.update.spent + int(mono - self.situation.entered)
+        async with self._lock:
+            await self._store(msgspec.structs.replace(self._journal, update=msgspec.structs.replace(self.update, spent=spent)))
+        self.situation.entered = self._kept_at = mono
+
+    def _record(self, before: Update, after: Update) -> None:
+        order = after.order
+        if order is None:
+            return
+        self._core.audit.record("ota.progress", "ok", product=order.product, number=order.number, step=after.step.value)
+        log.info("OTA_PROGRESS %s %s: %s", order.product, order.version, after.step.value)
+        if before.step is Step.ROLLED_BACK and before.reached in (*IN_TRIAL,) and before.failure is not None:
+            if before.failure.code != REHEARSAL:
+                text = f"the update to {order.product} {order.version} was rolled back: {before.failure.text}"
+                self._core.audit.raise_alert(OTA_ROLLED_BACK, text, product=order.product, text=before.failure.text)
+        if after.step is Step.LOCKED:
+            self._core.audit.record("ota.locked", "ok", product=order.product, attempts=after.attempts)
+            log.error("OTA_LOCKED after %d failed attempts; an administrator has to unlock updates", after.attempts)
+
+    # Taking up
+
+    async def _take_up(self) -> None:
+        """Compares the journal with what is installed. A trial that the journal does not know is ended: nobody watches it."""
+        self.running = await self._machine.installer.products()
+        update = self.update
+        order = update.order
+        product = "" if order is None else order.product
+        after = taken_up(update, self.running.get(product))
+        if after is not update:
+            await self.keep(after)
+        mine = after.step in (Step.STAGED, *IN_TRIAL, Step.ROLLED_BACK)
+        for name, installed in self.running.items():
+            if installed.in_trial and not (mine and name == product):
+                await self._end_unknown(name, installed)
+        self._taken_up = True
+        self._trace("taken up")
+
+    async def _end_unknown(self, product: str, installed: Installed) -> None:
+        failure = Failure(code="journal-lost", text="the agent's journal does not know this trial", counted=False)
+        order = Order(
+            number=0, product=product, version=installed.version, build_id=installed.build_id, sha256="", operator="agent"
+        )
+        now = self._core.clock.now()
+        log.warning("%s %s is on trial, and the journal does not know why: it is taken back", product, installed.version)
+        await self._machine.installer.roll_back(product, f"{failure.code}: {failure.text}")
+        await self._effects.enter(undone(Update(), order, failure, now), now)
+
+    async def _begin_again(self) -> bool:
+        update, now = self.update, self._core.clock.now()
+        if update.step is Step.IDLE and update.order is not None and 0 < update.retry_at <= now and not self.situation.paused:
+            await self.keep(offered(update, update.order, now))
+            return True
+        self._pause(LOOK_S)
+        return False
+
+    # What the server wants
+
+    async def hear(self, order: Order | None, withdraws: int | None, *, paused: bool) -> None:
+        """Takes in the server's directive: the one that counts now, each time that the server was asked.
+
+        Args:
+            order: None if the server orders nothing, or only withdraws.
+            withdraws: number of a directive that is void.
+            paused: an operator of the server lets nothing begin.
+        """
+        self.server_paused = paused
+        self._show_pause()
+        update, current = self.update, self.update.order
+        if withdraws is not None:
+            await self._know(max(self.known, withdraws))
+        pending = current is not None and current.source == "server" and (update.step in _INTERRUPTED or update.retry_at > 0)
+        if pending and current is not None and (order is None or order.number != current.number):
+            if order is None or order.number > current.number:
+                await self.interrupt()
+                await self._withdraw("the server has taken it back" if order is None else "a newer directive has come")
+        if order is None:
+            return
+        await self._know(order.number)
+        update = self.update
+        if update.step is Step.IDLE and order.number > update.done and not update.retry_at:
+            await self.keep(offered(update, order, self._core.clock.now()))
+
+    async def acknowledged(self, numbers: tuple[int, ...]) -> None:
+        """Forgets what the server has noted."""
+        left = tuple(each for each in self._journal.reports if each.number not in numbers)
+        if left != self._journal.reports:
+            async with self._lock:
+                await self._store(msgspec.structs.replace(self._journal, reports=left))
+
+    async def _know(self, number: int) -> None:
+        if number > self.known:
+            async with self._lock:
+                await self._store(msgspec.structs.replace(self._journal, known=number))
+
+    async def _withdraw(self, why: str) -> None:
+        update, now = self.update, self._core.clock.now()
+        log.info("the update is not installed: %s", why)
+        if Event.WITHDRAWN not in TRANSITIONS[update.step]:
+            done = max(update.done, 0 if update.order is None else update.order.number)
+            await self.keep(msgspec.structs.replace(update, retry_at=0, done=done))
+            return
+        await self._effects.enter(update, now)
+        await self.keep(advance(update, Event.WITHDRAWN))
+
+    async def interrupt(self) -> None:
+        """Stops the effect under way, if it may be stopped.
+
+        Raises:
+            Refused: it may not.
+        """
+        if self.update.step not in (*_INTERRUPTED, Step.IDLE, Step.LOCKED):
+            raise Refused(f"the update is {self.update.step.value}: wait until it has ended ('license-agent-cli ota status')")
+        self._again_at = self._core.clock.monotonic()
+        if self._effect is not None:
+            self._effect.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Wait, Unreachable, Declined, Withdrawn, OSError, AuditUnavailable):
+                await self._effect
+
+    def abort(self, failure: Failure) -> None:
+        """Has the trial under way fail, at the next look at it."""
+        self._abort = failure
+        self._again_at = self._core.clock.monotonic()
+
+    async def pause(self, who: str) -> None:
+        """Lets nothing begin on this machine from now on; an empty name ends that. What is switched is finished."""
+        async with self._lock:
+            await self._store(msgspec.structs.replace(self._journal, paused=who))
+        self._show_pause()
+        self._again_at = self._core.clock.monotonic()
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Goes by other settings. Raises OSError if the journal cannot be written."""
+        self.situation.settings = settings
+        self._again_at = self._core.clock.monotonic()
+        since = self._journal.bench_since if settings.test_bench else 0
+        if settings.test_bench and not since:
+            since = self._core.clock.now()
+        if since != self._journal.bench_since:
+            async with self._lock:
+                await self._store(msgspec.structs.replace(self._journal, bench_since=since))
+
+    def answered(self, answer: Answer, for_s: float) -> None:
+        """Notes what a POS application said; `for_s` is how long it is busy, seconds."""
+        self.situation.said = said(answer, for_s, self._core.clock.monotonic())
+        if answer is Answer.READY:
+            self._again_at = self._core.clock.monotonic()
+
+    def _show_pause(self) -> None:
+        if self._journal.paused:
+            self.situation.paused = f"{self._journal.paused} has paused updates on this machine"
+        else:
+            self.situation.paused = "the license server has paused updates" if self.server_paused else ""
+
+
+def _reports(reports: tuple[Report, ...], before: Update, after: Update, now: int) -> tuple[Report, ...]:
+    """What the server has to learn once the update has moved on: the end of a directive, one each."""
+    order, failure = before.order, before.failure
+    if order is None or not order.number or after.step is before.step or after.step not in (Step.IDLE, Step.LOCKED):
+        return reports
+    detail = "" if failure is None else f"{failure.code}: {failure.text}"
+    if before.step is Step.COMMITTED:
+        state, detail = "committed", ""
+    elif before.step is Step.LOCKED:
+        return reports
+    elif after.step is Step.LOCKED:
+        state = "locked"
+    elif before.step is Step.ROLLED_BACK:
+        if after.retry_at:
+            return reports  # it is tried again
+        state = "rolled-back" if before.reached in (*IN_TRIAL, Step.COMMITTED) else "refused"
+    else:
+        state, detail = "refused", "withdrawn"
+    report = Report(number=order.number, state=state, detail=detail[:500], at=now)
+    return (*(each for each in reports if each.number != order.number), report)[-MAX_REPORTS:]

@@ -1,0 +1,100 @@
+"""Declares what the runner needs of the updater and of the installer, which are asked by sockets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from .table import Installed, Order
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are done, and those in all."""
+
+
+class Unreachable(Exception):
+    """Updater, installer, link or repository cannot be reached: no failed attempt; the effect is tried again."""
+
+
+class Declined(Exception):
+    """The updater or the installer does not do it, and says why.
+
+    Attributes:
+        code: of its protocol.
+        text: for people.
+        counted: whether it is a failed attempt.
+        final: whether asking again is of no use.
+    """
+
+    def __init__(self, code: str, text: str, *, counted: bool = True, final: bool = False) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code, self.text, self.counted, self.final = code, text, counted, final
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What the repository holds for a directive, or what a package holds.
+
+    Attributes:
+        product, version, build_id, sha256: what.
+        length: bytes.
+        notes: release notes.
+        metadata_expires: when the repository's metadata ends, seconds since 1970 UTC; 0 for a package.
+    """
+
+    product: str
+    version: str
+    build_id: str
+    sha256: str
+    length: int
+    notes: str = ""
+    metadata_expires: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the health command of a product says.
+
+    Attributes:
+        ok: whether the product works.
+        text: the checks that failed.
+    """
+
+    ok: bool
+    text: str = ""
+
+
+class Updater(Protocol):
+    """Reads and verifies the repository, and stages packages. All raise `Unreachable` and `Declined`."""
+
+    async def refresh(self, order: Order, now: int) -> Offered:
+        """What the repository holds for the order's directive; `now` in seconds since 1970 UTC."""
+
+    async def stage(self, order: Order, now: int, rate: int | None, progress: Progress) -> None:
+        """Has the package verified and on disk; returns at once if it is. `rate` in bytes a second."""
+
+    async def take(self, package: int, now: int, progress: Progress) -> Offered:
+        """Has a package verified and on disk that an administrator's descriptor leads to."""
+
+    async def discard(self, keep: tuple[str, ...]) -> None:
+        """Removes all packages but those with these SHA-256."""
+
+
+class Installer(Protocol):
+    """Installs what the updater has staged, after judging it again. All raise `Unreachable` and `Declined`; repeatable."""
+
+    async def products(self) -> dict[str, Installed]:
+        """What is installed, by product."""
+
+    async def prepare(self, product: str, sha256: str, progress: Progress) -> None:
+        """Judges the staged package and unpacks it beside the running version."""
+
+    async def switch(self, product: str, sha256: str) -> None:
+        """Makes the new version active, on trial."""
+
+    async def prove(self, product: str) -> Proof:
+        """Runs the product's health command."""
+
+    async def commit(self, product: str) -> None:
+        """Ends the trial: the new version stays."""
+
+    async def roll_back(self, product: str, reason: str) -> None:
+        """Makes the version before active again."""
