@@ -138,7 +138,7 @@ class Runner:
         """Reads the configuration, within the confinement of an earlier one if there is one."""
         moved = [] if self._confinement is None else self._confinement.moved()
         if moved:
-            raise NeedsRestart(f"{', '.join(map(str, moved))} was replaced after this process was confined to it")
+            raise NeedsRestart(f"{', '.join(map(str, moved))} was replaced or removed after this process was confined to it")
         try:
             return load_config(self._path, agent_uid())
         except PermissionError as error:

@@ -1,7 +1,7 @@
 """Holds the configuration that is in force, reads the file again, and knows what the file holds now."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from settings.errors import ConfigError
 
@@ -23,11 +23,13 @@ class OnDisk:
         config: the configuration; None if it is refused.
         unreachable: what of it needs a restart, since this process cannot reach it.
         problems: why it is refused.
+        out_of_reach: why only a process that is started now could use it; one of the problems.
     """
 
     config: Config | None
     unreachable: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    out_of_reach: str = ""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class ConfigStatus:
         needs_restart: sections and keys that were loaded and take effect at the next start.
         problems: why the file was refused when it was last read.
         unloaded: the file held another configuration than the one that was loaded, when it was last read.
+        out_of_reach: why only a process that is started now could use the file, when it was last looked at.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class ConfigStatus:
     needs_restart: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     unloaded: bool = False
+    out_of_reach: str = ""
 
     def on_disk(self) -> OnDisk:
         """Reads the file. Blocks for it, and for the names of users and groups."""
@@ -59,20 +63,29 @@ class ConfigStatus:
         except ConfigError as error:
             return OnDisk(None, problems=tuple(error.problems))
         except NeedsRestart as error:
-            return OnDisk(None, problems=(f"{error}; run 'systemctl restart license-agent'",))
+            return OnDisk(None, problems=(str(error),), out_of_reach=str(error))
         return OnDisk(config, tuple(unreachable))
 
     def look(self) -> None:
         """Compares the file with what was loaded from it; blocks as `on_disk`."""
         found = self.on_disk()
-        self.problems = found.problems
-        self.unloaded = found.config is not None and found.config != (self.file or self.config)
+        self.problems, self.out_of_reach = found.problems, found.out_of_reach
+        self.unloaded = found.config is not None and _compared(found.config) != _compared(self.file or self.config)
 
     def loaded(self, file: Config, in_force: Config, needs_restart: list[str]) -> None:
         """Notes that the file was loaded."""
         self.file, self.config, self.needs_restart = file, in_force, tuple(needs_restart)
-        self.problems, self.unloaded = (), False
+        self.problems, self.unloaded, self.out_of_reach = (), False, ""
 
     def refused(self, problems: tuple[str, ...]) -> None:
         """Notes that the file was refused."""
         self.problems = problems
+
+
+def _compared(config: Config) -> Config:
+    """What of a configuration counts as a change: the user of the REST interface does not, while it may not use the socket.
+
+    It comes with its package, and nobody has edited the file then.
+    """
+    management = config.management
+    return replace(config, management=replace(management, signing_uids=management.signing_uids & management.allowed_uids))

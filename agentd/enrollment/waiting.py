@@ -89,6 +89,7 @@ class Unprovisioned:
                 audit_failing=self._audit.failing,
                 config_problems=self._file.problems,
                 config_unloaded=self._file.unloaded,
+                out_of_reach=self._file.out_of_reach,
             )
         )
 

@@ -73,6 +73,7 @@ class Facts:
         config_problems: why the configuration on disk is refused.
         config_unloaded: the configuration on disk is another one than that in force.
         needs_restart: what of the configuration that was loaded needs a restart.
+        out_of_reach: why this process cannot use what the configuration names, though one that is started now could.
         alerts: those that were raised and not cleared, each with the time when it was raised.
     """
 
@@ -99,6 +100,7 @@ class Facts:
     config_problems: tuple[str, ...] = ()
     config_unloaded: bool = False
     needs_restart: tuple[str, ...] = ()
+    out_of_reach: str = ""
     alerts: tuple[tuple[Alert, float], ...] = ()
 
 
@@ -191,7 +193,7 @@ def _certificate(facts: Facts) -> str | None:
 
 
 def _config_refused(facts: Facts) -> str | None:
-    if not facts.config_problems:
+    if not facts.config_problems or facts.out_of_reach:
         return None
     first, *rest = facts.config_problems
     more = f" (and {len(rest)} more)" if rest else ""
@@ -243,6 +245,9 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("backend_unavailable", _ATTENTION, "The TPM or the software backend cannot be used",
               lambda facts: f"the {facts.backend} cannot be used: {facts.backend_problem}" if facts.backend_problem else None,
               _always(TPM_UNAVAILABLE.action), (TPM_UNAVAILABLE,)),
+    Condition("out_of_reach", _ATTENTION, "Files or the TPM's device were replaced or taken away while the agent ran",
+              lambda facts: facts.out_of_reach.partition(";")[0] or None,
+              _always("If it is the TPM's device, see to that first. Then run 'systemctl restart license-agent'.")),
     Condition("degraded", _ATTENTION, "The agent is in degraded mode",
               _degraded,
               lambda facts: "Run 'license-agent-cli degraded off' to end it." if facts.held

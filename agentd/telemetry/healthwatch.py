@@ -53,5 +53,6 @@ class HealthWatch:
             config_problems=config.problems,
             config_unloaded=config.unloaded,
             needs_restart=config.needs_restart,
+            out_of_reach=config.out_of_reach,
             alerts=core.audit.raised_alerts,
         )

@@ -101,7 +101,7 @@ def test_between_two_tries_to_start_a_process_whose_rules_do_not_fit_ends_to_be_
         os.chown(bench.log, bench.uid, bench.uid)
         (bench.root / "key").rename(key)
         assert running.process.wait(READY_S) == 69
-        assert f"{bench.log} was replaced after this process was confined to it" in running.log()
+        assert f"{bench.log} was replaced or removed after this process was confined to it" in running.log()
         running.kill_and_restart()
         assert running.process.poll() is None
         bench.status()

@@ -51,6 +51,10 @@ STOPS, ATTENTION = Health.NOT_WORKING, Health.NEEDS_ATTENTION
         ({"config_problems": ("a", "b", "c")}, [("config_refused", ATTENTION)], "on disk is refused: a (and 2 more)"),
         ({"config_problems": ("a",), "config_unloaded": True}, [("config_refused", ATTENTION)], "systemctl reload"),
         ({"config_unloaded": True}, [("config_unloaded", ATTENTION)], "systemctl reload"),
+        ({"config_problems": ("x was removed; restart",), "out_of_reach": "x was removed; restart"},
+         [("out_of_reach", ATTENTION)], "x was removed If it is the TPM's device"),
+        ({"config_problems": ("x",), "out_of_reach": "x", "backend_problem": "absent: no TPM"},
+         [("backend_unavailable", ATTENTION), ("out_of_reach", ATTENTION)], "absent: no TPM"),
         ({"needs_restart": ("tpm", "agent.id")}, [("needs_restart", ATTENTION)], "tpm, agent.id"),
         ({"nobody_admitted": True}, [("nobody_admitted", ATTENTION)], "allowed_uids"),
         ({"refused_in_a_row": 9}, [], ""),
@@ -100,7 +104,7 @@ def test_every_condition_and_every_alert_is_a_finding() -> None:
         "clock_suspect": True, "nobody_admitted": True, "config_problems": ("c",), "needs_restart": ("tpm",), "now": NOW,
     }  # fmt: skip
     codes = {finding.code for finding in findings(Facts(**bad))}
-    codes |= {f.code for f in findings(Facts(certificate_unknown=True))}
+    codes |= {f.code for f in findings(Facts(certificate_unknown=True, out_of_reach="x"))}
     codes |= {f.code for f in findings(Facts(versions=0, usable=0, config_unloaded=True, failures=9, revocations_stale=True))}
     assert codes == {condition.code for condition in CONDITIONS}
     assert len({condition.code for condition in CONDITIONS}) == len(CONDITIONS)
