@@ -47,11 +47,14 @@ class Agent:
         as_json: whether replies are shown as JSON.
         agent_uid: the agent's UID where its user is not named `license-agent`.
         credentials: sign what the agent wants signed; None without a certificate.
+
+    Attributes:
+        path: as given.
     """
 
     def __init__(self, path: str, as_json: bool, agent_uid: int | None, credentials: Sign | None = None) -> None:
         self.as_json = as_json
-        self._path = path
+        self.path = path
         self.agent_uid = agent_uid
         self._credentials = credentials
         self._reader: AdminClient | None = None
@@ -69,17 +72,17 @@ class Agent:
             return client.call_signed(given, self._credentials, op, **fields)
 
     def _client(self, deadline: float) -> AdminClient:
-        return AdminClient(self._path, deadline=deadline, agent_uid=self.agent_uid)
+        return AdminClient(self.path, deadline=deadline, agent_uid=self.agent_uid)
 
     def _check_socket(self) -> None:
-        if not os.path.exists(self._path):
+        if not os.path.exists(self.path):
             raise AgentUnavailable(
-                f"{self._path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
+                f"{self.path} does not exist: is the agent running? (systemctl status license-agent; --socket names another)"
             )
-        if not os.access(self._path, os.W_OK):
+        if not os.access(self.path, os.W_OK):
             raise NotPermitted(
-                f"{self._path} may not be opened by {_user(os.geteuid())}: run this as root, or add the user to the group "
-                f"{_group(self._path)} and to [management] allowed_uids in config.toml"
+                f"{self.path} may not be opened by {_user(os.geteuid())}: run this as root, or add the user to the group "
+                f"{_group(self.path)} and to [management] allowed_uids in config.toml"
             )
 
     @property

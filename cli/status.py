@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from . import health, render, statustext
+from . import health, machinelook, render, statustext
 from .agent import Agent, for_terminal, pass_agent
 
 _CLEAR, _UNWRAPPED, _WRAPPED = "\x1b[2J\x1b[H", "\x1b[?7l", "\x1b[?7h"
@@ -32,8 +32,9 @@ def status(agent: Agent, watch: bool, every: int) -> None:
             ends = _watched(agent, every, time.sleep)
         sys.exit(ends)
     reply = agent.ask_health()
-    found = health.health_of(reply)
-    agent.show({"health": found, **reply}, _whole(found, reply))
+    found, machine = health.health_of(reply), machinelook.look(agent, reply)
+    shown = {"health": found, **reply} if machine is None else {"health": found, "machine": machine, **reply}
+    agent.show(shown, _whole(found, reply, machine or []))
     sys.exit(health.exit_status(found))
 
 
@@ -46,9 +47,9 @@ def healthcheck(agent: Agent) -> None:
     sys.exit(health.exit_status(found))
 
 
-def _whole(found: health.Health, reply: dict[str, Any]) -> str:
+def _whole(found: health.Health, reply: dict[str, Any], machine: machinelook.Found) -> str:
     details = statustext.status_text(reply) if "mode" in reply else ""
-    return f"{health.lines(found)}\n\n{details}".rstrip("\n")
+    return "\n\n".join(filter(None, (health.lines(found), machinelook.text(machine), details)))
 
 
 def _watched(agent: Agent, every: int, sleep: Callable[[float], None]) -> int:
@@ -62,7 +63,7 @@ def _watched(agent: Agent, every: int, sleep: Callable[[float], None]) -> int:
             found = health.health_of(reply)
             ends = health.exit_status(found)
             if screen:
-                _redraw(_whole(found, reply), every)
+                _redraw(_whole(found, reply, []), every)
             else:
                 state = statustext.watch_line(reply)
                 # Not the texts: they have counts and times that move by themselves.
