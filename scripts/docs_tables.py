@@ -19,6 +19,7 @@ from agentd.telemetry.health import CONDITIONS
 from agentd.telemetry.metrics import Gauges
 from agentd.telemetry.metrics import Metrics as AgentMetrics
 from cli.doctor.table import CHECKS, HOST_CHECKS
+from cli.outputs import OUTPUTS
 from common.histogram import Histogram
 from hwsec.tpm2.transport import COMMAND_BOUNDS
 from server.accounts.roles import Role, admits
@@ -116,6 +117,15 @@ def checks_table() -> list[str]:
     return ["| check | passes if | looks at |", "|---|---|---|", *lines]
 
 
+def outputs_table() -> list[str]:
+    """What each command prints with --json."""
+    lines = []
+    for command, output in OUTPUTS.items():
+        form = "a line each" if output.lines else "one document"
+        lines.append(f"| `{command}` | [{output.schema}](reference/schemas/{output.schema}.json) | {form} |")
+    return ["| command | schema | printed |", "|---|---|---|", *lines]
+
+
 def acts_table() -> list[str]:
     """What operators may ask, in the order of the catalog."""
     lines = []
@@ -150,6 +160,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "alerts of the agent": alerts_table,
     "conditions of health": health_table,
     "checks of doctor": checks_table,
+    "output of the commands": outputs_table,
     "roles of administrators": roles_table,
     "acts of operators": acts_table,
     "problems of the operator API": problems_table,

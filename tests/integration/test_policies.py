@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from license_agent_client import LicenseClient
 
 from tests.support.machine import Machine, furnished_machine
+from tests.support.outputs import assert_fits
 from tests.support.waiting import READY_S
 
 PCR = 11
@@ -56,8 +57,15 @@ def signed(machine: Machine, key: Path, values: dict[str, str], number: int) -> 
     return out
 
 
+def structured(machine: Machine, command: str, *arguments: str) -> dict:
+    """What a command prints with --json, once it is compared with its schema."""
+    found: dict = json.loads(machine.tool("license-agent-cli", "--json", *command.split(), *arguments))
+    assert_fits(command, found)
+    return found
+
+
 def shown(machine: Machine) -> dict:
-    return json.loads(machine.tool("license-agent-cli", "--json", "policy", "show", "--pcr", str(PCR)))
+    return structured(machine, "policy show", "--pcr", str(PCR))
 
 
 def after(value: str, event: bytes) -> str:
@@ -73,12 +81,12 @@ def test_secrets_open_in_approved_states_only(machine: Machine, key: Path) -> No
         number = now["policy_number"]
         bind = ("license-agent-cli", "policy", "bind", "custom", "--pcr", str(PCR), "--key", str(key.with_suffix(".pub")))
         assert "no policy" in machine.tool(*bind, fine=(4,))
-        machine.tool("license-agent-cli", "policy", "install", str(signed(machine, key, now["pcrs"], number)))
-        assert "custom" in machine.tool(*bind)
+        structured(machine, "policy install", str(signed(machine, key, now["pcrs"], number)))
+        assert structured(machine, "policy bind", *bind[3:])["binding"] == "custom"
         # The next kernel is approved before it comes.
         following = {str(PCR): after(value, b"kernel 2")}
         machine.tool("license-agent-cli", "policy", "install", str(signed(machine, key, following, number + 1)))
-        status = machine.status()
+        status = structured(machine, "status")
         assert (status["backend"]["binding"], status["backend"]["state"]) == ("custom", "available")
         token = machine.issue()
     extend(machine, b"kernel 2")
@@ -87,7 +95,7 @@ def test_secrets_open_in_approved_states_only(machine: Machine, key: Path) -> No
             assert client.validate(token).valid
         found = shown(machine)["policies"]
         assert [(policy["number"], policy["fits"]) for policy in found] == [(number, False), (number + 1, True)]
-        assert "refused from now on" in machine.tool("license-agent-cli", "policy", "revoke", str(number + 1), "--yes")
+        assert structured(machine, "policy revoke", str(number + 1), "--yes")["policy_number"] == number + 1
         assert [policy["revoked"] for policy in shown(machine)["policies"]] == [True, False]
         refused = machine.tool("license-agent-cli", "policy", "revoke", str(number + 2), "--yes", fine=(4,))
         assert "no policy" in refused or "revoked" in refused or "number" in refused

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.support.chain import running_chain
+from tests.support.outputs import assert_fits
 from tests.support.waiting import READY_S
 
 
@@ -21,6 +22,7 @@ def test_recover_reinitialize_leads_back_to_provision(tpm: bool) -> None:
         assert "license-agent-cli provision" in told
         chain.running.kill_and_restart()
         assert chain.mode() == "unprovisioned"
+        assert_fits("status", chain.admin("status"))
         chain.provision()
         server = chain.admin("status")["server"]
         # A TPM stays who it is. Keys in files are another device, whose hardware id comes with them.

@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from agentd.admin.secret_handlers import SecretHandlers
 from agentd.base.errors import Refused
 from agentd.base.signedtime import CONFIRM_AFTER_S, Standing
 from agentd.base.timeanchor import TOLERANCE_S
 from agentd.rotation.table import Step
 from agentd.uplink.transport import CertificateRefused
 from contracts.exchange import Cause
+from ipc.messages import ClockConfirm
+from ipc.peer import Peer
 from server.keys.rootkey import read_root_key
 from server.licensing.licenses import Order
 from tests.support.fleet import HOUR, LICENSED_LATER, PHASES, SECRET_OVER, WRONG, Fleet, Member
+from tests.support.outputs import assert_fits
 from tests.support.pair import AGENT, DAY, START, Pair, prepare
 
 OFFSETS = {"-1 h": -HOUR, "+1 h": HOUR, "+8 d": 8 * DAY, "+20 d": 20 * DAY, "+400 d": 400 * DAY}
@@ -199,7 +203,11 @@ def test_a_server_that_stays_with_its_time_is_believed_after_half_an_hour(pair: 
 def test_an_administrator_confirms_it(pair: Pair) -> None:
     wrong_contact(pair, 3 * DAY)
     pair.clock.seconds += 60
-    signed = asyncio.run(pair.agent.agent.assembled.time.confirm({"uid": 0}))
+    agent, made = pair.agent.agent, pair.agent.agent.assembled
+    handlers = SecretHandlers(made.core, made.installer, made.time, made.validator, agent.reporter).table()
+    reply = asyncio.run(handlers[ClockConfirm](ClockConfirm(v=1, id="c"), Peer(0, 0, 1)))
+    assert_fits("clock confirm", reply)
+    signed = reply["signed"]
     assert signed == START + int(pair.clock.seconds) + 3 * DAY
     assert standing(pair) is None and pair.clock.certain() == signed
     with pytest.raises(Refused, match="no time of the server is waiting"):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.outputs import OUTPUTS
+from tests.sessions.everycommand import ELSEWHERE, run_every_command
 from tests.support.session import fits, parse, play
 from tests.support.stand import BIN, Stand, running_stand, short_directory
 
@@ -34,6 +36,14 @@ def test_session(stand: Stand, file: Path, pytestconfig: pytest.Config) -> None:
             "COLUMNS": "100",
         }
         play(file, env, directory, rewrite=pytestconfig.getoption("--rewrite"))
+
+
+def test_what_json_prints_fits_the_published_schemas(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After the sessions: it changes the stand.
+    done = run_every_command(stand, tmp_path, monkeypatch)
+    assert done.problems == [], "correct cli/outputs/, then run scripts/schemas"
+    assert done.seen | ELSEWHERE.keys() == OUTPUTS.keys()
+    assert not done.seen & ELSEWHERE.keys()
 
 
 def test_every_command_is_in_a_session() -> None:

@@ -25,6 +25,7 @@ from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running
 from tests.support.hostilelink import HostileLink
 from tests.support.link import Link
+from tests.support.outputs import assert_fits
 from tests.support.relay import Relay
 from tests.support.serverside import ServerSide
 from tests.support.stand import BIN, short_directory
@@ -197,7 +198,9 @@ class Chain:
 
     def provision(self) -> None:
         """Makes the device an agent with a first secret."""
-        self.agent_id = self.admin("provision", **self.wish(self.server.claim()))["agent_id"]
+        made = self.admin("provision", **self.wish(self.server.claim()))
+        assert_fits("provision", made)
+        self.agent_id = made["agent_id"]
         self.wait_until(lambda: self.mode() == "online")
         self.wait_until(lambda: self.asks("contact") == "")
         self.assert_agreed()

@@ -11,6 +11,7 @@ from agentd.base.timeanchor import Reading
 from contracts.adminauth import BREAK_GLASS_S, BREAK_GLASS_URI
 from ipc.errors import ErrorCode
 from tests.support.adminpki import DAY
+from tests.support.outputs import assert_fits
 
 from .world import ADMIN, CA, ROOT, AdminSocket, run
 
@@ -60,6 +61,8 @@ def test_it_counts_once_for_four_hours_and_says_so(tmp_path: Path) -> None:
         machine, keeper = Machine(world), await world.connect()
         begun = await keeper.sign(ENVELOPE, "break_glass_begin", why="the leak")
         assert begun["seconds"] == BREAK_GLASS_S == 4 * 3600
+        own = ("v", "id", "next_challenge")  # the command does not print these
+        assert_fits("break-glass begin", {name: value for name, value in begun.items() if name not in own})
         (alert,) = world.records("access.break_glass")
         assert (alert["outcome"], alert["why"], alert["actor"]["name"]) == ("begun", "the leak", "envelope")
         assert world.store.kept == ["admin.break_glass"] or world.store.kept[-1] == "admin.break_glass"
