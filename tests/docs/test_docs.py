@@ -91,7 +91,7 @@ def test_the_commands_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     for name in re.findall(r"\.venv/bin/([\w-]+)", text):
         assert name in scripts | tools, name
-    for path in re.findall(r"(?<![\w/.])(scripts/[\w-]+(?:\.py)?|\.ci/\w+)\b", text):
+    for path in re.findall(r"(?<![\w/.])(scripts/(?:\w+/)*[\w-]+(?:\.py)?|\.ci/\w+)\b", text):
         assert (ROOT / path).is_file(), path
     for name in re.findall(r"(?<![\w/.-])license-(?:agent-cli|agent-client|server|stand)(?![\w.-])", text):
         assert name in scripts, name
