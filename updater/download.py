@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from ipc.linkmessages import CHUNK_BYTES
 from ipc.updatermessages import PROGRESS_S, UpdaterCode
 
 from .clock import Clock
@@ -160,7 +159,3 @@ def _digest_of(part: Part) -> "hashlib._Hash":
         digest.update(view[:count])
         at += count
     return digest
-
-
-MEMORY_BYTES = 16 * CHUNK_BYTES + REREAD_BYTES
-"""What a download holds of a package at any time, at most: what one read of the link's socket brings, and a buffer."""

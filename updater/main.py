@@ -62,13 +62,21 @@ def entry() -> None:
     install(lines, logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        status = _run(_uid(AGENT_USER), Places(TRUST, STATE, LINK_SOCKET), _uid(LINK_USER))
+        status = run(_uid(AGENT_USER), Places(TRUST, STATE, LINK_SOCKET), _uid(LINK_USER), IDLE_S)
     finally:
         lines.finish()
     sys.exit(status)
 
 
-def _run(core_uid: int | None, places: Places, link_uid: int | None) -> int:
+def run(core_uid: int | None, places: Places, link_uid: int | None, idle_s: float) -> int:
+    """Confines the process and serves the socket that systemd passed; returns the exit status.
+
+    Args:
+        core_uid: whose orders are carried out; None if the machine has no such user.
+        places: where things are.
+        link_uid: as whom the link runs; None if the machine has no such user.
+        idle_s: seconds without an order, after which it returns.
+    """
     if core_uid is None:
         log.error("the user %s does not exist; the package license-agent creates it", AGENT_USER)
         return EXIT_UNAVAILABLE
@@ -80,7 +88,9 @@ def _run(core_uid: int | None, places: Places, link_uid: int | None) -> int:
         if listener is None:
             log.error("systemd passed no socket; start license-agent-updater.socket, which starts this program")
             return EXIT_UNAVAILABLE
-        abi = restrict([*basic_rules(), PathRule(places.state, Access.WRITE, required=True)], tcp=False)
+        # The directory of root's file, since a rule for the file itself would stay with it when root replaces it.
+        own = [PathRule(places.trust.parent, Access.READ), PathRule(places.state, Access.WRITE, required=True)]
+        abi = restrict([*basic_rules(), *own], tcp=False)
     except ConfineError as error:
         log.error("%s", error)
         return EXIT_UNAVAILABLE
@@ -89,5 +99,5 @@ def _run(core_uid: int | None, places: Places, link_uid: int | None) -> int:
     trusted = frozenset({0, os.geteuid()} | ({link_uid} if link_uid is not None else set()))
     with listener:
         clock = SystemClock()
-        Service(listener, core_uid, Updater(places, trusted, clock).carry_out, clock, IDLE_S).serve()
+        Service(listener, core_uid, Updater(places, trusted, clock).carry_out, clock, idle_s).serve()
     return EXIT_OK

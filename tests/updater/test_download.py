@@ -2,20 +2,25 @@
 
 import hashlib
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipc.linkmessages import CHUNK_BYTES
+from ipc.byteranges import ByteRange, parse_range
+from ipc.linkmessages import CHUNK_BYTES, MAX_ANSWER_BYTES
 from ipc.updatermessages import UpdaterCode
 from tests.support.repository import Repository, Response, StillClock
 from updater import download as module
 from updater import plan
-from updater.download import Wanted, download
+from updater.download import REREAD_BYTES, Wanted, download
 from updater.failures import UpdateFailed
+from updater.pace import Watch
 from updater.staging import PACKAGE, RESERVE_BYTES, Staging
 
 DATA = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(10_000))  # 320,000 bytes
@@ -204,6 +209,37 @@ def test_the_bandwidth_limit_holds(staging: Staging) -> None:
     part = download(Repository({PATH: DATA}), WANTED, staging, clock, lambda *_: None, 16_000)  # type: ignore[arg-type]
     part.close()
     assert clock.slept == pytest.approx(len(DATA) / 16_000, abs=0.3)
+
+
+def test_memory_does_not_grow_with_the_package(place: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "piece_for", plan.piece_for)
+    piece = b"p" * CHUNK_BYTES
+
+    def peak(count: int) -> int:
+        digest = hashlib.sha256()
+        for _ in range(count):
+            digest.update(piece)
+        wanted = Wanted(PATH, count * CHUNK_BYTES, digest.hexdigest())
+
+        class Endless(Repository):
+            @contextmanager
+            def get(
+                self, path: str, headers: dict[str, str], max_body: int, watch: Watch, timeout_ms: int = 0
+            ) -> Iterator[Any]:
+                part = parse_range(headers.get("range", "")) or ByteRange(0, wanted.length - 1)
+                found = {"content-range": f"bytes {part.first}-{part.last}/{wanted.length}"}
+                response = Response(206 if "range" in headers else 200, found, [])
+                monkeypatch.setattr(response, "chunks", lambda: repeat(piece, part.size // CHUNK_BYTES))
+                yield response
+
+        tracemalloc.start()
+        download(Endless({}), wanted, staging, StillClock(), lambda *_: None).close()  # type: ignore[arg-type]
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    small, large = peak(32), peak(3 * MAX_ANSWER_BYTES // CHUNK_BYTES)
+    assert large < small + 64 * 1024 < 2 * REREAD_BYTES, f"{small} bytes for 1 MiB, {large} for 192 MiB"
 
 
 def test_a_full_disk_is_seen_before_and_during(place: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
