@@ -150,7 +150,7 @@ def agree(
     floor = floors.get(target.product)
     if floor is None:
         raise Disagreement(Code.NO_FLOOR, f"the vendor's offline key has set no lowest version for {target.product}")
-    # threat-model T47: a stolen server key cannot bring back a version that the vendor has ended.
+    # threat-model T48: a stolen server key orders no version that the vendor has ended.
     if Version.parse(target.version) < floor:
         raise Disagreement(Code.BELOW_FLOOR, f"{target.product} {target.version} is below the lowest version allowed, {floor}")
     return target

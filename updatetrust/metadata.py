@@ -274,7 +274,9 @@ def _keep(versions: dict[str, KeptRole], kept: KeptVersions, delegator: Root | T
 
 def _digest_of_keys(delegator: Root | Targets, name: str) -> str:
     role = delegator.get_delegated_role(name)
-    keys = sorted((keyid, delegator.get_key(keyid).to_dict()) for keyid in role.keyids)
+    known = delegator.keys if isinstance(delegator, Root) else delegator.delegations.keys if delegator.delegations else {}
+    # An id without a key signs nothing, and is no error in TUF.
+    keys = sorted((keyid, known[keyid].to_dict()) for keyid in role.keyids if keyid in known)
     text = json.dumps([role.threshold, keys], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

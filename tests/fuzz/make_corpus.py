@@ -10,6 +10,10 @@ import msgpack
 
 from audittrail.chain import CHECKPOINT, Chain, fold_checkpoint, heads_digest, heads_fields
 from contracts.jose import b64encode
+from tests.support.tufrepository import UpdateRepository
+from tests.updatetrust.facts import CUSTOM, TRUST
+from tests.vectors import make_directive
+from updatetrust.trustfile import encode_trust_file
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -87,9 +91,27 @@ def audit() -> dict[str, bytes]:
     }
 
 
+def updates() -> dict[str, bytes]:
+    """A directive, signed and bare, what a repository says of a package, root's file, and metadata of each role."""
+    repository = UpdateRepository(make_directive.NOW)
+    repository.publish(make_directive.CONTENT["target"], make_directive.PACKAGE, CUSTOM)
+    files = repository.files()
+    return {
+        "directive": make_directive.compact(make_directive.CONTENT),
+        "signed": make_directive.vectors()["accepted"][0]["directive"].encode(),
+        "custom": json.dumps(CUSTOM).encode(),
+        "trust": encode_trust_file(TRUST),
+        "version": b"3.2.1-rc.1",
+        "root": files.roots[1],
+        "timestamp": files.timestamp,
+        "targets": files.targets,
+        "releases": files.roles["releases"],
+    }
+
+
 def main() -> None:
     """Writes all of them."""
-    for name, files in (("frames", frames()), ("token", token()), ("audit", audit())):
+    for name, files in (("frames", frames()), ("token", token()), ("audit", audit()), ("updates", updates())):
         directory = CORPUS / name
         directory.mkdir(parents=True, exist_ok=True)
         for file, data in files.items():

@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from tests.fuzz import fuzz_audit, fuzz_frames, fuzz_token, make_corpus
+from tests.fuzz import fuzz_audit, fuzz_frames, fuzz_token, fuzz_updates, make_corpus
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = {"frames": fuzz_frames, "token": fuzz_token, "audit": fuzz_audit}
+TARGETS = {"frames": fuzz_frames, "token": fuzz_token, "audit": fuzz_audit, "updates": fuzz_updates}
 
 
 @pytest.mark.parametrize("name", list(TARGETS))

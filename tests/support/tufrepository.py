@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     DelegatedRole,
@@ -39,8 +40,10 @@ SIGNERS = {"root": (2, 3), "targets": (2, 3), RELEASES: (1, 1), "snapshot": (1, 
 
 @cache
 def signer(name: str) -> CryptoSigner:
-    """A key by its name, the same one each time: making keys is slow."""
-    return CryptoSigner.generate_ecdsa() if name.startswith("ecdsa") else CryptoSigner.generate_ed25519()
+    """A key by its name, the same one in each process, so that a repository is the same each time."""
+    if name.startswith("ecdsa"):
+        return CryptoSigner.generate_ecdsa()
+    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest()))
 
 
 class UpdateRepository:

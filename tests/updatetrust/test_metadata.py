@@ -230,6 +230,17 @@ def test_a_very_high_version_of_releases_is_recovered_from_by_the_offline_key(tm
     assert online(repository, tmp_path).find(PATH) is not None
 
 
+def test_an_id_without_a_key_signs_nothing_and_harms_nothing(tmp_path: Path) -> None:
+    repository = published()
+    repository.root.roles["timestamp"].keyids.append("0" * 64)
+    roles = repository.targets.delegations.roles if repository.targets.delegations else None
+    assert roles is not None
+    roles[RELEASES].keyids.append("1" * 64)
+    repository.targets.version += 1
+    repository.new_root()
+    assert offline(repository).find(PATH) == online(repository, tmp_path).find(PATH) is not None
+
+
 # Old metadata
 
 
