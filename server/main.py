@@ -33,6 +33,7 @@ _COMMANDS = {
     "auditlog": ("audit",),
     "events": ("events",),
     "webhooks": ("webhooks",),
+    "ota": ("ota",),
     "accounts": ("accounts", "approvals", "break-glass"),
     "housekeeping": ("retention",),
     "clock": ("clock",),

@@ -28,7 +28,7 @@ from .api.app import PREFIX, create_app
 from .api.metrics import Facts, JobFacts, Metrics
 from .api.ops import Check, create_ops
 from .api.routes import AgentRoutes
-from .base.errors import RegistryError
+from .base.errors import Conflict, RegistryError
 from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
@@ -40,6 +40,8 @@ from .keys.schedule import planned
 from .notify.delivery import Deliveries
 from .notify.sender import Sender
 from .operators.listener import LOOK_S, OperatorListener
+from .ota import publishing
+from .ota.repository import Repository
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
 from .web.callers import CannotIdentify, FromProxy, Scope, from_tls
@@ -60,6 +62,7 @@ LOOK_FOR_EVENTS_S = 2.0
 """How soon a webhook sends an event."""
 HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
+UPDATES = Plan("updates", every_s=3600, lease_s=600)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -140,7 +143,9 @@ def serve(
     Raises:
         RegistryError: it cannot start; the text says why and what to do.
     """
-    jobs = Jobs(server.database, (HOUSEKEEPING, KEYS), _holder())
+    has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
+    plans = (HOUSEKEEPING, KEYS, *((UPDATES,) if has_updates else ()))
+    jobs = Jobs(server.database, plans, _holder())
     metrics = Metrics(partial(_facts_or_none, server, jobs, options.bind is not None), time.time, lambda: lines.dropped)
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
@@ -190,7 +195,11 @@ def serve(
         if operators is not None:
             operators.look()
 
-    work = {HOUSEKEEPING.name: partial(_keep_house, server), KEYS.name: partial(_keep_keys, server, context is not None)}
+    work: dict[str, Callable[[int], None]] = {
+        HOUSEKEEPING.name: partial(_keep_house, server),
+        KEYS.name: partial(_keep_keys, server, context is not None),
+        UPDATES.name: partial(keep_updates, server),
+    }
     runner = Runner(jobs, work, time.time)
     deliveries = _deliveries(server)
     chores = [
@@ -261,6 +270,20 @@ def _keep_keys(server: Server, makes_tls: bool, now: int) -> None:
     for change in server.succession.run(now, makes_tls=makes_tls):
         fields = {"kind": change.kind, "kid": change.kid, "before": change.before}
         _log.info("a key of the server was replaced on schedule", extra={"fields": fields})
+
+
+def keep_updates(server: Server, now: int) -> None:
+    """Signs the online roles of the update repository again where they end soon; nothing where there is no repository."""
+    repository = Repository(server.place.updates)
+    if not repository.exists:
+        return
+    try:
+        server.keys.check_clock()
+        signed = publishing.renew(server.database, server.cipher, repository, now)
+    except Conflict:
+        return  # somebody publishes at this moment, and signs both
+    if signed:
+        _log.info("update metadata was signed again", extra={"fields": {"files": signed}})
 
 
 class TlsWatch:

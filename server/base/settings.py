@@ -3,6 +3,7 @@
 DIRECTORY/settings.toml       where the database and the master key are
 DIRECTORY/server.db           the registry, if it is SQLite
 DIRECTORY/master.key          the master key, if it is a file
+DIRECTORY/updates/            the repository of updates, if there is one
 DIRECTORY/offline/root.key    the root's private key, until the administrator moves it away
 """
 
@@ -23,6 +24,7 @@ from . import privatefile
 from .errors import RegistryError
 
 SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
+UPDATES = "updates"
 MAX_SETTINGS_BYTES = 64 * 1024
 CREDENTIAL = "license-server-database"
 """The systemd credential that holds the database's URL."""
@@ -40,6 +42,7 @@ class Place:
         stored_url: of the settings file, if a credential takes precedence.
         webhook_networks: networks that webhooks may go to although they are not public.
         webhook_ca: file of the CAs of webhooks' receivers, in PEM; None for those of the system.
+        updates_at: directory of the repository of updates; None for the one in the server's directory.
         master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
@@ -49,6 +52,12 @@ class Place:
     stored_url: str | None = field(default=None, repr=False)
     webhook_networks: tuple[str, ...] = ()
     webhook_ca: Path | None = None
+    updates_at: Path | None = None
+
+    @property
+    def updates(self) -> Path:
+        """The directory of the repository of updates."""
+        return self.updates_at or self.directory / UPDATES
 
 
 def _networks(value: Any) -> tuple[str, ...]:
@@ -68,6 +77,7 @@ _KEYS = {
     "master_key": Key(text, required=True),
     "webhook_networks": Key(_networks),
     "webhook_ca": Key(absolute_path),
+    "updates": Key(absolute_path),
 }
 
 
@@ -93,6 +103,7 @@ def place_of(directory: Path) -> Place:
         None if passed is None else stored,
         values.get("webhook_networks", ()),
         values.get("webhook_ca"),
+        values.get("updates"),
     )
 
 
@@ -150,4 +161,6 @@ def settings_of(place: Place) -> bytes:
         content["webhook_networks"] = list(place.webhook_networks)
     if place.webhook_ca is not None:
         content["webhook_ca"] = str(place.webhook_ca)
+    if place.updates_at is not None:
+        content["updates"] = str(place.updates_at)
     return tomli_w.dumps(content).encode()

@@ -265,6 +265,17 @@ def passphrase_of(key: Path, file: Path | None) -> bytes | None:
     return _passphrase(file, f"passphrase of the root key {key}", twice=False)
 
 
+def passphrase_in(file: Path | None, question: str, *, twice: bool = False) -> bytes | None:
+    """A passphrase from the first line of a file or, if there is none, the terminal; None for none, or an empty one.
+
+    Args:
+        file: has the passphrase in its first line.
+        question: for the terminal.
+        twice: whether it is a new one, which is asked twice.
+    """
+    return _passphrase(file, question, twice=twice)
+
+
 def _passphrase(file: Path | None, question: str, *, twice: bool) -> bytes | None:
     if file is not None:
         line = file.read_bytes().split(b"\n", 1)[0]

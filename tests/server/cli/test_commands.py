@@ -160,6 +160,10 @@ ARGUMENTS = {
     "keys revert": ["tls"],
     "keys rotate": ["tls"],
     "keys use-next": ["license"],
+    "ota change-root": ["--out", "never"],
+    "ota change-targets": ["--out", "never"],
+    "ota export": ["never"],
+    "ota publish": ["."],
     "reissue": ["--agent", "x"],
     "revoke": ["x"],
     "rotate": ["--agent", "x"],
@@ -188,6 +192,7 @@ OTHERWISE = {
     ("keys", "prepare"),
     ("accounts", "oidc", "set"),
     ("backup",),
+    *(("ota", name) for name in ("add", "check", "init", "new-key", "prolong", "promote", "revoke", "sign")),
     ("restore",),
 }
 """They need no server, or more than these arguments: they have tests of their own."""

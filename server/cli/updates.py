@@ -1,0 +1,5 @@
+"""Commands that tell agents what to install."""
+
+import click
+
+COMMANDS: tuple[click.Command, ...] = ()

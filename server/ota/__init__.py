@@ -1,0 +1,1 @@
+"""Keeps the repository of updates (TUF) and tells agents what to install."""
