@@ -85,7 +85,9 @@ def agent_metrics() -> list[Row]:
 def server_metrics() -> list[Row]:
     """All metrics of the server, with one request counted: a labeled metric has no sample before its first."""
     metrics = ServerMetrics(
-        lambda: Facts({}, dict.fromkeys(LIFETIMES, 0), jobs=[JobFacts(name, 0, 0, 0) for name in ("housekeeping", "keys", "updates")]),
+        lambda: Facts(
+            {}, dict.fromkeys(LIFETIMES, 0), jobs=[JobFacts(name, 0, 0, 0) for name in ("housekeeping", "keys", "updates")]
+        ),
         lambda: 0.0,
     )
     metrics.count("challenge", 429, "rate_limited", 0.1)
