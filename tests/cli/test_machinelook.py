@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -58,6 +59,14 @@ def test_what_is_broken_is_named(machine: MadeUp, check: str, cause: str, put: C
 def test_what_only_needs_a_look_is_left_to_doctor(machine: MadeUp) -> None:
     machine.rooms[STATE] = machine.rooms[STATE].__class__(100 * 2**20, 10**6, False)
     assert machinelook.broken(machine, STATUS) == []
+
+
+@pytest.mark.parametrize("reply", [{"health": {}}, {"mode": "unprovisioned"}])
+def test_an_agent_that_does_not_work_is_not_blamed_for_its_metrics(machine: MadeUp, reply: dict[str, Any]) -> None:
+    machine.stats.pop(f"{STATE}/metrics.prom")
+    machine.links.clear()
+    assert machinelook.broken(machine, reply) == []
+    assert [each["check"] for each in machinelook.broken(machine, STATUS)] == ["metrics.collected"] * 2
 
 
 def test_the_agent_is_not_asked_again(machine: MadeUp) -> None:
