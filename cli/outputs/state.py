@@ -245,11 +245,26 @@ class Authentication(Struct, kw_only=True):
     break_glass: list[str]
 
 
+class Broken(Struct):
+    """What is broken on the machine, beyond the agent's reach.
+
+    Attributes:
+        check: of `doctor`.
+        cause: what is so.
+        fix: what to do; may be empty.
+    """
+
+    check: str
+    cause: str
+    fix: str
+
+
 class Status(Struct, kw_only=True):
     """How the agent is: `health` alone where it cannot work, is not heard or tells this user no more.
 
     Attributes:
         health: whether it works, and why not.
+        machine: what is broken around it; missing for others than root, and without the package.
         agent_id: this agent; null before it is provisioned.
         agent_version: release of the running agent.
         uptime_s: seconds since its start.
@@ -276,6 +291,7 @@ class Status(Struct, kw_only=True):
     """
 
     health: Health
+    machine: list[Broken] | UnsetType = UNSET
     agent_id: str | UnsetType | None = UNSET
     agent_version: str | UnsetType = UNSET
     uptime_s: int | UnsetType = UNSET

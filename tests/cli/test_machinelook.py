@@ -15,6 +15,7 @@ from cli.doctor.table import CHECKS
 from cli.main import main
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 from tests.support.madeup import CORE, ETC, MANAGE, RUN, STATE, STATUS, MadeUp, unit
+from tests.support.outputs import assert_fits
 
 
 @pytest.fixture
@@ -89,4 +90,5 @@ def test_status_shows_it_below_the_verdict(machine: MadeUp, monkeypatch: pytest.
     assert done.exit_code == 0, "the verdict and the exit status are the agent's"
     assert done.stdout.startswith("fine: the agent validates licenses\n\nmachine\n  metrics.collected  ")
     shown = json.loads(CliRunner().invoke(main, ["--json", "status"]).stdout)
+    assert_fits("status", shown)
     assert [each["check"] for each in shown["machine"]] == ["metrics.collected"] and shown["health"]["verdict"] == "fine"
