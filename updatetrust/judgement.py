@@ -30,6 +30,8 @@ class Code(StrEnum):
     DIGEST_DIFFERS = "digest-differs"
     VERSION_DIFFERS = "version-differs"
     BUILD_DIFFERS = "build-differs"
+    RELEASED_LATER = "released-later"
+    """The repository dates the package after the directive's end."""
     OTHER_HARDWARE = "other-hardware"
     AGENT_TOO_OLD = "agent-too-old"
     NO_FLOOR = "no-floor"
@@ -139,6 +141,12 @@ def agree(
             raise Disagreement(
                 code, f"the {what} of {directive.target} is {ordered} in the directive and {published} in the repository"
             )
+    # The installer's floor of the time follows what was installed: neither owner alone can push it so far that all has expired.
+    if target.released_at > directive.not_after:
+        raise Disagreement(
+            Code.RELEASED_LATER,
+            f"{target.path} is dated after the end of directive {directive.number}; check the publisher's clock",
+        )
     if trust.hardware not in target.hardware:
         raise Disagreement(
             Code.OTHER_HARDWARE, f"{target.path} is for {', '.join(target.hardware)}; this machine is {trust.hardware}"

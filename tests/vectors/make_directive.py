@@ -100,7 +100,10 @@ def kid(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def jws(payload: bytes, key: ec.EllipticCurvePrivateKey = ROTATION, **header: Any) -> str:
-    protected = {"alg": "ES256", "typ": "update-directive+jwt", "kid": kid(ROTATION), **header}
+    return signed_by(key, {"alg": "ES256", "typ": "update-directive+jwt", "kid": kid(ROTATION), **header}, payload)
+
+
+def signed_by(key: ec.EllipticCurvePrivateKey, protected: dict[str, Any], payload: bytes) -> str:
     signed = f"{b64(compact(protected))}.{b64(payload)}"
     r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
     return f"{signed}.{b64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
