@@ -34,6 +34,7 @@ from .load import frames, percentile, questions, round_trips, throughput
 from .peers import flood, peer
 from .postgresql import installed, postgresql
 from .server_load import measure
+from .updates import NGINX, measure_download
 
 BIN = Path(sys.executable).parent
 UNKNOWN_USER = 64993
@@ -398,13 +399,32 @@ def large_fleet(directory: Path, agents: int) -> list[Row]:
     return rows
 
 
+def updates(directory: Path, sizes: list[int], rounds: int) -> list[Row]:
+    """Download, verification and staging of packages of these sizes, in MiB, against curl and sha256sum."""
+    if not Path(NGINX).exists() or shutil.which("curl") is None:
+        sys.stderr.write("bench: the rows of updates need nginx and curl\n")
+        return []
+    found = measure_download(directory / "updates", [size * 2**20 for size in sizes], rounds)
+    rows = []
+    least = found[sizes[0] * 2**20].memory
+    for size in sizes[1:]:
+        one = found[size * 2**20]
+        what, ratio = f"download, verify and stage {size} MiB", one.curl / one.updater
+        ours, floor = (f"{size * 1.048576 / seconds:.0f} MB/s" for seconds in (one.updater, one.curl))
+        rows.append(Row(what, ours, f"curl and sha256sum {floor}", ratio, "≥ 0.8", ratio >= 0.8))
+        growth = one.memory / least
+        memory = f"memory of the updater, {size} MiB"
+        rows.append(Row(memory, f"{one.memory:.1f} MiB", f"{sizes[0]} MiB {least:.1f} MiB", growth, "≤ 1.05", growth <= 1.05))
+    return rows
+
+
 def main() -> int:
     """Runs all rows."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter rests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--fleet", type=int, metavar="AGENTS", help="also a registry with so many agents, on PostgreSQL")
-    parser.add_argument("--only", choices=["server", "fleet"], help="leave the rest out")
+    parser.add_argument("--only", choices=["server", "fleet", "updates"], help="leave the rest out")
     options = parser.parse_args()
     rounds, size = (3, 3000) if options.quick else (9, 10_000)
     directory = Path(tempfile.mkdtemp(prefix="license-bench-", dir="/tmp"))
@@ -415,6 +435,7 @@ def main() -> int:
         if options.only is not None:
             rows += license_servers(directory, options.quick) if options.only == "server" else []
             rows += large_fleet(directory, options.fleet or 1_000_000) if options.only == "fleet" else []
+            rows += updates(directory, [1, 64] if options.quick else [1, 256, 4096], 3) if options.only == "updates" else []
             return finish(rows, options.json)
         with stand(directory, "software") as info:
             rows += [known_license(info, directory, rounds, size), new_license(info, directory, 200 if options.quick else 1000)]
@@ -429,6 +450,7 @@ def main() -> int:
         with stand(directory, "tpm") as info:
             rows.append(memory(info, "tpm", 5 if options.quick else 60))
         rows.append(audit_verify(directory, 50_000 if options.quick else 200_000))
+        rows += updates(directory, [1, 64] if options.quick else [1, 256], 3)
         rows += license_servers(directory, options.quick)
         if options.fleet:
             rows += large_fleet(directory, options.fleet)
