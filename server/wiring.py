@@ -43,6 +43,7 @@ from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumbe
 from .licensing.secrets import Secrets
 from .licensing.usage import UsageTotals
 from .notify.webhooks import Webhooks
+from .ota.directives import Directives
 from .registry import audit, backup, events
 from .registry.agentcounts import STATUSES
 from .registry.backup import Summary
@@ -194,6 +195,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         replies,
         server.clones,
         server.leases,
+        Directives(server.keys),
     )
     checkins = CheckIns(Prepared(server.database), server.keys, replies, random)
     return Exchange(server.database, server.keys, stores, random, checkins)

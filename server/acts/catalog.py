@@ -17,6 +17,7 @@ from . import (
     safeguards,
     seats,
     secrets,
+    updates,
     usage,
     webhooks,
 )
@@ -25,6 +26,6 @@ from .act import Act
 ACTS: tuple[Act, ...] = (
     *reports.ACTS, *agents.ACTS, *secrets.ACTS, *products.ACTS, *customers.ACTS, *licenses.ACTS, *licensetables.ACTS,
     *enrollment.ACTS, *keys.ACTS, *accounts.ACTS, *safeguards.ACTS, *events.ACTS, *webhooks.ACTS, *usage.ACTS,
-    *seats.ACTS,
+    *seats.ACTS, *updates.ACTS,
 )  # fmt: skip
 BY_NAME: dict[str, Act] = {act.name: act for act in ACTS}

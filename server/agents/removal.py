@@ -17,6 +17,7 @@ from server.base.errors import RegistryError
 from server.registry import audit, events
 from server.registry.models import Agent, Base, Certificate, EnrollmentToken, FormerLicense, KeptReply, License, Secret
 from server.registry.retention import DAY_S, retention
+from server.registry.update_models import UpdateAgent, UpdateDirective
 from server.registry.usage_models import UsageCounter
 
 from .registry import REVOKED, enrolled
@@ -89,6 +90,8 @@ def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Remove
     _delete(session, FormerLicense, FormerLicense.agent_id == agent_id)
     # What was used on which day stays.
     _delete(session, UsageCounter, UsageCounter.agent_id == agent_id)
+    _delete(session, UpdateDirective, UpdateDirective.agent_id == agent_id)
+    _delete(session, UpdateAgent, UpdateAgent.agent_id == agent_id)
     identity = None if agent.identity_key is None else pin_of_jwk(json.loads(agent.identity_key))
     was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at}
     if agent.retired_at is not None:

@@ -7,10 +7,11 @@ that the agent knows it. So an agent that was set back to an older release is ne
 from contracts.capabilities import ANNOUNCE, Capabilities
 from contracts.licensesync import SYNC
 from contracts.seats import LEASE
+from contracts.updates import UPDATES
 from contracts.usage import REPORT
 from server.keys.keyring import Keyring
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES)
 """What this server can do."""
 
 

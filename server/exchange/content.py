@@ -9,6 +9,7 @@ from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
 from contracts.licensesync import SyncLicenses
 from contracts.seats import LeaseSeats
+from contracts.updates import UpdatesRequest
 from contracts.usage import ReportUsage
 from server.agents.clones import Report
 from server.base.refused import RequestRefused
@@ -32,6 +33,7 @@ KINDS: dict[str, type[Request]] = {
         SyncLicenses,
         LeaseSeats,
         ReportUsage,
+        UpdatesRequest,
     )
 }
 """Every kind of request, by its purpose."""

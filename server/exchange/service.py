@@ -27,6 +27,7 @@ from contracts.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
 from contracts.licensesync import SyncLicenses, SyncReply
 from contracts.seats import LeaseReply, LeaseSeats
+from contracts.updates import UpdatesReply, UpdatesRequest
 from contracts.usage import ReportUsage, UsageReply
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
@@ -39,6 +40,7 @@ from server.licensing.leases import Leases
 from server.licensing.licenses import Licenses
 from server.licensing.secrets import Secrets
 from server.licensing.usage import UsageTotals
+from server.ota.directives import Directives
 from server.registry.clockwatch import ClockNotTrusted
 from server.registry.database import Database, RegistryMoved
 from server.web.peers import Peer
@@ -70,6 +72,7 @@ class Stores:
     replies: KeptReplies
     clones: Clones
     leases: Leases
+    updates: Directives
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Exchange:
             SyncLicenses: self._sync,
             LeaseSeats: self._lease,
             ReportUsage: self._usage,
+            UpdatesRequest: self._updates,
         }
 
     def challenge(self, fingerprint: str, now: int) -> str:
@@ -356,6 +360,10 @@ class Exchange:
         )
         return SyncReply(license_number=page.number, changes=page.changes, after=page.after, **context.head())
 
+    def _updates(self, context: _Context, asked: UpdatesRequest) -> Reply:
+        found = self._stores.updates.contact(context.session, context.agent.agent_id, asked, context.now)
+        return UpdatesReply(directive=found.directive, acknowledged=found.acknowledged, paused=found.paused, **context.head())
+
     def _usage(self, context: _Context, asked: ReportUsage) -> Reply:
         # A request with another challenge than one of ours does not come this far.
         challenged_at = self._reader.challenged_at(asked, context.peer.fingerprint) or 0
@@ -397,5 +405,5 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    every = forms.AnyReply | AnnounceReply | SyncReply | UsageReply | LeaseReply
+    every = forms.AnyReply | AnnounceReply | SyncReply | UsageReply | LeaseReply | UpdatesReply
     return _response(signed, convert(content, every, "kept reply"))

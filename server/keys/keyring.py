@@ -21,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.capabilities import CAPABILITIES_TYPE, Capabilities
+from contracts.directive import DIRECTIVE_TYPE, Directive
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.jose import b64encode
 from contracts.keyset import KeySet, pin_of_jwk, verify_key_set
@@ -121,6 +122,13 @@ class Keyring:
         self.check_clock()
         loaded = self._now()
         return es256.sign(loaded.rotation_key, loaded.capabilities_header, msgspec.json.encode(content))
+
+    def sign_directive(self, content: Directive) -> str:
+        """Signs an update directive, as `sign_reply` does. Raises ClockNotTrusted."""
+        self.check_clock()
+        loaded = self._now()
+        header = {"alg": "ES256", "typ": DIRECTIVE_TYPE, "kid": public_jwk(loaded.rotation)["kid"]}
+        return es256.sign(loaded.rotation_key, b64encode(msgspec.json.encode(header)), msgspec.json.encode(content))
 
     def open_enrollment_token(self, text: str) -> bytes:
         """Decrypts what a device has encrypted to one of the enrollment keys.

@@ -21,6 +21,7 @@ from contracts.jose import BadSignature, MalformedToken
 from contracts.licensesync import SyncLicenses, SyncReply
 from contracts.seats import LeaseReply
 from contracts.trust import parse_trust
+from contracts.updates import UpdatesReply
 from contracts.usage import ReportUsage, UsageReply
 from server.exchange.content import KINDS
 from server.exchange.requests import open_signed
@@ -35,6 +36,7 @@ REPLIES: dict[str, type[Reply]] = {
     "secret-status": StatusReply,
     "sync-licenses": SyncReply,
     "report-usage": UsageReply,
+    "updates": UpdatesReply,
 }
 named = pytest.mark.parametrize("each", VECTORS["exchanges"], ids=lambda each: each["name"])
 

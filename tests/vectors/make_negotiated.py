@@ -99,6 +99,12 @@ def exchanges() -> list[dict[str, Any]]:
         exchange(10, "a seat that has to be given back", "lease-seats",
                  {"secret_version": 3, "wanted": [], "held": [seat["seat"]], "released": []}, "lease-reply",
                  {"floating": [], "seats": [{**seat, "token": None}], "refused": [], "ended": [seat["seat"]]}),
+        exchange(11, "a directive, and outcomes of earlier ones", "updates",
+                 {"running": [{"product": "pos", "version": "1.4.0", "build_id": "b-1"}], "directive": 5,
+                  "outcomes": [{"number": 5, "state": "rolled-back", "detail": "the check failed", "at": NOW}]},
+                 "updates-reply", {"directive": "d.i.r", "acknowledged": [5], "paused": False}),
+        exchange(12, "nothing to install, and updates paused", "updates", {"running": [], "directive": 0, "outcomes": []},
+                 "updates-reply", {"directive": None, "acknowledged": [], "paused": True}),
     ]  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from contracts.jose import b64decode
 from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.seats import LeaseReply, LeaseSeats, SeatLease
 from contracts.trust import encode_trust, parse_trust
+from contracts.updates import UpdatesReply, UpdatesRequest
 from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.base.refused import RequestRefused
 from server.exchange.capabilities import CAPABILITIES
@@ -53,6 +54,7 @@ from server.keys.jose import new_signing_key, public_jwk
 from server.licensing.deliveries import Page
 from server.licensing.leases import Leased
 from server.licensing.usage import Taken
+from server.ota.directives import Given
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
 from tests.server.agentside import AgentSide, answered
@@ -76,6 +78,7 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     ReportUsage: {"totals": (TOTAL,)},
     SyncLicenses: {"license_number": 7, "secret_version": 2, "after": ""},
     LeaseSeats: {"secret_version": 2, "wanted": ("a",), "held": ("a#1",), "released": ()},
+    UpdatesRequest: {"running": (), "directive": 3, "outcomes": ()},
 }
 CHANGE = LicenseChange(license="a", standing=Standing.SUSPENDED, expires=NOW + 5)
 
@@ -212,6 +215,10 @@ class Stores:
         self._call("lease", agent_id, asked.wanted, asked.held, now)
         return Leased((), (SEAT,), (), ("a#1",))
 
+    def contact(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int) -> Given:
+        self._call("contact", agent_id, asked.directive, now)
+        return Given("d.i.r", (2,), True)
+
     def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
         self._call("announced", agent_id, names, now)
 
@@ -320,6 +327,12 @@ REPLIES = [
         LeaseReply,
         [("lease", "pos-1", ("a",), ("a#1",), NOW)],
         {"floating": (), "seats": (SEAT,), "refused": (), "ended": ("a#1",)},
+    ),
+    (
+        UpdatesRequest,
+        UpdatesReply,
+        [("contact", "pos-1", 3, NOW)],
+        {"directive": "d.i.r", "acknowledged": (2,), "paused": True},
     ),
     (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),
     (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),

@@ -1,0 +1,215 @@
+"""Acts on updates: packages, and what agents are ordered to install."""
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import Field
+
+from contracts.directive import PRODUCT_PATTERN, DeploymentWindow
+from server.accounts.roles import Role
+from server.base.errors import Invalid
+from server.ota import directives
+from server.ota.directives import LASTS_S, NOTICE_S, Order
+
+from .act import Act, AgentId, Context, Form, Id, Listed, Nothing, Number, PageForm, Time, page
+
+_SHOWN = 20
+"""Directives of an agent that are shown."""
+Path = Annotated[str, Field(min_length=3, max_length=256, pattern=r"^[a-z][a-z0-9-]{0,31}/[A-Za-z0-9][A-Za-z0-9._+~-]*$")]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+class Package(Form):
+    """A package of the repository of updates. `role`: releases, candidate, or withdrawn."""
+
+    path: str
+    product: str
+    version: str
+    build_id: str
+    kind: str
+    hardware: tuple[str, ...]
+    sha256: str
+    length: Number
+    role: str
+    published_at: Time
+
+
+class PackagesForm(PageForm):
+    """Which packages."""
+
+    product: Annotated[str, Field(pattern=PRODUCT_PATTERN.replace(r"\Z", "$"))] | None = None
+
+
+class Window(Form):
+    """When an installation may begin: `days` are mon to sun, times are HH:MM in the zone."""
+
+    zone: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$")]
+    days: Annotated[list[Annotated[str, Field(pattern="^(mon|tue|wed|thu|fri|sat|sun)$")]], Field(min_length=1, max_length=7)]
+    start: TimeOfDay
+    end: TimeOfDay
+
+
+class AssignForm(Form):
+    """What an agent is to install, and when. Times are seconds since 1970 UTC; without them, from now on for 30 days. `notice`
+    is how long it is announced before, in seconds.
+    """
+
+    agent_id: AgentId
+    target: Path
+    not_before: Time | None = None
+    not_after: Time | None = None
+    notice: Annotated[int, Field(ge=0, le=LASTS_S)] = NOTICE_S
+    window: Window | None = None
+    candidate: bool = False
+    replace: bool = False
+    rollout: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+
+
+class OneUpdating(Form):
+    """Which agent."""
+
+    agent_id: AgentId
+
+
+class Ordered(Form):
+    """A directive: what an agent was ordered to install, and how far that is. Times are seconds since 1970 UTC."""
+
+    number: Number
+    product: str
+    target: str
+    version: str
+    build_id: str
+    rollout: str
+    not_before: Time
+    not_after: Time
+    notice_until: Time
+    window: Window | None
+    downgrade: bool
+    withdraws: Number | None
+    state: str
+    detail: str
+    created_at: Time
+    updated_at: Time
+
+
+class Running(Form):
+    """What runs, as the agent says."""
+
+    product: str
+    version: str
+    build_id: str
+
+
+class AgentUpdates(Form):
+    """The updates of an agent: what it says it runs, and what it was ordered to install, the newest first."""
+
+    agent_id: Id
+    paused: bool
+    reported_at: Time | None
+    running: tuple[Running, ...]
+    directives: tuple[Ordered, ...]
+
+
+class Paused(Form):
+    """Whether updates pause."""
+
+    paused: bool
+
+
+def _ordered(row: Any) -> Ordered:
+    members = {name: getattr(row, "path" if name == "target" else name) for name in Ordered.model_fields if name != "window"}
+    window = None if row.window is None else Window.model_validate(msgspec.json.decode(row.window.encode()))
+    return Ordered.model_validate({**members, "window": window})
+
+
+def list_packages(context: Context, body: PackagesForm) -> Listed[Package]:
+    """List the packages of the repository of updates by their path."""
+    rows = directives.packages_listed(context.session, body.after, body.limit + 1, body.product)
+    found = [
+        Package.model_validate(
+            {name: getattr(row, name) for name in Package.model_fields} | {"hardware": directives.hardware_of(row)}
+        )
+        for row in rows
+    ]
+    return page(found, Package, body.limit, lambda row: row.path)
+
+
+def show(context: Context, body: OneUpdating) -> AgentUpdates:
+    """Show an agent's updates: what it runs, and what it was ordered to install."""
+    known = directives.known_of(context.session, body.agent_id)
+    paused = directives.all_paused(context.session) or (known is not None and known.paused_at is not None)
+    running = () if known is None else tuple(Running.model_validate(each) for each in directives.running_of(known))
+    rows = directives.listed(context.session, body.agent_id, _SHOWN)
+    return AgentUpdates(
+        agent_id=body.agent_id, paused=paused, reported_at=None if known is None else known.reported_at, running=running,
+        directives=tuple(_ordered(row) for row in rows),
+    )  # fmt: skip
+
+
+def assign(context: Context, body: AssignForm) -> Ordered:
+    """Order an agent to install a package that is not older than what it runs."""
+    return _assign(context, body, downgrade=False)
+
+
+def downgrade(context: Context, body: AssignForm) -> Ordered:
+    """Order an agent to install a package that may be older than what it runs. A second person must approve."""
+    return _assign(context, body, downgrade=True)
+
+
+def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Ordered:
+    try:
+        window = None if body.window is None else msgspec.convert(body.window.model_dump(), DeploymentWindow)
+    except msgspec.ValidationError as problem:
+        raise Invalid(f"the window is not one: {problem}") from None
+    order = Order(
+        body.target, body.not_before, body.not_after, body.notice, window, downgrade, body.candidate, body.replace,
+        body.rollout,
+    )  # fmt: skip
+    return _ordered(directives.assign(context.session, body.agent_id, order, context.now))
+
+
+def withdraw(context: Context, body: OneUpdating) -> Ordered:
+    """Take back what an agent is ordered to install, as far as it has not done it."""
+    return _ordered(directives.withdraw(context.session, body.agent_id, context.now))
+
+
+def pause(context: Context, body: OneUpdating) -> Paused:
+    """Pause an agent's updates: it begins nothing new from its next contact on."""
+    directives.pause(context.session, body.agent_id, context.now, paused=True)
+    return Paused(paused=True)
+
+
+def resume(context: Context, body: OneUpdating) -> Paused:
+    """Let an agent's updates go on."""
+    directives.pause(context.session, body.agent_id, context.now, paused=False)
+    return Paused(paused=False)
+
+
+def pause_all(context: Context, _body: Nothing) -> Paused:
+    """Pause the updates of all agents: they begin nothing new from their next contacts on."""
+    directives.pause(context.session, None, context.now, paused=True)
+    return Paused(paused=True)
+
+
+def resume_all(context: Context, _body: Nothing) -> Paused:
+    """Let the updates of all agents go on, but for those that are paused alone."""
+    directives.pause(context.session, None, context.now, paused=False)
+    return Paused(paused=False)
+
+
+_READ, _WRITE, _HERE = "updates:read", "updates:write", "/agents/{agent_id}/updates"
+_SECURITY = frozenset({Role.SECURITY_OFFICER})
+
+ACTS = (
+    Act("updates.packages", _READ, Role.VIEWER, PackagesForm, Listed[Package], list_packages, "/packages", "GET"),
+    Act("updates.show", _READ, Role.VIEWER, OneUpdating, AgentUpdates, show, _HERE, "GET"),
+    Act("updates.assign", _WRITE, Role.SUPPORT, AssignForm, Ordered, assign, _HERE, also=_SECURITY),
+    Act(
+        "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Ordered, downgrade, f"{_HERE}/downgrade", approval=True
+    ),
+    Act("updates.withdraw", _WRITE, Role.SUPPORT, OneUpdating, Ordered, withdraw, f"{_HERE}/withdraw", also=_SECURITY),
+    Act("updates.pause", _WRITE, Role.SUPPORT, OneUpdating, Paused, pause, f"{_HERE}/pause", also=_SECURITY),
+    Act("updates.resume", _WRITE, Role.SUPPORT, OneUpdating, Paused, resume, f"{_HERE}/resume", also=_SECURITY),
+    Act("updates.pause_all", _WRITE, Role.SUPPORT, Nothing, Paused, pause_all, "/updates/pause", also=_SECURITY),
+    Act("updates.resume_all", _WRITE, Role.SECURITY_OFFICER, Nothing, Paused, resume_all, "/updates/resume"),
+)  # fmt: skip
