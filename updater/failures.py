@@ -34,6 +34,10 @@ _FROM_LINK = {
 }
 
 
+class CoreGone(Exception):
+    """The core has closed its connection, or takes nothing: the work ends."""
+
+
 class UpdateFailed(Exception):
     """An order failed.
 

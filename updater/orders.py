@@ -38,7 +38,7 @@ from . import VERSION
 from .bundle import Bundle, Papers
 from .clock import Clock
 from .download import Report, Reporter, Wanted, download
-from .failures import UpdateFailed
+from .failures import CoreGone, UpdateFailed
 from .linkclient import open_link
 from .repository import package_path, read_repository, refused
 from .staging import Part, Staging, disk_failure
@@ -110,7 +110,12 @@ class Updater:
                 staging.close()
         except UpdateFailed as failed:
             log.warning("%s: %s", failed.code, failed.text)
-            return Failure(v=UPDATER_VERSION, id=order.id, code=failed.code, text=failed.text[:500], network=failed.network)
+            return _failure(order, failed)
+        except CoreGone:
+            raise
+        except Exception:  # the next order, of another package or none, may well be carried out
+            log.exception("an error in the updater ended an order")
+            return _failure(order, UpdateFailed(UpdaterCode.INTERNAL, "the updater failed; its journal has the details"))
 
     def _answer(self, order: Request, descriptor: int | None, report: Report, staging: Staging) -> Request:
         if isinstance(order, Refresh):
@@ -220,7 +225,7 @@ class Updater:
                     UpdaterCode.DIGEST, f"the bundle's package has the SHA-256 {digest.hexdigest()}, not {target.sha256}"
                 )
             return part
-        except BaseException as error:
+        except BaseException as error:  # raised again below
             if part is not None:
                 part.empty()
                 part.close()
@@ -239,6 +244,10 @@ class Updater:
             raise UpdateFailed(UpdaterCode.TRUST, str(error)) from None
         except (BadSignature, MalformedToken) as error:
             raise UpdateFailed(UpdaterCode.SIGNATURE, str(error)) from None
+
+
+def _failure(order: Request, failed: UpdateFailed) -> Failure:
+    return Failure(v=UPDATER_VERSION, id=order.id, code=failed.code, text=failed.text[:500], network=failed.network)
 
 
 def _agreed(ordered: _Ordered, verified: VerifiedTargets, now: int) -> Target:

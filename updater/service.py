@@ -24,6 +24,7 @@ from ipc.updatermessages import (
 
 from .clock import Clock
 from .download import Report
+from .failures import CoreGone
 
 log = logging.getLogger("updater")
 
@@ -33,10 +34,6 @@ _FD_BYTES = array.array("i").itemsize
 
 CarryOut = Callable[[Request, int | None, Report], Request]
 """Takes an order, the descriptor that came with it and what takes the progress; returns the answer."""
-
-
-class CoreGone(Exception):
-    """The core has closed its connection, or takes nothing."""
 
 
 class Service:

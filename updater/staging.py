@@ -132,24 +132,34 @@ class Staging:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._open: list[int] = []
         try:
-            self._top = os.open(directory, _DIRECTORY)
+            self._top = self._opened(directory)
             info = os.fstat(self._top)
             if info.st_uid != os.geteuid() or info.st_mode & 0o077:
                 raise UpdateFailed(UpdaterCode.DISK, f"{directory} must belong to uid {os.geteuid()} with mode 0700")
             self._partial, self._staged = self._folder("partial"), self._folder("staged")
         except OSError as error:
+            self.close()
             raise disk_failure(error, str(directory)) from None
+        except UpdateFailed:
+            self.close()
+            raise
+
+    def _opened(self, path: Path | str, below: int | None = None) -> int:
+        descriptor = os.open(path, _DIRECTORY, dir_fd=below)
+        self._open.append(descriptor)
+        return descriptor
 
     def _folder(self, name: str) -> int:
         try:
-            return os.open(name, _DIRECTORY, dir_fd=self._top)
+            return self._opened(name, self._top)
         except FileNotFoundError:
             pass
         except OSError:
             remove(self._top, name)
         os.mkdir(name, 0o700, dir_fd=self._top)
-        return os.open(name, _DIRECTORY, dir_fd=self._top)
+        return self._opened(name, self._top)
 
     def names(self) -> list[str]:
         """The packages that are staged, by their SHA-256."""
@@ -223,8 +233,8 @@ class Staging:
 
     def close(self) -> None:
         """Closes the directories."""
-        for descriptor in (self._partial, self._staged, self._top):
-            os.close(descriptor)
+        while self._open:
+            os.close(self._open.pop())
 
 
 def remove(directory: int, name: str) -> None:

@@ -217,6 +217,7 @@ SILENT = {
     "license-agent-manage check-config": "--config missing",
     "license-agent-manage serve": "--config missing",
     "license-agent-installer": "",
+    "license-agent-updater": "",
     "license-server migrate": "",
     "license-server trust": "",
     "license-server root-pin": "",
@@ -283,7 +284,9 @@ if os.geteuid() == 0:
     ASKS.update(ROOTS)
 else:
     SILENT.update({name: arguments for name, (arguments, _status, _question) in ROOTS.items()})
-INSTALLER = "from installer.main import entry; entry()"
+WITHOUT_COMMAND = {name: f"from {name.rpartition('-')[2]}.main import entry; entry()" for name in
+                   ("license-agent-installer", "license-agent-updater")}  # fmt: skip
+"""Programs that systemd starts, for which no command is installed."""
 """It is no console script: the package puts it where nobody types it."""
 UNTIL = {"license-stand up": "Ctrl-C"}
 """What programs write that go on until they are stopped."""
@@ -321,7 +324,7 @@ def commands() -> set[str]:
         *_click_commands(server_main, "license-server"),
         *_click_commands(stand_main, "license-stand"),
         "license-agent-link",
-        "license-agent-installer",
+        *WITHOUT_COMMAND,
     }
 
 
@@ -365,7 +368,7 @@ def run(stand: Stand, command: str, arguments: str, directory: Path) -> AtTermin
     program, *words = f"{command} {arguments}".split()
     for name, value in env.items():
         words = [word.replace(f"${name}", value) for word in words]
-    installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", INSTALLER]
+    installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", WITHOUT_COMMAND[program]]
     return at_terminal([*installed, *words], env, directory, UNTIL.get(command, ""))
 
 

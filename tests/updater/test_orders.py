@@ -28,7 +28,7 @@ from ipc.updatermessages import (
 from tests.support.repository import Repository, Response, StillClock
 from tests.support.updaterepository import DAY, NOW, UpdateRepository
 from updater import orders as module
-from updater.failures import UpdateFailed
+from updater.failures import CoreGone, UpdateFailed
 from updater.orders import Places, Updater
 from updatetrust.metadata import KeptVersions, verify_offline
 from updatetrust.metadatafiles import read_files
@@ -289,3 +289,30 @@ def test_discard_and_describe(machine: Machine) -> None:
 def test_a_state_directory_that_is_missing_is_a_failure_in_words(machine: Machine) -> None:
     machine.place.rename(machine.place.with_name("elsewhere"))
     assert failed(machine.order(Describe(v=1, id=1))) == (UpdaterCode.DISK, False)
+
+
+def test_no_failure_keeps_a_descriptor(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    machine.stage(directive="x")
+    machine.link.spoil = lambda _, response: replace(response, pieces=[])
+    machine.stage()
+    machine.place.chmod(0o755)
+    machine.stage()
+    machine.place.chmod(0o700)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "read_trust", broken)
+    assert failed(machine.stage()) == (UpdaterCode.INTERNAL, False)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_core_may_leave_in_the_middle(machine: Machine) -> None:
+    def gone(*_: int) -> None:
+        raise CoreGone
+
+    order = Stage(v=1, id=4, now=NOW, rate=None, directive=machine.vendor.directive(), key_set=machine.vendor.key_set())
+    with pytest.raises(CoreGone):
+        machine.updater.carry_out(order, None, gone)
+    assert isinstance(machine.stage(), Staged)

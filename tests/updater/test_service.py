@@ -31,6 +31,7 @@ from tests.support.waiting import READY_S
 from updater import service as module
 from updater.clock import SystemClock
 from updater.download import Report
+from updater.failures import CoreGone
 from updater.service import Service
 
 pytestmark = pytest.mark.system
@@ -61,7 +62,7 @@ class Orders:
             try:
                 while True:
                     report(1, 2)
-            except module.CoreGone:
+            except CoreGone:
                 self.gone.set()
                 raise
         return Description(v=UPDATER_VERSION, id=order.id, program="x", orders=(), staged=())
