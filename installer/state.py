@@ -13,6 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from common.files import PRIVATE, create, file_problems, mode_problem, no_trace, os_problem, owner_problem, write_atomic
+from contracts.keyset import Pin
+from updatetrust.metadata import KeptVersions
 
 from .backends.contract import Place
 from .phases import Phase
@@ -77,6 +79,13 @@ class Product(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     pending: Pending | None = None
     last: Literal["", "committed", "rolled-back"] = ""
 
+    def __post_init__(self) -> None:
+        if (self.pending is None) != (self.phase is Phase.IDLE):
+            raise ValueError(f"a product that is {self.phase.value} with or without a pending update")
+        named = {self.good, None if self.pending is None else self.pending.place} - {None}
+        if not named <= set(self.places) or (self.pending is not None and self.pending.place == self.good):
+            raise ValueError("a product whose places do not hold what it names")
+
 
 class State(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The whole state.
@@ -89,7 +98,9 @@ class State(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         executed: the number of the last directive that was committed.
         floors: the lowest version of each product that may be installed.
         floor_time: a time that is certainly past, seconds since 1970, from what was signed.
-        metadata: versions of the update repository's metadata, by role; none below is accepted.
+        pins: of the license server's roots in update-trust.json, when the last key set was accepted.
+        roots: pins of the roots that may sign the next key set, by the last one.
+        metadata: versions of the update repository's metadata; none below is accepted.
         products: by name.
     """
 
@@ -100,7 +111,9 @@ class State(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     executed: Number = 0
     floors: dict[Text, Text] = {}
     floor_time: Number = 0
-    metadata: dict[Text, Number] = {}
+    pins: tuple[Pin, ...] = ()
+    roots: tuple[Pin, ...] = ()
+    metadata: KeptVersions = KeptVersions()
     products: dict[Text, Product] = {}
 
 

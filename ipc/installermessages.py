@@ -1,10 +1,10 @@
 """Defines the orders that the core may send to the installer. Nothing here performs IO.
 
-One order for each connection: the core sends it, the installer answers and closes. The only order so far asks what the
-installer can do; the orders of an update come with the update.
+One order for each connection: the core sends it, the installer answers and closes. `prepare` reports progress too.
+No order carries a path, a command or a version to choose: what is installed, both signatures say.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,10 +16,65 @@ INSTALLER_VERSION: Final = 1
 INSTALLER_MAX_FRAME_BYTES = 16 * 1024
 ORDER_TIMEOUT_S = 5.0
 """A connection that has not sent its order after so long is closed."""
+MAX_INSTALLED_PRODUCTS = 16
+MAX_CHECKS = 8
+
+Product = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Short = Annotated[str, Meta(max_length=64)]
+Text = Annotated[str, Meta(max_length=500)]
+State = Literal["idle", "staged", "switched", "proving"]
 
 
 class Describe(Request, tag="describe", frozen=True):
     """Asks what the installer can do."""
+
+
+class Products(Request, tag="products", frozen=True):
+    """Asks which products this machine has, and how far an update of each is."""
+
+
+class Prepare(Request, tag="prepare", frozen=True):
+    """Judge the package that the updater has staged, and unpack it beside the version that runs.
+
+    Attributes:
+        product: what it is for.
+        sha256: of the package, and its name in the staging directory.
+    """
+
+    product: Product
+    sha256: Sha256
+
+
+class Switch(Request, tag="switch", frozen=True):
+    """Make the prepared version the current one, and restart the product. Fields as in `prepare`."""
+
+    product: Product
+    sha256: Sha256
+
+
+class Prove(Request, tag="prove", frozen=True):
+    """Find out whether the product works."""
+
+    product: Product
+
+
+class Commit(Request, tag="commit", frozen=True):
+    """Keep the version that was proved."""
+
+    product: Product
+
+
+class RollBack(Request, tag="roll_back", frozen=True):
+    """End the update and go back to the version that was committed last.
+
+    Attributes:
+        product: of which.
+        reason: for the installer's log.
+    """
+
+    product: Product
+    reason: Text
 
 
 class Description(Request, tag="description", frozen=True):
@@ -30,14 +85,122 @@ class Description(Request, tag="description", frozen=True):
         orders: the orders that it carries out, besides `describe`.
     """
 
-    program: Annotated[str, Meta(max_length=64)]
+    program: Short
     orders: Annotated[tuple[str, ...], Meta(max_length=32)]
 
 
-class Refused(Request, tag="declined", frozen=True):
-    """The installer does not carry the order out. `id` is 0 where the order's id could not be read."""
+class Installed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A version on this machine."""
 
-    text: Annotated[str, Meta(max_length=500)]
+    version: Short
+    build_id: Short
+
+
+class ProductState(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One product.
+
+    Attributes:
+        product: its name.
+        backend: how it is installed.
+        running: the version that was committed last; None before the first.
+        previous: the other version that is complete on this machine, if there is one.
+        state: how far an update is.
+        pending: the version of that update; None while idle.
+        number: of the directive that ordered it; 0 while idle.
+    """
+
+    product: Product
+    backend: Short
+    running: Installed | None
+    previous: Installed | None
+    state: State
+    pending: Installed | None
+    number: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
+
+class ProductList(Request, tag="product_list", frozen=True):
+    """The products of root's configuration."""
+
+    products: Annotated[tuple[ProductState, ...], Meta(max_length=MAX_INSTALLED_PRODUCTS)]
+
+
+class Progress(Request, tag="progress", frozen=True):
+    """How far `prepare` is: bytes that were copied, judged and unpacked, of all."""
+
+    done: Annotated[int, Meta(ge=0)]
+    total: Annotated[int, Meta(ge=0)]
+
+
+class Prepared(Request, tag="prepared", frozen=True):
+    """The version is complete beside the one that runs."""
+
+    version: Short
+    build_id: Short
+
+
+class Switched(Request, tag="switched", frozen=True):
+    """The version is the current one.
+
+    Attributes:
+        restarted: the product was restarted with it.
+        text: why not, if it was not.
+    """
+
+    restarted: bool
+    text: Text
+
+
+class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    name: Short
+    ok: bool
+    text: Text
+
+
+class Proved(Request, tag="proved", frozen=True):
+    """What was found. A check that could not be made is not `ok`.
+
+    Attributes:
+        ok: every check is, and there is one.
+        checks: in their order.
+    """
+
+    ok: bool
+    checks: Annotated[tuple[Check, ...], Meta(max_length=MAX_CHECKS)]
+
+
+class Committed(Request, tag="committed", frozen=True):
+    """The version is the good one from now on."""
+
+    version: Short
+    build_id: Short
+
+
+class RolledBack(Request, tag="rolled_back", frozen=True):
+    """The update is over.
+
+    Attributes:
+        version: the current one again; "" if there was none before.
+        restarted: the product was restarted with it; true if it never ran with another.
+        text: why not, if it was not.
+    """
+
+    version: Short
+    restarted: bool
+    text: Text
+
+
+class Refused(Request, tag="declined", frozen=True):
+    """The installer does not carry the order out. `id` is 0 where the order's id could not be read.
+
+    Attributes:
+        code: the reason, for programs.
+        text: the reason, and what to do.
+    """
+
+    code: Short
+    text: Text
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -45,12 +208,14 @@ _encoder = msgspec.msgpack.Encoder()
 
 def to_installer_decoder() -> RequestDecoder[Any]:
     """Decodes orders; what is wrong with others is a `RemoteProtocolError`."""
-    return RequestDecoder(Describe)
+    return RequestDecoder(Describe | Products | Prepare | Switch | Prove | Commit | RollBack)
 
 
 def from_installer_decoder() -> RequestDecoder[Any]:
-    """Decodes `Description` and `Refused`; what is wrong with others is a `RemoteProtocolError`."""
-    return RequestDecoder(Description | Refused)
+    """Decodes what the installer sends; what is wrong with others is a `RemoteProtocolError`."""
+    return RequestDecoder(
+        Description | ProductList | Progress | Prepared | Switched | Proved | Committed | RolledBack | Refused
+    )
 
 
 def encode_installer(message: Request) -> bytes:

@@ -22,7 +22,8 @@ from .verdict import Check, Judgment, fail, note, unknown, warn
 
 CORE, LINK, INSTALLER = "license-agent.service", "license-agent-link.service", "license-agent-installer.service"
 MANAGE, UPDATER = "license-agent-manage.service", "license-agent-updater.service"
-SERVICES = (CORE, LINK, INSTALLER, UPDATER)
+APPLY, JOBS = "license-agent-apply.service", "license-agent-apply.path"
+SERVICES = (CORE, LINK, INSTALLER, APPLY, UPDATER)
 SOCKETS = (
     "license-agent-pos.socket",
     "license-agent-admin.socket",
@@ -30,9 +31,9 @@ SOCKETS = (
     "license-agent-installer.socket",
     "license-agent-updater.socket",
 )
-ALWAYS = (CORE, *SOCKETS)
-"""Units that are active and enabled on every machine; the other services are started by their sockets."""
-PROFILES = ("license-agent", "license-agent-link", "license-agent-installer", "license-agent-updater")
+ALWAYS = (CORE, *SOCKETS, JOBS)
+"""Units that are active and enabled on every machine; the other services are started by their sockets, or by a job."""
+PROFILES = ("license-agent", "license-agent-link", "license-agent-installer", "license-agent-apply", "license-agent-updater")
 """AppArmor's, each with the name of its unit."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NeedDaemonReload,NRestarts"
 _MANY_RESTARTS = 3
@@ -67,7 +68,7 @@ def asked(machine: Machine, properties: str, *names: str) -> list[dict[str, str]
 
 def _units(machine: Machine) -> dict[str, dict[str, str]]:
     """By name; a unit of which systemd says nothing has no properties."""
-    names = (*services(machine), *SOCKETS)
+    names = (*services(machine), *SOCKETS, JOBS)
     return {name: {} for name in names} | {unit["Id"]: unit for unit in asked(machine, _PROPERTIES, *names)}
 
 

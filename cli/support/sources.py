@@ -30,6 +30,8 @@ UNITS = (
     "license-agent-link.socket",
     "license-agent-installer.service",
     "license-agent-installer.socket",
+    "license-agent-apply.service",
+    "license-agent-apply.path",
     "license-agent-updater.service",
     "license-agent-updater.socket",
 )

@@ -52,7 +52,7 @@ def test_every_line_of_a_units_sandbox_is_told(path: Path) -> None:
 
 
 def test_every_service_stands_in_the_table_of_exposures() -> None:
-    told = re.findall(r"^\| `([\w-]+\.service)` \|", section("The sandbox"), re.MULTILINE)
+    told = re.findall(r"^\| `([\w@-]+\.service)` \|", section("The sandbox"), re.MULTILINE)
     assert {path.name for path in UNITS} <= set(told)
 
 

@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from installer import VERSION
+from installer.machine import Machine
 from installer.main import serve
 from installer.orders import ORDERS, answer
 from ipc.frames import FrameDecoder
@@ -21,16 +24,38 @@ from ipc.installermessages import (
     INSTALLER_VERSION,
     Describe,
     Description,
+    Prepare,
+    Prepared,
+    ProductList,
+    Products,
+    Progress,
     Refused,
+    Switch,
     encode_installer,
     from_installer_decoder,
 )
+from tests.support.bundles import version
+from tests.support.installing import Till
+from tests.support.stagedupdates import stage
 from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.system
 
 
-def asked(path: Path, data: bytes) -> Description | Refused | None:
+def asked(path: Path, data: bytes) -> Any:
+    """Returns the last message that comes back; None if none does."""
+    messages = all_of(path, data)
+    return messages[-1] if messages else None
+
+
+def _received(sock: socket.socket) -> bytes:
+    with contextlib.suppress(ConnectionResetError):
+        return sock.recv(65536)
+    return b""
+
+
+def all_of(path: Path, data: bytes) -> list[Any]:
+    found = []
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(READY_S)
         sock.connect(str(path))
@@ -38,11 +63,11 @@ def asked(path: Path, data: bytes) -> Description | Refused | None:
         with contextlib.suppress(BrokenPipeError):
             sock.sendall(data)
         decoder = FrameDecoder(INSTALLER_MAX_FRAME_BYTES)
-        while received := sock.recv(65536):
+        # An unread order makes the end of the connection a reset.
+        while received := _received(sock):
             for frame in decoder.receive_data(received):
-                message: Description | Refused = from_installer_decoder().decode(frame)
-                return message
-    return None
+                found.append(from_installer_decoder().decode(frame))
+    return found
 
 
 @pytest.fixture
@@ -57,20 +82,34 @@ def served_for_another(tmp_path: Path) -> Iterator[Path]:
 
 def _served(tmp_path: Path, core_uid: int) -> Iterator[Path]:
     path = tmp_path / "installer.sock"
+    till = Till(tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        thread = threading.Thread(target=serve, args=(listener, core_uid, 0.3))
+        thread = threading.Thread(target=serve, args=(listener, core_uid, 0.3, till.machine()))
         thread.start()
         yield path
         thread.join(READY_S)
         assert not thread.is_alive(), "it did not leave when idle"
 
 
-def test_the_core_learns_that_nothing_can_be_ordered_yet(served: Path) -> None:
+def test_the_core_learns_what_it_can_order(served: Path) -> None:
     told = asked(served, encode_installer(Describe(v=INSTALLER_VERSION, id=7)))
-    assert told == Description(v=INSTALLER_VERSION, id=7, program=VERSION, orders=())
-    assert ORDERS == ()
+    assert told == Description(v=INSTALLER_VERSION, id=7, program=VERSION, orders=ORDERS)
+
+
+def test_an_order_is_carried_out_with_its_progress(served: Path) -> None:
+    staging = served.parent / "staging"
+    sha256 = stage(staging, "1.0", version("1.0"))
+    prepare = encode_installer(Prepare(v=INSTALLER_VERSION, id=8, product="pos", sha256=sha256))
+    messages = all_of(served, prepare)
+    assert messages[-1] == Prepared(v=INSTALLER_VERSION, id=8, version="1.0", build_id="b1.0")
+    assert len(messages) > 2 and all(isinstance(each, Progress) and each.id == 8 for each in messages[:-1])
+    with socket.socket(socket.AF_UNIX) as sock:  # a core that goes at once is no reason to stop
+        sock.connect(str(served))
+        sock.sendall(encode_installer(Switch(v=INSTALLER_VERSION, id=9, product="pos", sha256=sha256)))
+    state = asked(served, encode_installer(Products(v=INSTALLER_VERSION, id=1)))
+    assert isinstance(state, ProductList) and state.products[0].state == "switched"
 
 
 def test_another_user_is_refused_unheard(served_for_another: Path) -> None:
@@ -114,6 +153,13 @@ def asked_half(path: Path) -> bytes:
         return sock.recv(100)
 
 
+def _unused(*_: object) -> Any:
+    raise AssertionError("an order by chance")
+
+
+NOTHING: Machine = SimpleNamespace(config=_unused)  # type: ignore[assignment]
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered_without_an_error(frame: bytes) -> None:
-    assert isinstance(answer(frame), Refused | Description)
+    assert isinstance(answer(frame, NOTHING, lambda _: None), Refused | Description)

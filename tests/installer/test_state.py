@@ -11,10 +11,12 @@ from installer.phases import PHASES, Event, Phase
 from installer.state import Pending, Product, State, StateFile, StateUnusable, Version
 from settings.errors import ConfigError
 from tests.installer.test_backends import Killed, killer
+from updatetrust.metadata import KeptRole, KeptVersions
 
 FULL = State(
     key_set=3, directive=8, directive_sha256="ab" * 32, executed=7, floors={"pos": "1.0"}, floor_time=1_700_000_000,
-    metadata={"root": 2, "timestamp": 90},
+    pins=("sha256:" + "0" * 64,), roots=("sha256:" + "1" * 64,),
+    metadata=KeptVersions(2, {"timestamp": KeptRole(90, "ef" * 32)}),
     products={"pos": Product(
         phase=Phase.PROVING,
         places={

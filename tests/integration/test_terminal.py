@@ -218,6 +218,8 @@ SILENT = {
     "license-agent-manage serve": "--config missing",
     "license-agent-installer": "",
     "license-agent-updater": "",
+    "license-agent-apply": "",
+    "license-agent-pos-check": "pos",
     "license-server migrate": "",
     "license-server trust": "",
     "license-server root-pin": "",
@@ -284,10 +286,13 @@ if os.geteuid() == 0:
     ASKS.update(ROOTS)
 else:
     SILENT.update({name: arguments for name, (arguments, _status, _question) in ROOTS.items()})
-WITHOUT_COMMAND = {name: f"from {name.rpartition('-')[2]}.main import entry; entry()" for name in
-                   ("license-agent-installer", "license-agent-updater")}  # fmt: skip
-"""Programs that systemd starts, for which no command is installed."""
-"""It is no console script: the package puts it where nobody types it."""
+UNTYPED = {
+    "license-agent-installer": "from installer.main import entry; entry()",
+    "license-agent-updater": "from updater.main import entry; entry()",
+    "license-agent-apply": "from installer.apply import entry; entry()",
+    "license-agent-pos-check": "from installer.poscheck import entry; entry()",
+}
+"""They are no console scripts: the package puts them where nobody types them."""
 UNTIL = {"license-stand up": "Ctrl-C"}
 """What programs write that go on until they are stopped."""
 
@@ -324,7 +329,7 @@ def commands() -> set[str]:
         *_click_commands(server_main, "license-server"),
         *_click_commands(stand_main, "license-stand"),
         "license-agent-link",
-        *WITHOUT_COMMAND,
+        *UNTYPED,
     }
 
 
@@ -368,7 +373,7 @@ def run(stand: Stand, command: str, arguments: str, directory: Path) -> AtTermin
     program, *words = f"{command} {arguments}".split()
     for name, value in env.items():
         words = [word.replace(f"${name}", value) for word in words]
-    installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", WITHOUT_COMMAND[program]]
+    installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", UNTYPED[program]]
     return at_terminal([*installed, *words], env, directory, UNTIL.get(command, ""))
 
 

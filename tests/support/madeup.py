@@ -27,6 +27,7 @@ CORE_UID, LINK_UID, MANAGE_UID, TSS, ADMINS, UPDATERS = 990, 989, 988, 110, 995,
 STATE, LOG, RUN, ETC = "/var/lib/license-agent", "/var/log/license-agent", "/run/license-agent", "/etc/license-agent"
 CORE, MANAGE = "license-agent.service", "license-agent-manage.service"
 UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", "license-agent-updater.service", MANAGE,
+         "license-agent-apply.service", "license-agent-apply.path",
          "license-agent-pos.socket", "license-agent-admin.socket", "license-agent-link.socket",
          "license-agent-installer.socket", "license-agent-updater.socket")  # fmt: skip
 DAY = 86_400
@@ -50,7 +51,8 @@ FILES = {
     "/etc/logrotate.d/dpkg": "/var/log/dpkg.log {\n\tmonthly\n}\n",
     "/sys/module/apparmor/parameters/enabled": "Y\n",
     "/sys/kernel/security/apparmor/profiles": "license-agent (enforce)\nlicense-agent-link (enforce)\n"
-    "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nlicense-agent-updater (enforce)\nnginx (complain)\n",
+    "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nlicense-agent-apply (enforce)\n"
+    "license-agent-updater (enforce)\nnginx (complain)\n",
     "/sys/class/tpm/tpm0/tpm_version_major": "2\n",
     "/sys/class/rtc/rtc0/since_epoch": f"{NOW}\n",
     "/proc/4711/attr/current": "license-agent (enforce)\n",
@@ -105,7 +107,7 @@ STATUS: dict[str, Any] = {
 
 def unit(name: str, **changes: str) -> dict[str, str]:
     """A unit as `systemctl show` has it."""
-    started = name.endswith(".socket") or name in (CORE, MANAGE)
+    started = name.endswith((".socket", ".path")) or name in (CORE, MANAGE)
     return {
         "Id": name, "LoadState": "loaded", "ActiveState": "active" if started else "inactive", "SubState": "running",
         "UnitFileState": "enabled" if started else "static", "Result": "success", "NeedDaemonReload": "no", "NRestarts": "0",

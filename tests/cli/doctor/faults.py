@@ -235,7 +235,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n"
-            "license-agent-manage (enforce)\nlicense-agent-updater (enforce)\n",
+            "license-agent-manage (enforce)\nlicense-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -245,7 +245,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-manage (enforce)\n"
-            "license-agent-updater (enforce)\n",
+            "license-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -255,7 +255,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-installer (enforce)\n"
-            "license-agent-updater (enforce)\n",
+            "license-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(

@@ -1,0 +1,163 @@
+"""Does the one job that the installer has left, and exits. systemd starts it when a job appears; it has no socket.
+
+It does only what root's configuration says: a job names a product, never a unit or a command.
+"""
+
+import argparse
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from common.files import os_problem, write_atomic
+from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
+from ipc.installermessages import Check
+from settings.errors import ConfigError
+
+from . import VERSION
+from .config import InstallerConfig, ProductConfig, load_config
+from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, decode, read
+
+log = logging.getLogger("apply")
+
+EXIT_OK, EXIT_FAILED = 0, 1
+RESTART_S = 120.0
+"""How long systemctl may take to restart a unit."""
+ASK_S = 10.0
+"""How long systemctl may take to answer."""
+START_S = 15.0
+"""How much longer than the health command its unit may take."""
+MAX_OUTPUT_CHARS = 300
+SYSTEMCTL = "/usr/bin/systemctl"
+CHECK_UNIT = "license-agent-pos-check@{product}.service"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a program.
+
+    Attributes:
+        status: its exit status; None if it did not end in time, or could not be started.
+        output: what it wrote.
+    """
+
+    status: int | None
+    output: str
+
+
+Run = Callable[[list[str], float], Ran]
+"""Runs a program for at most so many seconds."""
+
+
+def run(command: list[str], within_s: float) -> Ran:
+    """Runs a program of this machine, with an empty environment."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=within_s,
+            # In the sandbox /proc does not show process 1, so systemctl could not find out that this is no chroot.
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_IGNORE_CHROOT": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Ran(None, f"{command[0]} did not end within {within_s:g} s")
+    except OSError as error:
+        return Ran(None, os_problem(error, command[0]))
+    return Ran(done.returncode, done.stdout.decode("utf-8", "replace").strip()[:MAX_OUTPUT_CHARS])
+
+
+def perform(directory: Path, config: Callable[[], InstallerConfig], run: Run) -> bool:
+    """Does the job in a directory, if there is one, and writes its result.
+
+    A kill on the way leaves the job, which is then done again: every job may be done twice.
+
+    Returns:
+        Whether there was no job, or one with a result.
+    """
+    try:
+        data = read(directory / JOB)
+        if data is None:
+            return True
+        job: Job = decode(data, Job, JOB)
+    except BadJob as error:
+        log.error("%s", error)
+        (directory / JOB).unlink(missing_ok=True)  # or systemd would start this program again at once
+        return False
+    try:
+        product = config().products.get(job.product)
+        checks = (
+            (_failed("configuration", f"installer.toml has no [product.{job.product}]"),)
+            if product is None
+            else _do(job, product, run)
+        )
+    except ConfigError as error:
+        checks = (_failed("configuration", "; ".join(error.problems)),)
+    for check in checks:
+        log.info(
+            "%s %s, %s: %s%s", type(job).__name__.lower(), job.product, check.name, "ok" if check.ok else "failed", _tail(check)
+        )
+    write_atomic(directory / RESULT, msgspec.json.encode(Result(id=job.id, checks=checks)))
+    (directory / JOB).unlink(missing_ok=True)
+    return True
+
+
+def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
+    match job:
+        case Restart():
+            return (
+                _check(
+                    "restart", run([SYSTEMCTL, "restart", "--", product.unit], RESTART_S), f"{product.unit} did not restart"
+                ),
+            )
+        case Examine():
+            active = run([SYSTEMCTL, "is-active", "--", product.unit], ASK_S)
+            unit = CHECK_UNIT.format(product=product.name)
+            health = run([SYSTEMCTL, "start", "--", unit], product.timeout_s + START_S)
+            failed = f"'{' '.join(product.health)}' failed; see: journalctl -u {unit}"
+            return (_check("unit", active, f"{product.unit} does not run"), _check("health", health, failed))
+
+
+def _check(name: str, ran: Ran, failed: str) -> Check:
+    if ran.status == 0:
+        return Check(name=name, ok=True, text="")
+    return _failed(name, f"{failed}: {ran.output}" if ran.output else failed)
+
+
+def _failed(name: str, text: str) -> Check:
+    return Check(name=name, ok=False, text=" ".join(text.split())[:500])
+
+
+def _tail(check: Check) -> str:
+    return f": {check.text}" if check.text else ""
+
+
+def entry() -> None:
+    """The console script."""
+    parser = argparse.ArgumentParser(
+        prog="license-agent-apply",
+        description="Does the job that license-agent-installer has left. systemd starts it.",
+        epilog="Exit status: 0 the job has a result, or there is no job; 1 the job cannot be read or done; 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"license-agent-apply {VERSION}")
+    parser.parse_args()
+    lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
+    install(lines)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    try:
+        status = EXIT_OK if perform(JOBS, load_config, run) else EXIT_FAILED
+    except OSError as error:
+        log.error("%s", os_problem(error, str(JOBS)))
+        status = EXIT_FAILED
+    finally:
+        lines.finish()
+    sys.exit(status)

@@ -1,0 +1,163 @@
+"""Hands jobs to license-agent-apply.service by a file, and waits for its result.
+
+The installer may start nothing and reaches neither D-Bus nor systemd. It writes a job into a directory of root's; a path unit
+of systemd sees it and starts the service, which does what root's configuration says and writes the result beside it.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from common.files import no_trace, write_atomic
+from ipc.installermessages import MAX_CHECKS, Check
+
+from .state import DIRECTORY
+
+JOBS = DIRECTORY / "jobs"
+JOB, RESULT = "job.json", "result.json"
+MAX_JOB_BYTES = 16 * 1024
+POLL_S = 0.1
+
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+
+
+class BadJob(Exception):
+    """A job or a result cannot be read. The text says which file and why."""
+
+
+class _Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag_field="kind"):
+    """What every job has.
+
+    Attributes:
+        v: version of the form.
+        id: a new one for each job; its result has the same.
+    """
+
+    v: Literal[1] = 1
+    id: Id
+
+
+class Restart(_Job, frozen=True, kw_only=True, tag="restart"):
+    """Restart the unit that root's configuration names for a product."""
+
+    product: Name
+
+
+class Examine(_Job, frozen=True, kw_only=True, tag="check"):
+    """Find out whether a product's unit runs, and run its health command."""
+
+    product: Name
+
+
+Job = Restart | Examine
+"""Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py."""
+
+
+class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What came of a job.
+
+    Attributes:
+        v: version of the form.
+        id: of the job.
+        checks: what was done or looked at; the job succeeded if there is one, and all are `ok`.
+    """
+
+    v: Literal[1] = 1
+    id: Id
+    checks: Annotated[tuple[Check, ...], Meta(max_length=MAX_CHECKS)]
+
+
+class Jobs:
+    """The installer's side.
+
+    Args:
+        directory: of the files; it exists.
+        clock: seconds, of a clock that never goes back.
+        sleep: waits for so many seconds.
+        trace: called after each step of a write.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        trace: Callable[[str], None] = no_trace,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._sleep = sleep
+        self._trace = trace
+
+    def restart(self, product: str, within_s: float) -> tuple[Check, ...]:
+        """Has a product's unit restarted, and returns what came of it; see `_run`."""
+        return self._run(Restart(id=secrets.token_hex(16), product=product), within_s)
+
+    def examine(self, product: str, within_s: float) -> tuple[Check, ...]:
+        """Has a product looked at, and returns what was found; see `_run`."""
+        return self._run(Examine(id=secrets.token_hex(16), product=product), within_s)
+
+    def _run(self, job: Job, within_s: float) -> tuple[Check, ...]:
+        """Writes a job and waits for its result. A job without a result is a check that is not `ok`.
+
+        Args:
+            job: what to do.
+            within_s: seconds to wait; then the job is withdrawn, if it has not begun.
+        """
+        path = self._directory / JOB
+        (self._directory / RESULT).unlink(missing_ok=True)
+        write_atomic(path, msgspec.json.encode(job), trace=self._trace)
+        ends = self._clock() + within_s
+        try:
+            while self._clock() < ends:
+                result = self._result()
+                if result is not None and result.id == job.id:
+                    return result.checks
+                self._sleep(POLL_S)
+        except BadJob as error:
+            return (Check(name="apply", ok=False, text=str(error)[:500]),)
+        finally:
+            path.unlink(missing_ok=True)
+        text = f"no result within {within_s:g} s; see: systemctl status license-agent-apply.path license-agent-apply.service"
+        return (Check(name="apply", ok=False, text=text),)
+
+    def _result(self) -> Result | None:
+        data = read(self._directory / RESULT)
+        return None if data is None else decode(data, Result, RESULT)
+
+
+def read(path: Path) -> bytes | None:
+    """Reads a job or a result; None if there is none.
+
+    Raises:
+        BadJob: it cannot be read, or is too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadJob(f"{path}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(MAX_JOB_BYTES + 1)
+    if len(data) > MAX_JOB_BYTES:
+        raise BadJob(f"{path} has more than {MAX_JOB_BYTES} bytes")
+    return data
+
+
+def decode(data: bytes, form: Any, name: str) -> Any:
+    """Reads a job or a result from JSON.
+
+    Raises:
+        BadJob: it has another form.
+    """
+    try:
+        return msgspec.json.decode(data, type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadJob(f"{name} cannot be read: {error}") from None

@@ -1,0 +1,131 @@
+"""Decides by root's own trust whether a package may be installed, and what root remembers from then on. Pure.
+
+The order of the judgement itself is in `updatetrust.judgement`; here it is given what only root keeps.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from contracts.directive import Directive, verify_directive
+from contracts.keyset import verify_key_set
+from updatetrust.judgement import Code, Disagreement, Installed, MachineState, effective_floors, judge
+from updatetrust.metadata import verify_offline
+from updatetrust.metadatafiles import parse_names
+from updatetrust.target import Kind, Target
+from updatetrust.trustfile import UpdateTrust
+from updatetrust.version import Version
+
+from .backends.contract import Place
+from .staged import Papers
+from .state import Pending, State
+
+Backends = Mapping[str, str]
+"""The products of root's configuration, each with its backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """A package that may be installed.
+
+    Attributes:
+        target: what the vendor signed.
+        directive: what the server ordered.
+        floor: the lowest version of the product by now.
+        state: what root remembers from now on; nothing older counts any more.
+    """
+
+    target: Target
+    directive: Directive
+    floor: Version
+    state: State
+
+    def pending(self, place: Place) -> Pending:
+        """The update that begins with it."""
+        return Pending(place=place, number=self.directive.number, not_after=self.directive.not_after, floor=self.floor.text)
+
+
+def assess(
+    papers: Papers, product: str, sha256: str, trust: UpdateTrust, state: State, backends: Backends, agent: Version
+) -> Assessed:
+    """Verifies every signature and judges.
+
+    Args:
+        papers: what came with the package.
+        product: that the core names.
+        sha256: of the package that the core names.
+        trust: root's file.
+        state: what root remembers.
+        backends: the machine's products.
+        agent: version of the license agent.
+
+    Raises:
+        contracts.jose.MalformedToken, contracts.jose.BadSignature: key set or directive.
+        updatetrust.metadatafiles.BadMetadataFiles, updatetrust.metadata.MetadataRefused, updatetrust.target.MalformedTarget,
+        updatetrust.version.MalformedVersion: the repository's metadata.
+        Disagreement: the package may not be installed.
+    """
+    # The root of a later key set is one that the set before it named, as in the core; another file of root's begins again.
+    roots = state.roots if state.pins == trust.license_roots else trust.license_roots
+    key_set = verify_key_set(papers.key_set, roots, state.key_set - 1)
+    directive = verify_directive(papers.directive, key_set.content.trust())
+    digest = hashlib.sha256(papers.directive.encode()).hexdigest()
+    if directive.product != product:
+        raise Disagreement(Code.OTHER_PRODUCT, f"directive {directive.number} is for {directive.product}, not for {product}")
+    if directive.sha256 != sha256:
+        raise Disagreement(Code.DIGEST_DIFFERS, f"directive {directive.number} orders the package {directive.sha256}")
+    floor_time = max(state.floor_time, key_set.content.issued_at)
+    verified = verify_offline(parse_names(papers.metadata), trust.root_bytes(), state.metadata, floor_time)
+    floors = effective_floors({name: Version.parse(text) for name, text in state.floors.items()}, verified.floors)
+    # A directive counts again after a rollback, as long as no other was accepted since, and it was not committed.
+    same = (directive.number, digest) == (state.directive, state.directive_sha256)
+    target = judge(
+        directive,
+        verified.find(directive.target),
+        trust,
+        floors,
+        agent,
+        MachineState(
+            executed=state.executed if same else max(state.executed, state.directive),
+            products={name: Installed(Kind(backend), running_version(state, name)) for name, backend in backends.items()},
+        ),
+        floor_time,
+    )
+    remembered = msgspec.structs.replace(
+        state,
+        key_set=key_set.content.number,
+        pins=trust.license_roots,
+        roots=key_set.content.roots,
+        directive=directive.number,
+        directive_sha256=digest,
+        floor_time=max(floor_time, target.released_at),
+        metadata=verified.kept,
+    )
+    return Assessed(target, directive, floors[product], remembered)
+
+
+def running_version(state: State, product: str) -> Version | None:
+    """The version of a product that was committed last; None before the first."""
+    found = state.products.get(product)
+    if found is None or found.good is None:
+        return None
+    return Version.parse(found.places[found.good].version)
+
+
+def recheck(state: State, product: str, pending: Pending, version: str) -> None:
+    """Judges again what may have changed since a package was prepared: another directive, another floor, the time.
+
+    Raises:
+        Disagreement: the version may no longer be switched to.
+    """
+    if pending.number != state.directive:
+        raise Disagreement(
+            Code.DIRECTIVE_REPLAYED, f"directive {state.directive} was accepted since directive {pending.number}; roll back"
+        )
+    if state.floor_time > pending.not_after:
+        raise Disagreement(Code.DIRECTIVE_EXPIRED, f"directive {pending.number} has expired; assign the update again")
+    floor = state.floors.get(product)
+    if floor is not None and Version.parse(version) < Version.parse(floor):
+        raise Disagreement(Code.BELOW_FLOOR, f"{product} {version} is below the lowest version allowed, {floor}")

@@ -1,0 +1,178 @@
+"""The apply service and the health check: a job is done by root's configuration, and a check that cannot be made has failed."""
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from installer.apply import Ran, perform, run
+from installer.config import InstallerConfig, ProductConfig
+from installer.jobs import JOB, RESULT, Examine, Job, Restart, Result
+from installer.poscheck import main as poscheck
+from ipc.installermessages import Check
+from settings.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+ID = "0" * 32
+POS = ProductConfig("pos", "slots", Path("/var/lib/pos"), "pos.service", 1001, ("bin/check", "--quick"), 30)
+
+
+def config() -> InstallerConfig:
+    return InstallerConfig({"pos": POS})
+
+
+def done(directory: Path, job: Job | bytes, answers: dict[str, Ran]) -> tuple[Check, ...] | None:
+    """Does a job and returns its result's checks."""
+    (directory / JOB).write_bytes(job if isinstance(job, bytes) else msgspec.json.encode(job))
+    perform(directory, config, lambda command, _within_s: answers[command[1]])
+    assert not (directory / JOB).exists()
+    if not (directory / RESULT).exists():
+        return None
+    result = msgspec.json.decode((directory / RESULT).read_bytes(), type=Result)
+    assert result.id == ID
+    return result.checks
+
+
+def test_without_a_job_nothing_is_done(tmp_path: Path) -> None:
+    assert perform(tmp_path, config, lambda *_: Ran(1, ""))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_is_a_form_that_other_kinds_fit_into(tmp_path: Path) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(Restart(id=ID, product="pos"))) == {
+        "v": 1, "id": ID, "kind": "restart", "product": "pos",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ran", "text"),
+    [
+        (Ran(1, "Job for pos.service\nfailed."), "pos.service did not restart: Job for pos.service failed."),
+        (
+            Ran(None, "/usr/bin/systemctl did not end within 120 s"),
+            "pos.service did not restart: /usr/bin/systemctl did not end",
+        ),
+        (Ran(5, ""), "pos.service did not restart"),
+    ],
+)
+def test_a_restart_that_fails_is_said(tmp_path: Path, ran: Ran, text: str) -> None:
+    checks = done(tmp_path, Restart(id=ID, product="pos"), {"restart": ran})
+    assert checks is not None and len(checks) == 1 and not checks[0].ok
+    assert checks[0].text.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("active", "health", "ok"), [(0, 0, [True, True]), (3, 0, [False, True]), (0, 1, [True, False]), (0, None, [True, False])]
+)
+def test_every_check_has_its_own_end(tmp_path: Path, active: int, health: int | None, ok: list[bool]) -> None:
+    answers = {"is-active": Ran(active, ""), "start": Ran(health, "")}
+    checks = done(tmp_path, Examine(id=ID, product="pos"), answers)
+    assert checks is not None and [check.ok for check in checks] == ok
+
+
+def test_a_product_or_a_configuration_that_is_gone_is_a_failed_check(tmp_path: Path) -> None:
+    checks = done(tmp_path, Restart(id=ID, product="kds"), {})
+    assert checks is not None and [(check.ok, check.text) for check in checks] == [
+        (False, "installer.toml has no [product.kds]")
+    ]
+
+    def refused() -> InstallerConfig:
+        raise ConfigError(["installer.toml: it is wrong"])
+
+    (tmp_path / JOB).write_bytes(msgspec.json.encode(Restart(id=ID, product="pos")))
+    assert perform(tmp_path, refused, lambda *_: Ran(0, ""))
+    assert b"it is wrong" in (tmp_path / RESULT).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "job", [b"", b"{}", b'{"v":1,"id":"x","kind":"restart","product":"pos"}', b'{"kind":"shell","command":"sh"}', b"x" * 20_000]
+)
+def test_a_job_that_cannot_be_read_is_removed_and_nothing_is_done(tmp_path: Path, job: bytes) -> None:
+    assert done(tmp_path, job, {}) is None
+
+
+def test_a_kill_before_the_result_leaves_the_job(tmp_path: Path) -> None:
+    (tmp_path / JOB).write_bytes(msgspec.json.encode(Restart(id=ID, product="pos")))
+
+    def killed(*_: object) -> Ran:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        perform(tmp_path, config, killed)
+    assert (tmp_path / JOB).exists() and not (tmp_path / RESULT).exists()
+
+
+@pytest.mark.system
+def test_a_program_is_run_with_a_bound_and_without_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    assert run(["/usr/bin/env"], 10.0) == Ran(0, "PATH=/usr/bin:/bin\nLC_ALL=C.UTF-8\nSYSTEMD_IGNORE_CHROOT=1")
+    assert run(["/usr/bin/sleep", "60"], 0.1).status is None
+    assert run(["/usr/bin/does-not-exist"], 1.0) == Ran(None, "/usr/bin/does-not-exist: No such file or directory")
+
+
+CHECK = """#!/bin/sh
+echo "$(id -u):$(id -G):$(pwd -P):$USER:$SECRET:$1"
+exit 7
+"""
+
+
+def product(tmp_path: Path, uid: int, script: str = CHECK, timeout_s: int = 30, health: str = "bin/check") -> Path:
+    """Writes a product and its configuration."""
+    slot = tmp_path / "slots" / "a"
+    (slot / "bin").mkdir(parents=True)
+    (slot / "bin" / "check").write_text(script)
+    (slot / "bin" / "check").chmod(0o755)
+    (tmp_path / "current").symlink_to("slots/a")
+    file = tmp_path / "installer.toml"
+    file.write_text(
+        f'[product.pos]\nbackend = "slots"\ndirectory = "{tmp_path}"\nunit = "pos.service"\nuser = {uid}\n'
+        f'health = ["{health}", "--quick"]\ntimeout_s = {timeout_s}\n'
+    )
+    file.chmod(0o644)
+    return file
+
+
+def checked(file: Path) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; from pathlib import Path; from installer.poscheck import main; "
+        f"sys.exit(main(['pos'], Path({str(file)!r}), ({os.geteuid()},)))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT, env={"SECRET": "x", "HOME": "/"}
+    )
+
+
+@pytest.mark.root
+@pytest.mark.system
+def test_the_health_command_runs_as_the_product_s_user_in_its_slot(tmp_path: Path) -> None:
+    """In directories that the user can enter: pytest's own are root's."""
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        if path.stat().st_uid == os.geteuid() and path != Path("/tmp"):
+            path.chmod(0o755)
+    nobody = pwd.getpwnam("daemon")
+    ended = checked(product(tmp_path, nobody.pw_uid))
+    assert ended.returncode == 7, ended
+    assert ended.stdout == f"{nobody.pw_uid}:{nobody.pw_gid}:{tmp_path}/slots/a:daemon::--quick\n"
+
+
+@pytest.mark.root
+@pytest.mark.system
+def test_a_health_command_that_hangs_is_ended_by_its_alarm(tmp_path: Path) -> None:
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        if path.stat().st_uid == os.geteuid() and path != Path("/tmp"):
+            path.chmod(0o755)
+    ended = checked(product(tmp_path, pwd.getpwnam("daemon").pw_uid, "#!/bin/sh\nexec sleep 600\n", timeout_s=1))
+    assert ended.returncode == -14, ended
+
+
+@pytest.mark.parametrize(("section", "uid", "status"), [("pos", 3_999_999_999, 69), ("kds", 1, 78)])
+def test_a_health_command_that_cannot_run_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str, uid: int, status: int
+) -> None:
+    file = product(tmp_path, uid)
+    assert poscheck([section], file, (os.geteuid(),)) == status
+    assert capsys.readouterr().err.startswith("license-agent-pos-check: ")
