@@ -36,6 +36,7 @@ from .secrets.pcr_policy import parse_pcr_values
 
 T = TypeVar("T")
 HARDWARE_DEADLINE_S = 120.0
+MAX_RESULT_BYTES = 65_536
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 0, 1, 2, 69, 78
 
@@ -134,12 +135,39 @@ def backup(options: argparse.Namespace) -> int:
     from .enrollment.backup import collect  # not in the daemon, whose memory is counted
 
     forbid_dumps()
+    if options.settings:
+        return _backup_settings(_load(options))
+    if options.result:
+        return _backup_result(_load(options))
     if sys.stdout.isatty():
         sys.stderr.write("license-agent: use 'license-agent-cli backup create', which encrypts it\n")
         return EXIT_USAGE
     config = _load(options)
     leave_root(config)
     sys.stdout.buffer.write(collect(config, options.config, VERSION, int(Clock().wall())))
+    return EXIT_OK
+
+
+def _backup_settings(config: Config) -> int:
+    """What `[backup]` says, for 'license-agent-cli backup run'."""
+    if config.backup.directory is None:
+        sys.stderr.write(f"license-agent: {config.source} has no section [backup] (license-agent-config(5))\n")
+        return EXIT_CONFIG
+    sys.stdout.write(json.dumps(asdict(config.backup), default=str) + "\n")
+    return EXIT_OK
+
+
+def _backup_result(config: Config) -> int:
+    """Keeps what came of 'license-agent-cli backup run', for the agent to watch."""
+    from .telemetry.backups import read_record, write_record
+
+    found = json.loads(sys.stdin.buffer.read(MAX_RESULT_BYTES))
+    leave_root(config)
+    os.umask(0o077)
+    before = read_record(config.backup_file)
+    write_record(
+        config.backup_file, before.after(int(Clock().wall()), str(found.get("file", "")), str(found.get("problem", "")))
+    )
     return EXIT_OK
 
 
@@ -255,7 +283,14 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "hardware-id", help="print the id of this machine's hardware, for 'license-server enrollment-token make'"
     )
-    commands.add_parser("backup", help="print what a backup contains, for 'license-agent-cli backup create', which encrypts it")
+    back_up = commands.add_parser(
+        "backup", help="print what a backup contains, for 'license-agent-cli backup create', which encrypts it"
+    )
+    timed = back_up.add_mutually_exclusive_group()
+    timed.add_argument("--settings", action="store_true", help="print [backup] as JSON, for 'license-agent-cli backup run'")
+    timed.add_argument(
+        "--result", action="store_true", help="keep what came of it, from standard input, for the agent to watch"
+    )
     recover = commands.add_parser("recover", help="diagnose, repair or replace what a failed disk or TPM has left")
     actions = recover.add_subparsers(dest="action", required=True)
     show = actions.add_parser("show", help="say why the agent does not start, and what to do")

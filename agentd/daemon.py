@@ -162,6 +162,7 @@ class Daemon:
             Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
             Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
             Chore("admin CA", 60, 0, self._look_at_admin_ca, "hardware"),
+            Chore("backups", 60, 60, self._look_at_backups, "disk of metrics and state"),
             Chore("usage", USAGE_EVERY_S, USAGE_EVERY_S, self._sync_usage, "disk of the usage counts"),
             Chore("checkpoint", 0, 0, self._checkpoint, "hardware, or the audit log's disk"),
             # Archives soon after the start too: a till that is switched off every few minutes has archives to make as well.
@@ -249,6 +250,10 @@ class Daemon:
         # Sleep, drift and a clock that somebody sets change by how much the unconfirmed time of the server is ahead.
         clock = self._core.clock
         self._made.validator.ahead = clock.latest() - clock.now()
+
+    async def _look_at_backups(self) -> None:
+        if self.agent.parts.backups is not None:
+            await self.agent.parts.backups.look()
 
     def _every_minute(self) -> None:
         audit = self._core.audit

@@ -63,6 +63,7 @@ from .sync.mode import Kept, ModeKeeper
 from .sync.seats import SeatSync
 from .sync.updates import SignedUpdates
 from .sync.usage import UsageReports
+from .telemetry.backups import BackupWatch
 from .telemetry.parts import AgentParts
 from .telemetry.publisher import Publisher
 from .telemetry.reporter import Reporter
@@ -303,7 +304,9 @@ def connect(
             core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, seats, usage
         )
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
-    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, ConfigStatus(config), made.usage)
+    status = ConfigStatus(config)
+    backups = BackupWatch(status, config.backup_file)
+    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, status, made.usage, backups=backups)
     queue = open_queue(config.webhook_file)
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue, made.checkpoint)
     reporter = Reporter(parts, made.checkpoint, publisher)

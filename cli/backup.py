@@ -75,14 +75,12 @@ def create_(
     """Write state and configuration to one encrypted file. The agent may run. It has no key that opens anything."""
     if sum(map(bool, (recipients, recipient_certificate, passphrase_file))) != 1:
         raise click.UsageError("give --recipient, --recipient-certificate or --passphrase-file, one of them")
-    data = _run(["--config", config, "backup"], b"")
+    data = run_agent(["--config", config, "backup"], b"")
     content = json.loads(data)
-    if recipient_certificate is not None:
-        sealed = _to_certificate(data, recipient_certificate)
-    elif passphrase_file is not None:
+    if passphrase_file is not None:
         sealed = _with_passphrase(data, _passphrase(passphrase_file))
     else:
-        sealed = _to_recipients(data, recipients)
+        sealed = encrypt(data, recipients, recipient_certificate)
     create(to, sealed)
     reply = {key: value for key, value in content.items() if key != "files"} | {"files": sorted(content["files"])}
     who = content["agent_id"] or "a device that is not provisioned"
@@ -184,7 +182,9 @@ def restore(
         copy = Path(directory) / "config.toml"
         write_atomic(copy, found or place.read_bytes())
         words = ["--config", str(copy), "recover", "restore-backup", "--place", str(place)]
-        reply = json.loads(_run([*words, *(["--plan"] if plan else [])], json.dumps(content).encode(), fine=(0, 69)) or b"{}")
+        reply = json.loads(
+            run_agent([*words, *(["--plan"] if plan else [])], json.dumps(content).encode(), fine=(0, 69)) or b"{}"
+        )
     if not reply:
         sys.exit(EXIT_NEGATIVE)
     lines = [f"{reply['fit']}: {reply['text']}", *(f"  {name}: {how}" for name, how in sorted(reply["files"].items()))]
@@ -208,7 +208,7 @@ def _put_configuration(content: dict[str, Any], place: Path) -> None:
                 os.chown(path, before.st_uid, before.st_gid)
 
 
-def _run(words: list[str], data: bytes, fine: tuple[int, ...] = (0,)) -> bytes:
+def run_agent(words: list[str], data: bytes, fine: tuple[int, ...] = (0,)) -> bytes:
     """What `license-agent` prints; its messages go to this command's standard error.
 
     Raises:
@@ -230,6 +230,15 @@ def _passphrase(path: Path) -> str:
     if len(found) < 12:
         raise WrongKey(f"{path}: the passphrase has fewer than 12 characters")
     return found
+
+
+def encrypt(data: bytes, recipients: tuple[str, ...], certificate: Path | None) -> bytes:
+    """Encrypts with age for recipients, or by CMS for a certificate.
+
+    Raises:
+        WrongKey: a recipient or the certificate is none.
+    """
+    return _to_recipients(data, recipients) if certificate is None else _to_certificate(data, certificate)
 
 
 def _to_recipients(data: bytes, recipients: tuple[str, ...]) -> bytes:

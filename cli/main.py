@@ -22,7 +22,7 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, backup, config, doctor, inputs, keys, render, server, status, support, webhook
+from . import adminca, audit, backup, config, doctor, inputs, keys, render, server, status, support, timedbackup, webhook
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -155,6 +155,7 @@ main.add_command(adminca.admin_ca)
 main.add_command(adminca.break_glass)
 main.add_command(audit.audit)
 main.add_command(audit.public_key)
+backup.backup.add_command(timedbackup.run)
 main.add_command(backup.backup)
 
 

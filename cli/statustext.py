@@ -154,9 +154,20 @@ def _agent(reply: dict[str, Any]) -> list[Row]:
         *_server_time(reply.get("server_time")),
         ("unauthorized callers", str(reply["unauthorized"])),
         ("audit log", f"{reply['audit']['seq']} records" + (", CANNOT BE WRITTEN" if reply["audit"]["failing"] else "")),
+        *_backup(reply.get("backup"), reply["time"]),
         *_authentication(reply.get("authentication")),
         ("confinement", _confinement(reply["confinement"])),
     ]
+
+
+def _backup(found: dict[str, Any] | None, now: int) -> list[Row]:
+    """The last good backup, where a timer makes them."""
+    if found is None:
+        return []
+    last = found["last_good"]
+    text = "none yet" if last is None else f"{utc(last)} ({_relative(last, now)})"
+    late = click.style(", OVERDUE", fg="red") if found["overdue"] else ""
+    return [("last good backup", text + late), *([("", found["problem"])] if found["problem"] else [])]
 
 
 def _server_time(found: dict[str, Any] | None) -> list[Row]:

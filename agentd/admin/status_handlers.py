@@ -73,6 +73,8 @@ class StatusHandlers:
         parts, core, ring = self._parts, self._parts.core, self._parts.store.ring
         status = await parts.store.refresh_status()
         await asyncio.to_thread(parts.config.look)
+        if parts.backups is not None:
+            await parts.backups.look()
         now = core.clock.now()
         active, grace = count_states(ring, now)
         return {
@@ -89,6 +91,7 @@ class StatusHandlers:
             "degraded_since": parts.mode.kept.degraded_since,
             "mode": parts.mode.state.mode.value,
             "server": None if parts.cycle is None else server_view(parts.cycle, now),
+            "backup": None if parts.backups is None else parts.backups.view(now),
             "clock_suspect": core.clock.suspect(),
             "server_time": server_time_view(parts.store),
             "time": now,

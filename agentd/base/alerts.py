@@ -72,6 +72,11 @@ AUDIT_SEAL = Alert(
     "alert.audit_seal", Severity.CRITICAL, "The audit log does not match its sealed value",
     "Compare the log with the server's copy of its head; records may be missing.", lasts=False,
 )  # fmt: skip
+BACKUP_OVERDUE = Alert(
+    "alert.backup_overdue", Severity.MEDIUM, "The last good backup is too old",
+    "Run 'license-agent-cli backup run' as root, which prints the reason if it fails; then 'systemctl status "
+    "license-agent-backup.timer'.",
+)  # fmt: skip
 BREAK_GLASS = Alert(
     "access.break_glass", Severity.CRITICAL, "A break-glass certificate is in use",
     "Find out who uses it and why ('license-agent-cli audit tail'); 'license-agent-cli break-glass end' ends it.",
@@ -136,7 +141,7 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK, REVOCATIONS_STALE,
+    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK, REVOCATIONS_STALE,
     ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
     SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip

@@ -35,6 +35,7 @@ from settings.values import (
 )
 
 from .alerts import Severity
+from .backupconfig import BACKUP_KEYS, BackupConfig
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
 MANAGE_USER = "license-agent-manage"
@@ -164,6 +165,7 @@ class Config:
     management: ManagementConfig = field(default_factory=ManagementConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
+    backup: BackupConfig = field(default_factory=BackupConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     admin_ca: Path | None = field(default=None, compare=False)
@@ -218,6 +220,11 @@ class Config:
     def webhook_file(self) -> Path:
         """Alerts that wait for the webhook, and those that it has not taken."""
         return self.paths.state_dir / "webhook.json"
+
+    @property
+    def backup_file(self) -> Path:
+        """What is known of the backups that the timer makes."""
+        return self.paths.state_dir / "backup.json"
 
     @property
     def store_file(self) -> Path:
@@ -297,6 +304,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
             AlertsConfig,
             {"webhook": Key(boolean), "min_severity": Key(one_of(*(severity.value for severity in Severity)))},
         ),
+        "backup": (BackupConfig, BACKUP_KEYS),
         "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }
 
@@ -324,6 +332,8 @@ def parse_config(text: str, source: str, user: Lookup = user_id, group: Lookup =
     found.check()
     sections = {name: schema[name][0](**converted) for name, converted in values.items()}
     given = frozenset(f"{name}.{key}" for name, converted in values.items() for key in converted)
+    if (backup := sections.get("backup")) is not None and backup.problem:
+        raise ConfigError([f"{source}: {backup.problem}"])
     config = Config(**sections, warnings=tuple(found.warnings), source=source, given=given)
     return replace(config, management=replace(config.management, signing_uids=_fronts(user)))
 

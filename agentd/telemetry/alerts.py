@@ -4,6 +4,7 @@ from typing import Any
 
 from agentd.base.alerts import (
     AUDIT_ARCHIVE,
+    BACKUP_OVERDUE,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
     OTA_LOCKED,
@@ -89,6 +90,9 @@ class AlertWatch:
         words = record.refused if record else ""
         self._set(SERVER_REFUSES, refused, f"the license server refuses this agent: {words}")
         self._look_at_updates()
+        backups = None if self._parts.backups is None else self._parts.backups.standing(now)
+        late = backups is not None and backups.overdue
+        self._set(BACKUP_OVERDUE, late, backups.text if backups is not None else "no backups are made by themselves any more")
         clock = self._core.clock
         self._change(
             CLOCK_SUSPECT,

@@ -50,6 +50,8 @@ class Gauges:
     webhook_waiting: int = 0
     webhook_dead: int = 0
     webhook_oldest: float = 0.0
+    backup_overdue: bool | None = None
+    backup_last_good: float | None = None
     audit_unsealed: int = 0
     audit_sealed_at: float = 0.0
     tpm_commands: Histogram | None = None
@@ -147,6 +149,11 @@ METRICS: tuple[Declared, ...] = (
     Declared("audit_checkpoint_timestamp_seconds", "gauge", "s",
              "Time of the last checkpoint of the audit log since the start, seconds since 1970; 0 before it",
              lambda _, g: g.audit_sealed_at),
+    Declared("backup_last_good_timestamp_seconds", "gauge", "s",
+             "Time of the last good backup that the timer made, seconds since 1970; 0 before it; only with [backup]",
+             lambda _, g: g.backup_last_good),
+    Declared("backup_overdue", "gauge", "", "1 while the last good backup is older than it may be; only with [backup]",
+             lambda _, g: g.backup_overdue),
     Declared("webhook_waiting", "gauge", "", "Alerts that wait for the webhook", lambda _, g: g.webhook_waiting),
     Declared("webhook_oldest_timestamp_seconds", "gauge", "s",
              "Time of the first alert that waits for the webhook, seconds since 1970; 0 if none waits",

@@ -12,6 +12,8 @@ from agentd.sockets.connection import Hub
 from agentd.sync.cycle import ContactCycle
 from agentd.sync.mode import ModeKeeper
 
+from .backups import BackupWatch
+
 
 @dataclass(frozen=True, slots=True)
 class AgentParts:
@@ -27,6 +29,7 @@ class AgentParts:
         config: in force, and what is known of the file.
         usage: the counters of usage; None if their file cannot be used.
         updates: installs updates; None where they are not enabled.
+        backups: knows of the backups that a timer makes; None in tests without any.
     """
 
     core: Core
@@ -38,3 +41,4 @@ class AgentParts:
     config: ConfigStatus
     usage: Usage | None = None
     updates: UpdateRunner | None = None
+    backups: BackupWatch | None = None

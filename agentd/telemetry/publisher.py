@@ -86,6 +86,7 @@ class Publisher:
         now = core.clock.now()
         active, grace = count_states(ring, now)
         time = parts.store.record.unconfirmed
+        backups = None if parts.backups is None else parts.backups.standing(now)
         provisional = time is not None and time.standing is Standing.PROVISIONAL
         return Gauges(
             secrets_active=active,
@@ -119,6 +120,8 @@ class Publisher:
             audit_unsealed=self._checkpoint.unsealed,
             audit_sealed_at=self._checkpoint.made_at,
             tpm_commands=status.commands,
+            backup_overdue=None if backups is None else backups.overdue,
+            backup_last_good=None if backups is None else backups.record.last_good or 0,
             webhook_waiting=len(self._alerts.waiting),
             webhook_dead=len(self._alerts.dead),
             webhook_oldest=self._alerts.waiting[0].at if self._alerts.waiting else 0,

@@ -45,6 +45,8 @@ class Layout:
         tcti: how it is reached.
         software_store: the software backend's store.
         destinations: where the link may connect, in the order of the files.
+        backup_directory: where timed backups go; None if none are made.
+        overdue_hours: how old the newest of them may be.
         problems: why a file could not be read, by its path.
     """
 
@@ -58,6 +60,8 @@ class Layout:
     tcti: str = "device:/dev/tpmrm0"
     software_store: Path = _STATE / "secret.enc"
     destinations: tuple[Destination, ...] = ()
+    backup_directory: Path | None = None
+    overdue_hours: int = 48
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -92,8 +96,15 @@ def read_layout(config: Path, text: Callable[[Path], str]) -> Layout:
         str(tpm.get("tcti", "device:/dev/tpmrm0")),
         _path(tpm, "fallback_encrypted_storage", _STATE / "secret.enc"),
         _destinations(agent, upstreams),
+        *_backup(agent),
         problems,
     )
+
+
+def _backup(agent: dict[str, Any]) -> tuple[Path | None, int]:
+    table = _table(agent, "backup")
+    directory, hours = table.get("directory"), table.get("overdue_hours", 48)
+    return Path(directory) if isinstance(directory, str) else None, hours if isinstance(hours, int) else 48
 
 
 def _toml(path: Path, text: Callable[[Path], str], problems: dict[str, str]) -> dict[str, Any]:

@@ -2,13 +2,24 @@
 
 from typing import Any
 
-from . import agent_checks, file_checks, host_access, host_network, host_wifi, machine_checks, manage_checks, unit_checks
+from . import (
+    agent_checks,
+    backup_checks,
+    file_checks,
+    host_access,
+    host_network,
+    host_wifi,
+    machine_checks,
+    manage_checks,
+    unit_checks,
+)
 from .verdict import Check
 
 CHECKS: tuple[Check[Any], ...] = (
     *agent_checks.CHECKS,
     *unit_checks.CHECKS,
     *file_checks.CHECKS,
+    *backup_checks.CHECKS,
     *machine_checks.CHECKS,
     *manage_checks.CHECKS,
 )

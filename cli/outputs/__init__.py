@@ -71,6 +71,7 @@ OUTPUTS: dict[str, Output] = {
     "doctor nftables": Output("nftables", upkeep.Ruleset),
     "support-bundle": Output("support-bundle", upkeep.SupportBundle),
     "backup create": Output("backup-made", upkeep.BackupMade),
+    "backup run": Output("backup-timed", upkeep.BackupTimed),
     "backup verify": Output("backup-proved", upkeep.BackupProved),
     "backup restore": Output("restore-plan", upkeep.RestorePlan),
     "admin-ca install": _ACCESS,

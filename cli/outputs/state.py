@@ -259,6 +259,22 @@ class Broken(Struct):
     fix: str
 
 
+class TimedBackups(Struct):
+    """The backups that a timer makes.
+
+    Attributes:
+        last_good: when the last good one was made; null if there was none.
+        overdue: whether it is older than the configuration allows.
+        problem: why the last attempt failed; empty if it did not.
+        text: what is so.
+    """
+
+    last_good: int | None
+    overdue: bool
+    problem: str
+    text: str
+
+
 class Status(Struct, kw_only=True):
     """How the agent is: `health` alone where it cannot work, is not heard or tells this user no more.
 
@@ -277,6 +293,7 @@ class Status(Struct, kw_only=True):
         degraded_since: since when; null while it does not.
         mode: `online`, or how it works without its server; `unprovisioned` before it is an agent.
         server: null where secrets are carried by hand.
+        backup: of the backups that a timer makes; null where the configuration wants none.
         clock_suspect: whether the machine's clock is wrong.
         server_time: a time of the server that was not taken; null if there is none.
         time: for verdicts, now.
@@ -304,6 +321,7 @@ class Status(Struct, kw_only=True):
     degraded_since: int | UnsetType | None = UNSET
     mode: str | UnsetType = UNSET
     server: Server | UnsetType | None = UNSET
+    backup: TimedBackups | UnsetType | None = UNSET
     clock_suspect: bool | UnsetType = UNSET
     server_time: ServerTime | UnsetType | None = UNSET
     time: int | UnsetType = UNSET

@@ -340,6 +340,22 @@ class BackupMade(Struct):
     files: list[str]
 
 
+class BackupTimed(Struct):
+    """A backup that `[backup]` of the configuration describes.
+
+    Attributes:
+        file: the new file.
+        agent_id: whose backup it is.
+        generation: of its store.
+        removed: names of the files that were removed, since they are no longer kept.
+    """
+
+    file: str
+    agent_id: str
+    generation: int
+    removed: list[str]
+
+
 class BackupProved(Struct):
     """Whether a backup is whole, as far as that shows without its machine.
 

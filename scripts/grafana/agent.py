@@ -156,7 +156,7 @@ def _certificates() -> Row:
 
 def _audit() -> Row:
     return section(
-        "Audit log",
+        "Audit log and backups",
         lines("Records", {
             "written": "sum(rate(license_agent_audit_records_total[$__rate_interval]))",
             "counted instead of written": "sum(rate(license_agent_audit_counted_total[$__rate_interval]))",
@@ -167,6 +167,10 @@ def _audit() -> Row:
             "{{instance}}": "topk(10, time() - (license_agent_audit_checkpoint_timestamp_seconds > 0) and license_agent_audit_unsealed_records > 0)",
         }, f"{_WORST.capitalize()}, with records that no checkpoint covers yet. The rule LicenseAgentAuditUnsealed fires above the line.",
             unit="s", steps=good_below(14400)),
+        lines("Age of the last good backup", {"{{instance}}": "topk(10, time() - (license_agent_backup_last_good_timestamp_seconds > 0))"},
+              f"Where a timer makes them, {_WORST}.", unit="s"),
+        lines("Backups overdue", {"machines": "count(license_agent_backup_overdue == 1) or 0 * count(license_agent_up)"},
+              "'license-agent-cli backup run' makes one, and prints the reason if it fails."),
     )  # fmt: skip
 
 

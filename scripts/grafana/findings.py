@@ -30,6 +30,7 @@ RUNBOOKS = {
     "LicenseAgentAuditFailing": "guides.md#the-audit-logs-disk-is-full",
     "LicenseAgentDegraded": _CONTACT,
     "LicenseAgentTpmUnavailable": _TPM,
+    "LicenseAgentBackupOverdue": "guides.md#back-up-an-agent",
     "LicenseAgentClockSuspect": _CLOCK,
     "LicenseAgentServerTimeHeld": _CLOCK,
     "LicenseAgentUnauthorizedAccess": "guides.md#unauthorized-access-alert",

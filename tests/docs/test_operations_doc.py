@@ -170,6 +170,7 @@ NO_EVENTS = {
 NO_EVENTS |= {
     "ota.json",
     "webhook.json",
+    "backup.json",
     "webhook.test",
     "usage.counts",
     "state.json",

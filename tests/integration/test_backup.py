@@ -22,11 +22,12 @@ from license_agent_client import LicenseClient
 
 from tests.support.daemon import BIN
 from tests.support.machine import Machine, furnished_machine
-from tests.support.waiting import READY_S
+from tests.support.waiting import READY_S, wait_until
 
 pytestmark = pytest.mark.system
 
-GUIDES = (Path(__file__).resolve().parents[2] / "docs" / "guides.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = (ROOT / "docs" / "guides.md").read_text("utf-8")
 
 
 @pytest.fixture(params=["software", "tpm"])
@@ -279,6 +280,69 @@ def test_the_configuration_alone(tmp_path: Path, keys: Keys) -> None:
         after = machine.config.stat()
         assert machine.config.read_bytes() == before
         assert (after.st_uid, after.st_mode) == (owner.st_uid, owner.st_mode)
+
+
+def as_the_unit(machine: Machine, status: int) -> str:
+    """Runs the command of the timer's unit, as root with the capabilities of the unit and no other."""
+    unit = (ROOT / "systemd" / "license-agent-backup.service").read_text("utf-8")
+    (command,) = re.findall(r"^ExecStart=/usr/bin/(.+)$", unit, re.MULTILINE)
+    (names,) = re.findall(r"^CapabilityBoundingSet=(.+)$", unit, re.MULTILINE)
+    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in names.split())
+    locked = ["setpriv", "--bounding-set", f"-all,{kept}", "--no-new-privs"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*locked, str(BIN / command.split()[0]), *command.split()[1:]],
+        env=machine.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o077,
+    )
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+def test_the_backup_of_the_timer(tmp_path: Path, keys: Keys) -> None:
+    place = tmp_path / "backups"
+    kept = "keep_newest = 2\nkeep_daily = 0\nkeep_weekly = 1\n"
+    rules = f'[backup]\ndirectory = "{place}"\nrecipients = ["{keys.recipient}"]\n{kept}'
+    with furnished_machine("software") as machine:
+        assert "has no section [backup]" in as_the_unit(machine, 1)
+        machine.write_config(rules)
+        with machine.running():
+            machine.give_secret()
+            machine.tool("license-agent-cli", "healthcheck", fine=(1,))
+            assert machine.status()["backup"] == {
+                "last_good": None,
+                "overdue": True,
+                "problem": "",
+                "text": "no good backup has been made yet",
+            }
+            place.mkdir(mode=0o700)
+            old = [f"license-agent-pos-009-2020010{day}T000000Z.backup" for day in (1, 2, 7, 8)]
+            for name in (*old, "license-agent-pos-010-20200101T000000Z.backup", "notes"):
+                (place / name).touch()
+            printed = as_the_unit(machine, 0)
+            # Two newest, the new one among them, and the newest of its week; what is not of this agent stays.
+            assert "removed 3 that are not kept any more" in printed
+            left = {path.name for path in place.iterdir()}
+            (new,) = left - {old[3], "license-agent-pos-010-20200101T000000Z.backup", "notes"}
+            file = place / new
+            assert file.stat().st_mode & 0o777 == 0o600
+            assert cli(machine, "verify", str(file), "--identity", str(keys.file)).startswith("whole: ")
+            assert cli(machine, "restore", str(file), "--identity", str(keys.file), "--plan").startswith("current: ")
+            shown = machine.status()["backup"]
+            assert not shown["overdue"] and shown["last_good"] and not shown["problem"]
+            wait_until(lambda: "fine" in machine.tool("license-agent-cli", "healthcheck", fine=(0, 1)), "the alert stays")
+            assert "last good backup" in machine.tool("license-agent-cli", "status")
+            assert "license_agent_backup_overdue 0" in machine.tool("license-agent-cli", "metrics")
+            # Somebody else could replace what is in there: nothing is written, and the last good one stays known.
+            place.chmod(0o777)
+            assert "others may write to it" in as_the_unit(machine, 1)
+            after = machine.status()["backup"]
+            assert after["last_good"] == shown["last_good"] and "others may write" in after["problem"]
+            assert {path.name for path in place.iterdir()} == left
+        raised = [each["outcome"] for each in machine.records() if each["event"] == "alert.backup_overdue"]
+        assert raised == ["raised", "cleared"]
 
 
 def test_what_a_backup_contains_is_not_printed_to_a_terminal(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ SILENT = {
     "license-agent-cli doctor": "--host",
     "license-agent-cli doctor nftables": "--link-uid 1",
     "license-agent-cli backup create": "--to missing --recipient x",
+    "license-agent-cli backup run": "",
     "license-agent-cli backup verify": "empty",
     "license-agent-cli backup restore": "empty",
     "license-agent-cli metrics": "",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -74,7 +75,9 @@ def run_every_command(stand: Stand, place: Path, monkeypatch: pytest.MonkeyPatch
     text = config.read_text()
     if "degraded_switch" not in text:  # a session may have allowed it
         text = text.replace("[agent]\n", '[agent]\ndegraded_switch = "allowed"\n')
-    config.write_text(f"{text}\n[alerts]\nwebhook = true\n")
+    recipient = pyrage.x25519.Identity.generate().to_public()
+    timed = f'[backup]\ndirectory = "{place}/backups"\nrecipients = "{recipient}"\n'
+    config.write_text(f"{text}\n[alerts]\nwebhook = true\n{timed}")
     assert run("reload")["problems"] == []
     _licenses(run, tokens)
     _secrets(terminal, place)
@@ -141,6 +144,7 @@ def _upkeep(terminal: Terminal, place: Path) -> None:
     phrase, kept = place / "phrase", place / "backup.age"
     phrase.write_text("correct horse battery\n")
     config = ("--config", terminal.stand.info["config"])
+    run("backup run", *config)
     run("backup create", "--to", str(kept), "--passphrase-file", str(phrase), *config)
     run("backup verify", str(kept), "--passphrase-file", str(phrase))
     run("backup restore", str(kept), "--passphrase-file", str(phrase), "--plan", *config)

@@ -215,5 +215,6 @@ class MadeUp(Machine):
             if words.startswith(beginning):
                 return ran
         if words.startswith("systemctl show"):
-            return Ran(0, "\n\n".join("\n".join(f"{k}={v}" for k, v in each.items()) for each in self.units.values()) + "\n")
+            shown = [each for each in self.units.values() if each["Id"] in command]
+            return Ran(0, "\n\n".join("\n".join(f"{k}={v}" for k, v in each.items()) for each in shown) + "\n")
         raise FileNotFoundError(command[0])

@@ -56,7 +56,13 @@ class AlertWorld:
         store = SimpleNamespace(status=STATUS, record=SimpleNamespace(unconfirmed=None))
         self.updates = SimpleNamespace(update=Update(), rehearsal_overdue=lambda: False)
         parts = SimpleNamespace(
-            core=self.core, validator=world.validator, cycle=self.cycle, mode=self.mode, store=store, updates=self.updates
+            core=self.core,
+            validator=world.validator,
+            cycle=self.cycle,
+            mode=self.mode,
+            store=store,
+            updates=self.updates,
+            backups=None,
         )
         self.watch = AlertWatch(parts)  # type: ignore[arg-type]
         with SecretBuffer(32) as key:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cli.doctor.machine import Ran, Room
 from cli.doctor.verdict import State
+from cli.retention import name_of
 from tests.support.madeup import CORE, DAY, ETC, LOG, MANAGE, NOW, RUN, STATE, MadeUp, certificate, unit
 
 CONFIG_CHECK = f"license-agent --config {ETC}/config.toml check-config"
@@ -89,6 +90,21 @@ def elsewhere(machine: MadeUp) -> None:
 
 def verdict(verdict: str, text: str, action: str = "") -> Put:
     return says(health={"verdict": verdict, "findings": [{"code": "x", "verdict": verdict, "text": text, "action": action}]})
+
+
+def backed_up(hours: int | None = None, more: str = "", timer: str = "active", service: str = "inactive") -> Put:
+    """Timed backups are configured, and the newest is so old."""
+
+    def put(machine: MadeUp) -> None:
+        text = machine.text(f"{ETC}/config.toml")
+        machine.put(f"{ETC}/config.toml", f'{text}[backup]\ndirectory = "/backups"\nrecipients = "age1"\n{more}\n')
+        if hours is not None:
+            machine.put(f"/backups/{name_of('pos-001', NOW - hours * 3600)}", "")
+        if timer:
+            machine.units["license-agent-backup.timer"] = unit("license-agent-backup.timer", ActiveState=timer)
+        machine.units["license-agent-backup.service"] = unit("license-agent-backup.service", ActiveState=service)
+
+    return put
 
 
 FAULTS = [
@@ -389,6 +405,13 @@ FAULTS = [
         "the package license-agent-manage is not installed",
         ran("dpkg --verify license-agent-manage", 1, "", "dpkg: package 'license-agent-manage' is not installed\n"),
     ),
+    Fault("backup.timed", FAIL, "there is no backup in /backups", backed_up()),
+    Fault("backup.timed", FAIL, "the newest backup in /backups is 49 hours old", backed_up(49)),
+    Fault("backup.timed", FAIL, "the newest backup in /backups is 3 hours old", backed_up(3, "overdue_hours = 2")),
+    Fault("backup.timed", WARN, "dated in the future", backed_up(-2)),
+    Fault("backup.timed", FAIL, "license-agent-backup.timer is inactive", backed_up(1, timer="inactive")),
+    Fault("backup.timed", FAIL, "the last backup failed", backed_up(1, service="failed")),
+    Fault("backup.timed", UNKNOWN, "systemd says nothing of license-agent-backup.timer", backed_up(1, timer="")),
     Fault(
         "manage.service",
         FAIL,

@@ -243,5 +243,6 @@ def test_ids_are_unique_and_never_change() -> None:
         "config.agent", "config.link", "agent.verdict", "agent.version", "agent.confinement", "agent.administrators",
         "agent.store", "agent.certificate", "server.contact", "units.active", "units.sandbox", "units.apparmor",
         "units.reach", "files.modes", "files.sockets", "disk.room", "audit.log", "audit.rotation", "metrics.collected",
+        "backup.timed",
         "tpm.device", "machine.clock", "machine.memory", "package.files", "manage.service",
     ]  # fmt: skip
