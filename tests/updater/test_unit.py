@@ -1,4 +1,4 @@
-"""The updater's unit has every lock of the installer's and the link's, and its profile gives it one directory."""
+"""The updater's unit has every lock of the link's, which a booted guest attacks, and no network."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWN = {
     *("Type", "ExecStart", "Sockets", "User", "Group", "AppArmorProfile", "BindReadOnlyPaths", "ReadWritePaths"),
     *("NoExecPaths", "InaccessiblePaths", "SystemCallFilter", "LimitNOFILE", "LimitNPROC", "TasksMax", "MemoryMax"),
+    *("RuntimeMaxSec", "RestrictAddressFamilies", "IPAddressDeny", "IPAddressAllow"),
 }
 """How it is started and as whom, what it sees, and bounds."""
 
@@ -19,14 +20,23 @@ def words(name: str, key: str) -> set[str]:
     return {word for line in lines(name) if line.startswith(f"{key}=") for word in line.partition("=")[2].split()}
 
 
-def test_the_unit_has_every_lock_of_the_installers_unit() -> None:
-    locks = {name: {line for line in lines(f"license-agent-{name}") if line.partition("=")[0] not in OWN}
-             for name in ("updater", "installer")}  # fmt: skip
-    assert locks["installer"] - locks["updater"] == set()
-    for key in ("NoExecPaths", "SystemCallFilter"):
-        assert words("license-agent-installer", key) <= words("license-agent-updater", key), key
-    hidden = words("license-agent-installer", "InaccessiblePaths") - {"-/etc/license-agent"}
-    assert hidden < words("license-agent-updater", "InaccessiblePaths")
+def test_the_unit_has_every_lock_of_the_links_unit() -> None:
+    ours, links = (
+        {line for line in lines(f"license-agent-{name}") if line.partition("=")[0] not in OWN} for name in ("updater", "link")
+    )
+    assert links - ours == set()
+    for key in ("NoExecPaths", "SystemCallFilter", "InaccessiblePaths"):
+        assert words("license-agent-link", key) <= words("license-agent-updater", key), key
+    for key in ("LimitNOFILE", "LimitNPROC", "TasksMax"):
+        ((own,), (theirs,)) = (words(f"license-agent-{name}", key) for name in ("updater", "link"))
+        assert int(own) < int(theirs), key
+
+
+def test_it_has_no_network_but_the_links_socket() -> None:
+    assert words("license-agent-updater", "RestrictAddressFamilies") == {"AF_UNIX"}
+    assert words("license-agent-updater", "PrivateNetwork") == {"yes"}
+    assert words("license-agent-updater", "IPAddressDeny") == {"any"} and not words("license-agent-updater", "IPAddressAllow")
+    assert words("license-agent-updater", "BindReadOnlyPaths") == {"/run/systemd/journal", "-/run/license-agent/link.sock"}
 
 
 def test_it_writes_to_one_directory_and_runs_nothing_from_there() -> None:
