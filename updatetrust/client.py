@@ -120,6 +120,11 @@ class Repository:
         except (RepositoryError, DownloadError) as error:
             raise _refused(error) from None
 
+    def root_version(self) -> int:
+        """The version of the newest root that is trusted; `root_history/N.root.json` in the directory is that root."""
+        version: int = self._updater._trusted_set.root.version
+        return version
+
     def has_consistent_snapshots(self) -> bool:
         """Whether a target's address has its digest (`Target.address`); the project's own repositories always do."""
         return self._updater._trusted_set.root.consistent_snapshot is True

@@ -58,6 +58,17 @@ def test_a_spoiled_file_on_the_disk_is_read_again(tmp_path: Path, name: str) -> 
     assert refresh(tmp_path, repository.source, repository.bootstrap, NOW, [PATH])[0].kept == before[0].kept
 
 
+def test_it_makes_no_link(tmp_path: Path) -> None:
+    """The updater's profile forbids links, so python-tuf's private `_update_root_symlink` must stay replaced."""
+    repository = published()
+    repository.new_root()
+    refresh(tmp_path, repository.source, repository.bootstrap, NOW, [PATH])
+    assert [path for path in tmp_path.rglob("*") if path.is_symlink()] == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "root_history", "timestamp.json", "snapshot.json", "targets.json", "releases.json",
+    }  # fmt: skip
+
+
 def test_its_files_are_what_the_installer_verifies(tmp_path: Path) -> None:
     repository = published()
     repository.new_root(repository.replace_keys("root", "next0", "next1", "next2"))
