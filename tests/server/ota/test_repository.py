@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
@@ -323,7 +324,7 @@ def test_documents_that_a_machine_would_refuse_are_not_published(vendor: Vendor,
     assert vendor.present().versions() == before
 
 
-CLASHES = {
+CLASHES: dict[str, tuple[dict[str, Any], str]] = {
     "the build id": ({"version": "1.2.0", "build_id": "b1"}, "build id 'b1'"),
     "the version": ({"version": "1.0", "build_id": "b3"}, "of pos for till-mk1 in"),
     "the path": ({"version": "1.2.0", "build_id": "b3", "path": OLD}, "releases has a package"),

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ class Vendor:
         self.now = NOW
         self.added: list[CryptoSigner] = []
 
+    @classmethod
+    def of_today(cls, directory: Path) -> "Vendor":
+        """One whose documents fit those that a command makes now."""
+        made = cls(directory)
+        made.now = int(time.time())
+        return made
+
     def copied_to(self, directory: Path) -> "Vendor":
         """The same vendor with a copy of the repository."""
         other = copy.copy(self)
@@ -114,9 +122,11 @@ class Vendor:
             documents.sign(made[role], self.holders[role])
         return Change(roles={role: made[role] for role in changed or PACKAGE_ROLES})
 
-    def package(self, version: str, build_id: str, role: str = RELEASES, **changed: Any) -> tuple[Package, Path]:
+    def package(
+        self, version: str, build_id: str, role: str = RELEASES, content: bytes = b"", **changed: Any
+    ) -> tuple[Package, Path]:
         source = self.directory / f"{build_id}.bundle"
-        source.write_bytes(f"package {build_id}".encode() * 10)
+        source.write_bytes(content or f"package {build_id}".encode() * 10)
         sha256, length = digest_of(source)
         return Package(role, target_of(version, build_id, sha256=sha256, length=length, **changed)), source
 
@@ -145,6 +155,13 @@ class Vendor:
         package, source = self.package(version, build_id, role, **changed)
         self.publish(self.roles(lambda roles: packages.add(roles, package), role), {package.path: source})
         return package
+
+
+def key_file(path: Path, signer: CryptoSigner) -> Path:
+    """A signer's private key as its holder keeps it."""
+    path.write_bytes(signer.private_bytes)
+    path.chmod(0o600)
+    return path
 
 
 class _Files(FetcherInterface):
