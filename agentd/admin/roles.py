@@ -75,7 +75,7 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.ClockChallenge: Rule(Role.OPERATOR, root=True),
     messages.ClockReset: Rule(Role.ADMIN, root=True),
     messages.ClockConfirm: Rule(Role.ADMIN, root=True),
-    messages.WebhookStatus: Rule(Role.VIEWER),
+    messages.WebhookStatus: Rule(Role.VIEWER, root=True),
     messages.WebhookTest: Rule(Role.OPERATOR),
     messages.WebhookRetry: Rule(Role.OPERATOR),
     messages.WebhookKeyNew: Rule(Role.ADMIN),  # its reply holds the key

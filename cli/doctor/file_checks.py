@@ -3,14 +3,15 @@
 import fnmatch
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from audittrail.check import verify_log
 from audittrail.report import INCOMPLETE, INTACT, TAMPERED, Keys
 from audittrail.rotated import rotated_copies
-from audittrail.verify import verify_files
+from audittrail.verify import Problem, bounded_lines, open_regular, verify_lines
 
 from .. import render
 from .machine import CannotTell, Machine, Room, Stat
@@ -232,6 +233,7 @@ class Audit:
         gaps: what was not checked.
         failing: whether the agent cannot write it; None if it does not say.
         deep: whether the agent checked the whole log.
+        torn: whether the last line was not finished.
     """
 
     outcome: str
@@ -239,6 +241,33 @@ class Audit:
     gaps: tuple[str, ...] = ()
     failing: bool | None = None
     deep: bool = False
+    torn: bool = False
+
+
+class _Finished:
+    """The lines of a file that somebody writes to: without a last one that is not finished yet.
+
+    Attributes:
+        torn: whether there was one.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = lines
+        self.torn = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        held = b""
+        for line in self._lines:
+            if held:
+                yield held
+            held = line
+        self.torn = bool(held) and not held.endswith(b"\n")
+        if held and not self.torn:
+            yield held
+
+
+def _where(log: Path, problem: Problem | None) -> str:
+    return "" if problem is None else str(replace(problem, file=str(log)))
 
 
 def _audit(machine: Machine) -> Audit:
@@ -255,10 +284,12 @@ def _audit(machine: Machine) -> Audit:
         if machine.deep:
             report = verify_log(machine.at(log), Keys(), open_end=True)
             return Audit(report.outcome, str(report.problem or ""), tuple(map(str, report.gaps)), failing)
-        found = verify_files([machine.at(log)])
+        with open_regular(machine.at(log)) as file:
+            lines = _Finished(bounded_lines(file))
+            found = verify_lines(lines)
     except PermissionError:
         raise CannotTell("this user may not read the log", machine.ask_for_root()) from None
-    return Audit(INTACT if found.problem is None else TAMPERED, str(found.problem or ""), (), failing)
+    return Audit(INTACT if found.problem is None else TAMPERED, _where(log, found.problem), (), failing, torn=lines.torn)
 
 
 def _judge_audit(found: Audit) -> Judgment:
@@ -279,6 +310,8 @@ def _judge_audit(found: Audit) -> Judgment:
         )
     elif found.outcome == INCOMPLETE:
         judged += [unknown(f"the audit log: {gap}", "license-agent-cli audit verify") for gap in found.gaps]
+    if found.torn:
+        judged.append(note("the last line was not finished: the agent was writing it, or the power failed meanwhile"))
     if not judged:
         judged.append(
             note("the whole log was checked" if found.deep else "the open file was checked; --deep checks the whole log")

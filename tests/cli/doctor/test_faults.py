@@ -246,3 +246,17 @@ def test_ids_are_unique_and_never_change() -> None:
         "backup.timed",
         "tpm.device", "machine.clock", "machine.memory", "package.files", "manage.service",
     ]  # fmt: skip
+
+
+def test_an_audit_log_that_is_being_written_is_no_fault(machine: MadeUp) -> None:
+    """Of a record that the agent writes meanwhile, the check may see any part: none of them is a sign of tampering."""
+    log = machine.at(f"{LOG}/audit.log")
+    *before, last = log.read_bytes().splitlines(keepends=True)
+    for cut in (1, len(last) // 2, len(last) - 1):
+        log.write_bytes(b"".join([*before, last[:cut]]))
+        found = looked(machine)["audit.log"]
+        assert found.state is State.PASS and "was not finished" in found.findings[0].cause, found
+    # A whole line that is wrong still is, and so is a part of a line that others follow.
+    for wrong in (b"".join([*before, b"x\n"]), b"".join([*before[:-1], before[-1][:-9], last])):
+        log.write_bytes(wrong)
+        assert looked(machine)["audit.log"].state is State.FAIL
