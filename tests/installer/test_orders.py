@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from installer.phases import Phase
@@ -262,11 +263,10 @@ def test_a_newer_directive_ends_an_older_one(selling: Till) -> None:
 
 
 def test_the_time_that_was_signed_ends_a_prepared_update(selling: Till) -> None:
-    soon = vendor.directive("2.0", V2, 2, not_after=NOW + 1)
-    sha256 = stage(selling.staging, "2.0", V2, number=2, directive=soon)
-    for file, data in vendor.metadata({"2.0": V2}, 2, released_at=NOW + 5 * DAY).items():
-        (selling.staging / sha256 / "metadata" / file).write_bytes(data)
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
     selling.prepare(sha256)
+    # As an update of another product leaves it.
+    selling.machine().state.save(msgspec.structs.replace(selling.state(), floor_time=NOW + 31 * DAY))
     refused(selling.switch(sha256), "directive-expired")
     assert selling.runs() == "1.0"
 
