@@ -42,6 +42,8 @@ _PACKAGES = (
     *("tpm-udev", "tpm2-tools"),
     # The agent's other dependencies, and what looks at it from outside.
     *("python3", "zlib1g", "openssl", "curl", "strace", "prometheus-node-exporter"),
+    # An administrator's key lies in an ssh-agent.
+    "openssh-client",
     # What the client's package depends on.
     "python3-msgpack",
 )
