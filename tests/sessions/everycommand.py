@@ -141,13 +141,13 @@ def _upkeep(terminal: Terminal, place: Path) -> None:
     run("doctor", "--host")
     run("doctor nftables", "--link-uid", "1")
     run("support-bundle", str(place / "bundle.tar.gz"))
-    phrase, kept = place / "phrase", place / "backup.age"
-    phrase.write_text("correct horse battery\n")
+    key, kept = pyrage.x25519.Identity.generate(), place / "backup.age"
+    (place / "backup.key").write_text(f"{key}\n")
     config = ("--config", terminal.stand.info["config"])
     run("backup run", *config)
-    run("backup create", "--to", str(kept), "--passphrase-file", str(phrase), *config)
-    run("backup verify", str(kept), "--passphrase-file", str(phrase))
-    run("backup restore", str(kept), "--passphrase-file", str(phrase), "--plan", *config)
+    run("backup create", "--to", str(kept), "--recipient", str(key.to_public()), *config)
+    run("backup verify", str(kept), "--identity", str(place / "backup.key"))
+    run("backup restore", str(kept), "--identity", str(place / "backup.key"), "--plan", *config)
     run("webhook status")
     run("webhook test")
     run("webhook retry")
