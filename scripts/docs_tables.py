@@ -29,11 +29,13 @@ from server.api.metrics import Metrics as ServerMetrics
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
 
+from . import server_audit_events
 from .audit_events import fields_table, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 AUDIT_PAGE = ROOT / "docs" / "audit-fields.md"
+SERVER_AUDIT_PAGE = ROOT / "docs" / "server-audit-events.md"
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 
 AUDIT_TABLES: dict[str, Callable[[], list[str]]] = {"events of the audit log": table, "fields of the audit log": fields_table}
 """Those of the page of the audit log."""
+SERVER_AUDIT_TABLES: dict[str, Callable[[], list[str]]] = {"events of the server's audit log": server_audit_events.table}
+"""That of the page of the server's audit log."""
+PAGES = ((PAGE, TABLES), (AUDIT_PAGE, AUDIT_TABLES), (SERVER_AUDIT_PAGE, SERVER_AUDIT_TABLES))
 
 
 def block(name: str) -> re.Pattern[str]:
@@ -197,7 +202,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="Change nothing; exit with 1 if a table is out of date.")
     options = parser.parse_args()
     old = False
-    for path, tables in ((PAGE, TABLES), (AUDIT_PAGE, AUDIT_TABLES)):
+    for path, tables in PAGES:
         before = path.read_text("utf-8")
         after = rendered(before, tables)
         old = old or before != after

@@ -4,17 +4,47 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.files import write_atomic
+from scripts.server_audit_events import found_events
 from server.base.settings import SETTINGS, Place, settings_of
+from server.registry import audit
 from server.registry.database import sqlite_url
 from server.wiring import Plan, create_server
 from tests.server.devices import ISSUER, NOW
 from tests.support.postgres import Postgres
 from tests.support.serverside import ServerSide, open_server
 from tests.support.softhsm import Token, token
+
+DECLARED = found_events()
+MADE_UP = frozenset({"tests/server/registry/test_audit.py"})
+"""Tests of the log itself, which make up records."""
+
+
+def _check(actor: str, event: str, outcome: str, fields: dict[str, Any]) -> None:
+    """Fails a test that writes a record which docs/server-audit-events.md does not have."""
+    declared = DECLARED.get(event)
+    assert declared is not None, f"scripts/server_audit_events.py does not find {event!r}"
+    assert actor.split()[0] in declared.actors, f"scripts/server_audit_events.py does not find {actor!r} of {event!r}"
+    assert outcome in declared.outcomes, f"scripts/server_audit_events.py does not find the outcome {outcome!r} of {event!r}"
+    unknown = fields.keys() - declared.all_fields
+    assert not unknown, f"scripts/server_audit_events.py does not find {sorted(unknown)} of {event!r}"
+
+
+@pytest.fixture(autouse=True)
+def records_are_declared(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if str(request.path.relative_to(request.config.rootpath)) in MADE_UP:
+        return
+    record = audit.record
+
+    def checked(session: Any, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
+        _check(actor, event, outcome, fields)
+        record(session, actor, event, outcome, now, **fields)
+
+    monkeypatch.setattr(audit, "record", checked)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
