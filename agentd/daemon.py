@@ -16,6 +16,7 @@ from .base.config import Config
 from .base.configstatus import Read
 from .base.confinement import NOT_CONFINED, ConfinementStatus
 from .base.errors import StopError
+from .ota.settings import settings_of
 from .wiring import Agent, limits_of
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ NV_RESERVE = 6
 """NV writes that regular checkpoints leave for administrators and rotations; a commit takes two."""
 LAST_WORK_S = 5.0
 """How long a stop waits for the hardware, and each time for the disk."""
+UPDATES_EVERY_S = 5.0
 LATE_S = 60.0
 """A lane of the housekeeping that takes longer is told of."""
 
@@ -158,6 +160,7 @@ class Daemon:
             Chore("alerts", 0, 0, agent.webhook.look),
             Chore("alerts kept", 0, 0, agent.webhook.keep, "disk of the alerts that wait"),
             Chore("alerts sent", 0, 0, agent.webhook.deliver, "webhook"),
+            Chore("updates", UPDATES_EVERY_S, UPDATES_EVERY_S, self._tend_updates),
             Chore("minute", 60, 60, self._every_minute),
             Chore("views", 15, 15, self.agent.publisher.write, "disk of metrics and state"),
             Chore("hardware", 30, 30, self._reporter.watch_hardware, "hardware"),
@@ -210,6 +213,8 @@ class Daemon:
     async def finish(self) -> None:
         """Answers what is in flight, then writes everything that is still only in memory."""
         await self._housekeeping.stop()
+        if self.agent.updates is not None:
+            await self.agent.updates.runner.stop()
         await self.admin.finish(5.0)
         audit, hub = self._core.audit, self._made.hub
         audit.emit_counts()
@@ -254,6 +259,10 @@ class Daemon:
     async def _look_at_backups(self) -> None:
         if self.agent.parts.backups is not None:
             await self.agent.parts.backups.look()
+
+    def _tend_updates(self) -> None:
+        if self.agent.updates is not None:
+            self.agent.updates.runner.tick()
 
     def _every_minute(self) -> None:
         audit = self._core.audit
@@ -307,6 +316,8 @@ class Daemon:
         later = [name for name in _RESTART_ONLY if getattr(old, name) != getattr(config, name)]
         if old.agent.id != config.agent.id:
             later.append("agent.id")
+        if old.updates.enabled != config.updates.enabled:
+            later.append("updates.enabled")
         # Until the restart the old sections count: this process is confined to their files.
         config = replace(config, **{name: getattr(old, name) for name in _RESTART_ONLY})
         self._config = config
@@ -320,6 +331,8 @@ class Daemon:
         self._core.audit.reconfigure(config.audit)
         made.keeper.limits = config.audit
         self.agent.webhook.reconfigure(config.alerts)
+        if self.agent.updates is not None:
+            self.agent.updates.runner.reconfigure(settings_of(config.updates))
         self._core.audit.record("config.reloaded", "ok", needs_restart=later)
         return later
 

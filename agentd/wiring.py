@@ -3,20 +3,23 @@
 `assemble` opens what the start needs and runs on the hardware's thread; `connect` adds what contacts the license server.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from audittrail.chain import Chain
-from common.files import no_trace, os_problem
+from common.files import no_trace, os_problem, write_atomic
 from hwsec.backend import Backend
 from hwsec.bootclock import read_boot_id
 from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded
 from hwsec.vault import Vault
 
+from . import VERSION
 from .admin.access import Access, read_ca_file
 from .admin.access_handlers import AccessHandlers
 from .admin.audit_handlers import AuditHandlers
@@ -27,6 +30,7 @@ from .admin.server_handlers import ServerHandlers
 from .admin.service import Handler
 from .admin.status_handlers import StatusHandlers
 from .admin.system_handlers import SystemHandlers
+from .admin.update_handlers import UpdateHandlers
 from .admin.webhook_handlers import WebhookHandlers
 from .audit.checkpoint import Checkpoint
 from .audit.coalesced import CoalescedEvents
@@ -42,9 +46,18 @@ from .base.counters import Counters
 from .base.errors import StartError
 from .base.hardware import Hardware, read_counters
 from .base.statelock import StateInUse, StateLock
+from .enrollment.backup import collect
 from .licenses.inventory import LicenseInventory
 from .licenses.usage import Usage
 from .licenses.validator import Validator
+from .ota.acts import UpdateActs
+from .ota.effects import Machine
+from .ota.installerclient import InstallerClient
+from .ota.register import Register
+from .ota.runner import UpdateRunner
+from .ota.settings import settings_of
+from .ota.sides import Installer, Updater
+from .ota.updaterclient import UpdaterClient
 from .pos.service import PosService
 from .rotation.runner import RotationRunner
 from .secrets.installer import SecretInstaller
@@ -60,10 +73,12 @@ from .sync.capabilities import Negotiation
 from .sync.cycle import ContactCycle
 from .sync.licenses import LicenseSync
 from .sync.mode import Kept, ModeKeeper
+from .sync.ota import UpdateSync
 from .sync.seats import SeatSync
 from .sync.updates import SignedUpdates
 from .sync.usage import UsageReports
 from .telemetry.backups import BackupWatch
+from .telemetry.health import Health, findings
 from .telemetry.parts import AgentParts
 from .telemetry.publisher import Publisher
 from .telemetry.reporter import Reporter
@@ -127,6 +142,15 @@ class Assembled:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateParts:
+    """What installs updates: who moves one on, what administrators may want, and the register of all."""
+
+    runner: UpdateRunner
+    acts: UpdateActs
+    register: Register
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """An agent with everything that it runs.
 
@@ -139,6 +163,7 @@ class Agent:
         pos: answers POS applications.
         access: decides who may ask for what on the admin socket.
         webhook: sends alerts.
+        updates: None where they are not enabled.
     """
 
     assembled: Assembled
@@ -149,10 +174,11 @@ class Agent:
     pos: PosService
     access: Access
     webhook: Webhook
+    updates: UpdateParts | None = None
 
     def handlers(self, confinement: ConfinementStatus) -> dict[type, Handler]:
         """What handles each request of administrators."""
-        made, parts = self.assembled, self.parts
+        made, parts, updates = self.assembled, self.parts, self.updates
         policies = PcrPolicies(made.core, made.config.policies_dir)
         return {
             **StatusHandlers(parts, self.publisher, self.reporter.health, confinement, self.access, self.pos.holdings).table(),
@@ -164,6 +190,7 @@ class Agent:
             **AccessHandlers(self.access).table(),
             **SystemHandlers(made.boot_id, made.core.clock.monotonic).table(),
             **WebhookHandlers(self.webhook).table(),
+            **UpdateHandlers(parts, None if updates is None else (updates.acts, updates.register)).table(),
         }
 
 
@@ -279,6 +306,7 @@ def connect(
     transport: Transport | None = None,
     trace: Callable[[str], None] = no_trace,
     send: Sender | None = None,
+    sides: tuple[Updater, Installer] | None = None,
 ) -> Agent:
     """Adds what contacts the license server, and what shows and serves the agent.
 
@@ -287,26 +315,31 @@ def connect(
         transport: to the server; by default the link. Tests pass one that leads to a server in the same process.
         trace: called after each step of a rotation; a test stops it there.
         send: posts to the webhook; by default by way of the link.
+        sides: updater and installer; by default by their sockets.
     """
     config, core, store = made.config, made.core, made.store
     rotation, cycle = None, None
+    agent: Agent
+    updates = _updates(made, sides, lambda: agent) if config.updates_enabled else None
     if store.record.server is not None and made.tls is not None:
         transport = transport or _link_transport(made)
         certificates = ClientCertificates(core, store, transport, made.tls)
         client = ExchangeClient(core, store, transport, certificates)
         rotation = RotationRunner(core, config.rotation_journal, made.installer, made.validator, client, trace)
-        updates = SignedUpdates(core, store, made.time, made.validator)
+        signed = SignedUpdates(core, store, made.time, made.validator)
         negotiation = Negotiation(core, store, client)
         licenses = LicenseSync(core, store, made.validator, client)
         usage = UsageReports(core, made.usage, client)
         seats = SeatSync(core, store, made.validator, client, licenses)
+        ota = None if updates is None else UpdateSync(core, store, client, updates.runner)
         cycle = ContactCycle(
-            core, client, certificates, rotation, updates, made.checkpoint, negotiation, licenses, seats, usage
+            core, client, certificates, rotation, signed, made.checkpoint, negotiation, licenses, seats, usage, ota
         )
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     status = ConfigStatus(config)
     backups = BackupWatch(status, config.backup_file)
-    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, status, made.usage, backups=backups)
+    runner = None if updates is None else updates.runner
+    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, status, made.usage, backups=backups, updates=runner)
     queue = open_queue(config.webhook_file)
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue, made.checkpoint)
     reporter = Reporter(parts, made.checkpoint, publisher)
@@ -319,9 +352,40 @@ def connect(
         send or LinkSender(LinkClient(config.link_socket), core.clock),
         reporter.alerts.over,
     )
-    pos = PosService(config.pos, core, made.validator, made.usage)
+    pos = PosService(config.pos, core, made.validator, made.usage, None if runner is None else runner.consent)
     access = make_access(config, core.agent_id, made.boot_id, core.clock, core.audit, store)
-    return Agent(made, parts, rotation, reporter, publisher, pos, access, webhook)
+    agent = Agent(made, parts, rotation, reporter, publisher, pos, access, webhook, updates)
+    return agent
+
+
+def _updates(made: Assembled, sides: tuple[Updater, Installer] | None, agent: Callable[[], Agent]) -> UpdateParts:
+    """What installs updates. It looks at the agent, and the agent has it: `agent` is called once that is whole."""
+    config, core = made.config, made.core
+    updater, installer = sides or (UpdaterClient(config.updater_socket), InstallerClient(config.installer_socket))
+
+    async def backup() -> str:
+        def save() -> None:
+            write_atomic(config.updates_backup, collect(config, Path(config.source), VERSION, core.clock.now()))
+
+        await asyncio.to_thread(save)
+        return config.updates_backup.name
+
+    def licensed() -> bool:
+        held = agent().pos.holdings.at(core.clock.now())
+        return any(each.valid for each in held.after(""))
+
+    def health() -> str:
+        broken = [each for each in findings(agent().reporter.health.facts()) if each.health is Health.NOT_WORKING]
+        return "; ".join(each.text for each in broken)[:300]
+
+    async def withdrawn(number: int) -> bool:
+        cycle = agent().parts.cycle
+        return cycle is not None and await cycle.withdrawn(number)
+
+    register = Register(config.updates_register, core.audit)
+    machine = Machine(updater, installer, register, backup, licensed, health, withdrawn)
+    runner = UpdateRunner(core, config.updates_journal, machine, settings_of(config.updates))
+    return UpdateParts(runner, UpdateActs(core, runner, updater, installer), register)
 
 
 def make_access(config: Config, agent_id: str, boot_id: bytes, clock: Clock, audit: AuditLog, store: Store | None) -> Access:

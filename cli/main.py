@@ -22,7 +22,22 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import adminca, audit, backup, config, doctor, inputs, keys, render, server, status, support, timedbackup, webhook
+from . import (
+    adminca,
+    audit,
+    backup,
+    config,
+    doctor,
+    inputs,
+    keys,
+    ota,
+    render,
+    server,
+    status,
+    support,
+    timedbackup,
+    webhook,
+)
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
 from .auth import BadCredentials, Credentials
 from .why import why
@@ -157,6 +172,7 @@ main.add_command(audit.audit)
 main.add_command(audit.public_key)
 backup.backup.add_command(timedbackup.run)
 main.add_command(backup.backup)
+main.add_command(ota.ota)
 
 
 @main.group()

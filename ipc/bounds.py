@@ -13,6 +13,8 @@ MAX_TOKEN_CHARS = 16 * 1024
 
 MAX_FEATURE_CHARS = 64
 """Longest feature in `require`, as in the claims of a license."""
+MAX_BUSY_UNTIL = 253_402_300_799
+"""The end of year 9999: no moment beyond it can be written as a date."""
 MAX_PRODUCT_CHARS = 256
 """Longest product in `require`, as a value of a license's metadata."""
 MAX_LICENSE_ID_CHARS = 128

@@ -17,6 +17,7 @@ from .bounds import (
     MAX_ADMIN_CERTIFICATES,
     MAX_ADMIN_SIGNATURE_BYTES,
     MAX_AMOUNT,
+    MAX_BUSY_UNTIL,
     MAX_FEATURE_CHARS,
     MAX_FRAME_BYTES,
     MAX_ID,
@@ -320,7 +321,67 @@ class BreakGlassEnd(Request, tag="break_glass_end", frozen=True):
     """Let no break-glass certificate that is in use count any more."""
 
 
-PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping
+class OtaConsent(Request, tag="ota_consent", frozen=True):
+    """Asks whether an update waits for the shop, and says whether it may begin.
+
+    Attributes:
+        answer: `ready`, `busy`, `after_shift`, or "" for a look without an answer.
+        until: end of `busy`, seconds since 1970 UTC; 0 with any other answer.
+    """
+
+    answer: Literal["", "ready", "busy", "after_shift"]
+    until: Annotated[int, Meta(ge=0, le=MAX_BUSY_UNTIL)]
+
+
+class OtaStatus(Request, tag="ota_status", frozen=True):
+    """Updates: what runs, where an update is and what it waits for."""
+
+
+class OtaCheck(Request, tag="ota_check", frozen=True):
+    """Ask the license server for this machine's directive now."""
+
+
+class OtaInstall(Request, tag="ota_install", frozen=True):
+    """Install what is offered now, whatever window, notice and shop say.
+
+    Attributes:
+        rehearse: go back at the end of the trial, on purpose.
+    """
+
+    rehearse: bool
+
+
+class OtaRollback(Request, tag="ota_rollback", frozen=True):
+    """Go back to the version before the running one."""
+
+    product: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+
+
+class OtaUnlock(Request, tag="ota_unlock", frozen=True):
+    """Let updates begin again after failed attempts."""
+
+    why: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class OtaPause(Request, tag="ota_pause", frozen=True):
+    """Let no update begin on this machine, or end that."""
+
+    end: bool
+
+
+class OtaHistory(Request, tag="ota_history", frozen=True):
+    """Lines of the maintenance register, the newest first.
+
+    Attributes:
+        skip: so many of the newest.
+        count: most lines of the reply.
+    """
+
+    skip: Annotated[int, Meta(ge=0, le=100_000)]
+    count: Annotated[int, Meta(ge=1, le=50)]
+
+
+PosRequest = ValidateLicense | RefreshLicense | Require | ListLicenses | CountUsage | AgentInfo | Ping | OtaConsent
 SignableRequest = (
     Status
     | SecretList
@@ -363,6 +424,13 @@ SignableRequest = (
     | WebhookRetry
     | BreakGlassBegin
     | BreakGlassEnd
+    | OtaStatus
+    | OtaCheck
+    | OtaInstall
+    | OtaRollback
+    | OtaUnlock
+    | OtaPause
+    | OtaHistory
 )
 """What administrators ask for, with a signature around it or without one."""
 AdminRequest = SignableRequest | Challenge | Signed

@@ -44,6 +44,7 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "access.certificate_refused": _CERTIFICATES,
     "admin.refused": _CERTIFICATES,
     "license.validated": _REASONS,
+    "ota.consent": ("ready", "busy", "after_shift"),
     "ota.failed": ("failed", "withdrawn"),
     "ota.rollback": ("rolled-back", "rehearsed"),
     "ota.success": ("installed",),

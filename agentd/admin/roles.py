@@ -80,6 +80,13 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.WebhookRetry: Rule(Role.OPERATOR),
     messages.WebhookKeyNew: Rule(Role.ADMIN),  # its reply holds the key
     messages.WebhookKeyEnd: Rule(Role.ADMIN),
+    messages.OtaStatus: Rule(Role.VIEWER, root=True),
+    messages.OtaHistory: Rule(Role.VIEWER, root=True),
+    messages.OtaCheck: Rule(Role.OPERATOR),
+    messages.OtaInstall: Rule(Role.OPERATOR),
+    messages.OtaPause: Rule(Role.OPERATOR),
+    messages.OtaRollback: Rule(Role.OPERATOR, root=True),  # the new version may be why a certificate cannot be used
+    messages.OtaUnlock: Rule(Role.ADMIN),
     messages.Provision: Rule(Role.ADMIN, root=True),
 }
 """The rule of each operation."""

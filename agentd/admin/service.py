@@ -35,6 +35,7 @@ from ipc.messages import (
     CertificateCheck,
     Challenge,
     Health,
+    OtaStatus,
     Ping,
     Request,
     RequestDecoder,
@@ -246,7 +247,7 @@ class AdminService:
             if handler is None and not isinstance(request, Ping | Challenge | SessionBegin):
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
             fields = {} if handler is None else await handler(request, peer)
-            if isinstance(request, Ping | Health | Status | SystemInfo | CertificateCheck | Challenge):
+            if isinstance(request, Ping | Health | Status | SystemInfo | CertificateCheck | Challenge | OtaStatus):
                 # Monitoring asks so each minute, `status --watch` every few seconds, and a client before each signature.
                 self._count(op, peer, {})
             elif isinstance(request, AuditTail | AuditExport) and request.after_seq >= 0:

@@ -34,6 +34,7 @@ COUNTED = frozenset(
         "license.refreshed",
         "license.replayed",
         "license.validated",
+        "ota.consent",
         "request.refused",
     }
 )

@@ -36,6 +36,9 @@ from settings.values import (
 
 from .alerts import Severity
 from .backupconfig import BACKUP_KEYS, BackupConfig
+from .updatesconfig import KEYS as UPDATES_KEYS
+from .updatesconfig import UpdatesConfig
+from .updatesconfig import check as check_updates
 
 DEFAULT_PATH = Path("/etc/license-agent/config.toml")
 MANAGE_USER = "license-agent-manage"
@@ -166,6 +169,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     backup: BackupConfig = field(default_factory=BackupConfig)
+    updates: UpdatesConfig = field(default_factory=UpdatesConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     admin_ca: Path | None = field(default=None, compare=False)
@@ -185,6 +189,38 @@ class Config:
     def rotation_journal(self) -> Path:
         """Where a rotation stands."""
         return self.paths.state_dir / "rotation.json"
+
+    @property
+    def updates_enabled(self) -> bool:
+        """Whether updates are installed; root switches them on with update-trust.json, unless the configuration says it."""
+        if self.updates.enabled is not None:
+            return self.updates.enabled
+        return bool(self.source) and Path(self.source).absolute().with_name("update-trust.json").exists()
+
+    @property
+    def updater_socket(self) -> Path:
+        """Where the updater listens."""
+        return self.paths.run_dir / "updater.sock"
+
+    @property
+    def installer_socket(self) -> Path:
+        """Where the installer listens."""
+        return self.paths.run_dir / "installer.sock"
+
+    @property
+    def updates_journal(self) -> Path:
+        """Where an update is."""
+        return self.paths.state_dir / "ota.json"
+
+    @property
+    def updates_register(self) -> Path:
+        """The maintenance register."""
+        return self.paths.state_dir / "ota-register.json"
+
+    @property
+    def updates_backup(self) -> Path:
+        """The backup that was made before the last installation began."""
+        return self.paths.state_dir / "ota-backup.json"
 
     @property
     def policies_dir(self) -> Path:
@@ -305,6 +341,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
             {"webhook": Key(boolean), "min_severity": Key(one_of(*(severity.value for severity in Severity)))},
         ),
         "backup": (BackupConfig, BACKUP_KEYS),
+        "updates": (UpdatesConfig, dict(UPDATES_KEYS)),
         "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }
 
@@ -329,6 +366,7 @@ def parse_config(text: str, source: str, user: Lookup = user_id, group: Lookup =
     schema = _schema(user, group)
     found = Sections(text, source)
     values = {name: found.section(name, schema[name][1], optional=True) for name in found.only(schema)}
+    check_updates(found, values.get("updates", {}))
     found.check()
     sections = {name: schema[name][0](**converted) for name, converted in values.items()}
     given = frozenset(f"{name}.{key}" for name, converted in values.items() for key in converted)

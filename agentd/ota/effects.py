@@ -128,9 +128,9 @@ class Effects:
         # In advance: when the window opens, the package is there.
         await self._fetch(_order(update))
         self.require_permission(update)
-        licensed = self._machine.licensed()
+        licensed, well = self._machine.licensed(), not self._machine.health()
         backup = await self._machine.backup()
-        return msgspec.structs.replace(advance(update, Event.SAVED), licensed=licensed, backup=backup)
+        return msgspec.structs.replace(advance(update, Event.SAVED), licensed=licensed, well=well, backup=backup)
 
     def require_permission(self, update: Update, *, consent: bool = True) -> None:
         """Raises `Wait` unless the installation may go on: pause, time and, if wanted, consent."""
@@ -225,7 +225,8 @@ class Effects:
             return proof.text or "the health command failed"
         if update.licensed and not self._machine.licensed():
             return "no license of this machine is valid any more"
-        return self._machine.health()
+        # What was so before the update, the update has not done.
+        return self._machine.health() if update.well else ""
 
     # The end
 

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -24,7 +24,7 @@ from common.files import no_trace, os_problem, write_atomic
 
 from .consent import Answer, Traffic, said
 from .effects import Effects, Machine, Situation, Withdrawn
-from .register import REHEARSAL
+from .register import INSTALLED, REHEARSAL
 from .settings import Settings
 from .sides import Declined, Unreachable
 from .table import (
@@ -50,6 +50,7 @@ from .window import Wait
 log = logging.getLogger(__name__)
 
 MAX_REPORTS = 16
+MAX_NOTES_TO_POS = 500
 BASE_S, CAP_S = 30.0, 3600.0
 """Bounds of the pause after something could not be reached, seconds."""
 LOOK_S, LOOK_FAR_S = 5.0, 60.0
@@ -176,6 +177,19 @@ class UpdateRunner:
         others = tuple(each for each in self._journal.reports if each.number != order.number)
         return (*others[-(MAX_REPORTS - 1) :], current)
 
+    async def installed(self) -> dict[str, Installed]:
+        """What runs, by product: what the installer says now, or said last."""
+        try:
+            self.running = await self._machine.installer.products()
+        except (Unreachable, Declined) as error:
+            log.info("the installer could not be asked what runs: %s", error)
+        return self.running
+
+    def last_installed(self) -> int:
+        """When the last update was committed, seconds since 1970 UTC; 0 if the register has none."""
+        found = self._machine.register.last(INSTALLED)
+        return 0 if found is None else found.time
+
     def rehearsal_overdue(self) -> bool:
         """Whether this machine is a test bench that has not rehearsed in a quarter."""
         since = self._journal.bench_since
@@ -214,6 +228,7 @@ class UpdateRunner:
         """One effect; returns whether another one may follow at once."""
         before = self.update
         try:
+            await self._note_bench()
             if not self._taken_up:
                 await self._take_up()
                 return True
@@ -449,16 +464,34 @@ class UpdateRunner:
         self._show_pause()
         self._again_at = self._core.clock.monotonic()
 
-    async def reconfigure(self, settings: Settings) -> None:
-        """Goes by other settings. Raises OSError if the journal cannot be written."""
+    def reconfigure(self, settings: Settings) -> None:
+        """Goes by other settings from the next look on."""
         self.situation.settings = settings
         self._again_at = self._core.clock.monotonic()
-        since = self._journal.bench_since if settings.test_bench else 0
-        if settings.test_bench and not since:
-            since = self._core.clock.now()
-        if since != self._journal.bench_since:
+
+    async def _note_bench(self) -> None:
+        """Keeps since when this machine is a test bench. Raises OSError."""
+        bench, since = self.situation.settings.test_bench, self._journal.bench_since
+        if bench != bool(since):
             async with self._lock:
-                await self._store(msgspec.structs.replace(self._journal, bench_since=since))
+                now = self._core.clock.now() if bench else 0
+                await self._store(msgspec.structs.replace(self._journal, bench_since=now))
+
+    def consent(self, answer: str, busy_s: float) -> dict[str, Any]:
+        """Takes a POS application's answer ("" for none) and says what waits for it; the reply to `ota_consent`."""
+        if answer:
+            self.answered(Answer(answer), busy_s)
+        update, order = self.update, self.update.order
+        waits = self.waits
+        pending = order is not None and update.step is Step.WINDOW
+        shown = order if pending else None
+        return {
+            "pending": pending,
+            "product": None if shown is None else shown.product,
+            "version": None if shown is None else shown.version,
+            "notes": None if shown is None else shown.notes[:MAX_NOTES_TO_POS],
+            "not_before": None if shown is None or waits is None else waits.until,
+        }
 
     def answered(self, answer: Answer, for_s: float) -> None:
         """Notes what a POS application said; `for_s` is how long it is busy, seconds."""

@@ -206,6 +206,7 @@ class Update(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         urgent: an administrator wants it now, whatever window and notice say.
         rehearsal: the trial ends by going back on purpose.
         licensed: a license of this machine was valid when the installation began, so one must be after it.
+        well: the agent itself worked then, so it must after it.
         backup: name of the configuration's backup; empty before there is one.
     """
 
@@ -223,6 +224,7 @@ class Update(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     urgent: bool = False
     rehearsal: bool = False
     licensed: bool = False
+    well: bool = False
     backup: str = ""
 
 
@@ -271,7 +273,7 @@ def offered(update: Update, order: Order, now: int, *, urgent: bool = False, reh
     return msgspec.structs.replace(
         fresh,
         order=order, since=now, reached=Step.IDLE, failure=None, starts=0, before="", retry_at=0, urgent=urgent,
-        rehearsal=rehearsal, licensed=False, backup="",
+        rehearsal=rehearsal, licensed=False, well=False, backup="",
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Usage counts go into a mapped file, which the kernel writes to the disk later.
 """
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from agentd import VERSION
@@ -28,6 +28,7 @@ from ipc.messages import (
     AgentInfo,
     CountUsage,
     ListLicenses,
+    OtaConsent,
     PosRequest,
     RefreshLicense,
     RequestDecoder,
@@ -49,6 +50,10 @@ from .nonces import NonceOutcome, NonceWindow
 
 log = logging.getLogger(__name__)
 
+Consent = Callable[[str, float], dict[str, Any]]
+"""Takes an answer, or "", and how many seconds "busy" lasts; returns what `ota_consent` replies."""
+NO_UPDATE: dict[str, Any] = {"pending": False, "product": None, "version": None, "notes": None, "not_before": None}
+"""The reply to `ota_consent` where no update waits."""
 _FRESH = NonceOutcome.FRESH
 _SAMPLE_MASK = SAMPLED - 1
 KNOWN_TOKENS = 256
@@ -62,6 +67,7 @@ class PosService:
         config: who may ask, and how much.
         validator: rules on tokens.
         usage: counts usage; None if its file cannot be used.
+        consent: takes the shop's word on a waiting update; None where updates are not enabled.
 
     Attributes:
         holdings: the licenses of the machine, as they are judged.
@@ -69,11 +75,19 @@ class PosService:
 
     name = "pos"
 
-    def __init__(self, config: PosConfig, core: Core, validator: Validator, usage: Usage | None = None) -> None:
+    def __init__(
+        self,
+        config: PosConfig,
+        core: Core,
+        validator: Validator,
+        usage: Usage | None = None,
+        consent: Consent | None = None,
+    ) -> None:
         self._validator = validator
         self.holdings = Holdings(validator)
         self._machine = MachineLicenses(core, validator, self.holdings)
         self._metering = Metering(core, self.holdings, usage)
+        self._consent = consent
         self._audit = core.audit
         self._clock = core.clock
         self._counters = core.counters
@@ -345,6 +359,19 @@ class PosService:
                     "time": now,
                 }
             )
+        if isinstance(request, OtaConsent):
+            busy_s = request.until - self._clock.wall() if request.answer == "busy" else 0.0
+            waiting = NO_UPDATE if self._consent is None else self._consent(request.answer, busy_s)
+            if request.answer:
+                self._audit.record_within_budget(
+                    peer.uid,
+                    ("consent", peer.uid, request.answer),
+                    "ota.consent",
+                    request.answer,
+                    lambda: {"actor": actor(peer)},
+                    important=False,
+                )
+            return encode_reply({**head, **waiting})
         return encode_reply(head)
 
 

@@ -16,11 +16,12 @@ from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensesync import SYNC
 from contracts.seats import LEASE
+from contracts.updates import UPDATES
 from contracts.usage import REPORT
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES)
 """What this agent can do."""
 ASK_EVERY_S = 86_400.0
 """How often the list is fetched in a long run: the server may have been updated."""

@@ -40,11 +40,13 @@ from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
 from contracts.licensesync import SYNC
 from contracts.seats import LEASE
+from contracts.updates import UPDATES
 from contracts.usage import REPORT
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation
 from .licenses import LicenseSync
+from .ota import UpdateSync
 from .seats import SeatSync
 from .updates import SignedUpdates
 from .usage import UsageReports
@@ -107,6 +109,7 @@ class ContactCycle:
         licenses: keeps the machine's licenses as the server has them.
         seats: keeps its seats of floating licenses.
         usage: reports what was counted.
+        ota: asks for directives; None where updates are not enabled.
         draw: random numbers between 0 and 1, for pauses.
 
     Attributes:
@@ -126,6 +129,7 @@ class ContactCycle:
         licenses: LicenseSync,
         seats: SeatSync,
         usage: UsageReports,
+        ota: UpdateSync | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._core = core
@@ -138,6 +142,7 @@ class ContactCycle:
         self._licenses = licenses
         self._seats = seats
         self._usage = usage
+        self._ota = ota
         self._draw = draw
         self._lock = asyncio.Lock()
         self._breaker = CircuitBreaker()
@@ -234,6 +239,18 @@ class ContactCycle:
             self._succeeded()
             return done
 
+    async def withdrawn(self, number: int) -> bool:
+        """Whether the server takes a directive back; False if it cannot be asked. Raises AuditUnavailable."""
+        if self._ota is None or self.held or not self._negotiation.can(UPDATES):
+            return False
+        try:
+            async with self._lock, self._certificates.connected():
+                self._client.forget_challenge()
+                return await self._ota.withdrawn(number)
+        except (NoContact, ServerRefused, HwsecError, OSError) as error:
+            log.info("the server could not be asked whether it takes directive %d back: %s", number, error)
+            return False
+
     async def _meet(self, cause: Cause | None, renew: bool) -> Contacted:
         certificates, client = self._certificates, self._client
         async with certificates.connected():
@@ -301,6 +318,8 @@ class ContactCycle:
             await self._lease()
         if self._negotiation.can(REPORT):
             await self._usage.report()
+        if self._ota is not None and self._negotiation.can(UPDATES):
+            await self._ota.sync()
         self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
         confirm_in = self._updates.confirm_in()
         if confirm_in is not None:

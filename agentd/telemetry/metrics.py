@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agentd.base.counters import SAMPLED, Counters
+from agentd.ota.table import Step
 from common.histogram import Histogram
 from hwsec.errors import BackendState
 
@@ -47,6 +48,11 @@ class Gauges:
     licenses_held: int = 0
     licenses_suspended: int = 0
     usage_unreported: int = 0
+    ota_state: str | None = None
+    ota_attempts: int = 0
+    ota_paused: bool = False
+    ota_rehearsal_overdue: bool = False
+    ota_installed: float = 0.0
     webhook_waiting: int = 0
     webhook_dead: int = 0
     webhook_oldest: float = 0.0
@@ -190,6 +196,19 @@ TPM_METRICS: tuple[Declared, ...] = (
 )  # fmt: skip
 """What an agent with a TPM has besides, after `tpm_state`, which has a sample for each state."""
 
+OTA_METRICS: tuple[Declared, ...] = (
+    Declared("ota_failed_attempts", "gauge", "", "Updates that have failed in a row; more than 2 lock",
+             lambda _, g: g.ota_attempts),
+    Declared("ota_paused", "gauge", "", "1 while no update begins because somebody has paused them", lambda _, g: g.ota_paused),
+    Declared("ota_rehearsal_overdue", "gauge", "", "1 on a test bench that has not rehearsed an update for a quarter",
+             lambda _, g: g.ota_rehearsal_overdue),
+    Declared("ota_last_success_timestamp_seconds", "gauge", "s",
+             "Time of the last update that proved itself, seconds since 1970; 0 if the register has none",
+             lambda _, g: g.ota_installed),
+)  # fmt: skip
+"""What an agent that installs updates has besides, after `ota_state`, which has a sample for each state."""
+
+OTA_STATE_TEXT = "1 for the state that the update is in"
 TPM_STATE_TEXT = "1 for the state that the TPM is in"
 
 
@@ -238,6 +257,11 @@ class Metrics:
             states = [(f'{{state="{state.value}"}}', float(state.value == gauges.tpm_state)) for state in BackendState]
             yield _family(f"{PREFIX}tpm_state", "gauge", TPM_STATE_TEXT, states)
             yield from self._declared(TPM_METRICS, gauges)
+
+        if gauges.ota_state is not None:
+            steps = [(f'{{state="{step.value}"}}', float(step.value == gauges.ota_state)) for step in Step]
+            yield _family(f"{PREFIX}ota_state", "gauge", OTA_STATE_TEXT, steps)
+            yield from self._declared(OTA_METRICS, gauges)
 
     def _declared(self, declarations: tuple[Declared, ...], gauges: Gauges) -> Iterator[str]:
         for declared in declarations:

@@ -85,7 +85,7 @@ class Publisher:
         parts, core, ring, status = self._parts, self._parts.core, self._parts.store.ring, self._parts.store.status
         now = core.clock.now()
         active, grace = count_states(ring, now)
-        time = parts.store.record.unconfirmed
+        time, updates = parts.store.record.unconfirmed, parts.updates
         backups = None if parts.backups is None else parts.backups.standing(now)
         provisional = time is not None and time.standing is Standing.PROVISIONAL
         return Gauges(
@@ -122,6 +122,11 @@ class Publisher:
             tpm_commands=status.commands,
             backup_overdue=None if backups is None else backups.overdue,
             backup_last_good=None if backups is None else backups.record.last_good or 0,
+            ota_state=None if updates is None else updates.update.step.value,
+            ota_attempts=0 if updates is None else updates.update.attempts,
+            ota_paused=updates is not None and bool(updates.paused),
+            ota_rehearsal_overdue=updates is not None and updates.rehearsal_overdue(),
+            ota_installed=0 if updates is None else updates.last_installed(),
             webhook_waiting=len(self._alerts.waiting),
             webhook_dead=len(self._alerts.dead),
             webhook_oldest=self._alerts.waiting[0].at if self._alerts.waiting else 0,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from . import access, licenses, records, state, upkeep
+from . import access, licenses, records, state, updates, upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ _RECORD = Output("audit-record", records.Record, lines=True)
 _ACCESS = Output("admin-access", access.AdminAccess)
 _SECRET = Output("secret-change", licenses.SecretChange)
 _CLOCK = Output("clock-corrected", upkeep.ClockCorrected)
+_UPDATES = Output("updates", updates.UpdateStatus)
+_BEGUN = Output("update-begun", updates.UpdateBegun)
 _DEGRADED = Output("degraded", state.DegradedMode)
 
 OUTPUTS: dict[str, Output] = {
@@ -86,5 +88,13 @@ OUTPUTS: dict[str, Output] = {
     "webhook-key new": Output("webhook-key-made", access.WebhookKeyMade),
     "webhook-key show-id": Output("webhook-keys", access.WebhookKeys),
     "webhook-key end": Output("webhook-key-ended", access.WebhookKeyEnded),
+    "ota status": _UPDATES,
+    "ota check": _UPDATES,
+    "ota install": _BEGUN,
+    "ota rehearse": _BEGUN,
+    "ota rollback": Output("update-undone", updates.WentBack),
+    "ota unlock": Output("updates-unlocked", updates.Unlocked),
+    "ota pause": Output("updates-paused", updates.Paused),
+    "ota history": Output("update-history", updates.UpdateHistory),
 }
 """By command; with an option, where that changes the form."""

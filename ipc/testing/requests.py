@@ -10,6 +10,7 @@ from typing import Any
 from ..bounds import (
     COUNT_ID_BYTES,
     MAX_AMOUNT,
+    MAX_BUSY_UNTIL,
     MAX_FEATURE_CHARS,
     MAX_ID,
     MAX_LICENSE_ID_CHARS,
@@ -25,6 +26,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "agent_info": (),
     "count_usage": ("amount", "count_id", "meter"),
     "licenses": ("after", "metadata", "nonce"),
+    "ota_consent": ("answer", "until"),
     "ping": (),
     "refresh_license": ("token",),
     "require": ("feature", "nonce", "product"),
@@ -110,6 +112,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metadata": (lambda value: isinstance(value, bool), "true or false"),
     "meter": (is_meter, "the name of a meter"),
     "amount": (lambda value: type(value) is int and 1 <= value <= MAX_AMOUNT, f"an integer from 1 to {MAX_AMOUNT}"),
+    "answer": (lambda value: value in ("", "ready", "busy", "after_shift"), "'', 'ready', 'busy' or 'after_shift'"),
+    "until": (lambda value: type(value) is int and 0 <= value <= MAX_BUSY_UNTIL, f"an integer from 0 to {MAX_BUSY_UNTIL}"),
     "count_id": (lambda value: isinstance(value, bytes) and len(value) == COUNT_ID_BYTES, f"{COUNT_ID_BYTES} bytes"),
 }
 """What each field may hold, and how an error says it."""

@@ -107,6 +107,9 @@ class Service:
             token = request.fields["token"]
             license_id, newer = self.model.refreshed(token) or (None, None)
             return encode({**head, "token": newer, "license": license_id, "for_token": refresh_digest(token)})
+        if request.op == "ota_consent":
+            # The fake installs nothing.
+            return encode({**head, "pending": False, "product": None, "version": None, "notes": None, "not_before": None})
         if request.op == "agent_info":
             info = {"agent_id": AGENT_ID, "agent_version": AGENT_VERSION, "protocol_versions": [PROTOCOL_VERSION]}
             return encode({**head, **info, "degraded": self.model.degraded, "time": self.model.now})

@@ -21,6 +21,7 @@ POS: dict[str, dict[str, Any]] = {
     "count_usage": {"meter": "sales", "amount": 3, "count_id": bytes(16)},
     "agent_info": {},
     "ping": {},
+    "ota_consent": {"answer": "busy", "until": 5},
 }
 ADMIN: dict[str, dict[str, Any]] = {
     "status": {},
@@ -54,6 +55,13 @@ ADMIN: dict[str, dict[str, Any]] = {
     "webhook_key_end": {"key": ""},
     "webhook_test": {},
     "webhook_retry": {},
+    "ota_status": {},
+    "ota_check": {},
+    "ota_install": {"rehearse": False},
+    "ota_rollback": {"product": "pos"},
+    "ota_unlock": {"why": "repaired"},
+    "ota_pause": {"end": False},
+    "ota_history": {"skip": 0, "count": 20},
     "ping": {},
     "health": {},
     "system_info": {},

@@ -25,6 +25,10 @@ ELSEWHERE = {
     **dict.fromkeys(("policy show", "policy install", "policy bind", "policy revoke"), "tests/integration/test_policies.py"),
     "break-glass begin": "tests/agentd/admin/test_break_glass.py",
     "clock confirm": "tests/integration/test_server_clock.py",
+    **dict.fromkeys(
+        ("ota check", "ota install", "ota rehearse", "ota rollback", "ota unlock", "ota pause", "ota history"),
+        "tests/agentd/admin/test_update_handlers.py",
+    ),
 }
 """Commands that do not succeed on this stand, and the file that compares their output with the schema."""
 
@@ -148,6 +152,7 @@ def _upkeep(terminal: Terminal, place: Path) -> None:
     run("backup create", "--to", str(kept), "--recipient", str(key.to_public()), *config)
     run("backup verify", str(kept), "--identity", str(place / "backup.key"))
     run("backup restore", str(kept), "--identity", str(place / "backup.key"), "--plan", *config)
+    run("ota status")
     run("webhook status")
     run("webhook test")
     run("webhook retry")

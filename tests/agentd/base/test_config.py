@@ -153,7 +153,18 @@ def test_everything_wrong_is_told_at_once() -> None:
 
 
 def test_every_section_of_the_configuration_is_known() -> None:
-    assert list(known_keys()) == ["server", "agent", "tpm", "pos", "management", "audit", "alerts", "backup", "paths"]
+    assert list(known_keys()) == [
+        "server",
+        "agent",
+        "tpm",
+        "pos",
+        "management",
+        "audit",
+        "alerts",
+        "backup",
+        "updates",
+        "paths",
+    ]
 
 
 ME = os.geteuid()

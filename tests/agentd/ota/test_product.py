@@ -42,7 +42,17 @@ def unlicensed(machine: UpdatedMachine) -> None:
 
 
 def ill(machine: UpdatedMachine) -> None:
-    machine.problem = "the store cannot be opened"
+    real = machine.installer.switch
+
+    async def switch(product: str, sha256: str) -> None:
+        machine.problem = "the store cannot be opened"
+        await real(product, sha256)
+
+    machine.installer.switch = switch  # type: ignore[method-assign]
+
+
+def ill_before(machine: UpdatedMachine) -> None:
+    machine.problem, machine.licensed = "grace has ended", False
 
 
 def refused(machine: UpdatedMachine) -> None:
@@ -56,6 +66,7 @@ def offline(machine: UpdatedMachine) -> None:
 
 CASES = (
     Case("it works", lambda machine: None, "2.0.0", "installed"),
+    Case("the agent was ill before", ill_before, "2.0.0", "installed"),
     Case("the network comes and goes", offline, "2.0.0", "installed"),
     Case("the health command fails", sick, "1.0.0", "rolled-back", "unproved: bin/check: exit status 1"),
     Case("no license is valid any more", unlicensed, "1.0.0", "rolled-back", "unproved: no license of this machine"),

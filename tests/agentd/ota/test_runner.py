@@ -350,7 +350,7 @@ def test_a_rehearsal_proves_the_new_version_and_goes_back(machine: UpdatedMachin
     runner = machine.start()
 
     async def story() -> None:
-        await runner.reconfigure(machine.settings)
+        await runner.run()
         assert not runner.rehearsal_overdue()
         later(machine, 93 * 86_400)
         assert runner.rehearsal_overdue()
@@ -440,5 +440,24 @@ def test_a_failure_after_the_preparation_ends_it_at_the_installer_too(machine: U
         await offer(machine)
         assert (runner.update.step, machine.installer.active[0]) == (Step.IDLE, "1.0.0")
         assert not machine.installer.prepared
+
+    play(story)
+
+
+def test_a_pos_application_sees_what_waits_for_it(machine: UpdatedMachine) -> None:
+    machine.settings = replace(AT_ONCE, consent=Mode.ASK)
+    runner = machine.start()
+
+    async def story() -> None:
+        assert runner.consent("", 0) == {
+            "pending": False, "product": None, "version": None, "notes": None, "not_before": None,
+        }  # fmt: skip
+        await offer(machine)
+        found = runner.consent("busy", 600)
+        assert (found["pending"], found["product"], found["version"], found["notes"]) == (True, "pos", "2.0.0", "what is new")
+        assert runner.situation.said is not None and runner.situation.said.answer is Answer.BUSY
+        runner.consent("ready", 0)
+        await runner.run()
+        assert machine.installer.active[0] == "2.0.0" and not runner.consent("", 0)["pending"]
 
     play(story)

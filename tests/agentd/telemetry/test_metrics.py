@@ -11,7 +11,18 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.base.counters import Counters
-from agentd.telemetry.metrics import METRICS, PREFIX, TPM_METRICS, TPM_STATE_TEXT, Declared, Gauges, Metrics
+from agentd.ota.table import Step
+from agentd.telemetry.metrics import (
+    METRICS,
+    OTA_METRICS,
+    OTA_STATE_TEXT,
+    PREFIX,
+    TPM_METRICS,
+    TPM_STATE_TEXT,
+    Declared,
+    Gauges,
+    Metrics,
+)
 from common.histogram import Histogram
 from hwsec.errors import BackendState
 
@@ -102,6 +113,9 @@ TPM_GAUGES = replace(
     lockout_counter=3,
     unfitting_answers=1,
     tpm_commands=Histogram((0.5, 2.0)),
+    ota_state="proving",
+    ota_attempts=2,
+    ota_installed=1_800_000_000.0,
 )
 
 
@@ -116,6 +130,12 @@ class FromTheLibrary:
             states.add_sample(states.name, {"state": state.value}, float(state.value == "available"))
         yield states
         for declared in TPM_METRICS:
+            yield from self.one(declared.name, declared.kind, declared.text, declared.value(COUNTERS, TPM_GAUGES))
+        steps = Metric(f"{PREFIX}ota_state", OTA_STATE_TEXT, "gauge")
+        for step in Step:
+            steps.add_sample(steps.name, {"state": step.value}, float(step.value == "proving"))
+        yield steps
+        for declared in OTA_METRICS:
             yield from self.one(declared.name, declared.kind, declared.text, declared.value(COUNTERS, TPM_GAUGES))
 
     def one(self, name: str, kind: str, text: str, value: float | Histogram | None) -> Iterator[Metric]:
@@ -141,7 +161,7 @@ def test_the_text_is_what_the_library_renders_but_for_the_form_of_large_numbers(
             assert (name, float(value)) == (other_name, float(other_value))
 
 
-@pytest.mark.parametrize("declared", (*METRICS, *TPM_METRICS), ids=lambda declared: declared.name)
+@pytest.mark.parametrize("declared", (*METRICS, *TPM_METRICS, *OTA_METRICS), ids=lambda declared: declared.name)
 def test_no_declaration_needs_an_escape(declared: Declared) -> None:
     assert declared.text.isprintable() and "\\" not in declared.text
     assert declared.name.isidentifier() and (declared.kind != "counter" or declared.name.endswith("_total"))

@@ -14,7 +14,7 @@ from ipc.testing.requests import OPERATIONS, read_request
 
 decode = RequestDecoder[PosRequest](PosRequest).decode
 RIGHT: dict[str, Any] = {"token": "t", "nonce": bytes(16), "feature": "f", "product": None, "after": "", "metadata": False}
-RIGHT |= {"meter": "sales", "amount": 3, "count_id": bytes(range(16))}
+RIGHT |= {"meter": "sales", "amount": 3, "count_id": bytes(range(16)), "answer": "busy", "until": 5}
 WRONG = [None, True, 1.5, "", "x", b"x", b"x" * 16, [], {}, -5, 2**60, MAX_ID, MAX_ID + 1, 0, 1, 2, "t" * (MAX_TOKEN_CHARS + 1)]
 WRONG += ["t" * length for length in (64, 65, 128, 129, 256, 257)]
 MALFORMED = [

@@ -1,0 +1,90 @@
+"""Handles requests about updates: where one is, what administrators want of it, and the maintenance register."""
+
+from typing import Any
+
+import msgspec
+
+from agentd.audit.log import actor
+from agentd.base.caller import Caller
+from agentd.base.errors import Refused
+from agentd.ota.acts import UpdateActs
+from agentd.ota.register import Register
+from agentd.telemetry.parts import AgentParts
+from agentd.telemetry.updateview import update_view
+from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPause, OtaRollback, OtaStatus, OtaUnlock
+from ipc.peer import Peer
+
+from .service import Handler
+
+
+class UpdateHandlers:
+    """Handles them.
+
+    Args:
+        parts: of the agent.
+        updates: what administrators may want, and the register; None where updates are not enabled.
+    """
+
+    def __init__(self, parts: AgentParts, updates: tuple[UpdateActs, Register] | None) -> None:
+        self._parts = parts
+        self._updates = updates
+
+    def table(self) -> dict[type, Handler]:
+        """The handler of each request."""
+        return {
+            OtaStatus: self._status,
+            OtaCheck: self._check,
+            OtaInstall: self._install,
+            OtaRollback: self._roll_back,
+            OtaUnlock: self._unlock,
+            OtaPause: self._pause,
+            OtaHistory: self._history,
+        }
+
+    def _require(self) -> tuple[UpdateActs, Register]:
+        if self._updates is None:
+            raise Refused("updates are not enabled on this machine: root writes /etc/license-agent/update-trust.json first")
+        return self._updates
+
+    async def _status(self, _request: OtaStatus, _peer: Peer) -> dict[str, Any]:
+        runner = self._parts.updates
+        if runner is not None:
+            await runner.installed()
+        return update_view(runner, self._parts.core.clock)
+
+    async def _check(self, request: OtaCheck, peer: Peer) -> dict[str, Any]:
+        self._require()
+        cycle = self._parts.cycle
+        if cycle is None:
+            raise Refused("this agent has no license server; install a package with 'license-agent-cli ota install --package'")
+        await cycle.contact()
+        return update_view(self._parts.updates, self._parts.core.clock)
+
+    async def _install(self, request: OtaInstall, peer: Peer) -> dict[str, Any]:
+        acts, _ = self._require()
+        order = await acts.install(name_of(peer), actor(peer), rehearsal=request.rehearse)
+        return {"product": order.product, "version": order.version, "build_id": order.build_id}
+
+    async def _roll_back(self, request: OtaRollback, peer: Peer) -> dict[str, Any]:
+        acts, _ = self._require()
+        return {"product": request.product, "version": await acts.roll_back(request.product, name_of(peer), actor(peer))}
+
+    async def _unlock(self, request: OtaUnlock, peer: Peer) -> dict[str, Any]:
+        acts, _ = self._require()
+        return {"attempts": await acts.unlock(name_of(peer), request.why, actor(peer))}
+
+    async def _pause(self, request: OtaPause, peer: Peer) -> dict[str, Any]:
+        acts, _ = self._require()
+        await acts.pause(name_of(peer), actor(peer), end=request.end)
+        return {"paused": not request.end}
+
+    async def _history(self, request: OtaHistory, _peer: Peer) -> dict[str, Any]:
+        _, register = self._require()
+        newest_first = register.entries[::-1]
+        entries = newest_first[request.skip : request.skip + request.count]
+        return {"entries": msgspec.to_builtins(entries), "total": len(newest_first)}
+
+
+def name_of(peer: Peer) -> str:
+    """Who wants it, in the register's words: the name in the certificate, or the user."""
+    return peer.name if isinstance(peer, Caller) else f"uid {peer.uid}"

@@ -1,0 +1,82 @@
+"""Asks the installer, which judges a staged package with root's own trust and installs it."""
+
+from pathlib import Path
+from typing import Any
+
+from ipc import installermessages as wire
+
+from .orderclient import OrderClient, clean
+from .sides import Declined, Progress, Proof, Unreachable
+from .table import Installed
+
+USER = "root"
+_ON_TRIAL = ("switched", "proving")
+RESTART_S, PROOF_S = 300.0, 600.0
+"""How long a restart of the product, and its health command, may take."""
+
+
+class InstallerClient:
+    """The installer by its socket.
+
+    Args:
+        path: of the socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._orders = OrderClient(
+            path, "installer", USER, wire.encode_installer, wire.from_installer_decoder().decode,
+            wire.INSTALLER_MAX_FRAME_BYTES, wire.Progress,
+        )  # fmt: skip
+
+    async def products(self) -> dict[str, Installed]:
+        """As `sides.Installer`."""
+        found = _expect(await self._orders.order(wire.Products(v=wire.INSTALLER_VERSION, id=1)), wire.ProductList)
+        return {each.product: _installed(each) for each in found.products}
+
+    async def prepare(self, product: str, sha256: str, progress: Progress) -> None:
+        """As `sides.Installer`."""
+        asked = wire.Prepare(v=wire.INSTALLER_VERSION, id=1, product=product, sha256=sha256)
+        _expect(await self._orders.order(asked, progress=progress), wire.Prepared)
+
+    async def switch(self, product: str, sha256: str) -> None:
+        """As `sides.Installer`. That the product was not restarted is for the trial to find out."""
+        asked = wire.Switch(v=wire.INSTALLER_VERSION, id=1, product=product, sha256=sha256)
+        _expect(await self._orders.order(asked, RESTART_S), wire.Switched)
+
+    async def prove(self, product: str) -> Proof:
+        """As `sides.Installer`."""
+        found = _expect(
+            await self._orders.order(wire.Prove(v=wire.INSTALLER_VERSION, id=1, product=product), PROOF_S), wire.Proved
+        )
+        bad = [f"{check.name}: {clean(check.text)}" for check in found.checks if not check.ok]
+        return Proof(found.ok and bool(found.checks) and not bad, "; ".join(bad)[:500])
+
+    async def commit(self, product: str) -> None:
+        """As `sides.Installer`."""
+        _expect(await self._orders.order(wire.Commit(v=wire.INSTALLER_VERSION, id=1, product=product)), wire.Committed)
+
+    async def roll_back(self, product: str, reason: str) -> None:
+        """As `sides.Installer`."""
+        asked = wire.RollBack(v=wire.INSTALLER_VERSION, id=1, product=product, reason=clean(reason))
+        _expect(await self._orders.order(asked, RESTART_S), wire.RolledBack)
+
+
+def _installed(found: wire.ProductState) -> Installed:
+    in_trial = found.state in _ON_TRIAL
+    active = found.pending if in_trial else found.running
+    before = found.running if in_trial else found.previous
+    return Installed(
+        version="" if active is None else active.version,
+        build_id="" if active is None else active.build_id,
+        in_trial=in_trial,
+        begun=found.state != "idle",
+        previous="" if before is None else before.version,
+    )
+
+
+def _expect(message: Any, kind: type[Any]) -> Any:
+    if isinstance(message, wire.Refused):
+        raise Declined(message.code, clean(message.text))
+    if not isinstance(message, kind):
+        raise Unreachable(f"the installer sent {type(message).__name__} out of turn")
+    return message

@@ -1,0 +1,131 @@
+"""Asks the license server for this machine's directive and reports what became of earlier ones, if it has announced `updates`.
+
+It is the last step of a contact, and none fails for it. What is reported is reported again until the server acknowledges it.
+"""
+
+import logging
+
+from agentd.audit.core import Core
+from agentd.base.errors import Refused as NotNow
+from agentd.ota.runner import Report, UpdateRunner
+from agentd.ota.table import Order
+from agentd.secrets.store import Store
+from agentd.uplink.client import ExchangeClient
+from agentd.uplink.transport import NoContact
+from contracts.directive import Directive, verify_directive
+from contracts.exchange import Refused
+from contracts.jose import BadSignature, MalformedToken
+from contracts.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
+
+log = logging.getLogger(__name__)
+
+
+class UpdateSync:
+    """Asks for directives.
+
+    Args:
+        store: has the keys that may sign a directive.
+        client: asks.
+        runner: carries directives out.
+    """
+
+    def __init__(self, core: Core, store: Store, client: ExchangeClient, runner: UpdateRunner) -> None:
+        self._core = core
+        self._store = store
+        self._client = client
+        self._runner = runner
+
+    async def sync(self) -> None:
+        """Asks, and has the runner take in the answer.
+
+        Raises:
+            HwsecError, AuditUnavailable: the request cannot be signed, or the answer not be recorded.
+        """
+        runner = self._runner
+        try:
+            reply = await self._ask()
+            await runner.acknowledged(reply.acknowledged)
+            directive = self._directive_in(reply)
+            if directive is None or directive.withdraws is not None:
+                withdraws = None if directive is None else directive.withdraws
+                await runner.hear(None, withdraws, paused=reply.paused)
+                return
+            current = runner.update.order
+            if current is None or current.number != directive.number:
+                key_set = "" if directive.number <= runner.update.done else await self._client.fetch_key_set()
+                current = order_of(directive, reply.directive or "", key_set, self._core.clock.now())
+            await runner.hear(current, None, paused=reply.paused)
+        except (NoContact, Refused, NotNow, OSError) as error:
+            log.warning("the server's directive could not be taken in: %s", error)
+
+    async def withdrawn(self, number: int) -> bool:
+        """Whether the server does not order a directive any more; asked just before it is carried out.
+
+        Raises:
+            NoContact, contracts.exchange.Refused: the server cannot be asked.
+            HwsecError, AuditUnavailable: as `sync`.
+        """
+        directive = self._directive_in(await self._ask())
+        return directive is None or directive.withdraws is not None or directive.number > number
+
+    async def _ask(self) -> UpdatesReply:
+        runner = self._runner
+        running = tuple(
+            RunningVersion(product=product, version=each.version, build_id=each.build_id)
+            for product, each in sorted((await runner.installed()).items())
+            if each.version and not each.in_trial
+        )
+        outcomes = tuple(_outcome(each) for each in runner.reports())
+        return await self._client.ask(UpdatesReply, UpdatesRequest, running=running, directive=runner.known, outcomes=outcomes)
+
+    def _directive_in(self, reply: UpdatesReply) -> Directive | None:
+        """The directive of a reply that is this agent's; a server that sends another one's has it wrong, and none is taken.
+
+        Raises:
+            NoContact: it is not signed as it must be.
+        """
+        if reply.directive is None:
+            return None
+        try:
+            directive = verify_directive(reply.directive, self._store.trust)
+        except (MalformedToken, BadSignature) as error:
+            self._core.audit.record("ota.directive", "refused", text=str(error)[:300])
+            raise NoContact(f"the directive is not acceptable: {error}") from None
+        if directive.agent_id != self._core.agent_id:
+            self._core.audit.record("ota.directive", "refused", text=f"it is for the agent {directive.agent_id}")
+            raise NoContact("the directive is another agent's")
+        return directive
+
+
+def order_of(directive: Directive, text: str, key_set: str, now: int) -> Order:
+    """What the runner makes of a directive.
+
+    Args:
+        text: as the server signed it.
+        key_set: that has its key, as the server publishes it.
+        now: seconds since 1970 UTC.
+    """
+    window = directive.window
+    return Order(
+        number=directive.number,
+        product=directive.product,
+        version=directive.version,
+        build_id=directive.build_id,
+        sha256=directive.sha256,
+        length=directive.length,
+        directive=text,
+        key_set=key_set,
+        rollout=directive.rollout,
+        received=now,
+        not_before=directive.not_before,
+        not_after=directive.not_after,
+        notice_until=directive.notice_until,
+        zone="" if window is None else window.zone,
+        days=() if window is None else tuple(day.value for day in window.days),
+        start="" if window is None else window.start,
+        end="" if window is None else window.end,
+    )
+
+
+def _outcome(report: Report) -> Outcome:
+    return Outcome(number=report.number, state=OutcomeState(report.state), detail=report.detail, at=report.at)

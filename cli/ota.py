@@ -1,0 +1,226 @@
+"""Commands for updates: what is offered, what runs, what is wanted of them, and the maintenance register."""
+
+import sys
+import time
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from ipc.posclient.policy import AgentUnavailable
+
+from . import render
+from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
+from .progress import waiting
+
+POLL_S = 1.0
+RESTART_S = 180.0
+"""How long the agent may be away while its own update starts it again."""
+_ERASE = "\r\x1b[K"
+_ENDS = ("idle", "locked")
+_PAGE = 50
+
+
+@click.group()
+def ota() -> None:
+    """Look at updates of this machine, install them, and go back."""
+
+
+@ota.command("status")
+@pass_agent
+def status(agent: Agent) -> None:
+    """Show what runs, what is offered, what an update waits for, and whether updates are locked."""
+    reply = agent.ask("ota_status")
+    agent.show(reply, _status_text(reply))
+
+
+@ota.command("check")
+@pass_agent
+def check(agent: Agent) -> None:
+    """Ask the license server for this machine's update now. What is installed, and when, does not change by that."""
+    with waiting("asking the license server"):
+        reply = agent.ask("ota_check", deadline=SERVER_DEADLINE_S)
+    agent.show(reply, _status_text(reply))
+
+
+@ota.command("install")
+@click.option("--no-wait", is_flag=True, help="Return once it has begun; 'ota status' shows how it goes on.")
+@pass_agent
+def install(agent: Agent, no_wait: bool) -> None:
+    """Install what is offered now, whatever window, notice and the POS application say."""
+    _begin(agent, no_wait, rehearse=False)
+
+
+@ota.command("rehearse")
+@click.option("--no-wait", is_flag=True, help="Return once it has begun; 'ota status' shows how it goes on.")
+@pass_agent
+def rehearse(agent: Agent, no_wait: bool) -> None:
+    """Install what is offered on this test bench, prove it, and go back on purpose. That uses the directive up."""
+    _begin(agent, no_wait, rehearse=True)
+
+
+@ota.command("rollback")
+@click.argument("product")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-wait", is_flag=True, help="Return once it has begun.")
+@pass_agent
+def rollback(agent: Agent, product: str, yes: bool, no_wait: bool) -> None:
+    """Go back to the version of PRODUCT before the running one."""
+    if not yes:
+        click.confirm(f"{product} restarts with the version before. Continue?", abort=True)
+    reply = agent.ask("ota_rollback", product=product)
+    text = f"{product} goes back to {reply['version']}"
+    _finish(agent, reply, text, no_wait, ("rolled-back",))
+
+
+@ota.command("unlock")
+@click.option("--why", required=True, metavar="TEXT", help="What was wrong and what was done; the audit log keeps it.")
+@pass_agent
+def unlock(agent: Agent, why: str) -> None:
+    """Let updates begin again after more than two failed attempts."""
+    reply = agent.ask("ota_unlock", why=why)
+    agent.show(reply, f"updates are unlocked after {reply['attempts']} failed attempts")
+
+
+@ota.command("pause")
+@click.option("--end", is_flag=True, help="Let updates begin again.")
+@pass_agent
+def pause(agent: Agent, end: bool) -> None:
+    """Let no update begin on this machine. What is switched already is finished."""
+    reply = agent.ask("ota_pause", end=end)
+    agent.show(reply, "no update begins on this machine" if reply["paused"] else "updates begin again on this machine")
+
+
+@ota.command("history")
+@click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show this many of the newest.")
+@pass_agent
+def history(agent: Agent, count: int) -> None:
+    """Print the maintenance register, the newest line first: version, operator, outcome, duration and reason."""
+    entries: list[dict[str, Any]] = []
+    with agent.reading():
+        while len(entries) < count:
+            page = agent.ask("ota_history", skip=len(entries), count=min(_PAGE, count - len(entries)))
+            entries += page["entries"]
+            if not page["entries"] or len(entries) >= page["total"]:
+                break
+    agent.show({"entries": entries}, _history_text(entries))
+
+
+def _begin(agent: Agent, no_wait: bool, *, rehearse: bool) -> None:
+    reply = agent.ask("ota_install", rehearse=rehearse)
+    text = f"{'rehearsing' if rehearse else 'installing'} {reply['product']} {reply['version']} (build {reply['build_id']})"
+    _finish(agent, reply, text, no_wait, ("rehearsed",) if rehearse else ("installed",))
+
+
+def _finish(agent: Agent, reply: dict[str, Any], text: str, no_wait: bool, good: tuple[str, ...]) -> None:
+    """Waits for the end of what was begun, and shows it; exits with 1 unless it ended as wanted."""
+    if no_wait:
+        agent.show({**reply, "outcome": None, "reason": None}, text)
+        return
+    if not agent.as_json:
+        click.echo(text)
+    last = _follow(agent)
+    outcome, reason = (last["outcome"], last["reason"]) if last is not None else (None, None)
+    agent.show({**reply, "outcome": outcome, "reason": reason}, f"{outcome or 'unknown'}{f': {reason}' if reason else ''}")
+    if outcome not in good:
+        sys.exit(EXIT_NEGATIVE)
+
+
+def _follow(agent: Agent) -> dict[str, Any] | None:
+    """Shows how the update goes on until it has ended; returns its line of the register."""
+    bar, away_since, shown = sys.stderr.isatty(), None, ""
+    while True:
+        try:
+            reply = agent.ask("ota_status")
+            away_since = None
+        except AgentUnavailable:
+            # Its own update starts the agent again.
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > RESTART_S:
+                raise
+            time.sleep(POLL_S)
+            continue
+        line = _line(reply)
+        if bar:
+            sys.stderr.write(f"{_ERASE}{line}")
+            sys.stderr.flush()
+        elif reply["state"] != shown and not agent.as_json:
+            shown = reply["state"]
+            click.echo(line)
+        if reply["state"] in _ENDS:
+            if bar:
+                sys.stderr.write(_ERASE)
+                sys.stderr.flush()
+            found = agent.ask("ota_history", skip=0, count=1)["entries"]
+            return found[0] if found else None
+        time.sleep(POLL_S)
+
+
+def _line(reply: dict[str, Any]) -> str:
+    """One line: the step, a bar where bytes are counted, and what it waits for."""
+    done, total = reply["progress"]["done"], reply["progress"]["total"]
+    parts = [reply["state"]]
+    if total:
+        full = min(20, done * 20 // total)
+        parts.append(f"[{'#' * full}{'.' * (20 - full)}] {done * 100 // total} %")
+    waits = reply["waits"]
+    if waits is not None:
+        parts.append(waits["text"])
+    elif reply["problem"]:
+        parts.append(reply["problem"])
+    return "  ".join(parts)[:160]
+
+
+def _status_text(reply: dict[str, Any]) -> str:
+    if not reply["enabled"]:
+        return "updates are not enabled on this machine"
+    rows = [["state", reply["state"]]]
+    for each in reply["running"]:
+        trial = ", on trial" if each["in_trial"] else ""
+        before = f", before it {each['previous']}" if each["previous"] else ""
+        rows.append([each["product"], f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}{before}"])
+    update = reply["update"]
+    if update is not None and reply["state"] != "idle":
+        rows.append(
+            ["update", f"{update['product']} {update['version']} (build {update['build_id']}), by {update['operator']}"]
+        )
+        rows.append(["received", render.utc(update["received"])])
+    if reply["waits"] is not None:
+        until = "" if reply["waits"]["until"] is None else f", until {render.utc(reply['waits']['until'])}"
+        rows.append(["waits", f"{reply['waits']['text']}{until}"])
+    for name, text in (("paused", reply["paused"]), ("problem", reply["problem"])):
+        if text:
+            rows.append([name, text])
+    if reply["failure"] is not None:
+        rows.append(["failed", f"{reply['failure']['text']} ({reply['failure']['code']}), {reply['attempts']} in a row"])
+    if reply["retry_at"] is not None:
+        rows.append(["again", render.utc(reply["retry_at"])])
+    if reply["state"] == "locked":
+        rows.append(["next", "read 'license-agent-cli ota history', then 'license-agent-cli ota unlock --why TEXT'"])
+    if update is not None and update["notes"] and reply["state"] != "idle":
+        rows.append(["notes", update["notes"]])
+    if reply["state"] == "idle":
+        checked = reply["checked"]
+        rows.append(["offered", "nothing" if update is None or reply["retry_at"] is None else update["version"]])
+        rows.append(["repository", "not read since the start" if checked is None else f"read {render.utc(checked)}"])
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _history_text(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return "the register has no line"
+    rows = [
+        [
+            render.utc(each["time"]),
+            each["product"],
+            each["version"],
+            each["build_id"],
+            each["outcome"],
+            f"{each['duration_s']} s",
+            each["operator"],
+            each["reason"],
+        ]
+        for each in entries
+    ]
+    heads = ["time", "product", "version", "build", "outcome", "took", "operator", "reason"]
+    return tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True)

@@ -1,0 +1,184 @@
+"""The clients of updater and installer against sockets that speak the two protocols, well and badly."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.ota.installerclient import InstallerClient
+from agentd.ota.sides import Declined, Unreachable
+from agentd.ota.table import Installed, Order
+from agentd.ota.updaterclient import UpdaterClient
+from ipc import installermessages as installer
+from ipc import updatermessages as updater
+from ipc.frames import FrameDecoder
+from tests.support.stand import short_directory
+
+pytestmark = pytest.mark.system
+
+SHA = "ab" * 32
+ORDER = Order(number=7, product="pos", version="2.0.0", build_id="b2", sha256=SHA, directive="d.d.d", key_set="k.k.k")
+
+
+@contextmanager
+def answering(answer: Callable[[bytes, int | None], list[bytes]], name: str) -> Iterator[Path]:
+    """A process on a socket that takes one order, with its descriptor, and sends these frames."""
+    with short_directory() as directory:
+        path = Path(directory) / name
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(30)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(30)
+                decoder, given = FrameDecoder(1 << 20), None
+                frames: list[bytes] = []
+                while not frames:
+                    data, passed, _, _ = socket.recv_fds(sock, 1 << 17, 1)
+                    given = passed[0] if passed else given
+                    frames = decoder.receive_data(data, 1)
+                for frame in answer(frames[0], given):
+                    sock.sendall(frame)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            thread.join(30)
+            listener.close()
+
+
+def say(*messages: Any) -> Callable[[bytes, int | None], list[bytes]]:
+    encode = updater.encode_updater if type(messages[0]).__module__ == updater.__name__ else installer.encode_installer
+    return lambda _order, _descriptor: [encode(message) for message in messages]
+
+
+def ask_updater(answer: Callable[[bytes, int | None], list[bytes]], act: Callable[[UpdaterClient], Any]) -> Any:
+    with answering(answer, "updater.sock") as path:
+        return asyncio.run(act(UpdaterClient(path)))
+
+
+def ask_installer(answer: Callable[[bytes, int | None], list[bytes]], act: Callable[[InstallerClient], Any]) -> Any:
+    with answering(answer, "installer.sock") as path:
+        return asyncio.run(act(InstallerClient(path)))
+
+
+STAGED = updater.Staged(v=1, id=1, name=SHA, sha256=SHA, length=9, product="pos", version="2.0.0", build_id="b2")
+
+
+def test_an_offer_and_a_download_with_its_progress() -> None:
+    offer = updater.Offer(
+        v=1, id=1, product="pos", version="2.0.0", build_id="b2", kind="slots", notes="new", sha256=SHA, length=9,
+        staged=False, metadata_expires=77,
+    )  # fmt: skip
+    found = ask_updater(say(offer), lambda client: client.refresh(ORDER, 5))
+    assert (found.product, found.length, found.notes, found.metadata_expires) == ("pos", 9, "new", 77)
+    seen: list[tuple[int, int]] = []
+    steps = [updater.Progress(v=1, id=1, done=done, total=9) for done in (3, 9)]
+    ask_updater(
+        say(*steps, STAGED), lambda client: client.stage(ORDER, 5, 1024, lambda done, total: seen.append((done, total)))
+    )
+    assert seen == [(3, 9), (9, 9)]
+
+
+@pytest.mark.parametrize(
+    ("code", "network", "final"), [("unreachable", True, None), ("digest-differs", False, True), ("no-space", False, False)]
+)
+def test_a_network_that_fails_is_no_failed_attempt_and_a_bad_package_is(code: str, network: bool, final: bool | None) -> None:
+    failure = updater.Failure(v=1, id=1, code=code, text="why\x1b", network=network)
+    with pytest.raises(Unreachable if network else Declined) as error:
+        ask_updater(say(failure), lambda client: client.refresh(ORDER, 5))
+    assert "why?" in str(error.value)
+    if isinstance(error.value, Declined):
+        assert (error.value.code, error.value.final, error.value.counted) == (code, final, True)
+
+
+def test_a_package_goes_as_a_descriptor_and_never_as_a_path(tmp_path: Path) -> None:
+    package = tmp_path / "bundle"
+    package.write_bytes(b"the package")
+    read: list[bytes] = []
+
+    def answer(order: bytes, descriptor: int | None) -> list[bytes]:
+        assert descriptor is not None and str(package).encode() not in order
+        read.append(os.pread(descriptor, 100, 0))
+        os.close(descriptor)
+        return [updater.encode_updater(STAGED)]
+
+    with package.open("rb") as file:
+        found = ask_updater(answer, lambda client: client.take(file.fileno(), 5, lambda _done, _total: None))
+    assert (read, found.sha256, found.version) == ([b"the package"], SHA, "2.0.0")
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([], "broke off"),
+        ([b"\x00\x00\x00\x01\xc1"], "malformed"),
+        ([b"\xff\xff\xff\xff"], "a frame of 4294967295 bytes"),
+        ([updater.encode_updater(updater.Done(v=1, id=1))], "sent Done out of turn"),
+    ],
+)
+def test_what_is_no_answer_is_tried_again_and_believed_by_nobody(frames: list[bytes], words: str) -> None:
+    with pytest.raises(Unreachable, match=words):
+        ask_updater(lambda _order, _descriptor: frames, lambda client: client.refresh(ORDER, 5))
+
+
+def test_nobody_at_the_socket(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="no updater answers at"):
+        asyncio.run(UpdaterClient(tmp_path / "updater.sock").discard(()))
+
+
+def state(word: str) -> installer.ProductState:
+    old, new = (installer.Installed(version=version, build_id=build) for version, build in (("1", "a"), ("2", "b")))
+    pending = None if word == "idle" else new
+    return installer.ProductState(
+        product="pos",
+        backend="slots",
+        running=old,
+        previous=new,
+        state=word,
+        pending=pending,
+        number=0,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("idle", Installed(version="1", build_id="a", previous="2")),
+        ("staged", Installed(version="1", build_id="a", previous="2", begun=True)),
+        ("switched", Installed(version="2", build_id="b", previous="1", begun=True, in_trial=True)),
+        ("proving", Installed(version="2", build_id="b", previous="1", begun=True, in_trial=True)),
+    ],
+)
+def test_what_is_active_follows_from_the_installers_words(word: str, expected: Installed) -> None:
+    listed = installer.ProductList(v=1, id=1, products=(state(word),))
+    assert ask_installer(say(listed), lambda client: client.products()) == {"pos": expected}
+
+
+@pytest.mark.parametrize(
+    ("checks", "ok"),
+    [([], False), ([True], True), ([True, False], False)],
+)
+def test_a_proof_without_a_check_proves_nothing(checks: list[bool], ok: bool) -> None:
+    made = tuple(installer.Check(name=f"c{number}", ok=each, text="t") for number, each in enumerate(checks))
+    proved = installer.Proved(v=1, id=1, ok=all(checks), checks=made)
+    found = ask_installer(say(proved), lambda client: client.prove("pos"))
+    assert found.ok is ok and ("c1: t" in found.text) is (len(checks) == 2)
+
+
+def test_the_installer_declines_with_its_code() -> None:
+    refused = installer.Refused(v=1, id=1, code="below-floor", text="1.0.0 is below the floor")
+    with pytest.raises(Declined) as error:
+        ask_installer(say(refused), lambda client: client.switch("pos", SHA))
+    assert (error.value.code, error.value.text) == ("below-floor", "1.0.0 is below the floor")

@@ -1,0 +1,162 @@
+"""The contact for updates: what is asked, what is believed, and what the runner is given."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey
+
+from agentd.ota.consent import Mode
+from agentd.ota.settings import Settings
+from agentd.ota.table import Step
+from agentd.sync.ota import UpdateSync
+from agentd.uplink.transport import NoContact
+from contracts.directive import DIRECTIVE_TYPE, DeploymentWindow, Directive
+from contracts.trust import parse_trust
+from contracts.updates import OutcomeState, UpdatesReply, UpdatesRequest
+from server.keys.jose import new_signing_key, public_jwk
+from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine
+from tests.contracts.world import AGENT, DELIVERY_KEY, TRUST_FILE
+
+WINDOW = DeploymentWindow(zone="Europe/Berlin", days=("mon",), start="23:00", end="05:00")  # type: ignore[arg-type]
+
+
+def directive(number: int = 7, key: dict[str, str] = DELIVERY_KEY, **changes: Any) -> str:
+    content = Directive(
+        number=number, agent_id=AGENT, product="pos", target="pos/2.0.0.bundle", sha256=NEW.sha256, length=1000,
+        version="2.0.0", build_id="b2", rollout="r1", not_before=NOW - 5, not_after=NOW + 86_400, window=WINDOW,
+        notice_until=NOW + 60, downgrade=False, withdraws=None,
+    )  # fmt: skip
+    header = {"alg": "ES256", "typ": DIRECTIVE_TYPE, "kid": public_jwk(key)["kid"]}
+    body = msgspec.json.encode(msgspec.structs.replace(content, **changes))
+    return jws.serialize_compact(header, body, ECKey.import_key({**key}))
+
+
+class Client:
+    """Answers as the server does, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.directive: str | None = None
+        self.acknowledged: tuple[int, ...] = ()
+        self.asked: list[dict[str, Any]] = []
+        self.key_sets = 0
+        self.away = False
+
+    async def ask(self, kind: type[Any], make: type[Any], **fields: Any) -> UpdatesReply:
+        assert (kind, make) == (UpdatesReply, UpdatesRequest)
+        if self.away:
+            raise NoContact("no route")
+        self.asked.append(fields)
+        return UpdatesReply(
+            agent_id=AGENT, request_id="0" * 32, issued_at=NOW, directive=self.directive,
+            acknowledged=self.acknowledged, paused=False,
+        )  # fmt: skip
+
+    async def fetch_key_set(self) -> str:
+        self.key_sets += 1
+        return "key set"
+
+
+class Contact:
+    def __init__(self, directory: Path) -> None:
+        self.machine = UpdatedMachine(directory, Settings(consent=Mode.NONE))
+        self.runner = self.machine.start()
+        self.client = Client()
+        store = SimpleNamespace(trust=parse_trust(TRUST_FILE))
+        self.sync = UpdateSync(self.machine.core, store, self.client, self.runner)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def contact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Contact]:
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+    made = Contact(tmp_path)
+    yield made
+    made.machine.close()
+
+
+def test_a_directive_becomes_an_order_and_its_end_is_reported_until_it_is_acknowledged(contact: Contact) -> None:
+    runner, client = contact.runner, contact.client
+    client.directive = directive()
+
+    async def story() -> None:
+        await contact.sync.sync()
+        order = runner.update.order
+        assert order is not None and runner.update.step is Step.OFFERED
+        assert (order.number, order.directive, order.key_set) == (7, client.directive, "key set")
+        assert (order.zone, order.days, order.start, order.end) == ("Europe/Berlin", ("mon",), "23:00", "05:00")
+        assert (order.received, order.notice_until, order.rollout, order.length) == (NOW, NOW + 60, "r1", 1000)
+        await contact.sync.sync()
+        assert client.key_sets == 1
+        under_way = client.asked[-1]["outcomes"]
+        assert [(each.number, each.state, each.detail) for each in under_way] == [(7, OutcomeState.PROGRESS, "offered")]
+        running = client.asked[-1]["running"][0]
+        assert (running.product, running.version, running.build_id) == ("pos", "1.0.0", "b1")
+
+        await contact.machine.acts.install("Eva", {"uid": 1})
+        await runner.stop()
+        await runner.run()
+        for acknowledged in ((), (7,)):
+            client.acknowledged = acknowledged
+            await contact.sync.sync()
+            assert [(each.number, each.state) for each in client.asked[-1]["outcomes"]] == [(7, OutcomeState.COMMITTED)]
+            assert client.asked[-1]["directive"] == 7
+            assert client.asked[-1]["running"][0].version == "2.0.0"
+        await contact.sync.sync()
+        assert client.asked[-1]["outcomes"] == ()
+        assert runner.update.step is Step.IDLE and client.key_sets == 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        directive(key=new_signing_key()),
+        directive(agent_id="another"),
+        directive().replace(".", "", 1),
+        directive(sha256="short"),
+    ],
+    ids=["of an unknown key", "for another agent", "malformed", "with a bad digest"],
+)
+def test_a_directive_that_does_not_count_is_recorded_and_changes_nothing(contact: Contact, text: str) -> None:
+    contact.client.directive = text
+
+    async def story() -> None:
+        await contact.sync.sync()
+        assert contact.runner.update.step is Step.IDLE and contact.runner.update.order is None
+        assert contact.runner.known == 0
+
+    asyncio.run(story())
+    assert [(each["event"], each["outcome"]) for each in contact.machine.records()] == [("ota.directive", "refused")]
+
+
+@pytest.mark.parametrize("text", [None, directive(8, withdraws=7)], ids=["no directive", "a withdrawal"])
+def test_what_the_server_does_not_order_any_more_is_not_installed(contact: Contact, text: str | None) -> None:
+    contact.client.directive = directive()
+
+    async def story() -> None:
+        await contact.sync.sync()
+        assert not await contact.sync.withdrawn(7)
+        contact.client.directive = text
+        assert await contact.sync.withdrawn(7)
+        await contact.sync.sync()
+        assert (contact.runner.update.step, contact.runner.update.done) == (Step.IDLE, 7)
+
+    asyncio.run(story())
+
+
+def test_a_newer_directive_takes_the_former_ones_place_before_the_switch_too(contact: Contact) -> None:
+    contact.client.directive = directive(9)
+    assert asyncio.run(contact.sync.withdrawn(7))
+
+
+def test_a_server_that_is_away_changes_nothing(contact: Contact) -> None:
+    contact.client.away = True
+    asyncio.run(contact.sync.sync())
+    assert contact.runner.update.step is Step.IDLE
