@@ -29,6 +29,14 @@ def _window(_ctx: click.Context, _param: click.Parameter, text: str | None) -> d
     return found | {"days": list(found["days"])}
 
 
+class _Notice(DurationType):
+    """A duration, or 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds."""
+        return 0 if str(value) == "0" else super().convert(value, param, ctx)
+
+
 @click.command("packages")
 @where_option
 @click.option("--product", metavar="NAME", help="Only those of this product.")
@@ -52,7 +60,7 @@ def list_packages(directory: Path | None, product: str | None, limit: int | None
 @zone_option
 @click.option("--not-before", type=TimeType(), metavar="TIME", help="It is not installed earlier.  [default: now]")
 @click.option("--not-after", type=TimeType(ends=True), metavar="TIME", help="It is not installed later.  [default: 30 days on]")
-@click.option("--notice", type=DurationType(), default="2d", show_default=True, help="How long it is announced before.")
+@click.option("--notice", type=_Notice(), default="2d", show_default=True, help="How long it is announced before; 0 for none.")
 @click.option("--candidate", is_flag=True, help="TARGET may be a candidate: try it on this machine.")
 @click.option("--replace", is_flag=True, help="Take the place of what the agent is ordered to install now.")
 @click.option("--downgrade", is_flag=True, help="TARGET may be older than what runs; a second person must approve.")

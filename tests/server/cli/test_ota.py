@@ -15,6 +15,7 @@ from server.base.settings import SETTINGS, Place, settings_of
 from server.main import entry
 from server.registry.database import sqlite_url
 from server.serving import keep_updates
+from tests.server.devices import Device, public_jwk_of
 from tests.server.ota.vendor import Machine
 from tests.support.serverside import open_server
 
@@ -201,3 +202,31 @@ def test_the_server_renews_what_it_signs_and_copies_what_is_published(published:
     assert "copied 2 files" in run("export", "copy")
     run("prolong", "--repository", "copy", "--key", "ci", "--out", "longer")
     assert "published releases version 2" in run("publish", "longer")
+
+
+def test_an_agent_is_ordered_and_the_order_is_taken_back(published: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = {"agent_id": "till-1", "agreement_key": public_jwk_of(Device(1).agreement), "backend": "software"}
+    (published / "request.json").write_text(json.dumps(request))
+    monkeypatch.setattr(sys, "argv", ["license-server", "enroll", "--request", "request.json"])
+    with pytest.raises(SystemExit):
+        entry()
+    add(run, "1.1.0", "second", "--role", "releases")
+    run("publish", "second")
+    target, window = "pos/pos-1.1.0.tar", "mon-fri 22:00-05:00 Europe/Berlin"
+    row = json.loads(run("assign", "till-1", target, "--window", window, "--notice", "0", "--json"))
+    assert (row["notice_until"], row["window"]["days"]) == (row["created_at"], ["mon", "tue", "wed", "thu", "fri"])
+    assert "still counts" in run("assign", "till-1", target, code=1)
+    assert "no time zone 'Nowhere'" in run("assign", "till-1", target, "--window", "mon 22:00-23:00 Nowhere", code=2)
+    assert "not a duration" in run("assign", "till-1", target, "--notice", "0d", code=2)
+    assert f"withdraws directive {row['number']}" in run("withdraw", "till-1")
+    run("pause", "till-1")
+    said = run("status", "till-1")
+    assert "last report -, paused" in said and "withdrawn" in said
+    run("resume", "till-1")
+    assert "nobody answered yes" in run_without_input(run, monkeypatch, "pause")
+    assert [each["role"] for each in json.loads(run("packages", "--json"))] == ["releases"]
+
+
+def run_without_input(run: Run, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return run(*arguments, code=1)
