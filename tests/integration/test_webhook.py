@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import http.server
 import json
+import os
 import re
+import signal
 import ssl
 import threading
 import time
@@ -30,7 +32,8 @@ from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.link import Link
 from tests.support.pki import DAY, SERVER, Entity, make
 from tests.support.serverside import open_server
-from tests.support.stand import running_stand, short_directory
+from tests.support.stand import Stand, running_stand, short_directory
+from tests.support.waiting import wait_until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "alerts.md").read_text("utf-8")
 ROOT = Peer(0, 0, 1)
@@ -57,6 +60,8 @@ class Receiver:
                 receiver.seen.append((json.loads(body), right))
                 assert self.path == "/hooks/alerts"
                 self.send_response(receiver.status)
+                if receiver.status == 308:
+                    self.send_header("Location", "/hooks/other")
                 self.end_headers()
 
             def log_message(self, *_arguments: Any) -> None:
@@ -87,6 +92,12 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
     (tmp_path / "ca.pem").chmod(0o644)
     with contextlib.closing(Receiver(tmp_path, entity)) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    with running_stand() as running:
+        yield running
 
 
 @pytest.fixture
@@ -168,6 +179,10 @@ def test_alerts_arrive_signed_once_and_survive_a_restart(
         count = len(receiver.seen)
         await daemon.agent.webhook.deliver()
         assert len(receiver.seen) == count
+        # A redirect leads where nobody has allowed: it is refused, and not followed.
+        receiver.status = 308
+        attempt = await daemon.agent.webhook.test()
+        assert not attempt.taken and "308, a redirect" in attempt.problem and len(receiver.seen) == count + 1
         link.stop()
         attempt = await daemon.agent.webhook.test()
         assert not attempt.taken and "no link answers" in attempt.problem
@@ -178,33 +193,56 @@ def test_alerts_arrive_signed_once_and_survive_a_restart(
 
 
 @pytest.mark.system
-def test_an_administrator_makes_replaces_and_ends_keys_by_commands() -> None:
-    with running_stand() as stand:
+def test_an_administrator_makes_replaces_and_ends_keys_by_commands(stand: Stand) -> None:
+    def cli(*arguments: str, status: int = 0) -> str:
+        done = stand.run("license-agent-cli", *arguments)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
 
-        def cli(*arguments: str, status: int = 0) -> str:
-            done = stand.run("license-agent-cli", *arguments)
-            assert done.returncode == status, done.stderr
-            return done.stdout + done.stderr
+    assert "use --out FILE" in cli("webhook-key", "new", status=2)
+    files = [stand.root / "first.key", stand.root / "second.key"]
+    for file in files:
+        assert f"written to {file}" in cli("webhook-key", "new", "--out", str(file))
+        assert file.stat().st_mode & 0o777 == 0o600
+    first, second = (file.read_text() for file in files)
+    assert re.fullmatch(r"lawh_[A-Za-z0-9_-]{43}\n", first) and first != second
+    third = stand.root / "third.key"
+    assert "two keys sign already" in cli("webhook-key", "new", "--out", str(third), status=4) and not third.exists()
+    assert "File exists" in cli("webhook-key", "new", "--out", str(files[0]), status=2) and files[0].read_text() == first
+    shown = json.loads(cli("--json", "webhook-key", "show-id"))["keys"]
+    assert len(shown) == 2 and set(shown[0]) == {"id", "created_at"}
+    assert f"key {shown[1]['id']} signs nothing any more" in cli("webhook-key", "end", "--yes")
+    assert "name it" in cli("webhook-key", "end", "--yes", status=4)
+    ended = json.loads(cli("--json", "webhook-key", "end", "--yes", "--id", shown[0]["id"]))
+    assert (ended["key_id"], ended["keys"]) == (shown[0]["id"], 0)
+    assert "off: set webhook = true" in cli("webhook", "status")
+    assert "set webhook = true" in cli("webhook", "test", status=4)
+    assert "dead letters to be sent again: 0" in cli("webhook", "retry")
 
-        assert "use --out FILE" in cli("webhook-key", "new", status=2)
-        files = [stand.root / "first.key", stand.root / "second.key"]
-        for file in files:
-            assert f"written to {file}" in cli("webhook-key", "new", "--out", str(file))
-            assert file.stat().st_mode & 0o777 == 0o600
-        first, second = (file.read_text() for file in files)
-        assert re.fullmatch(r"lawh_[A-Za-z0-9_-]{43}\n", first) and first != second
-        third = stand.root / "third.key"
-        assert "two keys sign already" in cli("webhook-key", "new", "--out", str(third), status=4) and not third.exists()
-        assert "File exists" in cli("webhook-key", "new", "--out", str(files[0]), status=2) and files[0].read_text() == first
-        shown = json.loads(cli("--json", "webhook-key", "show-id"))["keys"]
-        assert len(shown) == 2 and set(shown[0]) == {"id", "created_at"}
-        assert f"key {shown[1]['id']} signs nothing any more" in cli("webhook-key", "end", "--yes")
-        assert "name it" in cli("webhook-key", "end", "--yes", status=4)
-        ended = json.loads(cli("--json", "webhook-key", "end", "--yes", "--id", shown[0]["id"]))
-        assert (ended["key_id"], ended["keys"]) == (shown[0]["id"], 0)
-        assert "off: set webhook = true" in cli("webhook", "status")
-        assert "set webhook = true" in cli("webhook", "test", status=4)
-        assert "dead letters to be sent again: 0" in cli("webhook", "retry")
+
+@pytest.mark.system
+def test_the_agents_own_process_sends_what_happens(stand: Stand, tmp_path: Path, receiver: Receiver) -> None:
+    """Agent, link and receiver are three processes: what the agent notices by itself arrives, and an administrator's test."""
+    info = stand.info
+    ca = stand.root / "etc" / "ca.pem"
+    ca.write_bytes((tmp_path / "ca.pem").read_bytes())
+    ca.chmod(0o644)
+    with (stand.root / "etc" / "link.toml").open("a") as link:
+        link.write(f'[upstream.webhook]\nurl = "https://127.0.0.1:{receiver.port}/hooks/alerts"\nca_file = "{ca}"\n')
+        link.write('allow_addresses = ["127.0.0.1/32"]\n')
+    os.kill(info["link_pid"], signal.SIGTERM)  # it reads the file when it starts, and the stand starts it again
+    wait_until(lambda: stand.info["link_pid"] not in (0, info["link_pid"]), "the link does not come back")
+    with Path(info["config"]).open("a") as config:
+        config.write("[alerts]\nwebhook = true\n")
+        config.write(f'[backup]\ndirectory = "{stand.root}/backups"\nrecipients = "age1{"q" * 58}"\n')
+    assert stand.run("license-agent-cli", "webhook-key", "new", "--out", str(stand.root / "key")).returncode == 0
+    receiver.keys = [(stand.root / "key").read_text().strip()]
+    assert stand.run("license-stand", "restart", "--dir", str(stand.root)).returncode == 0
+    wait_until(lambda: receiver.seen, lambda: stand.run("license-agent-cli", "webhook", "status").stdout)
+    assert stand.run("license-agent-cli", "webhook", "test").returncode == 0
+    got = {(content["alert"], content["state"]): right for content, right in list(receiver.seen)}
+    assert got[("alert.backup_overdue", "raised")] == [True]
+    assert all(right == [True] for right in got.values()) and any(alert == "webhook.test" for alert, _ in got)
 
 
 def _config(directory: Path, run: Path) -> Config:
