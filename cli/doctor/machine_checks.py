@@ -76,7 +76,10 @@ def _judge_tpm(found: TpmDevice) -> Judgment:
         return [
             fail(
                 f"the kernel has a TPM ({', '.join(found.kernel)}), but {found.path} is not there",
-                "udevadm trigger --subsystem-match=tpmrm",
+                # A TPM that came back under a running kernel has another number, and keeps it.
+                "udevadm trigger --subsystem-match=tpmrm"
+                if found.path[-1:] in {name[-1:] for name in found.kernel}
+                else "restart the machine: the TPM has another number since it was taken away",
             )
         ]
     if found.found is not None:

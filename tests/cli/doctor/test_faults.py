@@ -118,6 +118,14 @@ def test_a_log_directory_that_may_not_be_listed_is_no_pass(machine: MadeUp) -> N
     assert looked(machine)["audit.rotation"].state is State.UNKNOWN
 
 
+def test_a_tpm_that_came_back_under_another_number_wants_a_restart(machine: MadeUp) -> None:
+    machine.stats.pop("/dev/tpmrm0")
+    assert looked(machine)["tpm.device"].findings[0].fix == "udevadm trigger --subsystem-match=tpmrm"
+    machine.at("/sys/class/tpm/tpm0").rename(machine.at("/sys/class/tpm/tpm1"))
+    found = looked(machine)["tpm.device"].findings[0]
+    assert "the kernel has a TPM (tpm1), but /dev/tpmrm0 is not there" in found.cause and "restart the machine" in found.fix
+
+
 def test_a_rest_interface_that_is_off_is_in_order(machine: MadeUp) -> None:
     off = unit(MANAGE, ActiveState="inactive", UnitFileState="disabled", MainPID="0")
     machine.units[MANAGE] = off
