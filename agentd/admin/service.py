@@ -50,6 +50,7 @@ from ipc.peer import OVERFLOW_ID, Peer
 
 from .access import Access
 from .authentication import Authenticated, Conversation, NotAccepted
+from .roles import RULES, Role
 from .setback import Setbacks
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,14 @@ class AdminService:
     def rejected(self, peer: Peer, code: ErrorCode) -> None:
         """Counts and logs an error that ended a connection."""
         self._counters.refused_requests += 1
-        self._audit.record("request.refused", code.name.lower(), socket="admin", actor=actor(peer))
+        self._audit.record_within_budget(
+            peer.uid,
+            ("error", "admin", peer.uid, code),
+            "request.refused",
+            code.name.lower(),
+            lambda: {"socket": "admin", "actor": actor(peer)},
+            important=False,
+        )
 
     def reply_to_known(self, _frame: bytes, _peer: Peer, _now: float) -> bytes | None:
         """No request is known by its bytes."""
@@ -254,7 +262,7 @@ class AdminService:
                 # A reader that follows the log: a full record of each request would be something new for the next one.
                 self._count(op, peer, {"follows": True})
             else:
-                self._audit.record("admin.request", "ok", op=op, actor=actor(peer))
+                self._performed(request, peer)
             if taken := fields.keys() & {"v", "id", *more}:
                 raise TypeError(
                     f"the handler of {op} returns members that the reply has of its own: {', '.join(sorted(taken))}"
@@ -262,8 +270,35 @@ class AdminService:
             return encode_reply({"v": PROTOCOL_VERSION, "id": request.id, **fields, **more})
         except Exception as error:  # noqa: BLE001 - `explain` tells the kinds apart; none may end the daemon
             code, text = explain(error)
-            self._audit.record("admin.request", "failed", op=op, actor=actor(peer), code=int(code), text=text)
+            self._failed(request, peer, code, text)
             return encode_error(code, text, request.id, more)
+
+    def _performed(self, request: Request, peer: Peer) -> None:
+        """Logs a request in full; one that only looks, within its user's budget. Beyond that it is counted, by certificate."""
+        op, who = str(type(request).__struct_config__.tag), actor(peer)
+        if RULES[type(request)].role is not Role.VIEWER:
+            self._audit.record("admin.request", "ok", op=op, actor=who)
+            return
+        key = ("admin look", op, peer.uid, who.get("certificate"))
+        self._audit.record_within_budget(
+            peer.uid, key, "admin.request", "ok", lambda: {"op": op, "actor": who}, important=False
+        )
+
+    def _failed(self, request: Request, peer: Peer, code: ErrorCode, text: str) -> None:
+        """As `_performed`, of a request that has failed."""
+        op, who, number = str(type(request).__struct_config__.tag), actor(peer), int(code)
+        if RULES[type(request)].role is not Role.VIEWER:
+            self._audit.record("admin.request", "failed", op=op, actor=who, code=number, text=text)
+            return
+        key = ("admin look failed", op, number, peer.uid, who.get("certificate"))
+        self._audit.record_within_budget(
+            peer.uid,
+            key,
+            "admin.request",
+            "failed",
+            lambda: {"op": op, "actor": who, "code": number, "text": text},
+            important=False,
+        )
 
     def _count(self, op: str, peer: Peer, more: dict[str, Any]) -> None:
         who = actor(peer)

@@ -9,9 +9,11 @@ import pytest
 
 from agentd.admin.access import HINT
 from agentd.admin.roles import RULES, Role
+from agentd.base.config import AuditConfig
+from agentd.base.errors import NoSuchLicense
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S, ADMIN_SETBACK_S
 from ipc.errors import ErrorCode
-from ipc.messages import ClockChallenge, Contact
+from ipc.messages import ClockChallenge, Contact, LicenseExplain
 from tests.support.adminops import SIGNABLE, body_of, op_of, params_of
 from tests.support.adminpki import Ca
 
@@ -42,6 +44,52 @@ def test_every_other_request_is_a_record_of_its_own(tmp_path: Path) -> None:
         for _time in range(3):
             assert code(await root.ask("license_explain", by="license", subject="x")) is None
         assert [record.get("count") for record in world.records("admin.request")] == [None] * 3
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("request_", [{"op": "ping", "more": 1}, {"op": "shell"}], ids=["malformed", "unknown"])
+def test_who_only_sends_nonsense_does_not_fill_the_log(tmp_path: Path, request_: dict[str, Any]) -> None:
+    """Else a user who needs a certificate for everything could push the records of others out of the archives' budget."""
+
+    async def work(world: AdminSocket) -> None:
+        world.till.audit.reconfigure(AuditConfig(records_per_s=1, burst=3))
+        someone = await world.connect()
+        for _time in range(20):
+            assert code(await someone.ask(**request_)) is not None
+        records = world.records("request.refused")
+        assert [record.get("count") for record in records] == [None, None, None, 17]
+        assert {(record["socket"], record["actor"]["uid"]) for record in records} == {("admin", KEEPER)}
+        assert world.till.counters.refused_requests == 20
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["answered", "failed"])
+def test_who_reads_without_end_does_not_fill_the_log(tmp_path: Path, broken: bool) -> None:
+    """What a session reads is counted beyond the budget, by certificate; what changes something is always a record."""
+
+    async def work(world: AdminSocket) -> None:
+        async def fails(_request: Any, _peer: Any) -> dict[str, Any]:
+            raise NoSuchLicense("this machine knows no such license")
+
+        world.till.audit.reconfigure(AuditConfig(records_per_s=1, burst=3))
+        if broken:
+            world.handlers[LicenseExplain] = fails
+        victor, ann = await world.connect(), await world.connect()
+        assert code(await victor.sign(VIEWER, "session_begin")) is None
+        for _time in range(20):
+            wanted = ErrorCode.NOT_FOUND if broken else None
+            assert code(await victor.ask("license_explain", by="license", subject="x")) == wanted
+        for _time in range(5):
+            assert code(await ann.sign(ADMIN, "reload")) is None
+        records = world.records("admin.request")
+        reads = [record for record in records if record["op"] == "license_explain"]
+        # The session has one of the three.
+        assert [record.get("count") for record in reads] == [None, None, 18]
+        assert {record["actor"]["certificate"] for record in reads} == {VIEWER.digest}
+        assert {record["outcome"] for record in reads} == {"failed" if broken else "ok"}
+        assert [record.get("count") for record in records if record["op"] == "reload"] == [None] * 5
 
     run(tmp_path, work)
 
