@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
+from .text import shown
+
 MAX_LINES = 1000
 MAX_BYTES = 256 * 1024
 """What may wait: so many lines, of so many bytes together."""
@@ -51,7 +53,18 @@ def level_of(record: logging.LogRecord) -> int:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats the message, and a traceback without the lines of source: reading those could wait for a disk."""
+    """Formats the message in one line, and a traceback without the lines of source: reading those could wait for a disk.
+
+    A message may hold what others have written. It begins no line of its own, and drives no terminal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the traceback if there is one."""
+        return shown(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message in one line."""
+        return super().formatMessage(record).replace("\n", " | ")
 
     def formatException(self, ei: object) -> str:
         """The exception, what led to it, and where."""

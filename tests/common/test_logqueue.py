@@ -284,6 +284,24 @@ def test_a_traceback_reads_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OSError: one" in text and "TypeError: two" in text
 
 
+@pytest.mark.parametrize("formatter", [LineFormatter(), PrefixFormatter()], ids=["terminal and journal", "standard error"])
+def test_what_others_have_written_makes_no_line_of_its_own_and_drives_no_terminal(formatter: LineFormatter) -> None:
+    """journalctl shows a message with such bytes as `blob data`: an alert that nobody could read."""
+    sent: list[bytes] = []
+    queue = LogQueue(encoder(formatter), Taker(sent))
+    with logger_of(queue) as logger:
+        logger.critical("ALERT break-glass: %s", "leak\n<6>all is well\r\x1b[2J\x9b1m\u202e\ud800 café")
+        try:
+            raise ValueError("\x1b[31mred")
+        except ValueError:
+            logger.exception("it failed")
+    line, failed = b"".join(sent).decode().split("\n", 1)
+    assert line.removeprefix("<2>") == (
+        "ALERT break-glass: leak | <6>all is well<U+000D><U+001B>[2J<U+009B>1m<U+202E><U+D800> café"
+    )
+    assert "\x1b" not in failed and "ValueError: <U+001B>[31mred" in failed
+
+
 def test_a_line_whose_values_do_not_fit_is_told_all_the_same() -> None:
     sent: list[bytes] = []
     queue = LogQueue(LINES, Taker(sent))
