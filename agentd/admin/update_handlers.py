@@ -56,7 +56,7 @@ class UpdateHandlers:
         self._require()
         cycle = self._parts.cycle
         if cycle is None:
-            raise Refused("this agent has no license server; install a package with 'license-agent-cli ota install --package'")
+            raise Refused("this agent has no license server, which orders updates; 'license-agent-cli provision' gives it one")
         await cycle.contact()
         return update_view(self._parts.updates, self._parts.core.clock)
 

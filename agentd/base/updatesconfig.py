@@ -12,6 +12,8 @@ from settings.values import BadValue, boolean, integer, one_of
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MAX_FROZEN = 64
+MAX_TRIAL_S = 1200
+"""Below the deadline of the trial as a whole (`agentd.ota.table.DEADLINES`), so that the checks that fail are the reason."""
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _RANGE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:\.\.([0-9]{4}-[0-9]{2}-[0-9]{2}))?")
 
@@ -40,6 +42,7 @@ class UpdatesConfig:
     rate_kib_s: int | None = None
     consent: str = "ask"
     consent_last: time | None = None
+    trial_s: int = 180
     test_bench: bool = False
 
 
@@ -118,6 +121,7 @@ KEYS: Keys = {
     "rate_kib_s": Key(integer(1, 2**24)),
     "consent": Key(one_of("ask", "quiet", "none")),
     "consent_last": Key(clock),
+    "trial_s": Key(integer(1, MAX_TRIAL_S)),
     "test_bench": Key(boolean),
 }
 

@@ -20,9 +20,6 @@ from .window import Wait, require_time
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 180.0
-"""How long a new version may take until it proves itself: a program that was just started may need a moment."""
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -210,7 +207,7 @@ class Effects:
         order = _order(update)
         problem = await self._problem(update)
         if problem:
-            if self._core.clock.monotonic() - self._now.entered < PATIENCE_S:
+            if self._core.clock.monotonic() - self._now.entered < self._now.settings.trial_s:
                 raise Wait("proof", problem, None)
             raise Declined("unproved", problem)
         if update.rehearsal:

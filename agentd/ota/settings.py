@@ -26,6 +26,7 @@ class Settings:
         rate: of downloads, bytes a second; None for as fast as it goes.
         consent: whose consent an installation needs.
         last: the part of the window in which nobody is asked; None without one.
+        trial_s: how long a new version may take until it proves itself, seconds; what was just started may need a moment.
         test_bench: whether this machine rehearses updates each quarter.
     """
 
@@ -34,6 +35,7 @@ class Settings:
     rate: int | None = None
     consent: Mode = Mode.ASK
     last: Window | None = None
+    trial_s: int = 180
     test_bench: bool = False
 
     def last_passed(self, at: int) -> bool:
@@ -52,6 +54,7 @@ def settings_of(config: UpdatesConfig) -> Settings:
         rate=None if config.rate_kib_s is None else config.rate_kib_s * 1024,
         consent=Mode(config.consent),
         last=None if given is None or config.consent_last is None else _last(given, config.consent_last),
+        trial_s=config.trial_s,
         test_bench=config.test_bench,
     )
 

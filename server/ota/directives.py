@@ -247,7 +247,8 @@ def _happens(session: Session, row: UpdateDirective, event: Event, detail: str, 
     except UnknownTransition:
         return
     row.state, row.updated_at = after.value, now
-    row.detail = detail or row.detail
+    if after is not before or detail:
+        row.detail = detail  # what was said of an earlier state says nothing of this one
     if after is not before and after in _TOLD:
         ids: dict[str, str | int] = {"agent": row.agent_id, "number": row.number}
         name = f"update_{after.value.replace('-', '_')}"

@@ -148,3 +148,13 @@ def test_locked_updates_and_a_pause(desk: Desk) -> None:
 
 def test_the_register_names_who_wanted_it() -> None:
     assert name_of(ROOT) == "uid 0"
+
+
+def test_an_agent_without_a_license_server_is_led_to_one(desk: Desk) -> None:
+    desk.parts.cycle = None
+
+    async def story() -> None:
+        with pytest.raises(Refused, match="no license server, which orders updates; 'license-agent-cli provision'"):
+            await desk.ask(OtaCheck)
+
+    play(story)

@@ -24,6 +24,7 @@ notice_h = 24
 rate_kib_s = 512
 consent = "quiet"
 consent_last = "02:00"
+trial_s = 600
 test_bench = true
 """
 
@@ -48,6 +49,7 @@ def test_a_whole_section_is_read() -> None:
     assert found.freeze == ((date(2026, 12, 20), date(2027, 1, 6)), (date(2027, 5, 1), date(2027, 5, 1)))
     made = settings_of(found)
     assert (made.rate, made.consent, made.notice_s, made.test_bench) == (512 * 1024, Mode.QUIET, 24 * 3600, True)
+    assert (made.trial_s, settings_of(read("")).trial_s) == (600, 180)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def test_a_directive_is_delivered_installed_and_proved(shop: Shop) -> None:
     assert shop.ask(row.number, NEW).directive is None
     assert shop.states() == {row.number: "proved"}
     shown = shop.do("show")
+    assert shown.directives[0].detail == "", "what was said while it was under way is over"
     assert [(each.product, each.version, each.build_id) for each in shown.running] == [("pos", "1.1.0", "b2")]
     kinds = [each.event for each in shop.server.audit.tail(20)]
     assert kinds.index("update.assigned") < kinds.index("agent.update_installed") < kinds.index("agent.update_proved")
