@@ -16,6 +16,7 @@ import msgpack
 from .bounds import (
     COUNT_ID_BYTES,
     MAX_AMOUNT,
+    MAX_BUSY_UNTIL,
     MAX_FEATURE_CHARS,
     MAX_FRAME_BYTES,
     MAX_LICENSE_ID_CHARS,
@@ -225,6 +226,33 @@ class UsageCount:
     count_id: bytes
 
 
+class ConsentAnswer(StrEnum):
+    """What an application answers to an update that waits for the shop."""
+
+    READY = "ready"
+    BUSY = "busy"
+    AFTER_SHIFT = "after_shift"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingUpdate:
+    """The agent's answer to `ota_consent`.
+
+    Attributes:
+        pending: whether an update waits.
+        product: what it updates; None if none waits, as all that follows.
+        version: to which version.
+        notes: the first 500 characters of its release notes.
+        not_before: when it may begin, seconds since 1970 UTC; None where that is not known.
+    """
+
+    pending: bool
+    product: str | None = None
+    version: str | None = None
+    notes: str | None = None
+    not_before: int | None = None
+
+
 def encode_request(op: str, request_id: int, fields: dict[str, Any]) -> bytes:
     """The frame of a request.
 
@@ -285,6 +313,21 @@ def check_count(meter: str, amount: int, count_id: bytes) -> None:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"an amount is an integer from 1 to {MAX_AMOUNT}")
     if not isinstance(count_id, bytes) or len(count_id) != COUNT_ID_BYTES:
         raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"the id of a count has {COUNT_ID_BYTES} bytes")
+
+
+def check_consent(answer: str, until: int) -> None:
+    """Checks that an answer to a waiting update may be sent.
+
+    Raises:
+        LocalProtocolError: it is none of `ConsentAnswer` and not empty, or `until` does not belong to it.
+    """
+    if answer != "" and answer not in ConsentAnswer._value2member_map_:
+        text = "an answer to an update is 'ready', 'busy' or 'after_shift', or none at all"
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, text)
+    if type(until) is not int or not 0 <= until <= MAX_BUSY_UNTIL:
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, f"until is an integer from 0 to {MAX_BUSY_UNTIL}: seconds since 1970")
+    if (answer == ConsentAnswer.BUSY) != (until > 0):
+        raise LocalProtocolError(ErrorCode.BAD_REQUEST, "until is the end of 'busy', and belongs to no other answer")
 
 
 def decode_map(body: bytes) -> dict[str, Any]:
@@ -537,6 +580,24 @@ def usage_count_from(reply: dict[str, Any], count_id: bytes) -> UsageCount:
         raise _invalid("counted, repeated and reason contradict each other")
     if found.counted and not found.repeated and found.license_id is None:
         raise _invalid("it counts for no license")
+    return found
+
+
+def waiting_update_from(reply: dict[str, Any]) -> WaitingUpdate:
+    """What waits for the shop, in a reply to `ota_consent`.
+
+    Raises:
+        RemoteProtocolError: a field is not of its type, or the fields contradict each other.
+    """
+    found = WaitingUpdate(
+        pending=_take(reply, "pending", bool),
+        product=_take(reply, "product", str, optional=True),
+        version=_take(reply, "version", str, optional=True),
+        notes=_take(reply, "notes", str, optional=True),
+        not_before=_take(reply, "not_before", int, optional=True),
+    )
+    if found.pending != (found.product is not None) or found.pending != (found.version is not None):
+        raise _invalid("an update waits and has no name, or none waits and it has one")
     return found
 
 

@@ -11,13 +11,24 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, UsageCount, Verdict, decode_reply, encode_request
+from ..clientwire import (
+    AgentInfo,
+    ConsentAnswer,
+    FeatureVerdict,
+    HeldLicense,
+    UsageCount,
+    Verdict,
+    WaitingUpdate,
+    decode_reply,
+    encode_request,
+)
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import check_daemon
 from .calls import (
     Answer,
     Question,
     RefreshCallback,
+    ask_consent,
     ask_count,
     ask_info,
     ask_licenses,
@@ -87,6 +98,10 @@ class AsyncLicenseClient:
     async def count_usage(self, meter: str, amount: int = 1, *, count_id: bytes | None = None) -> UsageCount:
         """Counts usage for a license of this machine; see `LicenseClient.count_usage`."""
         return await self._hold(ask_count(meter, amount, count_id))
+
+    async def ota_consent(self, answer: ConsentAnswer | str | None = None, *, until: int = 0) -> WaitingUpdate:
+        """Whether an update waits for the shop, and whether it may begin; see `LicenseClient.ota_consent`."""
+        return await self._hold(ask_consent(answer, until))
 
     async def refresh(self, token: str) -> str | None:
         """The newest token of the same license; see `LicenseClient.refresh`."""

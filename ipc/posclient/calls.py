@@ -15,12 +15,15 @@ from ..bounds import COUNT_ID_BYTES, NONCE_BYTES
 from ..clientwire import (
     FAKE_FIELD,
     AgentInfo,
+    ConsentAnswer,
     FeatureVerdict,
     HeldLicense,
     Reason,
     UsageCount,
     Verdict,
+    WaitingUpdate,
     agent_info_from,
+    check_consent,
     check_count,
     check_requirement,
     check_token,
@@ -30,6 +33,7 @@ from ..clientwire import (
     refreshed_token_from,
     usage_count_from,
     verdict_from,
+    waiting_update_from,
 )
 from ..errors import LicenseAgentError
 from .refresh import UnstoredTokens
@@ -113,6 +117,14 @@ def ask_refresh(token: str) -> Generator[Question, Answer, str | None]:
     check_token(token)
     answer = yield Question("refresh_license", lambda: {"token": token})
     return refreshed_token_from(answer.reply, token)
+
+
+def ask_consent(answer: ConsentAnswer | str | None, until: int) -> Generator[Question, Answer, WaitingUpdate]:
+    """Whether an update waits for the shop. Each attempt has the same answer, of which the last one counts."""
+    said = "" if answer is None else str(answer)
+    check_consent(said, until)
+    reply = yield Question("ota_consent", lambda: {"answer": said, "until": until})
+    return waiting_update_from(reply.reply)
 
 
 def ask_info() -> Generator[Question, Answer, AgentInfo]:

@@ -11,13 +11,24 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import AgentInfo, FeatureVerdict, HeldLicense, UsageCount, Verdict, decode_reply, encode_request
+from ..clientwire import (
+    AgentInfo,
+    ConsentAnswer,
+    FeatureVerdict,
+    HeldLicense,
+    UsageCount,
+    Verdict,
+    WaitingUpdate,
+    decode_reply,
+    encode_request,
+)
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import UntrustedDaemon, check_daemon
 from .calls import (
     Answer,
     Question,
     RefreshCallback,
+    ask_consent,
     ask_count,
     ask_info,
     ask_licenses,
@@ -50,7 +61,8 @@ class LicenseClient:
             not map root.
     """
 
-    # A request of the POS socket changes nothing but the nonce window, so it may be repeated; a count is known by its id.
+    # A request of the POS socket changes nothing but the nonce window, so it may be repeated; a count is known by its id, and
+    # of answers to an update the last one counts.
     _repeats = True
     _retried_codes = RETRIED_CODES
 
@@ -139,6 +151,24 @@ class LicenseClient:
             AgentUnavailable, UntrustedDaemon: as `validate`.
         """
         return self._hold(ask_count(meter, amount, count_id))
+
+    def ota_consent(self, answer: ConsentAnswer | str | None = None, *, until: int = 0) -> WaitingUpdate:
+        """Whether an update of this machine waits for the shop; with an answer, also whether it may begin.
+
+        An answer counts even if the call then raises `AgentUnavailable`, or does not: call it again. The last answer counts.
+
+        Args:
+            answer: None for a look. `ConsentAnswer.READY`: nobody is served now, for the next 15 minutes. `BUSY`: not before
+                `until`. `AFTER_SHIFT`: not before `READY`, or an hour without a validation.
+            until: end of `BUSY`, seconds since 1970 UTC by the machine's clock; at most 4 hours ahead count. 0 with any
+                other answer.
+
+        Raises what is a `LicenseAgentError`:
+            LocalProtocolError: answer or `until` is not one, or they do not belong together.
+            AgentTooOld: the agent does not know this request, and asks nobody before it is updated.
+            AgentUnavailable, AgentRefused, UntrustedDaemon: as `validate`.
+        """
+        return self._hold(ask_consent(answer, until))
 
     def refresh(self, token: str) -> str | None:
         """The newest token of the same license; None if the agent holds none that is newer. Raises as `validate`."""

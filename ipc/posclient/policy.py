@@ -2,7 +2,8 @@
 
 The rule: a connection that broke, could not be made, or said SHUTTING_DOWN is tried again with a fresh nonce until the
 deadline; so are RATE_LIMITED, TIMED_OUT and UNAVAILABLE, after a pause. Every other error is an answer. A request may be
-repeated because no operation of the POS socket changes anything but the nonce window, and a count is known by its id.
+repeated because no operation of the POS socket changes anything but the nonce window, a count is known by its id, and of
+answers to an update the last one counts.
 """
 
 import random
@@ -47,6 +48,9 @@ class AgentRefused(LicenseAgentError):
         return type(self), (self.code, self.text)
 
 
+_INSTEAD = dict.fromkeys(("require", "licenses", "count_usage"), ", or validate a license token instead")
+
+
 class AgentTooOld(AgentRefused):
     """The agent does not know the request: it is older than this library. A license token can be validated all the same.
 
@@ -57,7 +61,7 @@ class AgentTooOld(AgentRefused):
     def __init__(self, op: str) -> None:
         super().__init__(
             ErrorCode.UNKNOWN_OP,
-            f"the agent of this machine is too old for {op!r}: update license-agent, or validate a license token instead",
+            f"the agent of this machine is too old for {op!r}: update license-agent{_INSTEAD.get(op, '')}",
         )
         self.op = op
 
@@ -65,7 +69,7 @@ class AgentTooOld(AgentRefused):
         return type(self), (self.op,)
 
 
-NEW_OPS = frozenset({"require", "licenses", "count_usage"})
+NEW_OPS = frozenset({"require", "licenses", "count_usage", "ota_consent"})
 """Operations that agents of release 0.1.0 do not know."""
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 
 from ..bounds import COUNT_ID_BYTES, DEFAULT_DEADLINE_S, MAX_AMOUNT
-from ..clientwire import Reason, Verdict, may_be_sent
+from ..clientwire import ConsentAnswer, Reason, Verdict, may_be_sent
 from ..errors import ErrorCode, LicenseAgentError, LocalProtocolError
 from ..peer import UntrustedDaemon
 from .client import LicenseClient
@@ -26,6 +26,8 @@ from .version import __version__
 _VALUED = frozenset({"--socket", "--deadline", "--agent-uid"})
 _ANYWHERE = _VALUED | {"--version"}
 MAX_LENGTH_S = 366 * 86_400
+MAX_BUSY_MINUTES = 240
+"""The agent counts no more of "busy"."""
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_REFUSED = range(5)
 
 
@@ -50,6 +52,13 @@ def _amount(text: str) -> int:
     return value
 
 
+def _minutes(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_BUSY_MINUTES:
+        raise ValueError
+    return value
+
+
 def _count_id(text: str) -> bytes:
     value = bytes.fromhex(text)
     if len(value) != COUNT_ID_BYTES:
@@ -59,6 +68,7 @@ def _count_id(text: str) -> bytes:
 
 _amount.__name__ = f"integer from 1 to {MAX_AMOUNT}"
 _count_id.__name__ = "id"
+_minutes.__name__ = f"integer from 1 to {MAX_BUSY_MINUTES}"
 _seconds.__name__ = _length.__name__ = "number of seconds"  # what argparse calls it in its error
 
 
@@ -89,6 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     counted.add_argument("--amount", type=_amount, default=1, metavar="NUMBER", help="how much; default %(default)s")
     counted.add_argument(
         "--id", type=_count_id, metavar="HEX", dest="count_id", help="32 hex digits: the same id again is not counted again"
+    )
+    consent = commands.add_parser(
+        "consent", help="print as JSON whether an update waits for the shop, and say whether it may begin"
+    )
+    consent.add_argument(
+        "answer",
+        nargs="?",
+        choices=[answer.value for answer in ConsentAnswer],
+        metavar="ANSWER",
+        help="ready, busy or after_shift; without it, only look",
+    )
+    consent.add_argument(
+        "--minutes", type=_minutes, default=60, metavar="NUMBER", help="how long busy shall count; default %(default)s"
     )
     inspected = commands.add_parser("inspect", help="print what a token says of itself, and the agent's verdict if it answers")
     inspected.add_argument("token", help="as for validate")
@@ -220,6 +243,9 @@ def _run(client: LicenseClient, options: argparse.Namespace) -> int:
         count = client.count_usage(options.meter, options.amount, count_id=options.count_id)
         _print(json.dumps({**asdict(count), "count_id": count.count_id.hex()}, indent=2))
         return EXIT_VALID if count.counted else EXIT_INVALID
+    elif options.command == "consent":
+        until = int(time.time()) + options.minutes * 60 if options.answer == ConsentAnswer.BUSY else 0
+        _print(json.dumps(asdict(client.ota_consent(options.answer, until=until)), indent=2))
     elif options.command == "inspect":
         return _inspect(client, _token(options.token))
     elif options.command == "watch":

@@ -13,7 +13,15 @@ from typing import Any
 
 import msgpack
 import pytest
-from license_agent_client import AgentRefused, AgentUnavailable, LicenseReason, LocalProtocolError, Reason, Verdict
+from license_agent_client import (
+    AgentRefused,
+    AgentUnavailable,
+    LicenseReason,
+    LocalProtocolError,
+    Reason,
+    Verdict,
+    WaitingUpdate,
+)
 from license_agent_client.bounds import (
     DEFAULT_CONNECTIONS_PER_UID,
     DEFAULT_RATE_PER_S,
@@ -503,6 +511,11 @@ def test_licenses_come_in_pages(agent: AgentInTest) -> None:
         listed = [held["license"] for held in reply["licenses"]]
         assert listed[: len(ids) - 1] == ids[1 : LICENSES_PER_PAGE + 1]
         assert reply["next"] == (listed[-1] if agent.is_fake else None)
+
+
+def test_no_update_waits_on_a_machine_without_updates(agent: AgentInTest) -> None:
+    with agent.client(deadline=READY_S) as client:
+        assert client.ota_consent() == client.ota_consent("after_shift") == WaitingUpdate(pending=False)
 
 
 def test_usage_is_counted_once_for_a_license_that_allows_the_meter(agent: AgentInTest) -> None:

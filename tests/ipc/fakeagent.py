@@ -102,6 +102,8 @@ def success(request: dict[str, Any]) -> dict[str, Any]:
             "reason": "ok" if counted else "no_license",
             "license": "l-1" if counted else None,
         }
+    if request["op"] == "ota_consent":
+        return {**head, "pending": True, "product": "pos", "version": "2.1", "notes": "", "not_before": None}
     if request["op"] == "licenses":
         number = int(request["after"] or 0) + 1
         entry = {"license": str(number), "valid": False, "reason": "expired", "features": [], "metadata": {}}

@@ -1,5 +1,6 @@
 """The published frames give the published outcomes, whole or byte by byte."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ipc.clientwire import (
     refreshed_token_from,
     usage_count_from,
     verdict_from,
+    waiting_update_from,
 )
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.frames import FrameDecoder
@@ -68,6 +70,8 @@ def _read(vector: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return reply, licenses_from(reply, bytes.fromhex(vector["sent_nonce_hex"]), vector["sent_after"])
     if vector["op"] == "count_usage":
         return reply, usage_count_from(reply, bytes.fromhex(vector["sent_count_id_hex"]))
+    if vector["op"] == "ota_consent":
+        return reply, waiting_update_from(reply)
     return reply, {"agent_info": agent_info_from, "ping": dict}[vector["op"]](reply)
 
 
@@ -92,13 +96,15 @@ def test_a_reply_has_its_outcome(vector: dict[str, Any]) -> None:
     if vector["op"] == "count_usage":
         found = (value.counted, value.repeated, value.reason, value.license_id)
         assert found == tuple(outcome["reply"][name] for name in ("counted", "repeated", "reason", "license"))
+    if vector["op"] == "ota_consent":
+        assert dataclasses.asdict(value) == {name: entry for name, entry in outcome["reply"].items() if name not in ("v", "id")}
     if vector["op"] == "licenses":
         assert [license.license_id for license in value[0]] == [entry["license"] for entry in outcome["reply"]["licenses"]]
         assert value[1] == outcome["reply"]["next"]
 
 
 def test_each_operation_has_a_request_and_a_reply() -> None:
-    ops = {"validate_license", "refresh_license", "require", "licenses", "count_usage", "agent_info", "ping"}
+    ops = {"validate_license", "refresh_license", "require", "licenses", "count_usage", "ota_consent", "agent_info", "ping"}
     asked = {request["op"] for vector in REQUESTS for request in vector["outcome"].get("requests", [])}
     assert asked == {vector["op"] for vector in REPLIES if "reply" in vector["outcome"]} == ops
 

@@ -73,6 +73,7 @@ def requests() -> list[dict[str, Any]]:
     ping = request("ping")
     require = request("require", feature="fuel", product=None, nonce=NONCE)
     count = request("count_usage", meter="sales", amount=3, count_id=NONCE)
+    consent = request("ota_consent", answer="busy", until=1_900_000_000)
     listed = request("licenses", after="", metadata=False, nonce=NONCE)
     return [
         good("validate_license", "a validation", validate),
@@ -83,6 +84,8 @@ def requests() -> list[dict[str, Any]]:
         good("licenses_next", "asks for the next page, with metadata", {**listed, "after": "license-1", "metadata": True}),
         good("count_usage", "counts usage", count),
         good("count_usage_most", "the largest amount", {**count, "amount": 2**32 - 1}),
+        good("ota_consent", "the shop is busy until then", consent),
+        good("ota_consent_look", "asks what waits, without an answer", {**consent, "answer": "", "until": 0}),
         good("agent_info", "asks who answers", request("agent_info")),
         good("ping", "the smallest request", ping),
         good("smallest_id", "id 0", {**ping, "id": 0}),
@@ -126,6 +129,12 @@ def requests() -> list[dict[str, Any]]:
         bad("count_usage_meter", "a meter with a capital letter", packed({**count, "meter": "Sales"}), "BAD_REQUEST", 7),
         bad("count_usage_long_meter", "meter of 49 characters", packed({**count, "meter": "x" * 49}), "BAD_REQUEST", 7),
         bad("count_usage_short_id", "count_id of 15 bytes", packed({**count, "count_id": NONCE[:15]}), "BAD_REQUEST", 7),
+        bad("ota_consent_answer", "another answer", packed({**consent, "answer": "later"}), "BAD_REQUEST", 7),
+        bad("ota_consent_nil_answer", "answer is nil", packed({**consent, "answer": None}), "BAD_REQUEST", 7),
+        bad(
+            "ota_consent_late", "until is beyond the year 9999", packed({**consent, "until": 253_402_300_800}), "BAD_REQUEST", 7
+        ),
+        bad("ota_consent_negative", "until is -1", packed({**consent, "until": -1}), "BAD_REQUEST", 7),
         bad("version_2", "a version that the agent does not speak", packed({**ping, "v": 2}), "UNSUPPORTED_VERSION", 7),
         bad(
             "version_2_unknown_op",
@@ -157,6 +166,8 @@ ASKED = "o.l.d.e.r"
 
 
 def reply(name: str, text: str, op: str, data: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    if op == "ota_consent":
+        return {"name": name, "description": text, "op": op, "request_id": 7, "hex": data, "outcome": outcome}
     sent = {"sent_token": ASKED} if op == "refresh_license" else {"sent_nonce_hex": NONCE.hex()}
     sent |= {"require": {"sent_feature": "fuel", "sent_product": None}, "licenses": {"sent_after": ""}}.get(op, {})
     if op == "count_usage":
@@ -226,6 +237,9 @@ def replies() -> list[dict[str, Any]]:
     counted = {**head, "count_id": NONCE, "counted": True, "repeated": False, "reason": "ok", "license": "license-1"}
     uncounted = {**counted, "counted": False, "reason": "no_license", "license": None}
 
+    waiting = {**head, "pending": True, "product": "pos", "version": "2.1.0", "notes": "Kürzere Wege", "not_before": 5}
+    none_waits = {**head, "pending": False} | dict.fromkeys(("product", "version", "notes", "not_before"))
+
     def fine(name: str, text: str, op: str, message: dict[str, Any]) -> dict[str, Any]:
         return reply(name, text, op, packed(message), {"reply": shown(message)})
 
@@ -244,6 +258,9 @@ def replies() -> list[dict[str, Any]]:
 
     def wrong_count(name: str, text: str, **fields: Any) -> dict[str, Any]:
         return reply(name, text, "count_usage", packed({**counted, **fields}), {"error": "BAD_MESSAGE", "code": 3})
+
+    def wrong_consent(name: str, text: str, **fields: Any) -> dict[str, Any]:
+        return reply(name, text, "ota_consent", packed({**waiting, **fields}), {"error": "BAD_MESSAGE", "code": 3})
 
     newer = {**head, "token": "a.b.c.d.e", "license": "license-1", "for_token": hashlib.sha256(ASKED.encode()).digest()}
 
@@ -286,6 +303,17 @@ def replies() -> list[dict[str, Any]]:
         wrong_count("count_usage_other_id", "another count_id", count_id=bytes(16)),
         wrong_count("count_usage_contradiction", "counted, but the reason is not ok", reason="expired"),
         wrong_count("count_usage_for_none", "counted now, for no license", license=None),
+        fine("ota_consent", "an update waits", "ota_consent", waiting),
+        fine(
+            "ota_consent_not_known_when",
+            "it may begin, as soon as the shop lets it",
+            "ota_consent",
+            {**waiting, "not_before": None},
+        ),
+        fine("ota_consent_none", "no update waits", "ota_consent", none_waits),
+        wrong_consent("ota_consent_nameless", "an update waits, of no product", product=None),
+        wrong_consent("ota_consent_contradiction", "none waits, and it has a name", pending=False),
+        wrong_consent("ota_consent_text_date", "not_before is a text", not_before="today"),
         fine("agent_info", "who answers", "agent_info", info),
         fine("ping", "the smallest reply", "ping", head),
         wrong("error_nonce_replayed", "an error reply", error(9, "this nonce has been used"), 9, "NONCE_REPLAYED"),

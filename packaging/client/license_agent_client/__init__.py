@@ -11,7 +11,17 @@ The agent holds the licenses of its machine. A till that keeps a license token o
 verdict could be had within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
-from .clientwire import AgentInfo, FeatureVerdict, HeldLicense, LicenseReason, Reason, UsageCount, Verdict
+from .clientwire import (
+    AgentInfo,
+    ConsentAnswer,
+    FeatureVerdict,
+    HeldLicense,
+    LicenseReason,
+    Reason,
+    UsageCount,
+    Verdict,
+    WaitingUpdate,
+)
 from .errors import ErrorCode, LicenseAgentError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .peer import UntrustedDaemon
 from .posclient.aioclient import AsyncLicenseClient
@@ -27,6 +37,7 @@ __all__ = [
     "AgentTooOld",
     "AgentUnavailable",
     "AsyncLicenseClient",
+    "ConsentAnswer",
     "ErrorCode",
     "FeatureVerdict",
     "HeldLicense",
@@ -43,5 +54,6 @@ __all__ = [
     "UntrustedDaemon",
     "UsageCount",
     "Verdict",
+    "WaitingUpdate",
     "__version__",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ipc.adminclient import AdminClient
-from ipc.clientwire import LicenseReason, Reason
+from ipc.clientwire import ConsentAnswer, LicenseReason, Reason, WaitingUpdate
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
 from ipc.posclient import connection as clientconnection
@@ -103,6 +103,25 @@ def test_a_count_that_may_not_be_sent_reaches_no_agent(path: Path, drive: Driver
     with FakeAgent(path, answers) as agent, pytest.raises(LocalProtocolError):
         drive(agent.path, call)
     assert agent.requests == []
+
+
+def test_an_answer_to_an_update_is_the_same_in_each_attempt(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, closes, answers_with(half), error(8), answers) as agent:
+        looked, answered = drive(agent.path, ("ota_consent",), ("ota_consent", ConsentAnswer.READY))
+    assert looked == answered == WaitingUpdate(True, "pos", "2.1", "", None)
+    assert [(request["answer"], request["until"]) for request in agent.requests] == [("", 0)] * 4 + [("ready", 0)]
+
+
+@pytest.mark.parametrize("answer, until", [("later", 0), ("busy", 0), ("ready", 5), (None, 5), ("busy", -1), ("busy", 2**40)])
+def test_an_answer_that_may_not_be_sent_reaches_no_agent(path: Path, answer: str | None, until: int) -> None:
+    with FakeAgent(path, answers) as agent, LicenseClient(agent.path) as client, pytest.raises(LocalProtocolError):
+        client.ota_consent(answer, until=until)
+    assert agent.requests == []
+
+
+def test_an_agent_that_is_too_old_for_consent_is_not_said_to_validate_instead(path: Path, drive: Driver) -> None:
+    with FakeAgent(path, error(5)) as agent, pytest.raises(AgentTooOld, match=r"update license-agent$"):
+        drive(agent.path, ("ota_consent",))
 
 
 @pytest.mark.parametrize(
