@@ -61,6 +61,7 @@ SPREAD: dict[str, tuple[str, ...]] = {
     "dates(meta)": ("valid_from", "valid_until", "grace_until"),
     "counts": ("delivered", "suspended", "removed"),
     "more": ("follows",),
+    "more_of": ("shown", "wanted"),
     "line": (
         "began",
         "duration_s",
@@ -160,6 +161,8 @@ MEANINGS: dict[str, str] = {
     "segment": "name of the closed file",
     "serial": "serial number of agent or certificate",
     "severity": "of the alert",
+    "shown": "the administrator's certificate that was shown: `certificate` (SHA-256) and `name`. Its key has signed where "
+    "`wanted` is there; anyone can show a certificate",
     "signature": "of the TPM's attestation key, base64",
     "signed": "time that the server has signed, seconds since 1970",
     "socket": "`pos` or `admin`",
@@ -176,6 +179,7 @@ MEANINGS: dict[str, str] = {
     "value": "the sealed value after the checkpoint, hex",
     "version": "of the program, or of what an update installs",
     "wall": "the machine's clock, seconds since 1970",
+    "wanted": "operation that the certificate's key has signed",
     "was": "before the change",
     "why": "reason that an administrator gave",
 }

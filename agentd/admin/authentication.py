@@ -41,16 +41,28 @@ class NotAccepted(Exception):
         code: for the peer.
         text: for the peer.
         suspicious: whether somebody may be trying; a certificate that was left out is not.
+        wanted: the operation that was signed; empty unless its signature is right.
+        shown: whom the certificate names, if the admin CA has issued it. Anyone can show it: its key has signed where `wanted`
+            is not empty.
     """
 
+    shown: "Administrator | None" = None
+
     def __init__(
-        self, outcome: str, text: str, code: ErrorCode = ErrorCode.UNAUTHENTICATED, *, suspicious: bool = True
+        self,
+        outcome: str,
+        text: str,
+        code: ErrorCode = ErrorCode.UNAUTHENTICATED,
+        *,
+        suspicious: bool = True,
+        wanted: str = "",
     ) -> None:
         super().__init__(text)
         self.outcome = outcome
         self.text = text
         self.code = code
         self.suspicious = suspicious
+        self.wanted = wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,18 @@ def authenticate(signed: Signed, talk: Conversation, peer: Peer, grounds: Ground
         administrator = judge(grounds.ca, signed.certificates, grounds.window)
     except NotIssued as error:
         raise NotAccepted(error.outcome, str(error)) from None
+    try:
+        request = _signed_by(administrator, signed, challenge, grounds)
+        _require_role(administrator, request)
+        _require_in_use(administrator, request, grounds)
+    except NotAccepted as error:
+        error.shown = administrator
+        raise
+    return Authenticated(request, _caller(peer, administrator, administrator.role), administrator)
+
+
+def _signed_by(administrator: Administrator, signed: Signed, challenge: bytes, grounds: Grounds) -> Request:
+    """The request inside, which this administrator's key has signed."""
     if any(digest in grounds.revoked for digest in administrator.digests):
         raise NotAccepted("revoked", "the certificate is revoked")
     request, digest = _inner(signed)
@@ -169,6 +193,14 @@ def authenticate(signed: Signed, talk: Conversation, peer: Peer, grounds: Ground
             "bad_signature",
             "the signature does not cover this agent, this boot, the challenge of this connection and this request",
         ) from None
+    return request
+
+
+def _op(request: Request) -> str:
+    return str(type(request).__struct_config__.tag)
+
+
+def _require_role(administrator: Administrator, request: Request) -> None:
     needed = RULES[type(request)].role
     if administrator.role < needed:
         raise NotAccepted(
@@ -176,19 +208,19 @@ def authenticate(signed: Signed, talk: Conversation, peer: Peer, grounds: Ground
             f"this needs the role {needed.name.lower()}; the certificate of {administrator.name} has the role "
             f"{administrator.role.name.lower()}",
             ErrorCode.REFUSED,
+            wanted=_op(request),
         )
-    _require_in_use(administrator, request, grounds)
-    return Authenticated(request, _caller(peer, administrator, administrator.role), administrator)
 
 
 def _require_in_use(administrator: Administrator, request: Request, grounds: Grounds) -> None:
     if administrator.break_glass is None:
         return
     if administrator.break_glass != grounds.agent_id:
-        raise NotAccepted("break_glass", f"this break-glass certificate is for the agent {administrator.break_glass}")
+        text = f"this break-glass certificate is for the agent {administrator.break_glass}"
+        raise NotAccepted("break_glass", text, wanted=_op(request))
     if not isinstance(request, BreakGlassBegin) and administrator.digests[0] not in grounds.in_use:
         text = "this break-glass certificate is not in use: 'license-agent-cli break-glass begin' uses it, once and for 4 hours"
-        raise NotAccepted("break_glass", text)
+        raise NotAccepted("break_glass", text, wanted=_op(request))
 
 
 def _inner(signed: Signed) -> tuple[Request, bytes]:
@@ -196,8 +228,7 @@ def _inner(signed: Signed) -> tuple[Request, bytes]:
     try:
         request = _decode(signed.request)
         names = [name for name in request.__struct_fields__ if name not in ("v", "id")]
-        op = str(type(request).__struct_config__.tag)
-        digest = act_digest(op, {name: getattr(request, name) for name in names})
+        digest = act_digest(_op(request), {name: getattr(request, name) for name in names})
     except RemoteProtocolError as error:
         raise NotAccepted("bad_request", f"the request inside: {msgspec_text(error.text)}", error.code) from None
     except ValueError as error:

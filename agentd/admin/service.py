@@ -231,13 +231,16 @@ class AdminService:
         op, now = str(type(request).__struct_config__.tag), self._monotonic()
         self._counters.refused_administrators += 1
         self._setbacks.failed(peer.uid, now)
-        who = actor(peer)
+        who, more_of = actor(peer), _of_refusal(error)
         if error.suspicious and self._alerts.take(peer.uid, now):
             text = f"a request of uid {peer.uid} pid {peer.pid} on the admin socket was refused: {error.text}"
-            self._audit.raise_alert(ADMIN_REFUSED, text, error.outcome, op=op, actor=who, text=error.text)
+            if error.shown is not None:
+                text += f"; the certificate that was shown is that of {error.shown.name} (SHA-256 {error.shown.digests[0]})"
+            self._audit.raise_alert(ADMIN_REFUSED, text, error.outcome, op=op, actor=who, text=error.text, **more_of)
         else:
-            key = ("admin.refused", op, error.outcome, peer.uid)
-            self._audit.count(key, "admin.refused", error.outcome, lambda: {"op": op, "actor": who})
+            certificate = None if error.shown is None else error.shown.digests[0]
+            key = ("admin.refused", op, error.outcome, peer.uid, certificate, error.wanted)
+            self._audit.count(key, "admin.refused", error.outcome, lambda: {"op": op, "actor": who, **more_of})
         await self._pause(self._setbacks.wait(peer.uid, now))
         return encode_error(error.code, error.text, request.id, more)
 
@@ -309,6 +312,14 @@ class AdminService:
         """Waits for requests that are being handled, but no longer than that."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
+
+
+def _of_refusal(error: NotAccepted) -> dict[str, Any]:
+    """What the log says of a certificate that was shown, and of what was wanted with it."""
+    found: dict[str, Any] = {"wanted": error.wanted} if error.wanted else {}
+    if error.shown is not None:
+        found["shown"] = {"certificate": error.shown.digests[0], "name": error.shown.name}
+    return found
 
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:

@@ -294,6 +294,37 @@ def test_refusals_are_counted_logged_and_alerted_within_limits(tmp_path: Path) -
     run(tmp_path, work)
 
 
+def test_a_refusal_names_the_certificate_that_was_shown_and_what_was_wanted(tmp_path: Path) -> None:
+    """Who finds a stolen key at work must know whose it is; and what an operator tried is not only that they tried."""
+
+    async def work(world: AdminSocket) -> None:
+        thief, olga = await world.connect(), await world.connect(ROOT)
+        assert code(await thief.ask("challenge")) is None
+        assert code(await olga.sign(ADMIN, "admin_revoke", digests=[VIEWER.digest])) is None
+        await world.access.revoke((VIEWER.digest,), {})
+        for _time in range(5):
+            assert code(await thief.sign(VIEWER, "status")) == ErrorCode.UNAUTHENTICATED
+        assert code(await olga.sign(OPERATOR, "secret_invalidate", version=1)) == ErrorCode.REFUSED
+        challenge = await olga.ask("challenge")
+        assert code(await olga.sign(ADMIN, "rotate", challenge={**challenge, "boot_id": bytes(16)})) is not None
+        found = [*world.records("access.certificate_refused"), *world.records("admin.refused")]
+        revoked = [record for record in found if record["outcome"] == "revoked"]
+        assert {(record["shown"]["certificate"], record["shown"]["name"]) for record in revoked} == {(VIEWER.digest, "victor")}
+        assert any("count" in record for record in revoked), "those beyond the alerts too"
+        # What is inside counts as wanted only once the signature has been found right.
+        assert not any("wanted" in record for record in revoked)
+        (role,) = [record for record in found if record["outcome"] == "role"]
+        assert (role["shown"]["name"], role["shown"]["certificate"], role["wanted"]) == (
+            "olga",
+            OPERATOR.digest,
+            "secret_invalidate",
+        )
+        (forged,) = [record for record in found if record["outcome"] == "bad_signature"]
+        assert forged["shown"]["certificate"] == ADMIN.digest and "wanted" not in forged
+
+    run(tmp_path, work)
+
+
 def test_the_required_mode_needs_a_ca_and_leaves_recovery_without_one(tmp_path: Path) -> None:
     async def work(world: AdminSocket) -> None:
         keeper, root = await world.connect(), await world.connect(ROOT)
