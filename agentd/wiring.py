@@ -53,6 +53,7 @@ from .licenses.validator import Validator
 from .ota.acts import UpdateActs
 from .ota.effects import Machine
 from .ota.installerclient import InstallerClient
+from .ota.keysets import trusted_roots
 from .ota.register import Register
 from .ota.runner import UpdateRunner
 from .ota.settings import settings_of
@@ -331,7 +332,11 @@ def connect(
         licenses = LicenseSync(core, store, made.validator, client)
         usage = UsageReports(core, made.usage, client)
         seats = SeatSync(core, store, made.validator, client, licenses)
-        ota = None if updates is None else UpdateSync(core, store, client, updates.runner)
+        ota = (
+            None
+            if updates is None
+            else UpdateSync(core, store, client, updates.runner, partial(trusted_roots, config.update_trust))
+        )
         cycle = ContactCycle(
             core, client, certificates, rotation, signed, made.checkpoint, negotiation, licenses, seats, usage, ota
         )

@@ -4,6 +4,7 @@ A key set is a JWS (ES256) whose header has the root's public key. An agent know
 and accepts a set with a higher number only. A set names the roots that may sign the next sets, so that a root can be replaced.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from .trust import MAX_KEYS, Trust, encode_trust, parse_trust
 
 KEY_SET_TYPE = "key-set+jwt"
 MAX_KEY_SET_CHARS = 64 * 1024
+MAX_KEY_SETS = 8
+"""Of one after the other, from a root that is trusted to the one that signed the last."""
 
 Coordinate = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
 Pin = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -125,3 +128,28 @@ def verify_key_set(text: str, roots: tuple[str, ...], above: int = -1) -> Signed
         raise MalformedToken(f"the key set has number {content.number}; this agent has {above} already")
     content.trust()
     return SignedKeySet(content, root)
+
+
+def verify_key_sets(text: str, roots: tuple[str, ...], above: int = -1) -> SignedKeySet:
+    """Verifies the last of some key sets, one a line, and returns it. Those before it lead from a trusted root to its own.
+
+    A set names the roots that may sign the next ones. One that no root signed which is trusted by then, or whose number is not
+    higher than that of the set before, leads nowhere and is passed over: it may be there for machines that know less.
+
+    Args:
+        text: at most `MAX_KEY_SETS` sets, the oldest first, each as for `verify_key_set`.
+        roots: pins of the roots that may sign the first one.
+        above: every set that counts has a higher number than this.
+
+    Raises:
+        MalformedToken: the last set has another form, or its number is not higher; there are too many sets.
+        BadSignature: no root that is trusted by then signed the last set.
+    """
+    *between, last = text.split("\n", MAX_KEY_SETS - 1)
+    if "\n" in last:
+        raise MalformedToken(f"there are more than {MAX_KEY_SETS} key sets")
+    for each in between:
+        with contextlib.suppress(MalformedToken, BadSignature):
+            content = verify_key_set(each, roots, above).content
+            roots, above = content.roots, content.number
+    return verify_key_set(last, roots, above)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from contracts.directive import Directive, verify_directive
-from contracts.keyset import verify_key_set
+from contracts.keyset import verify_key_sets
 from updatetrust.judgement import Code, Disagreement, Installed, MachineState, effective_floors, judge
 from updatetrust.metadata import verify_offline
 from updatetrust.metadatafiles import parse_names
@@ -69,7 +69,7 @@ def assess(
     """
     # The root of a later key set is one that the set before it named, as in the core; another file of root's begins again.
     roots = state.roots if state.pins == trust.license_roots else trust.license_roots
-    key_set = verify_key_set(papers.key_set, roots, state.key_set - 1)
+    key_set = verify_key_sets(papers.key_set, roots, state.key_set - 1)
     directive = verify_directive(papers.directive, key_set.content.trust())
     digest = hashlib.sha256(papers.directive.encode()).hexdigest()
     if directive.product != product:

@@ -48,7 +48,7 @@ class Papers:
 
     Attributes:
         directive: JWS.
-        key_set: JWS.
+        key_set: key sets, one a line.
         metadata: the files of the update repository, by name.
     """
 

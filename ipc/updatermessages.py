@@ -97,7 +97,7 @@ class Refresh(Request, tag="refresh", frozen=True):
 
     Attributes:
         directive: JWS.
-        key_set: JWS of the key set that has the key of the directive.
+        key_set: JWS of the key set that has the key of the directive, after those that lead to it: one a line, oldest first.
         now: the core's time, seconds since 1970 UTC.
     """
 
@@ -124,7 +124,7 @@ class TakeBundle(Request, tag="take_bundle", frozen=True):
 
     Attributes:
         directive: JWS; None for the one in the bundle.
-        key_set: JWS; None for the one in the bundle.
+        key_set: as in `Refresh`; None for what the bundle has.
         now: as in `Refresh`.
     """
 

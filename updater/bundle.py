@@ -86,7 +86,7 @@ class Papers:
 
     Attributes:
         directive: JWS; None if it has none.
-        key_set: JWS; None if it has none.
+        key_set: key sets, one a line; None if it has none.
         metadata: by name without folder.
         package_at: where the package begins, bytes from the beginning.
         package_size: bytes of the package.

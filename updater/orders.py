@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contracts.directive import Directive, verify_directive
 from contracts.jose import BadSignature, MalformedToken
-from contracts.keyset import verify_key_set
+from contracts.keyset import verify_key_sets
 from ipc.messages import Request
 from ipc.updatermessages import (
     UPDATER_VERSION,
@@ -237,7 +237,7 @@ class Updater:
         """Verifies the server's signatures, from the roots that root trusts down to the directive."""
         try:
             trust = read_trust(self._places.trust, self._places.owners)
-            keys = verify_key_set(key_set, trust.license_roots).content.trust()
+            keys = verify_key_sets(key_set, trust.license_roots).content.trust()
             texts = {"directive.jws": directive.encode(), "key-set.jws": key_set.encode()}
             return _Ordered(verify_directive(directive, keys), texts, trust)
         except BadTrustFile as error:

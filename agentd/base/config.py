@@ -195,7 +195,12 @@ class Config:
         """Whether updates are installed; root switches them on with update-trust.json, unless the configuration says it."""
         if self.updates.enabled is not None:
             return self.updates.enabled
-        return bool(self.source) and Path(self.source).absolute().with_name("update-trust.json").exists()
+        return bool(self.source) and self.update_trust.exists()
+
+    @property
+    def update_trust(self) -> Path:
+        """Root's file of whom this machine believes in updates; updater and installer go by it."""
+        return Path(self.source).absolute().with_name("update-trust.json")
 
     @property
     def updater_socket(self) -> Path:

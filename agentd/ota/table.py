@@ -138,7 +138,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         product, version, build_id: what.
         sha256: of the package, hex.
         directive: as the server signed it; the updater and the installer judge it themselves.
-        key_set: with the key that signed it, as the server published it.
+        key_set: with the key that signed it, as the server published it, after those that lead to it; one a line.
         rollout: id; empty outside a rollout.
         source: `server`, or `package` for a file that an administrator handed over.
         operator: who asked for it, in the register's words.

@@ -4,9 +4,11 @@ It is the last step of a contact, and none fails for it. What is reported is rep
 """
 
 import logging
+from collections.abc import Callable
 
 from agentd.audit.core import Core
 from agentd.base.errors import Refused as NotNow
+from agentd.ota.keysets import key_sets
 from agentd.ota.runner import Report, UpdateRunner
 from agentd.ota.table import Order
 from agentd.secrets.store import Store
@@ -27,13 +29,17 @@ class UpdateSync:
         store: has the keys that may sign a directive.
         client: asks.
         runner: carries directives out.
+        trusted: the pins of the license server's roots that this machine's root trusts.
     """
 
-    def __init__(self, core: Core, store: Store, client: ExchangeClient, runner: UpdateRunner) -> None:
+    def __init__(
+        self, core: Core, store: Store, client: ExchangeClient, runner: UpdateRunner, trusted: Callable[[], tuple[str, ...]]
+    ) -> None:
         self._core = core
         self._store = store
         self._client = client
         self._runner = runner
+        self._trusted = trusted
 
     async def sync(self) -> None:
         """Asks, and has the runner take in the answer.
@@ -52,7 +58,8 @@ class UpdateSync:
                 return
             current = runner.update.order
             if current is None or current.number != directive.number:
-                key_set = "" if directive.number <= runner.update.done else await self._client.fetch_key_set()
+                over = directive.number <= runner.update.done
+                key_set = "" if over else await key_sets(self._client.fetch_key_set, self._trusted())
                 current = order_of(directive, reply.directive or "", key_set, self._core.clock.now())
             await runner.hear(current, None, paused=reply.paused)
         except (NoContact, Refused, NotNow, OSError) as error:
@@ -102,7 +109,7 @@ def order_of(directive: Directive, text: str, key_set: str, now: int) -> Order:
 
     Args:
         text: as the server signed it.
-        key_set: that has its key, as the server publishes it.
+        key_set: that has its key, as the server publishes it, after those that lead to it.
         now: seconds since 1970 UTC.
     """
     window = directive.window

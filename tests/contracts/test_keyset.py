@@ -8,9 +8,9 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 
 from contracts.jose import BadSignature, MalformedToken, thumbprint
-from contracts.keyset import KEY_SET_TYPE, pin_of_jwk, verify_key_set
+from contracts.keyset import KEY_SET_TYPE, MAX_KEY_SETS, pin_of_jwk, verify_key_set, verify_key_sets
 
-ROOT, OTHER_ROOT, LICENSE, ROTATION = (ECKey.generate_key("P-256", private=True) for _ in range(4))
+ROOT, OTHER_ROOT, THIRD_ROOT, LICENSE, ROTATION = (ECKey.generate_key("P-256", private=True) for _ in range(5))
 
 
 def _jwk(key: ECKey) -> dict[str, str]:
@@ -73,6 +73,41 @@ def test_a_root_hands_over_to_the_next() -> None:
     first = verify_key_set(_signed({**CONTENT, "roots": list(both)}), PINS).content
     second = verify_key_set(_signed({**CONTENT, "number": 5}, OTHER_ROOT), first.roots, above=first.number)
     assert second.root == both[1]
+
+
+def _naming(number: int, by: ECKey, *roots: ECKey) -> str:
+    return _signed({**CONTENT, "number": number, "roots": [pin_of_jwk(_jwk(root)) for root in roots]}, by)
+
+
+FIRST = _naming(4, ROOT, ROOT, OTHER_ROOT)
+SECOND = _naming(5, OTHER_ROOT, OTHER_ROOT, THIRD_ROOT)
+THIRD = _naming(6, THIRD_ROOT, THIRD_ROOT)
+
+
+def test_the_sets_between_lead_from_a_trusted_root_to_the_last_one() -> None:
+    assert verify_key_sets(FIRST, PINS).content.number == 4
+    assert verify_key_sets("\n".join((FIRST, SECOND, THIRD)), PINS).content.number == 6
+    # Who has come further passes over what leads there, also where another root has signed it.
+    assert verify_key_sets("\n".join((FIRST, SECOND, THIRD)), (pin_of_jwk(_jwk(THIRD_ROOT)),), above=5).content.number == 6
+    assert verify_key_sets("\n".join((THIRD, FIRST)), PINS).content.number == 4
+
+
+@pytest.mark.parametrize(
+    ("sets", "above"),
+    [
+        ((SECOND,), -1),
+        ((FIRST, THIRD), -1),
+        ((SECOND, FIRST, THIRD), -1),
+        # A root that was given up does not come back by an old set that named it.
+        ((FIRST, SECOND), 4),
+        ((FIRST, _naming(4, OTHER_ROOT, OTHER_ROOT)), -1),
+        ((FIRST, ""), -1),
+        ((FIRST,) * MAX_KEY_SETS + (SECOND,), -1),
+    ],
+)
+def test_sets_that_do_not_lead_to_the_last_one_are_refused(sets: tuple[str, ...], above: int) -> None:
+    with pytest.raises((MalformedToken, BadSignature)):
+        verify_key_sets("\n".join(sets), PINS, above)
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,18 @@ def test_a_root_of_the_license_server_hands_over_to_the_next(selling: Till) -> N
     )
 
 
+def test_a_machine_that_missed_a_handover_follows_the_sets_in_between(selling: Till) -> None:
+    over = vendor.key_set(4, roots=(vendor.pin(), vendor.pin("next root")))
+    newest = vendor.key_set(5, by="next root")
+    refused(selling.prepare(stage(selling.staging, "2.0", V2, number=2, key_set=newest)), "signature")
+    selling.install(stage(selling.staging, "2.0", V2, number=2, key_set=f"{over}\n{newest}"))
+    assert selling.state().key_set == 5 and selling.state().roots == (vendor.pin("next root"),)
+    # From then on the former root leads nowhere, in whatever company it comes.
+    again = vendor.key_set(6, roots=(vendor.pin(), vendor.pin("next root")))
+    both = f"{again}\n{vendor.key_set(7)}"
+    refused(selling.prepare(stage(selling.staging, "3.0", V3, number=3, key_set=both)), "signature")
+
+
 # ---- a captured core, and a captured updater
 
 

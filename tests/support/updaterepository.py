@@ -118,7 +118,7 @@ class UpdateRepository:
         path.chmod(0o644)
         return path
 
-    def key_set(self, key: ec.EllipticCurvePrivateKey | None = None) -> str:
+    def key_set(self, key: ec.EllipticCurvePrivateKey | None = None, **changes: Any) -> str:
         """A key set with the rotation key, signed by the license server's root, or by another key."""
         root = key or self.license_root
         named = {"kid": "r1", **jwk(self.rotation)}
@@ -133,6 +133,7 @@ class UpdateRepository:
             "enrollment_keys": [{**named, "kid": "e1"}],
             "certificates": [make("license root", authority=True).chain_pem],
             "roots": [pin_of(_spki(self.license_root))],
+            **changes,
         }
         return _jws({"alg": "ES256", "typ": "key-set+jwt", "jwk": jwk(root)}, content, root)
 

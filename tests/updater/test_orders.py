@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from contracts.keyset import pin_of
 from ipc.messages import Request
 from ipc.updatermessages import (
     Describe,
@@ -125,6 +127,17 @@ def test_a_staged_package_has_all_that_the_installer_needs_to_verify_it(machine:
     assert sorted(os.listdir(where)) == ["directive.jws", "key-set.jws", "metadata", "package"]
     assert machine.reports[-1] == (target.length, target.length)
     assert not any(path.is_symlink() for path in machine.place.rglob("*"))
+
+
+def test_a_root_that_took_over_counts_by_the_key_sets_in_between(machine: Machine) -> None:
+    following = ec.generate_private_key(ec.SECP256R1())
+    der = following.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    newest = machine.vendor.key_set(following, number=5)
+    assert failed(machine.stage(key_set=newest)) == (UpdaterCode.SIGNATURE, False)
+    sets = f"{machine.vendor.key_set(number=4, roots=[pin_of(der)])}\n{newest}"
+    assert isinstance(machine.stage(key_set=sets), Staged)
+    # The installer may know less, and needs the way as well.
+    assert (machine.place / "staged" / machine.vendor.sha256 / "key-set.jws").read_text() == sets
 
 
 def test_a_second_order_downloads_nothing_and_replaces_the_papers(machine: Machine) -> None:

@@ -58,7 +58,7 @@ class Client:
             acknowledged=self.acknowledged, paused=False,
         )  # fmt: skip
 
-    async def fetch_key_set(self) -> str:
+    async def fetch_key_set(self, root: str | None = None) -> str:
         self.key_sets += 1
         return "key set"
 
@@ -69,7 +69,7 @@ class Contact:
         self.runner = self.machine.start()
         self.client = Client()
         store = SimpleNamespace(trust=parse_trust(TRUST_FILE))
-        self.sync = UpdateSync(self.machine.core, store, self.client, self.runner)  # type: ignore[arg-type]
+        self.sync = UpdateSync(self.machine.core, store, self.client, self.runner, lambda: ())  # type: ignore[arg-type]
 
 
 @pytest.fixture
