@@ -4,6 +4,7 @@ It does only what root's configuration says: a job names a product, never a unit
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import resource
@@ -22,7 +23,7 @@ from settings.errors import ConfigError
 
 from . import VERSION
 from .config import InstallerConfig, ProductConfig, load_config
-from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, decode, read
+from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, Upgrade, decode, read
 
 log = logging.getLogger("apply")
 
@@ -33,7 +34,7 @@ ASK_S = 10.0
 """How long systemctl may take to answer."""
 START_S = 15.0
 """How much longer than the health command its unit may take."""
-MAX_OUTPUT_CHARS = 300
+MAX_OUTPUT_CHARS = 64 * 1024
 SYSTEMCTL = "/usr/bin/systemctl"
 CHECK_UNIT = "license-agent-pos-check@{product}.service"
 
@@ -78,10 +79,18 @@ def run(command: list[str], within_s: float) -> Ran:
 def perform(directory: Path, config: Callable[[], InstallerConfig], run: Run) -> bool:
     """Does the job in a directory, if there is one, and writes its result.
 
-    A kill on the way leaves the job, which is then done again: every job may be done twice.
-
     Returns:
         Whether there was no job, or one with a result.
+    """
+    return perform_job(directory, config, lambda job, product: _do(job, product, run))
+
+
+def perform_job(
+    directory: Path, config: Callable[[], InstallerConfig], do: Callable[[Job, ProductConfig], tuple[Check, ...]]
+) -> bool:
+    """Does a job in the way that is given, and writes its result.
+
+    A kill on the way leaves the job, which is then done again: every job may be done twice.
     """
     try:
         data = read(directory / JOB)
@@ -95,26 +104,31 @@ def perform(directory: Path, config: Callable[[], InstallerConfig], run: Run) ->
     try:
         product = config().products.get(job.product)
         checks = (
-            (_failed("configuration", f"installer.toml has no [product.{job.product}]"),)
+            (failed("configuration", f"installer.toml has no [product.{job.product}]"),)
             if product is None
-            else _do(job, product, run)
+            else do(job, product)
         )
     except ConfigError as error:
-        checks = (_failed("configuration", "; ".join(error.problems)),)
+        checks = (failed("configuration", "; ".join(error.problems)),)
     for check in checks:
         log.info(
             "%s %s, %s: %s%s", type(job).__name__.lower(), job.product, check.name, "ok" if check.ok else "failed", _tail(check)
         )
     write_atomic(directory / RESULT, msgspec.json.encode(Result(id=job.id, checks=checks)))
-    (directory / JOB).unlink(missing_ok=True)
+    with contextlib.suppress(BadJob):
+        # An installer that was restarted may have left another one meanwhile.
+        if read(directory / JOB) == data:
+            (directory / JOB).unlink(missing_ok=True)
     return True
 
 
 def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
+    if product.backend == "deb":
+        return (failed("job", "the agent's own package is a matter of license-agent-upgrade.service"),)
     match job:
         case Restart():
             return (
-                _check(
+                checked(
                     "restart", run([SYSTEMCTL, "restart", "--", product.unit], RESTART_S), f"{product.unit} did not restart"
                 ),
             )
@@ -122,17 +136,21 @@ def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
             active = run([SYSTEMCTL, "is-active", "--", product.unit], ASK_S)
             unit = CHECK_UNIT.format(product=product.name)
             health = run([SYSTEMCTL, "start", "--", unit], product.timeout_s + START_S)
-            failed = f"'{' '.join(product.health)}' failed; see: journalctl -u {unit}"
-            return (_check("unit", active, f"{product.unit} does not run"), _check("health", health, failed))
+            text = f"'{' '.join(product.health)}' failed; see: journalctl -u {unit}"
+            return (checked("unit", active, f"{product.unit} does not run"), checked("health", health, text))
+        case Upgrade():
+            return (failed("job", f"{product.name} is no package of dpkg's"),)
 
 
-def _check(name: str, ran: Ran, failed: str) -> Check:
+def checked(name: str, ran: Ran, problem: str) -> Check:
+    """The check that a program must end with status 0."""
     if ran.status == 0:
         return Check(name=name, ok=True, text="")
-    return _failed(name, f"{failed}: {ran.output}" if ran.output else failed)
+    return failed(name, f"{problem}: {ran.output}" if ran.output else problem)
 
 
-def _failed(name: str, text: str) -> Check:
+def failed(name: str, text: str) -> Check:
+    """A check that failed, or could not be made."""
     return Check(name=name, ok=False, text=" ".join(text.split())[:500])
 
 

@@ -24,8 +24,11 @@ MAX_HEALTH_CHARS = 256
 DEFAULT_TIMEOUT_S = 30
 MAX_TIMEOUT_S = 240
 """How long a health command may run. license-agent-pos-check@.service ends it at TimeoutStartSec=, which is longer."""
+DEB_PRODUCT = "license-agent"
+"""The only product whose backend is "deb"."""
 _PRODUCT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _OWN_UNITS = "license-agent"
+_OWN_PACKAGES = Path("/var/lib/license-agent-installer/packages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class ProductConfig:
 
     Attributes:
         name: of the product.
-        backend: how it is installed: "slots".
+        backend: how it is installed: "slots", or "deb" for the agent's own package, of which the rest says nothing.
         directory: holds the slots, and the link `current`.
         unit: is restarted when another version becomes the current one.
         uid: of the user that the health command runs as; never root.
@@ -100,7 +103,7 @@ def _not_root(lookup: Lookup) -> Any:
 def schema(user: Lookup) -> Keys:
     """Returns the keys of each section `[product.NAME]`."""
     return {
-        "backend": Key(one_of("slots"), required=True),
+        "backend": Key(one_of("slots", "deb"), required=True),
         "directory": Key(absolute_path, required=True),
         "unit": Key(_unit, required=True),
         "user": Key(_not_root(user), required=True),
@@ -135,6 +138,12 @@ def parse_config(text: str, source: str = "installer.toml", user: Lookup = user_
                 f"[product.{ascii(name)[1:-1][:40]}] is not the name of a product: a lowercase letter, then at most 31 "
                 "lowercase letters, digits and hyphens"
             )
+            continue
+        if isinstance(tables[name], dict) and tables[name].get("backend") == "deb":
+            sections.section(f"product.{name}", {"backend": Key(one_of("deb"), required=True)}, optional=True)
+            if name != DEB_PRODUCT:
+                sections.problem(f'[product.{name}]: only the agent\'s own package, [product.{DEB_PRODUCT}], can be a "deb"')
+            found[name] = ProductConfig(name, "deb", _OWN_PACKAGES, "license-agent.service", 0, (), DEFAULT_TIMEOUT_S)
             continue
         values = sections.section(f"product.{name}", schema(user), optional=True)
         if not sections.problems:

@@ -1,7 +1,8 @@
-"""Hands jobs to license-agent-apply.service by a file, and waits for its result.
+"""Hands jobs to license-agent-apply.service and license-agent-upgrade.service by a file, and waits for the result.
 
 The installer may start nothing and reaches neither D-Bus nor systemd. It writes a job into a directory of root's; a path unit
-of systemd sees it and starts the service, which does what root's configuration says and writes the result beside it.
+of systemd sees it and starts the service, which does what root's configuration says and writes the result beside it. Each of
+the two services has a directory of its own.
 """
 
 import os
@@ -16,9 +17,11 @@ from msgspec import Meta
 from common.files import no_trace, write_atomic
 from ipc.installermessages import MAX_CHECKS, Check
 
+from .backends.contract import Place
 from .state import DIRECTORY
 
 JOBS = DIRECTORY / "jobs"
+UPGRADES = DIRECTORY / "upgrades"
 JOB, RESULT = "job.json", "result.json"
 MAX_JOB_BYTES = 16 * 1024
 POLL_S = 0.1
@@ -55,8 +58,22 @@ class Examine(_Job, frozen=True, kw_only=True, tag="check"):
     product: Name
 
 
-Job = Restart | Examine
-"""Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py."""
+class Upgrade(_Job, frozen=True, kw_only=True, tag="deb"):
+    """Have dpkg install the package of the agent that is kept in a place, or go back to it.
+
+    Attributes:
+        product: the agent's.
+        place: where its package is kept.
+        sha256: that the file must have.
+    """
+
+    product: Name
+    place: Place
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+Job = Restart | Examine | Upgrade
+"""Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py or upgrade.py."""
 
 
 class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -81,6 +98,7 @@ class Jobs:
         clock: seconds, of a clock that never goes back.
         sleep: waits for so many seconds.
         trace: called after each step of a write.
+        unit: name of the service that does the jobs, and of its path.
     """
 
     def __init__(
@@ -89,8 +107,10 @@ class Jobs:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         trace: Callable[[str], None] = no_trace,
+        unit: str = "license-agent-apply",
     ) -> None:
         self._directory = directory
+        self._unit = unit
         self._clock = clock
         self._sleep = sleep
         self._trace = trace
@@ -102,6 +122,10 @@ class Jobs:
     def examine(self, product: str, within_s: float) -> tuple[Check, ...]:
         """Has a product looked at, and returns what was found; see `_run`."""
         return self._run(Examine(id=secrets.token_hex(16), product=product), within_s)
+
+    def upgrade(self, product: str, place: Place, sha256: str, within_s: float) -> tuple[Check, ...]:
+        """Has a package of the agent installed, and returns what came of it; see `_run`."""
+        return self._run(Upgrade(id=secrets.token_hex(16), product=product, place=place, sha256=sha256), within_s)
 
     def _run(self, job: Job, within_s: float) -> tuple[Check, ...]:
         """Writes a job and waits for its result. A job without a result is a check that is not `ok`.
@@ -124,7 +148,7 @@ class Jobs:
             return (Check(name="apply", ok=False, text=str(error)[:500]),)
         finally:
             path.unlink(missing_ok=True)
-        text = f"no result within {within_s:g} s; see: systemctl status license-agent-apply.path license-agent-apply.service"
+        text = f"no result within {within_s:g} s; see: systemctl status {self._unit}.path {self._unit}.service"
         return (Check(name="apply", ok=False, text=text),)
 
     def _result(self) -> Result | None:

@@ -7,14 +7,23 @@ from pathlib import Path
 import msgspec
 
 from common.files import no_trace
+from ipc.installermessages import Check
 from updatetrust.trustfile import UpdateTrust
 
 from .backends.contract import Backend, BackendRefused, Place
+from .backends.deb import Deb
 from .backends.slots import Slots
 from .config import InstallerConfig, ProductConfig
+from .dpkg import Dpkg
 from .jobs import Jobs
 from .phases import Phase
+from .rescue import Layout, Rescue
 from .state import Product, State, StateFile, Version
+
+CHECK_WITHIN_S = 150.0
+"""How much longer than the health command its job may take."""
+UPGRADE_WITHIN_S = 900.0
+"""How long a job for the agent's own package may take: to pack the present one, and dpkg twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class Machine:
         staging: the updater's directory.
         work: root's own directory for the copy of a package; it exists.
         jobs: for license-agent-apply.service.
+        upgrades: for license-agent-upgrade.service.
         backend: makes the backend of a product.
         trace: called after each write.
     """
@@ -38,8 +48,27 @@ class Machine:
     staging: Path
     work: Path
     jobs: Jobs
-    backend: Callable[[ProductConfig], Backend] = lambda product: Slots(product.name, product.directory)
+    upgrades: Jobs
+    backend: Callable[[ProductConfig], Backend]
     trace: Callable[[str], None] = no_trace
+
+    def examine(self, product: ProductConfig) -> tuple[Check, ...]:
+        """Has a product looked at by the service that can."""
+        if product.backend == "deb":
+            return self.upgrades.examine(product.name, UPGRADE_WITHIN_S)
+        return self.jobs.examine(product.name, product.timeout_s + CHECK_WITHIN_S)
+
+
+def backend_of(product: ProductConfig, upgrades: Jobs) -> Backend:
+    """Makes the backend that a product's configuration names."""
+    if product.backend != "deb":
+        return Slots(product.name, product.directory)
+
+    def install(place: Place, sha256: str, _trace: Callable[[str], None]) -> tuple[Check, ...]:
+        return upgrades.upgrade(product.name, place, sha256, UPGRADE_WITHIN_S)
+
+    dpkg = Dpkg()
+    return Deb(product.name, Rescue(Layout(), dpkg), dpkg.admin, install)
 
 
 def found_product(name: str, backend: Backend, state: State) -> Product:
@@ -56,11 +85,17 @@ def found_product(name: str, backend: Backend, state: State) -> Product:
     if known.phase is not Phase.IDLE:
         return known
     active = backend.active()
-    if active == known.good:
-        return known
     if active is None:
-        return msgspec.structs.replace(known, good=None)
-    version = known.places.get(active) or _adopted(name, backend, active)
+        return known if known.good is None else msgspec.structs.replace(known, good=None)
+    version = known.places.get(active)
+    if version is not None and isinstance(backend, Deb):
+        # apt may have replaced the package since.
+        found = backend.content(active)
+        if found is not None and (found.version, found.build_id) != (version.version, version.build_id):
+            version = None
+    if active == known.good and version is not None:
+        return known
+    version = version or _adopted(name, backend, active)
     return msgspec.structs.replace(known, places=known.places | {active: version}, good=active)
 
 

@@ -24,8 +24,8 @@ from updatetrust.trustfile import read_trust
 
 from . import VERSION
 from .config import load_config
-from .jobs import Jobs
-from .machine import Machine
+from .jobs import JOBS, UPGRADES, Jobs
+from .machine import Machine, backend_of
 from .orders import answer, refusal
 from .staged import STAGING
 from .state import DIRECTORY, StateFile
@@ -118,17 +118,20 @@ def this_machine() -> Machine:
     Raises:
         OSError: the directories for copies and jobs cannot be made.
     """
-    work, jobs = DIRECTORY / "work", DIRECTORY / "jobs"
-    for directory in (work, jobs):
+    work = DIRECTORY / "work"
+    for directory in (work, JOBS, UPGRADES):
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
+    upgrades = Jobs(UPGRADES, time.monotonic, time.sleep, unit="license-agent-upgrade")
     return Machine(
         config=load_config,
         trust=read_trust,
         state=StateFile(),
         staging=STAGING,
         work=work,
-        jobs=Jobs(jobs, time.monotonic, time.sleep),
+        jobs=Jobs(JOBS, time.monotonic, time.sleep),
+        upgrades=upgrades,
+        backend=lambda product: backend_of(product, upgrades),
     )
 
 

@@ -49,6 +49,7 @@ from updatetrust.version import Version as Ordered
 
 from . import VERSION
 from .backends.contract import Backend, BackendRefused, Content, Place
+from .backends.deb import BUSY
 from .judging import assess, recheck
 from .machine import Machine, found_product
 from .phases import PHASES, Event, Phase
@@ -242,8 +243,13 @@ class Orders:
         recheck(self._state, order.product, pending, version.version)
         pending = msgspec.structs.replace(pending, proved=False)
         self._save(order.product, msgspec.structs.replace(product, phase=after, pending=pending))
-        backend.activate(pending.place, self._machine.trace)
-        restarted, text = self._restart(order.product)
+        try:
+            backend.activate(pending.place, self._machine.trace)
+        except BackendRefused as busy:
+            if busy.code == BUSY:  # nothing was begun, so the core must not find an update on trial
+                self._save(order.product, product)
+            raise
+        restarted, text = self._restart(order.product, backend)
         log.info("switched %s to %s%s", order.product, version.version, "" if restarted else f"; not restarted: {text}")
         return Switched(v=INSTALLER_VERSION, id=order.id, restarted=restarted, text=text)
 
@@ -255,7 +261,7 @@ class Orders:
             raise OrderRefused("not-switched", f"{order.product} was not switched to the end; order switch again")
         product = msgspec.structs.replace(product, phase=after, pending=pending)
         self._save(order.product, product)
-        checks = self._machine.jobs.examine(order.product, self._config.products[order.product].timeout_s + RESTART_WITHIN_S)
+        checks = self._machine.examine(self._config.products[order.product])
         proved = _all_ok(checks)
         self._save(order.product, msgspec.structs.replace(product, pending=msgspec.structs.replace(pending, proved=proved)))
         log.info(
@@ -273,6 +279,7 @@ class Orders:
             raise OrderRefused(
                 "not-proved", f"the new version of {order.product} was not found working; order prove, or roll_back"
             )
+        backend.keep(pending.place, self._machine.trace)
         self._state = msgspec.structs.replace(
             self._state,
             executed=max(self._state.executed, pending.number),
@@ -302,7 +309,7 @@ class Orders:
                 )
             else:
                 backend.activate(product.good, self._machine.trace)
-                restarted, text = self._restart(order.product)
+                restarted, text = self._restart(order.product, backend)
         product = msgspec.structs.replace(product, phase=after, pending=None, last="rolled-back")
         self._save(order.product, product)
         log.warning("rolled %s back: %s%s", order.product, order.reason, "" if restarted else f"; not restarted: {text}")
@@ -324,7 +331,9 @@ class Orders:
         self._state = self._with(name, product)
         self._machine.state.save(self._state)
 
-    def _restart(self, product: str) -> tuple[bool, str]:
+    def _restart(self, product: str, backend: Backend) -> tuple[bool, str]:
+        if backend.restarts:
+            return True, ""
         checks = self._machine.jobs.restart(product, RESTART_WITHIN_S)
         return _all_ok(checks), "; ".join(check.text for check in checks if not check.ok)[:500]
 

@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None, config: Path = DEFAULT_PATH, owners
         product = load_config(config, owners).products.get(options.product)
         if product is None:
             raise ConfigError([f"{config} has no section [product.{options.product}]; add it"])
+        if product.backend != "slots":
+            raise ConfigError([f"[product.{product.name}] has no health command of its own"])
         become(product)
     except ConfigError as error:
         sys.stderr.writelines(f"license-agent-pos-check: {problem}\n" for problem in error.problems)

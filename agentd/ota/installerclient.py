@@ -11,6 +11,8 @@ from .table import Installed
 
 USER = "root"
 _ON_TRIAL = ("switched", "proving")
+BUSY = "busy"
+"""The code of an order that comes too early: somebody else is installing packages. No failed attempt; it is ordered again."""
 RESTART_S, PROOF_S = 300.0, 600.0
 """How long a restart of the product, and its health command, may take."""
 
@@ -75,6 +77,8 @@ def _installed(found: wire.ProductState) -> Installed:
 
 
 def _expect(message: Any, kind: type[Any]) -> Any:
+    if isinstance(message, wire.Refused) and message.code == BUSY:
+        raise Unreachable(f"the installer waits: {clean(message.text)}")
     if isinstance(message, wire.Refused):
         raise Declined(message.code, clean(message.text))
     if not isinstance(message, kind):

@@ -23,7 +23,8 @@ from .verdict import Check, Judgment, fail, note, unknown, warn
 CORE, LINK, INSTALLER = "license-agent.service", "license-agent-link.service", "license-agent-installer.service"
 MANAGE, UPDATER = "license-agent-manage.service", "license-agent-updater.service"
 APPLY, JOBS = "license-agent-apply.service", "license-agent-apply.path"
-SERVICES = (CORE, LINK, INSTALLER, APPLY, UPDATER)
+UPGRADE, UPGRADES = "license-agent-upgrade.service", "license-agent-upgrade.path"
+SERVICES = (CORE, LINK, INSTALLER, APPLY, UPGRADE, UPDATER)
 SOCKETS = (
     "license-agent-pos.socket",
     "license-agent-admin.socket",
@@ -31,9 +32,16 @@ SOCKETS = (
     "license-agent-installer.socket",
     "license-agent-updater.socket",
 )
-ALWAYS = (CORE, *SOCKETS, JOBS)
+ALWAYS = (CORE, *SOCKETS, JOBS, UPGRADES)
 """Units that are active and enabled on every machine; the other services are started by their sockets, or by a job."""
-PROFILES = ("license-agent", "license-agent-link", "license-agent-installer", "license-agent-apply", "license-agent-updater")
+PROFILES = (
+    "license-agent",
+    "license-agent-link",
+    "license-agent-installer",
+    "license-agent-apply",
+    "license-agent-upgrade",
+    "license-agent-updater",
+)
 """AppArmor's, each with the name of its unit."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NeedDaemonReload,NRestarts"
 _MANY_RESTARTS = 3
@@ -68,7 +76,7 @@ def asked(machine: Machine, properties: str, *names: str) -> list[dict[str, str]
 
 def _units(machine: Machine) -> dict[str, dict[str, str]]:
     """By name; a unit of which systemd says nothing has no properties."""
-    names = (*services(machine), *SOCKETS, JOBS)
+    names = (*services(machine), *SOCKETS, JOBS, UPGRADES)
     return {name: {} for name in names} | {unit["Id"]: unit for unit in asked(machine, _PROPERTIES, *names)}
 
 

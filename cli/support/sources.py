@@ -32,6 +32,10 @@ UNITS = (
     "license-agent-installer.socket",
     "license-agent-apply.service",
     "license-agent-apply.path",
+    "license-agent-upgrade.service",
+    "license-agent-upgrade.path",
+    "license-agent-rescue.service",
+    "license-agent-rescue.timer",
     "license-agent-updater.service",
     "license-agent-updater.socket",
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, ClassVar, Literal, Protocol
 
 Place = Literal["a", "b"]
 """Where a version can be."""
@@ -12,7 +12,8 @@ class BackendRefused(Exception):
     """The machine or the package is not as the backend needs it. Nothing that runs has changed.
 
     Attributes:
-        code: the reason, for the core: "bundle-refused", "no-room" or "machine".
+        code: the reason, for the core: "bundle-refused", "no-room" or "machine"; of the agent's own package also "busy",
+            "not-installed" and "rescued".
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -34,7 +35,12 @@ class Backend(Protocol):
 
     A kill between any two steps of any method leaves the active version complete; the method can then be called again.
     All of them raise `OSError` where the disk fails.
+
+    Attributes:
+        restarts: `activate` restarts the product itself.
     """
+
+    restarts: ClassVar[bool]
 
     def active(self) -> Place | None:
         """Returns the place whose version starts the next time; None before the first one.
@@ -64,6 +70,13 @@ class Backend(Protocol):
 
         Raises:
             BackendRefused: the place is empty, or the machine is not as it must be.
+        """
+
+    def keep(self, place: Place, trace: Callable[[str], None]) -> None:
+        """Ends the trial of the active version, right before it is recorded as the good one. May be repeated.
+
+        Raises:
+            BackendRefused: somebody has begun to end it otherwise.
         """
 
     def deactivate(self, trace: Callable[[str], None]) -> None:

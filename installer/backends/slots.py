@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from common.files import OTHERS_WRITE
 
@@ -34,6 +34,8 @@ class Slots:
         owner: the UID that everything must belong to.
         free: returns the free bytes and files of a file system, of which a descriptor is given.
     """
+
+    restarts: ClassVar[bool] = False
 
     def __init__(
         self, product: str, directory: Path, owner: int = 0, free: Callable[[int], tuple[int, int]] | None = None
@@ -125,6 +127,9 @@ class Slots:
                 trace(f"{CURRENT}: renamed")
             os.fsync(directory)  # also after a kill right behind the rename
             trace(f"{CURRENT}: durable")
+
+    def keep(self, place: Place, trace: Callable[[str], None]) -> None:
+        """Does nothing: the link says which version is current, and nothing but an order changes it."""
 
     def deactivate(self, trace: Callable[[str], None]) -> None:
         """Removes `current`."""

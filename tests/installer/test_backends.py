@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from common.files import no_trace
 from installer.backends.contract import Backend, BackendRefused, Content, Place
 from installer.backends.slots import RESERVE_BYTES, Slots
+from installer.packages import PACKAGE
 from tests.support.bundles import GOOD, Made, bundle, version
+from tests.support.debs import Box, deb
 
 
 class Killed(BaseException):
@@ -29,13 +32,6 @@ def killer(at: int) -> Callable[[str], None]:
     return trace
 
 
-def steps(run: Callable[[Callable[[str], None]], None]) -> int:
-    """Counts the steps of a whole run."""
-    seen: list[str] = []
-    run(seen.append)
-    return len(seen)
-
-
 def package(number: str) -> io.BytesIO:
     return io.BytesIO(version(number))
 
@@ -48,107 +44,179 @@ def slots(directory: Path) -> Slots:
     return Slots("pos", directory, os.geteuid())
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"slots": slots}
+class OfSlots:
+    """A machine with slots."""
+
+    product = "pos"
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        (top / "pos").mkdir(mode=0o755, exist_ok=True)
+
+    def backend(self) -> Backend:
+        """Makes a new one each time, as after a restart."""
+        return slots(self.top / "pos")
+
+    def package(self, number: str) -> io.BytesIO:
+        return package(number)
+
+    def first(self) -> None:
+        """Has 1.0 run from place a."""
+        install(self, "a", "1.0")
+
+    def copy_to(self, top: Path) -> "OfSlots":
+        shutil.copytree(self.top, top, symlinks=True)
+        return OfSlots(top)
 
 
-@pytest.fixture(params=BACKENDS)
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Backend]:
-    directory = tmp_path / "pos"
-    directory.mkdir(mode=0o755)
-    return lambda: BACKENDS[request.param](directory)  # a new one each time, as after a restart
+class OfDeb:
+    """A machine whose agent is a package, which the real dpkg installs in a directory."""
+
+    product = PACKAGE
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+
+    def backend(self) -> Backend:
+        return self.box.backend()
+
+    def package(self, number: str) -> io.BytesIO:
+        return io.BytesIO(deb(f"{number}+b{number}"))
+
+    def first(self) -> None:
+        """Has 1.0 run from place a. There is always a package before: it is what orders the first update."""
+        self.box.has("1.0+b1.0")
+        self.box.keep("a", "1.0+b1.0")
+
+    def copy_to(self, top: Path) -> "OfDeb":
+        return OfDeb(self.box.copy_to(top))
 
 
-def install(backend: Backend, place: Place, number: str) -> None:
-    backend.stage(place, package(number), content(number), no_trace)
-    backend.activate(place, no_trace)
+Kit = OfSlots | OfDeb
+KITS: dict[str, Callable[[Path], Kit]] = {"slots": OfSlots, "deb": lambda top: OfDeb(Box(top))}
 
 
-def test_a_machine_without_a_version_gets_one_and_loses_it_again(made: Callable[[], Backend]) -> None:
-    assert made().active() is None
-    made().stage("a", package("1.0"), content("1.0"), no_trace)
-    assert made().active() is None
-    assert made().content("a") == content("1.0") and made().content("b") is None
-    made().activate("a", no_trace)
-    assert made().active() == "a"
-    made().deactivate(no_trace)
-    made().deactivate(no_trace)
-    assert made().active() is None
+@pytest.fixture(params=["slots", pytest.param("deb", marks=pytest.mark.system)])
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
+    top = tmp_path / "first"
+    top.mkdir()
+    return KITS[request.param](top)
 
 
-def test_there_and_back(made: Callable[[], Backend]) -> None:
-    install(made(), "a", "1.0")
-    install(made(), "b", "2.0")
-    assert made().active() == "b" and made().content("b") == content("2.0")
-    made().activate("a", no_trace)
-    assert made().active() == "a" and made().content("a") == content("1.0")
-    install(made(), "b", "3.0")
-    assert made().content("b") == content("3.0")
+def says(kit: Kit, number: str) -> Content:
+    return Content(kit.product, number, f"b{number}")
 
 
-def test_the_active_place_is_never_written_to(made: Callable[[], Backend]) -> None:
-    install(made(), "a", "1.0")
+def stage(kit: Kit, place: Place, number: str, trace: Callable[[str], None] = no_trace) -> None:
+    kit.backend().stage(place, kit.package(number), says(kit, number), trace)
+
+
+def install(kit: Kit, place: Place, number: str) -> None:
+    stage(kit, place, number)
+    kit.backend().activate(place, no_trace)
+
+
+def test_there_and_back(kit: Kit) -> None:
+    kit.first()
+    assert kit.backend().active() == "a" and kit.backend().content("a") == says(kit, "1.0")
+    install(kit, "b", "2.0")
+    assert kit.backend().active() == "b" and kit.backend().content("b") == says(kit, "2.0")
+    kit.backend().activate("a", no_trace)
+    assert kit.backend().active() == "a" and kit.backend().content("a") == says(kit, "1.0")
+    install(kit, "b", "3.0")
+    kit.backend().keep("b", no_trace)
+    kit.backend().keep("b", no_trace)
+    assert kit.backend().active() == "b" and kit.backend().content("b") == says(kit, "3.0")
+    install(kit, "a", "4.0")
+    assert kit.backend().active() == "a" and kit.backend().content("b") == says(kit, "3.0")
+
+
+def test_the_active_place_is_never_written_to(kit: Kit) -> None:
+    kit.first()
     with pytest.raises(BackendRefused, match="in use") as refused:
-        made().stage("a", package("2.0"), content("2.0"), no_trace)
+        stage(kit, "a", "2.0")
     assert refused.value.code == "machine"
-    assert made().content("a") == content("1.0")
+    assert kit.backend().content("a") == says(kit, "1.0")
 
 
-@pytest.mark.parametrize("says", [Content("other", "2.0", "b2.0"), Content("pos", "2.1", "b2.0"), Content("pos", "2.0", "b")])
-def test_a_package_of_something_else_costs_no_version(made: Callable[[], Backend], says: Content) -> None:
-    install(made(), "a", "1.0")
-    made().stage("b", package("1.5"), content("1.5"), no_trace)
+@pytest.mark.parametrize(("product", "number", "build"), [("other", "2.0", "b2.0"), ("", "2.1", "b2.0"), ("", "2.0", "b")])
+def test_a_package_of_something_else_costs_no_version(kit: Kit, product: str, number: str, build: str) -> None:
+    kit.first()
+    stage(kit, "b", "1.5")
     with pytest.raises(BackendRefused, match="the repository") as refused:
-        made().stage("b", package("2.0"), says, no_trace)
+        kit.backend().stage("b", kit.package("2.0"), Content(product or kit.product, number, build), no_trace)
     assert refused.value.code == "bundle-refused"
-    assert made().content("b") == content("1.5")
+    assert kit.backend().content("b") == says(kit, "1.5")
 
 
-def test_a_damaged_package_costs_no_version(made: Callable[[], Backend]) -> None:
-    install(made(), "a", "1.0")
-    made().stage("b", package("1.5"), content("1.5"), no_trace)
-    with pytest.raises(BackendRefused):
-        made().stage("b", io.BytesIO(version("2.0")[:-9]), content("2.0"), no_trace)
-    assert made().content("b") == content("1.5")
+def test_a_damaged_package_costs_no_version(kit: Kit) -> None:
+    kit.first()
+    stage(kit, "b", "1.5")
+    whole = kit.package("2.0").getvalue()
+    with pytest.raises(BackendRefused) as refused:
+        # What dpkg alone would find later, the package's digest has ruled out.
+        kit.backend().stage("b", io.BytesIO(whole[: len(whole) // 4]), says(kit, "2.0"), no_trace)
+    assert refused.value.code == "bundle-refused"
+    assert kit.backend().content("b") == says(kit, "1.5")
 
 
-def test_an_empty_place_does_not_become_the_active_one(made: Callable[[], Backend]) -> None:
+def test_an_empty_place_does_not_become_the_active_one(kit: Kit) -> None:
+    kit.first()
     with pytest.raises(BackendRefused, match="does not exist"):
-        made().activate("b", no_trace)
-    assert made().active() is None
+        kit.backend().activate("b", no_trace)
+    assert kit.backend().active() == "a"
 
 
-def test_a_kill_after_any_write_leaves_the_active_version_whole(made: Callable[[], Backend]) -> None:
-    install(made(), "a", "1.0")
-    runs: dict[str, Callable[[Callable[[str], None]], None]] = {
-        "stage": lambda trace: made().stage("b", package("2.0"), content("2.0"), trace),
-        "activate": lambda trace: made().activate("b", trace),
-        "back": lambda trace: made().activate("a", trace),
+def test_a_kill_after_any_write_leaves_the_active_version_whole(kit: Kit, tmp_path: Path) -> None:
+    """And the method can be called again, which is tried after one of the kills of each: dpkg takes its time."""
+    kit.first()
+    runs: dict[str, Callable[[Kit, Callable[[str], None]], None]] = {
+        "stage": lambda kit, trace: stage(kit, "b", "2.0", trace),
+        "activate": lambda kit, trace: kit.backend().activate("b", trace),
+        "back": lambda kit, trace: kit.backend().activate("a", trace),
+        "keep": lambda kit, trace: kit.backend().keep("b", trace),
     }
-    for run in runs.values():  # each goes on from where the one before it ended
-        before = made().active()
-        count = steps(run)
-        if before is not None:
-            made().activate(before, no_trace)
-        for at in range(count):
+    for name, run in runs.items():  # each goes on from where the one before it ended
+        after = kit.copy_to(tmp_path / name)
+        seen: list[str] = []
+        run(after, seen.append)
+        for at in range(len(seen)):
+            tried = kit.copy_to(tmp_path / f"{name}-{at}")
             with pytest.raises(Killed):
-                run(killer(at))
-            active = made().active()
-            assert active is not None
-            assert made().content(active) == content({"a": "1.0", "b": "2.0"}[active])
-            if active != before:
-                assert before is not None
-                made().activate(before, no_trace)
-        run(no_trace)
+                run(tried, killer(at))
+            active = tried.backend().active()
+            assert active is not None, (name, seen[at])
+            assert tried.backend().content(active) == says(kit, {"a": "1.0", "b": "2.0"}[active])
+            if at == len(seen) // 2:
+                run(tried, no_trace)
+                assert tried.backend().active() == after.backend().active(), (name, seen[at])
+        kit = after
+        if name == "back":
+            install(kit, "b", "2.0")
 
 
 # ---- slots alone
 
 
+def test_a_machine_without_a_version_gets_one_and_loses_it_again(tmp_path: Path) -> None:
+    kit = OfSlots(tmp_path)
+    assert kit.backend().active() is None
+    stage(kit, "a", "1.0")
+    assert kit.backend().active() is None
+    assert kit.backend().content("a") == content("1.0") and kit.backend().content("b") is None
+    with pytest.raises(BackendRefused, match="does not exist"):
+        kit.backend().activate("b", no_trace)
+    assert kit.backend().active() is None
+    kit.backend().activate("a", no_trace)
+    assert kit.backend().active() == "a"
+    kit.backend().deactivate(no_trace)
+    kit.backend().deactivate(no_trace)
+    assert kit.backend().active() is None
+
+
 def place(tmp_path: Path) -> Path:
-    directory = tmp_path / "pos"
-    directory.mkdir()
-    install(slots(directory), "a", "1.0")
-    return directory
+    install(OfSlots(tmp_path), "a", "1.0")
+    return tmp_path / "pos"
 
 
 def test_current_leads_to_the_slot_and_others_can_read_it(tmp_path: Path) -> None:
@@ -199,7 +267,7 @@ def test_links_in_a_slot_that_is_emptied_lead_nowhere(tmp_path: Path) -> None:
     (outside / "kept").write_text("kept")
     (directory / "slots" / "b").mkdir()
     (directory / "slots" / "b" / "out").symlink_to(outside)
-    install(slots(directory), "b", "2.0")
+    install(OfSlots(tmp_path), "b", "2.0")
     assert (outside / "kept").read_text() == "kept"
 
 

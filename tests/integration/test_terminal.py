@@ -228,6 +228,7 @@ SILENT = {
     "license-agent-installer": "",
     "license-agent-updater": "",
     "license-agent-apply": "",
+    "license-agent-upgrade": "",
     "license-agent-pos-check": "pos",
     "license-server migrate": "",
     "license-server trust": "",
@@ -299,6 +300,7 @@ UNTYPED = {
     "license-agent-installer": "from installer.main import entry; entry()",
     "license-agent-updater": "from updater.main import entry; entry()",
     "license-agent-apply": "from installer.apply import entry; entry()",
+    "license-agent-upgrade": "from installer.upgrade import entry; entry()",
     "license-agent-pos-check": "from installer.poscheck import entry; entry()",
 }
 """They are no console scripts: the package puts them where nobody types them."""

@@ -87,6 +87,7 @@ class Till:
             staging=self.staging,
             work=self._own / "work",
             jobs=Jobs(self._own / "jobs", lambda: self._now, self._sleep, trace),
+            upgrades=Jobs(self._own / "upgrades", lambda: self._now, self._sleep, trace),
             backend=lambda product: Slots(product.name, product.directory, os.geteuid()),
             trace=trace,
         )

@@ -28,6 +28,7 @@ STATE, LOG, RUN, ETC = "/var/lib/license-agent", "/var/log/license-agent", "/run
 CORE, MANAGE = "license-agent.service", "license-agent-manage.service"
 UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", "license-agent-updater.service", MANAGE,
          "license-agent-apply.service", "license-agent-apply.path",
+         "license-agent-upgrade.service", "license-agent-upgrade.path",
          "license-agent-pos.socket", "license-agent-admin.socket", "license-agent-link.socket",
          "license-agent-installer.socket", "license-agent-updater.socket")  # fmt: skip
 DAY = 86_400
@@ -52,7 +53,7 @@ FILES = {
     "/sys/module/apparmor/parameters/enabled": "Y\n",
     "/sys/kernel/security/apparmor/profiles": "license-agent (enforce)\nlicense-agent-link (enforce)\n"
     "license-agent-installer (enforce)\nlicense-agent-manage (enforce)\nlicense-agent-apply (enforce)\n"
-    "license-agent-updater (enforce)\nnginx (complain)\n",
+    "license-agent-upgrade (enforce)\nlicense-agent-updater (enforce)\nnginx (complain)\n",
     "/sys/class/tpm/tpm0/tpm_version_major": "2\n",
     "/sys/class/rtc/rtc0/since_epoch": f"{NOW}\n",
     "/proc/4711/attr/current": "license-agent (enforce)\n",

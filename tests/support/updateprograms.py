@@ -63,6 +63,7 @@ def installer(options: dict[str, Any]) -> int:
         staging=Path(options["staged"]) / "staged",
         work=own / "work",
         jobs=Jobs(own / "jobs", time.monotonic, time.sleep),
+        upgrades=Jobs(own / "upgrades", time.monotonic, time.sleep),
         backend=lambda product: Slots(product.name, product.directory, ME),
     )
     with socket.socket(fileno=options["fd"]) as listener:

@@ -177,6 +177,12 @@ def test_a_proof_without_a_check_proves_nothing(checks: list[bool], ok: bool) ->
     assert found.ok is ok and ("c1: t" in found.text) is (len(checks) == 2)
 
 
+def test_an_installer_that_waits_for_dpkg_is_no_failed_attempt() -> None:
+    busy = installer.Refused(v=1, id=1, code="busy", text="another program is installing packages")
+    with pytest.raises(Unreachable, match="the installer waits: another program"):
+        ask_installer(say(busy), lambda client: client.switch("license-agent", SHA))
+
+
 def test_the_installer_declines_with_its_code() -> None:
     refused = installer.Refused(v=1, id=1, code="below-floor", text="1.0.0 is below the floor")
     with pytest.raises(Declined) as error:

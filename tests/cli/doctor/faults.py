@@ -251,7 +251,8 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (complain)\nlicense-agent-installer (enforce)\n"
-            "license-agent-manage (enforce)\nlicense-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
+            "license-agent-manage (enforce)\nlicense-agent-apply (enforce)\n"
+            "license-agent-upgrade (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -261,7 +262,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-manage (enforce)\n"
-            "license-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
+            "license-agent-apply (enforce)\nlicense-agent-upgrade (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
@@ -271,7 +272,7 @@ FAULTS = [
         wrote(
             "/sys/kernel/security/apparmor/profiles",
             "license-agent (enforce)\nlicense-agent-link (enforce)\nlicense-agent-installer (enforce)\n"
-            "license-agent-apply (enforce)\nlicense-agent-updater (enforce)\n",
+            "license-agent-apply (enforce)\nlicense-agent-upgrade (enforce)\nlicense-agent-updater (enforce)\n",
         ),
     ),
     Fault(
