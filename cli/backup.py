@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,12 @@ DEFAULT_CONFIG = "/etc/license-agent/config.toml"
 AGE, CMS = b"age-encryption.org/v1\n", b"\x30"
 """How a file encrypted with age, or by CMS in DER, begins."""
 MAX_BYTES = 128 * 1024 * 1024
+VERSION_OF_FORMAT = 1
+MAX_NUMBER = 2**36
+"""More than any date or generation; as a date, the year 4147."""
+STORES = (".store", ".enc")
+"""How the names of sealed stores end."""
+_NAME = re.compile(r"(?:policies/)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONFIGURATION = {"config.toml": 0o600, "link.toml": 0o644}
 """Files of the configuration, with the mode of one that does not exist yet."""
 
@@ -110,15 +117,16 @@ def verify(agent: Agent, file: Path, identity: Path | None, certificate: Path | 
     problems, checked = [], ["it decrypts"]
     files = content["files"]
     for name, each in sorted(files.items()):
-        data = base64.b64decode(each["data"])
-        if hashlib.sha256(data).hexdigest() != each["sha256"]:
-            problems.append(f"{name}: its digest does not fit")
-        elif problem := _unreadable(name, data):
+        if problem := _problem(name, each):
             problems.append(f"{name}: {problem}")
     checked.append(f"{len(files)} files, each with its digest")
     open_ = "that its machine opens the store: run 'license-agent-cli backup restore --plan' there"
     if not content["agent_id"]:
         problems.append("it is of a device that was not provisioned: there are no secrets in it")
+    elif not any(name.endswith(STORES) for name in files):
+        problems.append("no sealed store is in it, so it brings no secret back")
+    if "config.toml" not in files:
+        problems.append("no config.toml is in it")
     made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(content["created"]))
     head = f"{file}: agent {content['agent_id'] or '-'}, generation {content['generation']}, made {made}"
     lines = [f"{'DAMAGED' if problems else 'whole'}: {head}", *(f"  wrong: {each}" for each in problems)]
@@ -138,6 +146,16 @@ def verify(agent: Agent, file: Path, identity: Path | None, certificate: Path | 
         sys.exit(EXIT_NEGATIVE)
 
 
+def _problem(name: str, file: dict[str, str]) -> str | None:
+    """What is wrong with a file of a backup, as far as that shows without a key; None if nothing is."""
+    data = base64.b64decode(file["data"])
+    if not _NAME.fullmatch(name):
+        return "the agent has no file of this name"
+    if hashlib.sha256(data).hexdigest() != file["sha256"]:
+        return "its digest does not fit"
+    return _unreadable(name, data)
+
+
 def _unreadable(name: str, data: bytes) -> str | None:
     """Why a file is not what its name says; None if it is, as far as that shows without a key."""
     try:
@@ -145,7 +163,7 @@ def _unreadable(name: str, data: bytes) -> str | None:
             tomllib.loads(data.decode("utf-8"))
         elif name.endswith(".json"):
             json.loads(data)
-        elif name.endswith((".store", ".enc")) and not data.startswith(b"LASTORE1"):
+        elif name.endswith(STORES) and not data.startswith(b"LASTORE1"):
             return "it is not a sealed store"
     except ValueError as error:
         return f"it cannot be read: {error}"
@@ -196,6 +214,9 @@ def restore(
 
 
 def _put_configuration(content: dict[str, Any], place: Path) -> None:
+    for name in CONFIGURATION:
+        if name in content["files"] and (problem := _problem(name, content["files"][name])):
+            raise BackupFailed(f"the backup cannot be used: {name}: {problem}; nothing was changed")
     for name, mode in CONFIGURATION.items():
         if name in content["files"]:
             path = place if name == "config.toml" else place.with_name(name)
@@ -286,13 +307,31 @@ def _decrypted(file: Path, identity: Path | None, certificate: Path | None, pass
         raise BackupFailed(f"{file} is encrypted neither with age nor by CMS: it is not a backup")
     try:
         content: dict[str, Any] = json.loads(data)
-        if content["format"] == "license-agent-backup" and all(
-            isinstance(each["data"], str) for each in content["files"].values()
-        ):
+        if _has_form(content):
+            _require_known_version(file, content)
             return content
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise BackupFailed(f"{file} decrypts, but it is not a backup of the agent")
+
+
+def _has_form(content: dict[str, Any]) -> bool:
+    """Whether a content has each member that the commands read. It may be anybody's, and what it lacks may also raise."""
+    numbers = content["created"], content["generation"], content["version"]
+    texts = [content["agent_id"], content["program"]]
+    for each in content["files"].values():
+        base64.b64decode(each["data"], validate=True)
+        texts.append(each["sha256"])
+    return (
+        content["format"] == "license-agent-backup"
+        and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers)
+        and all(isinstance(text, str) for text in texts)
+    )
+
+
+def _require_known_version(file: Path, content: dict[str, Any]) -> None:
+    if content["version"] > VERSION_OF_FORMAT:
+        raise BackupFailed(f"{file} is of a newer program ({content['program']}); use that one")
 
 
 def _from_age(file: Path, sealed: bytes, identity: Path | None, passphrase_file: Path | None) -> bytes:
