@@ -160,17 +160,12 @@ class Orders:
     def _products(self) -> Iterable[ProductState]:
         for name, config in self._config.products.items():
             product = found_product(name, self._machine.backend(config), self._state)
-            pending = product.pending
-            others = [
-                version
-                for place, version in product.places.items()
-                if place != product.good and (pending is None or place != pending.place)
-            ]
+            pending, before = product.pending, self._before(name, product)
             yield ProductState(
                 product=name,
                 backend=config.backend,
                 running=None if product.good is None else _installed(product.places[product.good]),
-                previous=_installed(others[0]) if others else None,
+                previous=None if before is None else _installed(product.places[before]),
                 state=product.phase.value,
                 pending=None if pending is None else _installed(product.places[pending.place]),
                 number=0 if pending is None else pending.number,
@@ -296,7 +291,8 @@ class Orders:
         if product.phase is Phase.IDLE and product.last == "rolled-back":
             return self._rolled_back(order, product, True, "")
         if product.phase is Phase.IDLE:
-            raise OrderRefused("wrong-phase", f"no update of {order.product} is under way; an older version needs a directive")
+            product = self._on_trial_again(order.product, product)
+            self._save(order.product, product)
         after = PHASES.step(product.phase, Event.ROLLED_BACK)
         restarted, text = True, ""
         if product.phase is not Phase.STAGED:
@@ -323,6 +319,29 @@ class Orders:
             raise OrderRefused("unknown-product", f"installer.toml has no [product.{name}]; add it, or withdraw the directive")
         backend = self._machine.backend(config)
         return backend, found_product(name, backend, self._state)
+
+    def _before(self, name: str, product: Product) -> Place | None:
+        """The place of the version that ran before the one that was committed last, if it may run again."""
+        if product.phase is not Phase.IDLE or product.last != "committed":
+            return None  # what an update left that was taken back has not proved itself
+        floor = self._state.floors.get(name)
+        for place, version in product.places.items():
+            if place != product.good and (floor is None or Ordered.parse(version.version) >= Ordered.parse(floor)):
+                return place
+        return None
+
+    def _on_trial_again(self, name: str, product: Product) -> Product:
+        """The product as if its last commit had not come yet, so that the way back is that of a trial, with its repetitions."""
+        before = self._before(name, product)
+        if before is None or product.good is None:
+            raise OrderRefused(
+                "wrong-phase",
+                f"no update of {name} is under way, and no version that was committed before and is not below the lowest one "
+                "allowed is kept; an older version needs a directive",
+            )
+        floor = self._state.floors.get(name, product.places[before].version)
+        pending = Pending(place=product.good, number=self._state.executed, not_after=0, floor=floor)
+        return msgspec.structs.replace(product, phase=Phase.PROVING, good=before, pending=pending)
 
     def _with(self, name: str, product: Product) -> State:
         return msgspec.structs.replace(self._state, products=self._state.products | {name: product})

@@ -286,7 +286,7 @@ class UpdateRunner:
         self.waits, self.problem = wait, ""
         now = self._core.clock.now()
         if wait.code in ("consent", "restart", "proof"):
-            self._pause(LOOK_S)
+            self._pause(min(LOOK_S, self.situation.settings.trial_s) if wait.code == "proof" else LOOK_S)
         else:
             self._pause(LOOK_FAR_S if wait.until is None else min(LOOK_FAR_S, max(1.0, wait.until - now)))
         await self._keep_spent()

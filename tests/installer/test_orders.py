@@ -94,7 +94,52 @@ def test_each_order_may_be_repeated(selling: Till) -> None:
     refused(selling.commit(), "not-proved")  # what was switched again is proved again
     assert selling.prove().ok
     assert selling.commit() == selling.commit()
+    assert selling.product().previous == Installed(version="1.0", build_id="b1.0")
+    assert selling.roll_back() == selling.roll_back() == RolledBack(v=1, id=7, version="1.0", restarted=True, text="")
+    assert selling.runs() == "1.0" and selling.product().previous is None
+
+
+def test_after_a_commit_the_way_back_is_open_once_and_not_below_the_floor(selling: Till) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    selling.install(sha256)
+    selling.machine().state.save(msgspec.structs.replace(selling.state(), floors={"pos": "1.5"}))
+    assert selling.product().previous is None
     refused(selling.roll_back(), "wrong-phase")
+    assert selling.runs() == "2.0"
+    selling.machine().state.save(msgspec.structs.replace(selling.state(), floors={"pos": "1.0"}))
+    selling.commands.clear()
+    assert selling.roll_back().version == "1.0"
+    assert selling.commands == [["restart", "--", "pos.service"]]
+    # The version that was left is no version before, and its directive is used up.
+    assert selling.roll_back().version == "1.0" and selling.runs() == "1.0"
+    refused(selling.prepare(stage(selling.staging, "2.0", V2, number=2)), "directive-replayed")
+    selling.install(stage(selling.staging, "3.0", V3, number=3))
+    assert selling.product().previous.version == "1.0"
+
+
+def test_what_a_failed_update_left_is_no_version_before(selling: Till) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    selling.prepare(sha256)
+    selling.switch(sha256)
+    selling.roll_back()
+    assert selling.product().previous is None
+    assert selling.roll_back().version == "1.0" and selling.runs() == "1.0"
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_kill_on_the_way_back_after_a_commit_costs_no_version(installed: Till, tmp_path: Path, step: int) -> None:
+    till = installed.copy_to(tmp_path)
+    till.install(stage(till.staging, "2.0", V2, number=2))
+    try:
+        till.roll_back(trace=killer(step))
+        done = True
+    except Killed:
+        done = False
+    assert till.runs() in ("1.0", "2.0"), "a version runs"
+    assert till.roll_back().version == "1.0"
+    product = till.product()
+    assert (till.runs(), product.state, product.running.version) == ("1.0", "idle", "1.0")
+    assert not done or step > 4, "the kill came"
 
 
 def test_back_to_the_good_version_and_the_same_directive_may_try_again(selling: Till) -> None:

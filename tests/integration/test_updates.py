@@ -69,6 +69,12 @@ def test_a_good_version_is_installed_and_proved(till: UpdatedStand) -> None:
     for name in ("config.toml", "link.toml"):
         assert base64.b64decode(saved["files"][name]["data"]) == (till.etc / name).read_bytes(), name
     assert list((till.staged / "staged").iterdir()) == [], "the updater has made room"
+    # An administrator may think otherwise, once.
+    undone = till.cli("ota", "rollback", "pos", "--yes")
+    assert (undone["version"], undone["outcome"], till.runs()) == ("1.0", "rolled-back", "1.0")
+    assert installed(till)["previous"] is None
+    refused = till.stand.run("license-agent-cli", "ota", "rollback", "pos", "--yes")
+    assert refused.returncode == 4 and "no version of pos before 1.0" in refused.stderr, refused
 
 
 def test_a_version_that_does_not_work_is_taken_back(till: UpdatedStand) -> None:
