@@ -22,6 +22,7 @@ def status_text(reply: dict[str, Any]) -> str:
         ("secrets", _secrets(reply)),
         ("TPM" if reply["backend"]["name"] == "tpm" else "backend", _backend(reply["backend"])),
         ("license server", _server(reply)),
+        ("updates", _updates(reply.get("updates"))),
         ("agent", _agent(reply)),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in sections if rows)
@@ -145,6 +146,29 @@ def _revocations(server: dict[str, Any]) -> str:
         return "none yet"
     stale = click.style(", STALE", fg="red") if server["revocations_stale"] else ""
     return f"number {server['revocations']}, {server['revoked']} revoked, until {utc(server['revocations_until'])}{stale}"
+
+
+def _updates(found: dict[str, Any] | None) -> list[Row]:
+    """Where updates are; nothing where they are not enabled, or the agent is older."""
+    if found is None:
+        return []
+    state, update, failure = found["state"], found["update"], found["failure"]
+    rows = [("state", click.style(state.upper(), fg="red") if state == "locked" else state)]
+    for each in found["running"]:
+        trial = ", on trial" if each["in_trial"] else ""
+        rows.append((each["product"], f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}"))
+    if update is not None:
+        rows.append(("update", f"{update['product']} {update['version']} (build {update['build_id']})"))
+    if found["waits"] is not None:
+        until = "" if found["waits"]["until"] is None else f", until {utc(found['waits']['until'])}"
+        rows.append(("waits", found["waits"]["text"] + until))
+    rows += [(name, click.style(found[name], fg="yellow")) for name in ("paused", "problem") if found[name]]
+    if found["attempts"]:
+        why = "" if failure is None else f": {failure['text']}"
+        rows.append(("failed attempts", click.style(f"{found['attempts']} in a row{why}", fg="yellow")))
+    if found["rehearsal_overdue"]:
+        rows.append(("rehearsal", click.style("OVERDUE", fg="yellow")))
+    return rows
 
 
 def _agent(reply: dict[str, Any]) -> list[Row]:

@@ -11,6 +11,7 @@ from agentd.telemetry.health import findings, health_view, verdict_view
 from agentd.telemetry.healthwatch import HealthWatch
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.publisher import Publisher
+from agentd.telemetry.updateview import updates_view
 from agentd.telemetry.views import (
     alerts_view,
     confinement_view,
@@ -91,6 +92,7 @@ class StatusHandlers:
             "degraded_since": parts.mode.kept.degraded_since,
             "mode": parts.mode.state.mode.value,
             "server": None if parts.cycle is None else server_view(parts.cycle, now),
+            "updates": updates_view(parts.updates),
             "backup": None if parts.backups is None else parts.backups.view(now),
             "clock_suspect": core.clock.suspect(),
             "server_time": server_time_view(parts.store),

@@ -4,6 +4,7 @@ from typing import Any
 
 from agentd.base.clock import Clock
 from agentd.ota.runner import UpdateRunner
+from agentd.ota.table import Step
 
 MAX_NOTES_SHOWN = 4000
 
@@ -41,17 +42,43 @@ def update_view(runner: UpdateRunner | None, clock: Clock) -> dict[str, Any]:
         "problem": runner.problem or None,
         "failure": None if failure is None else {"code": failure.code, "text": failure.text},
         "progress": {"done": done, "total": total},
-        "running": [
-            {
-                "product": product,
-                "version": each.version,
-                "build_id": each.build_id,
-                "in_trial": each.in_trial,
-                "previous": each.previous or None,
-            }
-            for product, each in sorted(runner.running.items())
-        ],
+        "running": _running(runner),
         "checked": situation.refreshed or None,
         "metadata_expires": situation.metadata_expires or None,
         "time": clock.now(),
     }
+
+
+def updates_view(runner: UpdateRunner | None) -> dict[str, Any] | None:
+    """Updates in short, for the view of the state; None where they are not enabled."""
+    if runner is None:
+        return None
+    update, waits = runner.update, runner.waits
+    order, failure = update.order, update.failure
+    wanted = order is not None and update.step not in (Step.IDLE, Step.LOCKED)
+    return {
+        "state": update.step.value,
+        "running": _running(runner),
+        "update": {"product": order.product, "version": order.version, "build_id": order.build_id}
+        if order and wanted
+        else None,
+        "waits": None if waits is None else {"code": waits.code, "text": waits.text, "until": waits.until},
+        "paused": runner.situation.paused or None,
+        "problem": runner.problem or None,
+        "attempts": update.attempts,
+        "failure": None if failure is None else {"code": failure.code, "text": failure.text},
+        "rehearsal_overdue": runner.rehearsal_overdue(),
+    }
+
+
+def _running(runner: UpdateRunner) -> list[dict[str, Any]]:
+    return [
+        {
+            "product": product,
+            "version": each.version,
+            "build_id": each.build_id,
+            "in_trial": each.in_trial,
+            "previous": each.previous or None,
+        }
+        for product, each in sorted(runner.running.items())
+    ]

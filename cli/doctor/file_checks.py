@@ -53,7 +53,7 @@ def places(machine: Machine) -> list[Place]:
         Place(at.config.parent, 0o755, ROOT, 0o111, required=True),
         Place(at.config, 0o600, AGENT, 0o400, required=True),
         Place(at.link, 0o644, ROOT, 0o044, required=True),
-        Place(at.config.with_name("admin-ca.pem"), 0o644, ROOT, 0o444),
+        *(Place(at.config.with_name(name), 0o644, ROOT, 0o444) for name in _ROOT_FILES),
         Place(at.state, 0o711, AGENT, 0o701, required=True),
         *(Place(at.state / name, 0o600, AGENT) for name in _STATE_FILES),
         Place(at.software_store, 0o600, AGENT),
@@ -67,6 +67,8 @@ def places(machine: Machine) -> list[Place]:
     ]
 
 
+_ROOT_FILES = ("admin-ca.pem", "update-trust.json", "installer.toml")
+"""What root may write beside the configuration: whom the agent obeys, and what may be installed."""
 _STATE_FILES = (
     "secrets.store",
     "secrets.store.twin",

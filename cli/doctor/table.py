@@ -12,6 +12,7 @@ from . import (
     machine_checks,
     manage_checks,
     unit_checks,
+    update_checks,
 )
 from .verdict import Check
 
@@ -22,6 +23,7 @@ CHECKS: tuple[Check[Any], ...] = (
     *backup_checks.CHECKS,
     *machine_checks.CHECKS,
     *manage_checks.CHECKS,
+    *update_checks.CHECKS,
 )
 """Those of `doctor`, in the order in which they are made."""
 HOST_CHECKS: tuple[Check[Any], ...] = (*host_network.CHECKS, *host_access.CHECKS, *host_wifi.CHECKS)

@@ -2,6 +2,8 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
+from .updates import Failed, Running, Waits
+
 
 class Finding(Struct):
     """One thing that is not as it should be.
@@ -275,6 +277,46 @@ class TimedBackups(Struct):
     text: str
 
 
+class Wanted(Struct):
+    """What shall be installed.
+
+    Attributes:
+        product: its name.
+        version: of the package.
+        build_id: of the package.
+    """
+
+    product: str
+    version: str
+    build_id: str
+
+
+class Updates(Struct):
+    """Updates in short; `ota status` has more.
+
+    Attributes:
+        state: as in `ota status`.
+        running: the products, as the installer said last in this run; empty before it was asked.
+        update: what shall be installed; null while nothing shall.
+        waits: what it waits for; null if it does not wait.
+        paused: who lets nothing begin; null if nobody does.
+        problem: what is tried again; null without one.
+        attempts: that have failed in a row.
+        failure: of the last attempt; null without one.
+        rehearsal_overdue: whether this is a test bench that has not rehearsed for a quarter.
+    """
+
+    state: str
+    running: list[Running]
+    update: Wanted | None
+    waits: Waits | None
+    paused: str | None
+    problem: str | None
+    attempts: int
+    failure: Failed | None
+    rehearsal_overdue: bool
+
+
 class Status(Struct, kw_only=True):
     """How the agent is: `health` alone where it cannot work, is not heard or tells this user no more.
 
@@ -293,6 +335,7 @@ class Status(Struct, kw_only=True):
         degraded_since: since when; null while it does not.
         mode: `online`, or how it works without its server; `unprovisioned` before it is an agent.
         server: null where secrets are carried by hand.
+        updates: in short; null where they are not enabled.
         backup: of the backups that a timer makes; null where the configuration wants none.
         clock_suspect: whether the machine's clock is wrong.
         server_time: a time of the server that was not taken; null if there is none.
@@ -321,6 +364,7 @@ class Status(Struct, kw_only=True):
     degraded_since: int | UnsetType | None = UNSET
     mode: str | UnsetType = UNSET
     server: Server | UnsetType | None = UNSET
+    updates: Updates | UnsetType | None = UNSET
     backup: TimedBackups | UnsetType | None = UNSET
     clock_suspect: bool | UnsetType = UNSET
     server_time: ServerTime | UnsetType | None = UNSET

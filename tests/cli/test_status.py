@@ -145,3 +145,39 @@ def test_a_watch_in_json_is_an_object_a_line(replies: list[dict[str, Any]]) -> N
 def test_without_a_license_agent_there_is_no_state_to_watch() -> None:
     assert watch_line({"mode": "unprovisioned"}) == "" and watch_line({}) == ""
     assert "licenses" not in watch_line(OLD)
+
+
+UPDATES: dict[str, Any] = {
+    "state": "window",
+    "running": [{"product": "pos", "version": "1.0", "build_id": "b1", "in_trial": False, "previous": None}],
+    "update": {"product": "pos", "version": "2.0", "build_id": "b2"},
+    "waits": {"code": "window", "text": "the window is closed", "until": NOW},
+    "paused": None,
+    "problem": None,
+    "attempts": 0,
+    "failure": None,
+    "rehearsal_overdue": False,
+}
+
+
+def test_an_update_is_shown_with_what_it_waits_for() -> None:
+    text = click.unstyle(status_text({**NEW, "updates": UPDATES}))
+    section = text.split("\nupdates\n")[1].split("\n\n")[0].splitlines()
+    assert [" ".join(line.split()) for line in section] == [
+        "state window",
+        "pos 1.0 (build b1)",
+        "update pos 2.0 (build b2)",
+        "waits the window is closed, until 2027-01-15 08:00:00Z",
+    ]
+
+
+def test_a_locked_update_says_why_and_a_test_bench_that_it_must_rehearse() -> None:
+    locked = {"state": "locked", "update": None, "waits": None, "running": [], "attempts": 3, "rehearsal_overdue": True}
+    failure = {"code": "unproved", "text": "the health command failed"}
+    text = click.unstyle(status_text({**NEW, "updates": {**UPDATES, **locked, "failure": failure, "paused": "x has paused"}}))
+    for row in ("LOCKED", "3 in a row: the health command failed", "rehearsal        OVERDUE", "x has paused"):
+        assert row in text, text
+
+
+def test_a_machine_without_updates_has_no_section_for_them() -> None:
+    assert status_text({**NEW, "updates": None}) == status_text(NEW)

@@ -46,7 +46,10 @@ FILES = {
     f"{ETC}/config.toml": '[pos]\nallowed_uids = ["till"]\n[management]\nallowed_uids = ["license-agent-manage"]\n',
     f"{ETC}/manage.toml": f'[tls]\ncertificate = "{ETC}/manage-cert.pem"\nkey = "{ETC}/manage-key.pem"\n',
     f"{ETC}/link.toml": '[core]\nuser = "license-agent"\n[provisioning]\nallowed = false\n'
-    '[upstream.server]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n',
+    '[upstream.server]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n'
+    '[upstream.ota]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n',
+    f"{ETC}/update-trust.json": '{"v": 1, "agent_id": "pos-001"}',
+    f"{ETC}/installer.toml": '[product.pos]\nbackend = "slots"\n',
     "/etc/systemd/system/license-agent-link.service.d/override.conf": "[Service]\nIPAddressAllow=192.0.2.10\n",
     "/etc/logrotate.conf": "weekly\nrotate 4\ninclude /etc/logrotate.d\n",
     "/etc/logrotate.d/dpkg": "/var/log/dpkg.log {\n\tmonthly\n}\n",
@@ -71,6 +74,8 @@ STATS = {
     ETC: Stat("directory", 0o755, *_ROOT),
     f"{ETC}/config.toml": Stat("file", 0o600, *_CORE),
     f"{ETC}/link.toml": Stat("file", 0o644, *_ROOT),
+    f"{ETC}/update-trust.json": Stat("file", 0o644, *_ROOT),
+    f"{ETC}/installer.toml": Stat("file", 0o644, *_ROOT),
     f"{ETC}/manage.toml": Stat("file", 0o644, *_ROOT),
     f"{ETC}/manage-cert.pem": Stat("file", 0o644, *_ROOT),
     f"{ETC}/manage-key.pem": Stat("file", 0o640, 0, MANAGE_UID),
@@ -94,6 +99,7 @@ FROM_TABLE = (ETC, STATE, "/var/lib/license-agent-key", LOG, RUN, "/dev/")
 
 STATUS: dict[str, Any] = {
     "health": {"verdict": "fine", "findings": []},
+    "agent_id": "pos-001",
     "agent_version": "0.1.0",
     "backend": {"name": "tpm", "detail": "TPM 2.0", "available": True},
     "mode": "online",
@@ -101,6 +107,8 @@ STATUS: dict[str, Any] = {
                "certificate_ends": NOW + 60 * DAY},
     "time": NOW,
     "authentication": {"mode": "uid-only", "ca_ends": None, "ca_problem": ""},
+    "updates": {"state": "idle", "running": [], "update": None, "waits": None, "paused": None, "problem": None, "attempts": 0,
+                "failure": None, "rehearsal_overdue": False},
     "audit": {"seq": 100, "failing": False},
     "confinement": {"exec_forbidden": True, "landlock_abi": 2},
 }  # fmt: skip

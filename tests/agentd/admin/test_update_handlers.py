@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentd.admin.update_handlers import UpdateHandlers, name_of
@@ -15,7 +16,11 @@ from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined
 from agentd.ota.table import Step
+from agentd.telemetry.updateview import updates_view
+from cli.doctor.update_checks import _judge_waiting
 from cli.ota import _history_text, _line, _status_text
+from cli.outputs.state import Updates
+from cli.statustext import _updates
 from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPause, OtaRollback, OtaStatus, OtaUnlock, Request
 from ipc.peer import Peer
 from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine
@@ -110,6 +115,29 @@ def test_an_update_from_the_check_to_the_register(desk: Desk) -> None:
     play(story)
 
 
+def test_the_view_of_the_state_has_updates_in_short(desk: Desk) -> None:
+    async def story() -> None:
+        nothing = short(desk)
+        assert (nothing["state"], nothing["update"], nothing["running"]) == ("idle", None, [])
+        await desk.ask(OtaCheck)
+        await desk.runner.run()
+        await desk.ask(OtaStatus)
+        found = short(desk)
+        assert (found["state"], found["waits"]["code"], found["waits"]["until"]) == ("window", "notice", NOW + 48 * 3600)
+        assert found["update"] == {"product": "pos", "version": "2.0.0", "build_id": "b2"}
+        assert found["running"][0]["version"] == "1.0.0" and found["rehearsal_overdue"] is False
+        # Section and check of the command line take what the agent says.
+        assert "2.0.0" in str(_updates(found)) and _judge_waiting(found) == []
+
+    play(story)
+
+
+def short(desk: Desk) -> dict[str, Any]:
+    found = updates_view(desk.runner)
+    assert found is not None and msgspec.to_builtins(msgspec.convert(found, Updates)) == found
+    return found
+
+
 def test_a_rehearsal(desk: Desk) -> None:
     async def story() -> None:
         await desk.ask(OtaCheck)
@@ -139,6 +167,9 @@ def test_locked_updates_and_a_pause(desk: Desk) -> None:
             await desk.end()
         found = structured("ota status", await desk.ask(OtaStatus))
         assert (found["state"], found["attempts"]) == ("locked", 3)
+        state = short(desk)
+        assert state["update"] is None and state["failure"]["text"] == "the bundle is damaged"
+        assert "LOCKED" in str(_updates(state)) and _judge_waiting(state)[0].cause.startswith("updates are locked after 3")
         assert "ota unlock --why TEXT" in _status_text(found)
         assert structured("ota unlock", await desk.ask(OtaUnlock, why="another disk")) == {"attempts": 3}
         assert desk.runner.update.step is Step.IDLE

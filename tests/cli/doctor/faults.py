@@ -7,7 +7,7 @@ from typing import Any
 from cli.doctor.machine import Ran, Room
 from cli.doctor.verdict import State
 from cli.retention import name_of
-from tests.support.madeup import CORE, DAY, ETC, LOG, MANAGE, NOW, RUN, STATE, MadeUp, certificate, unit
+from tests.support.madeup import CORE, CORE_UID, DAY, ETC, LOG, MANAGE, NOW, RUN, STATE, MadeUp, certificate, unit
 
 CONFIG_CHECK = f"license-agent --config {ETC}/config.toml check-config"
 LINK = "license-agent-link.service"
@@ -52,6 +52,15 @@ def server(**changes: Any) -> Put:
     return lambda machine: machine.says["server"].update(changes)
 
 
+def updates(**changes: Any) -> Put:
+    return lambda machine: machine.says["updates"].update(changes)
+
+
+def enabled_without_trust(machine: MadeUp) -> None:
+    machine.put(f"{ETC}/config.toml", machine.text(f"{ETC}/config.toml") + "[updates]\nenabled = true\n")
+    del machine.stats[f"{ETC}/update-trust.json"]
+
+
 def units(name: str, **changes: str) -> Put:
     return lambda machine: machine.units.update({name: unit(name, **changes)})
 
@@ -85,7 +94,9 @@ def cut(machine: MadeUp) -> None:
 
 def elsewhere(machine: MadeUp) -> None:
     machine.put(f"/etc/systemd/system/{LINK}.d/override.conf", "")
-    machine.put(f"{ETC}/link.toml", '[upstream.server]\nurl = "https://other.example"\n')
+    machine.put(
+        f"{ETC}/link.toml", '[upstream.server]\nurl = "https://other.example"\n[upstream.ota]\nurl = "https://other.example"\n'
+    )
 
 
 def verdict(verdict: str, text: str, action: str = "") -> Put:
@@ -436,4 +447,38 @@ FAULTS = [
     ),
     Fault("manage.service", FAIL, "ended 2 days ago", wrote(f"{ETC}/manage-cert.pem", certificate(NOW - 2 * DAY))),
     Fault("manage.service", WARN, "ends in 29 days", wrote(f"{ETC}/manage-cert.pem", certificate(NOW + 30 * DAY - 1))),
+    Fault("files.modes", FAIL, f"{ETC}/update-trust.json has mode 0664", changed(f"{ETC}/update-trust.json", mode=0o664)),
+    Fault(
+        "files.modes",
+        FAIL,
+        f"{ETC}/update-trust.json belongs to license-agent",
+        changed(f"{ETC}/update-trust.json", uid=CORE_UID),
+    ),
+    Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0600", changed(f"{ETC}/installer.toml", mode=0o600)),
+    Fault("updates.allowed", FAIL, "[updates] enabled is true, and there is no update-trust.json", enabled_without_trust),
+    Fault("updates.allowed", FAIL, "update-trust.json is no trust file", wrote(f"{ETC}/update-trust.json", "{")),
+    Fault(
+        "updates.allowed",
+        FAIL,
+        "is for the agent pos-002, and this is pos-001",
+        wrote(f"{ETC}/update-trust.json", '{"agent_id": "pos-002"}'),
+    ),
+    Fault("updates.allowed", FAIL, "installer.toml is not TOML", wrote(f"{ETC}/installer.toml", "[product")),
+    Fault(
+        "updates.allowed",
+        WARN,
+        "no update can be downloaded",
+        wrote(f"{ETC}/link.toml", '[upstream.server]\nurl = "https://license.example:8443"\n'),
+    ),
+    Fault(
+        "updates.state",
+        FAIL,
+        "updates are locked after 3 failed attempts: it does not work",
+        updates(state="locked", attempts=3, failure={"code": "unproved", "text": "it does not work"}),
+    ),
+    Fault("updates.state", WARN, "1 attempt to install an update failed in a row", updates(attempts=1)),
+    Fault("updates.state", WARN, "cannot go on: the updater does not answer", updates(problem="the updater does not answer")),
+    Fault("updates.state", WARN, "no update begins: alice has paused", updates(paused="alice has paused updates")),
+    Fault("updates.state", WARN, "has not rehearsed an update for a quarter", updates(rehearsal_overdue=True)),
+    Fault("updates.state", UNKNOWN, "does not say", lambda machine: machine.says.pop("updates")),
 ]
