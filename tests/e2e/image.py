@@ -41,7 +41,7 @@ _PACKAGES = (
     # The TPM: group tss and the device's mode, and a second opinion.
     *("tpm-udev", "tpm2-tools"),
     # The agent's other dependencies, and what looks at it from outside.
-    *("python3", "zlib1g", "openssl", "curl", "strace", "prometheus-node-exporter"),
+    *("python3", "tzdata", "zlib1g", "openssl", "curl", "strace", "prometheus-node-exporter"),
     # An administrator's key lies in an ssh-agent.
     "openssh-client",
     # What the client's package depends on.
