@@ -13,6 +13,8 @@ from .problems import Kind
 JSON, TEXT = "application/json", "text/plain"
 MAX_RECORDS = 1000
 """Records of the audit log in one answer, as of the admin socket."""
+MAX_LINES = 50
+"""Lines of the maintenance register in one answer, as of the admin socket."""
 _ALWAYS = (p.BAD_REQUEST, p.REVOKED, p.NO_METHOD, p.TOO_SLOW, p.TOO_LARGE, p.LIMITED, p.INTERNAL)
 _AGENT = (p.AGENT_FAILED, p.AGENT_DOWN, p.UNAVAILABLE, p.NO_REPLY)
 _SIGNED = (p.NOT_SIGNED, p.REFUSED, p.NOT_FOUND, p.NO_CHALLENGE, p.NO_JSON, p.UNKNOWN_OP, p.BAD_PARAMS)
@@ -167,6 +169,17 @@ ROUTES: tuple[Route, ...] = (
     _read("/v1/public-keys", "showPublicKeys", "public_keys", "The keys with which an auditor checks the log"),
     _read(
         "/v1/access", "showAccess", "admin_access", "How administrators are authenticated, and which certificates are revoked"
+    ),
+    _read("/v1/updates", "showUpdates", "ota_status", "Where updates of this machine are"),
+    _read(
+        "/v1/updates/history",
+        "readUpdateHistory",
+        "ota_history",
+        "Lines of the maintenance register, the newest first",
+        parameters=(
+            _number("skip", "so many of the newest lines", 0, 100_000, 0),
+            _number("count", "lines at most", 1, MAX_LINES, 20),
+        ),
     ),
     Route(
         "GET",

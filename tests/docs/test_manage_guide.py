@@ -39,7 +39,7 @@ def bash(script: str, directory: Path, **env: str) -> str:
 @pytest.mark.root
 def test_openssl_and_curl_are_enough() -> None:
     make, _services, variables = blocks("sh")
-    functions, performs, reads, info = blocks("bash")
+    functions, performs, reads, info, updates = blocks("bash")
     with managed() as manage:
         directory = manage.directory
         manage.key.unlink()
@@ -63,6 +63,9 @@ def test_openssl_and_curl_are_enough() -> None:
             found = bash(f"{here}\n{functions}\n{reads}", directory)
             assert '"agent_id":"pos-009"' in found and '"records":[' in found
             assert '"boot_id":' in bash(f"{here}\n{functions}\n{info}", directory)
+            triggered = bash(f"{here}\n{functions}\n{reads}\n{updates}", directory)
+            assert '"enabled":true' in triggered and '"entries":[]' in triggered
+            assert triggered.count("urn:license-agent:problem:refused") == 2  # it has no license server, and no update
             wrong = here.replace("pos-009", "pos-010")
             assert "not-accepted" in bash(f"{wrong}\n{functions}\n{performs}", directory)
             (record,) = [each for each in bench.records() if each["event"] == "secret.invalidate"]

@@ -74,6 +74,32 @@ def test_reads_need_a_session_and_one_signature_for_all_of_them(manage: Manage) 
     assert client.read("/v1/status", session).problem == "no-session"
 
 
+def test_updates_are_triggered_by_acts_and_read_with_a_session(manage: Manage) -> None:
+    client = Client(manage, issued("operator"))
+    session = client.session()
+    found = client.read("/v1/updates", session).json
+    assert (found["enabled"], found["state"], found["update"], found["paused"]) == (True, "idle", None, None)
+    assert client.read("/v1/updates/history?count=1", session).json == {"entries": [], "total": 0}
+    assert client.read("/v1/updates/history?count=51", session).problem == "bad-request"
+    # What the agent says to a trigger comes back as it is: this one has no license server, and nothing to install.
+    checked = client.act("ota_check")
+    assert checked.problem == "refused" and "no license server" in checked.json["detail"]
+    wanted = client.act("ota_install", {"rehearse": False}, checked.json["challenge"])
+    assert wanted.problem == "refused" and "no update is offered" in wanted.json["detail"]
+    paused = client.act("ota_pause", {"end": False}, wanted.json["challenge"])
+    assert paused.json["result"] == {"paused": True}
+    assert client.read("/v1/updates", session).json["paused"] == "the operator has paused updates on this machine"
+    assert client.read("/v1/status", session).json["updates"]["paused"]
+    assert client.act("ota_pause", {"end": True}).status == 200
+    record = [each for each in manage.bench.records() if each["event"] == "ota.paused"][-1]
+    assert record["actor"]["name"] == "the operator" and record["outcome"] == "ended"
+    viewer = Client(manage, issued("viewer"))
+    for op, params in (("ota_check", {}), ("ota_install", {"rehearse": False}), ("ota_unlock", {"why": "x"})):
+        assert viewer.act(op, params).problem == "refused", op
+    assert viewer.ask("GET", "/v1/updates").problem == "no-session"
+    client.ask("DELETE", f"/v1/sessions/{session}")
+
+
 def test_a_session_is_of_one_tls_certificate_and_changes_nothing(manage: Manage) -> None:
     client, other = Client(manage, issued("admin")), Client(manage, issued("admin"))
     session = client.session()

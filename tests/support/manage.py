@@ -232,7 +232,7 @@ def managed() -> Iterator[Manage]:
         text = bench.config.read_text().replace(
             "[management]\nallowed_uids = [", f"[management]\nallowed_uids = [{MANAGE_UID}, "
         )
-        bench.write_raw_config(text)
+        bench.write_raw_config(f"{text}[updates]\nenabled = true\n")
         path = bench.config.with_name("admin-ca.pem")
         path.write_bytes(CA.pem)
         path.chmod(0o644)
