@@ -43,10 +43,18 @@ Build = Callable[[], str]
 """Asks the running agent which build it is; raises LicenseAgentError, OSError."""
 
 
-def running_build() -> str:
-    """Asks the agent on its admin socket which package it was started from."""
-    with AdminClient(ADMIN_SOCKET, deadline=ASK_S) as client:
-        return str(client.call("system_info")["build"])
+def running_build(path: str = ADMIN_SOCKET, agent_uid: int | None = None) -> str:
+    """Asks the agent which package it was started from; "" if from none.
+
+    Args:
+        path: its admin socket.
+        agent_uid: its UID where its user is not named `license-agent`.
+
+    Raises:
+        LicenseAgentError: it does not answer, or somebody else does.
+    """
+    with AdminClient(path, deadline=ASK_S, agent_uid=agent_uid) as client:
+        return str(client.call("system_info")["build"] or "")
 
 
 class Upgrader:
@@ -178,7 +186,8 @@ class Upgrader:
             return failed("version", f"the agent does not say which version it is: {error}")
         if build == found.version:
             return Check(name="version", ok=True, text="")
-        return failed("version", f"the agent that runs is {build}, the package {found.version}; it was not restarted")
+        runs = build or "of no package"
+        return failed("version", f"the agent that runs is {runs}, the package {found.version}; it was not restarted")
 
 
 def entry() -> None:

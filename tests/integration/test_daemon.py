@@ -23,6 +23,7 @@ from license_agent_client.clientwire import decode_reply, encode_request
 from license_agent_client.errors import RemoteProtocolError
 from license_agent_client.frames import FrameDecoder
 
+from installer.upgrade import running_build
 from ipc.bounds import IDLE_TIMEOUT_S
 from tests.support.daemon import Bench, furnished
 from tests.support.stand import BIN, short_directory
@@ -242,6 +243,8 @@ def test_status_begins_with_a_verdict_and_its_exit_status_follows(bench: Bench) 
         assert bench.tool(*ask).startswith("fine: the agent validates licenses\n")
         assert bench.tool("license-agent-cli", "healthcheck") == "fine: the agent validates licenses\n"
         assert json.loads(bench.tool("license-agent-cli", "--json", "healthcheck")) == {"verdict": "fine", "findings": []}
+        # What an upgrade asks it; this one was started from a source tree.
+        assert running_build(str(bench.run_dir / "admin.sock"), bench.uid) == ""
         with _client(bench) as client:
             token = bench.issue()
             bench.tool("license-agent-cli", "secrets", "invalidate", "1", "--yes")
