@@ -305,6 +305,8 @@ class Orders:
                 )
             else:
                 backend.activate(product.good, self._machine.trace)
+                # After a commit the way back installs a version like any other; nobody will commit it.
+                backend.keep(product.good, self._machine.trace)
                 restarted, text = self._restart(order.product, backend)
         product = msgspec.structs.replace(product, phase=after, pending=None, last="rolled-back")
         self._save(order.product, product)

@@ -141,6 +141,19 @@ def test_an_ordered_return(till: Till) -> None:
     assert isinstance(till.order(Switch, sha256=sha256), Switched)
 
 
+def test_a_return_after_the_commit_is_no_trial_that_the_rescue_ends(till: Till) -> None:
+    sha256 = till.stage("2.0", deb("2.0+b2.0"))
+    for kind in (Prepare, Switch):
+        till.order(kind, sha256=sha256)
+    till.order(Prove)
+    till.order(Commit)
+    found = till.order(RollBack, reason="the administrator wants it")
+    assert found == RolledBack(v=INSTALLER_VERSION, id=7, version="1.0", restarted=True, text="")
+    till.box.now += DEADLINE_S
+    till.box.rescue().tick()
+    assert (till.shown().state, till.box.installed()) == ("idle", ("1.0+b1.0", "1.0+b1.0"))
+
+
 def test_after_the_rescue_the_old_agent_ends_the_update(till: Till) -> None:
     sha256 = till.stage("2.0", deb("2.0+b2.0"))
     till.order(Prepare, sha256=sha256)
