@@ -177,6 +177,11 @@ class UpdateRunner:
         others = tuple(each for each in self._journal.reports if each.number != order.number)
         return (*others[-(MAX_REPORTS - 1) :], current)
 
+    @property
+    def ended(self) -> tuple[Report, ...]:
+        """How directives ended that the server has not acknowledged."""
+        return self._journal.reports
+
     async def installed(self) -> dict[str, Installed]:
         """What runs, by product: what the installer says now, or said last."""
         try:

@@ -57,6 +57,8 @@ CONFIRM_SPREAD_S = 600.0
 """The contact that may confirm the server's time comes within so many seconds after it may."""
 SEAT_PAUSE_S = 30.0
 """A POS application that waits for a seat brings about a contact at once, but not sooner than so long after the last one."""
+OUTCOME_PAUSE_S = 30.0
+"""So does an update that has ended: an operator waits for that."""
 LONGEST_PAUSE_S = 3600.0
 """The agent never waits longer after a refusal, whatever the server asks for."""
 
@@ -196,6 +198,8 @@ class ContactCycle:
             left = min(left, self._rotation.due_at() - self._core.clock.now())
             if self._seats.wanted and self.record.last is not None:
                 left = min(left, self._since + SEAT_PAUSE_S - self._core.clock.monotonic())
+            if self._ota is not None and self._ota.wanted and self._negotiation.can(UPDATES):
+                left = min(left, self._since + OUTCOME_PAUSE_S - self._core.clock.monotonic())
         return left
 
     async def tick(self) -> bool:

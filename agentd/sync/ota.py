@@ -40,6 +40,12 @@ class UpdateSync:
         self._client = client
         self._runner = runner
         self._trusted = trusted
+        self._said: tuple[Report, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a directive has ended and the server was not asked since: an operator waits for that."""
+        return any(each not in self._said for each in self._runner.ended)
 
     async def sync(self) -> None:
         """Asks, and has the runner take in the answer.
@@ -82,8 +88,10 @@ class UpdateSync:
             for product, each in sorted((await runner.installed()).items())
             if each.version and not each.in_trial
         )
-        outcomes = tuple(_outcome(each) for each in runner.reports())
-        return await self._client.ask(UpdatesReply, UpdatesRequest, running=running, directive=runner.known, outcomes=outcomes)
+        ended, outcomes = runner.ended, tuple(_outcome(each) for each in runner.reports())
+        reply = await self._client.ask(UpdatesReply, UpdatesRequest, running=running, directive=runner.known, outcomes=outcomes)
+        self._said = ended
+        return reply
 
     def _directive_in(self, reply: UpdatesReply) -> Directive | None:
         """The directive of a reply that is this agent's; a server that sends another one's has it wrong, and none is taken.

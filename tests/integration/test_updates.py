@@ -47,8 +47,11 @@ def installed(till: UpdatedStand) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_good_version_is_installed_and_proved(till: UpdatedStand) -> None:
+def test_a_good_version_is_installed_and_proved_also_after_a_handover(till: UpdatedStand) -> None:
+    till.hand_root_over()
     line = till.update("1.1", pos_bundle("1.1", till.data))
+    order = till.journal()["order"]
+    assert order["key_set"].count("\n") == 1, "the set of the former root leads to that of the next one"
     assert (line["outcome"], line["before"], line["operator"], line["reason"]) == ("installed", "1.0", "server", "")
     assert till.runs() == "1.1"
     assert installed(till) == {

@@ -244,6 +244,14 @@ class UpdatedStand:
         done = license_server("ota", "assign", self.info["agent_id"], path, "--notice", "0", *more, env=self.info["env"])
         assert done.returncode == 0, done
 
+    def hand_root_over(self) -> None:
+        """Gives the license server another root, which signs for a new rotation key; update-trust.json has the former."""
+        (former,) = (self.vendor.server / "offline").glob("*.key")
+        root = self.place / "next-root.key"
+        for kind, *keys in (("root", "--root-key", former, "--new-root-key", root), ("rotation", "--root-key", root)):
+            done = license_server("keys", "rotate", kind, *map(str, keys), env=self.info["env"])
+            assert done.returncode == 0, done
+
     def ordered(self) -> dict[str, Any]:
         """What the server says of the newest directive."""
         done = license_server("ota", "status", self.info["agent_id"], "--json", env=self.info["env"])

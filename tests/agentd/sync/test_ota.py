@@ -15,14 +15,16 @@ from joserfc.jwk import ECKey
 from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings
 from agentd.ota.table import Step
+from agentd.sync.cycle import OUTCOME_PAUSE_S
 from agentd.sync.ota import UpdateSync
 from agentd.uplink.transport import NoContact
 from contracts.directive import DIRECTIVE_TYPE, DeploymentWindow, Directive
 from contracts.trust import parse_trust
-from contracts.updates import OutcomeState, UpdatesReply, UpdatesRequest
+from contracts.updates import UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 from server.keys.jose import new_signing_key, public_jwk
 from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine
 from tests.contracts.world import AGENT, DELIVERY_KEY, TRUST_FILE
+from tests.support.pair import prepare
 
 WINDOW = DeploymentWindow(zone="Europe/Berlin", days=("mon",), start="23:00", end="05:00")  # type: ignore[arg-type]
 
@@ -99,13 +101,16 @@ def test_a_directive_becomes_an_order_and_its_end_is_reported_until_it_is_acknow
         assert (running.product, running.version, running.build_id) == ("pos", "1.0.0", "b1")
 
         await contact.machine.acts.install("Eva", {"uid": 1})
+        assert not contact.sync.wanted
         await runner.stop()
         await runner.run()
+        assert contact.sync.wanted, "an operator waits for the end"
         for acknowledged in ((), (7,)):
             client.acknowledged = acknowledged
             await contact.sync.sync()
             assert [(each.number, each.state) for each in client.asked[-1]["outcomes"]] == [(7, OutcomeState.COMMITTED)]
             assert client.asked[-1]["directive"] == 7
+            assert not contact.sync.wanted, "once is enough, also where the server does not acknowledge it"
             assert client.asked[-1]["running"][0].version == "2.0.0"
         await contact.sync.sync()
         assert client.asked[-1]["outcomes"] == ()
@@ -160,3 +165,16 @@ def test_a_server_that_is_away_changes_nothing(contact: Contact) -> None:
     contact.client.away = True
     asyncio.run(contact.sync.sync())
     assert contact.runner.update.step is Step.IDLE
+
+
+def test_the_end_of_an_update_brings_about_a_contact(tmp_path: Path) -> None:
+    pair = prepare(tmp_path, 600, 6000)(tmp_path / "pair")
+    try:
+        assert pair.contact() is None
+        cycle = pair.agent.cycle
+        assert UPDATES in cycle.capabilities and cycle.wait_s() > OUTCOME_PAUSE_S
+        for wanted in (True, False):
+            cycle._ota = SimpleNamespace(wanted=wanted)  # type: ignore[assignment]
+            assert (0 < cycle.wait_s() <= OUTCOME_PAUSE_S) is wanted
+    finally:
+        pair.close()
