@@ -19,6 +19,7 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private JWK", re.compile(r'\\*"(?:d|k)\\*"\s*:\s*\\*"[A-Za-z0-9_-]{22,}\\*"')),
     # A license token, a delivery, a signed request: three or five parts in compact serialization.
     ("a token", re.compile(rf"eyJ{_B64}{{8,}}(?:\.{_B64}*){{2,4}}")),
+    ("a webhook key", re.compile(rf"lawh_{_B64}{{16,}}")),
     # `secrets.token_urlsafe(24)`: exactly 32 characters, of both cases; a digest in hex has one.
     ("an enrollment token", re.compile(rf"{_EDGE[0]}(?={_B64}*[a-z])(?={_B64}*[A-Z]){_B64}{{32}}{_EDGE[1]}")),
 )

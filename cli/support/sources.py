@@ -6,6 +6,7 @@ Everything comes through `Sources`: the running agent, programs, files. Tests pu
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +139,7 @@ def members(sources: Sources, *, licenses: bool) -> Iterator[Member]:
     yield "doctor.json", "the checks of 'license-agent-cli doctor'", lambda: _doctor(sources)
     yield "config.json", "the configuration in force", lambda: _json(ask("config_show"))
     yield "config.toml", "the agent's configuration file", lambda: sources.file(sources.config)
-    yield "link.toml", "the link's configuration file", lambda: sources.file(sources.link)
+    yield "link.toml", "the link's configuration file", lambda: _without_webhook_path(sources.file(sources.link))
     yield "secrets.json", "versions, states and dates of the secrets; no secret", lambda: _json(ask("secrets"))
     yield "policy.json", "the binding to PCRs", lambda: _json(ask("policy_show", pcrs=[]))
     yield "metrics.prom", "the metrics", lambda: str(ask("metrics")["text"])
@@ -152,6 +153,19 @@ def members(sources: Sources, *, licenses: bool) -> Iterator[Member]:
     for unit in UNITS:
         if unit.endswith(".service"):
             yield f"journal/{unit}.txt", f"journal of {unit}", partial(_journal, sources, unit)
+
+
+_PATH = re.compile(r"(https?://[^/\"'\s]+)/[^\"'\s]+")
+
+
+def _without_webhook_path(text: str) -> str:
+    """The link's configuration without the path of the webhook: with many receivers, who knows it may write there."""
+    within, lines = False, []
+    for line in text.splitlines(keepends=True):
+        if line.lstrip().startswith("["):
+            within = "webhook" in line
+        lines.append(_PATH.sub(r"\1/[the path was removed]", line) if within or "webhook" in line else line)
+    return "".join(lines)
 
 
 def _json(value: Any) -> str:

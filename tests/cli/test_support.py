@@ -35,6 +35,7 @@ SECRETS = {
     "a license token": token(),
     "a cut license token": token()[:-9],
     "a signed text": ".".join(issue_token(CLAIMS, secret(1), 1, LICENSE_KEY).split(".")[i] for i in (0, 3, 3)),
+    "a webhook key": f"lawh_{secrets.token_urlsafe(32)}",
     "an enrollment token": next(
         text for text in iter(lambda: secrets.token_urlsafe(24), "") if text[0].isalnum() and text[-1].isalnum()
     ),
@@ -74,6 +75,26 @@ def test_it_is_found_in_json_too(what: str) -> None:
     text = json.dumps({"text": SECRETS[what]})
     left, _counts = leaks.removed(text)
     assert leaks.found(text) and _core(json.dumps(SECRETS[what])[1:-1]) not in left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[webhook]\nurl = "https://chat.example/services/T0/B0/Xq3ZtOKs"\nmin = 1\n',
+        "[webhook]\n  url='https://chat.example:8443/services/T0/B0/Xq3ZtOKs' # https://chat.example/services/Xq3ZtOKs\n",
+        'webhook.url = "https://chat.example/services/T0/B0/Xq3ZtOKs"\n',
+        'webhook = { url = "https://chat.example/services/Xq3ZtOKs" }\n',
+        '["webhook"]\nurl = """https://chat.example/services/Xq3ZtOKs"""\n',
+    ],
+)
+def test_a_webhooks_path_stays_here_and_its_host_goes(poisoned: sources.Sources, text: str) -> None:
+    """Who knows the whole address can write to the receiver: with many services it is their only secret."""
+    link = poisoned.root / "etc/license-agent/link.toml"
+    link.write_text('[upstream]\nurl = "https://license.example/api"\n')
+    (made,) = [each for each in sources.members(poisoned, licenses=True) if each[0] == "link.toml"]
+    assert made[2]() == link.read_text()
+    link.write_text(link.read_text() + text if text.startswith("[") else text + link.read_text())
+    assert "Xq3ZtOKs" not in made[2]() and "https://chat.example" in made[2]() and "license.example/api" in made[2]()
 
 
 @pytest.mark.parametrize("text", HARMLESS)
