@@ -5,13 +5,14 @@ administrator's certificate must not be, so every rule that matters here is a va
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from contracts.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI
@@ -19,6 +20,23 @@ from contracts.adminca import UNREADABLE, AdminCa, require_p256
 from ipc.bounds import MAX_ADMIN_CERTIFICATES
 
 from .roles import Role
+
+_OWN_NAMES = re.compile(
+    r"validation failed: |candidates exhausted: |Python extension validator failed: ValueError: "
+    r"| \(encountered processing .*\Z",
+    re.DOTALL,
+)
+_MISSING = re.compile(r"invalid extension: ([0-9.]+): Certificate is missing required extension")
+_EXTENSIONS = {
+    each.dotted_string: name
+    for each, name in (
+        (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, "authorityKeyIdentifier"),
+        (ExtensionOID.BASIC_CONSTRAINTS, "basicConstraints"),
+        (ExtensionOID.EXTENDED_KEY_USAGE, "extendedKeyUsage"),
+        (ExtensionOID.KEY_USAGE, "keyUsage"),
+        (ExtensionOID.SUBJECT_ALTERNATIVE_NAME, "subjectAltName"),
+    )
+}
 
 _ROLES = {f"{ROLE_URI}{role.name.lower()}": role for role in Role}
 
@@ -72,22 +90,22 @@ class Administrator:
 def _certifies(_policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
     require_p256(certificate)
     if not usage.key_cert_sign:
-        raise ValueError("a CA's key that may not sign certificates")
+        raise ValueError("its CA's key may not sign certificates (keyUsage)")
 
 
 def _is_no_ca(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints | None) -> None:
     if constraints is not None and constraints.ca:
-        raise ValueError("the certificate of a CA")
+        raise ValueError("it is the certificate of a CA")
 
 
 def _signs(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
     if not usage.digital_signature:
-        raise ValueError("a key that may not sign")
+        raise ValueError("its key may not sign (keyUsage)")
 
 
 def _is_for_clients(_policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
-        raise ValueError("a certificate that is not for clients (clientAuth)")
+        raise ValueError("it is not for clients (extendedKeyUsage)")
 
 
 def _has_one_role(_policy: Policy, certificate: x509.Certificate, names: x509.SubjectAlternativeName) -> None:
@@ -100,14 +118,14 @@ def _break_glass(names: x509.SubjectAlternativeName) -> str | None:
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     found = [uri.removeprefix(BREAK_GLASS_URI) for uri in uris if uri.startswith(BREAK_GLASS_URI)]
     if len(found) > 1 or "" in found:
-        raise ValueError("a break-glass certificate that does not name one agent")
+        raise ValueError("a break-glass certificate must name one agent")
     return found[0] if found else None
 
 
 def _role(names: x509.SubjectAlternativeName) -> Role:
     found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(ROLE_URI)]
     if len(found) != 1 or found[0] not in _ROLES:
-        raise ValueError(f"a certificate that must name one role as a URI, such as {ROLE_URI}viewer")
+        raise ValueError(f"it must name one role as a URI, such as {ROLE_URI}viewer")
     return _ROLES[found[0]]
 
 
@@ -166,6 +184,15 @@ def _name(certificate: x509.Certificate) -> str:
     return name
 
 
+def _reason(error: Exception) -> str:
+    """What the library says of a chain, without its own names and without those of this code."""
+    text = _OWN_NAMES.sub("", str(error))
+    missing = _MISSING.match(text)
+    if missing is not None:
+        return f"the extension {_EXTENSIONS.get(missing[1], missing[1])} is missing"
+    return text[:200]
+
+
 def _verify(
     ca: AdminCa, chain: list[x509.Certificate], dates: list[tuple[datetime, datetime]], window: Window
 ) -> NotIssued | None:
@@ -182,7 +209,7 @@ def _verify(
             verifier.verify(chain[0], chain[1:])
         except (VerificationError, *UNREADABLE) as error:
             if chain[-1].issuer == anchor.subject:
-                problem = NotIssued("other_ca", f"the admin CA does not vouch for this certificate: {str(error)[:200]}")
+                problem = NotIssued("other_ca", f"the admin CA does not vouch for this certificate: {_reason(error)}")
             continue
         # It is the CA's. Only now do dates matter: what a stranger's certificate says of its dates is nobody's business.
         if last.timestamp() < window.earliest:

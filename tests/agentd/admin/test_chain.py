@@ -76,6 +76,24 @@ def test_what_is_no_administrators_certificate(reason: str, made: Holder | None)
     assert refused.value.outcome in ("other_ca", "bad_certificate"), reason
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (CA.issue("x", ca=True), "it is the certificate of a CA"),
+        (CA.issue("x", client=False), "the extension extendedKeyUsage is missing"),
+        (CA.issue("x", client=False, usage=ExtendedKeyUsageOID.SERVER_AUTH), "it is not for clients (extendedKeyUsage)"),
+        (CA.issue("x", signs=False), "its key may not sign (keyUsage)"),
+        (Ca("Admin CA").issue("x"), "signature does not match"),
+        (CA.issue("x", f"{ROLE_URI}viewer", role="admin"), f"it must name one role as a URI, such as {ROLE_URI}viewer"),
+    ],
+)
+def test_the_refusal_says_what_the_certificate_lacks_in_the_fields_words(made: Holder, said: str) -> None:
+    """It is the administrator's error message and the alert's text; the library's names its own functions and our code's."""
+    with pytest.raises(NotIssued) as refused:
+        judged(made)
+    assert str(refused.value).endswith(f": {said}"), str(refused.value)
+
+
 def test_trailing_bytes_are_refused() -> None:
     with pytest.raises(NotIssued):
         judge(TRUSTED, [CA.issue("x").der + b"\0"], NOW)
