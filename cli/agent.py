@@ -60,12 +60,23 @@ class Agent:
         self._reader: AdminClient | None = None
         self._in_session = False
 
-    def ask(self, op: str, *, deadline: float = ADMIN_DEADLINE_S, **fields: Any) -> dict[str, Any]:
-        """Sends one request, signed if the agent demands it. A socket that does not exist is an error at once."""
+    def ask(
+        self, op: str, *, deadline: float = ADMIN_DEADLINE_S, descriptor: int | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Sends one request, signed if the agent demands it. A socket that does not exist is an error at once.
+
+        Args:
+            op: the operation.
+            deadline: seconds for all of it.
+            descriptor: of an open file that the request is about.
+            fields: of the request.
+        """
         self._check_socket()
         if self._reader is not None:
             return self._read(self._reader, op, fields)
         with self._client(deadline) as client:
+            if descriptor is not None:
+                client.hand_over(descriptor)
             given = None if op in UNSIGNED or self._credentials is None else client.challenge()
             if given is None or not given.required or self._credentials is None:
                 return client.call(op, **fields)

@@ -173,6 +173,7 @@ main.add_command(audit.public_key)
 backup.backup.add_command(timedbackup.run)
 main.add_command(backup.backup)
 main.add_command(ota.ota)
+main.add_command(ota.ota_update)
 
 
 @main.group()

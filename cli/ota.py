@@ -1,8 +1,13 @@
 """Commands for updates: what is offered, what runs, what is wanted of them, and the maintenance register."""
 
+import hashlib
+import os
 import sys
+import tarfile
 import time
-from typing import Any
+import tomllib
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 from tabulate import tabulate
@@ -11,12 +16,18 @@ from ipc.posclient.policy import AgentUnavailable
 
 from . import render
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
+from .packageurl import NoPackage, package_named, upstream_of
 from .progress import waiting
 
 POLL_S = 1.0
 RESTART_S = 180.0
 """How long the agent may be away while its own update starts it again."""
 _ERASE = "\r\x1b[K"
+PACKAGE_DEADLINE_S = 900.0
+"""For the updater to verify a package and to copy it: the agent answers after that."""
+BUNDLE_ENDS = ".bundle"
+"""How a bundle's name ends: the profiles of AppArmor let agent and updater read no other file that they are handed."""
+_READ_BYTES = 1024 * 1024
 _ENDS = ("idle", "locked")
 _PAGE = 50
 
@@ -44,11 +55,20 @@ def check(agent: Agent) -> None:
 
 
 @ota.command("install")
+@click.option(
+    "--package",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Install the package in this update bundle instead, from a memory stick for instance; its name ends in .bundle.",
+)
 @click.option("--no-wait", is_flag=True, help="Return once it has begun; 'ota status' shows how it goes on.")
 @pass_agent
-def install(agent: Agent, no_wait: bool) -> None:
+def install(agent: Agent, package: Path | None, no_wait: bool) -> None:
     """Install what is offered now, whatever window, notice and the POS application say."""
-    _begin(agent, no_wait, rehearse=False)
+    if package is None:
+        _begin(agent, no_wait, rehearse=False)
+    else:
+        _install_package(agent, package, no_wait)
 
 
 @ota.command("rehearse")
@@ -110,6 +130,78 @@ def _begin(agent: Agent, no_wait: bool, *, rehearse: bool) -> None:
     reply = agent.ask("ota_install", rehearse=rehearse)
     text = f"{'rehearsing' if rehearse else 'installing'} {reply['product']} {reply['version']} (build {reply['build_id']})"
     _finish(agent, reply, text, no_wait, ("rehearsed",) if rehearse else ("installed",))
+
+
+@click.command("ota_update")
+@click.option("--url", required=True, metavar="PACKAGE", help="A file, file:///FILE, or a URL of the update repository.")
+@click.option(
+    "--link",
+    default="/etc/license-agent/link.toml",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="The link's configuration, which names the update repository.",
+)
+@click.option("--no-wait", is_flag=True, help="Return once it has begun; 'ota status' shows how it goes on.")
+@pass_agent
+def ota_update(agent: Agent, url: str, link: Path, no_wait: bool) -> None:
+    """Install the package at PACKAGE now: from a file, or from the repository if the license server orders just that one."""
+    try:
+        named = package_named(url, upstream_of(tomllib.loads(link.read_text("utf-8"))) if link.exists() else None)
+    except NoPackage as error:
+        raise click.BadParameter(f"{url} {error}", param_hint="--url") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{link} is not TOML: {error}", param_hint="--link") from None
+    if isinstance(named, Path):
+        _install_package(agent, named, no_wait)
+        return
+    with waiting("asking the license server"):
+        update = agent.ask("ota_check", deadline=SERVER_DEADLINE_S)["update"]
+    if update is None or update.get("sha256") != named.sha256:
+        what = "nothing" if update is None else f"{update['product']} {update['version']}"
+        raise click.ClickException(
+            f"the license server orders {what} for this machine, and not the package at {url}; assign that on the server with "
+            "'license-server ota assign', or install it from a file with --package"
+        )
+    _begin(agent, no_wait, rehearse=False)
+
+
+def _install_package(agent: Agent, path: Path, no_wait: bool) -> None:
+    """Opens the bundle with this user's rights, and hands the agent the open file: no process of the agent opens a path."""
+    if path.suffix != BUNDLE_ENDS:
+        raise click.BadParameter(
+            f"the name of an update bundle ends in {BUNDLE_ENDS}; rename {path.name}", param_hint="--package"
+        )
+    # O_NONBLOCK: a named pipe must not make the command wait.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        try:
+            with waiting("reading the package"):
+                digest = package_digest(file)
+        except (tarfile.TarError, EOFError) as error:
+            raise click.BadParameter(f"{path} is no update bundle: {error}", param_hint="--package") from None
+        with waiting("the updater verifies the package"):
+            reply = agent.ask("ota_package", deadline=PACKAGE_DEADLINE_S, descriptor=file.fileno(), sha256=digest)
+    _finish(
+        agent, reply, f"installing {reply['product']} {reply['version']} (build {reply['build_id']})", no_wait, ("installed",)
+    )
+
+
+def package_digest(file: BinaryIO) -> str:
+    """SHA-256 of the package in an update bundle, hex: what is signed.
+
+    Raises:
+        tarfile.TarError: it is no tar archive, or has no package.
+        OSError: it cannot be read.
+    """
+    with tarfile.open(fileobj=file, mode="r:") as bundle:
+        for member in bundle:
+            content = bundle.extractfile(member) if member.name == "package" and member.isreg() else None
+            if content is not None:
+                digest = hashlib.sha256()
+                while data := content.read(_READ_BYTES):
+                    digest.update(data)
+                return digest.hexdigest()
+    raise tarfile.TarError("it has no member 'package'")
 
 
 def _finish(agent: Agent, reply: dict[str, Any], text: str, no_wait: bool, good: tuple[str, ...]) -> None:

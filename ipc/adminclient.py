@@ -1,5 +1,7 @@
 """Sends administrators' requests to the admin socket. A request may change something, so it is never sent twice."""
 
+import array
+import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from .clientwire import encode_request
 from .errors import ErrorCode
 from .posclient.calls import Answer, Question
 from .posclient.client import LicenseClient
-from .posclient.policy import AgentRefused
+from .posclient.policy import AgentRefused, AgentUnavailable, cause_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,22 @@ class AdminClient(LicenseClient):
         reply = self._call("signed", signed)
         reply.pop("next_challenge", None)
         return reply
+
+    def hand_over(self, descriptor: int) -> None:
+        """Hands the agent an open file; the next `ota_package` on this connection is about it. Raises as `call`.
+
+        Args:
+            descriptor: of the file; stays the caller's.
+        """
+        self.call("ota_hand_over")
+        with self._connections.mine().lock:
+            sock = self._connections.mine().socket
+            try:
+                if sock is None:
+                    raise OSError("the connection was closed")
+                sock.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))])
+            except OSError as error:
+                raise AgentUnavailable(f"the agent does not take the file: {cause_text(error)}") from error
 
     def _call(self, op: str, fields: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         def conversation() -> Generator[Question, Answer, dict[str, Any]]:

@@ -237,7 +237,7 @@ class Health(Request, tag="health", frozen=True):
     """Does the agent work? The verdict alone, for monitoring without a certificate."""
 
 
-CertificateDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class SystemInfo(Request, tag="system_info", frozen=True):
@@ -247,7 +247,7 @@ class SystemInfo(Request, tag="system_info", frozen=True):
 class CertificateCheck(Request, tag="certificate_check", frozen=True):
     """Which of these certificates are revoked? SHA-256 of their DER, hex. For whom administrators connect to."""
 
-    digests: Annotated[tuple[CertificateDigest, ...], Meta(min_length=1, max_length=MAX_ADMIN_CERTIFICATES)]
+    digests: Annotated[tuple[Sha256, ...], Meta(min_length=1, max_length=MAX_ADMIN_CERTIFICATES)]
 
 
 class Challenge(Request, tag="challenge", frozen=True):
@@ -282,7 +282,7 @@ class AdminAccess(Request, tag="admin_access", frozen=True):
 class AdminRevoke(Request, tag="admin_revoke", frozen=True):
     """Let these certificates not count any more, for good: SHA-256 of their DER, hex."""
 
-    digests: Annotated[tuple[CertificateDigest, ...], Meta(min_length=1, max_length=100)]
+    digests: Annotated[tuple[Sha256, ...], Meta(min_length=1, max_length=100)]
 
 
 class AdminAccessEnd(Request, tag="admin_access_end", frozen=True):
@@ -349,6 +349,20 @@ class OtaInstall(Request, tag="ota_install", frozen=True):
     """
 
     rehearse: bool
+
+
+class OtaHandOver(Request, tag="ota_hand_over", frozen=True):
+    """Announces an open file, which comes with one byte once this is answered. `ota_package` on this connection is about it."""
+
+
+class OtaPackage(Request, tag="ota_package", frozen=True):
+    """Install the package in the update bundle that was handed over.
+
+    Attributes:
+        sha256: of the package, hex.
+    """
+
+    sha256: Sha256
 
 
 class OtaRollback(Request, tag="ota_rollback", frozen=True):
@@ -427,13 +441,14 @@ SignableRequest = (
     | OtaStatus
     | OtaCheck
     | OtaInstall
+    | OtaPackage
     | OtaRollback
     | OtaUnlock
     | OtaPause
     | OtaHistory
 )
 """What administrators ask for, with a signature around it or without one."""
-AdminRequest = SignableRequest | Challenge | Signed
+AdminRequest = SignableRequest | Challenge | Signed | OtaHandOver
 
 
 class VerdictReply(msgspec.Struct, frozen=True, gc=False):

@@ -84,6 +84,8 @@ RULES: dict[type[messages.Request], Rule] = {
     messages.OtaHistory: Rule(Role.VIEWER, root=True),
     messages.OtaCheck: Rule(Role.OPERATOR),
     messages.OtaInstall: Rule(Role.OPERATOR),
+    messages.OtaHandOver: Rule(Role.VIEWER, root=True, anyone=True),  # what it is for has a row of its own
+    messages.OtaPackage: Rule(Role.OPERATOR),
     messages.OtaPause: Rule(Role.OPERATOR),
     messages.OtaRollback: Rule(Role.OPERATOR, root=True),  # the new version may be why a certificate cannot be used
     messages.OtaUnlock: Rule(Role.ADMIN),

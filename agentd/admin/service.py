@@ -7,8 +7,10 @@ another; a request that waits for hardware or disk does not block the daemon.
 
 import asyncio
 import logging
+import os
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from agentd.audit.log import AuditLog, AuditUnavailable, actor
@@ -35,6 +37,8 @@ from ipc.messages import (
     CertificateCheck,
     Challenge,
     Health,
+    OtaHandOver,
+    OtaPackage,
     OtaStatus,
     Ping,
     Request,
@@ -61,6 +65,19 @@ ALERT_EVERY_S, ALERTS_AT_ONCE = 60.0, 3
 """How many refused certificates of each user raise an alert; the others are counted."""
 
 Handler = Callable[[Any, Peer], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A request with the file that came before it.
+
+    Attributes:
+        request: the request.
+        descriptor: of the file; closed once the handler has returned.
+    """
+
+    request: OtaPackage
+    descriptor: int
 
 
 class AdminService:
@@ -173,6 +190,12 @@ class AdminService:
                 raise
             self.rejected(connection.peer, error.code)
             request = encode_error(error.code, msgspec_text(error.text), error.request_id)
+        if isinstance(request, OtaHandOver) and OtaPackage in self._handlers:
+            # At once, before the loop reads on: what it reads with the byte that brings the file, it would lose.
+            try:
+                connection.expect_descriptor()
+            except OSError as error:
+                request = encode_error(ErrorCode.UNAVAILABLE, os_problem(error), request.id)
         queue = self._queues.get(connection)
         if queue is None:
             queue = self._queues[connection] = []
@@ -205,8 +228,8 @@ class AdminService:
             except NotAccepted as error:
                 return await self._refuse(error, request, peer, {})
             if isinstance(request, Challenge):
-                return await self._reply(request, caller, self._access.challenge(talk, self._monotonic()))
-            return await self._reply(request, caller, {})
+                return await self._reply(request, caller, self._access.challenge(talk, self._monotonic()), connection)
+            return await self._reply(request, caller, {}, connection)
         await self._pause(self._setbacks.wait(peer.uid, self._monotonic()))
         try:
             found = self._access.authenticate(request, talk, peer, self._monotonic())
@@ -215,7 +238,7 @@ class AdminService:
         more = self._next(talk)
         if isinstance(found.request, SessionBegin):
             more = {**more, **self._begin_session(talk, found)}
-        return await self._reply(found.request, found.caller, more)
+        return await self._reply(found.request, found.caller, more, connection)
 
     def _next(self, talk: Conversation) -> dict[str, Any]:
         """The next challenge, as each reply to a signed request carries it."""
@@ -244,20 +267,31 @@ class AdminService:
         await self._pause(self._setbacks.wait(peer.uid, now))
         return encode_error(error.code, error.text, request.id, more)
 
-    async def _reply(self, request: Request, peer: Peer, more: dict[str, Any]) -> bytes:
+    async def _perform(self, handler: Handler, request: Request, peer: Peer, connection: Connection) -> dict[str, Any]:
+        if not isinstance(request, OtaPackage) or (descriptor := connection.take_descriptor()) is None:
+            return await handler(request, peer)
+        try:
+            return await handler(Handed(request, descriptor), peer)
+        finally:
+            os.close(descriptor)
+
+    async def _reply(self, request: Request, peer: Peer, more: dict[str, Any], connection: Connection) -> bytes:
         """Performs a request that may be performed.
 
         Args:
             request: what to do.
             peer: who asks.
             more: further members of the reply.
+            connection: that it came on.
         """
         op = str(type(request).__struct_config__.tag)
         try:
             handler = self._handlers.get(type(request))
-            if handler is None and not isinstance(request, Ping | Challenge | SessionBegin):
+            known = isinstance(request, Ping | Challenge | SessionBegin)
+            known = known or (isinstance(request, OtaHandOver) and OtaPackage in self._handlers)
+            if handler is None and not known:
                 raise Refused("this device is not an agent yet: 'license-agent-cli provision' makes it one")
-            fields = {} if handler is None else await handler(request, peer)
+            fields = {} if handler is None else await self._perform(handler, request, peer, connection)
             if isinstance(request, Ping | Health | Status | SystemInfo | CertificateCheck | Challenge | OtaStatus):
                 # Monitoring asks so each minute, `status --watch` every few seconds, and a client before each signature.
                 self._count(op, peer, {})

@@ -11,10 +11,10 @@ from agentd.ota.acts import UpdateActs
 from agentd.ota.register import Register
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.updateview import update_view
-from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPause, OtaRollback, OtaStatus, OtaUnlock
+from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPackage, OtaPause, OtaRollback, OtaStatus, OtaUnlock
 from ipc.peer import Peer
 
-from .service import Handler
+from .service import Handed, Handler
 
 
 class UpdateHandlers:
@@ -35,6 +35,7 @@ class UpdateHandlers:
             OtaStatus: self._status,
             OtaCheck: self._check,
             OtaInstall: self._install,
+            OtaPackage: self._package,
             OtaRollback: self._roll_back,
             OtaUnlock: self._unlock,
             OtaPause: self._pause,
@@ -63,6 +64,13 @@ class UpdateHandlers:
     async def _install(self, request: OtaInstall, peer: Peer) -> dict[str, Any]:
         acts, _ = self._require()
         order = await acts.install(name_of(peer), actor(peer), rehearsal=request.rehearse)
+        return {"product": order.product, "version": order.version, "build_id": order.build_id}
+
+    async def _package(self, handed: Handed | OtaPackage, peer: Peer) -> dict[str, Any]:
+        acts, _ = self._require()
+        if isinstance(handed, OtaPackage):
+            raise Refused("no file was handed over: 'license-agent-cli ota install --package FILE' opens one and sends it")
+        order = await acts.take(handed.descriptor, handed.request.sha256, name_of(peer), actor(peer))
         return {"product": order.product, "version": order.version, "build_id": order.build_id}
 
     async def _roll_back(self, request: OtaRollback, peer: Peer) -> dict[str, Any]:

@@ -64,8 +64,14 @@ class UpdateActs:
         if update.step not in (Step.IDLE, *WAITS):
             raise Refused(f"an update is under way ({update.step.value}): wait until it has ended")
 
-    async def take(self, package: int, who: str, actor: dict[str, Any]) -> Order:
+    async def take(self, package: int, sha256: str, who: str, actor: dict[str, Any]) -> Order:
         """Takes a package from an administrator's descriptor and installs it, after the same checks as any other (OT-09).
+
+        Args:
+            package: descriptor of the bundle; stays the caller's.
+            sha256: of the package in it, as the administrator wants it, hex.
+            who: for the register.
+            actor: for the audit log.
 
         Raises:
             Refused: the updater does not accept it, or another update is under way.
@@ -81,6 +87,8 @@ class UpdateActs:
             found = await self._updater.take(package, now, progress)
         except (Declined, Unreachable) as error:
             raise Refused(f"the package is not accepted: {error}") from None
+        if found.sha256 != sha256:
+            raise Refused("the package in the file is not the one that was asked for: its SHA-256 is another")
         order = Order(
             number=0, product=found.product, version=found.version, build_id=found.build_id, sha256=found.sha256,
             source="package", operator=who, received=now, notes=found.notes, length=found.length,

@@ -8,6 +8,7 @@ another.
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -24,6 +25,7 @@ from ipc.messages import encode_error
 from ipc.peer import Peer
 
 from .admission import forbidden_text
+from .handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +184,8 @@ class Connection(asyncio.Protocol):
         self._closing_since = 0.0
         self._owed = 0  # replies that the service will send later
         self._last_words: bytes | None = None
+        self._handover: Handover | None = None
+        self._descriptor: int | None = None
         self.peer = peer
 
     # Transport
@@ -300,6 +304,38 @@ class Connection(asyncio.Protocol):
         """Looks at what this peer has sent since `hold`."""
         asyncio.get_running_loop().call_soon(self._continue)
 
+    def expect_descriptor(self) -> None:
+        """As `hold`, until the peer has sent one byte with one open file; called by the service while it handles a request.
+
+        The peer sends it once it has the reply. Without it the connection ends.
+
+        Raises:
+            OSError: too many files are open.
+        """
+        if self._handover is None and self._transport is not None:
+            # Whoever announces a second file wants to hand over that one.
+            self._forget_descriptor()
+            self._handover = Handover(self._transport.get_extra_info("socket").fileno(), self._handed)
+        self.hold()
+
+    def take_descriptor(self) -> int | None:
+        """The file that the peer has handed over, which is the caller's to close from then on; None without one."""
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
+
+    def _handed(self, descriptor: int | None) -> None:
+        self._handover = None
+        if descriptor is None:
+            self._break(RemoteProtocolError(ErrorCode.BAD_MESSAGE, "one byte with one open file was to come, and came not"))
+            return
+        self._descriptor = descriptor
+        self._continue()
+
+    def _forget_descriptor(self) -> None:
+        descriptor = self.take_descriptor()
+        if descriptor is not None:
+            os.close(descriptor)
+
     def _go_on_later(self) -> None:
         pause, self._pause = self._pause, 0.0
         self._continuing = True
@@ -313,6 +349,8 @@ class Connection(asyncio.Protocol):
             loop.call_soon(self._continue)
 
     def _continue(self) -> None:
+        if self._handover is not None:
+            return
         self._continuing = False
         if self._closing or self._transport is None:
             return
@@ -388,6 +426,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the peer."""
         self._transport = None
+        if self._handover is not None:
+            self._handover.close()
+            self._handover = None
+        self._forget_descriptor()
         self._queued.clear()
         if self._hub.last_active is self:
             self._hub.last_active = None

@@ -35,6 +35,7 @@ def update_view(runner: UpdateRunner | None, clock: Clock) -> dict[str, Any]:
             "operator": order.operator,
             "received": order.received,
             "not_after": order.not_after or None,
+            "sha256": order.sha256,
             "length": order.length,
             "notes": order.notes[:MAX_NOTES_SHOWN],
         },

@@ -92,6 +92,7 @@ OUTPUTS: dict[str, Output] = {
     "ota check": _UPDATES,
     "ota install": _BEGUN,
     "ota rehearse": _BEGUN,
+    "ota_update": _BEGUN,
     "ota rollback": Output("update-undone", updates.WentBack),
     "ota unlock": Output("updates-unlocked", updates.Unlocked),
     "ota pause": Output("updates-paused", updates.Paused),

@@ -33,6 +33,7 @@ class Offer(Struct):
         operator: who wanted it: `server`, or an administrator.
         received: when it came.
         not_after: it is not installed later; null if only the installer knows.
+        sha256: of the package, hex.
         length: bytes; 0 before the repository was read.
         notes: release notes.
     """
@@ -45,6 +46,7 @@ class Offer(Struct):
     operator: str
     received: int
     not_after: int | None
+    sha256: str
     length: int
     notes: str
 

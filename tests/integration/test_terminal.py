@@ -210,6 +210,7 @@ SILENT = {
     "license-agent-cli ota pause": "",
     "license-agent-cli ota rehearse": "",
     "license-agent-cli ota status": "",
+    "license-agent-cli ota_update": "--url missing.bundle",
     "license-agent-cli ota unlock": "--why repaired",
     "license-agent-cli webhook status": "",
     "license-agent-cli webhook test": "",

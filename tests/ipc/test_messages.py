@@ -58,6 +58,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "ota_status": {},
     "ota_check": {},
     "ota_install": {"rehearse": False},
+    "ota_hand_over": {},
+    "ota_package": {"sha256": "ab" * 32},
     "ota_rollback": {"product": "pos"},
     "ota_unlock": {"why": "repaired"},
     "ota_pause": {"end": False},

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "break-glass begin": "tests/agentd/admin/test_break_glass.py",
     "clock confirm": "tests/integration/test_server_clock.py",
     **dict.fromkeys(
-        ("ota check", "ota install", "ota rehearse", "ota rollback", "ota unlock", "ota pause", "ota history"),
+        ("ota check", "ota install", "ota rehearse", "ota_update", "ota rollback", "ota unlock", "ota pause", "ota history"),
         "tests/agentd/admin/test_update_handlers.py",
     ),
 }

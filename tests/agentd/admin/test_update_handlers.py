@@ -97,6 +97,7 @@ def test_an_update_from_the_check_to_the_register(desk: Desk) -> None:
         assert _line(waiting).startswith("window  [##########..........] 50 %  the notice period")
         begun = await desk.ask(OtaInstall, rehearse=False)
         structured("ota install", {**begun, "outcome": None, "reason": None})
+        structured("ota_update", {**begun, "outcome": None, "reason": None})
         await desk.end()
         after = structured("ota status", await desk.ask(OtaStatus))
         assert after["running"][0] == {

@@ -302,7 +302,7 @@ def test_a_package_is_installed_at_once_and_the_servers_directive_afterwards(mac
 
     async def story() -> None:
         await offer(machine)
-        taken = await machine.acts.take(3, "Eva", EVA)
+        taken = await machine.acts.take(3, NEW.sha256, "Eva", EVA)
         assert (taken.number, taken.source, taken.version) == (0, "package", "2.0.0")
         await runner.stop()
         await runner.run()
@@ -321,7 +321,18 @@ def test_a_package_that_the_updater_refuses_changes_nothing(machine: UpdatedMach
 
     async def story() -> None:
         with pytest.raises(Refused, match="not accepted: bundle: the file is not an update bundle"):
-            await machine.acts.take(3, "Eva", EVA)
+            await machine.acts.take(3, NEW.sha256, "Eva", EVA)
+        assert runner.update.step is Step.IDLE
+
+    play(story)
+
+
+def test_another_package_than_the_one_that_was_asked_for_is_not_installed(machine: UpdatedMachine) -> None:
+    runner = machine.start()
+
+    async def story() -> None:
+        with pytest.raises(Refused, match="its SHA-256 is another"):
+            await machine.acts.take(3, "cd" * 32, "Eva", EVA)
         assert runner.update.step is Step.IDLE
 
     play(story)
