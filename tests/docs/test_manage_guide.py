@@ -47,8 +47,7 @@ def test_openssl_and_curl_are_enough() -> None:
         os.chown(manage.key, 0, manage.uid)
         manage.key.chmod(0o640)
         holder = issued("admin")
-        (directory / "ann.pem").write_bytes(holder.pem)
-        (directory / "ann.key").write_bytes(holder.key_pem)
+        (directory / "ann.pem").write_bytes(holder.pem + holder.key_pem)  # as `license-agent admin-ca issue` writes them
         bench = manage.bench
         assert "AGENT_ID=pos-009" in variables  # as the agent of this test
         here = variables.replace("8470", str(manage.port))
