@@ -13,7 +13,7 @@ from tabulate import tabulate
 from common.files import write_atomic
 from contracts.adminca import FILE_NAME, MAX_CA_BYTES, UNREADABLE, BadAdminCa, digest_of, read_admin_ca
 
-from . import render
+from . import inputs, render
 from .agent import EXIT_NEGATIVE, Agent, pass_agent, readable
 
 DEFAULT_CONFIG = "/etc/license-agent/config.toml"
@@ -54,10 +54,12 @@ def install(agent: Agent, file: Path, config: str | None, yes: bool) -> None:
         found = read_admin_ca(data)
     except BadAdminCa as error:
         raise click.UsageError(f"{file} cannot be the admin CA: {error}") from None
+    path = _file(config)
+    if not path.parent.is_dir():
+        raise click.UsageError(f"{path.parent}, where the agent looks for the admin CA, does not exist; is --config right?")
     names = "; ".join(each.subject.rfc4514_string() for each in found.certificates)
     if not yes:
-        click.confirm(f"Every administrator will need a certificate of: {names}. Continue?", abort=True)
-    path = _file(config)
+        inputs.confirm(f"Every administrator will need a certificate of: {names}. Continue?")
     write_atomic(path, data, 0o644)
     _reload(agent)
     reply = agent.ask("admin_access")
@@ -134,9 +136,7 @@ def end(agent: Agent, config: str | None, yes: bool) -> None:
     if agent.ask("admin_access")["configured"] == "required":
         raise click.UsageError('the configuration says [management] authentication = "required": change that first')
     if not yes:
-        click.confirm(
-            "Every user of [management] allowed_uids will administer the agent without a certificate. Continue?", abort=True
-        )
+        inputs.confirm("Every user of [management] allowed_uids will administer the agent without a certificate. Continue?")
     _file(config).unlink(missing_ok=True)
     _reload(agent)
     agent.ask("admin_access_end")

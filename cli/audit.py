@@ -7,6 +7,7 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,18 @@ FOLLOW_EVERY_S = 0.5
 VERIFY_DEADLINE_S = 600.0
 """The agent reads the whole log for it: as much as the configuration keeps."""
 
-times = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ"])
+
+class _Time(click.DateTime):
+    """A date, or a date and time in UTC; says so in the words of an administrator."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a date or a time in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z", param, ctx)
+
+
+times = _Time(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ"])
 
 
 def _uids(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -11,7 +11,19 @@ import click
 from ipc.posclient.tokenfile import token_in
 from ipc.posclient.tokenhint import enrollment_token_hint, license_token_hint
 
-from .agent import ROOM
+from .agent import EXIT_NEGATIVE, ROOM
+
+
+def confirm(question: str) -> None:
+    """Asks; ends the command if the answer is no, or if nobody is there to answer."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        text = "nothing was done: this command asks first, and nobody answered yes; --yes answers"
+        click.echo(f"\nlicense-agent-cli: {text}", err=True)
+        sys.exit(EXIT_NEGATIVE)
 
 
 def _not_utf16(data: bytes, where: str) -> bytes:

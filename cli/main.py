@@ -127,7 +127,7 @@ def secrets_invalidate(agent: Agent, version: int, yes: bool) -> None:
         if found is None:
             raise AgentRefused(ErrorCode.NOT_FOUND, f"there is no secret version {version}")
         text = f"Licenses under version {version}, which is {found['state']}, will be refused until they are re-issued."
-        click.confirm(f"{text} Continue?", abort=True)
+        inputs.confirm(f"{text} Continue?")
     reply = agent.ask("secret_invalidate", version=version)
     agent.show(reply, f"secret version {reply['secret_version']} is INVALIDATED (store generation {reply['generation']})")
 
@@ -218,7 +218,7 @@ def policy_bind(agent: Agent, kind: str, pcrs: tuple[int, ...], key: Any) -> Non
 def policy_revoke(agent: Agent, number: int, yes: bool) -> None:
     """Refuse signed policies with a number below NUMBER, forever."""
     if not yes:
-        click.confirm(f"Policies with a number below {number} can never be used on this machine again. Continue?", abort=True)
+        inputs.confirm(f"Policies with a number below {number} can never be used on this machine again. Continue?")
     reply = agent.ask("policy_revoke", number=number)
     agent.show(reply, f"policies below number {reply['policy_number']} are refused from now on")
 
@@ -256,7 +256,7 @@ def clock_confirm(agent: Agent, yes: bool) -> None:
     if not yes:
         found = agent.ask("status").get("server_time")
         text = "No time of the server is waiting." if found is None else found["text"][0].upper() + found["text"][1:] + "."
-        click.confirm(f"{text} Licenses that have expired by the server's time will be refused. Continue?", abort=True)
+        inputs.confirm(f"{text} Licenses that have expired by the server's time will be refused. Continue?")
     reply = agent.ask("clock_confirm")
     agent.show(
         reply,

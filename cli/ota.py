@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from ipc.posclient.policy import AgentUnavailable
 
-from . import render
+from . import inputs, render
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
 from .packageurl import NoPackage, package_named, upstream_of
 from .progress import waiting
@@ -87,7 +87,7 @@ def rehearse(agent: Agent, no_wait: bool) -> None:
 def rollback(agent: Agent, product: str, yes: bool, no_wait: bool) -> None:
     """Go back to the version of PRODUCT before the running one."""
     if not yes:
-        click.confirm(f"{product} restarts with the version before. Continue?", abort=True)
+        inputs.confirm(f"{product} restarts with the version before. Continue?")
     reply = agent.ask("ota_rollback", product=product)
     text = f"{product} goes back to {reply['version']}"
     _finish(agent, reply, text, no_wait, ("rolled-back",))

@@ -71,12 +71,20 @@ def license_text(reply: dict[str, Any]) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
+def _named(value: Any) -> Any:
+    """A certificate that was shown, by its holder's name; everything else as it is."""
+    return value["name"] if isinstance(value, dict) and "name" in value else value
+
+
 def record_text(record: dict[str, Any]) -> str:
     """One audit record as a line."""
     actor = record.get("actor") or {}
     who = f"uid={actor['uid']} pid={actor['pid']}" if {"uid", "pid"} <= actor.keys() else ""
+    if "name" in actor:
+        how = "break-glass" if actor.get("break_glass") else actor.get("role")
+        who = f"{who} by={actor['name']} ({how})"
     known = {"seq", "class", "heads", "time", "mono", "event", "outcome", "actor", "prev", "hash"}
-    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in known and value is not None)
+    rest = " ".join(f"{key}={_named(value)}" for key, value in record.items() if key not in known and value is not None)
     outcome = str(record.get("outcome"))
     color = {"ok": "green", "begun": None}.get(outcome, "yellow")
     return " ".join(
@@ -85,7 +93,7 @@ def record_text(record: dict[str, Any]) -> str:
             f"{record.get('seq'):>6}",
             str(record.get("time"))[:19] + "Z",
             f"{record.get('event')}",
-            click.style(outcome, fg=color),
+            click.style(outcome, fg=color) if color else outcome,
             who,
             rest,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from . import render
+from . import inputs, render
 from .agent import EXIT_NEGATIVE, Agent, pass_agent
 
 
@@ -104,7 +104,7 @@ def end(agent: Agent, key: str, yes: bool) -> None:
     """End the former of two keys: nothing is signed with it any more."""
     if not yes:
         which = f"Key {key}" if key else "The former key"
-        click.confirm(f"{which} ends: a receiver that has no other key refuses every alert. Continue?", abort=True)
+        inputs.confirm(f"{which} ends: a receiver that has no other key refuses every alert. Continue?")
     reply = agent.ask("webhook_key_end", key=key)
     left = "" if reply["keys"] else " No key is left: alerts wait until there is one."
     agent.show(reply, f"key {reply['key_id']} signs nothing any more.{left}")
