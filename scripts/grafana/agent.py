@@ -63,7 +63,7 @@ def build() -> Dashboard:
         }, "What is full: users who ask more than [pos] rate_per_s allows, and a journal that does not keep up.", span=6),
     ):  # fmt: skip
         board = board.with_panel(panel)
-    for row in (_tpm(), _secrets(), _server(), _certificates(), _audit(), _access()):
+    for row in (_tpm(), _secrets(), _server(), _certificates(), _audit(), _updates(), _access()):
         board = board.with_row(row)
     return board
 
@@ -171,6 +171,22 @@ def _audit() -> Row:
               f"Where a timer makes them, {_WORST}.", unit="s"),
         lines("Backups overdue", {"machines": "count(license_agent_backup_overdue == 1) or 0 * count(license_agent_up)"},
               "'license-agent-cli backup run' makes one, and prints the reason if it fails."),
+    )  # fmt: skip
+
+
+def _updates() -> Row:
+    return section(
+        "Updates",
+        lines("Machines by the step of their update", {"{{state}}": "sum by (state) (license_agent_ota_state)"},
+              "Agents that install updates. locked: more than 2 attempts failed; 'license-agent-cli ota unlock' after a look.", stacked=True),
+        lines("Attempts that failed", {"{{instance}}": "topk(10, license_agent_ota_failed_attempts > 0)"},
+              f"In a row, {_WORST}. The register says why: license-agent-cli ota history."),
+        lines("Held back", {
+            "paused": "count(license_agent_ota_paused == 1) or 0 * count(license_agent_up)",
+            "rehearsal overdue": "count(license_agent_ota_rehearsal_overdue == 1) or 0 * count(license_agent_up)",
+        }, "Machines that an administrator has paused, and test benches that have not rehearsed an update for a quarter."),
+        lines("Time since the last update", {"{{instance}}": "topk(10, time() - (license_agent_ota_last_success_timestamp_seconds > 0))"},
+              f"That proved itself, {_WORST}.", unit="s"),
     )  # fmt: skip
 
 

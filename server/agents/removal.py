@@ -93,9 +93,8 @@ def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Remove
     _delete(session, UpdateDirective, UpdateDirective.agent_id == agent_id)
     _delete(session, UpdateAgent, UpdateAgent.agent_id == agent_id)
     identity = None if agent.identity_key is None else pin_of_jwk(json.loads(agent.identity_key))
-    was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at}
-    if agent.retired_at is not None:
-        was["retired_at"] = agent.retired_at
+    retired = {} if agent.retired_at is None else {"retired_at": agent.retired_at}
+    was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at} | retired
     session.delete(agent)
     events.emit(session, "agent.deleted", now, agent=agent_id)
     audit.record(session, actor, "agent.deleted", "ok", now, agent=agent_id, **was, **asdict(removed))

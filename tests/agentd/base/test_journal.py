@@ -47,7 +47,7 @@ def test_a_message_has_level_identifier_and_place() -> None:
 
 def test_a_message_of_many_lines_stays_one_and_forges_no_field() -> None:
     found = fields_of(journal_encoder("license-agent")(record("first\nPRIORITY=7\n\nlast \udc80")))
-    assert found["MESSAGE"] == "first\nPRIORITY=7\n\nlast \\udc80"
+    assert found["MESSAGE"] == "first | PRIORITY=7 |  | last <U+DC80>"
     assert found["PRIORITY"] == "4"
 
 
