@@ -31,6 +31,8 @@ RUNBOOKS = {
     "LicenseAgentDegraded": _CONTACT,
     "LicenseAgentTpmUnavailable": _TPM,
     "LicenseAgentBackupOverdue": "guides.md#back-up-an-agent",
+    "LicenseAgentUpdatesLocked": "guides/updates.md#when-updates-are-locked",
+    "LicenseAgentRehearsalOverdue": "guides/updates.md#rehearse-each-quarter",
     "LicenseAgentClockSuspect": _CLOCK,
     "LicenseAgentServerTimeHeld": _CLOCK,
     "LicenseAgentUnauthorizedAccess": "guides.md#unauthorized-access-alert",

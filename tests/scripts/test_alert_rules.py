@@ -62,6 +62,14 @@ CASES: dict[str, dict[str, Case]] = {
             {'license_agent_tpm_state{instance="till",state="available"}': "1x10"},
         ),
         "LicenseAgentBackupOverdue": Case("medium", 65, agent(backup_overdue="1x70"), agent(backup_overdue="1x30 0x40")),
+        "LicenseAgentUpdatesLocked": Case(
+            "high", 10, {'license_agent_ota_state{instance="till",state="locked"}': "1x20"},
+            {'license_agent_ota_state{instance="till",state="locked"}': "0x20",
+             'license_agent_ota_state{instance="till",state="proving"}': "1x20"},
+        ),
+        "LicenseAgentRehearsalOverdue": Case(
+            "low", 65, agent(ota_rehearsal_overdue="1x70"), agent(ota_rehearsal_overdue="1x30 0x40")
+        ),
         "LicenseAgentClockSuspect": Case("medium", 10, agent(clock_suspect="1x10"), agent(clock_suspect="1x3 0x7")),
         "LicenseAgentServerTimeHeld": Case("medium", 50, agent(server_time_held="1x60"), agent(server_time_held="1x30 0x30")),
         "LicenseAgentUnauthorizedAccess": Case(
