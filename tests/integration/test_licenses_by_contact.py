@@ -50,9 +50,15 @@ def contact(chain: Chain) -> None:
 
 
 def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_till(chain: Chain) -> None:
-    assert server_view(chain)["capabilities"] == ["announce-capabilities", "lease-seats", "report-usage", "sync-licenses"]
+    assert server_view(chain)["capabilities"] == [
+        "announce-capabilities",
+        "lease-seats",
+        "report-usage",
+        "sync-licenses",
+        "updates",
+    ]
     shown = json.loads(chain.server_cli("agents", "show", chain.agent_id, "--json"))
-    assert sorted(shown["capabilities"]) == ["announce-capabilities", "lease-seats", "report-usage", "sync-licenses"]
+    assert sorted(shown["capabilities"]) == ["announce-capabilities", "lease-seats", "report-usage", "sync-licenses", "updates"]
     assert required(chain) == (False, "no_license")
     chain.issue("till-1")  # what the command prints is not used
     contact(chain)
@@ -96,7 +102,13 @@ def test_a_link_that_withholds_the_list_or_the_licenses_lifts_no_suspension(chai
         chain.kill_agent()
         contact(chain)
         assert reason(chain, carried) == "revoked"
-    assert server_view(chain)["capabilities"] == ["announce-capabilities", "lease-seats", "report-usage", "sync-licenses"]
+    assert server_view(chain)["capabilities"] == [
+        "announce-capabilities",
+        "lease-seats",
+        "report-usage",
+        "sync-licenses",
+        "updates",
+    ]
 
 
 def test_either_side_is_killed_while_licenses_come(chain: Chain) -> None:

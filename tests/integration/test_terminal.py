@@ -221,6 +221,7 @@ SILENT = {
     "license-agent-client refresh": "$VALID",
     "license-agent-client inspect": "$VALID",
     "license-agent-client watch": "missing --for 0",
+    "license-agent-client consent": "",
     "license-agent-client info": "",
     "license-agent-client ping": "",
     "license-agent-link": "--check --config missing",

@@ -143,7 +143,9 @@ def test_a_package_from_a_memory_stick_is_installed_without_the_repository(till:
 def test_a_captured_core_and_updater_cannot_install_what_they_forge(till: UpdatedStand) -> None:
     """What is staged has the form that it must have, and is signed by other keys, or by none."""
     before = till.runs()
-    genuine = json.loads((Path(till.info["state_dir"]) / "ota.json").read_bytes())["update"]["order"]
+    till.assign(till.vendor.publish("1.5", pos_bundle("1.5", till.data)), "--notice", "2d")
+    till.cli("ota", "check")
+    genuine = till.journal()["order"]
     evil = pos_bundle("9.0", till.data)
     header, body, signature = genuine["directive"].split(".")
     content = json.loads(base64.urlsafe_b64decode(body + "=="))

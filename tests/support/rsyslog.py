@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tests.support.waiting import READY_S, answers, wait_until
 
+STOP_S = 90.0
+"""How long systemd waits for a service to end before it kills it."""
 RSYSLOGD = shutil.which("rsyslogd") or "/usr/sbin/rsyslogd"
 SHIPPED = Path(__file__).resolve().parents[2] / "packaging" / "rsyslog"
 COLLECTOR = "collector.example"
@@ -67,11 +69,15 @@ class Rsyslog:
         wait_until(ready, lambda: f"rsyslogd does not run: {self.said}", lives=lambda: process.poll() is None)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Ends it, with SIGTERM or SIGKILL."""
+        """Ends it, with SIGTERM or SIGKILL. One that SIGTERM does not end is killed in the end, as systemd kills it."""
         process, self._process = self._process, None
         if process is not None:
             (process.kill if kill else process.terminate)()
-            process.wait(READY_S)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(READY_S)
             self.socket.unlink(missing_ok=True)
 
 
