@@ -39,7 +39,7 @@ from .bundle import Bundle, Papers
 from .clock import Clock
 from .download import Report, Reporter, Wanted, download
 from .failures import CoreGone, UpdateFailed
-from .linkclient import open_link
+from .linkclient import LinkSession, open_link
 from .repository import package_path, read_repository, refused
 from .staging import Part, Staging, disk_failure
 
@@ -135,17 +135,15 @@ class Updater:
             raise disk_failure(error, "the staging directory cannot be used") from None
         raise TypeError(f"an order without an answer: {type(order).__name__}")
 
+    def _read(self, session: LinkSession, ordered: _Ordered, now: int) -> tuple[VerifiedTargets, MetadataFiles]:
+        """The newest metadata of the repository, by the root of this machine."""
+        metadata, root = self._places.state / "metadata", ordered.trust.root_bytes()
+        return read_repository(session, metadata, root, now, ordered.directive.target, self._clock)
+
     def _refresh(self, order: Refresh, staging: Staging) -> Offer:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, _ = read_repository(
-                session,
-                self._places.state / "metadata",
-                ordered.trust.root_bytes(),
-                order.now,
-                ordered.directive.target,
-                self._clock,
-            )
+            verified, _ = self._read(session, ordered, order.now)
         target = _agreed(ordered, verified, order.now)
         return Offer(
             v=UPDATER_VERSION,
@@ -164,14 +162,7 @@ class Updater:
     def _stage(self, order: Stage, staging: Staging, report: Report) -> Staged:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, files = read_repository(
-                session,
-                self._places.state / "metadata",
-                ordered.trust.root_bytes(),
-                order.now,
-                ordered.directive.target,
-                self._clock,
-            )
+            verified, files = self._read(session, ordered, order.now)
             target = _agreed(ordered, verified, order.now)
             part = None
             if not staging.has(target.sha256):

@@ -53,7 +53,7 @@ class Order:
 
     Attributes:
         path: of the package in the repository.
-        not_before: it is not executed earlier; None for now.
+        not_before: it is not executed earlier; None means at once.
         not_after: it is not executed later; None for `LASTS_S` after `not_before`.
         notice: seconds from now for which it is only announced, at most for as long as it lasts.
         window: when the installation may begin; None leaves that to the agent.
