@@ -169,16 +169,14 @@ def ota_update(agent: Agent, url: str, link: Path, no_wait: bool) -> None:
 def _install_package(agent: Agent, path: Path, no_wait: bool) -> None:
     """Opens the bundle with this user's rights, and hands the agent the open file: no process of the agent opens a path."""
     if path.suffix != BUNDLE_ENDS:
-        raise click.BadParameter(
-            f"the name of an update bundle ends in {BUNDLE_ENDS}; rename {path.name}", param_hint="--package"
-        )
+        raise click.UsageError(f"the name of an update bundle ends in {BUNDLE_ENDS}; rename {path.name}")
     # O_NONBLOCK: a named pipe must not make the command wait.
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         try:
             with waiting("reading the package"):
                 digest = package_digest(file)
         except (tarfile.TarError, EOFError) as error:
-            raise click.BadParameter(f"{path} is no update bundle: {error}", param_hint="--package") from None
+            raise click.UsageError(f"{path} is no update bundle: {error}") from None
         with waiting("the updater verifies the package"):
             reply = agent.ask("ota_package", deadline=PACKAGE_DEADLINE_S, descriptor=file.fileno(), sha256=digest)
     _finish(
