@@ -14,11 +14,12 @@ from typing import Any
 import click
 
 from common.text import shown
-from ipc.adminclient import AdminClient, Sign
+from ipc.adminclient import AdminClient
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from . import health
+from .auth import Credentials
 
 EXIT_NEGATIVE, EXIT_UNAVAILABLE, EXIT_INCOMPLETE = 1, 3, 5
 ADMIN_DEADLINE_S = 60.0
@@ -52,7 +53,7 @@ class Agent:
         path: as given.
     """
 
-    def __init__(self, path: str, as_json: bool, agent_uid: int | None, credentials: Sign | None = None) -> None:
+    def __init__(self, path: str, as_json: bool, agent_uid: int | None, credentials: Credentials | None = None) -> None:
         self.as_json = as_json
         self.path = path
         self.agent_uid = agent_uid
@@ -72,6 +73,8 @@ class Agent:
             fields: of the request.
         """
         self._check_socket()
+        if self._credentials is not None:
+            self._credentials.check()
         if self._reader is not None:
             return self._read(self._reader, op, fields)
         with self._client(deadline) as client:

@@ -35,7 +35,7 @@ class _Time(click.DateTime):
             self.fail(f"{value!r} is not a date or a time in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z", param, ctx)
 
 
-times = _Time(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ"])
+times = _Time(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%MZ"])
 
 
 def _uids(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -156,6 +156,7 @@ def audit_export(agent: Agent, kind: str | None, after: int) -> None:
 @click.option("--event", "events", multiple=True, metavar="PATTERN", help="Such as 'license.*'; may be repeated.")
 @click.option("--outcome", "outcomes", multiple=True, metavar="PATTERN", help="Such as 'expired'; may be repeated.")
 @click.option("--uid", "uids", multiple=True, metavar="USER", callback=_uids, help="Name or UID of who asked; may be repeated.")
+@click.option("--by", "names", multiple=True, metavar="PATTERN", help="Name of the administrator who signed; may be repeated.")
 @click.option("--license", "licenses", multiple=True, metavar="ID", help="About this license; may be repeated.")
 @click.option("--from", "since", type=times, metavar="TIME", help="From this time on, UTC.")
 @click.option("--to", "until", type=times, metavar="TIME", help="Before this time, UTC.")
@@ -168,6 +169,7 @@ def audit_search(
     events: tuple[str, ...],
     outcomes: tuple[str, ...],
     uids: tuple[int, ...],
+    names: tuple[str, ...],
     licenses: tuple[str, ...],
     since: datetime | None,
     until: datetime | None,
@@ -179,7 +181,7 @@ def audit_search(
 
     Where no record fits, the exit status is 1.
     """
-    wanted = Wanted(events, outcomes, uids, licenses, _as_logged(since), _as_logged(until), severity, kind)
+    wanted = Wanted(events, outcomes, uids, names, licenses, _as_logged(since), _as_logged(until), severity, kind)
     steps = progress.Steps("searched records")
     kept: deque[str] = deque(maxlen=limit)
     found = False

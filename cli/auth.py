@@ -1,6 +1,7 @@
 """Signs requests with an administrator's key: from a file in PEM, or in an ssh-agent, which may have it on a PKCS #11 token.
 
-Nothing is read before the agent asks for a signature, so `--help`, completion and agents that ask for none need no key.
+Nothing is read before the agent asks for a signature, so `--help` and completion need no key, nor does an agent that asks
+for none.
 """
 
 import os
@@ -62,6 +63,16 @@ class Credentials:
             return Proof(self._chain, sign(text))
         except sshagent.NoSignature as error:
             raise BadCredentials(str(error)) from None
+
+    def check(self) -> None:
+        """Looks whether the files that were named exist, also where the agent demands no signature: a mistyped name shows.
+
+        Raises:
+            BadCredentials: one does not.
+        """
+        for option, path in (("--auth-cert", self._certificate), ("--auth-key", self._key)):
+            if path is not None and not os.path.exists(path):
+                raise BadCredentials(f"{path} does not exist ({option}, or its environment variable, names it)")
 
     def _open(self) -> None:
         data = _read(self._certificate)

@@ -312,7 +312,9 @@ def _decrypted(file: Path, identity: Path | None, certificate: Path | None, pass
             return content
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise BackupFailed(f"{file} decrypts, but it is not a backup of the agent")
+    raise BackupFailed(
+        f"{file} decrypts to something else than a backup of the agent: it was changed or damaged, or it is another file"
+    )
 
 
 def _has_form(content: dict[str, Any]) -> bool:

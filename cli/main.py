@@ -103,7 +103,7 @@ def secrets(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         agent: Agent = ctx.obj
         reply = agent.ask("secrets")
-        agent.show(reply, render.secrets_text(reply))
+        agent.show(reply, render.secrets_text(reply, render.terminal_columns()))
 
 
 @secrets.command("install")

@@ -44,6 +44,7 @@ class Wanted:
         events: patterns of a shell (`license.*`), of which one must fit.
         outcomes: likewise.
         uids: of the actor.
+        names: patterns for the name of the administrator whose certificate signed the request.
         licenses: ids.
         since: RFC 3339 in UTC, as records have it; the first moment.
         until: likewise; the first moment that is too late.
@@ -54,6 +55,7 @@ class Wanted:
     events: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
     licenses: tuple[str, ...] = ()
     since: str = ""
     until: str = ""
@@ -68,6 +70,7 @@ class Wanted:
             _one_of(event, self.events)
             and _one_of(str(record.get("outcome")), self.outcomes)
             and (not self.uids or (isinstance(actor, dict) and actor.get("uid") in self.uids))
+            and (not self.names or (isinstance(actor, dict) and _one_of(str(actor.get("name", "")), self.names)))
             and (not self.licenses or record.get("license") in self.licenses)
             and (not self.since or time >= self.since)
             and (not self.until or time < self.until)

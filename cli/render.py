@@ -1,6 +1,11 @@
 """Turns the agent's replies into text for people. Nothing here performs IO."""
 
+import re
+import shutil
+import sys
+import textwrap
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -8,6 +13,7 @@ from tabulate import tabulate
 
 from audittrail.report import INCOMPLETE, INTACT, TAMPERED
 
+_QUOTED = re.compile(r"'[^']*'")
 _STATE_COLORS = {"ACTIVE": "green", "GRACE": "yellow", "INVALIDATED": "red"}
 
 
@@ -37,8 +43,33 @@ def state(word: str) -> str:
     return click.style(word, fg=_STATE_COLORS.get(word))
 
 
-def secrets_text(reply: dict[str, Any]) -> str:
-    """The reply to `secrets`."""
+def terminal_columns() -> int | None:
+    """How wide the terminal on standard output is; None where a pipe or a file takes the text."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str], columns: int | None) -> str:
+    """A table; where `columns` are too few for it, a block of lines for each row."""
+    text = tabulate(rows, headers=headers)
+    if columns is None or max(len(click.unstyle(line)) for line in text.splitlines()) <= columns:
+        return text
+    return "\n\n".join(tabulate(zip(headers, row, strict=True), tablefmt="plain", disable_numparse=True) for row in rows)
+
+
+def hanging(text: str, indent: int, columns: int | None) -> str:
+    """`text` in lines that fit into `columns` behind `indent` characters, the first line without its indent.
+
+    What stands between quotes is a command to copy: it is never broken, so that one line of it holds the whole command.
+    """
+    if columns is None or columns - indent < 30:
+        return text
+    whole = _QUOTED.sub(lambda found: found.group().replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, columns - indent, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines).replace("\0", " ")
+
+
+def secrets_text(reply: dict[str, Any], columns: int | None = None) -> str:
+    """The reply to `secrets`, on a terminal of so many columns."""
     rows = [
         (
             secret["version"],
@@ -52,7 +83,7 @@ def secrets_text(reply: dict[str, Any]) -> str:
     ]
     if not rows:
         return "no secrets yet; 'license-agent-cli provision' or 'secrets install' brings one"
-    return tabulate(rows, headers=["version", "state", "valid from", "valid until", "grace until", "invalidated"])
+    return table(rows, ("version", "state", "valid from", "valid until", "grace until", "invalidated"), columns)
 
 
 def license_text(reply: dict[str, Any]) -> str:

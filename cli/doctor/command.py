@@ -43,11 +43,12 @@ def doctor(ctx: click.Context, config: Path | None, deep: bool, host: bool) -> N
 
 
 def _make_checks(agent: Agent, machine: "Machine", host: bool) -> None:
+    from ..render import terminal_columns
     from . import report
     from .table import CHECKS, HOST_CHECKS
 
     results = [check.make(machine) for check in (*CHECKS, *(HOST_CHECKS if host else ()))]
-    agent.show(report.view(results), report.text(results))
+    agent.show(report.view(results), report.text(results, terminal_columns()))
     sys.exit(report.exit_status(results))
 
 

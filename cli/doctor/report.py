@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from ..agent import EXIT_INCOMPLETE, EXIT_NEGATIVE
+from ..render import hanging
 from .verdict import BADNESS, Result, State, worst
 
 WORDS = {State.PASS: "pass", State.UNKNOWN: "not checked", State.WARN: "warning", State.FAIL: "FAIL"}
@@ -27,11 +28,16 @@ def view(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def text(results: list[Result]) -> str:
-    """A line for each finding, the worst first, then what to do about it, and one line that counts."""
+def text(results: list[Result], columns: int | None = None) -> str:
+    """A line for each finding, the worst first, then what to do about it, and one line that counts.
+
+    Args:
+        results: of all checks.
+        columns: of the terminal, into which the lines are broken; None leaves each finding on one line.
+    """
     ordered = sorted(results, key=lambda result: -BADNESS.index(result.state))
     width = max((len(result.id) for result in results), default=0)
-    lines = [line for result in ordered for line in _lines(result, width)]
+    lines = [line for result in ordered for line in _lines(result, width, columns)]
     counts = [(sum(result.state is state for result in results), state) for state in reversed(BADNESS)]
     total = ", ".join(click.style(f"{count} {_counted(state, count)}", fg=_COLORS[state]) for count, state in counts if count)
     return "\n".join([*lines, "", total])
@@ -43,19 +49,29 @@ def _counted(state: State, count: int) -> str:
     return (one if count == 1 else many)[state]
 
 
-def _lines(result: Result, width: int) -> list[str]:
+def _lines(result: Result, width: int, columns: int | None) -> list[str]:
     if result.state is State.PASS:
         notes = "; ".join(finding.cause for finding in result.findings)
-        return [_line(State.PASS, result.id, width, f"{result.title}{f': {notes}' if notes else ''}")]
+        what = f"{result.title}{f': {notes}' if notes else ''}"
+        return [_line(State.PASS, result.id, width, columns, what)]
     found = []
     for finding in result.findings:
         if finding.state is not State.PASS:
-            found.append(_line(finding.state, result.id, width, finding.cause))
+            found.append(_line(finding.state, result.id, width, columns, finding.cause))
             if finding.fix:
-                found.append(f"{'':{_WIDTH}}  {'':{width}}  -> {finding.fix}")
+                # A command to copy, as a rule: the terminal itself breaks it, and gives it back whole.
+                found.append(f"{'':{_margin(width, columns)}}-> {finding.fix}")
     return found
 
 
-def _line(state: State, name: str, width: int, what: str) -> str:
-    word = click.style(f"{WORDS[state]:{_WIDTH}}", fg=_COLORS[state])
-    return f"{word}  {name:{width}}  {what}"
+def _margin(width: int, columns: int | None) -> int:
+    """Where the texts begin: behind the ids; on a narrow terminal below them, since the ids would leave little of a line."""
+    full = _WIDTH + width + 4
+    return full if columns is None or full * 2 <= columns else 4
+
+
+def _line(state: State, name: str, width: int, columns: int | None, what: str) -> str:
+    word, margin = click.style(f"{WORDS[state]:{_WIDTH}}", fg=_COLORS[state]), _margin(width, columns)
+    if margin == _WIDTH + width + 4:
+        return f"{word}  {name:{width}}  {hanging(what, margin, columns)}"
+    return f"{word}  {name}\n{'':{margin}}{hanging(what, margin, columns)}"

@@ -144,3 +144,14 @@ def test_something_else_than_an_ssh_agent_is_said_to_be(tmp_path: Path, monkeypa
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "missing"))
     with pytest.raises(BadCredentials, match="does not answer"):
         Credentials(cert, None)(GIVEN, "rotate", {})
+
+
+def test_a_mistyped_name_shows_before_anything_is_asked(tmp_path: Path) -> None:
+    certificate = written(tmp_path, "anna.pem", b"")
+    Credentials(certificate, None).check()
+    for credentials, option in (
+        (Credentials(tmp_path / "ana.pem", None), "--auth-cert"),
+        (Credentials(certificate, tmp_path / "ana.key"), "--auth-key"),
+    ):
+        with pytest.raises(BadCredentials, match=f"does not exist .{option}"):
+            credentials.check()

@@ -58,13 +58,13 @@ def test_what_has_another_form_is_no_backup(tmp_path: Path, name: str, words: tu
     made = content()
     NO_BACKUPS[name](made)
     done = run(tmp_path, json.dumps(made).encode(), *words)
-    assert done.exit_code == 1 and "decrypts, but it is not a backup of the agent" in done.output
+    assert done.exit_code == 1 and "decrypts to something else than a backup of the agent" in done.output
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff", b"[" * 200_000, b'{"files": {}}'])
 def test_what_is_no_such_json_is_no_backup(tmp_path: Path, data: bytes) -> None:
     done = run(tmp_path, data, "verify")
-    assert done.exit_code == 1 and "decrypts, but it is not a backup of the agent" in done.output
+    assert done.exit_code == 1 and "decrypts to something else than a backup of the agent" in done.output
 
 
 @pytest.mark.parametrize("words", [("verify",), ("restore", "--configuration")])

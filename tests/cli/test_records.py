@@ -17,7 +17,7 @@ RECORD: dict[str, Any] = {
     "time": "2027-01-15T08:00:00.500000Z",
     "event": "license.validated",
     "outcome": "expired",
-    "actor": {"uid": 7, "gid": 7, "pid": 1},
+    "actor": {"uid": 7, "gid": 7, "pid": 1, "name": "anna", "role": "operator"},
     "license": "shop-1",
 }
 
@@ -32,6 +32,9 @@ RECORD: dict[str, Any] = {
         (Wanted(outcomes=("ok",)), False),
         (Wanted(outcomes=("exp*",), uids=(7,), licenses=("shop-1",)), True),
         (Wanted(uids=(8,)), False),
+        (Wanted(names=("anna",)), True),
+        (Wanted(names=("bert", "an*")), True),
+        (Wanted(names=("bert",)), False),
         (Wanted(licenses=("shop-2",)), False),
         (Wanted(since="2027-01-15T08:00:00"), True),
         (Wanted(since="2027-01-15T08:00:01"), False),
@@ -49,6 +52,7 @@ def test_a_record_must_fit_everything(wanted: Wanted, fits: bool) -> None:
 def test_records_without_an_actor_or_license_fit_only_what_does_not_ask_for_one() -> None:
     bare = {"seq": 1, "class": "security", "time": "2027-01-15T08:00:00.0Z", "event": "agent.started", "outcome": "ok"}
     assert Wanted().fits(bare) and not Wanted(uids=(0,)).fits(bare) and not Wanted(licenses=("x",)).fits(bare)
+    assert not Wanted(names=("*a*",)).fits(bare)
     assert not Wanted(uids=(0,)).fits({**bare, "actor": "0"})
 
 

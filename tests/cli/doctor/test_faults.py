@@ -224,6 +224,10 @@ def test_texts_for_people_and_programs(machine: MadeUp) -> None:
     assert lines[1].strip() == f"-> chmod 0600 {ETC}/config.toml"
     assert lines[2].startswith("not checked  machine.clock ")
     assert lines[-1] == f"1 fails, 1 not checked, {len(results) - 2} pass"
+    narrow = re.sub("\x1b\\[[0-9;]*m", "", text(results, 80)).splitlines()
+    assert all(len(line) <= 80 for line in narrow if "->" not in line)
+    assert f"-> chmod 0600 {ETC}/config.toml" in {line.strip() for line in narrow}
+    assert " ".join(" ".join(narrow).split()) == " ".join(" ".join(lines).split())
     found = view(results)
     assert found["counts"] == {"pass": len(results) - 2, "unknown": 1, "warn": 0, "fail": 1}
     assert [each["id"] for each in found["checks"]] == [check.id for check in CHECKS]
