@@ -96,8 +96,8 @@ def _shown(reply: dict[str, Any]) -> str:
     rows += [("admin CA", f"{each['subject']}, until {render.utc(each['ends'])}") for each in reply["cas"]]
     if not reply["cas"] and not reply["ca_problem"]:
         rows.append(("admin CA", "none"))
-    rows += [("break-glass in use", digest) for digest in reply["break_glass"]]
-    rows += [("revoked", digest) for digest in reply["revoked_certificates"]]
+    rows += [("break-glass in use", f"certificate with SHA-256 {digest}") for digest in reply["break_glass"]]
+    rows += [("revoked", f"certificate with SHA-256 {digest}") for digest in reply["revoked_certificates"]]
     text: str = tabulate(rows, tablefmt="plain")
     return text
 

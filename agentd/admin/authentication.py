@@ -219,7 +219,10 @@ def _require_in_use(administrator: Administrator, request: Request, grounds: Gro
         text = f"this break-glass certificate is for the agent {administrator.break_glass}"
         raise NotAccepted("break_glass", text, wanted=_op(request))
     if not isinstance(request, BreakGlassBegin) and administrator.digests[0] not in grounds.in_use:
-        text = "this break-glass certificate is not in use: 'license-agent-cli break-glass begin' uses it, once and for 4 hours"
+        text = (
+            "this break-glass certificate is not in use: 'license-agent-cli break-glass begin' uses it, once and for 4 hours; "
+            "where it was used already, have another one issued"
+        )
         raise NotAccepted("break_glass", text, wanted=_op(request))
 
 

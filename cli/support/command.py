@@ -51,11 +51,19 @@ def support_bundle(agent: Agent, file: Path, without_licenses: bool, config: Pat
     _write(file, data)
     text = f"{file}: {len(made.files)} files, {len(data)} bytes; nothing in it has the form of a token or a private key"
     text += "".join(f"\n  removed: {kind}, {count} times" for kind, count in sorted(made.removed.items()))
-    text += "".join(f"\n  not read: {each['name']} ({each['what']}): {each['why']}" for each in made.missing)
+    text += "".join(f"\n  not read: {', '.join(names)}: {why}" for why, names in _by_reason(made.missing).items())
     reply = {"file": str(file), "bytes": len(data), "members": made.manifest, "missing": made.missing, "removed": made.removed}
     agent.show(reply, text)
     if made.missing:
         sys.exit(EXIT_INCOMPLETE)
+
+
+def _by_reason(missing: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Which members are missing for each reason: one cause, such as an agent that is down, is said once."""
+    found: dict[str, list[str]] = {}
+    for each in missing:
+        found.setdefault(each["why"], []).append(f"{each['name']} ({each['what']})")
+    return found
 
 
 def _write(file: Path, data: bytes) -> None:

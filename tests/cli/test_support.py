@@ -19,6 +19,7 @@ from cli.agent import Agent
 from cli.doctor.machine import Ran
 from cli.main import main
 from cli.support import archive, leaks, sources
+from cli.support.command import _by_reason
 from ipc.posclient.policy import AgentUnavailable
 from server.keys.jose import issue_token
 from tests.agentd.world import secret, token
@@ -220,3 +221,15 @@ def test_a_program_that_cannot_be_run_is_a_reason(error: OSError) -> None:
 
     with pytest.raises(sources.NotRead, match="systemctl"):
         sources.Sources(PoisonedAgent("x", False, None), run=run).output("systemctl", "show")
+
+
+def test_one_cause_is_said_once() -> None:
+    missing = [
+        {"name": "a.json", "what": "the status", "why": "the agent is down"},
+        {"name": "nft", "what": "the rules", "why": "nft is not installed"},
+        {"name": "b.json", "what": "the secrets", "why": "the agent is down"},
+    ]
+    assert _by_reason(missing) == {
+        "the agent is down": ["a.json (the status)", "b.json (the secrets)"],
+        "nft is not installed": ["nft (the rules)"],
+    }
