@@ -17,27 +17,27 @@ from .base.refused import RequestRefused
 EXIT_FAILED, EXIT_SECOND_PERSON = 1, 3
 """Exit statuses."""
 _COMMANDS = {
-    "keys": ("init", "migrate", "trust", "root-pin", "root-certificate", "keys"),
-    "masterkey": ("master-key",),
-    "enrollment": ("enroll", "enrollment-token"),
-    "agents": ("agents", "sign-time", "audit-head"),
-    "secrets": ("secrets", "rotate", "periods"),
-    "backup": ("backup", "restore"),
-    "move": ("move",),
-    "clones": ("clones",),
-    "products": ("products", "entitlements", "policies"),
-    "customers": ("customers", "sites"),
-    "licenses": ("issue", "reissue", "licenses", "revoke"),
-    "usage": ("reports",),
-    "seats": ("seats",),
-    "auditlog": ("audit",),
-    "events": ("events",),
-    "webhooks": ("webhooks",),
+    "keys.keys": ("init", "migrate", "trust", "root-pin", "root-certificate", "keys"),
+    "keys.masterkey": ("master-key",),
+    "agents.enrollment": ("enroll", "enrollment-token"),
+    "agents.agents": ("agents", "sign-time", "audit-head"),
+    "agents.secrets": ("secrets", "rotate", "periods"),
+    "service.backup": ("backup", "restore"),
+    "service.move": ("move",),
+    "agents.clones": ("clones",),
+    "licenses.products": ("products", "entitlements", "policies"),
+    "licenses.customers": ("customers", "sites"),
+    "licenses.licenses": ("issue", "reissue", "licenses", "revoke"),
+    "licenses.usage": ("reports",),
+    "licenses.seats": ("seats",),
+    "operators.auditlog": ("audit",),
+    "operators.events": ("events",),
+    "operators.webhooks": ("webhooks",),
     "ota": ("ota",),
-    "accounts": ("accounts", "approvals", "break-glass"),
-    "housekeeping": ("retention",),
-    "clock": ("clock",),
-    "serve": ("serve", "openapi", "tls-files"),
+    "operators.accounts": ("accounts", "approvals", "break-glass"),
+    "service.housekeeping": ("retention",),
+    "service.clock": ("clock",),
+    "service.serve": ("serve", "openapi", "tls-files"),
 }
 """The module of each command. Only the one that is used is imported: the API alone takes half a second."""
 _SHARED = {"--server", "--auth-root", "--auth-cert", "--auth-key", "--auth-token", "--reason", "--approval"}
@@ -97,7 +97,7 @@ def main(
     approval: str | None,
 ) -> None:
     """Run a license server: agents, secrets, licenses and the keys behind them."""
-    from .cli.acting import Given
+    from .cli.base.acting import Given
 
     ctx.obj = Given(server, root, certificate, key, token, local, reason, approval)
 

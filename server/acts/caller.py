@@ -60,7 +60,7 @@ def local(os_fields: dict[str, str] | None = None) -> Caller:
     """Who uses the command line on the server's machine.
 
     Args:
-        os_fields: who that is by the operating system (`server.cli.operator`).
+        os_fields: who that is by the operating system (`server.cli.base.operator`).
     """
     return Caller(LOCAL, LOCAL, None, None, LOCAL, os_fields=os_fields or {})
 

@@ -14,7 +14,7 @@ from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, RELEASES, ROOT, TARGETS, WARN_AHEAD_S
 
 from . import otakeys, otapackages, updates
-from .options import changing, directory_option, json_option, now, opened, show, utc
+from .base.options import changing, directory_option, json_option, now, opened, show, utc
 from .otaoptions import FOLDER
 
 

@@ -15,7 +15,7 @@ from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, PACKAGE_ROLES
 from updatetrust.target import Kind, MalformedTarget, read_target
 
-from .options import now
+from .base.options import now
 from .otaoptions import EXISTING, FOLDER, key_passphrase_option, line_of, say_standing, sign_option, signers, submission_option
 
 copy_option = click.option(

@@ -11,9 +11,9 @@ from tabulate import tabulate
 from common.text import shown
 from server.ota.windows import parse_window
 
-from .acting import listed, perform
-from .listing import limit_option, show_pages
-from .options import DurationType, TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
+from .base.acting import listed, perform
+from .base.listing import limit_option, show_pages
+from .base.options import DurationType, TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
 
 
 def _window(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import re
 from contracts.exchange import RefusalCode
 from server.agents.certificates import MAX_ISSUED_A_DAY
 from server.base import limits
-from server.cli.serve import document
+from server.cli.service.serve import document
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.web.callers import ADDRESS_HEADER, CERTIFICATE_HEADER
 from server.web.responses import STATUS_OF

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from server.api.app import BY_GET, PREFIX
-from server.cli.serve import document
+from server.cli.service.serve import document
 from server.exchange.content import KINDS
 from tests.support.apiclient import Device
 from tests.support.apiserver import ApiServer

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from server.accounts.roles import Role
 from server.acts.catalog import ACTS
-from server.cli.serve import operator_document
+from server.cli.service.serve import operator_document
 from server.operators.routes import PREFIX
 from tests.support.apiserver import ApiServer, run
 from tests.support.operators import Operators, Person

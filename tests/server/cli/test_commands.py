@@ -19,7 +19,7 @@ from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
 from server.agents.clones import Report
 from server.base.machineclock import read_clocks
-from server.cli import keys
+from server.cli.keys import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main

@@ -1,0 +1,1 @@
+"""Commands for agents: what they are, how they enroll, their secrets, and identities that two machines use."""
