@@ -53,6 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Durations())
     if config.getoption("--pure") and not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
         return  # the tests are run by the workers of pytest-xdist, which this process starts
     if config.getoption("--pure"):
@@ -81,6 +83,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+
+
+class Durations:
+    """Seconds that each file has taken, setup and teardown of its tests and fixtures included, as the ten longest are printed.
+
+    With several workers on few processors they sum up to more than the run took.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        file = report.nodeid.partition("::")[0]
+        self._seconds[file] = self._seconds.get(file, 0.0) + report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        longest = sorted(self._seconds.items(), key=lambda item: item[1], reverse=True)[:10]
+        if len(self._seconds) <= len(longest):
+            return  # few files were asked for, and who asked sees them all
+        terminalreporter.section("slowest 10 files")
+        for file, seconds in longest:
+            terminalreporter.line(f"{seconds:7.1f} s  {file}")
 
 
 def pytest_unconfigure() -> None:

@@ -2,7 +2,8 @@
 
     python3 tests/e2e/guest.py --self-check DIRECTORY
 
-Everything has a deadline; every failure shows the end of the guest's console. QEMU emulates (no KVM), the TPM is swtpm.
+Everything has a deadline; every failure shows the end of the guest's console, what QEMU said, and the room left on the disk.
+QEMU emulates (no KVM), the TPM is swtpm.
 Host packages: qemu-system-x86, qemu-utils, swtpm, e2fsprogs (mke2fs), util-linux (setpriv).
 """
 
@@ -23,6 +24,7 @@ if __name__ == "__main__":  # run by its path, not as a module
 
 from tests.e2e.guestagent import Ended, GuestAgent, NoAnswer, Refused
 from tests.e2e.image import Image, make_ext4
+from tests.e2e.room import DISK_MB, free_mb, shortage
 from tests.support.waiting import READY_S
 
 BOOT_SECONDS = REBOOT_SECONDS = 2 * READY_S
@@ -54,7 +56,7 @@ _T = TypeVar("_T")
 
 
 class GuestError(Exception):
-    """The guest did not do what the tests take for granted. The text ends with the last lines of its console."""
+    """The guest did not do what the tests take for granted. The text ends with its console's last lines and QEMU's own."""
 
 
 class CommandFailed(Exception):
@@ -183,10 +185,16 @@ class Guest:
         The machine dies with the thread that calls this.
 
         Raises:
-            GuestError: no complete boot within `timeout` seconds, a kernel panic, or QEMU or swtpm did not start.
+            GuestError: too little room for the disk, no complete boot within `timeout` seconds, a kernel panic, or QEMU or
+            swtpm did not start.
         """
         if self._qemu is not None:
             raise GuestError("The guest is on already.")
+        disk = self._directory / "disk.qcow2"
+        taken = disk.stat().st_blocks * 512 // 1_000_000 if disk.exists() else 0
+        # QEMU answers a write that the host has no room for with an error of the medium, and the guest then blames its disk.
+        if missing := shortage(self._directory, DISK_MB - taken, "The guest's disk"):
+            raise GuestError(missing)
         if not self._made:
             self._make_disks()
             self._made = True
@@ -296,11 +304,18 @@ class Guest:
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def trouble(self, what: str) -> GuestError:
-        """`what`, and below it the end of the console."""
-        lines = self.console().splitlines()[-_CONSOLE_LINES:]
-        return GuestError(
-            "\n".join([what, "The end of the guest's console:", *(f"    {line}" for line in lines or ["(nothing)"])])
-        )
+        """`what`, and below it what is known of the reasons."""
+        return GuestError("\n".join([what, *self.evidence()]))
+
+    def evidence(self) -> list[str]:
+        """The end of the console, what QEMU said, and the room that the host's disk has left."""
+        said = self._directory / "qemu.err"
+        complaints = said.read_text(errors="replace") if said.exists() else ""
+        return [
+            *("The end of the guest's console:", *_end_of(self.console())),
+            *("What QEMU said:", *_end_of(complaints)),
+            f"Free in {self._directory}: {free_mb(self._directory) / 1000:.1f} GB",
+        ]
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
@@ -424,8 +439,7 @@ class Guest:
         while True:
             assert self._qemu is not None
             if self._qemu.poll() is not None:
-                said = (self._directory / "qemu.err").read_text(errors="replace")
-                raise self.trouble(f"QEMU ended with status {self._qemu.returncode} during the boot: {said}")
+                raise self.trouble(f"QEMU ended with status {self._qemu.returncode} during the boot.")
             if _PANIC in self.console()[already:]:
                 raise self.trouble("The guest's kernel panicked.")
             if time.monotonic() > deadline:
@@ -464,6 +478,10 @@ def _as_user(command: str | list[str], user: str | None) -> list[str]:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
     identity = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
     return ["/usr/bin/setsid", *identity, *argv]
+
+
+def _end_of(text: str) -> list[str]:
+    return [f"    {line}" for line in text.splitlines()[-_CONSOLE_LINES:] or ["(nothing)"]]
 
 
 def _kill(pid: int, number: int) -> list[str]:

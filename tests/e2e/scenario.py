@@ -763,6 +763,10 @@ def main() -> int:
                         step(scenario)
                     if name == options.until:
                         break
+            except Exception:
+                for line in guest.evidence():
+                    report.write(line)
+                raise
             finally:
                 if options.hold:
                     hold(guest)

@@ -264,7 +264,7 @@ def test_a_malformed_request_is_answered_in_our_form(device: Device, request_: b
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts nginx as its own user")
 def test_nginx_own_user_is_served_once_it_may_open_the_socket() -> None:
     """The steps of the guide, and what an operator sees who has left one out. The socket's group stands for being in it."""
-    with tempfile.TemporaryDirectory(prefix="la-nginx-", dir="/tmp") as made:
+    with tempfile.TemporaryDirectory(prefix="la-nginx-") as made:
         directory = Path(made)
         directory.chmod(0o755)
         with ApiServer.made(directory / "server", unix=directory / "api.sock") as server:

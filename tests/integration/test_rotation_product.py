@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from agentd.sync.cycle import Contacted
 from agentd.uplink.transport import NoContact
 from contracts.exchange import Cause
 from contracts.keyconfirmation import key_check
+from tests.support.folders import memory_folder
 from tests.support.pair import AGENT, DAY, LICENSE, Fate, Pair, prepare
 from tests.support.rotationcases import AGENT_STEPS, PURPOSES
 
@@ -45,11 +45,9 @@ def cases(shift: int) -> list[tuple[tuple[str, str] | None, tuple[str, str] | No
 
 @pytest.fixture(scope="module")
 def memory() -> Iterator[Path]:
-    """A directory in memory, if there is one: what is tested here is order, not the disk."""
-    place = Path("/dev/shm")
-    directory = Path(tempfile.mkdtemp(prefix="la-pair-", dir=place if place.is_dir() else None))
-    yield directory
-    shutil.rmtree(directory)
+    """What is tested here is order, not the disk."""
+    with memory_folder() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,7 @@ the right server succeeds; an hour later nothing is left of the minute, and secr
 
 import asyncio
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,6 +22,7 @@ from ipc.peer import Peer
 from server.keys.rootkey import read_root_key
 from server.licensing.licenses import Order
 from tests.support.fleet import HOUR, LICENSED_LATER, PHASES, SECRET_OVER, WRONG, Fleet, Member
+from tests.support.folders import memory_folder
 from tests.support.outputs import assert_fits
 from tests.support.pair import AGENT, DAY, START, Pair, prepare
 
@@ -39,16 +37,13 @@ def test_there_are_a_hundred() -> None:
 
 @pytest.fixture(params=list(OFFSETS.values()), ids=list(OFFSETS))
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    # In memory, if there is room: what is tested here is time, not the disk.
-    place = Path("/dev/shm")
-    directory = Path(tempfile.mkdtemp(prefix="la-fleet-", dir=place if place.is_dir() else None))
-    made = Fleet(directory, EACH)
-    made.prepare(WRONG)
-    made.server.truth.seconds, made.server.ahead = WRONG, request.param
-    made.prepare(WRONG + 1)
-    yield made
-    made.close()
-    shutil.rmtree(directory)
+    with memory_folder() as directory:  # what is tested here is time, not the disk
+        made = Fleet(directory, EACH)
+        made.prepare(WRONG)
+        made.server.truth.seconds, made.server.ahead = WRONG, request.param
+        made.prepare(WRONG + 1)
+        yield made
+        made.close()
 
 
 def must_serve(member: Member, when: str) -> None:
@@ -123,10 +118,9 @@ def nothing_is_left(member: Member) -> None:
 
 @pytest.fixture(scope="module")
 def copy() -> Iterator[Callable[[], Pair]]:
-    directory = Path(tempfile.mkdtemp(prefix="la-clock-", dir="/tmp"))
-    made, numbers = prepare(directory), iter(range(100))
-    yield lambda: made(directory / f"pair-{next(numbers)}")
-    shutil.rmtree(directory)
+    with memory_folder() as directory:
+        made, numbers = prepare(directory), iter(range(100))
+        yield lambda: made(directory / f"pair-{next(numbers)}")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What the server does with its keys and lists, as agents live through it: in process, over a wire in the test's hands."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,16 @@ from contracts.exchange import MAX_REVOKED, Cause
 from server.base.errors import RegistryError
 from server.keys.rootkey import read_root_key
 from server.licensing.licenses import Order
+from tests.support.folders import memory_folder
 from tests.support.pair import AGENT, DAY, LICENSE, START, Pair, prepare
 
 
 @pytest.fixture(scope="module")
 def copy() -> Iterator[object]:
-    directory = Path(tempfile.mkdtemp(prefix="la-keys-", dir="/tmp"))
-    made = prepare(directory)
-    numbers = iter(range(100))
-    yield lambda: made(directory / f"pair-{next(numbers)}")
-    shutil.rmtree(directory)
+    with memory_folder() as directory:
+        made = prepare(directory)
+        numbers = iter(range(100))
+        yield lambda: made(directory / f"pair-{next(numbers)}")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ _cleanup = contextlib.ExitStack()
 @functools.cache
 def commands_for(uid: int) -> Path:
     """Where our commands are for a user: beside the running interpreter, or in a copy for the length of the test run."""
-    directory = Path(_cleanup.enter_context(tempfile.TemporaryDirectory(prefix="la-commands-", dir="/tmp")))
+    directory = Path(_cleanup.enter_context(tempfile.TemporaryDirectory(prefix="la-commands-")))
     directory.chmod(0o755)
     return runnable_by(uid, directory / "programs", (*DEVICE, "server"))
 

@@ -38,8 +38,12 @@ class OwnPostgres:
         self._sockets = Path(tempfile.mkdtemp(prefix="la-pg-"))
         self._sockets.chmod(0o777)
         command = [binary("initdb"), "-D", str(directory / "data"), "-U", USER, "--auth-local=trust", "--no-sync", "--locale=C"]
-        self._run([*command, "--encoding=UTF8", "--wal-segsize=1"])
-        self.start()
+        try:
+            self._run([*command, "--encoding=UTF8", "--wal-segsize=1"])
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def url(self) -> str:
@@ -74,6 +78,11 @@ class OwnPostgres:
             self._process.wait(READY_S)
             self._process = None
 
+    def close(self) -> None:
+        """Stops it for good, and removes the folder of its socket."""
+        self.stop()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
     def _run(self, command: list[str]) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=READY_S, cwd="/", **self._as_user)
 
@@ -85,5 +94,4 @@ class OwnPostgres:
         try:
             yield made
         finally:
-            made.stop()
-            shutil.rmtree(made._sockets, ignore_errors=True)
+            made.close()

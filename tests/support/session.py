@@ -25,7 +25,7 @@ from tests.support.waiting import READY_S
 
 ANY_TEXT, ANY_LINES = "[..]", "..."
 VOLATILE = re.compile(
-    r"/tmp/la-[a-z0-9_]+"  # directories of the run
+    r"(?:/tmp|/dev/shm)/(?:la\.\w+/)?la-[a-z0-9_]+"  # directories of the run
     r"|/[^ ]*/tests/sessions"
     r"|[A-Za-z0-9_-]*\.[A-Za-z0-9_.-]{80,}"  # tokens
     r"|(?<![A-Za-z0-9])[A-Za-z0-9_-]{40,}(?![A-Za-z0-9])|(?<![A-Za-z0-9])[0-9a-f]{12,}(?![A-Za-z0-9])"  # keys, hashes, ids

@@ -55,7 +55,7 @@ class Stand:
 @contextlib.contextmanager
 def short_directory() -> Iterator[Path]:
     """A directory with a path short enough for sockets, that every user may pass through."""
-    directory = Path(tempfile.mkdtemp(prefix="la-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="la-"))
     directory.chmod(0o755)
     try:
         yield directory
