@@ -278,7 +278,7 @@ def _status_text(reply: dict[str, Any]) -> str:
     if reply["waits"] is not None:
         until = "" if reply["waits"]["until"] is None else f", until {render.utc(reply['waits']['until'])}"
         rows.append(["waits", f"{reply['waits']['text']}{until}"])
-    for name, text in (("paused", reply["paused"]), ("problem", reply["problem"])):
+    for name, text in (("paused", reply["paused"]), ("problem", reply["problem"]), ("do", reply.get("action"))):
         if text:
             rows.append([name, text])
     if reply["failure"] is not None:

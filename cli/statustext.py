@@ -163,6 +163,8 @@ def _updates(found: dict[str, Any] | None) -> list[Row]:
         until = "" if found["waits"]["until"] is None else f", until {utc(found['waits']['until'])}"
         rows.append(("waits", found["waits"]["text"] + until))
     rows += [(name, click.style(found[name], fg="yellow")) for name in ("paused", "problem") if found[name]]
+    if found.get("action"):
+        rows.append(("do", found["action"]))
     if found["attempts"]:
         why = "" if failure is None else f": {failure['text']}"
         rows.append(("failed attempts", click.style(f"{found['attempts']} in a row{why}", fg="yellow")))

@@ -140,6 +140,11 @@ def write_atomic(
         fsync_directory(path.parent)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk has no room, or a user may have no more of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def os_problem(error: OSError, what: str = "the system") -> str:
     """An error of the system as a sentence: which file, what happened.
 

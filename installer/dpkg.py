@@ -45,6 +45,10 @@ class DpkgFailed(Exception):
     """dpkg did not end with success. The text says how it ended."""
 
 
+class DpkgFull(DpkgFailed):
+    """dpkg found no room on the disk: nothing is wrong with the package."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What dpkg knows of an installed package.
@@ -165,8 +169,9 @@ class Dpkg:
                 self._end(process)
                 raise DpkgFailed(f"dpkg did not end within {self._within_s:g} s") from None
         if process.returncode != 0:
-            text = " ".join(output.decode("utf-8", "replace").split())[-MAX_OUTPUT_CHARS:]
-            raise DpkgFailed(f"dpkg ended with status {process.returncode}: {text}")
+            said = " ".join(output.decode("utf-8", "replace").split())
+            kind = DpkgFull if os.strerror(errno.ENOSPC) in said else DpkgFailed
+            raise kind(f"dpkg ended with status {process.returncode}: {said[-MAX_OUTPUT_CHARS:]}")
 
     @staticmethod
     def _end(process: "subprocess.Popen[bytes]") -> None:

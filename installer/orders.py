@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from common.files import os_problem
+from common.files import is_full, os_problem
 from common.statetable import UnknownTransition
 from contracts.jose import BadSignature, MalformedToken
 from ipc.errors import RemoteProtocolError
@@ -49,12 +49,12 @@ from updatetrust.version import Version as Ordered
 
 from . import VERSION
 from .backends.contract import Backend, BackendRefused, Content, Place
-from .backends.deb import BUSY
+from .backends.deb import BUSY, NO_ROOM
 from .judging import assess, recheck
 from .machine import Machine, found_product
 from .phases import PHASES, Event, Phase
-from .staged import Staged, StagedRefused, is_full, remove_copy
-from .state import Pending, Product, State, StateUnusable, Version
+from .staged import Staged, StagedRefused, remove_copy
+from .state import Pending, Product, State, StateNotWritten, StateUnusable, Version
 
 log = logging.getLogger("installer")
 
@@ -107,6 +107,8 @@ def answer(frame: bytes, machine: Machine, send: Send) -> Request:
         code, text = "configuration", "; ".join(refused.problems)
     except BadTrustFile as refused:
         code, text = "trust", str(refused)
+    except StateNotWritten as refused:
+        code, text = ("no-room" if refused.full else "disk"), str(refused)
     except StateUnusable as refused:
         code, text = "state", str(refused)
     except UnknownTransition as refused:
@@ -241,7 +243,7 @@ class Orders:
         try:
             backend.activate(pending.place, self._machine.trace)
         except BackendRefused as busy:
-            if busy.code == BUSY:  # nothing was begun, so the core must not find an update on trial
+            if busy.code in (BUSY, NO_ROOM):  # nothing was begun, or it is undone: the core must not find an update on trial
                 self._save(order.product, product)
             raise
         restarted, text = self._restart(order.product, backend)

@@ -4,7 +4,6 @@ The papers (directive, key set, metadata) are read into memory, and the package 
 judged, hashed and unpacked is always that copy: to swap a file afterward is of no use.
 """
 
-import errno
 import hashlib
 import os
 import stat
@@ -198,8 +197,3 @@ def remove_copy(directory: Path, trace: Callable[[str], None] = no_trace) -> Non
     """Removes the copy that `Staged.copy` made."""
     (directory / PACKAGE).unlink(missing_ok=True)
     trace("the package's copy: removed")
-
-
-def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -12,7 +12,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from common.files import PRIVATE, create, file_problems, mode_problem, no_trace, os_problem, owner_problem, write_atomic
+from common.files import (
+    PRIVATE,
+    create,
+    file_problems,
+    is_full,
+    mode_problem,
+    no_trace,
+    os_problem,
+    owner_problem,
+    write_atomic,
+)
 from contracts.keyset import Pin
 from updatetrust.metadata import KeptVersions
 
@@ -28,6 +38,14 @@ Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 class StateUnusable(Exception):
     """The state cannot be read or written. The text says which file, why, and what to do."""
+
+
+class StateNotWritten(StateUnusable):
+    """The state cannot be written, for the disk is full or fails; the former one counts."""
+
+    def __init__(self, text: str, *, full: bool) -> None:
+        super().__init__(text)
+        self.full = full
 
 
 class Version(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -176,7 +194,8 @@ class StateFile:
                 create(self._begun, b"Marks that there is a state: a missing one is an error.\n")
                 self._trace(f"{BEGUN}: durable")
         except OSError as error:
-            raise StateUnusable(f"{os_problem(error, str(self._path))}; the update goes on when that is solved") from None
+            text = f"{os_problem(error, str(self._path))}; the update goes on when that is solved"
+            raise StateNotWritten(text, full=is_full(error)) from None
 
 
 _WAY_OUT = (

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.files import os_problem
+from common.files import is_full, os_problem
 from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from ipc.adminclient import AdminClient
 from ipc.errors import LicenseAgentError
@@ -20,9 +20,9 @@ from ipc.installermessages import Check
 
 from . import VERSION
 from .apply import ASK_S, EXIT_FAILED, EXIT_OK, SYSTEMCTL, Run, checked, failed, perform_job, run
-from .backends.deb import BUSY
+from .backends.deb import BUSY, NO_ROOM
 from .config import ProductConfig, load_config
-from .dpkg import Dpkg, DpkgBusy, DpkgFailed, Status
+from .dpkg import Dpkg, DpkgBusy, DpkgFailed, DpkgFull, Status
 from .jobs import UPGRADES, Examine, Job, Upgrade
 from .packages import PACKAGE, PackageRefused, other
 from .repack import RepackFailed, repack
@@ -38,6 +38,11 @@ HEALTH_S = 60.0
 """How long the agent may take to say how it is: it is tried until then."""
 WORKS = ("fine", "needs_attention")
 """What a working agent says of itself. An expiring certificate, or a server out of reach, is no reason to go back."""
+
+
+class _NoRoom(Exception):
+    """The disk is full, and the package before is installed."""
+
 
 Build = Callable[[], str]
 """Asks the running agent which build it is; raises LicenseAgentError, OSError."""
@@ -105,13 +110,22 @@ class Upgrader:
                     self._try(place, sha256, trial)
         except (UpgradeBusy, DpkgBusy) as busy:
             return failed(BUSY, str(busy))
+        except _NoRoom as full:
+            return failed(NO_ROOM, str(full))
         except (DpkgFailed, PackageRefused, RepackFailed, RescueFailed) as problem:
             return failed("install", str(problem))
         except BadTrial as bad:
             return failed("install", f"the marker of the trial cannot be read: {bad}")
         except OSError as error:
-            return failed("install", os_problem(error))
+            return failed(NO_ROOM if is_full(error) and self._untouched() else "install", os_problem(error))
         return Check(name="install", ok=True, text="")
+
+    def _untouched(self) -> bool:
+        """Whether no trial has begun, so that the agent's package is the one before."""
+        try:
+            return self._rescue.trial() is None
+        except (BadTrial, OSError):
+            return False
 
     def _try(self, place: str, sha256: str, trial: Trial | None) -> None:
         if trial is not None and (trial.going_back or trial.place != place):
@@ -134,7 +148,8 @@ class Upgrader:
             except DpkgFailed as problem:
                 if (trial := self._rescue.trial()) is not None:
                     self._rescue.go_back_locked(trial)
-                raise DpkgFailed(f"{problem}; went back to the package before") from None
+                kind = _NoRoom if isinstance(problem, DpkgFull) else DpkgFailed
+                raise kind(f"{problem}; went back to the package before") from None
             self._trace("package: installed")
 
     def _keep_present(self, place: str) -> None:

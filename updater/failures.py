@@ -15,10 +15,13 @@ _NETWORK = frozenset(
         UpdaterCode.CHANGED,
         UpdaterCode.STATUS,
         UpdaterCode.DAMAGED,
+        UpdaterCode.LENGTH,
+        UpdaterCode.DIGEST,
         UpdaterCode.EXPIRED,
     }
 )
-"""Codes of downloads that brought nothing whole. They say nothing about the package, so they count as no failed attempt."""
+"""Codes of downloads that brought nothing whole, or something else than was signed. They say nothing about the package that the
+vendor has signed, so they count as no failed attempt: who holds a mirror must not be able to lock updates."""
 _FROM_LINK = {
     FailCode.UNREACHABLE: UpdaterCode.UNREACHABLE,
     FailCode.TIMEOUT: UpdaterCode.UNREACHABLE,

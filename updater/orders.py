@@ -27,7 +27,7 @@ from ipc.updatermessages import (
     TakeBundle,
     UpdaterCode,
 )
-from updatetrust.judgement import Disagreement, agree
+from updatetrust.judgement import Code, Disagreement, agree
 from updatetrust.metadata import KeptVersions, MetadataRefused, VerifiedTargets, verify_offline
 from updatetrust.metadatafiles import BadMetadataFiles, MetadataFiles, parse_names
 from updatetrust.target import MalformedTarget, Target
@@ -44,6 +44,11 @@ from .repository import package_path, read_repository, refused
 from .staging import Part, Staging, disk_failure
 
 log = logging.getLogger("updater")
+
+_OF_THE_STATE = frozenset(
+    {Code.NOT_IN_REPOSITORY, Code.LENGTH_DIFFERS, Code.DIGEST_DIFFERS, Code.VERSION_DIFFERS, Code.BUILD_DIFFERS}
+)
+"""What a mirror can bring about that shows an older state of the repository, which is not out of date yet."""
 
 ORDERS = ("refresh", "stage", "take_bundle", "discard")
 
@@ -144,7 +149,7 @@ class Updater:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
             verified, _ = self._read(session, ordered, order.now)
-        target = _agreed(ordered, verified, order.now)
+        target = _agreed(ordered, verified, order.now, network=True)
         return Offer(
             v=UPDATER_VERSION,
             id=order.id,
@@ -163,7 +168,7 @@ class Updater:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
             verified, files = self._read(session, ordered, order.now)
-            target = _agreed(ordered, verified, order.now)
+            target = _agreed(ordered, verified, order.now, network=True)
             part = None
             if not staging.has(target.sha256):
                 wanted = Wanted(package_path(target.path, target.sha256), target.length, target.sha256)
@@ -187,13 +192,14 @@ class Updater:
         except BadMetadataFiles as error:
             raise UpdateFailed(UpdaterCode.BUNDLE, f"the bundle's metadata is not whole: {error}") from None
         except MetadataRefused as error:
-            raise refused(error) from None
+            raise refused(error, network=False) from None
         if verified.fresh_until <= order.now:
-            raise UpdateFailed(UpdaterCode.EXPIRED, "the bundle's metadata is out of date; make the bundle again")
-        target = _agreed(ordered, verified, order.now)
+            text = "the bundle's metadata is out of date; make the bundle again"
+            raise UpdateFailed(UpdaterCode.EXPIRED, text, network=False)
+        target = _agreed(ordered, verified, order.now, network=False)
         if papers.package_size != target.length:
             text = f"the bundle's package has {papers.package_size} bytes instead of {target.length}"
-            raise UpdateFailed(UpdaterCode.LENGTH, text)
+            raise UpdateFailed(UpdaterCode.LENGTH, text, network=False)
         part = None
         if not staging.has(target.sha256):
             part = self._copy(bundle, papers, target, staging, report)
@@ -212,9 +218,8 @@ class Updater:
                 digest.update(data)
                 reporter.at(part.size)
             if digest.hexdigest() != target.sha256:
-                raise UpdateFailed(
-                    UpdaterCode.DIGEST, f"the bundle's package has the SHA-256 {digest.hexdigest()}, not {target.sha256}"
-                )
+                text = f"the bundle's package has the SHA-256 {digest.hexdigest()}, not {target.sha256}"
+                raise UpdateFailed(UpdaterCode.DIGEST, text, network=False)
             return part
         except BaseException as error:  # raised again below
             if part is not None:
@@ -241,17 +246,17 @@ def _failure(order: Request, failed: UpdateFailed) -> Failure:
     return Failure(v=UPDATER_VERSION, id=order.id, code=failed.code, text=failed.text[:500], network=failed.network)
 
 
-def _agreed(ordered: _Ordered, verified: VerifiedTargets, now: int) -> Target:
-    """The target on which directive, repository and machine agree."""
+def _agreed(ordered: _Ordered, verified: VerifiedTargets, now: int, *, network: bool) -> Target:
+    """The target on which directive, repository and machine agree; `network`: the metadata comes from the repository."""
     try:
         target = verified.find(ordered.directive.target)
         return agree(ordered.directive, target, ordered.trust, verified.floors, Version.parse(VERSION), now)
     except Disagreement as error:
-        raise UpdateFailed(error.code.value, error.text) from None
+        raise UpdateFailed(error.code.value, error.text, network and error.code in _OF_THE_STATE) from None
     except MalformedTarget as error:
         raise UpdateFailed(UpdaterCode.METADATA, str(error)) from None
     except MetadataRefused as error:
-        raise refused(error) from None
+        raise refused(error, network=network) from None
 
 
 def _place(

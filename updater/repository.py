@@ -6,7 +6,7 @@ from pathlib import Path
 from ipc.linkmessages import CHUNK_BYTES
 from ipc.updatermessages import UpdaterCode
 from updatetrust.client import NotThere, RepositoryUnreachable, refresh
-from updatetrust.metadata import Fault, MetadataRefused, VerifiedTargets
+from updatetrust.metadata import MetadataRefused, VerifiedTargets
 from updatetrust.metadatafiles import MAX_ROLE_BYTES, MetadataFiles
 
 from .clock import Clock
@@ -16,15 +16,15 @@ from .pace import Watch
 from .staging import disk_failure
 
 METADATA_TIMEOUT_MS = 120_000
-_STALE = frozenset({Fault.EXPIRED, Fault.ROLLED_BACK, Fault.MISMATCHED, Fault.MISSING})
-"""What a mirror that is out of date, or half published, shows too: no failed attempt of an update."""
 
 
-def refused(error: MetadataRefused) -> UpdateFailed:
-    """The failure of an order for metadata that does not count."""
-    return UpdateFailed(
-        error.fault.value, f"the repository's metadata is refused: {error}"[:500], network=error.fault in _STALE
-    )
+def refused(error: MetadataRefused, *, network: bool = True) -> UpdateFailed:
+    """The failure of an order for metadata that does not count.
+
+    Args:
+        network: it comes from the repository, whose mirror can show what it likes: no failed attempt of an update.
+    """
+    return UpdateFailed(error.fault.value, f"the repository's metadata is refused: {error}"[:500], network)
 
 
 def package_path(target: str, sha256: str) -> str:

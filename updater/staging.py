@@ -16,6 +16,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.files import is_full
 from ipc.byteranges import is_strong
 from ipc.updatermessages import MAX_KEPT, UpdaterCode
 
@@ -31,7 +32,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def disk_failure(error: OSError, what: str) -> UpdateFailed:
     """The failure of an order for an error of the system."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         return UpdateFailed(UpdaterCode.NO_SPACE, f"{what}: {error.strerror}; free some space in /var")
     return UpdateFailed(UpdaterCode.DISK, f"{what}: {error.strerror or error}")
 

@@ -89,6 +89,10 @@ DEGRADED_LONG = Alert(
     "alert.degraded_long", Severity.HIGH, "Degraded mode has lasted more than 24 hours",
     "Restore the connection to the license server before grace ends.",
 )  # fmt: skip
+OTA_HINDERED = Alert(
+    "alert.ota_hindered", Severity.MEDIUM, "An update cannot go on, and nothing is wrong with its package",
+    "Run 'license-agent-cli ota status': it says what hinders the update and what to do. The update goes on by itself then.",
+)  # fmt: skip
 OTA_LOCKED = Alert(
     "alert.ota_locked", Severity.HIGH, "Updates are locked: more than two attempts have failed",
     "Read the reasons in 'license-agent-cli ota history', remove them, and run 'license-agent-cli ota unlock'.",
@@ -141,8 +145,8 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK, REVOCATIONS_STALE,
-    ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
+    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_HINDERED, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK,
+    REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
     SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

@@ -9,7 +9,7 @@ from agentd.audit.core import Core
 from agentd.base.errors import Refused
 
 from .runner import UpdateRunner
-from .sides import Declined, Installer, Unreachable, Updater
+from .sides import Declined, Hindered, Installer, Updater
 from .table import IN_TRIAL, WAITS, Event, Failure, Order, Step, Update, advance, offered, undone, unlocked
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class UpdateActs:
 
         try:
             found = await self._updater.take(package, now, progress)
-        except (Declined, Unreachable) as error:
+        except (Declined, Hindered) as error:
             raise Refused(f"the package is not accepted: {error}") from None
         if found.sha256 != sha256:
             raise Refused("the package in the file is not the one that was asked for: its SHA-256 is another")
@@ -121,7 +121,7 @@ class UpdateActs:
             raise Refused(f"an update is {update.step.value}; wait until it has ended")
         try:
             installed = (await self._installer.products()).get(product)
-        except (Declined, Unreachable) as error:
+        except (Declined, Hindered) as error:
             raise Refused(f"the installer cannot be asked: {error}") from None
         if installed is None:
             raise Refused(f"this machine has no product {product!r}; installer.toml names its products")

@@ -1,6 +1,6 @@
 """Performs the effects of an update's steps. Each returns what follows, and may be repeated; `runner` journals it.
 
-An effect that has to wait raises `Wait`, one that cannot reach its other side `Unreachable`, one that is refused `Declined`.
+An effect that has to wait raises `Wait`, one that something hinders `Hindered`, one that is refused `Declined`.
 """
 
 import logging
@@ -14,7 +14,7 @@ from agentd.audit.core import Core
 from .consent import Said, Traffic, require_consent
 from .register import REHEARSAL, Register, entry_of
 from .settings import Settings, terms_of
-from .sides import Declined, Installer, Unreachable, Updater
+from .sides import Declined, Hindered, Installer, Updater
 from .table import IN_TRIAL, Event, Failure, Installed, Order, Step, Update, advance, concluded
 from .window import Wait, require_time
 
@@ -265,7 +265,7 @@ class Effects:
             log.log(level, "%s %s %s after %d s %s", name, entry.product, entry.version, entry.duration_s, entry.reason)
         try:
             await self._machine.updater.discard(())
-        except (Unreachable, Declined) as error:
+        except (Hindered, Declined) as error:
             log.info("what was staged could not be removed: %s", error)
         self._now.fetched = ""
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from ipc import installermessages as wire
 
+from .hindrances import MACHINE, STALE
 from .orderclient import OrderClient, clean
-from .sides import Declined, Progress, Proof, Unreachable
+from .sides import Declined, Hindered, Progress, Proof, Unreachable
 from .table import Installed
 
 USER = "root"
@@ -80,7 +81,10 @@ def _expect(message: Any, kind: type[Any]) -> Any:
     if isinstance(message, wire.Refused) and message.code == BUSY:
         raise Unreachable(f"the installer waits: {clean(message.text)}")
     if isinstance(message, wire.Refused):
-        raise Declined(message.code, clean(message.text))
+        text = clean(message.text)
+        if message.code in MACHINE:
+            raise Hindered(message.code, text)
+        raise Declined(message.code, text, counted=message.code not in STALE)
     if not isinstance(message, kind):
         raise Unreachable(f"the installer sent {type(message).__name__} out of turn")
     return message

@@ -20,13 +20,14 @@ from agentd.audit.log import AuditUnavailable
 from agentd.base.alerts import OTA_ROLLED_BACK
 from agentd.base.errors import Refused
 from agentd.uplink.retry import delay
-from common.files import no_trace, os_problem, write_atomic
+from common.files import is_full, no_trace, os_problem, write_atomic
 
 from .consent import Answer, Traffic, said
 from .effects import Effects, Machine, Situation, Withdrawn
+from .hindrances import DISK, NO_ROOM, UNREACHABLE, Hindrance
 from .register import INSTALLED, REHEARSAL
 from .settings import Settings
-from .sides import Declined, Unreachable
+from .sides import Declined, Hindered
 from .table import (
     DEADLINES,
     IN_TRIAL,
@@ -103,6 +104,7 @@ class UpdateRunner:
         situation: of this run.
         waits: what the update waits for; None if it does not.
         problem: why the last attempt at an effect failed; empty if it did not.
+        hindrance: what keeps an effect from happening, until that effect succeeds; None without one.
         server_paused: an operator of the license server lets nothing begin.
     """
 
@@ -125,13 +127,15 @@ class UpdateRunner:
         self._effects = Effects(core, machine, self.situation)
         self.waits: Wait | None = None
         self.problem = ""
+        self.hindrance: Hindrance | None = None
+        self._hindered_at = Step.IDLE
         self.server_paused = False
         self._journal = self._read()
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._effect: asyncio.Task[Update] | None = None
         self._taken_up = False
-        self._unreachable = 0
+        self._tried = False
         self._again_at = now
         self._kept_at = now
         self._abort: Failure | None = None
@@ -186,7 +190,7 @@ class UpdateRunner:
         """What runs, by product: what the installer says now, or said last."""
         try:
             self.running = await self._machine.installer.products()
-        except (Unreachable, Declined) as error:
+        except (Hindered, Declined) as error:
             log.info("the installer could not be asked what runs: %s", error)
         return self.running
 
@@ -214,6 +218,8 @@ class UpdateRunner:
     async def _run_logged(self) -> None:
         try:
             await self.run()
+        except (AuditUnavailable, OSError) as error:
+            self._hinder_by(self.update, error)
         except Exception:  # an update that fails in an unexpected way must not end the agent
             log.exception("the update could not go on")
             self._pause(CAP_S)
@@ -236,6 +242,7 @@ class UpdateRunner:
             await self._note_bench()
             if not self._taken_up:
                 await self._take_up()
+                self.hindrance = None
                 return True
             if before.step in (Step.IDLE, Step.LOCKED):
                 return await self._begin_again()
@@ -243,11 +250,14 @@ class UpdateRunner:
                 failure, self._abort = self._abort, None
                 await self.keep(failed(before, failure))
                 return True
-            if overdue(before, self._core.clock.monotonic() - self.situation.entered):
-                await self.keep(failed(before, self._late(before)))
+            if self._late(before):
+                await self.keep(failed(before, self._lateness(before)))
                 return True
+            self._tried = True
             self._effect = asyncio.get_running_loop().create_task(self._perform(before))
             after = await self._effect
+            if self.update is before:
+                await self.keep(after)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -258,26 +268,40 @@ class UpdateRunner:
         except Withdrawn as withdrawn:
             await self._withdraw(str(withdrawn))
             return True
-        except Unreachable as error:
-            self._unreachable += 1
-            self.problem = str(error)
-            self._pause(max(LOOK_S, delay(self._unreachable, self._draw(), BASE_S, CAP_S)))
+        except Hindered as hindered:
+            self._hinder(before, hindered.code, hindered.text)
             await self._keep_spent()
             return False
         except Declined as declined:
             return await self._declined(before, declined)
         except (AuditUnavailable, OSError) as error:
-            self.problem = os_problem(error) if isinstance(error, OSError) else str(error)
-            log.warning("the update waits: %s", self.problem)
-            self._pause(LOOK_FAR_S)
+            self._hinder_by(before, error)
             return False
         finally:
             self._effect = None
-        self._unreachable = 0
-        if self.update is not before:
-            return True
-        await self.keep(after)
+        self._unhinder(before)
         return True
+
+    def _hinder(self, update: Update, code: str, text: str) -> None:
+        """Notes what keeps an effect from happening; it is tried again, after a pause that grows."""
+        found, now = self.hindrance, self._core.clock.now()
+        again = found is not None and self._hindered_at is update.step
+        self.hindrance = found.again(code, text) if found is not None and again else Hindrance(code, text, now)
+        self._hindered_at, self.problem = update.step, text if code == UNREACHABLE else f"{text} ({code})"
+        log.warning("the update waits: %s (%s)", text, code)
+        self._pause(max(LOOK_S, delay(self.hindrance.tries, self._draw(), BASE_S, CAP_S)))
+
+    def _hinder_by(self, update: Update, error: Exception) -> None:
+        """The same for the agent's own disk, which is full or fails."""
+        if isinstance(error, OSError):
+            self._hinder(update, NO_ROOM if is_full(error) else DISK, os_problem(error))
+        else:
+            self._hinder(update, DISK, str(error))
+
+    def _unhinder(self, update: Update) -> None:
+        """Notes that the effect of a step is possible."""
+        if update.step is self._hindered_at:
+            self.hindrance = None
 
     async def _perform(self, update: Update) -> Update:
         after = await self._effects.table[update.step](update)
@@ -289,6 +313,7 @@ class UpdateRunner:
             await self._withdraw("it was not installed before the directive ended")
             return True
         self.waits, self.problem = wait, ""
+        self._unhinder(before)
         now = self._core.clock.now()
         if wait.code in ("consent", "restart", "proof"):
             self._pause(min(LOOK_S, self.situation.settings.trial_s) if wait.code == "proof" else LOOK_S)
@@ -307,8 +332,16 @@ class UpdateRunner:
         await self.keep(failed(before, failure))
         return True
 
-    def _late(self, update: Update) -> Failure:
-        counted = update.step not in WAITS and not self._unreachable
+    def _late(self, update: Update) -> bool:
+        """Whether the step's deadline has passed. Before the switch an effect is tried once in each run, whatever the time: a
+        till that was off over the deadline may succeed, or learns what hinders it."""
+        if not self._tried and update.step not in IN_TRIAL:
+            return False
+        return overdue(update, self._core.clock.monotonic() - self.situation.entered)
+
+    def _lateness(self, update: Update) -> Failure:
+        hindered = self.hindrance is not None and self._hindered_at is update.step
+        counted = update.step not in WAITS and not hindered
         hours = (DEADLINES[update.step] or 0) / 3600
         why = self.problem or ("" if self.waits is None else self.waits.text)
         return Failure(code="deadline", text=f"it was {update.step} for {hours:g} h: {why}"[:500], counted=counted)
@@ -326,7 +359,9 @@ class UpdateRunner:
                 return
             mono = self._core.clock.monotonic()
             self.situation.entered = self._kept_at = self._again_at = mono
-            self.situation.progress, self.waits, self.problem = (0, 0), None, ""
+            self.situation.progress, self.waits, self.problem, self._tried = (0, 0), None, "", False
+            if update.step in (Step.IDLE, Step.LOCKED) and not update.retry_at:
+                self.hindrance = None  # there is nothing left to hinder
             self._record(before, update)
         self._trace(f"journal: {update.step.value}")
 
@@ -454,7 +489,7 @@ class UpdateRunner:
         self._again_at = self._core.clock.monotonic()
         if self._effect is not None:
             self._effect.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Wait, Unreachable, Declined, Withdrawn, OSError, AuditUnavailable):
+            with contextlib.suppress(asyncio.CancelledError, Wait, Hindered, Declined, Withdrawn, OSError, AuditUnavailable):
                 await self._effect
 
     def abort(self, failure: Failure) -> None:

@@ -4,14 +4,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from .hindrances import UNREACHABLE
 from .table import Installed, Order
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done, and those in all."""
 
 
-class Unreachable(Exception):
-    """Updater, installer, link or repository cannot be reached: no failed attempt; the effect is tried again."""
+class Hindered(Exception):
+    """Something that is not the package's keeps the effect from happening: no failed attempt; it is tried again.
+
+    Attributes:
+        code: as `hindrances.Hindrance` has it.
+        text: for people.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+class Unreachable(Hindered):
+    """Updater, installer, link or repository cannot be reached."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(UNREACHABLE, text)
 
 
 class Declined(Exception):
@@ -63,7 +80,7 @@ class Proof:
 
 
 class Updater(Protocol):
-    """Reads and verifies the repository, and stages packages. All raise `Unreachable` and `Declined`."""
+    """Reads and verifies the repository, and stages packages. All raise `Hindered` and `Declined`."""
 
     async def refresh(self, order: Order, now: int) -> Offered:
         """What the repository holds for the order's directive; `now` in seconds since 1970 UTC."""
@@ -79,7 +96,7 @@ class Updater(Protocol):
 
 
 class Installer(Protocol):
-    """Installs what the updater has staged, after judging it again. All raise `Unreachable` and `Declined`; repeatable."""
+    """Installs what the updater has staged, after judging it again. All raise `Hindered` and `Declined`; repeatable."""
 
     async def products(self) -> dict[str, Installed]:
         """What is installed, by product."""

@@ -5,12 +5,13 @@ from typing import Any
 
 from ipc import updatermessages as wire
 
+from .hindrances import MACHINE
 from .orderclient import OrderClient, clean
-from .sides import Declined, Offered, Progress, Unreachable
+from .sides import Declined, Hindered, Offered, Progress, Unreachable
 from .table import Order
 
 USER = "license-agent-updater"
-_AGAIN = frozenset({wire.UpdaterCode.NO_SPACE, wire.UpdaterCode.DISK, wire.UpdaterCode.DAMAGED, wire.UpdaterCode.INTERNAL})
+_AGAIN = frozenset({wire.UpdaterCode.INTERNAL})
 """Reasons that may be gone at the next attempt; all others are properties of directive and package."""
 _MAX_PACKAGE_FD_S = 600.0
 
@@ -57,8 +58,8 @@ class UpdaterClient:
 def _expect(message: Any, kind: type[Any]) -> Any:
     if isinstance(message, wire.Failure):
         text = clean(message.text)
-        if message.network:
-            raise Unreachable(text)
+        if message.network or message.code in MACHINE:
+            raise Hindered(message.code, text)
         raise Declined(message.code, text, final=message.code not in _AGAIN)
     if not isinstance(message, kind):
         raise Unreachable(f"the updater sent {type(message).__name__} out of turn")

@@ -7,6 +7,7 @@ from agentd.base.alerts import (
     BACKUP_OVERDUE,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
+    OTA_HINDERED,
     OTA_LOCKED,
     OTA_REHEARSAL,
     REVOCATIONS_STALE,
@@ -19,6 +20,7 @@ from agentd.base.alerts import (
     Alert,
 )
 from agentd.base.signedtime import Standing
+from agentd.ota.hindrances import alarming
 from agentd.ota.table import Step
 from agentd.secrets.trusted_time import describe
 from agentd.sync.degraded import Mode
@@ -89,7 +91,7 @@ class AlertWatch:
         refused = record is not None and record.refused is not None
         words = record.refused if record else ""
         self._set(SERVER_REFUSES, refused, f"the license server refuses this agent: {words}")
-        self._look_at_updates()
+        self._look_at_updates(now)
         backups = None if self._parts.backups is None else self._parts.backups.standing(now)
         late = backups is not None and backups.overdue
         self._set(BACKUP_OVERDUE, late, backups.text if backups is not None else "no backups are made by themselves any more")
@@ -107,8 +109,11 @@ class AlertWatch:
         text = describe(time.standing, time.time.signed, time.clock) if time is not None else "the server's time is settled"
         self._set(SERVER_TIME, contradicts, text)
 
-    def _look_at_updates(self) -> None:
+    def _look_at_updates(self, now: int) -> None:
         updates = self._parts.updates
+        hindrance = None if updates is None else updates.hindrance
+        what = "it goes on" if hindrance is None else f"{hindrance.text} ({hindrance.code}). {hindrance.action}"
+        self._set(OTA_HINDERED, alarming(hindrance, now), f"an update cannot go on: {what}"[:500])
         failure = None if updates is None else updates.update.failure
         locked = updates is not None and updates.update.step is Step.LOCKED
         why = "" if failure is None else failure.text

@@ -51,6 +51,7 @@ class Gauges:
     ota_state: str | None = None
     ota_attempts: int = 0
     ota_paused: bool = False
+    ota_hindered: bool = False
     ota_rehearsal_overdue: bool = False
     ota_installed: float = 0.0
     webhook_waiting: int = 0
@@ -200,6 +201,8 @@ OTA_METRICS: tuple[Declared, ...] = (
     Declared("ota_failed_attempts", "gauge", "", "Updates that have failed in a row; more than 2 lock",
              lambda _, g: g.ota_attempts),
     Declared("ota_paused", "gauge", "", "1 while no update begins because somebody has paused them", lambda _, g: g.ota_paused),
+    Declared("ota_hindered", "gauge", "", "1 while something keeps an update from going on that is not its package's: room on "
+             "the disk, or the repository", lambda _, g: g.ota_hindered),
     Declared("ota_rehearsal_overdue", "gauge", "", "1 on a test bench that has not rehearsed an update for a quarter",
              lambda _, g: g.ota_rehearsal_overdue),
     Declared("ota_last_success_timestamp_seconds", "gauge", "s",

@@ -10,6 +10,7 @@ from typing import Any
 from agentd.audit.checkpoint import Checkpoint
 from agentd.base.journal import lines_dropped
 from agentd.base.signedtime import Standing
+from agentd.ota.hindrances import alarming
 from common.files import write_atomic
 
 from .alertqueue import AlertQueue
@@ -125,6 +126,7 @@ class Publisher:
             ota_state=None if updates is None else updates.update.step.value,
             ota_attempts=0 if updates is None else updates.update.attempts,
             ota_paused=updates is not None and bool(updates.paused),
+            ota_hindered=updates is not None and alarming(updates.hindrance, int(core.clock.wall())),
             ota_rehearsal_overdue=updates is not None and updates.rehearsal_overdue(),
             ota_installed=0 if updates is None else updates.last_installed(),
             webhook_waiting=len(self._alerts.waiting),

@@ -41,6 +41,7 @@ def update_view(runner: UpdateRunner | None, clock: Clock) -> dict[str, Any]:
         },
         "waits": None if waits is None else {"code": waits.code, "text": waits.text, "until": waits.until},
         "problem": runner.problem or None,
+        "action": _action(runner),
         "failure": None if failure is None else {"code": failure.code, "text": failure.text},
         "progress": {"done": done, "total": total},
         "running": _running(runner),
@@ -66,10 +67,16 @@ def updates_view(runner: UpdateRunner | None) -> dict[str, Any] | None:
         "waits": None if waits is None else {"code": waits.code, "text": waits.text, "until": waits.until},
         "paused": runner.situation.paused or None,
         "problem": runner.problem or None,
+        "action": _action(runner),
         "attempts": update.attempts,
         "failure": None if failure is None else {"code": failure.code, "text": failure.text},
         "rehearsal_overdue": runner.rehearsal_overdue(),
     }
+
+
+def _action(runner: UpdateRunner) -> str | None:
+    """What an administrator does about the problem; None where it is not one that hinders."""
+    return runner.hindrance.action if runner.problem and runner.hindrance is not None else None
 
 
 def _running(runner: UpdateRunner) -> list[dict[str, Any]]:

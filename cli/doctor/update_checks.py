@@ -122,7 +122,8 @@ def _judge_waiting(found: dict[str, Any] | None) -> Judgment:
         count = quantity(found["attempts"], "attempt")
         judged.append(warn(f"{count} to install an update failed in a row{why}", "license-agent-cli ota history"))
     if found["problem"]:
-        judged.append(warn(f"the update cannot go on: {found['problem']}", "license-agent-cli ota status"))
+        action = found.get("action") or "license-agent-cli ota status"
+        judged.append(warn(f"the update cannot go on: {found['problem']}", action))
     if found["paused"]:
         judged.append(warn(f"no update begins: {found['paused']}", "license-agent-cli ota pause --end"))
     if found["rehearsal_overdue"]:

@@ -301,6 +301,7 @@ class Updates(Struct):
         waits: what it waits for; null if it does not wait.
         paused: who lets nothing begin; null if nobody does.
         problem: what is tried again; null without one.
+        action: what an administrator does about it; null where nothing is known, missing from an older agent.
         attempts: that have failed in a row.
         failure: of the last attempt; null without one.
         rehearsal_overdue: whether this is a test bench that has not rehearsed for a quarter.
@@ -315,6 +316,7 @@ class Updates(Struct):
     attempts: int
     failure: Failed | None
     rehearsal_overdue: bool
+    action: str | UnsetType | None = UNSET
 
 
 class Status(Struct, kw_only=True):

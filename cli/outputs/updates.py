@@ -104,6 +104,7 @@ class UpdateStatus(Struct, kw_only=True):
         update: null before the first.
         waits: null if it does not wait.
         problem: what is tried again; null without one.
+        action: what an administrator does about it; null where nothing is known.
         failure: of the last attempt; null without one.
         progress: of a download or preparation.
         running: the products.
@@ -122,6 +123,7 @@ class UpdateStatus(Struct, kw_only=True):
     update: Offer | UnsetType | None = UNSET
     waits: Waits | UnsetType | None = UNSET
     problem: str | UnsetType | None = UNSET
+    action: str | UnsetType | None = UNSET
     failure: Failed | UnsetType | None = UNSET
     progress: Progress | UnsetType = UNSET
     running: list[Running] | UnsetType = UNSET

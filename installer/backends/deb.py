@@ -20,6 +20,8 @@ from .contract import BackendRefused, Content, Place
 
 BUSY = "busy"
 """Name of the check of a job that was not done because packages are being changed: no failed attempt."""
+NO_ROOM = "no-room"
+"""Name of the check of a job for which the disk has no room; the package before is installed."""
 
 Install = Callable[[Place, str, Callable[[str], None]], tuple[Check, ...]]
 """Has the package of a place installed, which has that SHA-256, and returns what came of it. The trace is for writes."""
@@ -99,6 +101,8 @@ class Deb:
             checks = self._install(place, kept.sha256, trace)
             if any(check.name == BUSY and not check.ok for check in checks):
                 raise BackendRefused(BUSY, "; ".join(check.text for check in checks))
+            if any(check.name == NO_ROOM and not check.ok for check in checks):
+                raise BackendRefused(NO_ROOM, "; ".join(check.text for check in checks if not check.ok)[:500])
             if not checks or not all(check.ok for check in checks):
                 raise BackendRefused("not-installed", "; ".join(check.text for check in checks if not check.ok)[:500])
         trace("package: installed")

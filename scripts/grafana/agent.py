@@ -183,8 +183,10 @@ def _updates() -> Row:
               f"In a row, {_WORST}. The register says why: license-agent-cli ota history."),
         lines("Held back", {
             "paused": "count(license_agent_ota_paused == 1) or 0 * count(license_agent_up)",
+            "hindered": "count(license_agent_ota_hindered == 1) or 0 * count(license_agent_up)",
             "rehearsal overdue": "count(license_agent_ota_rehearsal_overdue == 1) or 0 * count(license_agent_up)",
-        }, "Machines that an administrator has paused, and test benches that have not rehearsed an update for a quarter."),
+        }, "Machines that an administrator has paused, those with a full disk or a repository that serves something wrong, and test "
+           "benches that have not rehearsed an update for a quarter."),
         lines("Time since the last update", {"{{instance}}": "topk(10, time() - (license_agent_ota_last_success_timestamp_seconds > 0))"},
               f"That proved itself, {_WORST}.", unit="s"),
     )  # fmt: skip

@@ -32,6 +32,7 @@ RUNBOOKS = {
     "LicenseAgentTpmUnavailable": _TPM,
     "LicenseAgentBackupOverdue": "guides.md#back-up-an-agent",
     "LicenseAgentUpdatesLocked": "guides/updates.md#when-updates-are-locked",
+    "LicenseAgentUpdateHindered": "guides/updates.md#when-an-update-cannot-go-on",
     "LicenseAgentRehearsalOverdue": "guides/updates.md#rehearse-each-quarter",
     "LicenseAgentClockSuspect": _CLOCK,
     "LicenseAgentServerTimeHeld": _CLOCK,

@@ -179,5 +179,13 @@ def test_a_locked_update_says_why_and_a_test_bench_that_it_must_rehearse() -> No
         assert row in text, text
 
 
+def test_an_update_that_is_hindered_says_what_to_do() -> None:
+    text = click.unstyle(status_text({**NEW, "updates": {**UPDATES, "problem": "no room (no-room)", "action": "Make room."}}))
+    assert [" ".join(line.split()) for line in text.splitlines() if "oom" in line] == [
+        "problem no room (no-room)",
+        "do Make room.",
+    ]
+
+
 def test_a_machine_without_updates_has_no_section_for_them() -> None:
     assert status_text({**NEW, "updates": None}) == status_text(NEW)

@@ -189,3 +189,15 @@ def test_a_package_that_does_not_install_is_a_failed_attempt_and_ends_with_the_o
     assert till.box.installed() == ("1.0+b1.0", "1.0+b1.0")
     assert till.order(RollBack, reason="it failed").version == "1.0"
     assert till.shown().state == "idle"
+
+
+def test_a_disk_without_room_is_no_failed_attempt_and_the_update_stays_prepared(till: Till, tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    data = deb("2.0+b2.0", scripts=(f"preinst\n#!/bin/sh\n[ -e {room} ] || cat /proc/version >/dev/full\n",))
+    sha256 = till.stage("2.0", data)
+    till.order(Prepare, sha256=sha256)
+    found = till.order(Switch, sha256=sha256)
+    assert code(found) == "no-room" and "No space left on device" in found.text
+    assert (till.shown().state, till.box.installed()) == (Phase.STAGED, ("1.0+b1.0", "1.0+b1.0"))
+    room.touch()
+    assert isinstance(till.order(Switch, sha256=sha256), Switched)

@@ -1,5 +1,6 @@
 """Root's memory and its configuration: what is written is read again, and what is wrong is said, never passed over."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from installer.config import DEFAULT_TIMEOUT_S, InstallerConfig, load_config, parse_config, schema
 from installer.phases import PHASES, Event, Phase
-from installer.state import Pending, Product, State, StateFile, StateUnusable, Version
+from installer.state import Pending, Product, State, StateFile, StateNotWritten, StateUnusable, Version
 from settings.errors import ConfigError
 from tests.installer.test_backends import Killed, killer
 from updatetrust.metadata import KeptRole, KeptVersions
@@ -196,3 +197,13 @@ def test_the_file_must_be_root_s_and_its_absence_means_no_products(tmp_path: Pat
     with pytest.raises(ConfigError):
         load_config(path, owners)
     assert set(schema(users)) == {"backend", "directory", "unit", "user", "health", "timeout_s"}
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_state_that_cannot_be_written_says_whether_there_is_no_room(directory: Path, number: int, full: bool) -> None:
+    def fails(_step: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(StateNotWritten, match="the update goes on when that is solved") as raised:
+        StateFile(directory, os.geteuid(), fails).save(FULL)
+    assert raised.value.full is full

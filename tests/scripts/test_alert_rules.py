@@ -67,6 +67,7 @@ CASES: dict[str, dict[str, Case]] = {
             {'license_agent_ota_state{instance="till",state="locked"}': "0x20",
              'license_agent_ota_state{instance="till",state="proving"}': "1x20"},
         ),
+        "LicenseAgentUpdateHindered": Case("medium", 65, agent(ota_hindered="1x70"), agent(ota_hindered="1x30 0x40")),
         "LicenseAgentRehearsalOverdue": Case(
             "low", 65, agent(ota_rehearsal_overdue="1x70"), agent(ota_rehearsal_overdue="1x30 0x40")
         ),

@@ -175,9 +175,9 @@ def test_a_server_that_lies_is_no_failed_attempt_and_fills_no_disk(
 
 def test_another_content_is_refused_and_nothing_of_it_stays(place: Path, staging: Staging) -> None:
     failed = failure(Repository({PATH: DATA[:-1] + b"?"}), staging)
-    assert (failed.code, failed.network, kept(place)) == (UpdaterCode.DIGEST, False, 0)
+    assert (failed.code, failed.network, kept(place)) == (UpdaterCode.DIGEST, True, 0)
     failed = failure(Repository({PATH: DATA + b"?"}), staging)
-    assert (failed.code, kept(place)) == (UpdaterCode.LENGTH, 0)
+    assert (failed.code, failed.network, kept(place)) == (UpdaterCode.LENGTH, True, 0)
     assert staging.names() == []
 
 

@@ -174,7 +174,9 @@ def test_what_does_not_agree_is_not_staged(
         answer = machine.stage(directive=directive, now=now)
     else:
         answer = machine.bundle(machine.vendor.bundle(tmp_path / "b"), now, directive=directive)
-    assert failed(answer) == (code, False) and machine.staged == []
+    # A mirror that shows an older state of the repository brings these about, and must not be able to lock updates.
+    of_the_state = code in ("digest-differs", "length-differs", "version-differs", "build-differs", "not-in-repository")
+    assert failed(answer) == (code, way == "link" and of_the_state) and machine.staged == []
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_without_roots_file_nothing_is_trusted(machine: Machine, tmp_path: Path)
 def test_metadata_that_is_out_of_date_is_not_used_and_no_failed_attempt(machine: Machine, tmp_path: Path) -> None:
     late = NOW + 7 * DAY + 1
     assert failed(machine.stage(now=late)) == (UpdaterCode.EXPIRED, True)
-    assert failed(machine.bundle(machine.vendor.bundle(tmp_path / "b"), late)) == (UpdaterCode.EXPIRED, True)
+    assert failed(machine.bundle(machine.vendor.bundle(tmp_path / "b"), late)) == (UpdaterCode.EXPIRED, False)
 
 
 def test_older_metadata_than_was_seen_is_refused(machine: Machine) -> None:
@@ -229,10 +231,10 @@ def test_older_metadata_than_was_seen_is_refused(machine: Machine) -> None:
     vendor.publish(1)
 
 
-def test_metadata_that_another_key_signed_is_refused(machine: Machine) -> None:
+def test_metadata_that_another_key_signed_is_refused_and_a_mirror_locks_nothing_by_it(machine: Machine) -> None:
     other = UpdateRepository()
     machine.link.files["/metadata/timestamp.json"] = other.files["metadata/timestamp.json"]
-    assert failed(machine.stage()) == ("metadata-not-signed", False)
+    assert failed(machine.stage()) == ("metadata-not-signed", True)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_a_repository_that_does_not_answer_right(
     machine: Machine, spoil: Callable[[Repository, Response], Response], code: str
 ) -> None:
     machine.link.spoil = spoil
-    assert failed(machine.stage()) == (code, code != "metadata-too-large")
+    assert failed(machine.stage()) == (code, True)
 
 
 def test_a_link_that_breaks_off_says_so_in_its_own_words(machine: Machine) -> None:
@@ -287,7 +289,7 @@ def test_a_bundle_with_metadata_that_is_not_whole(machine: Machine, tmp_path: Pa
     path = machine.vendor.bundle(tmp_path / "b", **{"2.root.json": b"{}"})
     assert failed(machine.bundle(path)) == ("metadata-malformed", False)
     path = machine.vendor.bundle(tmp_path / "b", **{"stray.json": machine.vendor.root})
-    assert failed(machine.bundle(path)) == ("metadata-mismatched", True)
+    assert failed(machine.bundle(path)) == ("metadata-mismatched", False)
 
 
 def test_discard_and_describe(machine: Machine) -> None:

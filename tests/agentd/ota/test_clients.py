@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentd.ota.installerclient import InstallerClient
-from agentd.ota.sides import Declined, Unreachable
+from agentd.ota.sides import Declined, Hindered, Unreachable
 from agentd.ota.table import Installed, Order
 from agentd.ota.updaterclient import UpdaterClient
 from ipc import installermessages as installer
@@ -92,15 +92,41 @@ def test_an_offer_and_a_download_with_its_progress() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "network", "final"), [("unreachable", True, None), ("digest-differs", False, True), ("no-space", False, False)]
+    ("code", "network", "final"),
+    [
+        ("unreachable", True, None),
+        ("digest-differs", True, None),
+        ("metadata-not-signed", True, None),
+        ("no-space", False, None),
+        ("disk", False, None),
+        ("digest-differs", False, True),
+        ("metadata", False, True),
+        ("internal", False, False),
+    ],
 )
-def test_a_network_that_fails_is_no_failed_attempt_and_a_bad_package_is(code: str, network: bool, final: bool | None) -> None:
+def test_what_a_mirror_or_a_full_disk_brings_about_is_no_failed_attempt_and_a_bad_package_is(
+    code: str, network: bool, final: bool | None
+) -> None:
     failure = updater.Failure(v=1, id=1, code=code, text="why\x1b", network=network)
-    with pytest.raises(Unreachable if network else Declined) as error:
+    with pytest.raises(Hindered if final is None else Declined) as error:
         ask_updater(say(failure), lambda client: client.refresh(ORDER, 5))
-    assert "why?" in str(error.value)
+    assert "why?" in str(error.value) and error.value.code == code
     if isinstance(error.value, Declined):
-        assert (error.value.code, error.value.final, error.value.counted) == (code, final, True)
+        assert (error.value.final, error.value.counted) == (final, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "counted"),
+    [("no-room", None), ("disk", None), ("metadata-rolled-back", False), ("bundle-refused", True), ("below-floor", True)],
+)
+def test_an_installer_without_room_hinders_and_one_that_refuses_the_package_is_a_failed_attempt(
+    code: str, counted: bool | None
+) -> None:
+    refused = installer.Refused(v=1, id=1, code=code, text="why")
+    with pytest.raises(Hindered if counted is None else Declined) as error:
+        ask_installer(say(refused), lambda client: client.prepare("pos", SHA, lambda _done, _total: None))
+    if isinstance(error.value, Declined):
+        assert error.value.counted is counted
 
 
 def test_a_package_goes_as_a_descriptor_and_never_as_a_path(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agentd.ota.hindrances import PATIENCE_S, UNREACHABLE, Hindrance
 from agentd.ota.table import Failure, Step, Update
 from agentd.sockets.unauthorized import UnauthorizedPeers
 from agentd.sync.cycle import ContactRecord
@@ -126,3 +127,22 @@ def test_locked_updates_and_a_rehearsal_that_is_overdue(alerts: AlertWorld) -> N
     assert alerts.at(T0 + 1) == [("alert.ota_locked", "raised"), ("alert.ota_rehearsal", "raised")]
     alerts.updates.update = Update()
     assert alerts.at(T0 + 2) == [("alert.ota_locked", "cleared")]
+
+
+def test_what_hinders_an_update_is_said_once_with_what_to_do_and_its_end_once(
+    alerts: AlertWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    alerts.updates.hindrance = found = Hindrance("no-room", "/var has no room", T0)
+    assert alerts.at(T0 + 1) == []  # it may pass by itself
+    alerts.updates.hindrance = found.again("no-room", "/var has no room").again("no-room", "/var has no room")
+    assert alerts.at(T0 + 2) == [("alert.ota_hindered", "raised")]
+    assert alerts.at(T0 + 3) == []
+    assert "an update cannot go on: /var has no room (no-room). Make room: " in caplog.text
+    alerts.updates.hindrance = None
+    assert alerts.at(T0 + 4) == [("alert.ota_hindered", "cleared")]
+
+
+def test_a_repository_out_of_reach_alerts_after_a_day(alerts: AlertWorld) -> None:
+    alerts.updates.hindrance = Hindrance(UNREACHABLE, "the repository cannot be reached", T0, tries=40)
+    assert alerts.at(T0 + PATIENCE_S - 1) == []
+    assert alerts.at(T0 + PATIENCE_S) == [("alert.ota_hindered", "raised")]
