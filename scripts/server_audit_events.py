@@ -16,7 +16,7 @@ from server.ota.directive_states import State
 from server.ota.directives import _TOLD
 from server.registry import audit
 from server.registry.agentcounts import STATUSES
-from server.registry.retention import Retention
+from server.registry.upkeep.retention import Retention
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ COMPUTED: dict[tuple[str, str], tuple[str, ...]] = {
     ("ota/directives.py", "_TOLD[after]"): (),
     ("ota/directives.py", "f'agent.{name}'"): tuple(f"agent.{_update(state)}" for state in _TOLD),
     ("ota/publishing.py", "**shown"): ("documents", "added", "moved", "withdrawn"),
-    ("registry/retention.py", "**changes"): tuple(Retention.__dataclass_fields__),
+    ("registry/upkeep/retention.py", "**changes"): tuple(Retention.__dataclass_fields__),
     ("wiring.py", "**fields"): ("made_at", "sha256"),
 }
 """What an expression can be, by the file below server/ and the expression.

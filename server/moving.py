@@ -26,14 +26,15 @@ from .base.settings import CREDENTIAL_URL, SETTINGS, Place, credential_url, plac
 from .keys import datakey, key_rows, masterkey
 from .keys.keyring import Keyring
 from .keys.masterkey_rotation import locked
-from .registry import audit, copying
+from .registry import audit
 from .registry.cipher import Cipher
-from .registry.copying import Content
 from .registry.database import MOVED, UNUSED, Database, begin_use, brief, unused
 from .registry.migrating import upgrade_within
-from .registry.models import REVISION, ServerKey, Setting
-from .registry.sole import sole_access
-from .registry.tables import Base
+from .registry.models.core import REVISION, ServerKey, Setting
+from .registry.models.tables import Base
+from .registry.upkeep import copying
+from .registry.upkeep.copying import Content
+from .registry.upkeep.sole import sole_access
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,15 +44,16 @@ from .licensing.secrets import Secrets
 from .licensing.usage import UsageTotals
 from .notify.webhooks import Webhooks
 from .ota.directives import Directives
-from .registry import audit, backup, events
+from .registry import audit, events
 from .registry.agentcounts import STATUSES
-from .registry.backup import Summary
 from .registry.cipher import KEY_BYTES, Cipher
 from .registry.clockwatch import ClockWatch
 from .registry.database import Database, begin_use
-from .registry.housekeeping import Chore, Housekeeping
-from .registry.models import OLDEST_PROGRAM, Counter, Setting
+from .registry.models.core import OLDEST_PROGRAM, Counter, Setting
 from .registry.prepared import Prepared
+from .registry.upkeep import backup
+from .registry.upkeep.backup import Summary
+from .registry.upkeep.housekeeping import Chore, Housekeeping
 
 _COUNTERS = (
     "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER, events.COUNTER,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit
 from server.registry.database import next_number
-from server.registry.operator_models import Account, AccountCertificate
+from server.registry.models.operators import Account, AccountCertificate
 
 from . import provider as providers
 from .roles import Role

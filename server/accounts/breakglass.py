@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import Conflict, Invalid, NotAllowed, NotFound
 from server.registry import audit
 from server.registry.database import next_number
-from server.registry.operator_models import BreakGlass
+from server.registry.models.operators import BreakGlass
 
 from . import accounts
 

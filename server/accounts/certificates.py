@@ -13,7 +13,7 @@ from server.keys.lifecycle import KeyLifecycle
 from server.keys.pki import fingerprint_of, key_of_csr, make_operator_certificate, pem_of
 from server.registry import audit
 from server.registry.database import next_number
-from server.registry.operator_models import AccountCertificate
+from server.registry.models.operators import AccountCertificate
 
 from . import accounts
 

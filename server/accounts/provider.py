@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import Invalid
 from server.registry import audit
-from server.registry.models import Setting
+from server.registry.models.core import Setting
 
 NAME = "openid_provider"
 MAX_ISSUER_CHARS = 256

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from server.registry.operator_models import Account, AccountCertificate, AccountToken
+from server.registry.models.operators import Account, AccountCertificate, AccountToken
 
 from . import breakglass, certificates, tokens
 from . import provider as providers

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit
 from server.registry.database import next_number
-from server.registry.operator_models import Account, AccountToken
+from server.registry.models.operators import Account, AccountToken
 
 from . import accounts
 from .roles import SCOPES

@@ -16,7 +16,7 @@ from server.accounts import accounts, breakglass, signin
 from server.accounts.roles import Role, admits
 from server.base.errors import Conflict, NotAllowed, NotFound, RegistryError
 from server.registry import audit
-from server.registry.operator_models import Account, Approval
+from server.registry.models.operators import Account, Approval
 
 LASTS_S = 24 * 3600
 """How long an approval may be given, and used."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import Invalid
 from server.registry.cipher import Cipher
-from server.registry.operator_models import OperatorReply
+from server.registry.models.operators import OperatorReply
 
 KEPT_S = 86_400
 _NEW = text(

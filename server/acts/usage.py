@@ -9,7 +9,7 @@ from server.accounts.roles import Role
 from server.base.errors import Invalid
 from server.licensing import usage
 from server.licensing.usage import Sum, Used, Which
-from server.registry.retention import DAY_S
+from server.registry.upkeep.retention import DAY_S
 
 from .act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 

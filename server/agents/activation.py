@@ -17,7 +17,7 @@ from server.keys.pki import key_of_csr
 from server.registry import audit, events
 from server.registry.agentcounts import shown_status
 from server.registry.database import next_number
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 
 from .certificates import ClientCertificates, number_of
 from .enrollment_tokens import spend

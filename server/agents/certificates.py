@@ -20,7 +20,7 @@ from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
 from server.keys.pki import fingerprint_of, key_of_csr, make_client_certificate, pem_of
 from server.registry import audit
-from server.registry.models import Agent, Certificate
+from server.registry.models.core import Agent, Certificate
 
 from .registry import ACTIVE, CLOCK_TOLERANCE_S, registered
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
 from server.registry import audit
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 
 from .registry import begin_anew, enrolled
 from .seen import Seen, went_back

@@ -16,7 +16,7 @@ from server.base.errors import NotFound
 from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.cipher import Cipher
-from server.registry.models import EnrollmentToken, ProvisioningAttempt
+from server.registry.models.core import EnrollmentToken, ProvisioningAttempt
 
 ATTEMPT_S = 600
 """How long a device has for the second step of its provisioning."""

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from server.keys.pki import BACKDATE_S
 from server.registry import audit
 from server.registry.database import present_number, skip_ahead
-from server.registry.models import Agent, Certificate
+from server.registry.models.core import Agent, Certificate
 from server.web.peers import Peer
 
 from .certificates import LIFETIME_S

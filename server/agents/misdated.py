@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from server.registry.database import Database
 from server.registry.dialect import by_bytes
-from server.registry.models import Agent, Certificate, Secret, ServerKey
+from server.registry.models.core import Agent, Certificate, Secret, ServerKey
 
 TOLERANCE_S = 300
 BATCH = 1000

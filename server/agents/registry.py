@@ -16,7 +16,7 @@ from server.base.refused import RequestRefused
 from server.registry import audit, events
 from server.registry.agentcounts import RETIRED, counted, shown_status
 from server.registry.dialect import by_bytes
-from server.registry.models import Agent, Certificate
+from server.registry.models.core import Agent, Certificate
 
 from .seen import went_back
 

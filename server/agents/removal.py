@@ -15,10 +15,10 @@ from common.text import quantity
 from contracts.keyset import pin_of_jwk
 from server.base.errors import RegistryError
 from server.registry import audit, events
-from server.registry.models import Agent, Base, Certificate, EnrollmentToken, FormerLicense, KeptReply, License, Secret
-from server.registry.retention import DAY_S, retention
-from server.registry.update_models import UpdateAgent, UpdateDirective
-from server.registry.usage_models import UsageCounter
+from server.registry.models.core import Agent, Base, Certificate, EnrollmentToken, FormerLicense, KeptReply, License, Secret
+from server.registry.models.updates import UpdateAgent, UpdateDirective
+from server.registry.models.usage import UsageCounter
+from server.registry.upkeep.retention import DAY_S, retention
 
 from .registry import REVOKED, enrolled
 

@@ -13,8 +13,8 @@ from server.base.errors import RegistryError
 from server.registry import audit, events
 from server.registry.agentcounts import RETIRED, shown_status
 from server.registry.dialect import passing_locked
-from server.registry.models import Agent, License
-from server.registry.retention import DAY_S, retention
+from server.registry.models.core import Agent, License
+from server.registry.upkeep.retention import DAY_S, retention
 
 from .registry import ACTIVE, REVOKED, enrolled, revoke_certificates
 from .removal import delete_agent

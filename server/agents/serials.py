@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.database import present_number, set_number
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 
 COUNTER = "serial"
 MAX_SERIAL = 10**15 - 1

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from contracts.exchange import RefusalCode
 from server.base.refused import RequestRefused
 from server.registry.cipher import Cipher
-from server.registry.models import KeptReply
+from server.registry.models.core import KeptReply
 
 from .challenges import CHALLENGE_LIFETIME_S, CLOCK_TOLERANCE_S
 

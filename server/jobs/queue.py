@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 
 from server.registry.database import Database
 from server.registry.dialect import passing_locked
-from server.registry.models import Job
+from server.registry.models.core import Job
 
 RETRY_S = 60
 """When a job that failed is due again, at the latest: less if its interval is shorter."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
-from server.registry.models import Setting
+from server.registry.models.core import Setting
 
 from .masterkey import MasterKey, NotWrapped
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from contracts.keyset import pin_of_jwk
 from server.base.errors import RegistryError
 from server.registry.cipher import Cipher
-from server.registry.models import ServerKey, Setting
+from server.registry.models.core import ServerKey, Setting
 
 from .key_states import KeyState
 from .pki import pem_of

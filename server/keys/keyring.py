@@ -30,7 +30,7 @@ from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.registry.cipher import Cipher
 from server.registry.database import Database, present_number, require_here
-from server.registry.models import KeySetRow
+from server.registry.models.core import KeySetRow
 
 from . import es256, key_rows
 from .jose import public_jwk

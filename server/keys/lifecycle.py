@@ -23,7 +23,7 @@ from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.cipher import Cipher
 from server.registry.database import Database, next_number
-from server.registry.models import KeySetRow, ServerKey
+from server.registry.models.core import KeySetRow, ServerKey
 
 from . import key_rows, trial
 from .jose import new_signing_key, public_jwk

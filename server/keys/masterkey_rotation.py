@@ -24,7 +24,7 @@ from server.base.errors import RegistryError
 from server.base.settings import SETTINGS, Place, settings_of
 from server.registry import audit
 from server.registry.database import Database
-from server.registry.models import Setting
+from server.registry.models.core import Setting
 
 from . import datakey, masterkey, pkcs11key
 from .datakey import Wrap

@@ -14,7 +14,7 @@ from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.cipher import Cipher
 from server.registry.database import Database, next_number
-from server.registry.models import ServerKey
+from server.registry.models.core import ServerKey
 
 from . import key_rows, trial
 from .key_states import KEY_STATES, KeyEvent, KeyState

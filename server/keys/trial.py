@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from contracts.keyset import KeySet, PublicJwk, pin_of, pin_of_jwk, verify_key_set
 from server.base.errors import RegistryError
 from server.registry.cipher import Cipher
-from server.registry.models import KeySetRow, ServerKey
+from server.registry.models.core import KeySetRow, ServerKey
 
 from . import key_rows
 from .jose import public_jwk

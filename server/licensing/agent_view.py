@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from common.text import quantity
 from server.agents.clones import Halt, halt_of
 from server.agents.registry import REVOKED, AgentRow, enrolled, row_of
-from server.registry.models import Certificate, Secret
+from server.registry.models.core import Certificate, Secret
 
 from .license_list import LicenseRow, listed
 from .license_states import State

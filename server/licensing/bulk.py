@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, RegistryError
 from server.registry.database import Database
-from server.registry.licensing_models import Policy
-from server.registry.models import Agent, License
+from server.registry.models.core import Agent, License
+from server.registry.models.licensing import Policy
 
 from .licenses import Licenses, record_issued
 from .orders import Order, Wish, order_of

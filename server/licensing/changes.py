@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
 from server.registry.database import next_number, present_number
-from server.registry.models import Agent, Counter, FormerLicense, License
+from server.registry.models.core import Agent, Counter, FormerLicense, License
 
 BASE = "license_changes.base"
 """The counter with the number of every agent whose licenses have not changed since: of the beginning, or of the last restored

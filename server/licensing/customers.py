@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid
 from server.registry.cipher import KEY_BYTES, Cipher
-from server.registry.licensing_models import Customer, Site
+from server.registry.models.licensing import Customer, Site
 
 from .rows import checked_text, expect, found, new_id, record, require_new, touch
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, RegistryError
-from server.registry.licensing_models import Customer, Site
+from server.registry.models.licensing import Customer, Site
 
 from .customers import FIELDS, SITE_FIELDS, Customers
 from .sheets import lines_in

@@ -17,7 +17,7 @@ from server.agents.registry import ACTIVE
 from server.base.refused import RequestRefused
 from server.registry import audit
 from server.registry.database import present_number
-from server.registry.models import Agent, FormerLicense, License
+from server.registry.models.core import Agent, FormerLicense, License
 
 from .changes import BASE, present
 from .licenses import Licenses

@@ -18,7 +18,7 @@ from server.registry import audit
 from server.registry.agentcounts import counted
 from server.registry.database import Database
 from server.registry.dialect import by_bytes
-from server.registry.models import Agent, Secret, Setting
+from server.registry.models.core import Agent, Secret, Setting
 
 from .secret_states import Event, State, step
 

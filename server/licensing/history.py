@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from server.base.errors import NotFound
 from server.registry import events
 from server.registry.database import OPERATOR
-from server.registry.licensing_models import LicenseChange
-from server.registry.models import License
+from server.registry.models.core import License
+from server.registry.models.licensing import LicenseChange
 
 from . import changes
 from .license_states import Event, state_of

@@ -21,8 +21,8 @@ from server.agents.registry import ACTIVE
 from server.base.limits import Rate, buckets
 from server.base.refused import RequestRefused
 from server.registry import audit, events
-from server.registry import seat_models as tables
-from server.registry.models import Agent, License
+from server.registry.models import seats as tables
+from server.registry.models.core import Agent, License
 
 from . import seats
 from .license_states import State, state_of

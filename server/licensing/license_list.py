@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from server.agents.registry import REVOKED, enrolled
 from server.base.errors import NotFound
 from server.registry.agentcounts import shown_status
-from server.registry.models import Agent, License
+from server.registry.models.core import Agent, License
 
 from .customers import customer, site
 from .license_states import State, state_of

@@ -19,8 +19,8 @@ from common.statetable import Table, UnknownTransition
 from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import Conflict, NotFound
 from server.registry.agentcounts import shown_status
-from server.registry.models import Agent, License
-from server.registry.seat_models import Seat
+from server.registry.models.core import Agent, License
+from server.registry.models.seats import Seat
 
 
 class State(StrEnum):

@@ -22,7 +22,7 @@ from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
 from server.registry import audit
 from server.registry.database import next_number, present_number, skip_ahead
-from server.registry.models import Agent, License, Secret
+from server.registry.models.core import Agent, License, Secret
 
 from . import seats, trials
 from .history import ISSUED, changed

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from server.agents.registry import announces_sync, enrolled
 from server.base.errors import Conflict, Invalid
 from server.registry import audit
-from server.registry.models import Agent, License
+from server.registry.models.core import Agent, License
 
 from . import seats, trials
 from .changes import left

@@ -16,7 +16,7 @@ from contracts.claims import MAX_TIME, Claims, check_claims
 from contracts.jose import MalformedToken
 from contracts.licensetoken import LICENSE_TYPE, MAX_TOKEN_CHARS, MAX_VERSION, key_id
 from server.base.errors import Invalid
-from server.registry.licensing_models import Policy
+from server.registry.models.licensing import Policy
 
 from .customers import owner_of
 from .products import features_of, sold_by, terms_of_seats

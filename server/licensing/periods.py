@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from server.registry import audit
-from server.registry.models import Setting
+from server.registry.models.core import Setting
 
 DEFAULT_INTERVAL_S, DEFAULT_GRACE_S = 86_400, 604_800
 REVOCATIONS_LAST_S = 7 * 86_400

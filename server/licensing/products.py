@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid
-from server.registry.licensing_models import EntitlementSet, Policy, Product
+from server.registry.models.licensing import EntitlementSet, Policy, Product
 
 from .rows import checked_features, checked_metadata, checked_text, expect, found, new_id, record, require_new, touch
 from .seats import Terms

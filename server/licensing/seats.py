@@ -19,8 +19,8 @@ from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.registry import audit, events
 from server.registry.database import next_number
-from server.registry.models import Agent, FormerLicense, License
-from server.registry.seat_models import FloatingLicense, Seat
+from server.registry.models.core import Agent, FormerLicense, License
+from server.registry.models.seats import FloatingLicense, Seat
 
 from . import changes
 from .customers import site as site_row

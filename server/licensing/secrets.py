@@ -24,7 +24,7 @@ from server.keys.keyring import Keyring
 from server.registry import audit
 from server.registry.agentcounts import shown_status
 from server.registry.cipher import Cipher
-from server.registry.models import Agent, Secret
+from server.registry.models.core import Agent, Secret
 
 from .demand import replace_pending
 from .periods import backdate, periods

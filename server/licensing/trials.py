@@ -7,8 +7,8 @@ without end (threat model), and the attestation level of an agent says which kin
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict
-from server.registry.licensing_models import Trial
-from server.registry.models import Agent
+from server.registry.models.core import Agent
+from server.registry.models.licensing import Trial
 
 
 def begin(session: Session, agent: Agent, product_id: str, license_id: str, now: int, *, exists: bool) -> None:

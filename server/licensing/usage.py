@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from contracts.usage import MeterTotal
 from server.registry import audit
-from server.registry.models import FormerLicense, License
-from server.registry.retention import DAY_S
-from server.registry.seat_models import FloatingLicense
-from server.registry.usage_models import UsageCounter, UsageDay
+from server.registry.models.core import FormerLicense, License
+from server.registry.models.seats import FloatingLicense
+from server.registry.models.usage import UsageCounter, UsageDay
+from server.registry.upkeep.retention import DAY_S
 
 MAX_EPOCHS = 256
 """Epochs of one agent that are kept: four times what a machine counts at once."""

@@ -23,7 +23,7 @@ from server.registry.cipher import Cipher
 from server.registry.database import Database
 from server.registry.dialect import passing_locked
 from server.registry.events import EventRow
-from server.registry.webhook_models import DeadLetter, Webhook
+from server.registry.models.webhooks import DeadLetter, Webhook
 
 from .sender import Sender
 from .signature import HEADER, signed

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import NotFound, RegistryError
 from server.registry import audit, events
 from server.registry.cipher import Cipher
-from server.registry.webhook_models import DeadLetter, Webhook
+from server.registry.models.webhooks import DeadLetter, Webhook
 
 from .signature import new_secret
 from .webhook_states import WEBHOOK_STATES, WebhookEvent, WebhookState

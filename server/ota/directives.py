@@ -21,8 +21,8 @@ from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.keys.keyring import Keyring
 from server.registry import audit, events
-from server.registry.models import Setting
-from server.registry.update_models import UpdateAgent, UpdateDirective, UpdatePackage
+from server.registry.models.core import Setting
+from server.registry.models.updates import UpdateAgent, UpdateDirective, UpdatePackage
 from updatetrust.version import MalformedVersion, Version
 
 from .directive_states import DIRECTIVE_STATES, EVENT_OF, OPEN, Event, State

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import RegistryError
 from server.registry import audit
 from server.registry.cipher import Cipher
-from server.registry.update_models import UpdateKey
+from server.registry.models.updates import UpdateKey
 
 from .words import ONLINE
 

@@ -14,7 +14,7 @@ from server.base.errors import Conflict
 from server.registry import audit
 from server.registry.cipher import Cipher
 from server.registry.database import Database
-from server.registry.update_models import UpdatePackage
+from server.registry.models.updates import UpdatePackage
 
 from . import onlinekeys, packages
 from .online import files_of, renewed

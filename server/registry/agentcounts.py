@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import event, inspect, select, update
 from sqlalchemy.orm import Session
 
-from .models import Agent, Counter
+from .models.core import Agent, Counter
 
 RETIRED = "retired"
 """The status that people see of an agent that left service; its row says revoked, and when it retired."""

@@ -17,7 +17,7 @@ from sqlalchemy import ScalarResult, delete, select
 from sqlalchemy.orm import Session
 
 from .database import OPERATOR, next_number, present_number
-from .models import AuditRecord
+from .models.core import AuditRecord
 
 COUNTER = "audit"
 ADMIN = "admin"

@@ -21,7 +21,7 @@ from server.base.ownclock import STEP_S, Evidence, Finding, Remote, describe, fi
 
 from .database import Database
 from .dialect import own_clock
-from .models import Heartbeat
+from .models.core import Heartbeat
 
 OPERATOR = "operator"
 """The heartbeat that stands for an operator's word."""

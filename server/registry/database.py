@@ -24,9 +24,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from server.base.errors import RegistryError
 
-from . import tables as tables  # loads all models: a session needs those that its own refer to
 from .agentcounts import WritingSession
-from .models import REVISION, Counter, Setting
+from .models import tables as tables  # loads all models: a session needs those that its own refer to
+from .models.core import REVISION, Counter, Setting
 
 BUSY_S = 10
 IDLE_S = 60

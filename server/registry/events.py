@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from .agentcounts import WritingSession
 from .database import next_number, present_number, skip_ahead
-from .event_models import Event
+from .models.events import Event
 
 COUNTER = "events"
 _WAITING = "events.waiting"

@@ -33,7 +33,7 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from contracts.keyset import KEY_SET_TYPE, verify_key_set
 from server.keys.jose import issue_delivery, new_signing_key, public_jwk
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from server.wiring import Plan, create_server
 from tests.support.apiclient import PREFIX, Device, sign
 from tests.support.background import in_background

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from server.registry.models import Counter
+from server.registry.models.core import Counter
 from tests.server.devices import Device
 from tests.support.apiclient import PREFIX
 from tests.support.apiserver import ApiServer

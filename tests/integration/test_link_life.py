@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import select
 
-from server.registry.models import Certificate
+from server.registry.models.core import Certificate
 from tests.support.chain import Chain, running_chain
 from tests.support.hostilelink import Asked, Said, once
 from tests.support.pki import Entity

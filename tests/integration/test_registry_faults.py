@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from contracts.exchange import SecretStatus, StatusReply
-from server.registry.models import KeptReply
+from server.registry.models.core import KeptReply
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer
 from tests.support.ownpostgres import OwnPostgres

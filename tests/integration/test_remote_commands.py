@@ -20,7 +20,7 @@ from sqlalchemy import delete, update
 from server.accounts import certificates
 from server.accounts.roles import Role
 from server.main import EXIT_SECOND_PERSON
-from server.registry.models import Agent, License
+from server.registry.models.core import Agent, License
 from tests.server.cli.test_commands import ARGUMENTS, leaves
 from tests.server.devices import make_csr
 from tests.support.apiclient import Device

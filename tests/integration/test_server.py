@@ -31,7 +31,7 @@ from contracts.exchange import (
     StatusReply,
 )
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
-from server.registry.models import ServerKey
+from server.registry.models.core import ServerKey
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import ApiServer, open_delivery
 from tests.support.clientpki import authority, leaf

@@ -24,7 +24,7 @@ from contracts.exchange import (
     SecretStatus,
     StatusReply,
 )
-from server.registry.models import Certificate
+from server.registry.models.core import Certificate
 from tests.support.apiclient import PREFIX, Device
 from tests.support.apiserver import COMMAND, ApiServer
 from tests.support.postgres import Postgres

@@ -20,7 +20,7 @@ from ipc.posclient.shell import _parser as client_parser
 from manage.main import _parser as manage_parser
 from server.keys.rootkey import write_root_key
 from server.main import main as server_main
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from stand.main import main as stand_main
 from tests.support.adminpki import Ca
 from tests.support.serverside import open_server

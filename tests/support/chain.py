@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from ipc.adminclient import AdminClient
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
-from server.registry.models import Secret
+from server.registry.models.core import Secret
 from tests.support.apiserver import ApiServer
 from tests.support.apiserver import run as server_command
 from tests.support.daemon import Bench, Running

@@ -7,7 +7,7 @@ from sqlalchemy import Table, insert
 
 from server.registry import agentcounts
 from server.registry.database import Database
-from server.registry.models import Agent, Base, License, Secret
+from server.registry.models.core import Agent, Base, License, Secret
 from tests.server.devices import Device, public_jwk_of
 
 JWK = json.dumps(public_jwk_of(Device(1).agreement))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from server.registry.models import Secret
+from server.registry.models.core import Secret
 from tests.support.serverside import open_server
 
 

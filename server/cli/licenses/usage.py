@@ -12,7 +12,7 @@ from server.cli.base.acting import listed
 from server.cli.base.listing import limit_option, show_pages
 from server.cli.base.options import TimeType, json_option, utc, where_option, zone_option
 from server.licensing.sheets import csv_lines
-from server.registry.retention import DAY_S
+from server.registry.upkeep.retention import DAY_S
 
 from .bulk import reports
 

@@ -6,7 +6,7 @@ import click
 
 from server.cli.base.operator import operator
 from server.cli.base.options import database_file_option, database_url, directory_option, now, opened, public_url, utc
-from server.registry.backup import write_backup
+from server.registry.upkeep.backup import write_backup
 from server.wiring import restore_server
 
 

@@ -8,8 +8,8 @@ import click
 
 from common.text import quantity
 from server.cli.base.options import changing, directory_option, json_option, now, opened, writing
-from server.registry.retention import Retention, set_retention
-from server.registry.retention import retention as present_retention
+from server.registry.upkeep.retention import Retention, set_retention
+from server.registry.upkeep.retention import retention as present_retention
 from server.wiring import housekeeping
 
 _DEFAULT = Retention()

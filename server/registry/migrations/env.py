@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from server.registry.tables import Base
+from server.registry.models.tables import Base
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True, render_as_batch=True)

@@ -14,7 +14,7 @@ from contracts.capabilities import ANNOUNCE, CAPABILITIES_TYPE
 from contracts.exchange import REPLY_TYPE
 from server.exchange import capabilities as server_side
 from server.keys.rootkey import read_root_key
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from tests.agentd.test_hostile_replies import Forger
 from tests.support.pair import AGENT, Pair, prepare
 

@@ -27,7 +27,7 @@ from server.base.refused import RequestRefused
 from server.exchange.content import Reader
 from server.licensing import lifecycle
 from server.licensing.licenses import Order
-from server.registry.models import Agent, KeptReply, License
+from server.registry.models.core import Agent, KeptReply, License
 from tests.agentd.test_hostile_replies import JUNK, Forger, fails_typed
 from tests.support.licensing import suspend, touch
 from tests.support.pair import AGENT, LICENSE, START, Pair, Stopped, prepare

@@ -24,7 +24,7 @@ from ipc.clientwire import LicenseReason
 from server.licensing import seats
 from server.licensing.licenses import Order
 from server.licensing.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, Mode, Terms
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.licensing import suspend
 from tests.support.pair import AGENT, START, Fate, Pair, Server, Truth, enroll, first_pair

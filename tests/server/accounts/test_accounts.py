@@ -15,7 +15,7 @@ from server.accounts.roles import INCLUDES, SCOPES, Role, admits
 from server.base.errors import Conflict, Invalid, NotAllowed, NotFound
 from server.keys.pki import fingerprint_of
 from server.registry import audit
-from server.registry.operator_models import AccountToken
+from server.registry.models.operators import AccountToken
 from server.web.peers import OPERATOR_URI
 from tests.server.devices import NOW, make_csr
 from tests.support.serverside import ServerSide

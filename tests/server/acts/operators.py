@@ -7,7 +7,7 @@ from server.accounts.roles import Role
 from server.acts.caller import Caller
 from server.acts.catalog import BY_NAME
 from server.acts.runner import Runner
-from server.registry.operator_models import AccountCertificate
+from server.registry.models.operators import AccountCertificate
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
 

@@ -17,8 +17,8 @@ from server.acts.replies import KeyReused
 from server.acts.runner import PreconditionFailed
 from server.base.errors import Conflict, NotAllowed, NotFound, RegistryError
 from server.registry import audit
-from server.registry.models import License
-from server.registry.operator_models import OperatorReply
+from server.registry.models.core import License
+from server.registry.models.operators import OperatorReply
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide

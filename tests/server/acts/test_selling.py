@@ -14,7 +14,7 @@ from server.acts.catalog import ACTS
 from server.acts.runner import PreconditionFailed, PreconditionMissing
 from server.acts.tables import MAX_LINES, RowsRefused
 from server.base.errors import Conflict, Invalid, NotAllowed, NotFound
-from server.registry.models import Base
+from server.registry.models.core import Base
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide

@@ -9,7 +9,7 @@ from contracts.exchange import RefusalCode, RenewCertificate, RenewReply
 from contracts.trust import parse_trust
 from server.agents.certificates import DAY_S, MAX_ISSUED_A_DAY
 from server.base.refused import RequestRefused
-from server.registry.models import Agent, Certificate
+from server.registry.models.core import Agent, Certificate
 from server.web.peers import peer_of
 from server.wiring import wire_exchange
 from tests.server.agentside import AgentSide, answered

@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from server.agents import misdated
 from server.agents.misdated import correct
-from server.registry.models import Agent, Certificate, Secret
+from server.registry.models.core import Agent, Certificate, Secret
 from tests.server.devices import NOW, Device, make_csr
 from tests.support.manyagents import agent_id, make_agents
 from tests.support.serverside import ServerSide

@@ -12,7 +12,7 @@ from contracts.exchange import RefusalCode
 from server.agents.activation import Activated
 from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED
 from server.base.refused import RequestRefused
-from server.registry.models import Base, Counter
+from server.registry.models.core import Base, Counter
 from tests.server.devices import NOW, Device, fingerprint, make_csr
 from tests.support.serverside import ServerSide
 

@@ -7,8 +7,8 @@ from server.agents import removal
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
 from server.licensing.licenses import Order
-from server.registry.models import Agent, Base, Certificate, EnrollmentToken, License, Secret
-from server.registry.retention import DAY_S, set_retention
+from server.registry.models.core import Agent, Base, Certificate, EnrollmentToken, License, Secret
+from server.registry.upkeep.retention import DAY_S, set_retention
 from server.web.peers import peer_of
 from server.wiring import wire_exchange
 from tests.server.devices import NOW, Device, der

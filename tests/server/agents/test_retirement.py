@@ -14,8 +14,8 @@ from server.base.refused import RequestRefused
 from server.licensing import license_list
 from server.licensing.licenses import Order
 from server.registry import events
-from server.registry.models import Agent
-from server.registry.retention import DAY_S, Retention, set_retention
+from server.registry.models.core import Agent
+from server.registry.upkeep.retention import DAY_S, Retention, set_retention
 from server.web.peers import Peer, peer_of
 from tests.server.agentside import AgentSide
 from tests.server.atonce import at_once

@@ -23,7 +23,7 @@ from server.cli.keys import keys
 from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main
-from server.registry.models import Heartbeat
+from server.registry.models.core import Heartbeat
 from tests.server.devices import Device, public_jwk_of
 from tests.support.serverside import open_server
 

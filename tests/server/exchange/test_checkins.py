@@ -19,7 +19,7 @@ from server.agents.clones import Report
 from server.exchange.checkins import CheckIns
 from server.exchange.kept_replies import MAX_KEPT, KeptReplies
 from server.exchange.service import Exchange
-from server.registry.models import Agent, AuditRecord, Certificate, Counter, KeptReply, Secret
+from server.registry.models.core import Agent, AuditRecord, Certificate, Counter, KeptReply, Secret
 from server.registry.prepared import Prepared, Statements
 from server.web.peers import Peer
 from server.web.responses import Response

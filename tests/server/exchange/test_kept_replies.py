@@ -13,7 +13,7 @@ from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.kept_replies import KEPT_S, MAX_FRESH, MAX_KEPT, SHORT_KEPT_S, Kept
 from server.licensing.licenses import Order
-from server.registry.models import Agent, Base, KeptReply
+from server.registry.models.core import Agent, Base, KeptReply
 from server.web.peers import peer_of
 from server.wiring import wire_exchange
 from tests.server.agentside import AgentSide, answered

@@ -13,7 +13,7 @@ from server.licensing.agent_view import DAY_S, SILENT_S, AgentView, CertificateR
 from server.licensing.license_list import LicenseRow
 from server.licensing.licenses import Order
 from server.licensing.secrets import SecretRow
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from tests.server.devices import NOW, Device
 from tests.support.serverside import open_server
 from tests.support.servertool import license_server

@@ -18,8 +18,8 @@ from server.base.errors import RegistryError
 from server.licensing import changes
 from server.licensing.licenses import Order
 from server.registry.database import skip_ahead
-from server.registry.housekeeping import Housekeeping
-from server.registry.models import Agent, FormerLicense, KeptReply, License
+from server.registry.models.core import Agent, FormerLicense, KeptReply, License
+from server.registry.upkeep.housekeeping import Housekeeping
 from server.web.peers import Peer, peer_of
 from tests.server.agentside import AgentSide
 from tests.server.atonce import at_once

@@ -11,8 +11,8 @@ from server.licensing.history import history
 from server.licensing.orders import Wish, order_of
 from server.registry import audit, events
 from server.registry.cipher import Cipher
-from server.registry.licensing_models import Customer, Site
-from server.registry.tables import Base
+from server.registry.models.licensing import Customer, Site
+from server.registry.models.tables import Base
 from tests.server.devices import NOW
 from tests.server.licensing.selling import Vendor
 from tests.support.serverside import ServerSide

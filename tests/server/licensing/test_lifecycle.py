@@ -15,7 +15,7 @@ from server.licensing import replacement
 from server.licensing.license_list import EVERY, Filter, devices, ending, listed
 from server.licensing.license_states import TRANSITIONS, Event, State
 from server.registry import audit, events
-from server.registry.models import License
+from server.registry.models.core import License
 from tests.server.atonce import at_once
 from tests.server.devices import NOW
 from tests.server.licensing.selling import YEAR, Vendor

@@ -16,8 +16,8 @@ from server.licensing import leases, lifecycle, seats, usage
 from server.licensing.license_list import ending, listed
 from server.licensing.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, FloatingRow, Mode, SeatRow, Terms
 from server.registry import events
-from server.registry.models import Agent, License
-from server.registry.seat_models import Seat
+from server.registry.models.core import Agent, License
+from server.registry.models.seats import Seat
 from tests.server.atonce import at_once
 from tests.server.devices import NOW
 from tests.server.licensing.selling import Vendor

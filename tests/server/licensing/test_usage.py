@@ -14,9 +14,9 @@ from server.accounts.roles import Role
 from server.base.errors import Invalid
 from server.licensing import usage
 from server.licensing.usage import MAX_EPOCHS, Sum, Which
-from server.registry.housekeeping import Housekeeping
-from server.registry.retention import DAY_S
-from server.registry.usage_models import UsageCounter, UsageDay
+from server.registry.models.usage import UsageCounter, UsageDay
+from server.registry.upkeep.housekeeping import Housekeeping
+from server.registry.upkeep.retention import DAY_S
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW
 from tests.server.licensing.test_changes import Till, issue, make_till

@@ -16,8 +16,8 @@ from server.notify.signature import HEADER, SECRET_PREFIX
 from server.notify.webhook_states import WebhookEvent
 from server.notify.webhooks import MAX_WEBHOOKS, OVERLAP_S, Webhooks
 from server.registry import events
-from server.registry.housekeeping import Housekeeping
-from server.registry.webhook_models import Webhook
+from server.registry.models.webhooks import Webhook
+from server.registry.upkeep.housekeeping import Housekeeping
 from tests.server.devices import NOW
 from tests.support.serverside import Acts, ServerSide
 

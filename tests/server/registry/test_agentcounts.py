@@ -6,7 +6,7 @@ from sqlalchemy import case, func, select
 
 from server.agents import retirement
 from server.registry.agentcounts import add
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device
 from tests.support.serverside import Acts, ServerSide

@@ -8,7 +8,7 @@ from sqlalchemy import event, text
 
 from server.base.limits import AGENT_RATE
 from server.registry.allowance import CLOCK_TOLERANCE_S, KEPT_S, LOT, PROCESS_RATE, SHARED_RATE, Allowance
-from server.registry.housekeeping import Housekeeping
+from server.registry.upkeep.housekeeping import Housekeeping
 from tests.server.atonce import at_once
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide

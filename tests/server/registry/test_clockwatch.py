@@ -12,7 +12,7 @@ from server.base.machineclock import Reading
 from server.base.ownclock import GAP_S, SETTLE_S, Finding
 from server.registry.clockwatch import LOOK_AGAIN_S, OPERATOR, WORD_S, ClockNotTrusted, ClockWatch, _is_this_machine
 from server.registry.database import Database, sqlite_url
-from server.registry.models import Heartbeat
+from server.registry.models.core import Heartbeat
 from tests.support.postgres import Postgres
 
 NOW, DAY = 1_800_000_000, 86_400

@@ -12,7 +12,7 @@ from contracts.exchange import Cause, RefusalCode, RotateSecret
 from server.base.refused import RequestRefused
 from server.licensing import demand
 from server.licensing.licenses import Order
-from server.registry.models import Agent
+from server.registry.models.core import Agent
 from server.web.peers import peer_of
 from server.wiring import wire_exchange
 from tests.server.agentside import AgentSide, answered

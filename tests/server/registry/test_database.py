@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from server.base.errors import RegistryError
 from server.registry import database as module
 from server.registry.database import Database, sqlite_url
-from server.registry.models import Counter, Setting
+from server.registry.models.core import Counter, Setting
 from tests.support.serverside import ServerSide
 from tests.support.waiting import READY_S
 

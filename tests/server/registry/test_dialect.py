@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 
 from server.registry import dialect
 from server.registry.database import Database
-from server.registry.models import EnrollmentToken, Job, Secret
+from server.registry.models.core import EnrollmentToken, Job, Secret
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
 from tests.support.waiting import READY_S

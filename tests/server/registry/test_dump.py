@@ -14,7 +14,7 @@ from server.keys import datakey
 from server.keys.rootkey import read_root_key, write_root_key
 from server.registry.cipher import Cipher
 from server.registry.database import Database
-from server.registry.models import ProvisioningAttempt, Secret, ServerKey
+from server.registry.models.core import ProvisioningAttempt, Secret, ServerKey
 from tests.server.devices import NOW, Device
 from tests.support.postgres import Postgres
 from tests.support.serverside import ServerSide, open_server

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from server.registry import audit, events
-from server.registry.housekeeping import Housekeeping
-from server.registry.retention import DAY_S, Retention
+from server.registry.upkeep.housekeeping import Housekeeping
+from server.registry.upkeep.retention import DAY_S, Retention
 from tests.server.atonce import at_once
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide, open_server

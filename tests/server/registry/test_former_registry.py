@@ -17,7 +17,7 @@ from server.base.settings import SETTINGS, Place, settings_of
 from server.licensing.licenses import Order
 from server.registry.database import Database, sqlite_url
 from server.registry.migrating import alembic_config
-from server.registry.models import REVISION, Agent
+from server.registry.models.core import REVISION, Agent
 from server.web.peers import Peer
 from tests.server.agentside import AgentSide
 from tests.server.devices import Device

@@ -13,8 +13,8 @@ from sqlalchemy import inspect, text
 from server.base.errors import RegistryError
 from server.registry.database import Database, sqlite_url
 from server.registry.migrating import alembic_config
-from server.registry.models import OLDEST_PROGRAM, REVISION, Setting
-from server.registry.tables import Base
+from server.registry.models.core import OLDEST_PROGRAM, REVISION, Setting
+from server.registry.models.tables import Base
 from tests.support.serverside import ServerSide, open_server
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory.from_config(alembic_config()).walk_revisions()))]

@@ -192,7 +192,7 @@ def serving_delete(fingerprint: str) -> Any:
     """A certificate that a restored registry has lost."""
     from sqlalchemy import delete
 
-    from server.registry.models import Certificate
+    from server.registry.models.core import Certificate
 
     return delete(Certificate).where(Certificate.fingerprint == fingerprint)
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from server.licensing import demand
 from server.main import main
 from server.registry.database import Database
-from server.registry.models import Agent, EnrollmentToken, Secret, Setting
+from server.registry.models.core import Agent, EnrollmentToken, Secret, Setting
 from server.registry.paging import PAGE
 from tests.server.devices import NOW
 from tests.support.faults import broken_at

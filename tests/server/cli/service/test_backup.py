@@ -13,9 +13,9 @@ from sqlalchemy import MetaData, select
 from sqlalchemy import text as sql
 
 from server.base.settings import SETTINGS
-from server.registry import backup
 from server.registry.database import Database, sqlite_url
-from server.registry.models import Base
+from server.registry.models.core import Base
+from server.registry.upkeep import backup
 from tests.server.devices import NOW, Device
 from tests.support.faults import broken_at, each_step
 from tests.support.postgres import Postgres

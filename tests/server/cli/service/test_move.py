@@ -18,9 +18,9 @@ from sqlalchemy import text as sql
 from server import moving
 from server.base.settings import SETTINGS, Place, settings_of
 from server.keys.keyring import Keyring
-from server.registry import copying, sole
 from server.registry.database import MOVED, UNUSED, Database, RegistryMoved, sqlite_url
-from server.registry.models import Agent, AuditRecord, Base, EnrollmentToken, Setting
+from server.registry.models.core import Agent, AuditRecord, Base, EnrollmentToken, Setting
+from server.registry.upkeep import copying, sole
 from tests.server.devices import NOW, Device
 from tests.support.faults import Kind, broken_at, each_step
 from tests.support.postgres import Postgres

@@ -1,9 +1,9 @@
-"""Declares the tables of webhooks. The other tables are in `models`; `tables` has them all."""
+"""Declares the tables of webhooks. Most other tables are in `core`; `tables` has them all."""
 
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .models import Base
+from .core import Base
 
 
 class Webhook(Base):

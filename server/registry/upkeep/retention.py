@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
-
-from . import audit
-from .models import Setting
+from server.registry import audit
+from server.registry.models.core import Setting
 
 DAY_S = 86_400
 MIN_CERTIFICATE_DAYS = 401

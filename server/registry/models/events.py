@@ -1,9 +1,9 @@
-"""Declares the table of events. The other tables are in `models`; `tables` has them all."""
+"""Declares the table of events. Most other tables are in `core`; `tables` has them all."""
 
 from sqlalchemy import BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .models import Base
+from .core import Base
 
 
 class Event(Base):

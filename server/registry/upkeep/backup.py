@@ -28,11 +28,10 @@ from sqlalchemy.orm import Session
 
 from common.files import fsync_directory, place, temporary_of
 from server.base.errors import RegistryError
-
-from .database import Database
-from .dialect import go_on_behind, highest_given
-from .models import REVISION, Setting
-from .tables import Base
+from server.registry.database import Database
+from server.registry.dialect import go_on_behind, highest_given
+from server.registry.models.core import REVISION, Setting
+from server.registry.models.tables import Base
 
 FORMAT, VERSION = "license-server-backup", 1
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -197,7 +196,7 @@ def examine(path: Path) -> Summary:
     Raises:
         RegistryError: it cannot be read, is damaged, or a newer release made it.
     """
-    from .migrating import known_revisions
+    from server.registry.migrating import known_revisions
 
     reader, data_key = _Reader(path), None
     for name, row in reader.rows():

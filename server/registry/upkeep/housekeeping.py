@@ -12,11 +12,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from . import audit
-from .allowance import KEPT_S as ALLOWANCE_KEPT_S
-from .database import Database
-from .event_models import Event
-from .models import (
+from server.registry import audit
+from server.registry.allowance import KEPT_S as ALLOWANCE_KEPT_S
+from server.registry.database import Database
+from server.registry.models.core import (
     Allowance,
     Base,
     Certificate,
@@ -27,10 +26,12 @@ from .models import (
     Secret,
     Setting,
 )
-from .operator_models import Approval, OperatorReply
+from server.registry.models.events import Event
+from server.registry.models.operators import Approval, OperatorReply
+from server.registry.models.usage import UsageCounter, UsageDay
+from server.registry.models.webhooks import DeadLetter
+
 from .retention import DAY_S, retention
-from .usage_models import UsageCounter, UsageDay
-from .webhook_models import DeadLetter
 
 DEAD_LETTERS_S = 30 * DAY_S
 """How long an event is kept that the receiver of a webhook has not taken."""

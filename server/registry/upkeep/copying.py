@@ -16,10 +16,9 @@ from sqlalchemy import String, Table, collate, func, insert, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import RegistryError
-
-from .database import brief
-from .dialect import go_on_behind, highest_given, is_sqlite
-from .tables import Base
+from server.registry.database import brief
+from server.registry.dialect import go_on_behind, highest_given, is_sqlite
+from server.registry.models.tables import Base
 
 BATCH = 1000
 """Rows that are read, or written to SQLite, together."""

@@ -7,7 +7,7 @@ the key. `revision` counts the changes of a row.
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .models import Base
+from .core import Base
 
 
 class Product(Base):

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from server.base.errors import RegistryError
+from server.registry.database import OPERATOR, Database
 
 from .copying import tables
-from .database import OPERATOR, Database
 
 TRIES, PAUSE_S = 20, 0.1
 """A connection that has just been closed may be there for a moment."""

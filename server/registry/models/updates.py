@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .models import Base
+from .core import Base
 
 
 class UpdateKey(Base):

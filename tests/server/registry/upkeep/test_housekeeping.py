@@ -8,11 +8,12 @@ from server.acts import approvals
 from server.base.errors import RegistryError
 from server.exchange.kept_replies import SHORT_KEPT_S
 from server.licensing.secret_states import State
-from server.registry import audit, housekeeping
-from server.registry.housekeeping import APPROVALS_KEPT_S, MAX_STEP_S, REPLIES_NEEDED_S, SECRET_IN_USE, Housekeeping
-from server.registry.models import AuditRecord, Base, Certificate, EnrollmentToken, KeptReply, Secret
-from server.registry.operator_models import OperatorReply
-from server.registry.retention import DAY_S, Retention, retention, set_retention
+from server.registry import audit
+from server.registry.models.core import AuditRecord, Base, Certificate, EnrollmentToken, KeptReply, Secret
+from server.registry.models.operators import OperatorReply
+from server.registry.upkeep import housekeeping
+from server.registry.upkeep.housekeeping import APPROVALS_KEPT_S, MAX_STEP_S, REPLIES_NEEDED_S, SECRET_IN_USE, Housekeeping
+from server.registry.upkeep.retention import DAY_S, Retention, retention, set_retention
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
 

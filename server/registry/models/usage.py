@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .models import Base
+from .core import Base
 
 
 class UsageCounter(Base):

@@ -1,0 +1,9 @@
+"""Loads the models of all tables, so that `Base.metadata` is complete for migrations, backups and moves.
+
+A file with models is imported here, and nowhere else for this purpose.
+"""
+
+from . import events, licensing, operators, seats, updates, usage, webhooks
+from .core import Base
+
+__all__ = ["Base", "events", "licensing", "operators", "seats", "updates", "usage", "webhooks"]
