@@ -3,25 +3,10 @@
 A new act goes into the file of its subject, and is in this list by that; its name, path and scope never change afterwards.
 """
 
-from . import (
-    accounts,
-    agents,
-    customers,
-    enrollment,
-    events,
-    keys,
-    licenses,
-    licensetables,
-    products,
-    reports,
-    safeguards,
-    seats,
-    secrets,
-    updates,
-    usage,
-    webhooks,
-)
 from .act import Act
+from .agents import agents, enrollment, secrets, updates
+from .licenses import customers, licenses, licensetables, products, seats, usage
+from .operators import accounts, events, keys, reports, safeguards, webhooks
 
 ACTS: tuple[Act, ...] = (
     *reports.ACTS, *agents.ACTS, *secrets.ACTS, *products.ACTS, *customers.ACTS, *licenses.ACTS, *licensetables.ACTS,

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from server.acts.act import Act, Form, Line, Listed, PageForm, Sheet
 from server.acts.approvals import ApprovalNeeded
 from server.acts.caller import Caller
+from server.acts.operators.safeguards import Approval
 from server.acts.runner import Runner
-from server.acts.safeguards import Approval
 from server.acts.tables import BadRow
 from server.licensing.sheets import csv_lines
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import click
 
 from common.text import quantity, shown
-from server.acts.agents import MAX_AGENTS
+from server.acts.agents.agents import MAX_AGENTS
 from server.agents.audit_heads import sign_audit_head
 from server.agents.registry import ACTIVE
 from server.agents.removal import remove, require_removable

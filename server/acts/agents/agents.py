@@ -5,11 +5,10 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field
 
 from server.accounts.roles import Role
+from server.acts.act import Act, AgentId, Context, Form, Listed, Number, PageForm, Time, page
 from server.agents import clones, retirement
 from server.agents.registry import ACTIVE, REVOKED, AgentRow, enrolled, public_key_pem, row_of
 from server.base.errors import NotFound
-
-from .act import Act, AgentId, Context, Form, Listed, Number, PageForm, Time, page
 
 MAX_AGENTS = 1000
 """Agents of one request."""

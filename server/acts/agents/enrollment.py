@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from server.accounts.roles import Role
+from server.acts.act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 from server.agents.enrollment_tokens import DEFAULT_LIFETIME_S
-
-from .act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 
 MAX_TOKENS = 1000
 """Tokens of one request."""

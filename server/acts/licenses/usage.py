@@ -6,12 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from server.accounts.roles import Role
+from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 from server.base.errors import Invalid
 from server.licensing import usage
 from server.licensing.usage import Sum, Used, Which
 from server.registry.upkeep.retention import DAY_S
-
-from .act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 
 Day = Annotated[int, Field(ge=0, le=3_000_000)]
 Meter = Annotated[str, Field(max_length=48, pattern=r"^[a-z0-9][a-z0-9._-]*$")]

@@ -13,6 +13,8 @@ from pydantic import Field
 
 from contracts.claims import MAX_ID_CHARS
 from server.accounts.roles import Role
+from server.acts.act import Act, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
+from server.acts.tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
 from server.base.errors import Invalid
 from server.base.times import parse_time, zone_of
 from server.licensing import bulk, sheets
@@ -21,10 +23,8 @@ from server.licensing.license_list import DeviceRow, LicenseRow, devices, ending
 from server.licensing.orders import Wish
 from server.licensing.sheets import Wanted
 
-from .act import Act, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 from .licenses import License, WhichLicenses
 from .products import Duration, Entries, Features
-from .tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
 
 DEFAULT_DAYS = 30
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")]

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from server.accounts.roles import Role
+from server.acts.act import Act, AgentId, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 from server.licensing import demand
 
-from .act import Act, AgentId, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 from .agents import Count, OneAgent
 
 Version = Annotated[int, Field(ge=1, le=2**53 - 1)]

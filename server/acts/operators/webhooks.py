@@ -5,10 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from server.accounts.roles import Role
+from server.acts.act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 from server.notify.webhook_states import WebhookEvent
 from server.notify.webhooks import OVERLAP_S, DeadLetterRow
-
-from .act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 
 WebhookId = Annotated[str, Field(pattern=r"^wh-[0-9a-f]{12}$")]
 Url = Annotated[str, Field(min_length=9, max_length=1024, pattern=r"^https://[!-~]+$")]

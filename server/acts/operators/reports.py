@@ -5,11 +5,10 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from server.accounts.roles import SCOPES, Role
+from server.acts.act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 from server.base.errors import NotAllowed
 from server.keys.lifecycle import WARN_S
 from server.registry import audit
-
-from .act import Act, Context, Form, Listed, Nothing, Number, PageForm, Time, page
 
 DAY_S = 86_400
 

@@ -5,9 +5,8 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from server.accounts.roles import Role
+from server.acts.act import Act, Context, Form, Listed, Number, PageForm, Time, page
 from server.registry import events
-
-from .act import Act, Context, Form, Listed, Number, PageForm, Time, page
 
 
 class Event(Form):

@@ -6,10 +6,9 @@ from pydantic import Field
 
 from server.accounts import breakglass
 from server.accounts.roles import Role, admits
+from server.acts import approvals
+from server.acts.act import Act, Context, Form, Hex, Line, Listed, PageForm, Time, page
 from server.base.errors import NotAllowed
-
-from . import approvals
-from .act import Act, Context, Form, Hex, Line, Listed, PageForm, Time, page
 
 Seconds = Annotated[int, Field(ge=0, le=10**9)]
 

@@ -6,9 +6,8 @@ from pydantic import Field
 
 from server.accounts import accounts, certificates, tokens
 from server.accounts.roles import Role
+from server.acts.act import Act, Context, Form, Hex, Listed, Number, PageForm, Time, page
 from server.base.errors import NotAllowed
-
-from .act import Act, Context, Form, Hex, Listed, Number, PageForm, Time, page
 
 RoleName = Literal["viewer", "support", "issuer", "security_officer", "administrator"]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._@-]+$")]

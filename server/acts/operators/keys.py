@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from server.accounts.roles import Role
-
-from .act import Act, Context, Form, Listed, Parts, Time
+from server.acts.act import Act, Context, Form, Listed, Parts, Time
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[!-~]+$")]
 

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from server.accounts.roles import Role
+from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Time, VendorId, page, revision_tag
 from server.licensing import history as past
 from server.licensing import lifecycle, replacement
 from server.licensing.license_list import Filter, LicenseRow, listed, one
 from server.licensing.license_states import State, locked
 from server.licensing.orders import Wish, order_of
 
-from .act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Time, VendorId, page, revision_tag
 from .products import Duration, Entries, Feature, Features
 
 StateName = Literal["unassigned", "active", "suspended", "expired", "revoked"]

@@ -7,11 +7,10 @@ from pydantic import Field
 
 from contracts.directive import PRODUCT_PATTERN, DeploymentWindow
 from server.accounts.roles import Role
+from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Nothing, Number, PageForm, Time, page
 from server.base.errors import Invalid
 from server.ota import directives
 from server.ota.directives import LASTS_S, NOTICE_S, Order
-
-from .act import Act, AgentId, Context, Form, Id, Listed, Nothing, Number, PageForm, Time, page
 
 _SHOWN = 20
 """Directives of an agent that are shown."""

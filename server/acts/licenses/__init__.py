@@ -1,0 +1,1 @@
+"""Acts on what a vendor sells: products, customers, licenses, seats, usage."""
