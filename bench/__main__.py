@@ -25,7 +25,7 @@ from audittrail.chain import Chain
 from hwsec.software import PBKDF2_ITERATIONS
 from ipc.adminclient import AdminClient
 from ipc.posclient.client import LicenseClient
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.wiring import open_server
 from stand.programs import READY_S
 

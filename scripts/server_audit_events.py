@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contracts.exchange import RefusalCode
 from server.agents.removal import Removed
-from server.licensing.license_states import Event
+from server.licensing.states.license_states import Event
 from server.ota.directive_states import State
 from server.ota.directives import _TOLD
 from server.registry import audit
@@ -45,14 +45,14 @@ COMPUTED: dict[tuple[str, str], tuple[str, ...]] = {
     ("keys/lifecycle.py", "actor"): ("admin", "server"),
     ("keys/succession.py", "actor"): ("admin", "server"),
     ("keys/succession.py", "event"): ("keys.rotated", "keys.reverted"),
-    ("licensing/demand.py", "outcome"): ("begun", "resumed"),
-    ("licensing/leases.py", "event"): ("seat.taken", "seat.released", "seat.refused", "seat.over_use"),
-    ("licensing/leases.py", "outcome"): (),
-    ("licensing/leases.py", "**ids"): ("seat", "license", "agent"),
-    ("licensing/licenses.py", "**ids"): ("policy", "customer", "site"),
-    ("licensing/lifecycle.py", "event"): ("license.assigned", "license.transferred"),
-    ("licensing/lifecycle.py", "event of a change"): ("license.extended", "license.renewed"),
-    ("licensing/seats.py", "**ids"): ("site", "was"),
+    ("licensing/secrets/demand.py", "outcome"): ("begun", "resumed"),
+    ("licensing/licenses/leases.py", "event"): ("seat.taken", "seat.released", "seat.refused", "seat.over_use"),
+    ("licensing/licenses/leases.py", "outcome"): (),
+    ("licensing/licenses/leases.py", "**ids"): ("seat", "license", "agent"),
+    ("licensing/licenses/licenses.py", "**ids"): ("policy", "customer", "site"),
+    ("licensing/licenses/lifecycle.py", "event"): ("license.assigned", "license.transferred"),
+    ("licensing/licenses/lifecycle.py", "event of a change"): ("license.extended", "license.renewed"),
+    ("licensing/sales/seats.py", "**ids"): ("site", "was"),
     ("notify/webhooks.py", "actor"): ("admin", "server"),
     ("notify/webhooks.py", "f'webhook.{row.state}'"): ("webhook.active", "webhook.paused"),
     ("notify/webhooks.py", "outcome"): ("ok", "alert"),
@@ -191,7 +191,7 @@ MEANINGS: dict[str, str] = {
 """What has happened, by event."""
 
 
-PASSING_ON = frozenset({("licensing/lifecycle.py", "f'license.{event}'"), ("licensing/rows.py", "event")})
+PASSING_ON = frozenset({("licensing/licenses/lifecycle.py", "f'license.{event}'"), ("licensing/sales/rows.py", "event")})
 """Calls in functions that write what their callers name."""
 
 
@@ -249,7 +249,7 @@ class _Call:
             if (self._file, ast.unparse(event)) in PASSING_ON:
                 return
             actors, outcomes, own = self._actors(actor), self._texts(outcome), set()
-        elif called == "_changed" and self._file == "licensing/lifecycle.py":
+        elif called == "_changed" and self._file == "licensing/licenses/lifecycle.py":
             event, actors, outcomes, own = arguments[2], (audit.ADMIN,), ("ok",), {"license", "agent"}
         elif called == "record" and self._file.startswith("licensing/") and len(arguments) == 3:
             event, actors, outcomes, own = arguments[1], (audit.ADMIN,), ("ok",), set()
@@ -277,7 +277,9 @@ class _Call:
                 return (str(getattr(audit, name)),)
             case ast.Attribute(value=ast.Name(id="Event"), attr=name):
                 return (f"license.{Event[name].value}",)
-            case ast.Name(id="event") if self._file == "licensing/lifecycle.py" and ast.unparse(self._node.func) == "_changed":
+            case ast.Name(id="event") if (
+                self._file == "licensing/licenses/lifecycle.py" and ast.unparse(self._node.func) == "_changed"
+            ):
                 return self._computed("event of a change")
             case ast.Name(id=name) if self._file == "registry/audit.py":
                 return (str(getattr(audit, name)),)

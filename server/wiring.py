@@ -35,13 +35,14 @@ from .keys.masterkey import MasterKey
 from .keys.masterkey_rotation import locked
 from .keys.rootkey import NewRootKey
 from .keys.succession import Succession
-from .licensing import changes, seats
-from .licensing.customers import Customers
-from .licensing.deliveries import Deliveries
-from .licensing.leases import Leases
-from .licensing.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
-from .licensing.secrets import Secrets
-from .licensing.usage import UsageTotals
+from .licensing.licenses.deliveries import Deliveries
+from .licensing.licenses.leases import Leases
+from .licensing.licenses.licenses import REVOCATIONS, REVOCATIONS_BASE, Licenses, renumber_revocations
+from .licensing.licenses.usage import UsageTotals
+from .licensing.sales import seats
+from .licensing.sales.customers import Customers
+from .licensing.secrets.secrets import Secrets
+from .licensing.states import changes
 from .notify.webhooks import Webhooks
 from .ota.directives import Directives
 from .registry import audit, events

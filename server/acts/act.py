@@ -17,9 +17,9 @@ from server.agents.registry import Agents
 from server.keys.keyring import Keyring
 from server.keys.lifecycle import KeyLifecycle
 from server.keys.succession import Succession
-from server.licensing.customers import Customers
-from server.licensing.licenses import Licenses
-from server.licensing.secrets import Secrets
+from server.licensing.licenses.licenses import Licenses
+from server.licensing.sales.customers import Customers
+from server.licensing.secrets.secrets import Secrets
 from server.notify.webhooks import Webhooks
 from server.registry.cipher import Cipher
 from server.registry.clockwatch import ClockWatch

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from server.base.errors import Invalid
-from server.licensing.sheets import MAX_BYTES
+from server.licensing.lists.sheets import MAX_BYTES
 
 from .act import Context, Form
 

@@ -21,7 +21,7 @@ from server.agents.registry import ACTIVE, CLOCK_TOLERANCE_S, announces_sync, co
 from server.agents.seen import went_back
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
-from server.licensing.secrets import outlook
+from server.licensing.secrets.secrets import outlook
 from server.registry.prepared import (
     CERTIFICATE,
     KEEP_REPLY,

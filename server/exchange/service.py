@@ -35,11 +35,11 @@ from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.keys.keyring import Keyring
-from server.licensing.deliveries import Deliveries
-from server.licensing.leases import Leases
-from server.licensing.licenses import Licenses
-from server.licensing.secrets import Secrets
-from server.licensing.usage import UsageTotals
+from server.licensing.licenses.deliveries import Deliveries
+from server.licensing.licenses.leases import Leases
+from server.licensing.licenses.licenses import Licenses
+from server.licensing.licenses.usage import UsageTotals
+from server.licensing.secrets.secrets import Secrets
 from server.ota.directives import Directives
 from server.registry.clockwatch import ClockNotTrusted
 from server.registry.database import Database, RegistryMoved

@@ -18,7 +18,7 @@ from server.acts.caller import Caller
 from server.acts.operators.safeguards import Approval
 from server.acts.runner import Runner
 from server.acts.tables import BadRow
-from server.licensing.sheets import csv_lines
+from server.licensing.lists.sheets import csv_lines
 
 from . import cursors, paths
 from .gate import OPERATOR

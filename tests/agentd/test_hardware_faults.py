@@ -34,7 +34,7 @@ from hwsec.errors import (
 from hwsec.owner import HardwareOwner
 from ipc.peer import Peer
 from server.enrollment.by_hand import read_request
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.wiring import Plan, create_server
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.serverside import open_server

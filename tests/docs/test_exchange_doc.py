@@ -29,9 +29,9 @@ from server.exchange import capabilities as server_side
 from server.exchange import challenges, kept_replies
 from server.exchange import content as answering
 from server.keys import pki
-from server.licensing import periods, secrets
-from server.licensing import seats as server_seats
-from server.licensing import usage as server_usage
+from server.licensing.licenses import usage as server_usage
+from server.licensing.sales import seats as server_seats
+from server.licensing.secrets import periods, secrets
 from server.web import peers, responses
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")

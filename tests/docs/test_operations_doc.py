@@ -17,7 +17,7 @@ from link.config import parse_config
 from server.api.metrics import Facts, JobFacts, Metrics
 from server.enrollment.service import LEVELS
 from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
-from server.licensing.periods import REVOCATIONS_LAST_S
+from server.licensing.secrets.periods import REVOCATIONS_LAST_S
 from server.main import main as server
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from tests.support.chain import Chain, running_chain
 from tests.support.hostilelink import Asked, Failure, always
 from tests.support.waiting import wait_until

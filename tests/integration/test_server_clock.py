@@ -20,7 +20,7 @@ from contracts.exchange import Cause
 from ipc.messages import ClockConfirm
 from ipc.peer import Peer
 from server.keys.rootkey import read_root_key
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from tests.support.fleet import HOUR, LICENSED_LATER, PHASES, SECRET_OVER, WRONG, Fleet, Member
 from tests.support.folders import memory_folder
 from tests.support.outputs import assert_fits

@@ -11,7 +11,7 @@ from agentd.secrets import revocations as lists
 from contracts.exchange import MAX_REVOKED, Cause
 from server.base.errors import RegistryError
 from server.keys.rootkey import read_root_key
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from tests.support.folders import memory_folder
 from tests.support.pair import AGENT, DAY, LICENSE, START, Pair, prepare
 

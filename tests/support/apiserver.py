@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from contracts.jose import b64decode
 from contracts.keyset import pin_of
 from server.keys.pki import spki_of
-from server.licensing.secrets import key_check
+from server.licensing.secrets.secrets import key_check
 from tests.support.apiclient import Device
 from tests.support.serverside import ServerSide, open_server
 from tests.support.waiting import READY_S, wait_until

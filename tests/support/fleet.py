@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.exchange import Cause
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.wiring import Plan, create_server
 from tests.support.pair import DAY, START, Pair, Server, Truth, enroll
 

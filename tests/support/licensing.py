@@ -1,6 +1,7 @@
 """What acts of operators do to a license, each in a transaction of its own."""
 
-from server.licensing import changes, lifecycle
+from server.licensing.licenses import lifecycle
+from server.licensing.states import changes
 from tests.support.serverside import ServerSide
 
 

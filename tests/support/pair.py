@@ -42,7 +42,7 @@ from hwsec.vault import Vault
 from server.enrollment.by_hand import read_request
 from server.exchange.capabilities import signed_list
 from server.exchange.service import Exchange as ServerExchange
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.web.peers import Peer, peer_of
 from server.wiring import Plan, create_server, wire, wire_exchange
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice

@@ -11,7 +11,7 @@ from server import wiring
 from server.agents import server_time
 from server.agents.registry import AgentRow
 from server.exchange.kept_replies import KeptReplies
-from server.licensing import periods
+from server.licensing.secrets import periods
 from server.registry import audit
 from server.registry.database import Database
 from server.wiring import Server

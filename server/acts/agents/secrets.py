@@ -10,7 +10,7 @@ from pydantic import Field
 
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Listed, Nothing, Number, PageForm, Time, page
-from server.licensing import demand
+from server.licensing.secrets import demand
 
 from .agents import Count, OneAgent
 

@@ -11,9 +11,7 @@ from pydantic import Field
 from server.accounts.roles import Role
 from server.acts.act import Act, Context, Form, Listed, Number, PageForm, Time, VendorId, page, revision_tag
 from server.acts.tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
-from server.licensing import customers as known
-from server.licensing.customers import MAX_FIELD, CustomerRow, SiteRow
-from server.licensing.customersheet import (
+from server.licensing.lists.customersheet import (
     BAD,
     CREATED,
     CUSTOMER_COLUMNS,
@@ -24,6 +22,8 @@ from server.licensing.customersheet import (
     import_sites,
     lines_of,
 )
+from server.licensing.sales import customers as known
+from server.licensing.sales.customers import MAX_FIELD, CustomerRow, SiteRow
 
 Personal = Annotated[str, Field(max_length=MAX_FIELD, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 

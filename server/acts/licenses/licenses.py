@@ -10,11 +10,11 @@ from pydantic import Field, JsonValue
 
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Time, VendorId, page, revision_tag
-from server.licensing import history as past
-from server.licensing import lifecycle, replacement
-from server.licensing.license_list import Filter, LicenseRow, listed, one
-from server.licensing.license_states import State, locked
-from server.licensing.orders import Wish, order_of
+from server.licensing.licenses import lifecycle, replacement
+from server.licensing.lists.license_list import Filter, LicenseRow, listed, one
+from server.licensing.sales.orders import Wish, order_of
+from server.licensing.states import history as past
+from server.licensing.states.license_states import State, locked
 
 from .products import Duration, Entries, Feature, Features
 

@@ -17,11 +17,11 @@ from server.acts.act import Act, Context, Form, Id, Listed, Number, PageForm, Sh
 from server.acts.tables import BadRow, Cell, RowsRefused, Table, data_of, require_few
 from server.base.errors import Invalid
 from server.base.times import parse_time, zone_of
-from server.licensing import bulk, sheets
-from server.licensing.bulk import BAD, ISSUED, MAX_WHOLE, UNCHANGED, Result
-from server.licensing.license_list import DeviceRow, LicenseRow, devices, ending, listed
-from server.licensing.orders import Wish
-from server.licensing.sheets import Wanted
+from server.licensing.lists import bulk, sheets
+from server.licensing.lists.bulk import BAD, ISSUED, MAX_WHOLE, UNCHANGED, Result
+from server.licensing.lists.license_list import DeviceRow, LicenseRow, devices, ending, listed
+from server.licensing.lists.sheets import Wanted
+from server.licensing.sales.orders import Wish
 
 from .licenses import License, WhichLicenses
 from .products import Duration, Entries, Features

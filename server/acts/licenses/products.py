@@ -10,10 +10,10 @@ from pydantic import Field
 from contracts.claims import MAX_FEATURES, MAX_METADATA, MAX_NAME_CHARS, MAX_VALUE_CHARS
 from server.accounts.roles import Role
 from server.acts.act import Act, Context, Form, Listed, Number, PageForm, Time, VendorId, page, revision_tag
-from server.licensing import products as sold
-from server.licensing.products import MAX_DURATION_S, MIN_DURATION_S, PolicyPlan
-from server.licensing.rows import MAX_NAME
-from server.licensing.seats import Mode, Terms
+from server.licensing.sales import products as sold
+from server.licensing.sales.products import MAX_DURATION_S, MIN_DURATION_S, PolicyPlan
+from server.licensing.sales.rows import MAX_NAME
+from server.licensing.sales.seats import Mode, Terms
 
 from .seats import SeatTerms
 

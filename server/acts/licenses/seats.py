@@ -6,8 +6,8 @@ from pydantic import Field
 
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Time, page
-from server.licensing import seats
-from server.licensing.seats import BOUNDS, MAX_SEAT_COUNT, Mode, Terms
+from server.licensing.sales import seats
+from server.licensing.sales.seats import BOUNDS, MAX_SEAT_COUNT, Mode, Terms
 
 SiteId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Number, PageForm, Sheet, Time, VendorId, page
 from server.base.errors import Invalid
-from server.licensing import usage
-from server.licensing.usage import Sum, Used, Which
+from server.licensing.licenses import usage
+from server.licensing.licenses.usage import Sum, Used, Which
 from server.registry.upkeep.retention import DAY_S
 
 Day = Annotated[int, Field(ge=0, le=3_000_000)]

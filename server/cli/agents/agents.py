@@ -31,7 +31,7 @@ from server.cli.base.options import (
     yes_option,
 )
 from server.cli.base.output import handing_out, out_option, write
-from server.licensing.agent_view import AgentView, notes, view
+from server.licensing.lists.agent_view import AgentView, notes, view
 from server.registry.agentcounts import STATUSES
 
 MAX_FILE_CHARS = 128 * 1024

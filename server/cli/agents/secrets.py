@@ -23,8 +23,8 @@ from server.cli.base.options import (
     writing,
 )
 from server.cli.base.output import handing_out, out_option
-from server.licensing import periods as secret_periods
-from server.licensing.secret_states import State, shown_state
+from server.licensing.secrets import periods as secret_periods
+from server.licensing.secrets.secret_states import State, shown_state
 
 
 @click.group(invoke_without_command=True)

@@ -18,7 +18,7 @@ from server.cli.base.acting import listed, perform
 from server.cli.base.listing import limit_option, progress_bar, show_pages
 from server.cli.base.options import DurationType, TimeType, json_option, pairs, reason_option, utc, where_option, zone_option
 from server.cli.base.output import out_option, writable
-from server.licensing import bulk, sheets
+from server.licensing.lists import bulk, sheets
 
 from .licensefilter import filter_options, status_option
 from .tables import NOTHING_DONE, rows_option, say, text_in

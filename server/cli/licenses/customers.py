@@ -9,7 +9,7 @@ import click
 from server.cli.base.acting import listed, perform
 from server.cli.base.listing import limit_option, show_one, show_pages
 from server.cli.base.options import json_option, reason_option, utc, where_option
-from server.licensing.customers import FIELDS, SITE_FIELDS
+from server.licensing.sales.customers import FIELDS, SITE_FIELDS
 
 from .tables import show_imported, table_options, text_in
 

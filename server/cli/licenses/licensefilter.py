@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from server.licensing.license_states import State
+from server.licensing.states.license_states import State
 
 _OPTIONS = (
     ("--agent", "agent_id", "ID", "Only licenses of this agent."),

@@ -9,7 +9,7 @@ import click
 from server.cli.base.acting import listed, perform
 from server.cli.base.listing import limit_option, show_one, show_pages
 from server.cli.base.options import DurationType, json_option, pairs, reason_option, utc, where_option
-from server.licensing.seats import Mode
+from server.licensing.sales.seats import Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 _feature_option = click.option("--feature", "features", multiple=True, metavar="NAME", help="A feature; may be repeated.")

@@ -10,8 +10,8 @@ from common.text import shown
 from server.cli.base.acting import listed, perform
 from server.cli.base.listing import limit_option, show_pages
 from server.cli.base.options import DurationType, confirm, json_option, utc, where_option, yes_option
-from server.licensing import sheets
-from server.licensing.seats import Mode, Terms
+from server.licensing.lists import sheets
+from server.licensing.sales.seats import Mode, Terms
 
 _TERMS = Terms(1)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from server.base.errors import Invalid
-from server.licensing.sheets import text_of
+from server.licensing.lists.sheets import text_of
 
 MAX_SHOWN = 20
 NOTHING_DONE = "nothing was done: "

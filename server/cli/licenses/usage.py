@@ -11,7 +11,7 @@ import click
 from server.cli.base.acting import listed
 from server.cli.base.listing import limit_option, show_pages
 from server.cli.base.options import TimeType, json_option, utc, where_option, zone_option
-from server.licensing.sheets import csv_lines
+from server.licensing.lists.sheets import csv_lines
 from server.registry.upkeep.retention import DAY_S
 
 from .bulk import reports

@@ -25,8 +25,8 @@ from hwsec.store import SealedStore
 from ipc.clientwire import Reason
 from server.base.refused import RequestRefused
 from server.exchange.content import Reader
-from server.licensing import lifecycle
-from server.licensing.licenses import Order
+from server.licensing.licenses import lifecycle
+from server.licensing.licenses.licenses import Order
 from server.registry.models.core import Agent, KeptReply, License
 from tests.agentd.test_hostile_replies import JUNK, Forger, fails_typed
 from tests.support.licensing import suspend, touch

@@ -21,9 +21,9 @@ from agentd.sync.cycle import SEAT_PAUSE_S
 from agentd.uplink.transport import Response
 from contracts.seats import LEASE, MAX_SEAT_S
 from ipc.clientwire import LicenseReason
-from server.licensing import seats
-from server.licensing.licenses import Order
-from server.licensing.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, Mode, Terms
+from server.licensing.licenses.licenses import Order
+from server.licensing.sales import seats
+from server.licensing.sales.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, Mode, Terms
 from server.registry.models.core import Agent
 from tests.hwsec.memory_backend import MemoryBackend, MemoryDevice
 from tests.support.licensing import suspend

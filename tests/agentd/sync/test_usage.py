@@ -16,9 +16,9 @@ from contracts.licensesync import SYNC
 from contracts.usage import REPORT
 from server.exchange import capabilities as server_side
 from server.exchange import service
-from server.licensing import usage
-from server.licensing.licenses import Order
-from server.licensing.usage import Which
+from server.licensing.licenses import usage
+from server.licensing.licenses.licenses import Order
+from server.licensing.licenses.usage import Which
 from tests.agentd.sync.test_licenses import audited
 from tests.support.pair import AGENT, LICENSE, START, Pair, prepare
 

@@ -6,7 +6,7 @@ from contracts.exchange import RefusalCode
 from server.agents.registry import ACTIVE, FACTORY_ONLY, REVOKED
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from tests.server.devices import NOW, Device, fingerprint
 from tests.support.serverside import ServerSide
 

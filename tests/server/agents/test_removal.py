@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from server.agents import removal
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.registry.models.core import Agent, Base, Certificate, EnrollmentToken, License, Secret
 from server.registry.upkeep.retention import DAY_S, set_retention
 from server.web.peers import peer_of

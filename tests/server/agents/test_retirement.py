@@ -11,8 +11,8 @@ from server.agents import retirement
 from server.agents.retirement import Retired
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.licensing import license_list
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
+from server.licensing.lists import license_list
 from server.registry import events
 from server.registry.models.core import Agent
 from server.registry.upkeep.retention import DAY_S, Retention, set_retention

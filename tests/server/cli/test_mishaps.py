@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from server.api.ops import create_ops
 from server.jobs.runner import Runner
-from server.licensing.secrets import SecretRow
+from server.licensing.secrets.secrets import SecretRow
 from server.registry.database import in_words
 from server.wiring import Plan, create_server
 from tests.server.devices import ISSUER, NOW

@@ -12,7 +12,7 @@ from contracts.trust import parse_trust
 from server.base.refused import RequestRefused
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.kept_replies import KEPT_S, MAX_FRESH, MAX_KEPT, SHORT_KEPT_S, Kept
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.registry.models.core import Agent, Base, KeptReply
 from server.web.peers import peer_of
 from server.wiring import wire_exchange

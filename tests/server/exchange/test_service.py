@@ -51,9 +51,9 @@ from server.exchange.kept_replies import Kept
 from server.exchange.service import Exchange
 from server.exchange.service import Stores as AllStores
 from server.keys.jose import new_signing_key, public_jwk
-from server.licensing.deliveries import Page
-from server.licensing.leases import Leased
-from server.licensing.usage import Taken
+from server.licensing.licenses.deliveries import Page
+from server.licensing.licenses.leases import Leased
+from server.licensing.licenses.usage import Taken
 from server.ota.directives import Given
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF

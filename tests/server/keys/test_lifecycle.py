@@ -12,7 +12,7 @@ from contracts.keyset import verify_key_set
 from server.base.errors import RegistryError
 from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
 from server.keys.rootkey import read_root_key, write_root_key
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.wiring import Plan, create_server
 from tests.server.chains import holds, pems, server_chain
 from tests.server.devices import ISSUER, NOW, Device

@@ -15,7 +15,7 @@ from server.keys.lifecycle import DAY, LIFETIMES, PREPARED, SIGNING
 from server.keys.rootkey import read_root_key
 from server.keys.schedule import USE_AHEAD_S, WARN_AHEAD_S
 from server.keys.succession import Changed
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.registry.models.core import ServerKey
 from server.serving import TlsWatch
 from server.wiring import Plan, create_server

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from server.licensing import lifecycle, products
-from server.licensing.history import history
-from server.licensing.license_list import LicenseRow, one
-from server.licensing.orders import Wish, order_of
-from server.licensing.products import PolicyPlan
+from server.licensing.licenses import lifecycle
+from server.licensing.lists.license_list import LicenseRow, one
+from server.licensing.sales import products
+from server.licensing.sales.orders import Wish, order_of
+from server.licensing.sales.products import PolicyPlan
+from server.licensing.states.history import history
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
 

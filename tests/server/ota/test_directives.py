@@ -18,7 +18,7 @@ from server.ota.windows import parse_window
 from server.ota.words import CANDIDATE, DAY_S, RELEASES
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW
-from tests.server.licensing.test_changes import make_till
+from tests.server.licensing.states.test_changes import make_till
 from tests.server.ota.vendor import target_of
 from tests.support.serverside import ServerSide
 

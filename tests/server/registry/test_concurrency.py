@@ -10,8 +10,8 @@ import pytest
 
 from contracts.exchange import Cause, RefusalCode, RotateSecret
 from server.base.refused import RequestRefused
-from server.licensing import demand
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
+from server.licensing.secrets import demand
 from server.registry.models.core import Agent
 from server.web.peers import peer_of
 from server.wiring import wire_exchange

@@ -14,7 +14,7 @@ from common.files import write_atomic
 from contracts.exchange import Cause, ConfirmRotation, RotateSecret, SecretStatus, purpose_of
 from server import wiring
 from server.base.settings import SETTINGS, Place, settings_of
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.registry.database import Database, sqlite_url
 from server.registry.migrating import alembic_config
 from server.registry.models.core import REVISION, Agent

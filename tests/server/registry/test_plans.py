@@ -31,11 +31,12 @@ from server import serving, wiring
 from server.agents import retirement
 from server.agents.clones import Report
 from server.jobs.queue import Jobs
-from server.licensing import products, replacement, usage
-from server.licensing.history import history
-from server.licensing.license_list import Filter, devices, ending, listed
-from server.licensing.license_states import State
-from server.licensing.licenses import Order
+from server.licensing.licenses import replacement, usage
+from server.licensing.licenses.licenses import Order
+from server.licensing.lists.license_list import Filter, devices, ending, listed
+from server.licensing.sales import products
+from server.licensing.states.history import history
+from server.licensing.states.license_states import State
 from server.registry import events
 from server.registry.agentcounts import STATUSES
 from server.registry.allowance import Allowance

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, event, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from server.licensing import demand
+from server.licensing.secrets import demand
 from server.main import main
 from server.registry.database import Database
 from server.registry.models.core import Agent, EnrollmentToken, Secret, Setting

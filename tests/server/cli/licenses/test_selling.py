@@ -11,7 +11,7 @@ import pytest
 
 from contracts.usage import MeterTotal
 from server.cli.base.options import utc
-from server.licensing import usage
+from server.licensing.licenses import usage
 from tests.server.cli.test_commands import Done, Run, enrolled, place, run
 from tests.support.serverside import open_server
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.licensing import demand
+from server.licensing.secrets import demand
 from tests.server.devices import Device
 from tests.support.serverside import open_server
 from tests.support.servertool import Done, license_server

@@ -7,7 +7,7 @@ from server.accounts.roles import Role
 from server.acts import approvals
 from server.base.errors import RegistryError
 from server.exchange.kept_replies import SHORT_KEPT_S
-from server.licensing.secret_states import State
+from server.licensing.secrets.secret_states import State
 from server.registry import audit
 from server.registry.models.core import AuditRecord, Base, Certificate, EnrollmentToken, KeptReply, Secret
 from server.registry.models.operators import OperatorReply

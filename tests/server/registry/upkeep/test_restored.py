@@ -10,7 +10,7 @@ from sqlalchemy import delete
 
 from contracts.exchange import ReissueLicenses, SecretStatus
 from server.keys.rootkey import read_root_key
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from server.registry.models.core import Agent, Certificate, Counter, KeySetRow
 from server.web.peers import Peer, peer_of
 from server.web.responses import Response

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from server.base.errors import Invalid
-from server.licensing import bulk, products, seats
-from server.licensing.bulk import Result, issue_many, named, numbered
-from server.licensing.license_list import Filter, listed
-from server.licensing.orders import Wish
-from server.licensing.products import PolicyPlan
-from server.licensing.seats import Terms
-from server.licensing.sheets import Wanted
+from server.licensing.lists import bulk
+from server.licensing.lists.bulk import Result, issue_many, named, numbered
+from server.licensing.lists.license_list import Filter, listed
+from server.licensing.lists.sheets import Wanted
+from server.licensing.sales import products, seats
+from server.licensing.sales.orders import Wish
+from server.licensing.sales.products import PolicyPlan
+from server.licensing.sales.seats import Terms
 from server.registry import events
 from tests.server.atonce import at_once
 from tests.server.devices import NOW

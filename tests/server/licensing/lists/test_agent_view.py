@@ -9,10 +9,10 @@ from sqlalchemy import select, update
 
 from server.agents.clones import EXTENSION_S, Halt
 from server.agents.registry import AgentRow
-from server.licensing.agent_view import DAY_S, SILENT_S, AgentView, CertificateRow, notes
-from server.licensing.license_list import LicenseRow
-from server.licensing.licenses import Order
-from server.licensing.secrets import SecretRow
+from server.licensing.licenses.licenses import Order
+from server.licensing.lists.agent_view import DAY_S, SILENT_S, AgentView, CertificateRow, notes
+from server.licensing.lists.license_list import LicenseRow
+from server.licensing.secrets.secrets import SecretRow
 from server.registry.models.core import Agent
 from tests.server.devices import NOW, Device
 from tests.support.serverside import open_server

@@ -20,16 +20,16 @@ from contracts.seats import MAX_FLOATING, MAX_SEATS, SEAT_MARK, FloatingLicense,
 from server.agents.registry import ACTIVE
 from server.base.limits import Rate, buckets
 from server.base.refused import RequestRefused
+from server.licensing.sales import seats
+from server.licensing.sales.orders import checked_claims
+from server.licensing.sales.seats import CLOCK_MARGIN_S, DAY_S, Mode
+from server.licensing.secrets.secrets import Secrets
+from server.licensing.states.license_states import State, state_of
 from server.registry import audit, events
 from server.registry.models import seats as tables
 from server.registry.models.core import Agent, License
 
-from . import seats
-from .license_states import State, state_of
 from .licenses import Licenses
-from .orders import checked_claims
-from .seats import CLOCK_MARGIN_S, DAY_S, Mode
-from .secrets import Secrets
 
 OVER_USE = "seat_over_use"
 """Metadata of a seat beyond the number of seats, if the license has room for it: a POS application may show it."""

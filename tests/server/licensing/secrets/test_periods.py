@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.rotation.table import rotation_time
-from server.licensing.periods import BACKDATE_S, backdate
+from server.licensing.secrets.periods import BACKDATE_S, backdate
 
 NOW, DAY = 1_800_000_000, 86_400
 

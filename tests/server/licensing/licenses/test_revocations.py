@@ -1,6 +1,6 @@
 """A revocation concerns one agent: nobody else asks for a list because of it."""
 
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
 

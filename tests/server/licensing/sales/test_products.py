@@ -8,10 +8,10 @@ from contracts.claims import check_claims
 from contracts.licensetoken import MAX_VERSION
 from server.base.errors import Conflict, Invalid, NotFound
 from server.keys.jose import issue_token, new_signing_key
-from server.licensing import products, seats
-from server.licensing.orders import Order, Wish, claims_of, order_of, token_chars
-from server.licensing.products import PolicyPlan
-from server.licensing.seats import DAY_S, HOUR_S, Mode, Terms
+from server.licensing.sales import products, seats
+from server.licensing.sales.orders import Order, Wish, claims_of, order_of, token_chars
+from server.licensing.sales.products import PolicyPlan
+from server.licensing.sales.seats import DAY_S, HOUR_S, Mode, Terms
 from server.registry import events
 from tests.server.devices import NOW
 from tests.server.licensing.selling import YEAR, Vendor

@@ -12,12 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, RegistryError
+from server.licensing.licenses.licenses import Licenses, record_issued
+from server.licensing.sales.orders import Order, Wish, order_of
 from server.registry.database import Database
 from server.registry.models.core import Agent, License
 from server.registry.models.licensing import Policy
 
-from .licenses import Licenses, record_issued
-from .orders import Order, Wish, order_of
 from .sheets import Wanted
 
 MAX_WHOLE = 10_000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from common.text import forbidden_in
 from server.base.errors import Invalid
-from server.licensing.license_list import LicenseRow
-from server.licensing.sheets import COLUMNS, TOLD, Wanted, as_cells, cells_of, csv_lines, defused, plain, wanted_in
+from server.licensing.lists.license_list import LicenseRow
+from server.licensing.lists.sheets import COLUMNS, TOLD, Wanted, as_cells, cells_of, csv_lines, defused, plain, wanted_in
 
 TEXTS = st.text(max_size=20).filter(lambda text: forbidden_in(text) is None)
 NAMES = st.text(min_size=1, max_size=12).filter(lambda text: forbidden_in(text) is None)

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 
 from server.base.errors import Conflict, Invalid, NotFound
-from server.licensing.history import history
-from server.licensing.orders import Wish, order_of
+from server.licensing.sales.orders import Wish, order_of
+from server.licensing.states.history import history
 from server.registry import audit, events
 from server.registry.cipher import Cipher
 from server.registry.models.licensing import Customer, Site

@@ -17,10 +17,10 @@ from contracts.licensetoken import parse_token
 from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
-from server.licensing.licenses import Order
-from server.licensing.periods import backdate
-from server.licensing.secret_states import ISSUING, TRANSITIONS, Event, State, step
-from server.licensing.secrets import MAX_LIVE
+from server.licensing.licenses.licenses import Order
+from server.licensing.secrets.periods import backdate
+from server.licensing.secrets.secret_states import ISSUING, TRANSITIONS, Event, State, step
+from server.licensing.secrets.secrets import MAX_LIVE
 from tests.server.devices import NOW, Device
 from tests.support.serverside import ServerSide
 

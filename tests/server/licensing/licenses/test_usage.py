@@ -12,14 +12,14 @@ from contracts.exchange import RefusalCode, Refused
 from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.accounts.roles import Role
 from server.base.errors import Invalid
-from server.licensing import usage
-from server.licensing.usage import MAX_EPOCHS, Sum, Which
+from server.licensing.licenses import usage
+from server.licensing.licenses.usage import MAX_EPOCHS, Sum, Which
 from server.registry.models.usage import UsageCounter, UsageDay
 from server.registry.upkeep.housekeeping import Housekeeping
 from server.registry.upkeep.retention import DAY_S
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW
-from tests.server.licensing.test_changes import Till, issue, make_till
+from tests.server.licensing.states.test_changes import Till, issue, make_till
 from tests.support.licensing import transfer
 from tests.support.serverside import ServerSide
 

@@ -15,8 +15,8 @@ from contracts.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing
 from contracts.trust import parse_trust
 from server import wiring
 from server.base.errors import RegistryError
-from server.licensing import changes
-from server.licensing.licenses import Order
+from server.licensing.licenses.licenses import Order
+from server.licensing.states import changes
 from server.registry.database import skip_ahead
 from server.registry.models.core import Agent, FormerLicense, KeptReply, License
 from server.registry.upkeep.housekeeping import Housekeeping

@@ -14,8 +14,8 @@ from contracts.trust import parse_trust
 from server.base.errors import RegistryError
 from server.enrollment.by_hand import read_request
 from server.keys.jose import new_signing_key
-from server.licensing.licenses import Order
-from server.licensing.periods import DEFAULT_GRACE_S, DEFAULT_INTERVAL_S, REVOCATIONS_LAST_S, periods, set_periods
+from server.licensing.licenses.licenses import Order
+from server.licensing.secrets.periods import DEFAULT_GRACE_S, DEFAULT_INTERVAL_S, REVOCATIONS_LAST_S, periods, set_periods
 from server.wiring import Plan, create_server
 from tests.support.serverside import ServerSide, open_server
 

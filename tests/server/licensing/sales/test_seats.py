@@ -12,16 +12,17 @@ from contracts.seats import LeaseReply, LeaseSeats, SeatLease
 from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.agents.retirement import retire
 from server.base.errors import Conflict, Invalid, NotFound
-from server.licensing import leases, lifecycle, seats, usage
-from server.licensing.license_list import ending, listed
-from server.licensing.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, FloatingRow, Mode, SeatRow, Terms
+from server.licensing.licenses import leases, lifecycle, usage
+from server.licensing.lists.license_list import ending, listed
+from server.licensing.sales import seats
+from server.licensing.sales.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, FloatingRow, Mode, SeatRow, Terms
 from server.registry import events
 from server.registry.models.core import Agent, License
 from server.registry.models.seats import Seat
 from tests.server.atonce import at_once
 from tests.server.devices import NOW
 from tests.server.licensing.selling import Vendor
-from tests.server.licensing.test_changes import Till, make_till
+from tests.server.licensing.states.test_changes import Till, make_till
 from tests.support.licensing import suspend
 from tests.support.serverside import ServerSide
 

@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 from common.text import quantity
 from server.agents.clones import Halt, halt_of
 from server.agents.registry import REVOKED, AgentRow, enrolled, row_of
+from server.licensing.secrets.secret_states import ISSUING
+from server.licensing.secrets.secrets import SecretRow, version_of
+from server.licensing.states.license_states import State
 from server.registry.models.core import Certificate, Secret
 
 from .license_list import LicenseRow, listed
-from .license_states import State
-from .secret_states import ISSUING
-from .secrets import SecretRow, version_of
 
 DAY_S = 86_400
 SILENT_S = 7 * DAY_S

@@ -11,9 +11,9 @@ from sqlalchemy import delete
 from contracts.claims import MAX_VALUE_CHARS
 from contracts.licensetoken import parse_token
 from server.base.errors import Conflict, Invalid, NotFound, RegistryError
-from server.licensing import replacement
-from server.licensing.license_list import EVERY, Filter, devices, ending, listed
-from server.licensing.license_states import TRANSITIONS, Event, State
+from server.licensing.licenses import replacement
+from server.licensing.lists.license_list import EVERY, Filter, devices, ending, listed
+from server.licensing.states.license_states import TRANSITIONS, Event, State
 from server.registry import audit, events
 from server.registry.models.core import License
 from tests.server.atonce import at_once
@@ -362,7 +362,7 @@ def test_two_processes_change_one_license_and_one_after_the_other_wins(directory
         one.sell("l", one.agents[0])
 
         def move(server: ServerSide, agent: str) -> str:
-            from server.licensing import lifecycle
+            from server.licensing.licenses import lifecycle
 
             try:
                 with server.database.write() as session:
@@ -377,7 +377,7 @@ def test_two_processes_change_one_license_and_one_after_the_other_wins(directory
 
 
 def test_licenses_that_go_in_opposite_directions_wait_for_nobody_for_ever(directory: Path) -> None:
-    from server.licensing import lifecycle
+    from server.licensing.licenses import lifecycle
 
     with closing(open_server(directory)) as a, closing(open_server(directory)) as b:
         vendor = Vendor(a)

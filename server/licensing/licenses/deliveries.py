@@ -15,13 +15,13 @@ from contracts.exchange import RefusalCode
 from contracts.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing
 from server.agents.registry import ACTIVE
 from server.base.refused import RequestRefused
+from server.licensing.secrets.secrets import Secrets
+from server.licensing.states.changes import BASE, present
 from server.registry import audit
 from server.registry.database import present_number
 from server.registry.models.core import Agent, FormerLicense, License
 
-from .changes import BASE, present
 from .licenses import Licenses
-from .secrets import Secrets
 
 _PRESENT, _FORMER = "present:", "former:"
 """What the place begins with where a page ends: among the licenses that the agent has, or among those that it had."""

@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 
 from server.agents.registry import REVOKED, enrolled
 from server.base.errors import NotFound
+from server.licensing.sales.customers import customer, site
+from server.licensing.sales.products import policy, product
+from server.licensing.states.license_states import State, state_of
 from server.registry.agentcounts import shown_status
 from server.registry.models.core import Agent, License
-
-from .customers import customer, site
-from .license_states import State, state_of
-from .products import policy, product
 
 
 @dataclass(frozen=True, slots=True)

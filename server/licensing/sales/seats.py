@@ -17,15 +17,15 @@ from sqlalchemy.orm import Session
 from contracts.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S, SEAT_MARK
 from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
+from server.licensing.states import changes
+from server.licensing.states.history import changed
+from server.licensing.states.license_states import Event, locked, state_of, stepped
 from server.registry import audit, events
 from server.registry.database import next_number
 from server.registry.models.core import Agent, FormerLicense, License
 from server.registry.models.seats import FloatingLicense, Seat
 
-from . import changes
 from .customers import site as site_row
-from .history import changed
-from .license_states import Event, locked, state_of, stepped
 
 CLOCK_MARGIN_S = 300
 """How much longer than its token a seat counts: the clock of a machine may be slow."""

@@ -15,9 +15,9 @@ from typing import Any
 from common.text import forbidden_in
 from contracts.claims import MAX_ID_CHARS
 from server.base.errors import Invalid
+from server.licensing.sales.orders import Wish
 
 from .license_list import LicenseRow
-from .orders import Wish
 
 MAX_BYTES = 64 * 1024 * 1024
 COLUMNS = ("license_id", "agent", "policy", "customer", "site", "subject", "features", "metadata", "not_before", "expires")

@@ -20,17 +20,17 @@ from server.base.errors import Conflict, Invalid, NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.keys.jose import issue_token
 from server.keys.keyring import Keyring
+from server.licensing.sales import seats
+from server.licensing.sales.orders import Order as Order
+from server.licensing.sales.orders import claims_of
+from server.licensing.secrets.periods import revocations_last
+from server.licensing.secrets.secrets import Secrets
+from server.licensing.states import trials
+from server.licensing.states.history import ISSUED, changed
+from server.licensing.states.license_states import Event, locked, receiving, stepped
 from server.registry import audit
 from server.registry.database import next_number, present_number, skip_ahead
 from server.registry.models.core import Agent, License, Secret
-
-from . import seats, trials
-from .history import ISSUED, changed
-from .license_states import Event, locked, receiving, stepped
-from .orders import Order as Order
-from .orders import claims_of
-from .periods import revocations_last
-from .secrets import Secrets
 
 REVOCATIONS = "revocations"
 """The counter that numbers revocation lists. A number belongs to the one agent whose list has changed."""

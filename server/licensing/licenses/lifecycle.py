@@ -14,16 +14,16 @@ from sqlalchemy.orm import Session
 
 from server.agents.registry import announces_sync, enrolled
 from server.base.errors import Conflict, Invalid
+from server.licensing.sales import seats
+from server.licensing.sales.orders import checked_claims, terms_of
+from server.licensing.sales.products import policy, sold_by
+from server.licensing.sales.rows import expect
+from server.licensing.states import trials
+from server.licensing.states.changes import left
+from server.licensing.states.history import changed
+from server.licensing.states.license_states import Event, locked, receiving, stepped
 from server.registry import audit
 from server.registry.models.core import Agent, License
-
-from . import seats, trials
-from .changes import left
-from .history import changed
-from .license_states import Event, locked, receiving, stepped
-from .orders import checked_claims, terms_of
-from .products import policy, sold_by
-from .rows import expect
 
 
 @dataclass(frozen=True, slots=True)

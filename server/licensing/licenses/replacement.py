@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 from server.agents.registry import enrolled
 from server.agents.retirement import Retired, retire
 from server.base.errors import Conflict
+from server.licensing.states.license_states import receiving
 
-from .license_states import receiving
 from .lifecycle import Moved, move_all, record_moves
 
 

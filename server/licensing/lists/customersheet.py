@@ -11,9 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, RegistryError
+from server.licensing.sales.customers import FIELDS, SITE_FIELDS, Customers
 from server.registry.models.licensing import Customer, Site
 
-from .customers import FIELDS, SITE_FIELDS, Customers
 from .sheets import lines_in
 
 CREATED, UNCHANGED, BAD, HELD = "created", "unchanged", "bad", "not created"

@@ -1,0 +1,1 @@
+"""Licenses that exist: issued, changed, moved, delivered to agents, leased as seats, and their usage."""

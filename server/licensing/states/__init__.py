@@ -1,0 +1,1 @@
+"""What happens to a license: its states, its history, the changes that its agent learns of, trials."""
