@@ -11,6 +11,7 @@ from . import (
     host_wifi,
     machine_checks,
     manage_checks,
+    product_checks,
     unit_checks,
     update_checks,
 )
@@ -24,6 +25,7 @@ CHECKS: tuple[Check[Any], ...] = (
     *machine_checks.CHECKS,
     *manage_checks.CHECKS,
     *update_checks.CHECKS,
+    *product_checks.CHECKS,
 )
 """Those of `doctor`, in the order in which they are made."""
 HOST_CHECKS: tuple[Check[Any], ...] = (*host_network.CHECKS, *host_access.CHECKS, *host_wifi.CHECKS)

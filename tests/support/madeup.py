@@ -31,6 +31,7 @@ UNITS = (CORE, "license-agent-link.service", "license-agent-installer.service", 
          "license-agent-upgrade.service", "license-agent-upgrade.path",
          "license-agent-pos.socket", "license-agent-admin.socket", "license-agent-link.socket",
          "license-agent-installer.socket", "license-agent-updater.socket")  # fmt: skip
+INSTALLER, OWN = "license-agent-installer.service", "/var/lib/license-agent-installer"
 DAY = 86_400
 
 FILES = {
@@ -49,7 +50,9 @@ FILES = {
     '[upstream.server]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n'
     '[upstream.ota]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n',
     f"{ETC}/update-trust.json": '{"v": 1, "agent_id": "pos-001"}',
-    f"{ETC}/installer.toml": '[product.pos]\nbackend = "slots"\n',
+    f"{ETC}/installer.toml": '[product.pos]\nbackend = "slots"\ndirectory = "/var/lib/pos"\nunit = "pos.service"\n',
+    f"{OWN}/begun": "",
+    f"{OWN}/state.json": '{"v": 1}\n',
     "/etc/systemd/system/license-agent-link.service.d/override.conf": "[Service]\nIPAddressAllow=192.0.2.10\n",
     "/etc/logrotate.conf": "weekly\nrotate 4\ninclude /etc/logrotate.d\n",
     "/etc/logrotate.d/dpkg": "/var/log/dpkg.log {\n\tmonthly\n}\n",
@@ -92,10 +95,14 @@ STATS = {
     f"{RUN}/link.sock": Stat("socket", 0o660, CORE_UID, UPDATERS),
     f"{RUN}/installer.sock": Stat("socket", 0o600, CORE_UID, 0),
     f"{RUN}/updater.sock": Stat("socket", 0o600, CORE_UID, 0),
+    **{path: Stat("directory", 0o755, *_ROOT) for path in ("/", "/var", "/var/lib", "/var/lib/pos")},
+    OWN: Stat("directory", 0o700, *_ROOT),
+    f"{OWN}/begun": Stat("file", 0o600, *_ROOT),
+    f"{OWN}/state.json": Stat("file", 0o600, *_ROOT),
     "/dev/tpmrm0": Stat("character device", 0o660, 0, TSS),
 }
 """What a test without root cannot make. Every path of the agent is here: what is not, is not there."""
-FROM_TABLE = (ETC, STATE, "/var/lib/license-agent-key", LOG, RUN, "/dev/")
+FROM_TABLE = (ETC, STATE, "/var/lib/license-agent-key", OWN, "/var/lib/pos", LOG, RUN, "/dev/")
 
 STATUS: dict[str, Any] = {
     "health": {"verdict": "fine", "findings": []},
@@ -165,9 +172,13 @@ class MadeUp(Machine):
         self.run = self._run
         self.stats = dict(STATS)
         self.says: dict[str, Any] = json.loads(json.dumps(STATUS))
-        self.units = {name: unit(name) for name in UNITS}
+        self.units = {name: unit(name) for name in (*UNITS, "pos.service")}
+        self.units[INSTALLER]["ReadWritePaths"] = "-/var/lib/pos"
         self.rooms = {STATE: Room(10**10, 10**6, False), LOG: Room(10**10, 10**6, False)}
-        self.links = {"/var/lib/prometheus/node-exporter/license-agent.prom": "../../license-agent/metrics.prom"}
+        self.links = {
+            "/var/lib/prometheus/node-exporter/license-agent.prom": "../../license-agent/metrics.prom",
+            "/var/lib/pos/current": "slots/a",
+        }
         self.forbidden: set[str] = set()
         self.ran: dict[str, Ran] = {
             f"license-agent --config {ETC}/config.toml check-config": Ran(0, '{"ok": true, "file": "x", "problems": []}\n'),
@@ -197,7 +208,7 @@ class MadeUp(Machine):
     def stat(self, path: Path | str, *, follow: bool = False) -> Stat | None:
         if str(path) in self.forbidden:
             raise PermissionError(13, "Permission denied", str(path))
-        if str(path).startswith(FROM_TABLE):
+        if str(path).startswith(FROM_TABLE) or str(path) in self.stats:
             return self.stats.get(str(path))
         return super().stat(path, follow=follow)
 

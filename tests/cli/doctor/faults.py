@@ -7,7 +7,22 @@ from typing import Any
 from cli.doctor.machine import Ran, Room
 from cli.doctor.verdict import State
 from cli.retention import name_of
-from tests.support.madeup import CORE, CORE_UID, DAY, ETC, LOG, MANAGE, NOW, RUN, STATE, MadeUp, certificate, unit
+from tests.support.madeup import (
+    CORE,
+    CORE_UID,
+    DAY,
+    ETC,
+    INSTALLER,
+    LOG,
+    MANAGE,
+    NOW,
+    OWN,
+    RUN,
+    STATE,
+    MadeUp,
+    certificate,
+    unit,
+)
 
 CONFIG_CHECK = f"license-agent --config {ETC}/config.toml check-config"
 LINK = "license-agent-link.service"
@@ -182,7 +197,7 @@ FAULTS = [
         UNKNOWN,
         "systemd does not answer",
         ran("systemctl show --no-pager --property=Id", 1, "", "System has not been booted with systemd"),
-        frozenset({"manage.service"}),
+        frozenset({"manage.service", "updates.products"}),
     ),
     Fault(
         "units.sandbox",
@@ -463,7 +478,13 @@ FAULTS = [
         "is for the agent pos-002, and this is pos-001",
         wrote(f"{ETC}/update-trust.json", '{"agent_id": "pos-002"}'),
     ),
-    Fault("updates.allowed", FAIL, "installer.toml is not TOML", wrote(f"{ETC}/installer.toml", "[product")),
+    Fault(
+        "updates.allowed",
+        FAIL,
+        "installer.toml is not TOML",
+        wrote(f"{ETC}/installer.toml", "[product"),
+        also=frozenset({"updates.products"}),
+    ),
     Fault(
         "updates.allowed",
         WARN,
@@ -481,4 +502,29 @@ FAULTS = [
     Fault("updates.state", WARN, "no update begins: alice has paused", updates(paused="alice has paused updates")),
     Fault("updates.state", WARN, "has not rehearsed an update for a quarter", updates(rehearsal_overdue=True)),
     Fault("updates.state", UNKNOWN, "does not say", lambda machine: machine.says.pop("updates")),
+    Fault(
+        "updates.products",
+        FAIL,
+        f"{OWN} is not a directory of root's alone",
+        changed(OWN, mode=0o755),
+    ),
+    Fault("updates.products", FAIL, f"{OWN}/state.json is missing, and was there", gone(f"{OWN}/state.json")),
+    Fault("updates.products", FAIL, f"{OWN}/state.json is damaged", wrote(f"{OWN}/state.json", "{")),
+    Fault("updates.products", UNKNOWN, f"may not look into {OWN}", lambda machine: machine.forbidden.add(f"{OWN}/state.json")),
+    Fault("updates.products", FAIL, "/var/lib/pos is not a directory", gone("/var/lib/pos")),
+    Fault("updates.products", FAIL, "others than root may change /var/lib/pos", changed("/var/lib/pos", uid=1500)),
+    Fault("updates.products", FAIL, "others than root may change /var/lib", changed("/var/lib", mode=0o777)),
+    Fault(
+        "updates.products",
+        FAIL,
+        "/var/lib/pos/current does not lead to slots/a or slots/b",
+        lambda machine: machine.links.update({"/var/lib/pos/current": "/srv/pos"}),
+    ),
+    Fault(
+        "updates.products",
+        FAIL,
+        "license-agent-installer.service may not write to /var/lib/pos",
+        units(INSTALLER, ReadWritePaths="-/var/lib/kds"),
+    ),
+    Fault("updates.products", FAIL, "systemd does not know pos.service", units("pos.service", LoadState="not-found")),
 ]

@@ -257,7 +257,7 @@ def test_ids_are_unique_and_never_change() -> None:
         "units.reach", "files.modes", "files.sockets", "disk.room", "audit.log", "audit.rotation", "metrics.collected",
         "backup.timed",
         "tpm.device", "machine.clock", "machine.memory", "package.files", "manage.service",
-        "updates.allowed", "updates.state",
+        "updates.allowed", "updates.state", "updates.products",
     ]  # fmt: skip
 
 
