@@ -35,7 +35,9 @@ ASK_S = 10.0
 START_S = 15.0
 """How much longer than the health command its unit may take."""
 MAX_OUTPUT_CHARS = 64 * 1024
-SYSTEMCTL = "/usr/bin/systemctl"
+SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
+LAST_LINES, LINE_CHARS = 3, 100
+"""What of a unit's log goes into the reason of a failure."""
 CHECK_UNIT = "license-agent-pos-check@{product}.service"
 
 
@@ -133,13 +135,43 @@ def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
                 ),
             )
         case Examine():
-            active = run([SYSTEMCTL, "is-active", "--", product.unit], ASK_S)
-            unit = CHECK_UNIT.format(product=product.name)
-            health = run([SYSTEMCTL, "start", "--", unit], product.timeout_s + START_S)
-            text = f"'{' '.join(product.health)}' failed; see: journalctl -u {unit}"
-            return (checked("unit", active, f"{product.unit} does not run"), checked("health", health, text))
+            return (_active(product, run), _healthy(product, run))
         case Upgrade():
             return (failed("job", f"{product.name} is no package of dpkg's"),)
+
+
+def _active(product: ProductConfig, run: Run) -> Check:
+    ran = run([SYSTEMCTL, "is-active", "--", product.unit], ASK_S)
+    problem = "" if ran.status == 0 else f"{product.unit} does not run{_wrote_last(product.unit, run)}"
+    return checked("unit", ran, problem)
+
+
+def _healthy(product: ProductConfig, run: Run) -> Check:
+    unit = CHECK_UNIT.format(product=product.name)
+    ran = run([SYSTEMCTL, "start", "--", unit], product.timeout_s + START_S)
+    if ran.status == 0:
+        return checked("health", ran, "")
+    last = _wrote_last(unit, run)
+    # The result has it. A unit that stays failed would count as a fault of the machine, long after the way back.
+    run([SYSTEMCTL, "reset-failed", "--", unit], ASK_S)
+    # Without systemctl's own advice where to look: there is room for 500 characters.
+    ran = Ran(ran.status, ran.output.partition("\nSee ")[0])
+    return checked("health", ran, f"'{' '.join(product.health)}' failed{last}; see: journalctl -u {unit}")
+
+
+def _wrote_last(unit: str, run: Run) -> str:
+    """What a unit's processes wrote last, as a part of a sentence; empty if they wrote nothing, or it cannot be read."""
+    run([JOURNALCTL, "--sync"], ASK_S)  # what was just written may be on its way
+    start = run([SYSTEMCTL, "show", "--property=InvocationID", "--value", "--", unit], ASK_S)
+    this_start = [f"_SYSTEMD_INVOCATION_ID={start.output}"] if start.status == 0 and start.output else []
+    # A unit that systemd starts again and again may not have written yet: then the start before has the reason.
+    for more in [this_start, []] if this_start else [[]]:
+        show = [JOURNALCTL, "--quiet", "--no-pager", "--boot", "--output=cat", f"--lines={LAST_LINES}", f"_SYSTEMD_UNIT={unit}"]
+        ran = run(show + more, ASK_S)
+        lines = ["".join(c if c.isprintable() else " " for c in line)[:LINE_CHARS] for line in ran.output.splitlines()]
+        if ran.status == 0 and any(lines):
+            return f", and wrote last: {' | '.join(lines)}"
+    return ""
 
 
 def checked(name: str, ran: Ran, problem: str) -> Check:

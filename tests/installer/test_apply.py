@@ -21,6 +21,9 @@ ID = "0" * 32
 POS = ProductConfig("pos", "slots", Path("/var/lib/pos"), "pos.service", 1001, ("bin/check", "--quick"), 30)
 
 
+NO_LOG = {"--sync": Ran(0, ""), "show": Ran(0, ""), "--quiet": Ran(0, ""), "reset-failed": Ran(0, "")}
+
+
 def config() -> InstallerConfig:
     return InstallerConfig({"pos": POS})
 
@@ -28,7 +31,7 @@ def config() -> InstallerConfig:
 def done(directory: Path, job: Job | bytes, answers: dict[str, Ran]) -> tuple[Check, ...] | None:
     """Does a job and returns its result's checks."""
     (directory / JOB).write_bytes(job if isinstance(job, bytes) else msgspec.json.encode(job))
-    perform(directory, config, lambda command, _within_s: answers[command[1]])
+    perform(directory, config, lambda command, _within_s: {**NO_LOG, **answers}[command[1]])
     assert not (directory / JOB).exists()
     if not (directory / RESULT).exists():
         return None
@@ -72,6 +75,48 @@ def test_every_check_has_its_own_end(tmp_path: Path, active: int, health: int | 
     answers = {"is-active": Ran(active, ""), "start": Ran(health, "")}
     checks = done(tmp_path, Examine(id=ID, product="pos"), answers)
     assert checks is not None and [check.ok for check in checks] == ok
+
+
+@pytest.mark.parametrize(
+    ("answers", "wrote"),
+    [
+        ({}, ""),
+        ({"--quiet": Ran(0, "no printer\n\x1b[31mred")}, ", and wrote last: no printer | [31mred"),
+        ({"--quiet": Ran(0, "x" * 5000)}, f", and wrote last: {'x' * 100}"),
+        ({"--quiet": Ran(1, "Failed to open the journal")}, ""),
+        (
+            {"--sync": Ran(1, ""), "show": Ran(1, "Failed to connect"), "--quiet": Ran(0, "no printer")},
+            ", and wrote last: no printer",
+        ),
+    ],
+)
+def test_what_was_written_last_is_in_the_reason(tmp_path: Path, answers: dict[str, Ran], wrote: str) -> None:
+    start = Ran(1, 'Job for it failed.\nSee "systemctl status it" and "journalctl -xeu it" for details.')
+    checks = done(tmp_path, Examine(id=ID, product="pos"), {"is-active": Ran(3, "failed"), "start": start} | answers)
+    assert checks is not None and [check.text for check in checks] == [
+        f"pos.service does not run{wrote}: failed",
+        f"'bin/check --quick' failed{wrote}; see: journalctl -u license-agent-pos-check@pos.service: Job for it failed.",
+    ]
+
+
+def test_lines_of_this_start_count_and_only_without_one_those_of_the_start_before(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], _within_s: float) -> Ran:
+        asked.append(command)
+        if command[1] == "show":
+            return Ran(0, "4f2a")
+        if command[1] == "--quiet":
+            return Ran(0, "" if command[-1].startswith("_SYSTEMD_INVOCATION_ID=") else "no printer")
+        return Ran(3 if command[1] == "is-active" else 0, "")
+
+    (tmp_path / JOB).write_bytes(msgspec.json.encode(Examine(id=ID, product="pos")))
+    assert perform(tmp_path, config, run)
+    assert b"pos.service does not run, and wrote last: no printer" in (tmp_path / RESULT).read_bytes()
+    assert [command[-1] for command in asked if command[1] == "--quiet"] == [
+        "_SYSTEMD_INVOCATION_ID=4f2a", "_SYSTEMD_UNIT=pos.service",
+    ]  # fmt: skip
+    assert not any("reset-failed" in command for command in asked), "the check succeeded"
 
 
 def test_a_product_or_a_configuration_that_is_gone_is_a_failed_check(tmp_path: Path) -> None:
