@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,9 +128,7 @@ class Staged:
             raise self._problem(error) from None
         target = directory / PACKAGE
         target.unlink(missing_ok=True)
-        with os.fdopen(source, "rb", buffering=0) as reader:
-            if not stat.S_ISREG(os.fstat(source).st_mode):
-                raise StagedRefused("not-staged", f"{self._where}/{PACKAGE} is not a regular file; stage the package again")
+        with self._reader(source, PACKAGE) as reader:
             copy = os.fdopen(os.open(target, _NEW, 0o600), "w+b", buffering=0)
             try:
                 digest, done = _copied(reader, copy, length, progress)
@@ -147,7 +146,8 @@ class Staged:
         return copy
 
     def _metadata(self, directory: int) -> dict[str, bytes]:
-        names = os.listdir(directory)
+        with os.scandir(directory) as entries:  # no more of them than there may be: a name takes memory too
+            names = [entry.name for entry in islice(entries, MAX_FILES + 1)]
         if len(names) > MAX_FILES:
             raise StagedRefused("not-staged", f"{self._where}/{METADATA} has more than {MAX_FILES} files; stage it again")
         found: dict[str, bytes] = {}
@@ -159,13 +159,19 @@ class Staged:
 
     def _bytes(self, name: str, limit: int, directory: int | None = None) -> bytes:
         descriptor = os.open(name, _READ, dir_fd=self._directory if directory is None else directory)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StagedRefused("not-staged", f"{self._where}: {name!a} is not a regular file; stage the package again")
+        with self._reader(descriptor, name) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise StagedRefused("not-staged", f"{self._where}: {name!a} has more than {limit} bytes; stage the package again")
         return data
+
+    def _reader(self, descriptor: int, name: str) -> BinaryIO:
+        """A file to read a descriptor by, which it owns; a descriptor of anything else than a regular file is closed."""
+        # Before `fdopen`, which leaves a directory's descriptor open: each order would cost root one.
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise StagedRefused("not-staged", f"{self._where}: {name!a} is not a regular file; stage the package again")
+        return os.fdopen(descriptor, "rb")
 
     def _text(self, name: str, limit: int) -> str:
         try:
@@ -175,7 +181,8 @@ class Staged:
 
     def _problem(self, error: OSError) -> StagedRefused:
         name = error.filename if isinstance(error.filename, str) else ""
-        return StagedRefused("not-staged", f"{self._where}/{name}: {error.strerror}; stage the package again")
+        # Quoted: the updater chose the name, and the text goes to a log and a terminal.
+        return StagedRefused("not-staged", f"{self._where}: {name!a}: {error.strerror}; stage the package again")
 
 
 def _copied(reader: BinaryIO, copy: BinaryIO, length: int, progress: Callable[[int], None]) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -28,6 +29,9 @@ MAX_TOTAL_BYTES = 32 * 1024 * 1024
 _ROOT = re.compile(r"([1-9][0-9]{0,8})\.root\.json")
 _ROLE = re.compile(r"([A-Za-z0-9._~%-]{1,200})\.json")
 _TOP_LEVEL = {"timestamp": MAX_TIMESTAMP_BYTES, "snapshot": MAX_SNAPSHOT_BYTES, "targets": MAX_ROLE_BYTES}
+
+MAX_NAMES = MAX_ROOTS + MAX_ROLES + len(_TOP_LEVEL)
+"""Files of one set."""
 
 
 class BadMetadataFiles(Exception):
@@ -94,9 +98,10 @@ def read_files(directory: Path) -> MetadataFiles:
     named: dict[str, bytes] = {}
     total = 0
     try:
-        names = sorted(os.listdir(directory))
-        if len(names) > MAX_ROOTS + MAX_ROLES + len(_TOP_LEVEL):
-            raise BadMetadataFiles(f"{directory} has {len(names):,} files, which is too many")
+        with os.scandir(directory) as entries:  # no more of them than there may be: a name takes memory too
+            names = sorted(entry.name for entry in islice(entries, MAX_NAMES + 1))
+        if len(names) > MAX_NAMES:
+            raise BadMetadataFiles(f"{directory} has more than {MAX_NAMES:,} files")
         for name in names:
             limit = MAX_ROOT_BYTES if _ROOT.fullmatch(name) else _TOP_LEVEL.get(name.removesuffix(".json"), MAX_ROLE_BYTES)
             named[name] = read_bounded(directory / name, limit)

@@ -95,10 +95,13 @@ def read_trust(path: Path = PATH, owners: Collection[int] = (0,)) -> UpdateTrust
     try:
         # O_NONBLOCK: a named pipe in its place must not make root wait.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if problems := file_problems(path, os.fstat(descriptor), owners, OTHERS_WRITE):
                 raise BadTrustFile("; ".join(problems))
-            data = file.read(MAX_TRUST_BYTES + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_TRUST_BYTES + 1)
+        finally:
+            os.close(descriptor)  # of a directory too, which no file is made of
     except OSError as error:
         raise BadTrustFile(os_problem(error, str(path))) from None
     if len(data) > MAX_TRUST_BYTES:

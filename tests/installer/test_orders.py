@@ -413,6 +413,31 @@ def test_a_pipe_of_the_updater_s_does_not_make_root_wait(selling: Till, what: st
     refused(selling.prepare(sha256), "not-staged")
 
 
+@pytest.mark.parametrize("what", ["package", "directive.jws", "metadata/targets.json"])
+def test_a_folder_in_place_of_a_file_costs_root_no_descriptor(selling: Till, what: str) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    path = selling.staging / sha256 / what
+    path.unlink()
+    path.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    assert "is not a regular file" in refused(selling.prepare(sha256), "not-staged")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_name_that_the_updater_chose_breaks_no_line_and_drives_no_terminal(selling: Till) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    (selling.staging / sha256 / "metadata" / "a\n\x1b]0;b\x07.json").symlink_to("/etc/passwd")
+    text = refused(selling.prepare(sha256), "not-staged")
+    assert text.isprintable() and r"'a\n\x1b]0;b\x07.json'" in text, text
+
+
+def test_of_many_names_no_more_are_read_than_there_may_be(selling: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    monkeypatch.setattr("installer.staged.MAX_FILES", 4)
+    monkeypatch.setattr(os, "listdir", lambda _directory: pytest.fail("every name takes memory"))
+    assert "has more than 4 files" in refused(selling.prepare(sha256), "not-staged")
+
+
 # ---- what could not be done is no pass
 
 
