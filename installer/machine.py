@@ -22,8 +22,8 @@ from .state import Product, State, StateFile, Version
 
 CHECK_WITHIN_S = 150.0
 """How much longer than the health command its job may take."""
-UPGRADE_WITHIN_S = 900.0
-"""How long a job for the agent's own package may take: to pack the present one, and dpkg twice."""
+UPGRADE_WITHIN_S = 1000.0
+"""How long a job for the agent's own package may take: to pack the present one, dpkg twice, and the agent's start."""
 
 
 @dataclass(frozen=True, slots=True)

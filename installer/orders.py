@@ -254,7 +254,10 @@ class Orders:
         backend, product = self._look(order.product)
         after = PHASES.step(product.phase, Event.PROVE)
         pending = msgspec.structs.replace(_pending(product), proved=False)
-        if backend.active() != pending.place:
+        active = backend.active()
+        if active != pending.place and (reason := backend.returned(pending.place)):
+            raise OrderRefused("rescued", f"{product.places[pending.place].version} was taken back: {reason}"[:500])
+        if active != pending.place:
             raise OrderRefused("not-switched", f"{order.product} was not switched to the end; order switch again")
         product = msgspec.structs.replace(product, phase=after, pending=pending)
         self._save(order.product, product)

@@ -42,6 +42,8 @@ ROOTS_OWN = ("installer.toml", "update-trust.json")
 """What root writes about trust. No update changes it, so no rollback does: it would bring back whom root no longer believes."""
 SYSTEMCTL = "/usr/bin/systemctl"
 SYSTEMCTL_S = 30.0
+SETTLE_S = 60.0
+"""How long after a boot the upgrade service has to repeat what a power cut interrupted, before the rescue goes back."""
 MAX_CONFIG_FILES = 200
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 EXIT_OK, EXIT_FAILED = 0, 1
@@ -207,7 +209,7 @@ class Rescue:
 
         Args:
             trial: that failed.
-            reason: why, if nobody has ordered it: `returned` says it to who orders next.
+            reason: why, if nobody has ordered it: `returned` says it to who orders next. The first reason stays.
 
         Raises:
             DpkgBusy: another program is installing packages; nothing was done.
@@ -222,6 +224,10 @@ class Rescue:
         if kept is None or kept.version != trial.back_version:
             raise PackageRefused(f"the package {trial.back_version} is not kept any more; install it with apt")
         with self.packages.opened(trial.back, kept.sha256) as package:
+            if reason and not self.returned(trial.sha256):
+                # Before dpkg, which starts the agent that will ask for it.
+                content = {"version": trial.version, "sha256": trial.sha256, "reason": reason[:400]}
+                write_atomic(self._outcome, json.dumps(content).encode(), trace=self._trace)
             self._write(replace(trial, going_back=True))
             self._restore_config()
             self._dpkg.install(package)
@@ -229,9 +235,6 @@ class Rescue:
         if found is None or not found.complete or found.version != trial.back_version:
             raise DpkgFailed(f"dpkg succeeded, but {PACKAGE} {trial.back_version} is not what is installed")
         self._trace("package: installed")
-        if reason:
-            content = {"version": trial.version, "sha256": trial.sha256, "reason": reason[:400]}
-            write_atomic(self._outcome, json.dumps(content).encode(), trace=self._trace)
         self.end()
 
     def tick(self) -> str:
@@ -248,13 +251,23 @@ class Rescue:
                     return "no trial goes on; the timer is removed"
                 trial = counted(trial, self._boot_id(), self._now())
                 self._write(trial)
-                reason = overdue(trial)
+                reason = overdue(trial) or self._interrupted(trial)
                 if not reason:
                     return f"the trial of {trial.version} goes on: {trial.ran_s:.0f} s, {trial.boots} boots"
                 self.go_back(trial, reason)
                 return f"went back from {trial.version} to {trial.back_version}: {reason}"
         except (UpgradeBusy, DpkgBusy) as busy:
             return f"{busy}; it is tried again in a minute"
+
+    def _interrupted(self, trial: Trial) -> str:
+        """Why the trial has failed, if dpkg was interrupted and nobody repeats it. The caller holds the lock: nobody does now.
+
+        What was half unpacked may not even start what would repeat it, and the agent neither.
+        """
+        found = self._dpkg.status(PACKAGE)
+        if trial.at_s < SETTLE_S or (found is not None and found.complete):
+            return ""
+        return "dpkg was interrupted, and the installation was not repeated"
 
     # ---- what the rescue needs
 

@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ CLI = "/usr/bin/license-agent-cli"
 ADMIN_SOCKET = "/run/license-agent/admin.sock"
 HEALTH_S = 60.0
 """How long the agent may take to say how it is: it is tried until then."""
+START_S, LOOK_S = 60.0, 2.0
+"""How long the agent may take to start once dpkg has ended, whose scripts wait for it too; and how often that is looked at."""
 WORKS = ("fine", "needs_attention")
 """What a working agent says of itself. An expiring certificate, or a server out of reach, is no reason to go back."""
 
@@ -73,6 +76,7 @@ class Upgrader:
         program: holds the folders of the running program.
         pack: makes a package of what is installed, for a machine on which none is kept.
         trace: called after each write.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -84,9 +88,10 @@ class Upgrader:
         program: Path,
         pack: Callable[[], Path],
         trace: Callable[[str], None] = lambda _step: None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._rescue, self._dpkg, self._run, self._build = rescue, dpkg, run, build
-        self._program, self._pack, self._trace = program, pack, trace
+        self._program, self._pack, self._trace, self._sleep = program, pack, trace, sleep
 
     def do(self, job: Job, product: ProductConfig) -> tuple[Check, ...]:
         """Does a job. What cannot be done or looked at is a check that failed."""
@@ -106,7 +111,7 @@ class Upgrader:
                 trial = self._rescue.trial()
                 if trial is not None and trial.back == place:
                     self._rescue.go_back(trial)
-                else:
+                elif trial is not None or not self._installed(place):
                     self._try(place, sha256, trial)
         except (UpgradeBusy, DpkgBusy) as busy:
             return failed(BUSY, str(busy))
@@ -143,11 +148,17 @@ class Upgrader:
                     self._rescue.end()
                 raise
             try:
-                self._dpkg.install(package)
-                self._require(place)
+                # The agent orders again what it does not know to be done, while the scripts that have started it still run. To
+                # install once more would restart it once more, and so on.
+                if trial is None or not self._installed(place):
+                    self._dpkg.install(package)
+                    self._require(place)
+                self._require_start()
             except DpkgFailed as problem:
+                # The scripts of the package before restart the installer, so nobody may be left who waits for this job's
+                # result: the reason is kept for whoever asks later.
                 if (trial := self._rescue.trial()) is not None:
-                    self._rescue.go_back_locked(trial)
+                    self._rescue.go_back_locked(trial, str(problem))
                 kind = _NoRoom if isinstance(problem, DpkgFull) else DpkgFailed
                 raise kind(f"{problem}; went back to the package before") from None
             self._trace("package: installed")
@@ -170,10 +181,24 @@ class Upgrader:
         finally:
             made.unlink(missing_ok=True)
 
+    def _installed(self, place: str) -> bool:
+        """Whether the package of a place is what is installed, whole."""
+        kept = self._rescue.packages.kept(place)
+        return kept is not None and self._dpkg.status(PACKAGE) == Status(kept.version, complete=True)
+
     def _require(self, place: str) -> None:
-        kept, found = self._rescue.packages.kept(place), self._dpkg.status(PACKAGE)
-        if kept is None or found != Status(kept.version, complete=True):
+        if not self._installed(place):
+            found = self._dpkg.status(PACKAGE)
             raise DpkgFailed(f"dpkg succeeded, but {PACKAGE} is {'not there' if found is None else found.version} afterward")
+
+    def _require_start(self) -> None:
+        """Makes sure that the new agent has started: if it has not, there is nobody who could order the way back."""
+        waited = 0.0
+        while (active := self._run([SYSTEMCTL, "is-active", "--", AGENT_UNIT], ASK_S)).status != 0:
+            if waited >= START_S:
+                raise DpkgFailed(f"the new agent does not start: {AGENT_UNIT} is {active.output or 'not active'}")
+            self._sleep(LOOK_S)
+            waited += LOOK_S
 
     def examine(self) -> tuple[Check, ...]:
         """Finds out whether the agent that was installed runs and works."""

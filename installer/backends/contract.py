@@ -72,6 +72,9 @@ class Backend(Protocol):
             BackendRefused: the place is empty, or the machine is not as it must be.
         """
 
+    def returned(self, place: Place) -> str:
+        """Says why the version of a place was taken back without an order; empty if it was not."""
+
     def keep(self, place: Place, trace: Callable[[str], None]) -> None:
         """Ends the trial of the active version, right before it is recorded as the good one. May be repeated.
 

@@ -94,7 +94,7 @@ class Deb:
         kept = self._packages.kept(place)
         if kept is None:
             raise BackendRefused("machine", f"{self._packages.file(place)} does not exist; prepare the update again")
-        if reason := self._rescue.returned(kept.sha256):
+        if reason := self.returned(place):
             raise BackendRefused("rescued", f"{kept.version} was taken back: {reason}; order roll_back")
         found = self._status()
         if found != Status(kept.version, complete=True) or self._goes_back(place):
@@ -111,15 +111,19 @@ class Deb:
         """Never removes the agent, which is what orders this."""
         raise BackendRefused("machine", f"there is no package of {PACKAGE} to go back to, and it does not remove itself")
 
+    def returned(self, place: Place) -> str:
+        """Says why the package of a place was taken back without an order, by the upgrade itself or by the rescue."""
+        kept = self._packages.kept(place)
+        return "" if kept is None else self._rescue.returned(kept.sha256)
+
     def keep(self, place: Place, trace: Callable[[str], None]) -> None:
         """Ends the trial, unless the rescue has begun to end it."""
         try:
             with self._rescue.locked():
                 trial = self._rescue.trial()
                 if trial is None:
-                    kept = self._packages.kept(place)
-                    if kept is not None and (reason := self._rescue.returned(kept.sha256)):
-                        raise BackendRefused("rescued", f"{kept.version} was taken back: {reason}; order roll_back")
+                    if reason := self.returned(place):
+                        raise BackendRefused("rescued", f"it was taken back: {reason}; order roll_back")
                     return
                 if trial.going_back or trial.place != place:
                     raise BackendRefused("rescued", f"the return to {trial.back_version} has begun; order roll_back")

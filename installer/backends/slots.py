@@ -128,6 +128,10 @@ class Slots:
             os.fsync(directory)  # also after a kill right behind the rename
             trace(f"{CURRENT}: durable")
 
+    def returned(self, place: Place) -> str:
+        """Says that nothing was: the link says which version is current, and nothing but an order changes it."""
+        return ""
+
     def keep(self, place: Place, trace: Callable[[str], None]) -> None:
         """Does nothing: the link says which version is current, and nothing but an order changes it."""
 

@@ -19,7 +19,7 @@ from installer.dpkg import LOCK, DpkgFailed, Status, install_command, parse_stat
 from installer.jobs import JOB, RESULT, Examine, Restart, Result, Upgrade
 from installer.machine import found_product
 from installer.packages import PACKAGE, PackageRefused
-from installer.rescue import RESCUE_FILES, TIMER, UNITS
+from installer.rescue import RESCUE_FILES, SETTLE_S, TIMER, UNITS
 from installer.state import Product, State, Version
 from installer.trial import DEADLINE_S
 from ipc.installermessages import Check
@@ -202,6 +202,20 @@ def test_a_return_that_dpkg_fails_is_tried_again_and_cannot_be_called_off(box: B
     assert box.installed() == ("1.0", "1.0")
 
 
+@pytest.mark.system
+def test_what_a_power_cut_interrupted_and_nobody_repeats_is_taken_back_in_the_next_boot(box: Box) -> None:
+    assert upgraded(box).ok
+    status = box.admin / "status"
+    status.write_text(status.read_text().replace("install ok installed", "install ok half-configured"))
+    box.boot, box.now = "boot-2", SETTLE_S - 1
+    assert "goes on" in box.rescue().tick()
+    with box.rescue().locked():  # it is being repeated
+        box.now += 60
+        assert "in a minute" in box.rescue().tick()
+    assert "dpkg was interrupted" in box.rescue().tick()
+    assert box.installed() == ("1.0", "1.0")
+
+
 # ---- what does not begin, or goes wrong
 
 
@@ -265,6 +279,21 @@ def test_a_package_that_does_not_install_is_taken_back_at_once(box: Box, scripts
     assert not check.ok and check.text.startswith(text) and check.text.endswith("went back to the package before")
     assert box.installed() == ("1.0", "1.0")
     assert box.rescue().trial() is None
+
+
+@pytest.mark.system
+def test_a_job_that_is_ordered_again_installs_nothing_again(box: Box) -> None:
+    """The agent that dpkg has just started orders what it does not know to be done, while dpkg's scripts still run."""
+    runs = box.top / "runs"
+    sha256 = stage(box, deb("2.0", scripts=(f"postinst\n#!/bin/sh\necho run >>{runs}\n",)))
+    for _ in range(2):
+        assert box.upgrader().install("b", sha256).ok
+    box.backend().keep("b", no_trace)
+    assert box.upgrader().install("b", sha256).ok
+    assert runs.read_text() == "run\n" and box.rescue().trial() is None
+    box.answers["is-active"] = Ran(3, "failed")
+    box.upgrader().install("a", box.rescue().packages.kept("a").sha256)  # type: ignore[union-attr]
+    assert box.installed() == ("2.0", "2.0"), "a way back that does not start is none"
 
 
 @pytest.mark.system

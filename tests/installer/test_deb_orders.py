@@ -162,11 +162,26 @@ def test_after_the_rescue_the_old_agent_ends_the_update(till: Till) -> None:
     till.box.now += DEADLINE_S
     till.box.rescue().tick()
     assert till.shown().state == "proving"
-    assert code(till.order(Prove)) == "not-switched"
+    refused = till.order(Prove)
+    assert code(refused) == "rescued" and "2.0 was taken back: it was not committed within 15 minutes" in refused.text
     assert code(till.order(Commit)) == "not-proved"
     assert code(till.order(Switch, sha256=sha256)) == "rescued"
     assert till.order(RollBack, reason="it was taken back").version == "1.0"
     assert (till.shown().state, till.box.installed()) == ("idle", ("1.0+b1.0", "1.0+b1.0"))
+
+
+def test_an_installer_that_the_packages_restarted_still_learns_why_the_agent_was_taken_back(till: Till) -> None:
+    """The scripts of both packages restart it, so nobody reads the result of the job that it has left."""
+    till.box.answers["is-active"] = Ran(3, "activating")
+    sha256 = till.stage("2.0", deb("2.0+b2.0"))
+    till.order(Prepare, sha256=sha256)
+    assert code(till.order(Switch, sha256=sha256)) == "not-installed"
+    assert till.box.installed() == ("1.0+b1.0", "1.0+b1.0")
+    refused = till.order(Prove)
+    assert code(refused) == "rescued"
+    assert refused.text == ("2.0 was taken back: the new agent does not start: license-agent.service is activating")
+    assert till.order(RollBack, reason=refused.text).version == "1.0"
+    assert till.shown().state == "idle"
 
 
 def test_while_apt_is_at_work_the_update_stays_prepared(till: Till) -> None:

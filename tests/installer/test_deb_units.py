@@ -3,16 +3,18 @@
 import re
 from pathlib import Path
 
+from installer.apply import ASK_S
 from installer.dpkg import DPKG_S, KILL_S
 from installer.jobs import JOB, UPGRADES
 from installer.machine import UPGRADE_WITHIN_S
 from installer.repack import PACK_S
 from installer.rescue import OWN, SERVICE, TIMER, UNITS, Layout
 from installer.trial import MAX_BOOTS
+from installer.upgrade import LOOK_S, START_S
 
 ROOT = Path(__file__).parents[2]
 UPGRADE, UPGRADE_PATH = "license-agent-upgrade.service", "license-agent-upgrade.path"
-LONGEST_S = PACK_S + 2 * (DPKG_S + 2 * KILL_S)
+LONGEST_S = PACK_S + 2 * (DPKG_S + 2 * KILL_S) + START_S + LOOK_S + 2 * ASK_S
 
 
 def lines(name: str) -> dict[str, str]:

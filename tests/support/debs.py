@@ -81,7 +81,7 @@ class Box:
             (top / "shipped" / name).write_text(f"# {name}\n")
         self.layout = Layout(self.own, self.root / "etc/license-agent", top / "units", top / "shipped")
         self.agent: str | None = "as installed"
-        self.answers: dict[str, Ran] = {}
+        self.answers: dict[str, Ran] = {"is-active": Ran(0, "active")}
         self.orders: list[str] = []
         self.systemd_fails = False
         self.now, self.boot = 100.0, "boot-1"
@@ -98,7 +98,7 @@ class Box:
     def upgrader(self, trace: Callable[[str], None] = no_trace, within_s: float = 60.0) -> Upgrader:
         rescue = self.rescue(trace)
         pack = lambda: repack(PACKAGE, self.own / "work", self.admin, self.root)  # noqa: E731
-        return Upgrader(rescue, self.dpkg(within_s), self._run, self._build, ROOT, pack, trace)
+        return Upgrader(rescue, self.dpkg(within_s), self._run, self._build, ROOT, pack, trace, lambda _seconds: None)
 
     def backend(self) -> Deb:
         def install(place: str, sha256: str, trace: Callable[[str], None]) -> tuple[Check, ...]:
