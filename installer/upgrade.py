@@ -156,10 +156,11 @@ class Upgrader:
                 self._require_start()
             except DpkgFailed as problem:
                 # The scripts of the package before restart the installer, so nobody may be left who waits for this job's
-                # result: the reason is kept for whoever asks later.
+                # result: the reason is kept for whoever asks later. A full disk is none: the same order may come again.
+                full = isinstance(problem, DpkgFull)
                 if (trial := self._rescue.trial()) is not None:
-                    self._rescue.go_back_locked(trial, str(problem))
-                kind = _NoRoom if isinstance(problem, DpkgFull) else DpkgFailed
+                    self._rescue.go_back_locked(trial, "" if full else str(problem))
+                kind = _NoRoom if full else DpkgFailed
                 raise kind(f"{problem}; went back to the package before") from None
             self._trace("package: installed")
 
