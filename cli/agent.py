@@ -19,7 +19,7 @@ from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 
 from . import health
-from .auth import Credentials
+from .signing.auth import Credentials
 
 EXIT_NEGATIVE, EXIT_UNAVAILABLE, EXIT_INCOMPLETE = 1, 3, 5
 ADMIN_DEADLINE_S = 60.0

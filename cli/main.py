@@ -22,25 +22,14 @@ from ipc.peer import UntrustedDaemon
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from . import (
-    adminca,
-    audit,
-    backup,
-    config,
-    doctor,
-    inputs,
-    keys,
-    ota,
-    render,
-    server,
-    status,
-    support,
-    timedbackup,
-    webhook,
-)
+from . import adminca, config, doctor, inputs, ota, render, server, support, webhook
 from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
-from .auth import BadCredentials, Credentials
-from .why import why
+from .audit import audit
+from .backup import backup, timedbackup
+from .licenses.why import why
+from .signing import keys
+from .signing.auth import BadCredentials, Credentials
+from .status import status
 
 EXIT_USAGE, EXIT_REFUSED = 2, 4
 __all__ = ["EXIT_INCOMPLETE", "entry", "main"]

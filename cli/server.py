@@ -4,10 +4,11 @@ import sys
 
 import click
 
-from . import render, statustext
+from . import render
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
 from .inputs import enrollment_token
 from .progress import waiting
+from .status import statustext
 
 
 @click.command()

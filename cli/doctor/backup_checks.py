@@ -6,7 +6,7 @@ from typing import Any
 
 from common.text import quantity
 
-from ..retention import NAME_BEGINS, newest_of
+from ..backup.retention import NAME_BEGINS, newest_of
 from .machine import CannotTell, Machine
 from .unit_checks import asked
 from .verdict import Check, Judgment, fail, note, unknown, warn

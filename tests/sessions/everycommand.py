@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-import cli.status
+import cli.status.status
 from agentd.audit.archiver import archive_segment
 from cli.main import main
 from cli.outputs import OUTPUTS
@@ -103,7 +103,7 @@ def run_every_command(stand: Stand, place: Path, monkeypatch: pytest.MonkeyPatch
     def interrupted(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.status.time, "sleep", interrupted)
+    monkeypatch.setattr(cli.status.status.time, "sleep", interrupted)
     run("status", option="--watch")
     return terminal
 

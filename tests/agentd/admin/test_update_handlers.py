@@ -20,7 +20,7 @@ from agentd.telemetry.updateview import updates_view
 from cli.doctor.update_checks import _judge_waiting
 from cli.ota import _history_text, _line, _status_text
 from cli.outputs.state import Updates
-from cli.statustext import _updates
+from cli.status.statustext import _updates
 from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPause, OtaRollback, OtaStatus, OtaUnlock, Request
 from ipc.peer import Peer
 from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cli.backup.retention import name_of
 from cli.doctor.machine import Ran, Room
 from cli.doctor.verdict import State
-from cli.retention import name_of
 from tests.support.madeup import (
     CORE,
     CORE_UID,

@@ -240,7 +240,7 @@ def test_an_empty_log_is_incomplete(auditor: Auditor) -> None:
 
 def test_a_log_that_release_0_1_0_wrote_is_intact_with_all_keys(tmp_path: Path) -> None:
     """Written by the code of that release: archives, an anchor, closed segment, open file, certificates."""
-    frozen = Path(__file__).resolve().parents[1] / "vectors" / "audit-0.1.0"
+    frozen = Path(__file__).resolve().parents[2] / "vectors" / "audit-0.1.0"
     options = ["--open-end"]
     for name in ("archive.key", "identity.pem", "attestation.pem"):
         options += [f"--{name.split('.')[0]}-key", str(frozen / name)]

@@ -9,9 +9,9 @@ import pytest
 from agentd.licenses.explanation import explain_license, explain_token
 from agentd.secrets.revocations import Revocations
 from agentd.secrets.withheld import Withheld
-from cli.explanation import explained, explanation_text
-from cli.remedies import _STEPS, next_step
-from cli.why import is_token
+from cli.licenses.explanation import explained, explanation_text
+from cli.licenses.remedies import _STEPS, next_step
+from cli.licenses.why import is_token
 from ipc.clientwire import LicenseReason
 from tests.agentd.world import DAY, T0, World, meta, token
 from tests.contracts.world import CLAIMS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .agent import Agent
+from cli.agent import Agent
 
 PAGE = 1000
 """Records that one request asks for; the agent sends fewer where a reply has no room for more."""

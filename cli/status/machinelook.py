@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.agent import Agent
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 
-from .agent import Agent
-
 if TYPE_CHECKING:
-    from .doctor.machine import Machine
+    from cli.doctor.machine import Machine
 
 CHECKS = frozenset({
     "units.active", "units.sandbox", "units.apparmor", "files.modes", "files.sockets", "disk.room", "metrics.collected",
@@ -37,7 +36,7 @@ def look(agent: Agent, reply: dict[str, Any]) -> Found | None:
     if os.geteuid() != 0 or agent.path != DEFAULT_ADMIN_SOCKET or not os.path.exists(UNIT):
         return None
     # `status` imports what it needs for that only where it is needed.
-    from .doctor.machine import Machine
+    from cli.doctor.machine import Machine
 
     machine = Machine(agent, time.time(), agent_uid=agent.agent_uid)
     return broken(machine, reply)
@@ -50,8 +49,8 @@ def broken(machine: "Machine", reply: dict[str, Any]) -> Found:
         machine: asks its agent nothing more.
         reply: the agent's reply to `status`.
     """
-    from .doctor.table import CHECKS as ALL
-    from .doctor.verdict import State
+    from cli.doctor.table import CHECKS as ALL
+    from cli.doctor.verdict import State
 
     machine.status = reply
     # An agent that does not work writes no metrics; that it does not work is said already.

@@ -2,7 +2,7 @@
 
 import time
 
-from .render import in_words, utc
+from cli.render import in_words, utc
 
 
 def moment(seconds: int) -> str:

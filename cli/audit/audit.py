@@ -15,9 +15,11 @@ from audittrail.archive import lines
 from audittrail.chain import CLASSES
 from audittrail.report import INTACT, TAMPERED
 from audittrail.report import Keys as Given
+from cli import progress, render
+from cli.agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, for_terminal, pass_agent, readable
+from cli.signing import keys
 
-from . import heads, keys, progress, render
-from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, for_terminal, pass_agent, readable
+from . import heads
 from .records import SEVERITIES, Wanted, exported
 
 FOLLOW_EVERY_S = 0.5

@@ -5,11 +5,12 @@ import sys
 
 import click
 
+from cli import inputs
+from cli.agent import EXIT_NEGATIVE, Agent, pass_agent
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused
 
-from . import explanation, inputs
-from .agent import EXIT_NEGATIVE, Agent, pass_agent
+from . import explanation
 
 MAX_LICENSE_ID_CHARS = 128
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from agentd.base.alerts import ALERTS, Severity
 from cli.agent import Agent
+from cli.audit.records import SEVERITIES, SEVERITY_OF, Wanted
 from cli.main import main
-from cli.records import SEVERITIES, SEVERITY_OF, Wanted
 
 RECORD: dict[str, Any] = {
     "seq": 1,

@@ -19,10 +19,9 @@ from typing import Any
 
 import click
 
+from cli.agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent, readable
 from common.files import create, write_atomic
 from common.text import shown
-
-from .agent import EXIT_INCOMPLETE, EXIT_NEGATIVE, Agent, pass_agent, readable
 
 DEFAULT_CONFIG = "/etc/license-agent/config.toml"
 AGE, CMS = b"age-encryption.org/v1\n", b"\x30"

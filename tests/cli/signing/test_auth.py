@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from cli.auth import BadCredentials, Credentials
+from cli.signing.auth import BadCredentials, Credentials
 from contracts.adminauth import act_digest, signed_text
 from ipc.adminclient import GivenChallenge
 from tests.support.adminpki import Ca, Holder

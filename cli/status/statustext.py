@@ -5,7 +5,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from .render import in_words, utc, yes_no
+from cli.render import in_words, utc, yes_no
 
 Row = tuple[str, str]
 _SEVERITY_COLORS = {"critical": "red", "high": "red", "medium": "yellow"}

@@ -7,10 +7,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import status
 from cli.agent import Agent
 from cli.main import main
-from cli.statustext import status_text, watch_line
+from cli.status import status
+from cli.status.statustext import status_text, watch_line
 
 NOW = 1_800_000_000
 SERVER: dict[str, Any] = {

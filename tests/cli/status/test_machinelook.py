@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import machinelook
 from cli.agent import Agent
 from cli.doctor.table import CHECKS
 from cli.main import main
+from cli.status import machinelook
 from ipc.posclient.trust import DEFAULT_ADMIN_SOCKET
 from tests.support.madeup import CORE, ETC, MANAGE, RUN, STATE, STATUS, MadeUp, unit
 from tests.support.outputs import assert_fits

@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
-from . import health, machinelook, render, statustext
-from .agent import Agent, for_terminal, pass_agent
+from cli import health, render
+from cli.agent import Agent, for_terminal, pass_agent
+
+from . import machinelook, statustext
 
 _CLEAR, _UNWRAPPED, _WRAPPED = "\x1b[2J\x1b[H", "\x1b[?7l", "\x1b[?7h"
 """Clears the screen; lets the terminal cut long lines, and wrap them again."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.retention import Kept, made_at, name_of, newest_of, superfluous
+from cli.backup.retention import Kept, made_at, name_of, newest_of, superfluous
 
 START = datetime(2027, 1, 1, 3, 0, tzinfo=UTC)  # a Friday
 moments = st.datetimes(datetime(2026, 1, 1), datetime(2029, 12, 31)).map(

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from cli.agent import Agent, pass_agent
 from common.files import create, fsync_directory, os_problem
 
-from .agent import Agent, pass_agent
 from .backup import BackupFailed, config_option, encrypt, run_agent
 from .retention import Kept, name_of, superfluous
 

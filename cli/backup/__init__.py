@@ -1,0 +1,1 @@
+"""Backs the agent up, by hand and by a timer, proves backups and restores them."""

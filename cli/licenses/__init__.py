@@ -1,0 +1,1 @@
+"""Says why a license is valid or not, and what to do about it."""

@@ -1,0 +1,1 @@
+"""Shows how the agent is: `status`, `healthcheck`, and what they say."""
