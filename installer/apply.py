@@ -23,7 +23,7 @@ from settings.errors import ConfigError
 
 from . import VERSION
 from .config import InstallerConfig, ProductConfig, load_config
-from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, Upgrade, decode, read
+from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, decode, read
 
 log = logging.getLogger("apply")
 
@@ -78,17 +78,30 @@ def run(command: list[str], within_s: float) -> Ran:
     return Ran(done.returncode, done.stdout.decode("utf-8", "replace").strip()[:MAX_OUTPUT_CHARS])
 
 
-def perform(directory: Path, config: Callable[[], InstallerConfig], run: Run) -> bool:
+Rauc = Callable[[Job], Result | None]
+"""Does a job for a whole system; None leaves it to the caller."""
+
+
+def without_rauc(job: Job) -> Result:
+    """Says that jobs for a whole system are not done here."""
+    return Result(id=job.id, checks=(failed("job", "there is nobody who asks RAUC"),))
+
+
+def perform(directory: Path, config: Callable[[], InstallerConfig], run: Run, rauc: Rauc = without_rauc) -> bool:
     """Does the job in a directory, if there is one, and writes its result.
 
     Returns:
         Whether there was no job, or one with a result.
     """
-    return perform_job(directory, config, lambda job, product: _do(job, product, run))
+
+    def do(job: Job, product: ProductConfig) -> tuple[Check, ...] | Result:
+        return (rauc(job) if product.backend == "rauc" else None) or _do(job, product, run)
+
+    return perform_job(directory, config, do)
 
 
 def perform_job(
-    directory: Path, config: Callable[[], InstallerConfig], do: Callable[[Job, ProductConfig], tuple[Check, ...]]
+    directory: Path, config: Callable[[], InstallerConfig], do: Callable[[Job, ProductConfig], tuple[Check, ...] | Result]
 ) -> bool:
     """Does a job in the way that is given, and writes its result.
 
@@ -105,18 +118,19 @@ def perform_job(
         return False
     try:
         product = config().products.get(job.product)
-        checks = (
+        found = (
             (failed("configuration", f"installer.toml has no [product.{job.product}]"),)
             if product is None
             else do(job, product)
         )
     except ConfigError as error:
-        checks = (failed("configuration", "; ".join(error.problems)),)
-    for check in checks:
+        found = (failed("configuration", "; ".join(error.problems)),)
+    result = Result(id=job.id, checks=found) if isinstance(found, tuple) else found
+    for check in result.checks:
         log.info(
             "%s %s, %s: %s%s", type(job).__name__.lower(), job.product, check.name, "ok" if check.ok else "failed", _tail(check)
         )
-    write_atomic(directory / RESULT, msgspec.json.encode(Result(id=job.id, checks=checks)))
+    write_atomic(directory / RESULT, msgspec.json.encode(result))
     with contextlib.suppress(BadJob):
         # An installer that was restarted may have left another one meanwhile.
         if read(directory / JOB) == data:
@@ -136,8 +150,7 @@ def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
             )
         case Examine():
             return (_active(product, run), _healthy(product, run))
-        case Upgrade():
-            return (failed("job", f"{product.name} is no package of dpkg's"),)
+    return (failed("job", f"{product.name} is not installed in that way"),)
 
 
 def _active(product: ProductConfig, run: Run) -> Check:
@@ -199,12 +212,14 @@ def entry() -> None:
     )
     parser.add_argument("--version", action="version", version=f"license-agent-apply {VERSION}")
     parser.parse_args()
+    from .raucjobs import RaucJobs  # which uses what is above
+
     lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
     install(lines)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     try:
-        status = EXIT_OK if perform(JOBS, load_config, run) else EXIT_FAILED
+        status = EXIT_OK if perform(JOBS, load_config, run, RaucJobs(run).do) else EXIT_FAILED
     except OSError as error:
         log.error("%s", os_problem(error, str(JOBS)))
         status = EXIT_FAILED

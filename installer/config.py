@@ -29,6 +29,7 @@ DEB_PRODUCT = "license-agent"
 _PRODUCT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _OWN_UNITS = "license-agent"
 _OWN_PACKAGES = Path("/var/lib/license-agent-installer/packages")
+_OWN_BUNDLES = Path("/var/lib/license-agent-installer/rauc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,12 @@ class ProductConfig:
 
     Attributes:
         name: of the product.
-        backend: how it is installed: "slots", or "deb" for the agent's own package, of which the rest says nothing.
-        directory: holds the slots, and the link `current`.
-        unit: is restarted when another version becomes the current one.
+        backend: how it is installed: "slots", "rauc" for the whole system, or "deb" for the agent's own package, of which the
+            rest says nothing.
+        directory: holds the slots, and the link `current`; of a whole system, the bundle.
+        unit: is restarted when another version becomes the current one. With a whole system the machine restarts instead.
         uid: of the user that the health command runs as; never root.
-        health: the command, relative to the slot, and its arguments.
+        health: the command, relative to the slot, and its arguments; of a whole system, its path.
         timeout_s: seconds that it may take.
     """
 
@@ -74,18 +76,27 @@ def _unit(value: Any) -> str:
     return unit
 
 
-def _health(value: Any) -> tuple[str, ...]:
+def _words(value: Any, where: str, start: str) -> tuple[str, ...]:
     words = value if isinstance(value, list) else []
     if (
         not 1 <= len(words) <= MAX_HEALTH_ARGUMENTS
         or not all(isinstance(word, str) and len(word) <= MAX_HEALTH_CHARS and "\0" not in word for word in words)
-        or any(part in ("", ".", "..") for part in words[0].split("/"))
+        or not words[0].startswith(start)
+        or any(part in ("", ".", "..") for part in words[0].removeprefix(start).split("/"))
     ):
         raise BadValue(
-            'must be a list of a command of the product and its arguments, such as ["bin/check", "--quick"]: 1 to '
-            f"{MAX_HEALTH_ARGUMENTS} texts of at most {MAX_HEALTH_CHARS} characters, the first a path in the slot, without '..'"
+            f'must be a list of a command of the product and its arguments, such as ["{start}bin/check", "--quick"]: 1 to '
+            f"{MAX_HEALTH_ARGUMENTS} texts of at most {MAX_HEALTH_CHARS} characters, the first a path {where}, without '..'"
         )
     return tuple(words)
+
+
+def _health(value: Any) -> tuple[str, ...]:
+    return _words(value, "in the slot", "")
+
+
+def _system_health(value: Any) -> tuple[str, ...]:
+    return _words(value, "from the root", "/")
 
 
 def _not_root(lookup: Lookup) -> Any:
@@ -103,12 +114,19 @@ def _not_root(lookup: Lookup) -> Any:
 def schema(user: Lookup) -> Keys:
     """Returns the keys of each section `[product.NAME]`."""
     return {
-        "backend": Key(one_of("slots", "deb"), required=True),
+        "backend": Key(one_of("slots", "deb", "rauc"), required=True),
         "directory": Key(absolute_path, required=True),
         "unit": Key(_unit, required=True),
         "user": Key(_not_root(user), required=True),
         "health": Key(_health, required=True),
         "timeout_s": Key(integer(1, MAX_TIMEOUT_S)),
+    }
+
+
+def system_schema(user: Lookup) -> Keys:
+    """Returns the keys of the section of a whole system."""
+    return {name: key for name, key in schema(user).items() if name != "directory"} | {
+        "health": Key(_system_health, required=True)
     }
 
 
@@ -145,10 +163,15 @@ def parse_config(text: str, source: str = "installer.toml", user: Lookup = user_
                 sections.problem(f'[product.{name}]: only the agent\'s own package, [product.{DEB_PRODUCT}], can be a "deb"')
             found[name] = ProductConfig(name, "deb", _OWN_PACKAGES, "license-agent.service", 0, (), DEFAULT_TIMEOUT_S)
             continue
-        values = sections.section(f"product.{name}", schema(user), optional=True)
+        whole = isinstance(tables[name], dict) and tables[name].get("backend") == "rauc"
+        values = sections.section(f"product.{name}", (system_schema if whole else schema)(user), optional=True)
         if not sections.problems:
             values.setdefault("timeout_s", DEFAULT_TIMEOUT_S)
+            values.setdefault("directory", _OWN_BUNDLES)
             found[name] = ProductConfig(name=name, uid=values.pop("user"), **values)
+    systems = [product.name for product in found.values() if product.backend == "rauc"]
+    if len(systems) > 1:
+        sections.problem(f"[product.{systems[1]}]: a machine has one system; [product.{systems[0]}] is it")
     seen: dict[Path, str] = {}
     for product in found.values():
         for other, owner in seen.items():

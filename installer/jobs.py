@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from common.files import no_trace, write_atomic
 from ipc.installermessages import MAX_CHECKS, Check
@@ -28,6 +28,7 @@ POLL_S = 0.1
 
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+Text = Annotated[str, Meta(max_length=64)]
 
 
 class BadJob(Exception):
@@ -72,8 +73,76 @@ class Upgrade(_Job, frozen=True, kw_only=True, tag="deb"):
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-Job = Restart | Examine | Upgrade
-"""Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py or upgrade.py."""
+class Look(_Job, frozen=True, kw_only=True, tag="rauc-look"):
+    """Ask RAUC which slots there are and what is in them."""
+
+    product: Name
+
+
+class Inspect(_Job, frozen=True, kw_only=True, tag="rauc-inspect"):
+    """Have RAUC verify the candidate, the bundle that is kept but not accepted yet, and read what it says of itself."""
+
+    product: Name
+
+
+class Install(_Job, frozen=True, kw_only=True, tag="rauc-install"):
+    """Have RAUC install the accepted bundle in a place that the machine does not run from."""
+
+    product: Name
+    place: Place
+
+
+class Mark(_Job, frozen=True, kw_only=True, tag="rauc-mark"):
+    """Have RAUC mark the slot of a place, for the bootloader."""
+
+    product: Name
+    place: Place
+    state: Literal["good", "bad", "active"]
+
+
+Job = Restart | Examine | Upgrade | Look | Inspect | Install | Mark
+"""Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py, upgrade.py or raucjobs.py."""
+
+
+class Held(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A slot of a whole system.
+
+    Attributes:
+        slot: its name in RAUC's configuration.
+        good: the bootloader may start it.
+        version, build_id: of what is in it; empty where nothing says that.
+    """
+
+    slot: Text
+    good: bool
+    version: Text
+    build_id: Text
+
+
+class System(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What RAUC says of this machine.
+
+    Attributes:
+        booted: the place that the machine runs from.
+        primary: the place that the bootloader starts next.
+        a, b: the places, in the order of their names.
+    """
+
+    booted: Place
+    primary: Place
+    a: Held
+    b: Held
+
+    def of(self, place: Place) -> Held:
+        """What is in a place."""
+        return self.a if place == "a" else self.b
+
+
+class Bundle(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    version: Text
+    build_id: Text
 
 
 class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -83,11 +152,15 @@ class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         v: version of the form.
         id: of the job.
         checks: what was done or looked at; the job succeeded if there is one, and all are `ok`.
+        system: what RAUC says of the machine, if it was asked.
+        bundle: what a bundle says of itself, if that was asked.
     """
 
     v: Literal[1] = 1
     id: Id
     checks: Annotated[tuple[Check, ...], Meta(max_length=MAX_CHECKS)]
+    system: System | UnsetType = UNSET
+    bundle: Bundle | UnsetType = UNSET
 
 
 class Jobs:
@@ -116,18 +189,25 @@ class Jobs:
         self._trace = trace
 
     def restart(self, product: str, within_s: float) -> tuple[Check, ...]:
-        """Has a product's unit restarted, and returns what came of it; see `_run`."""
+        """Has a product's unit restarted, and returns what came of it; see `ask`."""
         return self._run(Restart(id=secrets.token_hex(16), product=product), within_s)
 
     def examine(self, product: str, within_s: float) -> tuple[Check, ...]:
-        """Has a product looked at, and returns what was found; see `_run`."""
+        """Has a product looked at, and returns what was found; see `ask`."""
         return self._run(Examine(id=secrets.token_hex(16), product=product), within_s)
 
     def upgrade(self, product: str, place: Place, sha256: str, within_s: float) -> tuple[Check, ...]:
-        """Has a package of the agent installed, and returns what came of it; see `_run`."""
+        """Has a package of the agent installed, and returns what came of it; see `ask`."""
         return self._run(Upgrade(id=secrets.token_hex(16), product=product, place=place, sha256=sha256), within_s)
 
+    def rauc(self, product: str, kind: type[Look | Inspect | Install | Mark], within_s: float, **fields: Any) -> Result:
+        """Has RAUC asked or ordered, and returns what came of it; see `ask`."""
+        return self.ask(kind(id=secrets.token_hex(16), product=product, **fields), within_s)
+
     def _run(self, job: Job, within_s: float) -> tuple[Check, ...]:
+        return self.ask(job, within_s).checks
+
+    def ask(self, job: Job, within_s: float) -> Result:
         """Writes a job and waits for its result. A job without a result is a check that is not `ok`.
 
         Args:
@@ -142,14 +222,14 @@ class Jobs:
             while self._clock() < ends:
                 result = self._result()
                 if result is not None and result.id == job.id:
-                    return result.checks
+                    return result
                 self._sleep(POLL_S)
         except BadJob as error:
-            return (Check(name="apply", ok=False, text=str(error)[:500]),)
+            return Result(id=job.id, checks=(Check(name="apply", ok=False, text=str(error)[:500]),))
         finally:
             path.unlink(missing_ok=True)
         text = f"no result within {within_s:g} s; see: systemctl status {self._unit}.path {self._unit}.service"
-        return (Check(name="apply", ok=False, text=text),)
+        return Result(id=job.id, checks=(Check(name="apply", ok=False, text=text),))
 
     def _result(self) -> Result | None:
         data = read(self._directory / RESULT)

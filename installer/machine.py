@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from updatetrust.trustfile import UpdateTrust
 
 from .backends.contract import Backend, BackendRefused, Place
 from .backends.deb import Deb
+from .backends.rauc import UNKNOWN, Rauc
 from .backends.slots import Slots
 from .config import InstallerConfig, ProductConfig
 from .dpkg import Dpkg
@@ -59,10 +61,12 @@ class Machine:
         return self.jobs.examine(product.name, product.timeout_s + CHECK_WITHIN_S)
 
 
-def backend_of(product: ProductConfig, upgrades: Jobs) -> Backend:
+def backend_of(product: ProductConfig, jobs: Jobs, upgrades: Jobs) -> Backend:
     """Makes the backend that a product's configuration names."""
-    if product.backend != "deb":
+    if product.backend == "slots":
         return Slots(product.name, product.directory)
+    if product.backend == "rauc":
+        return Rauc(product.name, product.directory, partial(jobs.rauc, product.name))
 
     def install(place: Place, sha256: str, _trace: Callable[[str], None]) -> tuple[Check, ...]:
         return upgrades.upgrade(product.name, place, sha256, UPGRADE_WITHIN_S)
@@ -88,8 +92,8 @@ def found_product(name: str, backend: Backend, state: State) -> Product:
     if active is None:
         return known if known.good is None else msgspec.structs.replace(known, good=None)
     version = known.places.get(active)
-    if version is not None and isinstance(backend, Deb):
-        # apt may have replaced the package since.
+    if version is not None and isinstance(backend, Deb | Rauc):
+        # apt, or an administrator's `rauc install`, may have replaced it since.
         found = backend.content(active)
         if found is not None and (found.version, found.build_id) != (version.version, version.build_id):
             version = None
@@ -101,6 +105,8 @@ def found_product(name: str, backend: Backend, state: State) -> Product:
 
 def _adopted(name: str, backend: Backend, place: Place) -> Version:
     content = backend.content(place)
+    if content is None and isinstance(backend, Rauc):
+        raise BackendRefused("machine", UNKNOWN)
     if content is None or content.product != name:
         raise BackendRefused(
             "machine",

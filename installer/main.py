@@ -123,15 +123,16 @@ def this_machine() -> Machine:
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
     upgrades = Jobs(UPGRADES, time.monotonic, time.sleep, unit="license-agent-upgrade")
+    jobs = Jobs(JOBS, time.monotonic, time.sleep)
     return Machine(
         config=load_config,
         trust=read_trust,
         state=StateFile(),
         staging=STAGING,
         work=work,
-        jobs=Jobs(JOBS, time.monotonic, time.sleep),
+        jobs=jobs,
         upgrades=upgrades,
-        backend=lambda product: backend_of(product, upgrades),
+        backend=lambda product: backend_of(product, jobs, upgrades),
     )
 
 

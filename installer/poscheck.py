@@ -1,4 +1,6 @@
-"""Runs the health command of a product as the product's user, in its current slot. It becomes that command for good.
+"""Runs the health command of a product as the product's user, in its current slot, or at the root of a whole system.
+
+It becomes that command for good.
 
 The unit license-agent-pos-check@.service confines it: loopback only, nothing to write, an end by force. Its exit status is the
 command's.
@@ -36,7 +38,7 @@ def become(product: ProductConfig) -> NoReturn:
         user = pwd.getpwuid(product.uid)
     except KeyError:
         raise NotRun(f"there is no user with UID {product.uid}; correct 'user' in [product.{product.name}]") from None
-    slot = product.directory / CURRENT
+    slot = Path("/") if product.backend == "rauc" else product.directory / CURRENT
     command = slot / product.health[0]
     try:
         if os.geteuid() == 0:
@@ -72,7 +74,7 @@ def main(arguments: list[str] | None = None, config: Path = DEFAULT_PATH, owners
         product = load_config(config, owners).products.get(options.product)
         if product is None:
             raise ConfigError([f"{config} has no section [product.{options.product}]; add it"])
-        if product.backend != "slots":
+        if product.backend == "deb":
             raise ConfigError([f"[product.{product.name}] has no health command of its own"])
         become(product)
     except ConfigError as error:

@@ -16,6 +16,8 @@ BUSY = "busy"
 """The code of an order that comes too early: somebody else is installing packages. No failed attempt; it is ordered again."""
 RESTART_S, PROOF_S = 300.0, 600.0
 """How long a restart of the product, and its health command, may take."""
+SWITCH_S = 4200.0
+"""How long a switch may take: a whole system is installed then, by RAUC. Longer than the installer waits for that."""
 
 
 class InstallerClient:
@@ -44,7 +46,7 @@ class InstallerClient:
     async def switch(self, product: str, sha256: str) -> None:
         """As `sides.Installer`. That the product was not restarted is for the trial to find out."""
         asked = wire.Switch(v=wire.INSTALLER_VERSION, id=1, product=product, sha256=sha256)
-        _expect(await self._orders.order(asked, RESTART_S), wire.Switched)
+        _expect(await self._orders.order(asked, SWITCH_S), wire.Switched)
 
     async def prove(self, product: str) -> Proof:
         """As `sides.Installer`."""

@@ -3,7 +3,7 @@
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from installer.backends.slots import RESERVE_BYTES, Slots
 from installer.packages import PACKAGE
 from tests.support.bundles import GOOD, Made, bundle, version
 from tests.support.debs import Box, deb
+from tests.support.raucs import PRODUCT, System
+from tests.support.raucs import bundle as raucbundle
 
 
 class Killed(BaseException):
@@ -92,15 +94,50 @@ class OfDeb:
         return OfDeb(self.box.copy_to(top))
 
 
-Kit = OfSlots | OfDeb
-KITS: dict[str, Callable[[Path], Kit]] = {"slots": OfSlots, "deb": lambda top: OfDeb(Box(top))}
+class OfRauc:
+    """A machine whose whole system the real RAUC updates; it restarts where the contract speaks of a new process."""
+
+    product = PRODUCT
+
+    def __init__(self, system: System, all_of_them: list[System]) -> None:
+        self.system = system
+        self.all = all_of_them
+        self.all.append(system)
+
+    def backend(self) -> Backend:
+        return self.system.backend()
+
+    def package(self, number: str) -> io.BytesIO:
+        return io.BytesIO(raucbundle(number))
+
+    def first(self) -> None:
+        """Has 1.0 run from place a, as the factory wrote it: RAUC does not know it."""
+        self.system.os_release.write_text('NAME=Till\nIMAGE_VERSION="1.0"\nBUILD_ID=b1.0\n')
+
+    def copy_to(self, top: Path) -> "OfRauc":
+        return OfRauc(self.system.copy_to(top), self.all)
 
 
-@pytest.fixture(params=["slots", pytest.param("deb", marks=pytest.mark.system)])
-def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
+Kit = OfSlots | OfDeb | OfRauc
+
+
+@pytest.fixture(
+    params=[
+        "slots",
+        pytest.param("deb", marks=pytest.mark.system),
+        pytest.param("rauc", marks=[pytest.mark.system, pytest.mark.root]),
+    ]
+)
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
     top = tmp_path / "first"
     top.mkdir()
-    return KITS[request.param](top)
+    if request.param == "rauc":
+        kit = OfRauc(System(top), [])
+        yield kit
+        for system in kit.all:
+            system.close()
+    else:
+        yield OfSlots(top) if request.param == "slots" else OfDeb(Box(top))
 
 
 def says(kit: Kit, number: str) -> Content:
