@@ -98,7 +98,7 @@ def answer(frame: bytes, machine: Machine, send: Send) -> Request:
     except Disagreement as refused:
         code, text = refused.code.value, refused.text
     except MetadataRefused as refused:
-        code, text = refused.fault.value, str(refused)
+        code, text = refused.fault.value, refused.text
     except (BadMetadataFiles, MalformedTarget, MalformedVersion) as refused:
         code, text = "metadata-malformed", str(refused)
     except (BadSignature, MalformedToken) as refused:

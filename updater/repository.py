@@ -24,7 +24,7 @@ def refused(error: MetadataRefused, *, network: bool = True) -> UpdateFailed:
     Args:
         network: it comes from the repository, whose mirror can show what it likes: no failed attempt of an update.
     """
-    return UpdateFailed(error.fault.value, f"the repository's metadata is refused: {error}"[:500], network)
+    return UpdateFailed(error.fault.value, f"the repository's metadata is refused: {error.text}"[:500], network)
 
 
 def package_path(target: str, sha256: str) -> str:

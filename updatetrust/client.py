@@ -21,6 +21,7 @@ from tuf.api.exceptions import (
     UnsignedMetadataError,
 )
 from tuf.api.metadata import TargetFile
+from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from .metadata import Fault, KeptVersions, MetadataRefused, VerifiedTargets, verify_offline
@@ -186,6 +187,9 @@ def refresh(
 
 
 def _refused(error: Exception) -> Exception:
+    if isinstance(error, DeserializationError | SerializationError):
+        # python-tuf's words for it name its own functions, or nothing.
+        return MetadataRefused(Fault.MALFORMED, "a file of it is not JSON of the form that TUF gives it")
     for kind, fault in _FAULTS:
         if isinstance(error, kind):
             return MetadataRefused(fault, str(error)[:300] or type(error).__name__)

@@ -17,9 +17,11 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from msgspec import Meta
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
 from common.plain import msgspec_text
@@ -60,11 +62,13 @@ class MetadataRefused(Exception):
 
     Attributes:
         fault: the reason.
+        text: the reason in words.
     """
 
     def __init__(self, fault: Fault, text: str) -> None:
         super().__init__(f"{text} ({fault.value})")
         self.fault = fault
+        self.text = text
 
 
 class KeptRole(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -227,18 +231,48 @@ def _role(kind: type[_S], data: bytes, limit: int, delegator: Root | Targets | N
             raise MetadataRefused(Fault.MALFORMED, f"the metadata of {shown} is of another type, or its version is no number")
         for signer in (delegator, signed if isinstance(signed, Root) else None):
             if signer is not None:
+                if twins(signer, name):
+                    raise MetadataRefused(Fault.MALFORMED, f"one key is named for {shown} under two ids; name each key once")
                 signer.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
     except LengthOrHashMismatchError:
         raise MetadataRefused(Fault.MISMATCHED, f"the metadata of {shown} is not the file that the repository names") from None
     except UnsignedMetadataError as error:
         raise MetadataRefused(Fault.NOT_SIGNED, f"too few valid signatures: {error}") from None
-    except (DeserializationError, SerializationError, ValueError, TypeError) as error:
+    except (DeserializationError, SerializationError):
+        # python-tuf's words for it name its own functions, or nothing.
+        raise MetadataRefused(Fault.MALFORMED, f"the metadata of {shown} is not JSON of the form that TUF gives it") from None
+    except (ValueError, TypeError) as error:
         raise MetadataRefused(Fault.MALFORMED, f"the metadata of {shown} is malformed: {error}"[:300]) from None
     if named is not None and signed.version != named.version:
         raise MetadataRefused(
             Fault.MISMATCHED, f"the metadata of {shown} has version {signed.version}; the repository names {named.version}"
         )
     return signed
+
+
+def twins(delegator: Root | Targets, role: str) -> bool:
+    """Whether one public key is named for a role under two ids: its owner alone would be two of the threshold.
+
+    TUF leaves ids to the signer, and python-tuf counts signatures by id.
+    """
+    known = _keys_of(delegator)
+    found = [_public(known[keyid]) for keyid in delegator.get_delegated_role(role).keyids if keyid in known]
+    return len(set(found)) != len(found)
+
+
+def _keys_of(delegator: Root | Targets) -> Mapping[str, Key]:
+    if isinstance(delegator, Root):
+        return delegator.keys
+    return delegator.delegations.keys if delegator.delegations else {}
+
+
+def _public(key: Key) -> bytes:
+    """The public key, however it is written."""
+    text = str(key.keyval.get("public", ""))
+    try:
+        return load_pem_public_key(text.encode()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):  # ed25519, for one, is written in hex
+        return "".join(text.split()).lower().encode()
 
 
 def _targets_role(data: bytes, delegator: Root | Targets, name: str, snapshot: Snapshot, past: datetime) -> Targets:
@@ -274,7 +308,7 @@ def _keep(versions: dict[str, KeptRole], kept: KeptVersions, delegator: Root | T
 
 def _digest_of_keys(delegator: Root | Targets, name: str) -> str:
     role = delegator.get_delegated_role(name)
-    known = delegator.keys if isinstance(delegator, Root) else delegator.delegations.keys if delegator.delegations else {}
+    known = _keys_of(delegator)
     # An id without a key signs nothing, and is no error in TUF.
     keys = sorted((keyid, known[keyid].to_dict()) for keyid in role.keyids if keyid in known)
     text = json.dumps([role.threshold, keys], sort_keys=True, separators=(",", ":"))

@@ -14,6 +14,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from server.base.errors import Conflict, Invalid, RegistryError
+from updatetrust.metadata import twins
 
 from . import documents, packages
 from .words import PACKAGE_ROLES, RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
@@ -142,6 +143,8 @@ def _verify(delegator: Root | Targets, role: str, document: Metadata[Any]) -> No
         result = delegator.get_verification_result(role, document.signed_bytes, document.signatures)
     except ValueError:
         raise Invalid(f"no keys are named for {role}") from None
+    if twins(delegator, role):
+        raise Invalid(f"one key is named for {role} under two ids, so its owner would count twice; name each key once")
     if not result.verified:
         raise Invalid(
             f"{role} version {document.signed.version} has {len(result.signed)} of the {result.threshold} signatures that "

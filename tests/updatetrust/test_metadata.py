@@ -4,6 +4,7 @@ Each attack is tried twice: brought to the installer as files, and served to the
 """
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,6 +229,31 @@ def test_a_very_high_version_of_releases_is_recovered_from_by_the_offline_key(tm
     repository.new_root()
     assert offline(repository, kept).kept.roles[RELEASES].version == 3
     assert online(repository, tmp_path).find(PATH) is not None
+
+
+@pytest.mark.parametrize("pem", [False, True])
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp", RELEASES])
+def test_a_key_that_is_named_under_two_ids_does_not_count_twice(tmp_path: Path, role: str, pem: bool) -> None:
+    """TUF leaves ids to the signer; a threshold of two must be two people's."""
+    repository = published()
+    former = repository.replace_keys(role, "ecdsa-one" if pem else "one")
+    delegator = repository.root if role != RELEASES else repository.targets
+    delegator.get_delegated_role(role).threshold = 1
+    publish = repository.sign if role == RELEASES else lambda: repository.new_root(former if role == "root" else [])
+    publish()
+    offline(repository).find(PATH)  # as long as it is named once
+    mine = repository.signers[role][0]
+    again = deepcopy(mine)
+    again.public_key.keyid = "e" * 64
+    if pem:
+        again.public_key.keyval["public"] = again.public_key.keyval["public"].replace("\n", "\r\n")
+    delegator.add_key(again.public_key, role)
+    delegator.get_delegated_role(role).threshold = 2
+    repository.signers[role] = [mine, again]
+    publish()
+    both_refuse(repository, tmp_path, KeptVersions(), Fault.MALFORMED)
+    with pytest.raises(MetadataRefused, match="one key is named for"):
+        offline(repository)
 
 
 def test_an_id_without_a_key_signs_nothing_and_harms_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A repository of updates: whatever interrupts a publication, a client of python-tuf finds it valid. No network, no clock."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
@@ -8,12 +9,12 @@ from typing import Any
 
 import pytest
 from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Key, Root
+from tuf.api.metadata import Key, Metadata, Root
 
 from server.base.errors import Conflict, Invalid, RegistryError
 from server.ota import documents, packages
 from server.ota.documents import Holders
-from server.ota.published import Change
+from server.ota.published import Change, verify_root
 from server.ota.repository import Repository
 from server.ota.words import CANDIDATE, DAY_S, KEEP_VERSIONS, ONLINE, RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from tests.server.ota.vendor import NOW, Killed, Machine, Vendor, killing, new_signer, target_of
@@ -209,6 +210,21 @@ def test_a_web_server_may_read_what_is_published_whatever_the_umask_says(tmp_pat
 def test_only_one_publishes_at_a_time(vendor: Vendor) -> None:
     with vendor.repository.locked(), pytest.raises(Conflict, match="somebody else publishes"), vendor.repository.locked():
         pass
+
+
+def test_a_root_that_names_one_key_under_two_ids_is_not_published() -> None:
+    """Its owner alone would be two of the threshold, and machines would refuse it."""
+    one = new_signer()
+    two = copy.deepcopy(one)
+    two.public_key.keyid = "e" * 64
+    root = Metadata(Root(version=1, consistent_snapshot=True))
+    for each in (one, two):
+        root.signed.add_key(each.public_key, ROOT)
+    root.signed.roles[ROOT].threshold = 2
+    for each in (one, two):
+        root.sign(each, append=True)
+    with pytest.raises(Invalid, match="under two ids"):
+        verify_root(None, root)
 
 
 def test_a_package_that_is_not_the_signed_one_is_not_published(vendor: Vendor) -> None:
