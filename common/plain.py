@@ -21,6 +21,7 @@ _UNITS = {"str": "characters", "bytes": "bytes", "array": "entries", "object": "
 _PLACE = re.compile(r" - at `(?P<place>[^`]*)`$")
 _LENGTH = re.compile(r"Expected `(?P<kind>\w+)` of length (?P<bound><=|>=|==) (?P<number>\d+)$")
 _RANGE = re.compile(r"Expected `(?:int|float)` (?P<bound><=|>=|<|>|==) (?P<number>-?[\d.]+)$")
+_PATTERN = re.compile(r"Expected `str` matching regex ")
 _TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)`$")
 _FIELD = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>[^`]*)`$")
 _VALUE = re.compile(r"Invalid (?:enum )?value (?P<value>.+)$")
@@ -51,6 +52,8 @@ def msgspec_text(text: str) -> str:
         return f"{where} must have {_BOUNDS[match['bound']]} {match['number']} {unit}"
     if match := _RANGE.match(what):
         return f"{where} must be {_BOUNDS[match['bound']]} {match['number']}"
+    if _PATTERN.match(what):
+        return f"{where} is a text of another form than it must have"
     if match := _TYPE.match(what):
         return f"{where} must be {_kinds(match['wanted'])}, not {_kinds(match['found'])}"
     if match := _FIELD.match(what):

@@ -20,7 +20,7 @@ COMPLETE_TYPE = "provision-complete+jwt"
 NOBODY = ""
 """The agent id in replies to a device that has none yet."""
 
-Opaque = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=8192)]
+Opaque = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\Z", max_length=8192)]
 """Bytes in base64url."""
 Backend = Literal["tpm", "software"]
 

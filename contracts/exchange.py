@@ -36,15 +36,15 @@ KEY_CHECK_CHARS = 22
 REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 """Form of a request id: 16 random bytes in hex."""
 
-AgentId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-RequestId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+AgentId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+RequestId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
 SecretVersion = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-KeyCheck = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{KEY_CHECK_CHARS}}}$")]
+KeyCheck = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{{KEY_CHECK_CHARS}}}\Z")]
 LicenseId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=500)]
 Pem = Annotated[str, Meta(min_length=1, max_length=8192)]
 

@@ -22,8 +22,8 @@ MAX_KEY_SET_CHARS = 64 * 1024
 MAX_KEY_SETS = 8
 """Of one after the other, from a root that is trusted to the one that signed the last."""
 
-Coordinate = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
-Pin = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Coordinate = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+Pin = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
 
 class PublicJwk(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

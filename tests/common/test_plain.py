@@ -33,6 +33,7 @@ INTERNALS = (
         ("Expected `object`, got `array`", "the message must be a map, not a list"),
         ("Object missing required field `claim`", "the field 'claim' is missing"),
         ("Object contains unknown field `x` - at `$.keys[...]`", "unknown field 'x' in 'keys'"),
+        (r"Expected `str` matching regex '^[a-z]+\\Z' - at `$.target`", "'target' is a text of another form than it must have"),
         ("Invalid enum value 'x' - at `$.kind`", "'kind' has a value that is not allowed: 'x'"),
         ("something else - at `$.x`", "'x': something else"),
         ("the field 'op' is missing", "the field 'op' is missing"),
