@@ -26,6 +26,8 @@ from .failures import UpdateFailed
 BLOCK = 512
 MAX_FILES = MAX_ROOTS + MAX_ROLES + 8
 """Before the package."""
+MAX_FOLDERS = 4
+"""`./` and `metadata/`, and each once more."""
 COPY_BYTES = 256 * 1024
 DIRECTIVE, KEY_SET, PACKAGE, FOLDER = "directive.jws", "key-set.jws", "package", "metadata/"
 _METADATA = re.compile(r"metadata/[A-Za-z0-9%_][A-Za-z0-9%._~-]{0,200}\.json")
@@ -121,13 +123,16 @@ class Bundle:
             UpdateFailed: BUNDLE.
             OSError: the file cannot be read.
         """
-        at, seen, files, total = 0, set[str](), dict[str, bytes](), 0
+        at, seen, files, total, folders = 0, set[str](), dict[str, bytes](), 0, 0
         while (member := parse_header(self._read(at, BLOCK))) is not None:
             at += BLOCK
             name = member.name.removeprefix("./")
             if member.folder:
-                if name not in (FOLDER, ""):
-                    raise _not_a_bundle(f"it has the folder {ascii(name)[:100]}")
+                folders += 1
+                if name not in (FOLDER, "") or member.size:
+                    raise _not_a_bundle(f"it has the folder {ascii(name)[:100]}" + (" with content" if member.size else ""))
+                if folders > MAX_FOLDERS:  # a file of nothing else would be read to its end
+                    raise _not_a_bundle(f"it has more than {MAX_FOLDERS} folders")
                 continue
             if name in seen:
                 raise _not_a_bundle(f"it has {ascii(name)[:100]} twice")

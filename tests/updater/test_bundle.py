@@ -45,6 +45,10 @@ def archive(files: dict[str, bytes], change: Change = lambda _: None, form: int 
     return buffer.getvalue()
 
 
+def folder(info: tarfile.TarInfo) -> None:
+    info.type = tarfile.DIRTYPE
+
+
 def refused(bundle: Callable[[], Papers]) -> str:
     with pytest.raises(UpdateFailed) as caught:
         bundle()
@@ -92,6 +96,8 @@ def test_what_gnu_tar_makes_is_read(tmp_path: Path, opened: Callable[[bytes], Bu
             archive({"other": b"", "package": b""}, lambda info: setattr(info, "type", tarfile.DIRTYPE)),
             "the folder",
         ),
+        (archive({"metadata/": b""}, folder)[:BLOCK] * 5 + archive(FILES), "more than 4 folders"),
+        (archive({"metadata/": b"x"}, folder)[: 2 * BLOCK] + archive(FILES), "'metadata/' with content"),
     ],
 )
 def test_another_archive_is_refused(opened: Callable[[bytes], Bundle], data: bytes, said: str) -> None:
