@@ -4,8 +4,11 @@ The vendor has signed the package by then, and its scripts run as root; this fin
 Only the standard library is imported: the rescue copy runs this.
 """
 
+import lzma
+import posixpath
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +17,10 @@ from typing import BinaryIO
 MAGIC = b"!<arch>\n"
 HEADER_BYTES = 60
 MAX_CONTROL_BYTES = 1024 * 1024
+MAX_UNPACKED_BYTES = 8 * 1024 * 1024
+"""Of the control archive, with scripts and checksums."""
+MAX_XZ_BYTES = 96 * 1024 * 1024
+"""What xz may take to unpack it: the highest level takes 65 MiB."""
 MAX_MEMBERS = 64
 _FIELD = re.compile(r"^([A-Za-z0-9-]{1,64}): *(.*)$")
 
@@ -75,18 +82,35 @@ def _member(file: BinaryIO) -> tuple[str, bytes]:
 
 
 def _control(data: bytes, compression: str) -> str:
+    texts = []
     try:
-        with tarfile.open(fileobj=BytesIO(data), mode=f"r|{compression}") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=BytesIO(_unpacked(data, compression)), mode="r:") as archive:
             for count, member in enumerate(archive):
                 if count >= MAX_MEMBERS:
-                    break
-                if member.isreg() and member.name in ("./control", "control") and member.size <= MAX_CONTROL_BYTES:
-                    found = archive.extractfile(member)
-                    if found is not None:
-                        return str(found.read(MAX_CONTROL_BYTES).decode("utf-8"))
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                    raise BadDeb(f"its control archive has more than {MAX_MEMBERS} members")
+                # By its last name: tar drops what leads out of its directory, and follows links within it.
+                if posixpath.basename(member.name) != "control":
+                    continue
+                found = archive.extractfile(member) if member.isreg() and member.size <= MAX_CONTROL_BYTES else None
+                if found is None:
+                    raise BadDeb("the file 'control' of its control archive is not a regular one, or too large")
+                texts.append(found.read(MAX_CONTROL_BYTES).decode("utf-8"))
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise BadDeb(f"its control archive cannot be read: {error}") from None
-    raise BadDeb("its control archive has no file 'control'")
+    if len(texts) != 1:  # dpkg unpacks the archive, so of two files it has the last
+        raise BadDeb(f"its control archive has {'no file' if not texts else 'more than one file'} 'control'")
+    return texts[0]
+
+
+def _unpacked(data: bytes, compression: str) -> bytes:
+    """What was compressed, of which there may be no more than a bound: a megabyte of zeros becomes gigabytes."""
+    decompressor = zlib.decompressobj(wbits=31) if compression == "gz" else lzma.LZMADecompressor(memlimit=MAX_XZ_BYTES)
+    unpacked = decompressor.decompress(data, MAX_UNPACKED_BYTES + 1)
+    if len(unpacked) > MAX_UNPACKED_BYTES:
+        raise BadDeb(f"its control archive has more than {MAX_UNPACKED_BYTES} bytes")
+    if not decompressor.eof or decompressor.unused_data:  # dpkg would read on
+        raise BadDeb("its control archive is cut short, or something follows it")
+    return unpacked
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """The agent's own package, with the real dpkg in a directory: a trial, the ways back from it, and what may not begin one."""
 
 import fcntl
+import gzip
 import io
+import lzma
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -513,6 +516,46 @@ def test_what_is_no_package_is_refused(spoil: Callable[[bytes], bytes], text: st
     assert read_control(io.BytesIO(deb("2.0")))["Version"] == "2.0"
     with pytest.raises(BadDeb, match=text):
         read_control(io.BytesIO(spoil(deb("2.0"))))
+
+
+def controlled(*members: tuple[str, bytes], packed: Callable[[bytes], bytes] = gzip.compress, more: bytes = b"") -> io.BytesIO:
+    """A package with nothing but its control archive."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    data = packed(tar.getvalue()) + more
+    parts = {"debian-binary": b"2.0\n", f"control.tar.{'xz' if packed is lzma.compress else 'gz'}": data}
+    return io.BytesIO(
+        b"!<arch>\n"
+        + b"".join(
+            f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(part):<10}`\n".encode() + part + b"\n"[: len(part) % 2]
+            for name, part in parts.items()
+        )
+    )
+
+
+SAYS = b"Package: license-agent\nVersion: 2.0\nArchitecture: all\n"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress])
+def test_a_control_archive_says_one_thing_and_has_a_bound(packed: Callable[[bytes], bytes]) -> None:
+    """What dpkg would install is what was read; a megabyte that becomes gigabytes is not unpacked."""
+    good = ("./control", SAYS)
+    assert read_control(controlled(("./md5sums", b""), good, packed=packed))["Version"] == "2.0"
+    for members, more, text in (
+        ((good, ("control", SAYS)), b"", "more than one file 'control'"),
+        ((good, ("/control", SAYS)), b"", "more than one"),
+        ((good, ("x/../control", SAYS)), b"", "more than one"),
+        ((("x", b""),), b"", "no file 'control'"),
+        (tuple((f"x{number}", b"") for number in range(70)), b"", "more than 64 members"),
+        ((good, ("zeros", bytes(9 * 1024 * 1024))), b"", "more than 8388608 bytes"),
+        ((good,), packed(SAYS), "something follows it"),
+    ):
+        with pytest.raises(BadDeb, match=text):
+            read_control(controlled(*members, packed=packed, more=more))
 
 
 def test_the_configuration_of_the_agent_s_package_has_nothing_to_set() -> None:
