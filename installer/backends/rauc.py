@@ -108,6 +108,10 @@ class Rauc:
         trace("slot: active")
         remove(self._directory, trace)
 
+    def returned(self, place: Place) -> str:
+        """Says that nothing was: a boot loader that went back has no reason to tell, and `active` shows what it booted."""
+        return ""
+
     def keep(self, place: Place, trace: Callable[[str], None]) -> None:
         """Tells the bootloader that the system of a place works, which ends its own countdown."""
         if (bundle := kept(self._directory)) is not None and bundle.place == place:
