@@ -74,7 +74,7 @@ def nftables(
     link_uid: int | None,
 ) -> None:
     """Print rules for nftables: inbound closed but for what is listed, outbound open to what link.toml and the options name."""
-    from . import nftables as rules
+    from .host import nftables as rules
 
     agent, machine = objects
     try:

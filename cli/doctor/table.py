@@ -2,19 +2,9 @@
 
 from typing import Any
 
-from . import (
-    agent_checks,
-    backup_checks,
-    file_checks,
-    host_access,
-    host_network,
-    host_wifi,
-    machine_checks,
-    manage_checks,
-    product_checks,
-    unit_checks,
-    update_checks,
-)
+from .agent import agent_checks, backup_checks, file_checks, manage_checks, product_checks, update_checks
+from .host import host_access, host_network, host_wifi
+from .system import machine_checks, unit_checks
 from .verdict import Check
 
 CHECKS: tuple[Check[Any], ...] = (

@@ -17,7 +17,7 @@ from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined
 from agentd.ota.table import Step
 from agentd.telemetry.updateview import updates_view
-from cli.doctor.update_checks import _judge_waiting
+from cli.doctor.agent.update_checks import _judge_waiting
 from cli.ota import _history_text, _line, _status_text
 from cli.outputs.state import Updates
 from cli.status.statustext import _updates

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cli.doctor import unit_checks
 from cli.doctor.machine import Machine, Ran
 from cli.doctor.report import exit_status, text, view
+from cli.doctor.system import unit_checks
 from cli.doctor.table import CHECKS
 from cli.doctor.verdict import Result, State
 from ipc.errors import ErrorCode

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from cli.doctor.ruleset import Side, side_of
+from cli.doctor.host.ruleset import Side, side_of
 
 pytestmark = [
     pytest.mark.system,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.system.unit_checks import INSTALLER, asked
+from cli.doctor.verdict import Check, Judgment, fail, note
 from common.files import OTHERS_WRITE, PRIVATE
 from common.text import quantity
 
-from .machine import CannotTell, Machine
-from .unit_checks import INSTALLER, asked
 from .update_checks import PRODUCTS, TRUST
-from .verdict import Check, Judgment, fail, note
 
 OWN = Path("/var/lib/license-agent-installer")
 STATE, BEGUN, CURRENT = "state.json", "begun", "current"

@@ -7,11 +7,10 @@ from typing import Any
 
 from cryptography import x509
 
+from cli.doctor.machine import CannotTell, Machine, Stat
+from cli.doctor.system.unit_checks import MANAGE, asked, has_manage
+from cli.doctor.verdict import Check, Judgment, fail, note, warn
 from common.text import quantity
-
-from .machine import CannotTell, Machine, Stat
-from .unit_checks import MANAGE, asked, has_manage
-from .verdict import Check, Judgment, fail, note, warn
 
 USER = "license-agent-manage"
 FILE = "manage.toml"

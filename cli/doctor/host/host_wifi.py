@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .machine import CannotTell, Machine
-from .verdict import Check, Judgment, fail, note, unknown, warn
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 
 DAY_S = 86_400
 SHORT_CHARS = 16

@@ -12,10 +12,9 @@ from audittrail.check import verify_log
 from audittrail.report import INCOMPLETE, INTACT, TAMPERED, Keys
 from audittrail.rotated import rotated_copies
 from audittrail.verify import Problem, bounded_lines, open_regular, verify_lines
-
-from .. import render
-from .machine import CannotTell, Machine, Room, Stat
-from .verdict import Check, Judgment, fail, note, unknown, warn
+from cli import render
+from cli.doctor.machine import CannotTell, Machine, Room, Stat
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 
 AGENT, ROOT, ADMINS, UPDATERS = "agent", "root", "license-agent-admin", "license-agent-updater"
 LITTLE_BYTES, NO_BYTES = 256 * 1024**2, 16 * 1024**2

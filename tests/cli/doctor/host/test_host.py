@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.doctor.host.ruleset import side_of
 from cli.doctor.machine import Ran
-from cli.doctor.ruleset import side_of
 from cli.doctor.table import CHECKS, HOST_CHECKS
 from cli.doctor.verdict import Result, State
 from tests.support.madeup import DAY, NOW, MadeUp

@@ -5,10 +5,9 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.verdict import Check, Judgment, fail, note, warn
 from common.text import quantity
-
-from .machine import CannotTell, Machine
-from .verdict import Check, Judgment, fail, note, warn
 
 TRUST, PRODUCTS = "update-trust.json", "installer.toml"
 

@@ -5,12 +5,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from cli import health
+from cli.doctor.machine import CannotTell, Machine, Ran
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 from common.text import quantity
 from common.version import VERSION
-
-from .. import health
-from .machine import CannotTell, Machine, Ran
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 DAY_S = 86_400
 CERTIFICATE_SOON_DAYS = 7

@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from cli.doctor.machine import CannotTell, Machine, Stat
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 from common.text import quantity
 
-from .machine import CannotTell, Machine, Stat
 from .unit_checks import CORE, LINK, package_of, services, unit_files
 from .unitfiles import values
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 RTC_OFF_S = 3600
 """A battery-backed clock that differs by more would start the machine at a wrong time."""

@@ -7,10 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 from common.text import quantity
-
-from .machine import CannotTell, Machine
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 DAY_S = 86_400
 UNUSED_DAYS = 180

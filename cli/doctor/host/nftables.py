@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .layout import Destination
+from cli.doctor.layout import Destination
 
 TABLE = "license_agent_host"
 """The one table that the rules are in: loading them again replaces it and nothing else."""

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .layout import Destination
-from .machine import CannotTell, Machine
+from cli.doctor.layout import Destination
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
+
 from .unitfiles import (
     SHIPPED_IN,
     UNIT_DIRECTORIES,
@@ -18,7 +20,6 @@ from .unitfiles import (
     looser,
     values,
 )
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 CORE, LINK, INSTALLER = "license-agent.service", "license-agent-link.service", "license-agent-installer.service"
 MANAGE, UPDATER = "license-agent-manage.service", "license-agent-updater.service"

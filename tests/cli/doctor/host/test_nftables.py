@@ -6,8 +6,8 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from cli.doctor.host.nftables import BadRule, allowed, nameservers, network, of_link, rule_set
 from cli.doctor.layout import Destination
-from cli.doctor.nftables import BadRule, allowed, nameservers, network, of_link, rule_set
 from cli.main import main
 
 SERVER = Destination("upstream.server", "license.example", 8443)

@@ -5,9 +5,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .machine import CannotTell, Machine
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
+
 from .ruleset import IPV4, IPV6, Side, side_of
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 _MAKE_RULES = "license-agent-cli doctor nftables writes the rules; see the guide 'Close the network of the machine'"
 _FAMILIES = {IPV4: "IPv4", IPV6: "IPv6"}

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.backup.retention import NAME_BEGINS, newest_of
+from cli.doctor.machine import CannotTell, Machine
+from cli.doctor.system.unit_checks import asked
+from cli.doctor.verdict import Check, Judgment, fail, note, unknown, warn
 from common.text import quantity
-
-from ..backup.retention import NAME_BEGINS, newest_of
-from .machine import CannotTell, Machine
-from .unit_checks import asked
-from .verdict import Check, Judgment, fail, note, unknown, warn
 
 TIMER, SERVICE = "license-agent-backup.timer", "license-agent-backup.service"
 HOUR_S = 3600
