@@ -21,17 +21,17 @@ from hwsec.vault import Vault
 
 from . import VERSION
 from .admin.access import Access, read_ca_file
-from .admin.access_handlers import AccessHandlers
-from .admin.audit_handlers import AuditHandlers
-from .admin.license_handlers import LicenseHandlers
-from .admin.policy_handlers import PolicyHandlers
-from .admin.secret_handlers import SecretHandlers
-from .admin.server_handlers import ServerHandlers
+from .admin.handlers.access_handlers import AccessHandlers
+from .admin.handlers.audit_handlers import AuditHandlers
+from .admin.handlers.license_handlers import LicenseHandlers
+from .admin.handlers.policy_handlers import PolicyHandlers
+from .admin.handlers.secret_handlers import SecretHandlers
+from .admin.handlers.server_handlers import ServerHandlers
+from .admin.handlers.status_handlers import StatusHandlers
+from .admin.handlers.system_handlers import SystemHandlers
+from .admin.handlers.update_handlers import UpdateHandlers
+from .admin.handlers.webhook_handlers import WebhookHandlers
 from .admin.service import Handler
-from .admin.status_handlers import StatusHandlers
-from .admin.system_handlers import SystemHandlers
-from .admin.update_handlers import UpdateHandlers
-from .admin.webhook_handlers import WebhookHandlers
 from .audit.checkpoint import Checkpoint
 from .audit.coalesced import CoalescedEvents
 from .audit.core import Core

@@ -7,9 +7,9 @@ from typing import Any
 
 from agentd import VERSION
 from agentd.admin.access import Access, read_ca_file
-from agentd.admin.access_handlers import AccessHandlers
+from agentd.admin.handlers.access_handlers import AccessHandlers
+from agentd.admin.handlers.system_handlers import SystemHandlers
 from agentd.admin.service import AdminService, Handler
-from agentd.admin.system_handlers import SystemHandlers
 from agentd.audit.log import AuditLog, actor
 from agentd.base.clock import Clock
 from agentd.base.config import Config

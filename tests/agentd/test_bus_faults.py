@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.admin.audit_handlers import AuditHandlers
+from agentd.admin.handlers.audit_handlers import AuditHandlers
 from agentd.base.alerts import TPM_UNAVAILABLE, TPM_UNRELIABLE
 from contracts.exchange import Cause
 from hwsec.backend import BackendState

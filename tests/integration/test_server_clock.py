@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agentd.admin.secret_handlers import SecretHandlers
+from agentd.admin.handlers.secret_handlers import SecretHandlers
 from agentd.base.errors import Refused
 from agentd.base.signedtime import CONFIRM_AFTER_S, Standing
 from agentd.base.timeanchor import TOLERANCE_S

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentd.admin.status_handlers import StatusHandlers
+from agentd.admin.handlers.status_handlers import StatusHandlers
 from agentd.base.alerts import (
     ALERTS,
     AUDIT_BUDGET,

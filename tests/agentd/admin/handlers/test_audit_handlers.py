@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentd.admin.audit_handlers import AuditHandlers
+from agentd.admin.handlers.audit_handlers import AuditHandlers
 from agentd.audit.checkpoint import Checkpoint
 from agentd.base.config import AuditConfig
 from ipc.messages import AuditVerify, PublicKeys

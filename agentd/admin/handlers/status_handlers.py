@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 from agentd import VERSION
+from agentd.admin.access import Access
+from agentd.admin.service import Handler
 from agentd.base.confinement import ConfinementStatus
 from agentd.licenses.holdings import Holdings
 from agentd.telemetry.configview import config_view
@@ -26,9 +28,6 @@ from hwsec.backend import BackendStatus
 from hwsec.secretmem import secret_memory_kind
 from ipc.messages import ConfigShow, Health, MetricsText, SecretList, Status
 from ipc.peer import Peer
-
-from .access import Access
-from .service import Handler
 
 
 class StatusHandlers:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from agentd.admin.service import Handed, Handler
 from agentd.audit.log import actor
 from agentd.base.caller import Caller
 from agentd.base.errors import Refused
@@ -13,8 +14,6 @@ from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.updateview import update_view
 from ipc.messages import OtaCheck, OtaHistory, OtaInstall, OtaPackage, OtaPause, OtaRollback, OtaStatus, OtaUnlock
 from ipc.peer import Peer
-
-from .service import Handed, Handler
 
 
 class UpdateHandlers:

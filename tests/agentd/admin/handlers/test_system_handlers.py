@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from agentd import VERSION
-from agentd.admin.access_handlers import AccessHandlers
-from agentd.admin.system_handlers import SystemHandlers
+from agentd.admin.handlers.access_handlers import AccessHandlers
+from agentd.admin.handlers.system_handlers import SystemHandlers
 from common.version import build_of
 from ipc.messages import CertificateCheck, SystemInfo
 from ipc.peer import Peer
-
-from .world import AdminSocket, run
+from tests.agentd.admin.world import AdminSocket, run
 
 PEER = Peer(1000, 1000, 77)
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
+from agentd.admin.service import Handler
 from agentd.audit.log import actor
 from agentd.telemetry.webhook import Webhook
 from ipc.messages import WebhookKeyEnd, WebhookKeyNew, WebhookRetry, WebhookStatus, WebhookTest
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class WebhookHandlers:

@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from agentd.admin.access import Access
+from agentd.admin.service import Handler
 from agentd.audit.log import actor
 from agentd.base.caller import Caller
 from agentd.base.errors import Refused
 from ipc.messages import AdminAccess, AdminAccessEnd, AdminRevoke, BreakGlassBegin, BreakGlassEnd, CertificateCheck
 from ipc.peer import Peer
-
-from .access import Access
-from .service import Handler
 
 
 class AccessHandlers:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from agentd import VERSION
+from agentd.admin.service import Handler
 from common.version import BUILD
 from ipc.messages import SystemInfo
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class SystemHandlers:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd.admin.update_handlers import UpdateHandlers, name_of
+from agentd.admin.handlers.update_handlers import UpdateHandlers, name_of
 from agentd.base.errors import Refused
 from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings

@@ -2,13 +2,12 @@
 
 from typing import Any
 
+from agentd.admin.service import Handler
 from agentd.licenses.explanation import explain_license, explain_token
 from agentd.telemetry.parts import AgentParts
 from agentd.telemetry.views import server_time_view
 from ipc.messages import LicenseExplain
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class LicenseHandlers:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from agentd.admin.service import REPLY_ROOM, Handler
 from agentd.audit.checkpoint import Checkpoint
 from agentd.audit.file import tail_lines
 from agentd.audit.keeper import AuditKeeper
@@ -12,8 +13,6 @@ from audittrail.rotated import hint
 from hwsec.errors import HwsecError
 from ipc.messages import AuditExport, AuditTail, AuditVerify, PublicKeys
 from ipc.peer import Peer
-
-from .service import REPLY_ROOM, Handler
 
 
 class AuditHandlers:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from agentd.admin.service import Handler
 from agentd.audit.core import Core
 from agentd.audit.log import actor
 from agentd.licenses.validator import Validator
@@ -18,8 +19,6 @@ from ipc.messages import (
     SecretInvalidate,
 )
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class SecretHandlers:

@@ -2,13 +2,12 @@
 
 from typing import Any
 
+from agentd.admin.service import Handler
 from agentd.audit.log import actor
 from agentd.secrets.pcr_policy import PcrPolicies
 from agentd.secrets.store import Store
 from ipc.messages import PolicyBind, PolicyInstall, PolicyRevoke, PolicyShow
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class PolicyHandlers:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from agentd.admin.service import Handler
 from agentd.audit.log import actor
 from agentd.base.errors import Refused
 from agentd.sync.cycle import ContactCycle
@@ -11,8 +12,6 @@ from agentd.telemetry.views import server_view
 from contracts.exchange import Cause
 from ipc.messages import CertificateRenew, Contact, DegradedSwitch, Provision, Rotate
 from ipc.peer import Peer
-
-from .service import Handler
 
 
 class ServerHandlers:

@@ -1,0 +1,1 @@
+"""Handles administrators' requests, by domain: each file has the operations of one."""
