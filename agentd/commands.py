@@ -24,8 +24,8 @@ from hwsec.vault import Vault
 from settings.errors import ConfigError
 
 from . import VERSION
-from .base.clock import Clock
-from .base.config import DEFAULT_PATH, Config, load_config
+from .base.clock.clock import Clock
+from .base.config.config import DEFAULT_PATH, Config, load_config
 from .base.identity import check_fallback, identified
 from .base.user import agent_uid, leave_root, unreadable
 from .ca_commands import add_parser, admin_ca

@@ -12,7 +12,7 @@ from ipc.peer import Peer
 
 from . import VERSION
 from .admin.service import AdminService, Handler
-from .base.config import Config
+from .base.config.config import Config
 from .base.configstatus import Read
 from .base.confinement import NOT_CONFINED, ConfinementStatus
 from .base.errors import StopError

@@ -21,8 +21,8 @@ from ipc.errors import ErrorCode
 from settings.errors import ConfigError
 
 from . import VERSION
-from .base.clock import Clock
-from .base.config import Config, load_config
+from .base.clock.clock import Clock
+from .base.config.config import Config, load_config
 from .base.confinement import Confinement, NeedsRestart
 from .base.errors import NotProvisioned, StartError
 from .base.identity import check_fallback

@@ -38,8 +38,8 @@ from .audit.core import Core
 from .audit.file import AuditDamaged, AuditFile, End
 from .audit.keeper import AuditKeeper, archive_keys
 from .audit.log import AuditLog
-from .base.clock import Clock
-from .base.config import Config
+from .base.clock.clock import Clock
+from .base.config.config import Config
 from .base.configstatus import ConfigStatus
 from .base.confinement import ConfinementStatus
 from .base.counters import Counters

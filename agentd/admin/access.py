@@ -22,7 +22,7 @@ import msgspec
 from agentd.audit.log import AuditLog, AuditUnavailable
 from agentd.base.alerts import ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, BREAK_GLASS, Alert
 from agentd.base.caller import Caller
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from agentd.base.errors import Refused
 from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess, UsedBreakGlass
 from agentd.secrets.store import Store

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentd.audit.log import AuditLog, AuditUnavailable, actor
 from agentd.base.alerts import ADMIN_REFUSED
-from agentd.base.config import ManagementConfig
+from agentd.base.config.config import ManagementConfig
 from agentd.base.counters import Counters
 from agentd.base.errors import NoSuchLicense, NoSuchVersion, Refused
 from agentd.sockets.connection import KEPT_OPEN, Connection

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from agentd.base.counters import Counters
 from agentd.base.hardware import Hardware
 from hwsec.vault import Vault

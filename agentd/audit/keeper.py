@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from agentd.base.alerts import AUDIT_ARCHIVE, AUDIT_DAMAGED, Alert
-from agentd.base.config import AuditConfig
+from agentd.base.config.config import AuditConfig
 from agentd.base.hardware import COMMIT_DEADLINE_S
 from audittrail import anchor, archive
 from audittrail.archive import ArchiveDamaged, Header, WrongKey

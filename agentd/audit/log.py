@@ -12,8 +12,8 @@ from typing import Any
 
 from agentd.base.alerts import AUDIT_BUDGET, AUDIT_FILE, Alert, Severity
 from agentd.base.caller import Caller
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig
 from audittrail.chain import CHECKPOINT, SEGMENT_CLOSED, Chain, Heads, fold_checkpoint, heads_digest, heads_fields, utc_text
 from common.tokenbucket import Buckets
 from ipc.peer import Peer

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from settings.errors import ConfigError
 
-from .config import Config
+from .config.config import Config
 from .confinement import NeedsRestart
 
 Read = Callable[[], tuple[Config, list[str]]]

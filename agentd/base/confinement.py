@@ -11,7 +11,7 @@ from pathlib import Path
 from confine.basics import basic_rules
 from confine.landlock import Access, PathRule, restrict
 
-from .config import Config
+from .config.config import Config
 from .identity import identified
 
 _TPM_DEVICES = ("/dev/tpmrm0", "/dev/tpm0")

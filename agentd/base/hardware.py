@@ -17,7 +17,7 @@ from hwsec.owner import HardwareOwner
 from hwsec.store import Loaded, SealedStore
 from hwsec.vault import Vault
 
-from .timeanchor import Reading
+from .clock.timeanchor import Reading
 
 log = logging.getLogger(__name__)
 

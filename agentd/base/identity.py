@@ -12,7 +12,7 @@ from common.files import write_atomic
 from contracts.claims import AGENT_ID
 from settings.errors import ConfigError
 
-from .config import Config
+from .config.config import Config
 from .errors import StartError
 
 FILE_NAME = "agent.json"

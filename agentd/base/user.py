@@ -7,7 +7,7 @@ from pathlib import Path
 from hwsec.secretmem import forbid_dumps
 from ipc.posclient.trust import AGENT_USER
 
-from .config import Config
+from .config.config import Config
 from .errors import StartError
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from agentd.base.clock import Clock
-from agentd.base.config import Config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import Config
 from agentd.base.errors import StartError
 from agentd.base.identity import FILE_NAME, copies
 from agentd.secrets.open import make_backend

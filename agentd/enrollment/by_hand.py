@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from agentd.base.config import Config
+from agentd.base.config.config import Config
 from agentd.base.errors import StartError
 from agentd.secrets.open import make_backend, make_store
 from agentd.secrets.record import AgentRecord

@@ -16,8 +16,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import contracts.evidence as wire
-from agentd.base.clock import Clock
-from agentd.base.config import Config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import Config
 from agentd.base.errors import Refused
 from agentd.base.identity import check_fallback, write_agent_id
 from agentd.secrets.open import make_backend, make_store

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentd.audit.file import AuditDamaged, AuditFile
-from agentd.base.clock import Clock
-from agentd.base.config import Config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import Config
 from agentd.base.errors import StartError
 from agentd.base.identity import FILE_NAME, Enrolled, check_fallback, copies, enrolled, traces
 from agentd.base.statelock import StateInUse, StateLock

@@ -11,8 +11,8 @@ from agentd.admin.handlers.access_handlers import AccessHandlers
 from agentd.admin.handlers.system_handlers import SystemHandlers
 from agentd.admin.service import AdminService, Handler
 from agentd.audit.log import AuditLog, actor
-from agentd.base.clock import Clock
-from agentd.base.config import Config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import Config
 from agentd.base.configstatus import ConfigStatus, Read
 from agentd.base.confinement import ConfinementStatus
 from agentd.base.counters import Counters

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, time
 from zoneinfo import ZoneInfo
 
-from agentd.base.updatesconfig import DAYS, UpdatesConfig, WindowConfig
+from agentd.base.config.updatesconfig import DAYS, UpdatesConfig, WindowConfig
 from common.zones import UnknownZone, zone_of
 
 from .consent import Mode

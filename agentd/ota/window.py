@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-from agentd.base.updatesconfig import DAYS
+from agentd.base.config.updatesconfig import DAYS
 
 HORIZON_DAYS = 400
 """How far `next_change` looks: beyond a year's calendar of frozen days."""

@@ -10,7 +10,7 @@ from typing import Any
 from agentd import VERSION
 from agentd.audit.core import Core
 from agentd.audit.log import actor
-from agentd.base.config import PosConfig
+from agentd.base.config.config import PosConfig
 from agentd.base.counters import SAMPLED
 from agentd.licenses.holdings import Holdings
 from agentd.licenses.usage import Usage

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd.base.config import Config
+from agentd.base.config.config import Config
 from agentd.base.errors import NotProvisioned, StartError
 from agentd.base.identity import traces
 from common.files import no_trace

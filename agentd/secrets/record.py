@@ -7,8 +7,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from agentd.base.signedtime import Standing
-from agentd.base.timeanchor import Reading, TimeAnchor
+from agentd.base.clock.signedtime import Standing
+from agentd.base.clock.timeanchor import Reading, TimeAnchor
 from common.plain import json_text
 from contracts.exchange import AgentId, Number
 from contracts.jose import MalformedToken
@@ -79,7 +79,7 @@ class SealedWebhookKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
 
 
 class UnconfirmedTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A server-signed time that was not taken (`agentd.base.signedtime`).
+    """A server-signed time that was not taken (`agentd.base.clock.signedtime`).
 
     Attributes:
         standing: provisional, held or behind.

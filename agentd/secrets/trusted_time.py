@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentd.audit.core import Core
+from agentd.base.clock.signedtime import CONFIRM_AFTER_S, UNSETTLED, Standing, Weighed, weigh
+from agentd.base.clock.timeanchor import TOLERANCE_S, TimeAnchor, since
 from agentd.base.errors import Refused
 from agentd.base.hardware import COMMIT_DEADLINE_S, read_counters
-from agentd.base.signedtime import CONFIRM_AFTER_S, UNSETTLED, Standing, Weighed, weigh
-from agentd.base.timeanchor import TOLERANCE_S, TimeAnchor, since
 from contracts.servertime import verify_server_time
 
 from .record import AgentRecord, UnconfirmedTime

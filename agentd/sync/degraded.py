@@ -11,7 +11,7 @@ applications see, and what the agent counts, logs and alerts.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from agentd.base.config import CONTACTS_FAILED
+from agentd.base.config.config import CONTACTS_FAILED
 from common.statetable import Table
 
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from agentd.audit.core import Core
-from agentd.base.config import AgentConfig
+from agentd.base.config.config import AgentConfig
 from agentd.licenses.validator import Validator
 
 from .cycle import ContactCycle

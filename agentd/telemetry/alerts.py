@@ -19,7 +19,7 @@ from agentd.base.alerts import (
     TPM_UNRELIABLE,
     Alert,
 )
-from agentd.base.signedtime import Standing
+from agentd.base.clock.signedtime import Standing
 from agentd.ota.hindrances import alarming
 from agentd.ota.table import Step
 from agentd.secrets.trusted_time import describe

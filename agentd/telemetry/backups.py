@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agentd.base.backupconfig import BackupConfig
+from agentd.base.config.backupconfig import BackupConfig
 from agentd.base.configstatus import ConfigStatus
 from common.files import write_atomic
 

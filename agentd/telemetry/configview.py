@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.base.config import Config, known_keys
+from agentd.base.config.config import Config, known_keys
 from agentd.base.configstatus import ConfigStatus
 
 FILE: Final = "file"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentd.audit.checkpoint import Checkpoint
+from agentd.base.clock.signedtime import Standing
 from agentd.base.journal import lines_dropped
-from agentd.base.signedtime import Standing
 from agentd.ota.hindrances import alarming
 from common.files import write_atomic
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from agentd.ota.runner import UpdateRunner
 from agentd.ota.table import Step
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from agentd.base.alerts import Alert, Severity
+from agentd.base.clock.signedtime import Standing
 from agentd.base.confinement import ConfinementStatus
-from agentd.base.signedtime import Standing
 from agentd.licenses.holdings import Holdings
 from agentd.secrets.lifecycle import State, grace_until, valid_until
 from agentd.secrets.ring import SecretRing

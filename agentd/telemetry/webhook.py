@@ -16,8 +16,8 @@ import msgspec
 
 from agentd.audit.core import Core
 from agentd.base.alerts import ALERTS, WEBHOOK_FAILING, Alert, Severity
-from agentd.base.clock import Clock
-from agentd.base.config import AlertsConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AlertsConfig
 from agentd.base.errors import Refused
 from agentd.uplink.linkclient import FetchFailed, LinkClient, LinkUnavailable
 from common.files import os_problem, write_atomic

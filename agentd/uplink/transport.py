@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from ipc.errors import LocalProtocolError
 from ipc.linkmessages import Provisioning
 

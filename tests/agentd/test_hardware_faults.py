@@ -12,8 +12,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from agentd.base.clock import Clock
-from agentd.base.config import parse_config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import parse_config
 from agentd.base.errors import StopError
 from agentd.daemon import Daemon
 from agentd.enrollment import by_hand

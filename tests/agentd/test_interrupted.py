@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentd import commands
-from agentd.base.config import Config, parse_config
+from agentd.base.config.config import Config, parse_config
 from agentd.secrets import open as opening
 from hwsec.software import PBKDF2_FLOOR, SoftwareBackend
 from server.enrollment.by_hand import read_request

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentd.audit.core import Core
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from agentd.base.counters import Counters
 from agentd.base.hardware import Hardware
 from agentd.licenses.inventory import LicenseInventory

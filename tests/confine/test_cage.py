@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.config import AuditConfig, Config, PathsConfig, ServerConfig, TpmConfig
+from agentd.base.config.config import AuditConfig, Config, PathsConfig, ServerConfig, TpmConfig
 from agentd.base.confinement import needs_tcp, rules_for
 from confine.landlock import Access
 

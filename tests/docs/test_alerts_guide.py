@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.config import parse_config
+from agentd.base.config.config import parse_config
 from agentd.telemetry.alertqueue import AGAIN_S, MAX_DEAD, MAX_WAITING
 from agentd.telemetry.webhook import FAILING_S, TIMEOUT_S
 from common.webhooksignature import header_value, signature

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.config import known_keys
+from agentd.base.config.config import known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd.base import signedtime
+from agentd.base.clock import signedtime
 from agentd.licenses import inventory
 from agentd.rotation import table
 from agentd.secrets import trusted_time, withheld

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.config import parse_config as parse_agent_config
+from agentd.base.config.config import parse_config as parse_agent_config
 from ipc.bounds import ADMIN_SESSION_S
 from manage import door, http, limits, talks
 from manage.config import known_keys, parse_config

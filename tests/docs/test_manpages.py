@@ -15,8 +15,8 @@ import click
 import pytest
 
 from agentd import commands as agent
-from agentd.base.config import Config, parse_config
-from agentd.base.config import known_keys as agent_keys
+from agentd.base.config.config import Config, parse_config
+from agentd.base.config.config import known_keys as agent_keys
 from cli import main as cli
 from ipc.posclient import shell as client
 from link import main as link

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from click import Context, Group
 
-from agentd.base.config import CONTACTS_FAILED
+from agentd.base.config.config import CONTACTS_FAILED
 from agentd.rotation import table
 from agentd.sync import degraded
 from cli.main import main as cli

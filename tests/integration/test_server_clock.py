@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agentd.admin.handlers.secret_handlers import SecretHandlers
+from agentd.base.clock.signedtime import CONFIRM_AFTER_S, Standing
+from agentd.base.clock.timeanchor import TOLERANCE_S
 from agentd.base.errors import Refused
-from agentd.base.signedtime import CONFIRM_AFTER_S, Standing
-from agentd.base.timeanchor import TOLERANCE_S
 from agentd.rotation.table import Step
 from agentd.uplink.transport import CertificateRefused
 from contracts.exchange import Cause

@@ -18,8 +18,8 @@ import pytest
 
 from agentd.audit.log import actor
 from agentd.base.alerts import SECRET_EXPIRED
-from agentd.base.clock import Clock
-from agentd.base.config import Config, parse_config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import Config, parse_config
 from agentd.base.errors import Refused
 from agentd.daemon import Daemon
 from agentd.enrollment import by_hand

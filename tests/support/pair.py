@@ -18,9 +18,9 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agentd.base.clock import Clock
-from agentd.base.config import Config, parse_config
-from agentd.base.timeanchor import Reading
+from agentd.base.clock.clock import Clock
+from agentd.base.clock.timeanchor import Reading
+from agentd.base.config.config import Config, parse_config
 from agentd.rotation.runner import RotationRunner
 from agentd.rotation.table import Step
 from agentd.secrets.open import make_store

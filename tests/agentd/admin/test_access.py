@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentd.admin.access import ENDS_SOON_S, Mode, in_force
-from agentd.base.timeanchor import Reading
+from agentd.base.clock.timeanchor import Reading
 from agentd.secrets.record import AdminAccess, AgentRecord, UsedBreakGlass, read_record
 from tests.contracts.world import TRUST_FILE
 from tests.support.adminpki import DAY, Ca

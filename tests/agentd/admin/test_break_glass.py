@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentd.admin.handlers.access_handlers import AccessHandlers
-from agentd.base.timeanchor import Reading
+from agentd.base.clock.timeanchor import Reading
 from contracts.adminauth import BREAK_GLASS_S, BREAK_GLASS_URI
 from ipc.errors import ErrorCode
 from tests.support.adminpki import DAY

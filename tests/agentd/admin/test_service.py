@@ -9,7 +9,7 @@ import pytest
 
 from agentd.admin.access import HINT
 from agentd.admin.roles import RULES, Role
-from agentd.base.config import AuditConfig
+from agentd.base.config.config import AuditConfig
 from agentd.base.errors import NoSuchLicense
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S, ADMIN_SETBACK_S
 from ipc.errors import ErrorCode

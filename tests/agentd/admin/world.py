@@ -13,7 +13,7 @@ import msgpack
 from agentd.admin.access import Access
 from agentd.admin.service import AdminService, Handler
 from agentd.audit.log import actor
-from agentd.base.config import ManagementConfig, PosConfig
+from agentd.base.config.config import ManagementConfig, PosConfig
 from agentd.secrets.record import NO_ADMIN_ACCESS
 from agentd.sockets.connection import Connection
 from contracts.adminca import BadAdminCa

@@ -14,9 +14,9 @@ from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditDamaged, AuditFile
 from agentd.audit.keeper import AuditKeeper, archive_keys, read_operator_key
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig
-from agentd.base.timeanchor import Reading, TimeAnchor
+from agentd.base.clock.clock import Clock
+from agentd.base.clock.timeanchor import Reading, TimeAnchor
+from agentd.base.config.config import AuditConfig
 from audittrail import anchor, archive
 from audittrail.chain import Chain
 from audittrail.check import verify_log

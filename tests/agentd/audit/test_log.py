@@ -16,8 +16,8 @@ from agentd.audit.coalesced import SLOTS, CoalescedEvents
 from agentd.audit.file import AuditDamaged, AuditFile, tail_lines
 from agentd.audit.log import AuditLog, AuditUnavailable
 from agentd.base.alerts import ALERTS
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig
 from audittrail.chain import Chain, fold_checkpoint
 from audittrail.verify import segments, verify_files, verify_lines
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentd.base.config import Config, parse_config
+from agentd.base.config.config import Config, parse_config
 from agentd.base.configstatus import ConfigStatus
 from agentd.base.confinement import NeedsRestart
 from settings.errors import ConfigError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.base.config import Config, ConfigError, PathsConfig
+from agentd.base.config.config import Config, ConfigError, PathsConfig
 from agentd.base.identity import FILE_NAME, identified, write_agent_id
 
 

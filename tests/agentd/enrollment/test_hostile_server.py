@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd.base.clock import Clock
-from agentd.base.config import parse_config
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import parse_config
 from agentd.enrollment.provisioning import Provisioner, ProvisioningOrder
 from agentd.uplink.linkclient import LinkClient
 from agentd.uplink.transport import LinkTransport, NoContact, NotTheServer

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
+from agentd.base.clock.clock import Clock
 from agentd.enrollment.waiting import Unprovisioned
 from ipc.messages import Provision
 from ipc.peer import Peer

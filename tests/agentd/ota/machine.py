@@ -17,8 +17,8 @@ from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.core import Core
 from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig
 from agentd.ota.acts import UpdateActs
 from agentd.ota.consent import Mode
 from agentd.ota.effects import Machine

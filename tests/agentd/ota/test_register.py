@@ -10,8 +10,8 @@ import pytest
 from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig
 from agentd.ota.register import (
     FAILED,
     INSTALLED,

@@ -8,8 +8,8 @@ import pytest
 from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig, PosConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig, PosConfig
 from agentd.pos.service import PosService
 from audittrail.chain import Chain
 from hwsec.vault import Vault

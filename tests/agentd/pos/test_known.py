@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig, PosConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig, PosConfig
 from agentd.base.counters import SAMPLED
 from agentd.pos.service import KNOWN_TOKENS, PosService
 from agentd.secrets.revocations import Revocations

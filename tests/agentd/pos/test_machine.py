@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd.base.config import PosConfig
+from agentd.base.config.config import PosConfig
 from agentd.licenses.choice import Held
 from contracts.claims import MAX_FEATURES, MAX_METADATA
 from ipc.bounds import LICENSES_PER_PAGE

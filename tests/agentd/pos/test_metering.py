@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.base.config import PosConfig
+from agentd.base.config.config import PosConfig
 from agentd.licenses.usage import Usage
 from agentd.pos.service import PosService
 from ipc.bounds import COUNTS_BURST, COUNTS_PER_S, MAX_COUNTERS

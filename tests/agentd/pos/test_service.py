@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AuditConfig, PosConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AuditConfig, PosConfig
 from agentd.pos.service import PosService
 from agentd.sockets.connection import Connection, Hub
 from agentd.sockets.refusal import RefusingService

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from agentd.base.timeanchor import Reading, TimeAnchor
+from agentd.base.clock.timeanchor import Reading, TimeAnchor
 from agentd.secrets.record import AgentRecord, SealedTlsKey, SealedTlsKeys, ServerRecord, read_record
 from agentd.secrets.revocations import NO_REVOCATIONS, Revocations
 from hwsec.errors import StoreCorrupt

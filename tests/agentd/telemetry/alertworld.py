@@ -8,8 +8,8 @@ from typing import Any
 from agentd.audit.coalesced import CoalescedEvents
 from agentd.audit.file import AuditFile
 from agentd.audit.log import AuditLog
-from agentd.base.clock import Clock
-from agentd.base.config import AgentConfig, AlertsConfig, AuditConfig
+from agentd.base.clock.clock import Clock
+from agentd.base.config.config import AgentConfig, AlertsConfig, AuditConfig
 from agentd.ota.table import Update
 from agentd.secrets.record import SealedWebhookKey
 from agentd.sync.cycle import ContactRecord

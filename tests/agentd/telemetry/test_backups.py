@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agentd.base.alerts import BACKUP_OVERDUE
-from agentd.base.backupconfig import BackupConfig
-from agentd.base.config import Config, parse_config
+from agentd.base.config.backupconfig import BackupConfig
+from agentd.base.config.config import Config, parse_config
 from agentd.base.configstatus import ConfigStatus
 from agentd.telemetry.backups import BackupRecord, BackupWatch, judge, read_record, write_record
 from settings.errors import ConfigError

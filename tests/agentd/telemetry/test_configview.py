@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from agentd.base.config import Config, known_keys, parse_config
+from agentd.base.config.config import Config, known_keys, parse_config
 from agentd.base.configstatus import ConfigStatus
 from agentd.telemetry.configview import config_view
 from cli.config import config_text

@@ -10,7 +10,7 @@ import pytest
 
 from agentd.admin.handlers.audit_handlers import AuditHandlers
 from agentd.audit.checkpoint import Checkpoint
-from agentd.base.config import AuditConfig
+from agentd.base.config.config import AuditConfig
 from ipc.messages import AuditVerify, PublicKeys
 from ipc.peer import Peer
 from tests.agentd.audit.test_keeper import Kept

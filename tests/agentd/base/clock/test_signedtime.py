@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.base.signedtime import (
+from agentd.base.clock.signedtime import (
     CONFIRM_AFTER_S,
     JUDGMENTS,
     UNSETTLED,
@@ -17,7 +17,7 @@ from agentd.base.signedtime import (
     judge,
     weigh,
 )
-from agentd.base.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor
+from agentd.base.clock.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor
 
 NOW = 1_800_000_000
 DAY = 86_400

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agentd.base.updatesconfig import KEYS, UpdatesConfig, WindowConfig, check
+from agentd.base.config.updatesconfig import KEYS, UpdatesConfig, WindowConfig, check
 from agentd.ota.consent import Mode
 from agentd.ota.settings import settings_of, terms_of
 from agentd.ota.sides import Declined

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.base.config import known_keys, load_config, parse_config
+from agentd.base.config.config import known_keys, load_config, parse_config
 from settings.errors import ConfigError
 from tests.support.waiting import READY_S
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import RELEASED
-from agentd.base.clock import Clock
-from agentd.base.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
+from agentd.base.clock.clock import Clock
+from agentd.base.clock.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
 from agentd.secrets.record import AgentRecord, read_record
 from hwsec.errors import StoreCorrupt
 from ipc.clientwire import Reason

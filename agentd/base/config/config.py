@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agentd.base.alerts import Severity
 from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
 from contracts.adminca import FILE_NAME
@@ -34,7 +35,6 @@ from settings.values import (
     user_id,
 )
 
-from .alerts import Severity
 from .backupconfig import BACKUP_KEYS, BackupConfig
 from .updatesconfig import KEYS as UPDATES_KEYS
 from .updatesconfig import UpdatesConfig

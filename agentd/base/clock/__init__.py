@@ -1,0 +1,1 @@
+"""What time it is: for verdicts, without a network, and by what the server has signed."""
