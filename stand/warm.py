@@ -2,10 +2,12 @@
 
 `python -m stand.warm PROGRAM` reads commands from standard input, one JSON object a line: `arguments`, `env` (on top of its own
 environment). It answers each with a line: `status`, `stdout`, `stderr`. To import the license server takes ten times as long as
-most of its commands do, and a stand's start needs a dozen of them.
+most of its commands do, and a stand's start needs a dozen of them. What a command imports while it runs, the next one finds.
 """
 
+import contextlib
 import gc
+import importlib
 import json
 import os
 import sys
@@ -32,12 +34,28 @@ def main() -> None:
         if isinstance(group, click.Group):
             # Imported here, the module is there for the next command as well.
             group.get_command(click.Context(group), command["arguments"][0])
-        replies.write(json.dumps(_forked(entry, name, command)) + "\n")
+        reply, modules = _forked(entry, name, command)
+        replies.write(json.dumps(reply) + "\n")
         replies.flush()
+        _import(modules)  # while the caller goes on
 
 
-def _forked(entry: Callable[[], None], name: str, command: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors, open(os.devnull, "rb") as nothing:
+def _import(modules: list[str]) -> None:
+    for name in modules:
+        # What was loaded from a file by its path, as a migration is, has no name to be imported by.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _forked(entry: Callable[[], None], name: str, command: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What became of a command, and the modules of ours that it imported by itself."""
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryFile() as imported,
+        open(os.devnull, "rb") as nothing,
+    ):
+        before = frozenset(sys.modules)
         gc.freeze()  # the child's collector does not touch, and so does not copy, what is there already
         child = os.fork()
         if child == 0:
@@ -45,9 +63,15 @@ def _forked(entry: Callable[[], None], name: str, command: dict[str, Any]) -> di
                 os.dup2(file.fileno(), number)
             os.environ.update(command["env"])
             sys.argv = [name, *command["arguments"]]
-            os._exit(_status(entry))
+            status = _status(entry)
+            room = entry.__module__.partition(".")[0]  # what else is imported, its modules import
+            names = [module for module in sys.modules if module not in before and module.split(".")[0] == room]
+            imported.write("\n".join(names).encode())
+            imported.flush()
+            os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return {"status": status, "stdout": _text(out), "stderr": _text(errors)}
+        reply = {"status": status, "stdout": _text(out), "stderr": _text(errors)}
+        return reply, _text(imported).split()
 
 
 def _status(entry: Callable[[], None]) -> int:

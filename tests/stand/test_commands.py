@@ -12,6 +12,7 @@ import pytest
 
 from stand.commands import Commands, Warm
 from stand.programs import StandError
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -50,6 +51,18 @@ def test_what_fails_says_why(commands: Commands, name: str, arguments: tuple[str
     for _ in range(2):
         with pytest.raises(StandError, match=f"(?s){name} {arguments[0]} failed: .*{text}"):
             commands.run(name, *arguments)
+
+
+def test_what_a_command_imports_while_it_runs_stays_for_the_next(tmp_path: Path) -> None:
+    with Warm() as warm:
+        server = str(tmp_path / "server")
+        warm.run("license-server", "init", "--dir", server)
+        loaded = Path(f"/proc/{warm._programs['license-server'].pid}/maps")
+        assert "pydantic_core" not in loaded.read_text()
+        for _ in range(2):
+            warm.run("license-server", "claim", "make", "--dir", server, "--out", str(tmp_path / "claim"))
+            (tmp_path / "claim").unlink()
+            wait_until(lambda: "pydantic_core" in loaded.read_text(), "the next command will import it again")
 
 
 def test_a_command_is_a_process_of_its_own(tmp_path: Path) -> None:
