@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .dpkg import ADMIN, ENVIRONMENT, MAX_STATUS_BYTES
 
@@ -67,9 +67,12 @@ def repack(package: str, work: Path, admin: Path = ADMIN, root: Path = Path("/")
     tree.mkdir(mode=0o755)
     tree.chmod(0o755)
     try:
-        for line in (admin / "info" / f"{package}.list").read_text("utf-8").splitlines():
-            if (name := line.strip("/")) not in ("", "."):
-                _copy(root / name, tree / name)
+        names = [line.strip("/") for line in (admin / "info" / f"{package}.list").read_text("utf-8").splitlines()]
+        # What others lie below was a directory in the package, also where this machine has a link, as /lib to usr/lib.
+        directories = {str(above) for name in names for above in PurePath(name).parents}
+        for name in names:
+            if name not in ("", "."):
+                _copy(root / name, tree / name, follow=name in directories)
         _describe(tree / "DEBIAN", package, admin)
         _pack(tree, made)
     finally:
@@ -77,9 +80,9 @@ def repack(package: str, work: Path, admin: Path = ADMIN, root: Path = Path("/")
     return made
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, follow: bool) -> None:
     try:
-        info = source.lstat()
+        info = source.stat(follow_symlinks=follow)
     except FileNotFoundError:
         return  # somebody removed it; the package that is made has what is there
     if stat.S_ISDIR(info.st_mode):

@@ -90,9 +90,11 @@ class Deb:
         trace("outcome: forgotten")
 
     def activate(self, place: Place, trace: Callable[[str], None]) -> None:
-        """Has the package of a place installed, unless it is."""
+        """Has the package of a place installed, unless it is. One that apt installed is perhaps not kept yet."""
         kept = self._packages.kept(place)
         if kept is None:
+            if self.active() == place and not self._rescue_trial():
+                return
             raise BackendRefused("machine", f"{self._packages.file(place)} does not exist; prepare the update again")
         if reason := self.returned(place):
             raise BackendRefused("rescued", f"{kept.version} was taken back: {reason}; order roll_back")

@@ -345,6 +345,8 @@ def test_what_apt_installed_meanwhile_counts_and_is_packed_with_its_scripts(box:
     subprocess.run(["dpkg-deb", "--raw-extract", box.rescue().packages.file(found.good), made], check=True)
     assert sorted(path.name for path in (made / "DEBIAN").iterdir()) == ["conffiles", "control", "md5sums", "postinst"]
     assert (made / "usr/lib/license-agent/version").read_text() == "1.5+7~deb12"
+    assert (made / "lib").is_dir() and not (made / "lib").is_symlink()
+    assert (made / "lib/systemd/system/license-agent.service").read_text() == "1.5+7~deb12"
     box.backend().activate(found.good, no_trace)
     assert box.installed() == ("1.5+7~deb12", "1.5+7~deb12")
 

@@ -184,6 +184,16 @@ def test_an_installer_that_the_packages_restarted_still_learns_why_the_agent_was
     assert till.shown().state == "idle"
 
 
+def test_where_the_present_package_cannot_be_kept_nothing_is_installed_and_the_update_ends(till: Till) -> None:
+    sha256 = till.stage("2.0", deb("2.0+b2.0"))
+    till.order(Prepare, sha256=sha256)
+    files = till.box.admin / "info" / f"{PACKAGE}.list"
+    files.rename(files.with_suffix(".away"))
+    assert code(till.order(Switch, sha256=sha256)) == "not-installed"
+    assert till.order(RollBack, reason="it failed").version == "1.0"
+    assert (till.shown().state, till.box.installed()) == ("idle", ("1.0+b1.0", "1.0+b1.0"))
+
+
 def test_while_apt_is_at_work_the_update_stays_prepared(till: Till) -> None:
     sha256 = till.stage("2.0", deb("2.0+b2.0"))
     till.order(Prepare, sha256=sha256)

@@ -39,6 +39,7 @@ def deb(
         top = Path(directory) / "top"
         for name, content in (
             ("usr/lib/license-agent/version", version),
+            ("lib/systemd/system/license-agent.service", version),
             ("etc/license-agent/config.toml", "new = 1\n"),
             *files,
         ):
@@ -77,6 +78,10 @@ class Box:
         for directory in ("info", "updates", "triggers"):
             (self.admin / directory).mkdir(parents=True, exist_ok=True)
         (self.admin / "status").touch()
+        # As on every Debian, while packages still name what is below /lib.
+        (self.root / "usr/lib").mkdir(parents=True, exist_ok=True)
+        if not (self.root / "lib").is_symlink():
+            (self.root / "lib").symlink_to("usr/lib")
         for name in UNITS:
             (top / "shipped" / name).write_text(f"# {name}\n")
         self.layout = Layout(self.own, self.root / "etc/license-agent", top / "units", top / "shipped")
