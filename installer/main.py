@@ -33,7 +33,9 @@ from .state import DIRECTORY, StateFile
 log = logging.getLogger("installer")
 
 EXIT_OK, EXIT_UNAVAILABLE = 0, 69
-IDLE_S = 30.0
+IDLE_S = 90.0
+"""Longer than the core asks the license server in vain before it orders the switch: an order that comes while this process
+leaves is lost, and repeated only after a pause and after another question to the server."""
 
 
 def _inherited() -> socket.socket | None:

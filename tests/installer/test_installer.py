@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.uplink.linkclient import READY_TIMEOUT_S
+from agentd.uplink.transport import TIMEOUT_S
 from installer import VERSION
 from installer.machine import Machine
-from installer.main import serve
+from installer.main import IDLE_S, serve
 from installer.orders import ORDERS, answer
 from ipc.frames import FrameDecoder
 from ipc.installermessages import (
@@ -163,3 +165,8 @@ NOTHING: Machine = SimpleNamespace(config=_unused)  # type: ignore[assignment]
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered_without_an_error(frame: bytes) -> None:
     assert isinstance(answer(frame, NOTHING, lambda _: None), Refused | Description)
+
+
+def test_the_installer_stays_while_the_core_asks_a_server_that_does_not_answer() -> None:
+    """With the same time as the link's, it left just when the core ordered the switch, and again at each repetition."""
+    assert IDLE_S > READY_TIMEOUT_S + TIMEOUT_S
