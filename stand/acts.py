@@ -48,7 +48,12 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _wait(done: Callable[[], bool], late: str) -> None:
+def wait(done: Callable[[], bool], late: str) -> None:
+    """Returns when `done` says so.
+
+    Raises:
+        StandError: it never did; with the text `late`.
+    """
     ends = time.monotonic() + READY_S
     while not done():
         if time.monotonic() >= ends:
@@ -62,7 +67,7 @@ def down(layout: Layout) -> None:
     if not _alive(pid):
         raise StandError(f"the stand's process {pid} is gone; remove {layout.root} by hand")
     os.kill(pid, signal.SIGTERM)
-    _wait(lambda: not _alive(pid), f"the stand (pid {pid}) has not ended within {READY_S:g} s")
+    wait(lambda: not _alive(pid), f"the stand (pid {pid}) has not ended within {READY_S:g} s")
 
 
 def restart(layout: Layout) -> int:
@@ -70,7 +75,7 @@ def restart(layout: Layout) -> int:
     before = require_agent(layout)
     os.kill(before["stand_pid"], RESTART)
     late = f"the agent was not back within {READY_S:g} s; look at agent.log"
-    _wait(lambda: info_of(layout)["agent_pid"] not in (0, before["agent_pid"]), late)
+    wait(lambda: info_of(layout)["agent_pid"] not in (0, before["agent_pid"]), late)
     return int(info_of(layout)["agent_pid"])
 
 
@@ -104,7 +109,7 @@ def _switch(layout: Layout, what: str, number: int, on: bool) -> None:
         raise StandError(f"the {what} is {'running already' if on else 'stopped already'}")
     os.kill(info["stand_pid"], number)
     late = f"the {what} did not follow within {READY_S:g} s; look at {what}.log"
-    _wait(lambda: (info_of(layout)[f"{what}_pid"] != 0) == on, late)
+    wait(lambda: (info_of(layout)[f"{what}_pid"] != 0) == on, late)
 
 
 def passed_on(layout: Layout, name: str, *arguments: str) -> int:

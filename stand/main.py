@@ -6,42 +6,28 @@ from pathlib import Path
 
 import click
 
-from common.argv import to_back
 from common.files import os_problem
 from common.version import VERSION
 from ipc.clientwire import Reason
 
 from . import acts, reasons, setup
+from .options import Program, directory_option, running
+from .otacommands import ota
 from .programs import StandError
 from .running import Plan, Stand
 from .setup import ROOT_STANDS_IN_UID, Layout
 
 _RAISED_LIMITS = {"rate_per_s": 1_000_000, "nonces_per_uid": 4_000_000, "connections_per_uid": 200}
 
-_directory = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="The stand's directory.",
-)
 
-
-class _Program(click.Group):
-    """Takes its directory before and after the command."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, to_back(args, (), {"--dir"}))
-
-
-@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="license-stand", message="%(prog)s %(version)s")
 def main() -> None:
     """Run a complete local license system in one directory."""
 
 
 @main.command()
-@_directory
+@directory_option
 @click.option(
     "--backend", type=click.Choice(["tpm", "software"]), default="tpm", show_default=True, help="How secrets are kept."
 )
@@ -84,94 +70,88 @@ def up(
 # What acts on a running stand
 
 
-def _layout(directory: Path) -> Layout:
-    layout = Layout(directory.absolute())
-    acts.info_of(layout)
-    return layout
-
-
 @main.command()
-@_directory
+@directory_option
 def down(directory: Path) -> None:
     """Stop a stand."""
-    acts.down(_layout(directory))
+    acts.down(running(directory))
 
 
 @main.command()
-@_directory
+@directory_option
 def restart(directory: Path) -> None:
     """Stop the agent and start it again; callers wait meanwhile."""
-    click.echo(f"the agent runs again, pid {acts.restart(_layout(directory))}")
+    click.echo(f"the agent runs again, pid {acts.restart(running(directory))}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@_directory
+@directory_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def issue(directory: Path, arguments: tuple[str, ...]) -> None:
     """Issue a license; takes the options of 'license-server issue' (by default: feature sales, 30 days)."""
-    layout = _layout(directory)
+    layout = running(directory)
     given = acts.with_defaults(arguments)
     sys.exit(acts.passed_on(layout, "license-server", "issue", "--agent", setup.AGENT_ID, *given))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@_directory
+@directory_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def deliver(directory: Path, arguments: tuple[str, ...]) -> None:
     """Issue a license and give it to the agent, so that no till has to carry its token; takes the options of 'issue'."""
-    click.echo(acts.delivered(_layout(directory), *arguments))
+    click.echo(acts.delivered(running(directory), *arguments))
 
 
 @main.command()
-@_directory
+@directory_option
 def rotate(directory: Path) -> None:
     """Have the agent get a new secret and re-issued tokens."""
-    click.echo(f"secret version {acts.rotate(_layout(directory))} is ACTIVE")
+    click.echo(f"secret version {acts.rotate(running(directory))} is ACTIVE")
 
 
 @main.command()
-@_directory
+@directory_option
 @click.argument("state", type=click.Choice(["stop", "start"]))
 def server(directory: Path, state: str) -> None:
     """Cut the license server off, or bring it back."""
-    acts.switch_server(_layout(directory), on=state == "start")
+    acts.switch_server(running(directory), on=state == "start")
 
 
 @main.command()
-@_directory
+@directory_option
 @click.argument("state", type=click.Choice(["stop", "start"]))
 def agent(directory: Path, state: str) -> None:
     """Stop the agent, so that callers wait until their deadlines, or start it."""
-    acts.switch_agent(_layout(directory), on=state == "start")
+    acts.switch_agent(running(directory), on=state == "start")
 
 
 @main.command()
-@_directory
+@directory_option
 @click.argument("version", type=click.IntRange(1))
 def invalidate(directory: Path, version: int) -> None:
     """Invalidate a secret version in the agent."""
-    acts.require_agent(_layout(directory))
-    sys.exit(acts.passed_on(_layout(directory), "license-agent-cli", "secrets", "invalidate", str(version), "--yes"))
+    acts.require_agent(running(directory))
+    sys.exit(acts.passed_on(running(directory), "license-agent-cli", "secrets", "invalidate", str(version), "--yes"))
 
 
 @main.command()
-@_directory
+@directory_option
 @click.argument("license_id")
 def revoke(directory: Path, license_id: str) -> None:
     """Revoke the license LICENSE_ID, and have the agent fetch the list. Its id: 'issue --license-id ID'."""
-    acts.revoke(_layout(directory), license_id)
+    acts.revoke(running(directory), license_id)
 
 
 @main.command()
-@_directory
+@directory_option
 @click.argument("state", type=click.Choice(["on", "off"]), default="on")
 def degrade(directory: Path, state: str) -> None:
     """Switch degraded mode on or off: verdicts say so, and licenses stay valid until the grace of their secret ends."""
-    acts.degrade(_layout(directory), on=state == "on")
+    acts.degrade(running(directory), on=state == "on")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@_directory
+@directory_option
 @click.argument("name", metavar="REASON", type=click.Choice([reason.value for reason in Reason]))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def reason(directory: Path, name: str, arguments: tuple[str, ...]) -> None:
@@ -182,10 +162,13 @@ def reason(directory: Path, name: str, arguments: tuple[str, ...]) -> None:
     stand get them too, until 'reason' is used again: 'reason ok' puts everything back.
     """
     wanted = Reason(name)
-    token = reasons.bring_about(_layout(directory), wanted, arguments)
+    token = reasons.bring_about(running(directory), wanted, arguments)
     if wanted in reasons.CHANGES_THE_STAND:
         click.echo(f"NOTICE: other licenses of this stand get {name} too; 'license-stand reason ok' ends that", err=True)
     click.echo(token)
+
+
+main.add_command(ota)
 
 
 def entry() -> None:

@@ -117,6 +117,7 @@ class Service:
         listen: path of a socket that it is passed, and that outlives it; only `passed_to` may use it.
         passed_to: UID; None for the caller.
         commands: where the command is, for that user.
+        command: what is run, where that is not named as the program is.
     """
 
     def __init__(
@@ -128,8 +129,10 @@ class Service:
         listen: Path | None = None,
         passed_to: int | None = None,
         commands: Path = HERE,
+        command: str = "",
     ) -> None:
         self.name = name
+        self._command = command or name
         self._log = log
         self._arguments = arguments
         self._uid = uid
@@ -158,10 +161,10 @@ class Service:
         """
         self.wanted = True
         numbers = [] if self._socket is None else [self._socket.fileno()]
-        launch = [str(self._commands / "python"), "-m", "stand.launch", "link", *map(str, numbers)] if numbers else []
+        launch = [str(self._commands / "python"), "-m", "stand.launch", self.name, *map(str, numbers)] if numbers else []
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*launch, program(self.name, self._commands), *self._arguments],
+                [*launch, program(self._command, self._commands), *self._arguments],
                 pass_fds=numbers,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

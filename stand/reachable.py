@@ -16,8 +16,8 @@ from pathlib import Path
 OURS = "license-agent"
 HERE = Path(sys.executable).parent
 """Our commands and the interpreter that runs them."""
-DEVICE = ("tpm", "journal", "link")
-"""The extras that agent and link need."""
+DEVICE = ("tpm", "journal", "link", "updates")
+"""The extras that agent, link and updater need."""
 _SCRIPT = """\
 #!/bin/sh
 '''exec' "{python}" "$0" "$@"

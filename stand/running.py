@@ -1,6 +1,7 @@
 """Keeps a stand running: starts its parts, restarts what ends, follows the signals of `license-stand`'s other commands.
 
-SIGUSR1 restarts the agent, SIGUSR2 stops or starts the server, SIGRTMIN the agent; SIGTERM, SIGINT and SIGHUP end the stand.
+SIGUSR1 restarts the agent, SIGUSR2 stops or starts the server, SIGRTMIN the agent; SIGRTMIN+1 starts what installs updates;
+SIGTERM, SIGINT and SIGHUP end the stand.
 """
 
 import os
@@ -17,11 +18,12 @@ from .commands import Commands, Warm
 from .programs import Agent, Service, StandError, Swtpm, answers, free_ports
 from .reachable import HERE, runnable_by
 from .setup import AGENT_ID, LINK_STANDS_IN_UID, Layout
+from .updateparts import UpdateParts
 
 POLL_S = 0.05
 RESTART_S = 0.1
 CRASHES, CRASH_WINDOW_S = 10, 10.0
-RESTART, SWITCH_SERVER, SWITCH_AGENT = signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN
+RESTART, SWITCH_SERVER, SWITCH_AGENT, BEGIN_UPDATES = signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN, signal.SIGRTMIN + 1
 """What the other commands send to the stand's process."""
 
 
@@ -64,6 +66,8 @@ class Stand:
         self._root_pin = ""
         self._switch = False
         self._switch_agent = False
+        self._begin_updates = False
+        self._updates: UpdateParts | None = None
         self._agent_wanted = True
         self._commands = HERE
         self._tpm: Swtpm | None = None
@@ -80,6 +84,7 @@ class Stand:
         signal.signal(RESTART, self._on_restart)
         signal.signal(SWITCH_SERVER, self._on_switch)
         signal.signal(SWITCH_AGENT, self._on_switch_agent)
+        signal.signal(BEGIN_UPDATES, self._on_begin_updates)
         try:
             self._start(pos)
             while not self._stop:
@@ -107,6 +112,9 @@ class Stand:
 
     def _on_switch_agent(self, _number: int, _frame: Any) -> None:
         self._switch_agent = True
+
+    def _on_begin_updates(self, _number: int, _frame: Any) -> None:
+        self._begin_updates = True
 
     def _start(self, pos: dict[str, int]) -> None:
         with Warm() as commands:
@@ -195,6 +203,7 @@ class Stand:
                 "link_socket": str(layout.link_socket),
                 "link_pid": 0 if self._link is None else self._link.pid,
                 "link_log": str(layout.root / "link.log"),
+                "updates": None if self._updates is None else self._updates.told(),
                 "tpm_tcti": None if self._tpm is None else self._tpm.tcti,
                 "env": layout.env(),
                 "tokens": self._tokens,
@@ -245,13 +254,29 @@ class Stand:
         elif server is not None and server.wanted and not server.running:
             self._start_server()
             self._tell()
+        if self._begin_updates:
+            self._begin_updates = False
+            self._start_updates()
+        elif self._updates is not None and self._updates.watch():
+            self._tell()
         if link is not None and not link.running:
             link.start(lambda: True)
+            self._tell()
+
+    def _start_updates(self) -> None:
+        """Starts what installs updates; link and agent start again, since they read their files at the start only."""
+        if self._updates is None and self._link is not None:
+            self._updates = UpdateParts(self._layout, os.geteuid() if self._uid is None else self._uid, self._commands)
+            self._updates.start()
+            self._link.stop()
+            self._restart = True
             self._tell()
 
     def _end(self) -> None:
         if self._agent is not None:
             self._agent.close()
+        if self._updates is not None:
+            self._updates.close()
         for service in (self._link, self._server):
             if service is not None:
                 service.close()

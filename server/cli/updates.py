@@ -153,7 +153,7 @@ def status(directory: Path | None, agent: str, as_json: bool) -> None:
         for row in found.directives
     ]  # fmt: skip
     if rows:
-        click.echo(shown(tabulate(rows, headers=headers)))
+        click.echo(shown(tabulate(rows, headers=headers, disable_numparse=True)))
 
 
 COMMANDS: tuple[click.Command, ...] = (list_packages, assign, withdraw, pause, resume, status)

@@ -287,6 +287,9 @@ SILENT = {
     "license-stand revoke": "--dir $STAND nobody",
     "license-stand degrade": "--dir $STAND off",
     "license-stand down": "--dir missing",
+    "license-stand ota init": "--dir missing",
+    "license-stand ota publish": "1.1 --dir missing",
+    "license-stand ota status": "--dir missing",
 }
 """All others, with their arguments. A command that finds an error may end with it, as long as it asks nobody."""
 # Anyone else than root is refused without a question.

@@ -1,6 +1,6 @@
 """Updates from the vendor's key to the POS that runs: every program as a process, with real TLS, sockets and files.
 
-Only systemd is the test's (tests/support/updateprograms.py).
+Only systemd is not real: standupdates/system.py does its part.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Updates on a stand: a vendor's repository over TLS, updater, installer and apply as processes, and a POS that they update.
 
-Server, link and agent are those of the stand. Only systemd is not real: tests/support/updateprograms.py does its part.
+Server, link and agent are those of the stand. Only systemd is not real: standupdates/system.py does its part, as on a stand.
 """
 
 import contextlib
@@ -216,13 +216,14 @@ class UpdatedStand:
     def _program(self, name: str, listener: socket.socket | None = None) -> "subprocess.Popen[bytes]":
         numbers = [] if listener is None else [listener.fileno()]
         options = {
-            "name": name, "fd": numbers[0] if numbers else -1, "core_uid": self.core_uid, "etc": str(self.etc),
-            "link": self.info["link_socket"], "link_uid": _uid_of(self.stand.info["link_pid"]), "staged": str(self.staged),
-            "own": str(self.own),
+            "core_uid": self.core_uid, "trust": str(self.etc / "update-trust.json"), "config": str(self.etc / "installer.toml"),
+            "owner": os.geteuid(), "link": self.info["link_socket"], "link_uid": _uid_of(self.stand.info["link_pid"]),
+            "staged": str(self.staged), "own": str(self.own), "start": False,
         }  # fmt: skip
+        launch = ["-m", "stand.launch", name, *map(str, numbers), sys.executable] if numbers else []
         with (self.place / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.support.updateprograms", json.dumps(options)],
+                [sys.executable, *launch, "-m", "standupdates", name, json.dumps(options)],
                 pass_fds=numbers, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
 

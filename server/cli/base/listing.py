@@ -57,7 +57,11 @@ def _table(pages: Iterable[Sequence[Any]], headers: Sequence[str], line: Callabl
     widest: list[tuple[object, ...]] = []
     for page in pages:
         cells = [line(row) for row in page]
-        text = tabulate([*widest, *cells], headers=headers)
+        # A version such as 1.10 is no number.
+        texts = [
+            place for place, column in enumerate(zip(*cells, strict=True)) if any(isinstance(each, str) for each in column)
+        ]
+        text = tabulate([*widest, *cells], headers=headers, disable_numparse=texts)
         if widest:
             # Header, rule and the row that keeps the columns as wide as before.
             text = text.split("\n", 3)[3]
