@@ -23,7 +23,8 @@ from ipc.peer import UntrustedDaemon, check_daemon
 from .sides import Progress, Unreachable
 
 SILENCE_S = 120.0
-"""The other side reports its progress; one that says nothing for so long while a package moves has hung."""
+"""The other side reports its progress; one that gets no further for so long while a package moves has hung. The same number
+again is no progress: a captured updater could keep an update at its step that way, and no deadline would be looked at."""
 
 
 class OrderClient:
@@ -64,7 +65,7 @@ class OrderClient:
 
         Args:
             order: its `id` must be 1.
-            silence_s: how long the process may say nothing, seconds.
+            silence_s: how long the process may say nothing, or report no progress, seconds.
             progress: called for each report.
             descriptor: goes with the order.
 
@@ -92,21 +93,26 @@ class OrderClient:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, silence_s: float, progress: Progress | None) -> Any:
+        loop, most = asyncio.get_running_loop(), -1
+        ends = loop.time() + silence_s
         while True:
             try:
-                async with asyncio.timeout(silence_s):
+                async with asyncio.timeout_at(ends):
                     length = int.from_bytes(await reader.readexactly(HEADER_BYTES), "big")
                     if not 0 < length <= self._max_frame:
                         raise Unreachable(f"the {self._who} sent a frame of {length} bytes")
                     message = self._decode(await reader.readexactly(length))
             except TimeoutError:
-                raise Unreachable(f"the {self._who} has said nothing for {silence_s:g} s") from None
+                text = "has said nothing" if most < 0 else "got no further"
+                raise Unreachable(f"the {self._who} {text} for {silence_s:g} s") from None
             except (asyncio.IncompleteReadError, OSError):
                 raise Unreachable(f"the {self._who} broke off; its journal says more") from None
             except RemoteProtocolError as error:
                 raise Unreachable(f"the {self._who} sent a malformed message: {clean(error.text)}") from None
             if not isinstance(message, self._progress):
                 return message
+            if message.done > most:
+                most, ends = message.done, loop.time() + silence_s
             if progress is not None:
                 progress(message.done, message.total)
 

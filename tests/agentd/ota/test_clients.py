@@ -4,14 +4,15 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentd.ota.installerclient import InstallerClient
+from agentd.ota.orderclient import OrderClient
 from agentd.ota.sides import Declined, Hindered, Unreachable
 from agentd.ota.table import Installed, Order
 from agentd.ota.updaterclient import UpdaterClient
@@ -27,7 +28,7 @@ ORDER = Order(number=7, product="pos", version="2.0.0", build_id="b2", sha256=SH
 
 
 @contextmanager
-def answering(answer: Callable[[bytes, int | None], list[bytes]], name: str) -> Iterator[Path]:
+def answering(answer: Callable[[bytes, int | None], Iterable[bytes]], name: str) -> Iterator[Path]:
     """A process on a socket that takes one order, with its descriptor, and sends these frames."""
     with short_directory() as directory:
         path = Path(directory) / name
@@ -46,8 +47,9 @@ def answering(answer: Callable[[bytes, int | None], list[bytes]], name: str) -> 
                     data, passed, _, _ = socket.recv_fds(sock, 1 << 17, 1)
                     given = passed[0] if passed else given
                     frames = decoder.receive_data(data, 1)
-                for frame in answer(frames[0], given):
-                    sock.sendall(frame)
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client may have enough
+                    for frame in answer(frames[0], given):
+                        sock.sendall(frame)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -58,17 +60,17 @@ def answering(answer: Callable[[bytes, int | None], list[bytes]], name: str) -> 
             listener.close()
 
 
-def say(*messages: Any) -> Callable[[bytes, int | None], list[bytes]]:
+def say(*messages: Any) -> Callable[[bytes, int | None], Iterable[bytes]]:
     encode = updater.encode_updater if type(messages[0]).__module__ == updater.__name__ else installer.encode_installer
     return lambda _order, _descriptor: [encode(message) for message in messages]
 
 
-def ask_updater(answer: Callable[[bytes, int | None], list[bytes]], act: Callable[[UpdaterClient], Any]) -> Any:
+def ask_updater(answer: Callable[[bytes, int | None], Iterable[bytes]], act: Callable[[UpdaterClient], Any]) -> Any:
     with answering(answer, "updater.sock") as path:
         return asyncio.run(act(UpdaterClient(path)))
 
 
-def ask_installer(answer: Callable[[bytes, int | None], list[bytes]], act: Callable[[InstallerClient], Any]) -> Any:
+def ask_installer(answer: Callable[[bytes, int | None], Iterable[bytes]], act: Callable[[InstallerClient], Any]) -> Any:
     with answering(answer, "installer.sock") as path:
         return asyncio.run(act(InstallerClient(path)))
 
@@ -89,6 +91,18 @@ def test_an_offer_and_a_download_with_its_progress() -> None:
         say(*steps, STAGED), lambda client: client.stage(ORDER, 5, 1024, lambda done, total: seen.append((done, total)))
     )
     assert seen == [(3, 9), (9, 9)]
+
+
+def test_an_updater_that_says_the_same_for_ever_has_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrderClient.order, "__defaults__", (0.2, None, None))
+    frame = updater.encode_updater(updater.Progress(v=1, id=1, done=3, total=9))
+
+    def same(_order: bytes, _descriptor: int | None) -> Iterator[bytes]:
+        while True:
+            yield frame
+
+    with pytest.raises(Unreachable, match=r"the updater got no further for 0\.2 s"):
+        ask_updater(same, lambda client: client.stage(ORDER, 5, None, lambda _done, _total: None))
 
 
 @pytest.mark.parametrize(
