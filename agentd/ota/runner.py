@@ -536,7 +536,9 @@ class UpdateRunner:
     def answered(self, answer: Answer, for_s: float) -> None:
         """Notes what a POS application said; `for_s` is how long it is busy, seconds."""
         self.situation.said = said(answer, for_s, self._core.clock.monotonic())
-        if answer is Answer.READY:
+        # Only where the shop's word is what the update waits for: a POS application must not undo the pauses that a server or a
+        # repository out of reach is given, by saying it each second, or each till of a fleet once.
+        if answer is Answer.READY and self.hindrance is None and self.waits is not None and self.waits.code == "consent":
             self._again_at = self._core.clock.monotonic()
 
     def _show_pause(self) -> None:

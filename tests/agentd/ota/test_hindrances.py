@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agentd.ota.consent import Answer, Mode
 from agentd.ota.hindrances import MACHINE, PATIENCE_S, REPOSITORY, SURE, UNREACHABLE, Hindrance, alarming
 from agentd.ota.runner import CAP_S
+from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined, Hindered
 from agentd.ota.table import DEADLINES, Step
 from ipc.updatermessages import UpdaterCode
@@ -66,6 +68,25 @@ def test_it_is_tried_again_with_growing_pauses_and_succeeds_once_the_reason_is_g
         assert pauses == sorted(pauses) and pauses[0] < 60 < pauses[-1] <= CAP_S
         await runner.run()
         assert machine.installer.active[0] == "2.0.0" and runner.hindrance is None
+
+    play(story)
+
+
+def test_a_shop_that_says_ready_again_and_again_shortens_no_pause(machine: UpdatedMachine) -> None:
+    machine.settings = Settings(notice_s=0, consent=Mode.ASK)
+    machine.calls.before["stage"] = [Hindered("unreachable", "why") for _ in range(3)]
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        for _ in range(3):
+            await runner.run()
+            at = runner._again_at
+            runner.answered(Answer.READY, 0)
+            assert runner._again_at == at > machine.mono
+            later(machine, at - machine.mono)
+        await runner.run()
+        assert machine.installer.active[0] == "2.0.0"
 
     play(story)
 
