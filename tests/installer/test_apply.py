@@ -4,12 +4,13 @@ import os
 import pwd
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from installer.apply import Ran, perform, run
+from installer.apply import MAX_OUTPUT_CHARS, Ran, perform, run
 from installer.config import InstallerConfig, ProductConfig
 from installer.jobs import JOB, RESULT, Examine, Job, Restart, Result
 from installer.poscheck import main as poscheck
@@ -157,6 +158,19 @@ def test_a_program_is_run_with_a_bound_and_without_our_environment(monkeypatch: 
     assert run(["/usr/bin/env"], 10.0) == Ran(0, "PATH=/usr/bin:/bin\nLC_ALL=C.UTF-8\nSYSTEMD_IGNORE_CHROOT=1")
     assert run(["/usr/bin/sleep", "60"], 0.1).status is None
     assert run(["/usr/bin/does-not-exist"], 1.0) == Ran(None, "/usr/bin/does-not-exist: No such file or directory")
+
+
+def test_of_what_a_program_writes_a_bound_is_kept() -> None:
+    """A product can write an entry of hundreds of megabytes to the journal, and journalctl repeats it."""
+    tracemalloc.start()
+    try:
+        found = run(["/usr/bin/head", "--bytes=30000000", "/dev/zero"], 60.0)
+        assert found == Ran(0, "\0" * MAX_OUTPUT_CHARS)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    # Endless output is no way around the time either.
+    assert run(["/usr/bin/cat", "/dev/zero"], 0.2) == Ran(None, "/usr/bin/cat did not end within 0.2 s")
 
 
 CHECK = """#!/bin/sh
