@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from common.plain import msgspec_text
+
 from .errors import BundleRefused
 from .header import Header, Kind, shown
 
@@ -74,7 +76,8 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
-        raise BundleRefused(f"{MANIFEST} is not a manifest: {error}") from None
+        # The text can name a member, whose characters the bundle chose.
+        raise BundleRefused(f"{MANIFEST} is not a manifest: {ascii(msgspec_text(str(error)))[1:-1][:200]}") from None
 
 
 class Judge:

@@ -140,6 +140,7 @@ def test_the_good_members_alone_pass_so_each_refusal_is_the_changed_member_s() -
         ([Made(b"manifest.json", b" " * (MAX_MANIFEST_BYTES + 1))], "at most 4096 bytes"),
         ([Made(b"manifest.json", b"no")], "is not a manifest"),
         ([manifest(GOOD, more=1)], "unknown field"),
+        ([manifest(GOOD, **{"\x1b[2J\n": 1})], r"unknown field '\x1b[2J\n'"),
         ([manifest(GOOD, v=2)], "is not a manifest"),
         ([manifest(GOOD, product="../pos")], "is not a manifest"),
         ([manifest(GOOD, product="pos\n")], "is not a manifest"),
