@@ -26,6 +26,7 @@ from settings.errors import ConfigError
 from . import VERSION
 from .config import InstallerConfig, ProductConfig, load_config
 from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, decode, read
+from .poscheck import EXIT_NO_VERSION, EXIT_OTHER_VERSION
 
 log = logging.getLogger("apply")
 
@@ -40,6 +41,10 @@ MAX_OUTPUT_CHARS = 64 * 1024
 SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
 LAST_LINES, LINE_CHARS = 3, 100
 """What of a unit's log goes into the reason of a failure."""
+_VERSION: dict[int | None, str] = {
+    EXIT_OTHER_VERSION: "the product says that another version runs than was installed",
+    EXIT_NO_VERSION: "the product does not say which version runs",
+}
 CHECK_UNIT = "license-agent-pos-check@{product}.service"
 
 
@@ -173,7 +178,7 @@ def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
                 ),
             )
         case Examine():
-            return (_active(product, run), _healthy(product, run))
+            return (_active(product, run), *_healthy(product, run))
     return (failed("job", f"{product.name} is not installed in that way"),)
 
 
@@ -183,17 +188,22 @@ def _active(product: ProductConfig, run: Run) -> Check:
     return checked("unit", ran, problem)
 
 
-def _healthy(product: ProductConfig, run: Run) -> Check:
+def _healthy(product: ProductConfig, run: Run) -> tuple[Check, ...]:
+    """What one unit finds: first the version, where root's configuration says how to ask, then the health."""
     unit = CHECK_UNIT.format(product=product.name)
     ran = run([SYSTEMCTL, "start", "--", unit], product.timeout_s + START_S)
     if ran.status == 0:
-        return checked("health", ran, "")
+        asked = () if product.version is None else (checked("version", ran, ""),)
+        return (*asked, checked("health", ran, ""))
+    status = _status(run([SYSTEMCTL, "show", "--property=ExecMainStatus", "--value", "--", unit], ASK_S))
     last = _wrote_last(unit, run)
     # The result has it. A unit that stays failed would count as a fault of the machine, long after the way back.
     run([SYSTEMCTL, "reset-failed", "--", unit], ASK_S)
     # Without systemctl's own advice where to look: there is room for 500 characters.
     ran = Ran(ran.status, ran.output.partition("\nSee ")[0])
-    return checked("health", ran, f"'{' '.join(product.health)}' failed{last}; see: journalctl -u {unit}")
+    if product.version is not None and ran.status is not None and status in _VERSION:
+        return (failed("version", f"{_VERSION[status]}{last}; see: journalctl -u {unit}"),)
+    return (checked("health", ran, f"'{' '.join(product.health)}' failed{last}; see: journalctl -u {unit}"),)
 
 
 def _wrote_last(unit: str, run: Run) -> str:
@@ -209,6 +219,11 @@ def _wrote_last(unit: str, run: Run) -> str:
         if ran.status == 0 and any(lines):
             return f", and wrote last: {' | '.join(lines)}"
     return ""
+
+
+def _status(ran: Ran) -> int | None:
+    """The exit status that systemd has of a unit; None if it does not say."""
+    return int(ran.output) if ran.status == 0 and ran.output.isascii() and ran.output.isdecimal() else None
 
 
 def checked(name: str, ran: Ran, problem: str) -> Check:

@@ -45,6 +45,9 @@ class ProductConfig:
         uid: of the user that the health command runs as; never root.
         health: the command, relative to the slot, and its arguments; of a whole system, its path.
         timeout_s: seconds that it may take.
+        version: how the product says which version runs: a URL of this machine, or a command as `health`; None where it is not
+            asked.
+        config: directory of the product's configuration, which is put back when an update is taken back; None without one.
     """
 
     name: str
@@ -54,6 +57,8 @@ class ProductConfig:
     uid: int
     health: tuple[str, ...]
     timeout_s: int
+    version: str | tuple[str, ...] | None = None
+    config: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,29 @@ def _system_health(value: Any) -> tuple[str, ...]:
     return _words(value, "from the root", "/")
 
 
+_LOOPBACK_URL = re.compile(r"http://(127(?:\.[0-9]{1,3}){3}|\[::1\]):([0-9]{1,5})(/[A-Za-z0-9._~/-]*)?")
+
+
+def _version(value: Any) -> str | tuple[str, ...]:
+    """A URL of this machine, since the product answers in a sandbox that reaches no other, or a command as `health`."""
+    if isinstance(value, str):
+        found = _LOOPBACK_URL.fullmatch(value)
+        if len(value) > MAX_HEALTH_CHARS or found is None or not 0 < int(found[2]) < 65536:
+            raise BadValue(
+                'must be a URL of this machine such as "http://127.0.0.1:8080/system/info", or a command of the product and '
+                'its arguments such as ["bin/pos", "--version"]'
+            )
+        return value
+    return _health(value)
+
+
+def _config(value: Any) -> Path:
+    path = absolute_path(value)
+    if len(path.parts) < 3 or path == DEFAULT_PATH.parent or DEFAULT_PATH.parent in path.parents:
+        raise BadValue('must be a directory of the product alone, such as "/etc/pos", and not the agent\'s')
+    return path
+
+
 def _not_root(lookup: Lookup) -> Any:
     read = one_id("user", lookup)
 
@@ -120,6 +148,8 @@ def schema(user: Lookup) -> Keys:
         "user": Key(_not_root(user), required=True),
         "health": Key(_health, required=True),
         "timeout_s": Key(integer(1, MAX_TIMEOUT_S)),
+        "version": Key(_version),
+        "config": Key(_config),
     }
 
 

@@ -100,7 +100,19 @@ class Mark(_Job, frozen=True, kw_only=True, tag="rauc-mark"):
     state: Literal["good", "bad", "active"]
 
 
-Job = Restart | Examine | Upgrade | Look | Inspect | Install | Mark
+class SaveConfig(_Job, frozen=True, kw_only=True, tag="save-config"):
+    """Keep a product's configuration as it is, before another version of the product runs."""
+
+    product: Name
+
+
+class RestoreConfig(_Job, frozen=True, kw_only=True, tag="restore-config"):
+    """Put a product's configuration back as it was kept."""
+
+    product: Name
+
+
+Job = Restart | Examine | Upgrade | Look | Inspect | Install | Mark | SaveConfig | RestoreConfig
 """Every kind of job. A new one is a struct with a tag of its own here, and a row in apply.py, upgrade.py or raucjobs.py."""
 
 
@@ -203,6 +215,14 @@ class Jobs:
     def rauc(self, product: str, kind: type[Look | Inspect | Install | Mark], within_s: float, **fields: Any) -> Result:
         """Has RAUC asked or ordered, and returns what came of it; see `ask`."""
         return self.ask(kind(id=secrets.token_hex(16), product=product, **fields), within_s)
+
+    def save_config(self, product: str, within_s: float) -> tuple[Check, ...]:
+        """Has a product's configuration kept, and returns what came of it; see `ask`."""
+        return self._run(SaveConfig(id=secrets.token_hex(16), product=product), within_s)
+
+    def restore_config(self, product: str, within_s: float) -> tuple[Check, ...]:
+        """Has a product's configuration put back, and returns what came of it; see `ask`."""
+        return self._run(RestoreConfig(id=secrets.token_hex(16), product=product), within_s)
 
     def _run(self, job: Job, within_s: float) -> tuple[Check, ...]:
         return self.ask(job, within_s).checks

@@ -61,6 +61,8 @@ log = logging.getLogger("installer")
 ORDERS = ("products", "prepare", "switch", "prove", "commit", "roll_back")
 RESTART_WITHIN_S = 150.0
 """Longer than apply.py waits for systemctl."""
+CONFIG_WITHIN_S = 60.0
+"""How long it may take to keep a product's configuration, or to put it back."""
 PASSES = 3
 """A package is copied, judged and unpacked: its bytes are read three times."""
 
@@ -238,6 +240,8 @@ class Orders:
         if version.sha256 != order.sha256:
             raise OrderRefused("other-package", f"prepared is the package {version.sha256}; prepare this one first")
         recheck(self._state, order.product, pending, version.version)
+        if product.phase is Phase.STAGED:  # once it has switched, what is there may be the new version's
+            self._save_config(order.product)
         pending = msgspec.structs.replace(pending, proved=False)
         self._save(order.product, msgspec.structs.replace(product, phase=after, pending=pending))
         try:
@@ -299,7 +303,7 @@ class Orders:
             product = self._on_trial_again(order.product, product)
             self._save(order.product, product)
         after = PHASES.step(product.phase, Event.ROLLED_BACK)
-        restarted, text = True, ""
+        restarted, text, config = True, "", ""
         if product.phase is not Phase.STAGED:
             # The good version is exempt from the floor: it ran until now, and a till without a version sells nothing.
             if product.good is None:
@@ -312,11 +316,12 @@ class Orders:
                 backend.activate(product.good, self._machine.trace)
                 # After a commit the way back installs a version like any other; nobody will commit it.
                 backend.keep(product.good, self._machine.trace)
+                config = self._restore_config(order.product)
                 restarted, text = self._restart(order.product, backend)
         product = msgspec.structs.replace(product, phase=after, pending=None, last="rolled-back")
         self._save(order.product, product)
         log.warning("rolled %s back: %s%s", order.product, order.reason, "" if restarted else f"; not restarted: {text}")
-        return self._rolled_back(order, product, restarted, text)
+        return self._rolled_back(order, product, restarted, text, config)
 
     # ---- what several of them do
 
@@ -363,9 +368,31 @@ class Orders:
         checks = self._machine.jobs.restart(product, RESTART_WITHIN_S)
         return _all_ok(checks), "; ".join(check.text for check in checks if not check.ok)[:500]
 
-    def _rolled_back(self, order: RollBack, product: Product, restarted: bool, text: str) -> RolledBack:
+    def _save_config(self, product: str) -> None:
+        if self._config.products[product].config is None:
+            return
+        checks = self._machine.upgrades.save_config(product, CONFIG_WITHIN_S)
+        if not _all_ok(checks):
+            text = "; ".join(check.text for check in checks if not check.ok)
+            if any(check.name == NO_ROOM for check in checks):
+                raise OrderRefused("no-room", text)
+            raise OrderRefused("config-not-kept", f"{text}; without it there is no way back")
+
+    def _restore_config(self, product: str) -> str:
+        """Puts the configuration back, and says what was changed; the way back goes on without it, for a till has to sell."""
+        if self._config.products[product].config is None:
+            return ""
+        checks = self._machine.upgrades.restore_config(product, CONFIG_WITHIN_S)
+        text = "; ".join(check.text for check in checks if check.text)
+        if not _all_ok(checks):
+            text = f"the configuration was not put back, do it by hand: {text}"
+        if text:
+            log.warning("%s: %s", product, text)
+        return text[:500]
+
+    def _rolled_back(self, order: RollBack, product: Product, restarted: bool, text: str, config: str = "") -> RolledBack:
         version = "" if product.good is None else product.places[product.good].version
-        return RolledBack(v=INSTALLER_VERSION, id=order.id, version=version, restarted=restarted, text=text)
+        return RolledBack(v=INSTALLER_VERSION, id=order.id, version=version, restarted=restarted, text=text, config=config)
 
 
 class _Counted:

@@ -2,6 +2,8 @@
 
 It becomes that command for good.
 
+Before that, where root's configuration says how, it asks the product which version runs.
+
 The unit license-agent-pos-check@.service confines it: loopback only, nothing to write, an end by force. Its exit status is the
 command's.
 """
@@ -20,8 +22,12 @@ from settings.errors import ConfigError
 from . import VERSION
 from .backends.slots import CURRENT
 from .config import DEFAULT_PATH, ProductConfig, load_config
+from .posversion import VersionDiffers, VersionUnknown
+from .posversion import check as check_version
 
 EXIT_UNAVAILABLE, EXIT_CONFIG = 69, 78
+EXIT_OTHER_VERSION, EXIT_NO_VERSION = 120, 121
+"""Statuses by which the apply service knows that it is the version: a health command rarely has them."""
 
 
 class NotRun(Exception):
@@ -33,6 +39,8 @@ def become(product: ProductConfig) -> NoReturn:
 
     Raises:
         NotRun: the user does not exist, or the command cannot be started.
+        VersionDiffers: another version runs than is installed.
+        VersionUnknown: the product does not say which one.
     """
     try:
         user = pwd.getpwuid(product.uid)
@@ -50,10 +58,13 @@ def become(product: ProductConfig) -> NoReturn:
         os.chdir(slot)
         # The kernel keeps the alarm through exec; the unit's TimeoutStartSec= ends a command that ignores it.
         signal.alarm(product.timeout_s)
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}
+        if product.version is not None:
+            check_version(product.version, slot, environment)
         os.execve(  # noqa: S606, root's configuration names the command
             command,
             [str(command), *product.health[1:]],
-            {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"},
+            environment,
         )
     except OSError as error:
         raise NotRun(f"{error.filename or command}: {error.strerror}; correct 'health' in [product.{product.name}]") from None
@@ -64,7 +75,8 @@ def main(arguments: list[str] | None = None, config: Path = DEFAULT_PATH, owners
     parser = argparse.ArgumentParser(
         prog="license-agent-pos-check",
         description="Runs the health command that installer.toml names for a product, as that product's user.",
-        epilog=f"Exit status: the command's; {EXIT_UNAVAILABLE} it cannot be run, {EXIT_CONFIG} installer.toml is refused.",
+        epilog=f"Exit status: the command's; {EXIT_UNAVAILABLE} it cannot be run, {EXIT_CONFIG} installer.toml is refused, "
+        f"{EXIT_OTHER_VERSION} the product says that another version runs, {EXIT_NO_VERSION} it does not say which.",
     )
     parser.add_argument("product", help="its name in installer.toml")
     parser.add_argument("--version", action="version", version=f"license-agent-pos-check {VERSION}")
@@ -80,6 +92,9 @@ def main(arguments: list[str] | None = None, config: Path = DEFAULT_PATH, owners
     except ConfigError as error:
         sys.stderr.writelines(f"license-agent-pos-check: {problem}\n" for problem in error.problems)
         return EXIT_CONFIG
+    except (VersionDiffers, VersionUnknown) as error:
+        sys.stderr.write(f"license-agent-pos-check: {error}\n")
+        return EXIT_OTHER_VERSION if isinstance(error, VersionDiffers) else EXIT_NO_VERSION
     except NotRun as error:
         sys.stderr.write(f"license-agent-pos-check: {error}\n")
         return EXIT_UNAVAILABLE

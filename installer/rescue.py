@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from common.files import fsync_directory, no_trace, os_problem, write_atomic, write_temporary
 
@@ -323,6 +324,7 @@ class Rescue:
     def _save_config(self) -> None:
         saved, top = self._directory / "config", self._layout.config
         shutil.rmtree(saved, ignore_errors=True)
+        shutil.rmtree(self._directory / "replaced", ignore_errors=True)
         saved.mkdir(mode=0o700)
         index: list[tuple[str, int, int, int]] = []
         size = 0
@@ -338,14 +340,21 @@ class Rescue:
         write_atomic(saved / "index.json", json.dumps(index).encode(), trace=self._trace)
 
     def _restore_config(self) -> None:
-        saved = self._directory / "config"
+        """Puts the configuration back. What is replaced may be an administrator's work: it is kept aside, and named."""
+        saved, aside = self._directory / "config", self._directory / "replaced"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        kept = []
         for number, (name, mode, uid, gid) in enumerate(json.loads((saved / "index.json").read_bytes())):
             data, path = (saved / str(number)).read_bytes(), self._layout.config / name
             with contextlib.suppress(FileNotFoundError):
                 info = path.lstat()
                 same = (stat.S_ISREG(info.st_mode), stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
-                if same == (True, mode, uid, gid) and path.read_bytes() == data:
+                found = path.read_bytes() if same[0] else data
+                if same == (True, mode, uid, gid) and found == data:
                     continue
+                if found != data:
+                    write_temporary(aside / quote(name, safe=""), found)
+                    kept.append(name)
             path.parent.mkdir(mode=0o755, exist_ok=True)
             new = path.with_name(f".{path.name}.new")
             write_temporary(new, data, mode)
@@ -353,6 +362,9 @@ class Rescue:
             new.replace(path)
             fsync_directory(path.parent)
             self._trace(f"{name}: restored")
+        fsync_directory(aside)
+        if kept:
+            _say(f"put back: {', '.join(sorted(kept))}; what was there instead is in {aside}")
 
 
 def _say(text: str) -> None:

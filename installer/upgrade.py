@@ -1,6 +1,7 @@
 """Has dpkg replace the agent's own package, and finds out whether the new agent works. systemd starts it when a job appears.
 
 It is apart from apply.py because dpkg and the scripts of a package need most of root's rights; what restarts a till does not.
+For the same rights it keeps the configuration of other products, and puts it back.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.files import is_full, os_problem
+from common.files import is_full, no_trace, os_problem
 from common.logqueue import LogQueue, PrefixFormatter, StreamSink, encoder, install
 from ipc.adminclient import AdminClient
 from ipc.errors import LicenseAgentError
@@ -23,8 +24,9 @@ from . import VERSION
 from .apply import ASK_S, EXIT_FAILED, EXIT_OK, SYSTEMCTL, Run, checked, failed, perform_job, run
 from .backends.deb import BUSY, NO_ROOM
 from .config import ProductConfig, load_config
+from .configsaves import SaveRefused, restore, save
 from .dpkg import Dpkg, DpkgBusy, DpkgFailed, DpkgFull, Status
-from .jobs import UPGRADES, Examine, Job, Upgrade
+from .jobs import UPGRADES, Examine, Job, RestoreConfig, SaveConfig, Upgrade
 from .packages import PACKAGE, PackageRefused, other
 from .repack import RepackFailed, repack
 from .rescue import OWN, Layout, Rescue, RescueFailed, UpgradeBusy
@@ -77,6 +79,7 @@ class Upgrader:
         pack: makes a package of what is installed, for a machine on which none is kept.
         trace: called after each write.
         sleep: waits for so many seconds.
+        saves: holds the configuration of other products as it was; made if it is not there.
     """
 
     def __init__(
@@ -87,14 +90,17 @@ class Upgrader:
         build: Build,
         program: Path,
         pack: Callable[[], Path],
-        trace: Callable[[str], None] = lambda _step: None,
+        trace: Callable[[str], None] = no_trace,
         sleep: Callable[[float], None] = time.sleep,
+        saves: Path = OWN / "config",
     ) -> None:
         self._rescue, self._dpkg, self._run, self._build = rescue, dpkg, run, build
-        self._program, self._pack, self._trace, self._sleep = program, pack, trace, sleep
+        self._program, self._pack, self._trace, self._sleep, self._saves = program, pack, trace, sleep, saves
 
     def do(self, job: Job, product: ProductConfig) -> tuple[Check, ...]:
         """Does a job. What cannot be done or looked at is a check that failed."""
+        if isinstance(job, SaveConfig | RestoreConfig):
+            return (self.configuration(job, product),)
         if product.backend != "deb":
             return (failed("job", f"{product.name} is a matter of license-agent-apply.service"),)
         match job:
@@ -103,6 +109,22 @@ class Upgrader:
             case Examine():
                 return self.examine()
         return (failed("job", "the package restarts the agent itself"),)
+
+    def configuration(self, job: SaveConfig | RestoreConfig, product: ProductConfig) -> Check:
+        """Keeps a product's configuration or puts it back; the text says what was put back. May be repeated."""
+        if product.config is None:
+            return failed("config", f"[product.{product.name}] has no 'config'")
+        kept = self._saves / product.name
+        try:
+            self._saves.mkdir(mode=0o700, exist_ok=True)
+            if isinstance(job, SaveConfig):
+                save(product.config, kept, os.geteuid(), self._trace)
+                return Check(name="config", ok=True, text="")
+            return Check(name="config", ok=True, text=restore(product.config, kept, os.geteuid(), self._trace)[:500])
+        except SaveRefused as refused:
+            return failed("config", str(refused))
+        except OSError as error:
+            return failed(NO_ROOM if is_full(error) else "config", os_problem(error, str(product.config)))
 
     def install(self, place: str, sha256: str) -> Check:
         """Installs the package of a place on trial, or ends the trial by going back to it. May be repeated."""

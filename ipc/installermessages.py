@@ -184,11 +184,13 @@ class RolledBack(Request, tag="rolled_back", frozen=True):
         version: the current one again; "" if there was none before.
         restarted: the product was restarted with it; true if it never ran with another.
         text: why not, if it was not.
+        config: what of the product's configuration was put back, or why it was not; "" if nothing had to be.
     """
 
     version: Short
     restarted: bool
     text: Text
+    config: Text = ""
 
 
 class Refused(Request, tag="declined", frozen=True):

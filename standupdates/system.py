@@ -44,6 +44,7 @@ class System:
         self._start = bool(options["start"])
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._wrote: dict[str, str] = {}
+        self._statuses: dict[str, int] = {}
 
     def serve(self) -> int:
         """Returns when SIGTERM or SIGINT has come; what was started has ended then."""
@@ -88,8 +89,11 @@ class System:
                 me = str(os.geteuid())
                 ran = run_program([sys.executable, "-c", _CHECK, product.name, str(self._config), me], within_s)
                 sys.stderr.write(f"health command of {product.name}: exit status {ran.status}: {ran.output}\n")
-                self._wrote[check] = ran.output  # systemctl says only that the unit failed
+                # systemctl says only that the unit failed.
+                self._wrote[check], self._statuses[check] = ran.output, ran.status
                 return ran if ran.status == 0 else Ran(1, "")
+            if command == [SYSTEMCTL, "show", "--property=ExecMainStatus", "--value", "--", check]:
+                return Ran(0, str(self._statuses.get(check, 0)))
         return Ran(5, f"no such unit: {' '.join(command)}")
 
     def _restart(self, product: ProductConfig) -> Ran:

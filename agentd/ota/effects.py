@@ -235,7 +235,7 @@ class Effects:
         if installed is not None and (back or installed.begun):
             reason = "" if update.failure is None else f"{update.failure.code}: {update.failure.text}"
             try:
-                await installer.roll_back(order.product, reason[:500])
+                self._note_config(order.product, await installer.roll_back(order.product, reason[:500]))
             except Declined as declined:
                 if update.reached is not Step.COMMITTED or installed.in_trial:
                     raise
@@ -248,6 +248,12 @@ class Effects:
         if installed is not None and not update.before:
             update = msgspec.structs.replace(update, before=installed.version)
         return await self._concluded(update)
+
+    def _note_config(self, product: str, text: str) -> None:
+        """Records what of a product's configuration a rollback has changed: somebody may look for what was there."""
+        if text:
+            self._core.audit.record("ota.config", "restored", product=product, text=text)
+            log.warning("the configuration of %s: %s", product, text)
 
     async def _concluded(self, update: Update) -> Update:
         now = self._core.clock.now()

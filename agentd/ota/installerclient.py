@@ -60,10 +60,10 @@ class InstallerClient:
         """As `sides.Installer`."""
         _expect(await self._orders.order(wire.Commit(v=wire.INSTALLER_VERSION, id=1, product=product)), wire.Committed)
 
-    async def roll_back(self, product: str, reason: str) -> None:
+    async def roll_back(self, product: str, reason: str) -> str:
         """As `sides.Installer`."""
         asked = wire.RollBack(v=wire.INSTALLER_VERSION, id=1, product=product, reason=clean(reason))
-        _expect(await self._orders.order(asked, RESTART_S), wire.RolledBack)
+        return clean(_expect(await self._orders.order(asked, RESTART_S), wire.RolledBack).config)
 
 
 def _installed(found: wire.ProductState) -> Installed:

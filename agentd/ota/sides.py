@@ -113,5 +113,5 @@ class Installer(Protocol):
     async def commit(self, product: str) -> None:
         """Ends the trial: the new version stays."""
 
-    async def roll_back(self, product: str, reason: str) -> None:
-        """Makes the version before active again."""
+    async def roll_back(self, product: str, reason: str) -> str:
+        """Makes the version before active again; returns what of the product's configuration was put back, in words."""

@@ -104,7 +104,9 @@ def test_scripts_see_no_variable_but_dpkg_s_and_a_plain_umask(box: Box, monkeypa
 
 
 @pytest.mark.system
-def test_a_configuration_that_was_changed_is_kept_by_the_upgrade_and_restored_by_the_return(box: Box) -> None:
+def test_a_configuration_that_was_changed_is_kept_by_the_upgrade_and_restored_by_the_return(
+    box: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = box.config / "config.toml"
     config.write_text("mine = 1\n")
     config.chmod(0o600)
@@ -118,6 +120,9 @@ def test_a_configuration_that_was_changed_is_kept_by_the_upgrade_and_restored_by
     assert (config.read_text(), config.stat().st_mode & 0o777) == ("mine = 1\n", 0o600)
     assert (box.config / "update-trust.json").read_text() == "trust 2"
     assert box.rescue().trial() is None
+    # What stood in the way may be an administrator's work.
+    assert (box.own / "rescue" / "replaced" / "config.toml").read_text() == "theirs\n"
+    assert "put back: config.toml; what was there instead is in " in capsys.readouterr().err
 
 
 # ---- the rescue

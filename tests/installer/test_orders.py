@@ -545,3 +545,54 @@ def test_a_kill_on_the_way_can_also_be_answered_with_the_way_back(selling: Till,
         raise Killed
     assert selling.roll_back().version == "1.0"
     assert selling.runs() == "1.0" and selling.product().state == "idle"
+
+
+@pytest.fixture
+def configured(selling: Till, tmp_path: Path) -> tuple[Till, Path]:
+    """A till whose product has a configuration."""
+    config = tmp_path / "etc-pos"
+    config.mkdir(mode=0o755)
+    (config / "pos.toml").write_text("old = 1\n")
+    selling.keeps(config)
+    return selling, config
+
+
+def test_the_configuration_is_kept_before_the_switch_and_put_back_on_the_way_back(configured: tuple[Till, Path]) -> None:
+    till, config = configured
+    sha256 = stage(till.staging, "2.0", V2, number=2)
+    till.prepare(sha256)
+    assert till.switch(sha256).restarted
+    (config / "pos.toml").write_text("migrated = 2\n")
+    assert till.switch(sha256).restarted, "a repeated order keeps nothing of the new version's"
+    till.commands.clear()
+    back = till.roll_back()
+    assert (config / "pos.toml").read_text() == "old = 1\n" and till.runs() == "1.0"
+    assert back.config.startswith(f"put back in {config}: pos.toml; what was there instead is in ")
+    assert till.commands == [["restart", "--", "pos.service"]]
+    assert (till.top / "own" / "config" / "pos" / "replaced" / "pos.toml").read_text() == "migrated = 2\n"
+
+
+def test_a_commit_leaves_the_configuration_and_the_way_back_after_it_puts_it_back(configured: tuple[Till, Path]) -> None:
+    till, config = configured
+    till.install(stage(till.staging, "2.0", V2, number=2))
+    (config / "pos.toml").write_text("by hand = 3\n")
+    assert "pos.toml" in till.roll_back().config and (config / "pos.toml").read_text() == "old = 1\n"
+
+
+def test_without_a_copy_of_the_configuration_nothing_is_switched(configured: tuple[Till, Path]) -> None:
+    till, config = configured
+    sha256 = stage(till.staging, "2.0", V2, number=2)
+    till.prepare(sha256)
+    config.chmod(0o777)
+    refused(till.switch(sha256), "config-not-kept")
+    assert (till.runs(), till.product().state) == ("1.0", "staged")
+
+
+def test_a_configuration_that_cannot_be_put_back_does_not_keep_the_till_from_selling(configured: tuple[Till, Path]) -> None:
+    till, config = configured
+    sha256 = stage(till.staging, "2.0", V2, number=2)
+    till.prepare(sha256)
+    till.switch(sha256)
+    config.chmod(0o777)
+    back = till.roll_back()
+    assert till.runs() == "1.0" and back.config.startswith("the configuration was not put back, do it by hand: ")

@@ -196,7 +196,7 @@ def test_the_file_must_be_root_s_and_its_absence_means_no_products(tmp_path: Pat
     path.symlink_to("nowhere")
     with pytest.raises(ConfigError):
         load_config(path, owners)
-    assert set(schema(users)) == {"backend", "directory", "unit", "user", "health", "timeout_s"}
+    assert set(schema(users)) == {"backend", "directory", "unit", "user", "health", "timeout_s", "version", "config"}
 
 
 @pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EIO, False)])

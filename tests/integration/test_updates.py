@@ -18,6 +18,7 @@ import pytest
 from ipc.installermessages import INSTALLER_VERSION, Prepare, Refused, Switch
 from tests.support.stand import running_stand, short_directory
 from tests.support.updating import UpdatedStand, pos_bundle
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -97,18 +98,23 @@ def test_a_version_that_does_not_work_is_taken_back(till: UpdatedStand) -> None:
     assert till.records("ota.rollback")[-1]["version"] == "1.2"
 
 
-def test_a_package_that_another_hand_made_changes_nothing(till: UpdatedStand) -> None:
+def test_a_package_that_another_hand_made_changes_nothing_and_locks_nothing(till: UpdatedStand) -> None:
     before, log = till.runs(), (till.place / "installer.log").stat().st_size
+    attempts = till.cli("ota", "status")["attempts"]
     forged = pos_bundle("1.3", till.data)[:-1] + b"!"
     till.forge = lambda path, data: forged if path.startswith("targets/") else data
     try:
-        line = till.update("1.3", pos_bundle("1.3", till.data))
+        till.assign(till.vendor.publish("1.3", pos_bundle("1.3", till.data)))
+        till.cli("ota", "check")
+        wait_until(lambda: "(digest-differs)" in (till.cli("ota", "status")["problem"] or ""), till.logs)
     finally:
         till.forge = lambda _path, data: data
-    assert line["outcome"] == "failed" and line["reason"].startswith("digest-differs: "), line
-    assert said_by_server(till)[0] == "refused"
+    found = till.cli("ota", "status")
+    assert (found["attempts"], found["state"]) == (attempts, "window") and "vendor has signed" in found["action"], found
     assert till.runs() == before == installed(till)["version"]
     assert "switched" not in (till.place / "installer.log").read_text()[log:]
+    assert till.cli("ota", "install")["outcome"] == "installed" and till.runs() == "1.3"
+    till.cli("ota", "check")  # the server learns how it ended
 
 
 def test_a_package_from_a_memory_stick_is_installed_without_the_repository(till: UpdatedStand) -> None:

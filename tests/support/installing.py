@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from common.files import no_trace
-from installer.apply import Ran, perform
+from installer.apply import Ran, perform, perform_job
 from installer.backends.slots import Slots
 from installer.config import load_config
+from installer.dpkg import Dpkg
 from installer.jobs import Jobs
 from installer.machine import Machine
 from installer.orders import answer
+from installer.rescue import Layout, Rescue
 from installer.state import State, StateFile
+from installer.upgrade import Upgrader
 from ipc.installermessages import (
     INSTALLER_VERSION,
     Commit,
@@ -57,7 +60,7 @@ class Till:
         self.top = top
         self.pos, self.staging = top / "pos", top / "staging"
         self._own = top / "own"
-        for directory in (self.pos, self.staging, self._own, self._own / "work", self._own / "jobs"):
+        for directory in (self.pos, self.staging, self._own, *(self._own / name for name in ("work", "jobs", "upgrades"))):
             directory.mkdir(mode=0o755 if directory == self.pos else 0o700, exist_ok=True)
         self._config = top / "installer.toml"
         self._config.write_text(CONFIG.format(directory=self.pos))
@@ -77,6 +80,17 @@ class Till:
         self._now += seconds
         if self.applies:
             perform(self._own / "jobs", lambda: load_config(self._config, (os.geteuid(),)), self._run)
+            perform_job(self._own / "upgrades", lambda: load_config(self._config, (os.geteuid(),)), self._upgrader().do)
+
+    def _upgrader(self) -> Upgrader:
+        """The service that keeps configuration; it has no package to upgrade here."""
+        dpkg = Dpkg()
+        rescue = Rescue(Layout(own=self._own), dpkg)
+        return Upgrader(rescue, dpkg, self._run, lambda: "", self.top, lambda: self.top, saves=self._own / "config")
+
+    def keeps(self, config: Path) -> None:
+        """Has root's configuration name the directory of the product's."""
+        self._config.write_text(CONFIG.format(directory=self.pos) + f'config = "{config}"\n')
 
     def machine(self, trace: Callable[[str], None] = no_trace) -> Machine:
         """Makes the installer's side new each time, as after a restart."""

@@ -53,6 +53,7 @@ def pos_bundle(version: str, data: Path, *, works: bool = True) -> bytes:
         directory("bin"),
         program("bin/check", check.replace(b"$1", place)),
         program("bin/pos", _POS.replace(b"$1", place)),
+        program("bin/says", f"#!/bin/sh\nprintf 'pos %s\\n' {version}\n".encode()),
         Made(b"version", version.encode()),
     ]
     return bundle(members, version=version, build_id=f"b{version}")
@@ -190,7 +191,7 @@ class UpdatedStand:
         }  # fmt: skip
         product = (
             f'[product.{PRODUCT}]\nbackend = "slots"\ndirectory = "{self.pos}"\nunit = "pos.service"\n'
-            f'user = {self.pos_uid}\nhealth = ["bin/check"]\n'
+            f'user = {self.pos_uid}\nhealth = ["bin/check"]\nversion = ["bin/says"]\n'
         )
         for name, text in (("update-trust.json", json.dumps(trust)), ("installer.toml", product)):
             (self.etc / name).write_text(text)
