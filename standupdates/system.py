@@ -44,7 +44,7 @@ class System:
         self._start = bool(options["start"])
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._wrote: dict[str, str] = {}
-        self._statuses: dict[str, int] = {}
+        self._statuses: dict[str, int | None] = {}
 
     def serve(self) -> int:
         """Returns when SIGTERM or SIGINT has come; what was started has ended then."""
