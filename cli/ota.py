@@ -132,12 +132,17 @@ def _begin(agent: Agent, no_wait: bool, *, rehearse: bool) -> None:
     _finish(agent, reply, text, no_wait, ("rehearsed",) if rehearse else ("installed",))
 
 
+def _link_config() -> Path:
+    """The link's configuration, which is beside the agent's."""
+    return Path(os.environ.get("LICENSE_AGENT_CONFIG") or "/etc/license-agent/config.toml").with_name("link.toml")
+
+
 @click.command("ota_update")
 @click.option("--url", required=True, metavar="PACKAGE", help="A file, file:///FILE, or a URL of the update repository.")
 @click.option(
     "--link",
-    default="/etc/license-agent/link.toml",
-    show_default=True,
+    default=_link_config,
+    show_default="link.toml beside the agent's configuration",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",
     help="The link's configuration, which names the update repository.",

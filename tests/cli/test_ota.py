@@ -51,6 +51,12 @@ def link(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_links_configuration_is_looked_for_beside_the_agents(link: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LICENSE_AGENT_CONFIG", str(link.with_name("config.toml")))
+    done = CliRunner().invoke(main, ["ota_update", "--url", f"https://x.example/targets/pos/{'ab' * 32}.p"])
+    assert done.exit_code == 2 and "of this machine, https://updates.example/ota/" in done.output
+
+
 @pytest.mark.parametrize("ordered", [None, "cd" * 32])
 def test_a_url_is_installed_only_if_the_server_orders_just_that_package(
     link: Path, monkeypatch: pytest.MonkeyPatch, ordered: str | None

@@ -43,7 +43,13 @@ class UpdateHandlers:
 
     def _require(self) -> tuple[UpdateActs, Register]:
         if self._updates is None:
-            raise Refused("updates are not enabled on this machine: root writes /etc/license-agent/update-trust.json first")
+            config = self._parts.config.config
+            why = f"root writes {config.update_trust} first"
+            if config.updates.enabled is False:
+                why = f"[updates] in {config.source} says enabled = false"
+            elif config.updates_enabled:
+                why = "the agent has to be started again: systemctl restart license-agent"
+            raise Refused(f"updates are not enabled on this machine: {why}")
         return self._updates
 
     async def _status(self, _request: OtaStatus, _peer: Peer) -> dict[str, Any]:

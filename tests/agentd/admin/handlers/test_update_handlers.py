@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from agentd.admin.handlers.update_handlers import UpdateHandlers, name_of
+from agentd.base.config import parse_config
 from agentd.base.errors import Refused
 from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings
@@ -70,15 +71,31 @@ def structured(command: str, document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def test_a_machine_without_updates_says_so_and_refuses_everything_else() -> None:
-    handlers = UpdateHandlers(SimpleNamespace(updates=None, core=SimpleNamespace(clock=None)), None).table()  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("written", "trust", "next_step"),
+    [
+        ("", False, "root writes {trust} first"),
+        ("[updates]\nenabled = false\n", True, r"\[updates\] in {config} says enabled = false"),
+        ("", True, "the agent has to be started again"),
+    ],
+)
+def test_a_machine_without_updates_says_so_and_refuses_everything_else(
+    tmp_path: Path, written: str, trust: bool, next_step: str
+) -> None:
+    file, root_file = tmp_path / "config.toml", tmp_path / "update-trust.json"
+    config = parse_config(f'[agent]\nid = "pos-001"\n{written}', str(file))
+    if trust:
+        root_file.touch()
+    status = SimpleNamespace(config=config)
+    parts: Any = SimpleNamespace(updates=None, core=SimpleNamespace(clock=None), config=status)
+    handlers = UpdateHandlers(parts, None).table()
 
     async def story() -> None:
         found = await handlers[OtaStatus](OtaStatus(v=1, id=1), ROOT)
         assert structured("ota status", found) == {"enabled": False}
         assert _status_text(found) == "updates are not enabled on this machine"
         for request in (OtaCheck(v=1, id=1), OtaInstall(v=1, id=1, rehearse=False), OtaPause(v=1, id=1, end=False)):
-            with pytest.raises(Refused, match=r"root writes /etc/license-agent/update-trust\.json first"):
+            with pytest.raises(Refused, match=next_step.format(trust=root_file, config=file)):
                 await handlers[type(request)](request, ROOT)
 
     play(story)
