@@ -1,11 +1,13 @@
 """Commands for updates: what is offered, what runs, what is wanted of them, and the maintenance register."""
 
 import hashlib
+import json
 import os
 import sys
 import tarfile
 import time
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +30,9 @@ PACKAGE_DEADLINE_S = 900.0
 BUNDLE_ENDS = ".bundle"
 """How a bundle's name ends: the profiles of AppArmor let agent and updater read no other file that they are handed."""
 _READ_BYTES = 1024 * 1024
+MAX_TIMESTAMP_BYTES = 64 * 1024
+USUAL_S = 3 * 86_400
+"""How long a timestamp of the repository lasts; one that lasts longer was signed for a bundle."""
 _ENDS = ("idle", "locked")
 _PAGE = 50
 
@@ -142,10 +147,9 @@ def _link_config() -> Path:
 @click.option(
     "--link",
     default=_link_config,
-    show_default="link.toml beside the agent's configuration",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",
-    help="The link's configuration, which names the update repository.",
+    help="The link's configuration, which names the update repository.  [default: link.toml beside the agent's configuration]",
 )
 @click.option("--no-wait", is_flag=True, help="Return once it has begun; 'ota status' shows how it goes on.")
 @pass_agent
@@ -184,9 +188,23 @@ def _install_package(agent: Agent, path: Path, no_wait: bool) -> None:
             raise click.UsageError(f"{path} is no update bundle: {error}") from None
         with waiting("the updater verifies the package"):
             reply = agent.ask("ota_package", deadline=PACKAGE_DEADLINE_S, descriptor=file.fileno(), sha256=digest)
-    _finish(
-        agent, reply, f"installing {reply['product']} {reply['version']} (build {reply['build_id']})", no_wait, ("installed",)
-    )
+        text = f"installing {reply['product']} {reply['version']} (build {reply['build_id']})"
+        if (ends := bundle_ends(file)) - time.time() > USUAL_S:
+            # The updater has verified it: no bundle is installed whose timestamp is not signed.
+            text += f"; this bundle was made for machines without a network and counts until {render.utc(ends)}"
+    _finish(agent, reply, text, no_wait, ("installed",))
+
+
+def bundle_ends(file: BinaryIO) -> int:
+    """When the timestamp in an update bundle ends, seconds since 1970 UTC; 0 if it does not say."""
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as bundle:
+            content = bundle.extractfile("metadata/timestamp.json")
+            text = json.loads(b"" if content is None else content.read(MAX_TIMESTAMP_BYTES))["signed"]["expires"]
+        return int(datetime.fromisoformat(text).timestamp())
+    except (tarfile.TarError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def package_digest(file: BinaryIO) -> str:

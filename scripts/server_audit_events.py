@@ -143,6 +143,7 @@ MEANINGS: dict[str, str] = {
     "openid_provider.ended": "signing in with the OpenID provider was ended",
     "openid_provider.set": "people sign in with this OpenID provider",
     "ota.key_made": "a key of the update repository that the server holds was made",
+    "ota.bundled": "metadata was signed that lasts longer, for a bundle that goes to machines without a network",
     "ota.published": "updates were published in the repository",
     "policy.changed": "a license policy was changed",
     "policy.created": "a license policy was created",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 _POS = """\
 #!/bin/sh
-# A service is told to end by SIGTERM; it starts in its slot.
+# It starts in its slot, and SIGTERM ends it.
 cp version '{data}/runs.new'
 mv '{data}/runs.new' '{data}/runs'
 exec sleep 1000000

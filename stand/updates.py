@@ -233,7 +233,7 @@ def _publish(commands: Commands, layout: Layout, places: Places, package: Path, 
 
 
 def _forge(places: Places, package: Path) -> None:
-    """Changes the last byte of the package in the repository, as whoever has the web server can."""
+    """Changes the last byte of the package in the repository, as anyone can who has the web server."""
     (file,) = (places.repository / "targets" / PRODUCT).glob(f"*.{package.name}")
     with file.open("r+b") as opened:
         opened.seek(-1, os.SEEK_END)

@@ -50,6 +50,8 @@ _OF_THE_STATE = frozenset(
 )
 """What a mirror can bring about that shows an older state of the repository, which is not out of date yet."""
 
+USUAL_S = 3 * 86_400
+"""How long the repository's metadata is fresh at most; that of a bundle may be signed for longer."""
 ORDERS = ("refresh", "stage", "take_bundle", "discard")
 
 
@@ -196,6 +198,9 @@ class Updater:
         if verified.fresh_until <= order.now:
             text = "the bundle's metadata is out of date; make the bundle again"
             raise UpdateFailed(UpdaterCode.EXPIRED, text, network=False)
+        if verified.fresh_until - order.now > USUAL_S:
+            days = (verified.fresh_until - order.now) // 86_400
+            log.info("the bundle's metadata was signed for a machine without a network: it is valid for %d more days", days)
         target = _agreed(ordered, verified, order.now, network=False)
         if papers.package_size != target.length:
             text = f"the bundle's package has {papers.package_size} bytes instead of {target.length}"

@@ -14,6 +14,7 @@ from server.accounts.roles import Role
 from server.agents.clones import Clones
 from server.agents.enrollment_tokens import EnrollmentTokens
 from server.agents.registry import Agents
+from server.base.settings import Place
 from server.keys.keyring import Keyring
 from server.keys.lifecycle import KeyLifecycle
 from server.keys.succession import Succession
@@ -77,6 +78,8 @@ class Listed(Form, Generic[T]):
 class Parts(Protocol):
     """The components of an open server that acts use; `server.wiring.Server` has them."""
 
+    @property
+    def place(self) -> Place: ...  # noqa: D102
     @property
     def database(self) -> Database: ...  # noqa: D102
     @property

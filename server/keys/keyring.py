@@ -24,7 +24,7 @@ from contracts.capabilities import CAPABILITIES_TYPE, Capabilities
 from contracts.directive import DIRECTIVE_TYPE, Directive
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.jose import b64encode
-from contracts.keyset import KeySet, pin_of_jwk, verify_key_set
+from contracts.keyset import MAX_KEY_SETS, KeySet, pin_of_jwk, verify_key_set
 from contracts.trust import encode_trust
 from server.base.errors import RegistryError
 from server.base.refused import RequestRefused
@@ -157,6 +157,11 @@ class Keyring:
     def key_set_of(self, root: str) -> str | None:
         """The newest key set that the root with this pin has signed, or None. For an agent that knows no later root."""
         return self._now().by_root.get(root)
+
+    def key_sets(self) -> str:
+        """The newest key set, after those that lead to it from former roots; one a line."""
+        # In the order of the roots: a later set of the same root takes its place.
+        return "\n".join([*self._now().by_root.values()][-MAX_KEY_SETS:])
 
     def key_set_number(self) -> int:
         """The number of the newest key set."""

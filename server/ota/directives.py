@@ -155,6 +155,23 @@ def withdraw(session: Session, agent_id: str, now: int) -> UpdateDirective:
     return row
 
 
+def signed_for(session: Session, keyring: Keyring, agent_id: str, path: str, now: int) -> str:
+    """The directive that counts for an agent, signed, for who carries it to the machine.
+
+    Raises:
+        NotFound: there is no such agent.
+        Conflict: no directive counts for it, or one for another package.
+        ClockNotTrusted: nothing must be signed now.
+    """
+    enrolled(session, agent_id)
+    _expire(session, agent_id, now)
+    present = _counting(session, agent_id)
+    if present is None or present.withdraws is not None or present.path != path:
+        ordered = "nothing" if present is None or present.withdraws is not None else present.path
+        raise Conflict(f"agent {agent_id!r} is ordered to install {ordered}: use 'license-server ota assign {agent_id} {path}'")
+    return keyring.sign_directive(_content(present))
+
+
 def pause(session: Session, agent_id: str | None, now: int, *, paused: bool) -> None:
     """Pauses the updates of one agent, or of all, or lets them go on.
 

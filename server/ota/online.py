@@ -78,6 +78,7 @@ def new_snapshot(
     roots: Sequence[Root],
     signers: Sequence[Signer],
     now: int,
+    lasts_s: int | None = None,
 ) -> Metadata[Snapshot]:
     """The next snapshot, signed.
 
@@ -87,22 +88,28 @@ def new_snapshot(
         roots: that it has to satisfy.
         signers: every key that the server has for it.
         now: seconds since 1970 UTC.
+        lasts_s: how long it is valid, in seconds; None for the lifetime of its role.
 
     Raises:
         RegistryError: the server has not the keys that the roots name.
     """
     version = 1 if present is None else present.snapshot.signed.version + 1
     meta = {f"{role}.json": _meta(document) for role, document in named.items()}
-    made = Metadata(Snapshot(version, None, documents.expiry(SNAPSHOT, now), meta))
+    made = Metadata(Snapshot(version, None, documents.expiry(SNAPSHOT, now, lasts_s), meta))
     return _signed(made, SNAPSHOT, roots, signers)
 
 
 def new_timestamp(
-    present: Published | None, snapshot: Metadata[Snapshot], roots: Sequence[Root], signers: Sequence[Signer], now: int
+    present: Published | None,
+    snapshot: Metadata[Snapshot],
+    roots: Sequence[Root],
+    signers: Sequence[Signer],
+    now: int,
+    lasts_s: int | None = None,
 ) -> Metadata[Timestamp]:
     """The next timestamp, signed. As `new_snapshot`."""
     version = 1 if present is None else present.timestamp.signed.version + 1
-    made = Metadata(Timestamp(version, None, documents.expiry(TIMESTAMP, now), _meta(snapshot)))
+    made = Metadata(Timestamp(version, None, documents.expiry(TIMESTAMP, now, lasts_s), _meta(snapshot)))
     return _signed(made, TIMESTAMP, roots, signers)
 
 

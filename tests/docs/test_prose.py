@@ -114,7 +114,7 @@ def test_documents_and_manual_pages_avoid_these_words() -> None:
 # What the programs say: help texts and messages.
 
 FOLDERS = ("agentd", "cli", "ipc", "hwsec", "contracts", "audittrail", "confine", "link", "installer", "server", "stand",
-           "standupdates", "updater", "updatetrust")  # fmt: skip
+           "updater", "updatetrust")  # fmt: skip
 LOGGERS = {"debug", "info", "warning", "error", "critical", "exception", "log"}
 HELP_OPTIONS = {"help", "short_help", "epilog", "description"}
 

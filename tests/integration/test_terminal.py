@@ -124,6 +124,7 @@ SILENT = {
     "license-server ota change-root": "--out x",
     "license-server ota change-targets": "--out x",
     "license-server ota assign": "x pos/y",
+    "license-server ota bundle": "x pos/y --for-days 9 --out x.bundle",
     "license-server ota check": ".",
     "license-server ota expiry": "",
     "license-server ota export": "x",

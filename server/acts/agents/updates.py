@@ -9,8 +9,10 @@ from contracts.directive import PRODUCT_PATTERN, DeploymentWindow
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Nothing, Number, PageForm, Time, page
 from server.base.errors import Invalid
-from server.ota import directives
+from server.ota import directives, offline
 from server.ota.directives import LASTS_S, NOTICE_S, Order
+from server.ota.offline import MAX_DAYS
+from server.ota.repository import Repository
 
 _SHOWN = 20
 """Directives of an agent that are shown."""
@@ -109,6 +111,36 @@ class AgentUpdates(Form):
     directives: tuple[Ordered, ...]
 
 
+class BundleForm(Form):
+    """What goes into a bundle for a machine without a network, and for how many days it is valid."""
+
+    agent_id: AgentId
+    target: Path
+    days: Annotated[int, Field(ge=1, le=MAX_DAYS)]
+
+
+class BundleFile(Form):
+    """A file of a bundle."""
+
+    name: str
+    content: str
+
+
+class Bundled(Form):
+    """What a bundle has before its package, in this order; the package itself is in the repository. `valid_until` is in seconds
+    since 1970 UTC.
+    """
+
+    target: str
+    product: str
+    version: str
+    build_id: str
+    sha256: str
+    length: Number
+    valid_until: Time
+    files: tuple[BundleFile, ...]
+
+
 class Paused(Form):
     """Whether updates pause."""
 
@@ -196,6 +228,22 @@ def resume_all(context: Context, _body: Nothing) -> Paused:
     return Paused(paused=False)
 
 
+def bundle(context: Context, body: BundleForm) -> Bundled:
+    """Sign what a machine without a network needs to install a package that it is ordered to. A second person must approve."""
+    server, session, now = context.server, context.session, context.now
+    server.keys.check_clock()
+    directive = directives.signed_for(session, server.keys, body.agent_id, body.target, now)
+    files = {"directive.jws": directive, "key-set.jws": server.keys.key_sets()}
+    made = offline.prepare(session, server.cipher, Repository(server.place.updates), body.target, body.days, now)
+    files |= {f"metadata/{name}": content for name, content in made.metadata.items()}
+    target = made.package.target
+    return Bundled(
+        target=made.package.path, product=target.product, version=str(target.version), build_id=target.build_id,
+        sha256=target.sha256, length=target.length, valid_until=made.valid_until,
+        files=tuple(BundleFile(name=name, content=content) for name, content in files.items()),
+    )  # fmt: skip
+
+
 _READ, _WRITE, _HERE = "updates:read", "updates:write", "/agents/{agent_id}/updates"
 _SECURITY = frozenset({Role.SECURITY_OFFICER})
 
@@ -206,6 +254,7 @@ ACTS = (
     Act(
         "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Ordered, downgrade, f"{_HERE}/downgrade", approval=True
     ),
+    Act("updates.bundle", _WRITE, Role.SECURITY_OFFICER, BundleForm, Bundled, bundle, f"{_HERE}/bundle", approval=True),
     Act("updates.withdraw", _WRITE, Role.SUPPORT, OneUpdating, Ordered, withdraw, f"{_HERE}/withdraw", also=_SECURITY),
     Act("updates.pause", _WRITE, Role.SUPPORT, OneUpdating, Paused, pause, f"{_HERE}/pause", also=_SECURITY),
     Act("updates.resume", _WRITE, Role.SUPPORT, OneUpdating, Paused, resume, f"{_HERE}/resume", also=_SECURITY),

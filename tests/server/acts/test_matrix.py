@@ -99,6 +99,7 @@ MATRIX = {
     "updates.show": EVERYBODY,
     "updates.assign": ALL_BUT_VIEWERS,
     "updates.downgrade": SECURITY,
+    "updates.bundle": SECURITY,
     "updates.withdraw": ALL_BUT_VIEWERS,
     "updates.pause": ALL_BUT_VIEWERS,
     "updates.resume": ALL_BUT_VIEWERS,
@@ -159,7 +160,7 @@ def body_of(act: Act, agent_id: str) -> Any:
         "name": "erna", "role": "viewer", "csr": "x", "fingerprint": "ab", "token_id": "aaaaaaaaaaaa", "expires": NOW + 9,
         "scopes": ["health:read"], "break_glass_id": "ab", "approval_id": "ab", "why": "a good reason",
         "product": "x", "entitlement_set": "x", "policy": "x", "customer": "x", "site": "x", "fields": {}, "successor": "x",
-        "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x",
+        "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x", "days": 9,
         "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tuf.api.exceptions import RepositoryError
 
 from common.files import write_atomic
 from server.base.settings import SETTINGS, Place, settings_of
 from server.main import entry
+from server.ota.repository import Repository
 from server.registry.database import sqlite_url
 from server.serving import keep_updates
 from tests.server.devices import Device, public_jwk_of
 from tests.server.ota.vendor import Machine
 from tests.support.serverside import open_server
+from updater.bundle import Bundle
+from updatetrust.metadata import KeptVersions, verify_offline
+from updatetrust.metadatafiles import parse_names
 
 Run = Callable[..., str]
 
@@ -204,12 +209,17 @@ def test_the_server_renews_what_it_signs_and_copies_what_is_published(published:
     assert "published releases version 2" in run("publish", "longer")
 
 
-def test_an_agent_is_ordered_and_the_order_is_taken_back(published: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def enrolled(published: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     request = {"agent_id": "till-1", "agreement_key": public_jwk_of(Device(1).agreement), "backend": "software"}
     (published / "request.json").write_text(json.dumps(request))
     monkeypatch.setattr(sys, "argv", ["license-server", "enroll", "--request", "request.json"])
     with pytest.raises(SystemExit):
         entry()
+    return "till-1"
+
+
+def test_an_agent_is_ordered_and_the_order_is_taken_back(published: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    enrolled(published, monkeypatch)
     add(run, "1.1.0", "second", "--role", "releases")
     run("publish", "second")
     target, window = "pos/pos-1.1.0.tar", "mon-fri 22:00-05:00 Europe/Berlin"
@@ -230,3 +240,57 @@ def test_an_agent_is_ordered_and_the_order_is_taken_back(published: Path, run: R
 def run_without_input(run: Run, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     return run(*arguments, code=1)
+
+
+def test_a_bundle_has_what_the_updater_wants_and_the_repository_goes_on_above_it(
+    published: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read by the updater's own parser, and judged by the client that machines have; a package's bytes are its last member."""
+    agent = enrolled(published, monkeypatch)
+    add(run, "1.4.0", "s", "--role", "releases")
+    run("publish", "s")
+    target, out = "pos/pos-1.4.0.tar", published / "pos.bundle"
+    assert f"is ordered to install nothing: use 'license-server ota assign {agent} {target}'" in run(
+        "bundle", agent, target, "--for-days", 30, "--out", out, code=1
+    )
+    run("assign", agent, target)
+    before = Repository(published / "server" / "updates").present()
+    said = run("bundle", agent, target, "--for-days", 30, "--out", out)
+    assert "can be installed until" in said and "its timestamp lasts 30 days instead of 3" in said
+    with out.open("rb") as file:
+        found = Bundle(file.fileno())
+        papers = found.papers()
+        assert b"".join(found.package(papers)) == b"the program 1.4.0"
+    assert papers.directive is not None and papers.key_set is not None
+    root = (published / "server" / "updates" / "metadata" / "1.root.json").read_bytes()
+    later = int(time.time()) + 29 * 86_400
+    verified = verify_offline(parse_names(papers.metadata), root, KeptVersions(), later)
+    assert verified.fresh_until > later and verified.find(target).version == "1.4.0"
+    # The repository has its usual end, and higher numbers than the bundle.
+    after = Repository(published / "server" / "updates").present()
+    stamp = json.loads(papers.metadata["timestamp.json"])["signed"]["version"]
+    assert (before.timestamp.signed.version, stamp, after.timestamp.signed.version) == (2, 3, 4)
+    assert after.ends()["timestamp"] < time.time() + 3 * 86_400 + 60
+    machine = Machine(published / "machine", root)
+    assert machine.look(published / "server" / "updates", int(time.time()), target) == b"the program 1.4.0"
+    (published / "server" / "updates" / "metadata" / "timestamp.json").write_bytes(papers.metadata["timestamp.json"])
+    with pytest.raises(RepositoryError, match="must be"):
+        machine.look(published / "server" / "updates", int(time.time()))
+
+
+def test_a_bundle_that_cannot_be_made_leaves_nothing(published: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = enrolled(published, monkeypatch)
+    add(run, "1.4.0", "s", "--role", "releases")
+    run("publish", "s")
+    run("assign", agent, "pos/pos-1.4.0.tar")
+    wrong, out = published / "wrong", published / "a.bundle"
+    wrong.write_text("the program 1.4.1")
+    order = ("bundle", agent, "pos/pos-1.4.0.tar", "--out", out, "--for-days")
+    assert "is not pos/pos-1.4.0.tar" in run(*order, 9, "--package", wrong, code=1)
+    assert "names end in .bundle" in run("bundle", agent, "x/y", "--for-days", 9, "--out", "a.tar", code=2)
+    assert "is not in the range 1<=x<=90" in run(*order, 91, code=2)
+    assert "give --package FILE" in run(*order, 9, "--server", "https://x.example", code=2)
+    assert not out.exists() and sorted(path.name for path in published.glob("*.new")) == []
+    server = open_server(published / "server")
+    assert not [row for row in server.audit.tail(50) if row.event == "ota.bundled"]
+    server.close()
