@@ -144,6 +144,7 @@ def test_a_package_from_a_memory_stick_is_installed_without_the_repository(till:
         till.forge = lambda _path, data: data
     assert (found["version"], found["outcome"]) == ("1.4", "installed"), till.logs()
     assert till.runs() == "1.4" == installed(till)["version"]
+    till.cli("ota", "check")  # the server learns how it ended
 
 
 def test_a_captured_core_and_updater_cannot_install_what_they_forge(till: UpdatedStand) -> None:
