@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.files import create
-from contracts.adminauth import ROLES
-from contracts.adminca import FILE_NAME, UNREADABLE, digest_of
+from contracts.admin.adminauth import ROLES
+from contracts.admin.adminca import FILE_NAME, UNREADABLE, digest_of
 
 from .admin.ca import BadRequest, issue, make_ca
 

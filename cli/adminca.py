@@ -11,7 +11,7 @@ from cryptography import x509
 from tabulate import tabulate
 
 from common.files import write_atomic
-from contracts.adminca import FILE_NAME, MAX_CA_BYTES, UNREADABLE, BadAdminCa, digest_of, read_admin_ca
+from contracts.admin.adminca import FILE_NAME, MAX_CA_BYTES, UNREADABLE, BadAdminCa, digest_of, read_admin_ca
 
 from . import inputs, render
 from .agent import EXIT_NEGATIVE, Agent, pass_agent, readable

@@ -259,7 +259,7 @@ class Signed(Request, tag="signed", frozen=True):
 
     Attributes:
         certificates: the administrator's, then the one between it and the admin CA, if there is one; DER.
-        signature: ES256 in DER over `contracts.adminauth.signed_text`.
+        signature: ES256 in DER over `contracts.admin.adminauth.signed_text`.
         request: body of another request, with the same `v` and `id`.
     """
 

@@ -27,8 +27,8 @@ from agentd.base.errors import Refused
 from agentd.secrets.record import NO_ADMIN_ACCESS, AdminAccess, UsedBreakGlass
 from agentd.secrets.store import Store
 from common.files import os_problem
-from contracts.adminauth import BREAK_GLASS_S
-from contracts.adminca import MAX_CA_BYTES, AdminCa, BadAdminCa, digest_of, read_admin_ca
+from contracts.admin.adminauth import BREAK_GLASS_S
+from contracts.admin.adminca import MAX_CA_BYTES, AdminCa, BadAdminCa, digest_of, read_admin_ca
 from hwsec.errors import HwsecError
 from ipc.messages import Request, Signed
 from ipc.peer import Peer

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentd.base.caller import Caller
 from common.plain import msgspec_text
-from contracts.adminauth import act_digest, signed_text
-from contracts.adminca import AdminCa
+from contracts.admin.adminauth import act_digest, signed_text
+from contracts.admin.adminca import AdminCa
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.messages import BreakGlassBegin, Request, RequestDecoder, SignableRequest, Signed

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from contracts.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI, ROLES
+from contracts.admin.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI, ROLES
 from contracts.claims import AGENT_ID
 
 BACKDATED = datetime.timedelta(hours=1)
@@ -59,7 +59,7 @@ def issue(
         ca_key: its key.
         key: of the administrator, P-256.
         name: their common name.
-        role: one of `contracts.adminauth.ROLES`.
+        role: one of `contracts.admin.adminauth.ROLES`.
         now: with a time zone.
         days: until it ends; the CA must not end before.
         break_glass: the agent for which it is a break-glass certificate; None for an ordinary one.

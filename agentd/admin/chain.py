@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from contracts.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI
-from contracts.adminca import UNREADABLE, AdminCa, require_p256
+from contracts.admin.adminauth import BREAK_GLASS_URI, MAX_NAME_CHARS, ROLE_URI
+from contracts.admin.adminca import UNREADABLE, AdminCa, require_p256
 from ipc.bounds import MAX_ADMIN_CERTIFICATES
 
 from .roles import Role

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-import contracts.evidence as wire
+import contracts.enrollment.evidence as wire
 from agentd.base.clock.clock import Clock
 from agentd.base.config.config import Config
 from agentd.base.errors import Refused
@@ -29,8 +29,8 @@ from agentd.uplink.replies import key_set_in, signed_reply
 from agentd.uplink.tlskey import BadCertificate, check_certificate
 from agentd.uplink.transport import API, LinkTransport, NotTheServer, Transport
 from common.files import no_trace
-from contracts.claimseal import encrypt_claim
-from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
+from contracts.enrollment.claimseal import encrypt_claim
+from contracts.enrollment.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import signing_input, with_signature
 from contracts.jose import (
     BadSignature,

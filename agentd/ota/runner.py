@@ -64,7 +64,7 @@ _INTERRUPTED = (*WAITS, Step.BACKED_UP, Step.DOWNLOADED)
 
 
 class Report(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What the server has to learn of a directive; members as in `contracts.updates.Outcome`."""
+    """What the server has to learn of a directive; members as in `contracts.contact.updates.Outcome`."""
 
     number: int
     state: str

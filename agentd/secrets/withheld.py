@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import replace
 
-from contracts.licensesync import LicenseChange, Standing
+from contracts.contact.licensesync import LicenseChange, Standing
 
 MAX_WITHHELD = 1024
 """Suspended and removed licenses of one agent; where there are more, those that end first are forgotten."""

@@ -11,13 +11,13 @@ from agentd.audit.core import Core
 from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
-from contracts.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply, verify_capabilities
+from contracts.contact.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply, verify_capabilities
+from contracts.contact.licensesync import SYNC
+from contracts.contact.seats import LEASE
+from contracts.contact.updates import UPDATES
+from contracts.contact.usage import REPORT
 from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
-from contracts.licensesync import SYNC
-from contracts.seats import LEASE
-from contracts.updates import UPDATES
-from contracts.usage import REPORT
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,10 @@ from agentd.uplink.client import ExchangeClient
 from agentd.uplink.retry import CircuitBreaker, delay
 from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay, share
 from agentd.uplink.transport import CertificateRefused, NoContact, NotTheServer
+from contracts.contact.licensesync import SYNC
+from contracts.contact.seats import LEASE
+from contracts.contact.updates import UPDATES
+from contracts.contact.usage import REPORT
 from contracts.exchange import (
     Cause,
     RefusalCode,
@@ -38,10 +42,6 @@ from contracts.exchange import (
 from contracts.exchange import Refused as ServerRefused
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import verify_key_set
-from contracts.licensesync import SYNC
-from contracts.seats import LEASE
-from contracts.updates import UPDATES
-from contracts.usage import REPORT
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation

@@ -16,7 +16,7 @@ from agentd.secrets.store import Store
 from agentd.secrets.withheld import Withheld, applied
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NotTheServer
-from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
+from contracts.contact.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
 
 log = logging.getLogger(__name__)
 

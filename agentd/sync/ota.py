@@ -14,10 +14,10 @@ from agentd.ota.table import Order
 from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
+from contracts.contact.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
 from contracts.directive import Directive, verify_directive
 from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
-from contracts.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
 
 log = logging.getLogger(__name__)
 

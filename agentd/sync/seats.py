@@ -1,4 +1,4 @@
-"""Takes, renews and gives back seats of floating licenses (`contracts.seats`), if the server has announced `lease-seats`.
+"""Takes, renews and gives back seats of floating licenses (`contracts.contact.seats`), if the server announced `lease-seats`.
 
 A seat that is given back is refused first, by a commit of the sealed store, and named to the server only then: once the server
 may give it to another machine, this one never accepts it again, whatever is lost, repeated, delayed or restarted. A machine
@@ -16,7 +16,7 @@ from agentd.licenses.validator import Validator
 from agentd.secrets.store import Store
 from agentd.secrets.withheld import MAX_GIVEN_BACK, given_back
 from agentd.uplink.client import ExchangeClient
-from contracts.seats import MAX_FLOATING, MAX_SEAT_S, MAX_SEATS, LeaseReply, LeaseSeats
+from contracts.contact.seats import MAX_FLOATING, MAX_SEAT_S, MAX_SEATS, LeaseReply, LeaseSeats
 
 from .licenses import LicenseSync
 

@@ -10,8 +10,8 @@ from agentd.audit.core import Core
 from agentd.licenses.usage import Usage
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
+from contracts.contact.usage import MAX_COUNTERS_PER_REPORT, MeterTotal, ReportUsage, UsageReply
 from contracts.exchange import Refused
-from contracts.usage import MAX_COUNTERS_PER_REPORT, MeterTotal, ReportUsage, UsageReply
 
 log = logging.getLogger(__name__)
 

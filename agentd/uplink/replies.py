@@ -5,7 +5,7 @@ Everything else, HTTP errors included, means only that there was no contact. Per
 
 from typing import TypeVar
 
-from contracts.capabilities import MAX_CAPABILITIES_CHARS
+from contracts.contact.capabilities import MAX_CAPABILITIES_CHARS
 from contracts.exchange import Reply, verify_reply
 from contracts.jose import BadSignature, MalformedToken, parse_json_object
 from contracts.licensetoken import WrongAudience

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from contracts.adminauth import act_digest, signed_text
+from contracts.admin.adminauth import act_digest, signed_text
 from ipc.adminclient import GivenChallenge, Proof
 from ipc.bounds import MAX_ADMIN_CERTIFICATES
 

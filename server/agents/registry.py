@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from contracts.contact.licensesync import SYNC
 from contracts.exchange import RefusalCode
 from contracts.jose import public_key_from_jwk
-from contracts.licensesync import SYNC
 from server.base.errors import NotFound, RegistryError
 from server.base.refused import RequestRefused
 from server.registry import audit, events

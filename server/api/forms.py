@@ -36,7 +36,7 @@ class SignedRequest(_Body):
 
 
 class BeginBody(_Body):
-    """A device's request to be provisioned (`contracts.enrollment.Begin`)."""
+    """A device's request to be provisioned (`contracts.enrollment.enrollment.Begin`)."""
 
     model_config = ConfigDict(
         json_schema_extra={

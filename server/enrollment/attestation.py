@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from contracts.evidence import CertifiedKey, SoftwareEvidence, TpmEvidence
+from contracts.enrollment.evidence import CertifiedKey, SoftwareEvidence, TpmEvidence
 from contracts.jose import MalformedToken, b64decode
 
 from .tpm_public import (

@@ -4,11 +4,11 @@ What agents announce is noted for operators, and no reply depends on it: a reply
 that the agent knows it. So an agent that was set back to an older release is never answered in a form that it refuses.
 """
 
-from contracts.capabilities import ANNOUNCE, Capabilities
-from contracts.licensesync import SYNC
-from contracts.seats import LEASE
-from contracts.updates import UPDATES
-from contracts.usage import REPORT
+from contracts.contact.capabilities import ANNOUNCE, Capabilities
+from contracts.contact.licensesync import SYNC
+from contracts.contact.seats import LEASE
+from contracts.contact.updates import UPDATES
+from contracts.contact.usage import REPORT
 from server.keys.keyring import Keyring
 
 CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES)

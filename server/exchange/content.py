@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from contracts import exchange as forms
-from contracts.capabilities import AnnounceCapabilities
+from contracts.contact.capabilities import AnnounceCapabilities
+from contracts.contact.licensesync import SyncLicenses
+from contracts.contact.seats import LeaseSeats
+from contracts.contact.updates import UpdatesRequest
+from contracts.contact.usage import ReportUsage
 from contracts.exchange import RefusalCode, Request, convert, purpose_of
 from contracts.jose import MalformedToken
-from contracts.licensesync import SyncLicenses
-from contracts.seats import LeaseSeats
-from contracts.updates import UpdatesRequest
-from contracts.usage import ReportUsage
 from server.agents.clones import Report
 from server.base.refused import RequestRefused
 

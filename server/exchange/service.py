@@ -23,12 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts import exchange as forms
-from contracts.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.licensesync import SyncLicenses, SyncReply
+from contracts.contact.seats import LeaseReply, LeaseSeats
+from contracts.contact.updates import UpdatesReply, UpdatesRequest
+from contracts.contact.usage import ReportUsage, UsageReply
 from contracts.exchange import REQUEST_ID, REQUEST_TYPE, RefusalCode, Reply, Request, convert, purpose_of
-from contracts.licensesync import SyncLicenses, SyncReply
-from contracts.seats import LeaseReply, LeaseSeats
-from contracts.updates import UpdatesReply, UpdatesRequest
-from contracts.usage import ReportUsage, UsageReply
 from server.agents.certificates import ClientCertificates
 from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords

@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from contracts.capabilities import CAPABILITIES_TYPE, Capabilities
+from contracts.contact.capabilities import CAPABILITIES_TYPE, Capabilities
 from contracts.directive import DIRECTIVE_TYPE, Directive
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.jose import b64encode

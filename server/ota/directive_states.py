@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from common.statetable import Table
-from contracts.updates import OutcomeState
+from contracts.contact.updates import OutcomeState
 
 
 class State(StrEnum):

@@ -1,4 +1,4 @@
-"""Keeps what agents are ordered to install, gives it to them, and notes what they report (`contracts.updates`).
+"""Keeps what agents are ordered to install, gives it to them, and notes what they report (`contracts.contact.updates`).
 
 One directive of an agent counts: the newest, as long as its state is one of `OPEN`. Its number is above every number that the
 agent has named and at least the time, so none comes twice, also if the registry was restored from a backup. Where an agent
@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from common.plain import msgspec_text
 from common.statetable import UnknownTransition
+from contracts.contact.updates import Outcome, RunningVersion, UpdatesRequest
 from contracts.directive import MAX_DIRECTIVE_CHARS, DeploymentWindow, Directive
-from contracts.updates import Outcome, RunningVersion, UpdatesRequest
 from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.keys.keyring import Keyring
@@ -76,7 +76,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What an agent is answered, as in `contracts.updates.UpdatesReply`."""
+    """What an agent is answered, as in `contracts.contact.updates.UpdatesReply`."""
 
     directive: str | None
     acknowledged: tuple[int, ...]

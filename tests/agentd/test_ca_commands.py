@@ -14,7 +14,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from agentd.admin.chain import NotIssued, Window, judge
 from agentd.ca_commands import admin_ca
 from agentd.commands import parser
-from contracts.adminca import read_admin_ca
+from contracts.admin.adminca import read_admin_ca
 
 
 def run(*words: str) -> int:

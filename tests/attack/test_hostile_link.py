@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contracts.enrollment import NOBODY, Begun, Completed
+from contracts.enrollment.enrollment import NOBODY, Begun, Completed
 from contracts.exchange import (
     REPLY_TYPE,
     ConfirmReply,

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.delivery import decrypt_secret, verify_delivery
-from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Complete, Completed
+from contracts.enrollment.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Complete, Completed
 from contracts.exchange import (
     REPLY_TYPE,
     Refusal,

@@ -7,7 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.capabilities import AnnounceReply, verify_capabilities
+from contracts.contact.capabilities import AnnounceReply, verify_capabilities
+from contracts.contact.licensesync import SyncLicenses, SyncReply
+from contracts.contact.seats import LeaseReply
+from contracts.contact.updates import UpdatesReply
+from contracts.contact.usage import ReportUsage, UsageReply
 from contracts.exchange import (
     REQUEST_TYPE,
     Reply,
@@ -18,11 +22,7 @@ from contracts.exchange import (
     verify_reply,
 )
 from contracts.jose import BadSignature, MalformedToken
-from contracts.licensesync import SyncLicenses, SyncReply
-from contracts.seats import LeaseReply
 from contracts.trust import parse_trust
-from contracts.updates import UpdatesReply
-from contracts.usage import ReportUsage, UsageReply
 from server.exchange.content import KINDS
 from server.exchange.requests import open_signed
 from tests.vectors.frozen import FROZEN, parts

@@ -14,16 +14,18 @@ from agentd.sync import capabilities as agent_side
 from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
-from contracts import capabilities, enrollment, evidence, exchange, keyset, licensesync, updates, usage
-from contracts import seats as leasing
-from contracts.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
-from contracts.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
+from contracts import exchange, keyset
+from contracts.contact import capabilities, licensesync, updates, usage
+from contracts.contact import seats as leasing
+from contracts.contact.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
+from contracts.contact.licensesync import SyncReply
+from contracts.contact.seats import LeaseReply
+from contracts.contact.updates import UpdatesReply
+from contracts.contact.usage import UsageReply
+from contracts.enrollment import enrollment, evidence
+from contracts.enrollment.enrollment import COMPLETE_TYPE, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import AnyReply, AnyRequest, RefusalCode, Reply, Request, purpose_of
 from contracts.keyset import KEY_SET_TYPE, KeySet
-from contracts.licensesync import SyncReply
-from contracts.seats import LeaseReply
-from contracts.updates import UpdatesReply
-from contracts.usage import UsageReply
 from server.agents import certificates, enrollment_tokens
 from server.exchange import capabilities as server_side
 from server.exchange import challenges, kept_replies

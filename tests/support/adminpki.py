@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from contracts.adminauth import ROLE_URI, act_digest, signed_text
+from contracts.admin.adminauth import ROLE_URI, act_digest, signed_text
 from ipc.adminclient import GivenChallenge, Proof
 
 T0 = 1_800_000_000

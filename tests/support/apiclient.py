@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from joserfc import jwe, jws
 from joserfc.jwk import ECKey
 
-from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed
+from contracts.enrollment.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed
 from contracts.exchange import REQUEST_TYPE, Request, purpose_of, verify_reply
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.keyset import KeySet, verify_key_set

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from contracts.adminauth import act_digest, signed_text
+from contracts.admin.adminauth import act_digest, signed_text
 from stand.programs import free_ports
 from tests.support.adminpki import DAY, Ca, Holder, at, named
 from tests.support.daemon import Bench, Running, furnished

@@ -11,7 +11,7 @@ from pathlib import Path
 from agentd.base.alerts import Severity
 from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
-from contracts.adminca import FILE_NAME
+from contracts.admin.adminca import FILE_NAME
 from contracts.claims import AGENT_ID
 from hwsec.nv.layout import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, MAX_PRODUCT_CHARS, NONCES_PER_UID

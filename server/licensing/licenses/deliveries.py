@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.claims import check_claims
+from contracts.contact.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing
 from contracts.exchange import RefusalCode
-from contracts.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing
 from server.agents.registry import ACTIVE
 from server.base.refused import RequestRefused
 from server.licensing.secrets.secrets import Secrets
@@ -29,7 +29,7 @@ _PRESENT, _FORMER = "present:", "former:"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the changes, as in `contracts.licensesync.SyncReply`."""
+    """Some of the changes, as in `contracts.contact.licensesync.SyncReply`."""
 
     number: int
     changes: tuple[LicenseChange, ...]

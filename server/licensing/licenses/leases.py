@@ -1,4 +1,4 @@
-"""Gives agents seats of the floating licenses of their site, renews them and takes them back (`contracts.seats`).
+"""Gives agents seats of the floating licenses of their site, renews them and takes them back (`contracts.contact.seats`).
 
 A seat is renewed or taken only if no more than the number of seats count, so a lost reply, a killed agent or a server that was
 away never makes one more: what an agent was given counts until that has ended. The server remembers no request: an agent that
@@ -15,8 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.claims import MAX_METADATA, Claims, check_claims
+from contracts.contact.seats import MAX_FLOATING, MAX_SEATS, SEAT_MARK, FloatingLicense, LeaseSeats, SeatLease
 from contracts.exchange import RefusalCode
-from contracts.seats import MAX_FLOATING, MAX_SEATS, SEAT_MARK, FloatingLicense, LeaseSeats, SeatLease
 from server.agents.registry import ACTIVE
 from server.base.limits import Rate, buckets
 from server.base.refused import RequestRefused
@@ -43,7 +43,7 @@ TOLD_RATE = Rate(1 / 300, 6)
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What an agent has then, as in `contracts.seats.LeaseReply`."""
+    """What an agent has then, as in `contracts.contact.seats.LeaseReply`."""
 
     floating: tuple[FloatingLicense, ...] = ()
     seats: tuple[SeatLease, ...] = ()

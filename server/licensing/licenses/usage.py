@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from contracts.usage import MeterTotal
+from contracts.contact.usage import MeterTotal
 from server.registry import audit
 from server.registry.models.core import FormerLicense, License
 from server.registry.models.seats import FloatingLicense
@@ -27,7 +27,7 @@ MAX_AMOUNT = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The epochs whose totals were not taken: `contracts.usage.UsageReply` explains both."""
+    """The epochs whose totals were not taken: `contracts.contact.usage.UsageReply` explains both."""
 
     behind: tuple[str, ...]
     refused: tuple[str, ...]

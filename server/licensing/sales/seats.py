@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from contracts.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S, SEAT_MARK
+from contracts.contact.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S, SEAT_MARK
 from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.licensing.states import changes

@@ -11,7 +11,7 @@ from agentd.admin.chain import Window
 from agentd.admin.roles import RULES, Role
 from agentd.audit.log import actor
 from agentd.base.caller import Caller
-from contracts.adminca import read_admin_ca
+from contracts.admin.adminca import read_admin_ca
 from ipc.bounds import ADMIN_CHALLENGE_S, ADMIN_SESSION_S
 from ipc.errors import ErrorCode
 from ipc.messages import PolicyBind, SecretList, Signed, Status

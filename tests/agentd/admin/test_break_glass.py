@@ -8,7 +8,7 @@ import pytest
 
 from agentd.admin.handlers.access_handlers import AccessHandlers
 from agentd.base.clock.timeanchor import Reading
-from contracts.adminauth import BREAK_GLASS_S, BREAK_GLASS_URI
+from contracts.admin.adminauth import BREAK_GLASS_S, BREAK_GLASS_URI
 from ipc.errors import ErrorCode
 from tests.support.adminpki import DAY
 from tests.support.outputs import assert_fits

@@ -8,8 +8,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agentd.admin.chain import NotIssued, Window, judge
 from agentd.admin.roles import Role
-from contracts.adminauth import ROLE_URI
-from contracts.adminca import BadAdminCa, read_admin_ca
+from contracts.admin.adminauth import ROLE_URI
+from contracts.admin.adminca import BadAdminCa, read_admin_ca
 from tests.support.adminpki import DAY, T0, Ca, Holder
 
 CA = Ca()

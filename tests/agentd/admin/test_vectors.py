@@ -11,8 +11,8 @@ import pytest
 
 from agentd.admin.authentication import Conversation, Grounds, authenticate
 from agentd.admin.chain import Window
-from contracts.adminauth import act_digest, signed_text
-from contracts.adminca import read_admin_ca
+from contracts.admin.adminauth import act_digest, signed_text
+from contracts.admin.adminca import read_admin_ca
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, RequestDecoder, Signed
 from ipc.peer import Peer

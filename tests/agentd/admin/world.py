@@ -16,7 +16,7 @@ from agentd.audit.log import actor
 from agentd.base.config.config import ManagementConfig, PosConfig
 from agentd.secrets.record import NO_ADMIN_ACCESS
 from agentd.sockets.connection import Connection
-from contracts.adminca import BadAdminCa
+from contracts.admin.adminca import BadAdminCa
 from hwsec.errors import BackendUnavailable
 from ipc.peer import Peer
 from tests.agentd.pos.test_service import Till

@@ -12,7 +12,7 @@ from agentd.base.config.config import parse_config
 from agentd.enrollment.provisioning import Provisioner, ProvisioningOrder
 from agentd.uplink.linkclient import LinkClient
 from agentd.uplink.transport import LinkTransport, NoContact, NotTheServer
-from contracts.enrollment import Begun
+from contracts.enrollment.enrollment import Begun
 from contracts.jose import b64encode
 from contracts.keyset import SignedKeySet
 from hwsec.owner import HardwareOwner

@@ -10,7 +10,7 @@ import pytest
 
 from agentd.sync.capabilities import ASK_EVERY_S, CAPABILITIES
 from agentd.uplink.transport import Response
-from contracts.capabilities import ANNOUNCE, CAPABILITIES_TYPE
+from contracts.contact.capabilities import ANNOUNCE, CAPABILITIES_TYPE
 from contracts.exchange import REPLY_TYPE
 from server.exchange import capabilities as server_side
 from server.keys.rootkey import read_root_key

@@ -17,10 +17,10 @@ from agentd.sync import licenses as sync_module
 from agentd.sync.cycle import FAILURES
 from agentd.telemetry.views import server_view
 from agentd.uplink.transport import Response
+from contracts.contact.licensesync import SYNC
+from contracts.contact.seats import LEASE
 from contracts.exchange import Cause, RefusalCode
 from contracts.jose import b64decode
-from contracts.licensesync import SYNC
-from contracts.seats import LEASE
 from hwsec.store import SealedStore
 from ipc.clientwire import Reason
 from server.base.refused import RequestRefused

@@ -18,9 +18,9 @@ from agentd.ota.table import Step
 from agentd.sync.cycle import OUTCOME_PAUSE_S
 from agentd.sync.ota import UpdateSync
 from agentd.uplink.transport import NoContact
+from contracts.contact.updates import UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 from contracts.directive import DIRECTIVE_TYPE, DeploymentWindow, Directive
 from contracts.trust import parse_trust
-from contracts.updates import UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 from server.keys.jose import new_signing_key, public_jwk
 from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine
 from tests.contracts.world import AGENT, DELIVERY_KEY, TRUST_FILE

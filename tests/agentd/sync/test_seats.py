@@ -19,7 +19,7 @@ from agentd.licenses.seats import REFUSED_PAUSE_S
 from agentd.sync import seats as seat_sync
 from agentd.sync.cycle import SEAT_PAUSE_S
 from agentd.uplink.transport import Response
-from contracts.seats import LEASE, MAX_SEAT_S
+from contracts.contact.seats import LEASE, MAX_SEAT_S
 from ipc.clientwire import LicenseReason
 from server.licensing.licenses.licenses import Order
 from server.licensing.sales import seats

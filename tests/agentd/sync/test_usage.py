@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from agentd.licenses.usage import Counting
 from agentd.uplink.transport import Response
-from contracts.capabilities import ANNOUNCE
-from contracts.licensesync import SYNC
-from contracts.usage import REPORT
+from contracts.contact.capabilities import ANNOUNCE
+from contracts.contact.licensesync import SYNC
+from contracts.contact.usage import REPORT
 from server.exchange import capabilities as server_side
 from server.exchange import service
 from server.licensing.licenses import usage

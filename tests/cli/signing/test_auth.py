@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from cli.signing.auth import BadCredentials, Credentials
-from contracts.adminauth import act_digest, signed_text
+from contracts.admin.adminauth import act_digest, signed_text
 from ipc.adminclient import GivenChallenge
 from tests.support.adminpki import Ca, Holder
 from tests.support.softhsm import LABEL, MODULE, PIN, Token

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.evidence import Endorsement, SoftwareEvidence, TpmEvidence
+from contracts.enrollment.evidence import Endorsement, SoftwareEvidence, TpmEvidence
 from contracts.jose import b64encode
 from hwsec.backend import Evidence
 from hwsec.errors import ActivationRefused

@@ -21,7 +21,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy.exc import OperationalError
 
-from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
+from contracts.enrollment.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import REPLY_TYPE, Refusal, RefusalCode, Refused, Reply, verify_reply
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.trust import encode_trust, parse_trust

@@ -11,7 +11,7 @@ import pytest
 from joserfc import jwe, jws
 from joserfc.jwk import ECKey
 
-from contracts.enrollment import Completed
+from contracts.enrollment.enrollment import Completed
 from contracts.exchange import REPLY_TYPE, REQUEST_TYPE, Reply, convert
 from contracts.jose import b64decode
 from server.api.forms import BeginBody, ChallengeReply, ErrorReply, SignedReply, SignedRequest

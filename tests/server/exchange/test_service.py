@@ -14,7 +14,11 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy.exc import OperationalError
 
-from contracts.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
+from contracts.contact.seats import LeaseReply, LeaseSeats, SeatLease
+from contracts.contact.updates import UpdatesReply, UpdatesRequest
+from contracts.contact.usage import MeterTotal, ReportUsage, UsageReply
 from contracts.exchange import (
     REPLY_TYPE,
     Cause,
@@ -38,11 +42,7 @@ from contracts.exchange import (
     purpose_of,
 )
 from contracts.jose import b64decode
-from contracts.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
-from contracts.seats import LeaseReply, LeaseSeats, SeatLease
 from contracts.trust import encode_trust, parse_trust
-from contracts.updates import UpdatesReply, UpdatesRequest
-from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.base.refused import RequestRefused
 from server.exchange.capabilities import CAPABILITIES
 from server.exchange.challenges import CHALLENGE_LIFETIME_S

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from contracts.contact.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
 from contracts.directive import Directive, verify_directive
-from contracts.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
 from server.accounts.roles import Role
 from server.acts.approvals import ApprovalNeeded
 from server.acts.caller import Caller, local

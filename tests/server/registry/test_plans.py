@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from contracts.capabilities import AnnounceCapabilities
+from contracts.contact.capabilities import AnnounceCapabilities
+from contracts.contact.licensesync import SyncLicenses
+from contracts.contact.usage import MeterTotal, ReportUsage
 from contracts.exchange import (
     Cause,
     ConfirmRotation,
@@ -25,8 +27,6 @@ from contracts.exchange import (
     ValidateLicense,
     purpose_of,
 )
-from contracts.licensesync import SyncLicenses
-from contracts.usage import MeterTotal, ReportUsage
 from server import serving, wiring
 from server.agents import retirement
 from server.agents.clones import Report

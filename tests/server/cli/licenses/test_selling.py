@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contracts.usage import MeterTotal
+from contracts.contact.usage import MeterTotal
 from server.cli.base.options import utc
 from server.licensing.licenses import usage
 from tests.server.cli.test_commands import Done, Run, enrolled, place, run

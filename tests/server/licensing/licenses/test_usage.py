@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
+from contracts.contact.usage import MeterTotal, ReportUsage, UsageReply
 from contracts.exchange import RefusalCode, Refused
-from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.accounts.roles import Role
 from server.base.errors import Invalid
 from server.licensing.licenses import usage

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import select
 
+from contracts.contact.seats import LeaseReply, LeaseSeats, SeatLease
+from contracts.contact.usage import MeterTotal, ReportUsage, UsageReply
 from contracts.exchange import RefusalCode, Refused
-from contracts.seats import LeaseReply, LeaseSeats, SeatLease
-from contracts.usage import MeterTotal, ReportUsage, UsageReply
 from server.agents.retirement import retire
 from server.base.errors import Conflict, Invalid, NotFound
 from server.licensing.licenses import leases, lifecycle, usage

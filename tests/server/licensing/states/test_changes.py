@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
+from contracts.contact.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.exchange import RefusalCode, Refused, SecretStatus, StatusReply
 from contracts.jose import b64decode
-from contracts.licensesync import MAX_CHANGES_PER_REPLY, LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.trust import parse_trust
 from server import wiring
 from server.base.errors import RegistryError

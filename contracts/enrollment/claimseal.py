@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .delivery import OTHER_INFO
+from contracts.delivery import OTHER_INFO
+from contracts.jose import b64encode, jwk_from_point, public_key_from_jwk
+from contracts.keyset import PublicJwk
+
 from .enrollment import Claim
-from .jose import b64encode, jwk_from_point, public_key_from_jwk
-from .keyset import PublicJwk
 
 _TAG_BYTES = 16
 

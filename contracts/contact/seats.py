@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .claims import MAX_FEATURES, MAX_ID_CHARS, MAX_NAME_CHARS
-from .exchange import LicenseId, Reply, Request, SecretVersion, Time, Token
+from contracts.claims import MAX_FEATURES, MAX_ID_CHARS, MAX_NAME_CHARS
+from contracts.exchange import LicenseId, Reply, Request, SecretVersion, Time, Token
 
 LEASE = "lease-seats"
 """The capability, and the purpose."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .exchange import LicenseId, Number, Reply, Request
+from contracts.exchange import LicenseId, Number, Reply, Request
 
 REPORT = "report-usage"
 """The capability, and the purpose."""

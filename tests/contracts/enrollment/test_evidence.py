@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.evidence import CertifiedKey, Endorsement, SoftwareEvidence, TpmEvidence
+from contracts.enrollment.evidence import CertifiedKey, Endorsement, SoftwareEvidence, TpmEvidence
 from contracts.jose import b64encode
 
 AREA, SIGNATURE, POINT = b64encode(bytes(90)), b64encode(bytes(64)), b64encode(bytes(65))

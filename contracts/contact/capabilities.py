@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .exchange import Reply, Request, Time, convert
-from .jose import MalformedToken, b64decode, parse_header, parse_json_object, verify_es256
-from .licensetoken import MAX_HEADER_CHARS
-from .trust import Trust
+from contracts.exchange import Reply, Request, Time, convert
+from contracts.jose import MalformedToken, b64decode, parse_header, parse_json_object, verify_es256
+from contracts.licensetoken import MAX_HEADER_CHARS
+from contracts.trust import Trust
 
 CAPABILITIES_TYPE = "server-capabilities+jwt"
 MAX_CAPABILITIES = 32

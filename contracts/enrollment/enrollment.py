@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .exchange import AgentId, Hash, Number, Pem, Reply, RequestId
-from .jose import b64encode
+from contracts.exchange import AgentId, Hash, Number, Pem, Reply, RequestId
+from contracts.jose import b64encode
 
 COMPLETE_TYPE = "provision-complete+jwt"
 NOBODY = ""
@@ -87,7 +87,7 @@ class Complete(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         request_id: echoed in the reply.
         session: from `Begun`.
         proof: HMAC-SHA256 by the activated credential over `proof_input`, base64url; None for software.
-        evidence: as in `contracts.evidence`: the attestation key's certification of the other keys.
+        evidence: as in `contracts.enrollment.evidence`: the attestation key's certification of the other keys.
         identity_key: public JWK.
         agreement_key: public JWK.
         csr: PKCS #10 request in PEM for the TLS key.

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from contracts.contact.updates import MAX_OUTCOMES, UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 from contracts.exchange import convert, purpose_of
 from contracts.jose import MalformedToken
-from contracts.updates import MAX_OUTCOMES, UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 
 HEAD = {"v": 1, "agent_id": "pos-1", "request_id": "0f" * 16}
 OUTCOME = {"number": 7, "state": "committed", "detail": "", "at": 1_800_000_000}

@@ -14,8 +14,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .claims import MAX_ID_CHARS
-from .exchange import MAX_LICENSES_PER_REQUEST, LicenseId, Number, Reply, Request, SecretVersion, Time, Token
+from contracts.claims import MAX_ID_CHARS
+from contracts.exchange import MAX_LICENSES_PER_REQUEST, LicenseId, Number, Reply, Request, SecretVersion, Time, Token
 
 SYNC = "sync-licenses"
 """The capability, and the purpose."""

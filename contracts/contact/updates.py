@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .directive import MAX_DIRECTIVE_CHARS, BuildId, DirectiveNumber, Product, VersionText
-from .exchange import Number, Reply, Request, Text, Time
+from contracts.directive import MAX_DIRECTIVE_CHARS, BuildId, DirectiveNumber, Product, VersionText
+from contracts.exchange import Number, Reply, Request, Text, Time
 
 UPDATES = "updates"
 """The capability, and the purpose."""

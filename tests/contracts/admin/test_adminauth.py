@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from contracts.adminauth import act_digest, signed_text
+from contracts.admin.adminauth import act_digest, signed_text
 
 BOOT, CHALLENGE = bytes(range(16)), bytes(range(32))
 

@@ -1,6 +1,6 @@
 """Declares a device's evidence of its hardware, as JSON. Types only.
 
-Bytes are base64url without padding. `Complete.evidence` (contracts.enrollment) is a `TpmEvidence` or a `SoftwareEvidence`, by
+Bytes are base64url without padding. `Complete.evidence` (`enrollment`) is a `TpmEvidence` or a `SoftwareEvidence`, by
 the backend that `Begin` named. Parts and sections named here are those of the TPM 2.0 Library Specification, revision 1.59.
 """
 

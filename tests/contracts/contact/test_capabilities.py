@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from contracts.capabilities import (
+from contracts.contact.capabilities import (
     CAPABILITIES_TYPE,
     MAX_CAPABILITIES,
     MAX_CAPABILITIES_CHARS,

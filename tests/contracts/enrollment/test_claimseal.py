@@ -7,8 +7,8 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from contracts.claimseal import encrypt_claim
-from contracts.enrollment import Claim
+from contracts.enrollment.claimseal import encrypt_claim
+from contracts.enrollment.enrollment import Claim
 from contracts.jose import MalformedToken, thumbprint
 from contracts.keyset import PublicJwk
 

@@ -1,0 +1,1 @@
+"""What an administrator signs, and the CA that vouches for administrators."""

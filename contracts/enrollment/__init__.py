@@ -1,0 +1,1 @@
+"""What makes a device an agent: enrollment token, evidence of its hardware, the messages."""
