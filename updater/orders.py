@@ -41,7 +41,7 @@ from .download import Report, Reporter, Wanted, download
 from .failures import CoreGone, UpdateFailed
 from .linkclient import LinkSession, open_link
 from .repository import package_path, read_repository, refused
-from .staging import Part, Staging, disk_failure
+from .staging import METADATA, Part, Staging, disk_failure
 
 log = logging.getLogger("updater")
 
@@ -142,15 +142,21 @@ class Updater:
             raise disk_failure(error, "the staging directory cannot be used") from None
         raise TypeError(f"an order without an answer: {type(order).__name__}")
 
-    def _read(self, session: LinkSession, ordered: _Ordered, now: int) -> tuple[VerifiedTargets, MetadataFiles]:
+    def _read(
+        self, session: LinkSession, ordered: _Ordered, now: int, staging: Staging
+    ) -> tuple[VerifiedTargets, MetadataFiles]:
         """The newest metadata of the repository, by the root of this machine."""
-        metadata, root = self._places.state / "metadata", ordered.trust.root_bytes()
+        metadata, root = self._places.state / METADATA, ordered.trust.root_bytes()
+        try:
+            staging.tidy_metadata()
+        except OSError as error:
+            raise disk_failure(error, "the repository's metadata cannot be kept") from None
         return read_repository(session, metadata, root, now, ordered.directive.target, self._clock)
 
     def _refresh(self, order: Refresh, staging: Staging) -> Offer:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, _ = self._read(session, ordered, order.now)
+            verified, _ = self._read(session, ordered, order.now, staging)
         target = _agreed(ordered, verified, order.now, network=True)
         return Offer(
             v=UPDATER_VERSION,
@@ -169,10 +175,10 @@ class Updater:
     def _stage(self, order: Stage, staging: Staging, report: Report) -> Staged:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, files = self._read(session, ordered, order.now)
+            verified, files = self._read(session, ordered, order.now, staging)
             target = _agreed(ordered, verified, order.now, network=True)
             part = None
-            if not staging.has(target.sha256):
+            if not _holds(staging, target):
                 wanted = Wanted(package_path(target.path, target.sha256), target.length, target.sha256)
                 part = download(session, wanted, staging, self._clock, report, order.rate)
         return _place(order, staging, part, target, ordered, files)
@@ -206,7 +212,7 @@ class Updater:
             text = f"the bundle's package has {papers.package_size} bytes instead of {target.length}"
             raise UpdateFailed(UpdaterCode.LENGTH, text, network=False)
         part = None
-        if not staging.has(target.sha256):
+        if not _holds(staging, target):
             part = self._copy(bundle, papers, target, staging, report)
         return _place(order, staging, part, target, ordered, files)
 
@@ -245,6 +251,13 @@ class Updater:
             raise UpdateFailed(UpdaterCode.TRUST, str(error)) from None
         except (BadSignature, MalformedToken) as error:
             raise UpdateFailed(UpdaterCode.SIGNATURE, str(error)) from None
+
+
+def _holds(staging: Staging, target: Target) -> bool:
+    try:
+        return staging.holds(target.sha256, target.length)
+    except OSError as error:
+        raise disk_failure(error, "what is staged cannot be used") from None
 
 
 def _failure(order: Request, failed: UpdateFailed) -> Failure:

@@ -71,7 +71,7 @@ def read_repository(
 
     Args:
         session: with the link.
-        directory: keeps the metadata for the next time.
+        directory: keeps the metadata for the next time; it is there, and tidy (`Staging.tidy_metadata`).
         bootstrap: the root that the trust begins with.
         now: seconds since 1970 UTC.
         target: that the caller will ask for.
@@ -82,7 +82,6 @@ def read_repository(
     """
     source = _Source(session, clock)
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
         return refresh(directory, source, bootstrap, now, (target,))
     except MetadataRefused as error:
         raise refused(error) from None

@@ -3,6 +3,7 @@
     partial/<sha256>.part, <sha256>.etag     what a download that broke off has brought; one package at most
     staged/<sha256>/                         a verified package: package, metadata/, directive.jws, key-set.jws
     staged/.<sha256>.new/                    the same while it is made
+    metadata/                                python-tuf's: what was seen of the repository
 
 Everything is opened below descriptors of these directories, and a name that leads anywhere else than to a file of ours is
 removed, not followed. Nothing is in `staged` under its name before it is verified and durable.
@@ -25,6 +26,8 @@ from .failures import UpdateFailed
 RESERVE_BYTES = 64 * 1024 * 1024
 """Bytes of the file system that a download leaves free: the core's state and the log are there too."""
 PACKAGE = "package"
+METADATA, HISTORY = "metadata", "root_history"
+"""Where python-tuf's client keeps what it has verified."""
 _NAME = re.compile(r"[0-9a-f]{64}")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -152,23 +155,66 @@ class Staging:
         self._open.append(descriptor)
         return descriptor
 
-    def _folder(self, name: str) -> int:
+    def _folder(self, name: str, below: int | None = None) -> int:
+        below = self._top if below is None else below
         try:
-            return self._opened(name, self._top)
+            return self._opened(name, below)
         except FileNotFoundError:
             pass
         except OSError:
-            remove(self._top, name)
-        os.mkdir(name, 0o700, dir_fd=self._top)
-        return self._opened(name, self._top)
+            remove(below, name)
+        os.mkdir(name, 0o700, dir_fd=below)
+        return self._opened(name, below)
 
     def names(self) -> list[str]:
         """The packages that are staged, by their SHA-256."""
         return sorted(name for name in os.listdir(self._staged) if _NAME.fullmatch(name))[:MAX_KEPT]
 
     def has(self, sha256: str) -> bool:
-        """Whether a package is staged."""
+        """Whether a package is staged, by its name."""
         return sha256 in self.names()
+
+    def holds(self, sha256: str, length: int) -> bool:
+        """Whether a package is staged as a file of its length. What is there under its name and is not, is removed.
+
+        A disk that was repaired, or somebody who had this process, may have left anything, and no order would get past it. The
+        installer hashes the content.
+
+        Args:
+            sha256: of the package.
+            length: of the package, bytes.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        if not self.has(sha256):
+            return False
+        try:
+            info = os.stat(f"{sha256}/{PACKAGE}", dir_fd=self._staged, follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode) and info.st_size == length:
+                return True
+        except OSError:
+            pass
+        remove(self._staged, sha256)
+        return False
+
+    def tidy_metadata(self) -> None:
+        """Makes the place of the repository's metadata, and removes what has no place there, before anybody opens it.
+
+        python-tuf follows a link, waits for a pipe, and ends at a folder in place of a file: then no update would ever follow.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        metadata = self._folder(METADATA)
+        for name in os.listdir(metadata):
+            wanted = stat.S_ISDIR if name == HISTORY else stat.S_ISREG
+            if not wanted(os.stat(name, dir_fd=metadata, follow_symlinks=False).st_mode):
+                remove(metadata, name)
+        history = self._folder(HISTORY, metadata)
+        for name in os.listdir(history):
+            if not stat.S_ISREG(os.stat(name, dir_fd=history, follow_symlinks=False).st_mode):
+                remove(history, name)
 
     def part(self, sha256: str) -> Part:
         """The half package; it is made if there is none. Those of other packages are removed."""

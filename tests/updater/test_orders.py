@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -197,6 +198,49 @@ def test_what_the_vendor_forbids_is_not_staged(machine: Machine, tmp_path: Path,
     assert failed(machine.stage(**order)) == (code, False)
     assert failed(machine.bundle(vendor.bundle(tmp_path / "b"))) == (code, False)
     assert machine.staged == []
+
+
+LEFT: dict[str, tuple[str, str]] = {
+    "an empty folder of a package": ("staged/SHA", "folder"),
+    "a file for a package's folder": ("staged/SHA", "file"),
+    "a link for a package's folder": ("staged/SHA", "link"),
+    "a folder for a package": ("staged/SHA/package", "folder"),
+    "a link for a package": ("staged/SHA/package", "link"),
+    "a pipe for a package": ("staged/SHA/package", "pipe"),
+    "a package that was cut": ("staged/SHA/package", "file"),
+    "a folder for a half package": ("partial/SHA.part", "folder"),
+    "a pipe for a half package": ("partial/SHA.part", "pipe"),
+    "a file for the half packages": ("partial", "file"),
+    "a file for the packages": ("staged", "file"),
+    "a file for the metadata": ("metadata", "file"),
+    "a link for the metadata": ("metadata", "link"),
+    "a file for the former roots": ("metadata/root_history", "file"),
+    "a link for the former roots": ("metadata/root_history", "link"),
+    "a folder for a root": ("metadata/root_history/1.root.json", "folder"),
+    "a folder for a timestamp": ("metadata/timestamp.json", "folder"),
+    "a link for a snapshot": ("metadata/snapshot.json", "link"),
+    "a pipe for a timestamp": ("metadata/timestamp.json", "pipe"),
+    "a pipe for a role": ("metadata/releases.json", "pipe"),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_nothing_that_lies_in_the_directory_stops_updates_for_ever(machine: Machine, tmp_path: Path, what: str) -> None:
+    """A disk that was repaired leaves it, or somebody who had this process; nobody else ever removes anything here."""
+    name, kind = LEFT[what]
+    machine.stage()
+    path = machine.place / name.replace("SHA", machine.vendor.sha256)
+    if name.startswith("partial"):
+        machine.order(Discard(v=1, id=1, keep=()))
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    (aside := tmp_path / "aside").mkdir()
+    {"folder": path.mkdir, "file": path.touch, "link": lambda: path.symlink_to(aside), "pipe": lambda: os.mkfifo(path)}[kind]()
+    assert isinstance(machine.stage(), Staged)
+    staged = machine.place / "staged" / machine.vendor.sha256
+    assert (staged / "package").read_bytes() == machine.vendor.package
+    assert read_files(staged / "metadata") and not list(aside.iterdir())
 
 
 def test_a_key_set_of_another_root_counts_for_nothing(machine: Machine) -> None:
