@@ -16,7 +16,7 @@ from typing import Self
 if __name__ == "__main__":  # run by its path, not as a module
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.support.waiting import READY_S
+from tests.support.waiting import READY_S, answers
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".venv/bin/license-server"
 
@@ -27,17 +27,21 @@ class HostServer:
     Args:
         directory: is emptied.
         name: the address by which agents know it.
+
+    Attributes:
+        directory: where it is.
+        port: of loopback, on which it listens.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._directory, self._name = directory, name
+        self.directory, self._name = directory, name
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, *arguments: str) -> str:
         """What `license-server ARGUMENTS --dir …` prints."""
         done = subprocess.run(
-            [PROGRAM, *arguments, "--dir", str(self._directory)],
+            [PROGRAM, *arguments, "--dir", str(self.directory)],
             stdin=subprocess.DEVNULL,  # at a terminal, `init` would ask for a passphrase
             capture_output=True,
             text=True,
@@ -49,23 +53,22 @@ class HostServer:
         return done.stdout.strip()
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.run("init", "--issuer", "https://license.example", "--name", self._name)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        log = (self._directory.parent / "server.log").open("wb")
+        log = (self.directory.parent / "server.log").open("wb")
         with log:
             self._process = subprocess.Popen(
-                [PROGRAM, "serve", "--dir", str(self._directory), "--bind", f"127.0.0.1:{self.port}"], stderr=log
+                [PROGRAM, "serve", "--dir", str(self.directory), "--bind", f"127.0.0.1:{self.port}"], stderr=log
             )
         ends = time.monotonic() + READY_S
         while time.monotonic() < ends and self._process.poll() is None:
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
+            if answers(self.port):
+                return self
             time.sleep(0.1)
         self.__exit__(None, None, None)
-        raise RuntimeError(f"the license server did not start: {(self._directory.parent / 'server.log').read_text()[-500:]}")
+        raise RuntimeError(f"the license server did not start: {(self.directory.parent / 'server.log').read_text()[-500:]}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._process is not None:
@@ -75,6 +78,15 @@ class HostServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of loopback that the kernel gives to nobody else meanwhile; a program that sets SO_REUSEADDR can listen on it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
 
 
 @contextmanager

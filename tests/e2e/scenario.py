@@ -14,11 +14,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.e2e import administration
+from tests.e2e import administration, updates
 from tests.e2e.guest import Guest, Result
-from tests.e2e.hostserver import HostServer, listening
+from tests.e2e.hostserver import HostServer, held_port, listening
 from tests.e2e.image import SUITE, SUITES, build
 from tests.e2e.report import Report
+from tests.e2e.vendor import PRODUCT, Vendor
 from tests.support.waiting import READY_S
 
 PROBES = Path(__file__).parent / "probes"
@@ -32,7 +33,8 @@ CLIENT = "license-agent-client --deadline 60"
 AUDIT_LOG = "/var/log/license-agent/audit.log"
 LANDLOCK = {"bookworm": 2, "trixie": 6}
 """The ABI that the kernel of each release has at least."""
-EXPOSURE = {CORE: 0.5, LINK: 1.3, INSTALLER: 2.0, UPDATER: 0.5, LICENSE_SERVER: 2.0}
+APPLY, POS_CHECK = "license-agent-apply", f"license-agent-pos-check@{PRODUCT}"
+EXPOSURE = {CORE: 0.5, LINK: 1.3, INSTALLER: 2.0, UPDATER: 0.5, APPLY: 1.0, POS_CHECK: 2.0, LICENSE_SERVER: 2.0}
 """The most that `systemd-analyze security` may say; the first two are the project's measures."""
 COMPARED = ("systemd-journald", "systemd-logind", "dbus", "prometheus-node-exporter")
 
@@ -109,9 +111,13 @@ class Scenario:
         report: takes the checks.
         quick: leave out what takes long, in steps that are not left out as a whole.
         first: which packages are installed first, "old" or "new".
+        web_port: of loopback, which the guest reaches as the vendor's web server.
+
+    Attributes:
+        vendor: publishes updates; None before the first step about them.
     """
 
-    def __init__(self, guest: Guest, server: HostServer, report: Report, quick: bool, first: str) -> None:
+    def __init__(self, guest: Guest, server: HostServer, report: Report, quick: bool, first: str, web_port: int) -> None:
         self.guest = guest
         self.quick = quick
         self.first = first
@@ -120,6 +126,8 @@ class Scenario:
         self.report = report
         self.check, self.same = report.check, report.same
         self.agent_id = ""
+        self.web_port = web_port
+        self.vendor: Vendor | None = None
 
     # What the people of this story do
 
@@ -158,11 +166,12 @@ class Scenario:
         told: dict[str, Any] = json.loads(self.out("license-agent-cli --json status", check=False))
         return told
 
-    def selling(self, work: Callable[[], None], what: str) -> None:
-        """Does something while a till validates again and again."""
+    def selling(self, work: Callable[[], None], what: str, pause_s: float = 0.1) -> None:
+        """Does something while a till validates again and again, with a pause between two validations."""
         self.sh("rm -f /run/till.stop")
         till = self.guest.background(
-            "PYTHONPATH=/payload/client python3 -B /payload/probes/till.py /srv/till/license /run/till.stop", user="till"
+            f"PYTHONPATH=/payload/client python3 -B /payload/probes/till.py /srv/till/license /run/till.stop {pause_s}",
+            user="till",
         )
         time.sleep(2)
         work()
@@ -666,6 +675,7 @@ class Scenario:
         self.apt("install license-agent")
         self.active(CORE)
         self.till_is_served("after removal and a new installation")
+        updates.put_away(self)
         self.apt("purge license-agent license-agent-server")
         left = self.out(
             "ls -d /etc/license-agent /var/lib/license-agent* /var/log/license-agent /etc/apparmor.d/license-agent*"
@@ -683,6 +693,8 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
     "rotate": Scenario.rotate,
     "restart, and upgrade from an earlier commit": Scenario.restart_and_upgrade,
     "the client's package": Scenario.client,
+    "updates of the POS: one that does not work, one that does": updates.short,
+    "updates of the POS: windows, faults, power cuts, a memory stick, full disks": updates.long,
     "administrators with certificates, the REST interface, doctor": administration.short,
     "faults, each named by status and doctor": administration.long,
     "hang": Scenario.hang,
@@ -701,6 +713,7 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
 }
 
 LONG = (
+    "updates of the POS: windows, faults, power cuts, a memory stick, full disks",
     "faults, each named by status and doctor",
     "hang",
     "be killed",
@@ -740,18 +753,23 @@ def main() -> int:
         with (
             HostServer(options.directory / "server", SERVER) as server,
             listening() as other,
+            held_port() as web,
             Guest(
                 image,
                 options.directory / "run",
                 options.directory / "payload",
-                reach={f"{SERVER}:8443": server.port, f"{OTHER}:9999": other},
+                reach={
+                    f"{SERVER}:8443": server.port,
+                    f"{OTHER}:9999": other,
+                    f"{updates.ADDRESS}:{updates.PORT}": web,
+                },
             ) as guest,
         ):
             with report.step("boot"):
                 guest.boot()
                 report.same("the guest is running", "running", guest.state)
             upgrades = options.begin in (None, "restart, and upgrade from an earlier commit")
-            scenario = Scenario(guest, server, report, options.quick, "old" if upgrades else "new")
+            scenario = Scenario(guest, server, report, options.quick, "old" if upgrades else "new", web)
             try:
                 for name, step in STEPS.items():
                     if options.quick and name in LONG and name not in (options.begin, options.until):

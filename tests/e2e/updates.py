@@ -1,0 +1,387 @@
+"""Updates of a POS application in the booted guest, with the installed programs, systemd and the profiles in force.
+
+The vendor, its web server and the license server are on the host. In the guest a POS application runs from slots, as the user
+`till`, and another program validates a license again and again through every switch.
+"""
+
+import contextlib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.guest import GuestError
+from tests.e2e.vendor import PRODUCT, Vendor
+from tests.support.waiting import READY_S
+
+if TYPE_CHECKING:
+    from tests.e2e.scenario import Scenario
+
+ADDRESS, PORT = "10.0.2.102", 443
+"""The vendor's web server, as the guest knows it."""
+ETC = "/etc/license-agent"
+UPDATER = "license-agent-updater"
+SLOTS, STAGED, OWN = "/var/lib/pos", "/var/lib/license-agent-updater", "/var/lib/license-agent-installer"
+AUDIT_LOG = "/var/log/license-agent/audit.log"
+JOURNAL = "/var/lib/license-agent/ota.json"
+TRIAL_S, CHECK_S, START_S = 5, 60, 45
+"""Seconds: of a trial, of a health command, and that the POS may take to start. An emulated processor is slow."""
+PAUSE_S = 0.5
+"""Between two validations, so that the till leaves the processor to what is tested."""
+
+POS = """#!/usr/bin/python3 -I
+import os, socket
+version = open("version").read()
+listener = socket.create_server(("127.0.0.1", 7700))
+open(os.environ["STATE_DIRECTORY"] + "/started", "w").write(version)
+print("POS", version, "sells", flush=True)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+while True:
+    listener.accept()[0].sendall(version.encode())
+"""
+CHECK = """#!/usr/bin/python3 -I
+import os, socket, sys
+assert os.getuid() != 0 and os.getcwd().startswith("/var/lib/pos/slots/"), "another user, or another place"
+runs = socket.create_connection(("127.0.0.1", 7700)).recv(64).decode()
+sys.exit(0 if runs == open("version").read() else "the version that runs is " + runs)
+"""
+NOT_STARTING = '#!/bin/sh\necho "the database has another form" >&2\nexit 3\n'
+NO_PRINTER = '#!/bin/sh\necho "no printer is connected"\nexit 1\n'
+HANGING = '#!/bin/sh\necho "waiting for the card terminal"\nexec sleep 1000\n'
+GOOD = {"bin/pos": POS, "bin/check": CHECK}
+UNIT = f"""[Unit]
+Description=Sample POS
+StartLimitIntervalSec=0
+[Service]
+Type=notify
+User=till
+ExecStart={SLOTS}/current/bin/pos
+WorkingDirectory={SLOTS}/current
+StateDirectory=pos-data
+Restart=on-failure
+RestartSec=2s
+TimeoutStartSec={START_S}s
+[Install]
+WantedBy=multi-user.target
+"""
+PRODUCTS = f"""[product.{PRODUCT}]
+backend = "slots"
+directory = "{SLOTS}"
+unit = "pos.service"
+user = "till"
+health = ["bin/check"]
+timeout_s = {CHECK_S}
+"""
+SETTINGS = f'\n[updates]\nnotice_h = 0\nconsent = "none"\ntrial_s = {TRIAL_S}\n'
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A version that does not work.
+
+    Attributes:
+        name: for the report.
+        files: what is other than in a good one.
+        reason: parts of what the register says of it: the check that failed, and what the log said last.
+    """
+
+    name: str
+    files: dict[str, str]
+    reason: tuple[str, ...]
+
+
+BAD = (
+    Bad("fails its check", {"bin/check": NO_PRINTER}, ("health: 'bin/check' failed", "no printer is connected")),
+    Bad("does not start", {"bin/pos": NOT_STARTING}, ("unit: pos.service does not run", "the database has another form")),
+    Bad("hangs when it starts", {"bin/pos": HANGING}, ("unit: pos.service does not run", "waiting for the card terminal")),
+)
+
+
+class Till:
+    """The machine whose POS application is updated.
+
+    Args:
+        scenario: the guest, provisioned, and with a license.
+        vendor: of the POS application.
+    """
+
+    def __init__(self, scenario: "Scenario", vendor: Vendor) -> None:
+        self.scenario, self.vendor = scenario, vendor
+        self.guest, self.server = scenario.guest, scenario.server
+        self.check, self.same, self.until = scenario.check, scenario.same, scenario.until
+        self.sh, self.out = scenario.sh, scenario.out
+
+    # A machine with a POS application
+
+    def set_up(self) -> None:
+        """POS 1.0, and root's word on what may replace it."""
+        first = self.vendor.publish("1.0", GOOD)
+        slot = f"{SLOTS}/slots/a"
+        self.guest.put(self.vendor.unpacked(first), "/root/pos.tar")
+        self.sh(f"mkdir -p {slot} && tar -xf /root/pos.tar -C {slot} --no-same-owner && ln -s slots/a {SLOTS}/current")
+        for name, data in (
+            ("update-trust.json", self.vendor.trust(self.scenario.agent_id)),
+            ("installer.toml", PRODUCTS.encode()),
+            ("updates-ca.pem", self.vendor.ca),
+        ):
+            self.guest.put(data, f"{ETC}/{name}")
+        self.guest.put(UNIT.encode(), "/etc/systemd/system/pos.service")
+        ota = f'\n[upstream.ota]\nurl = "https://{ADDRESS}:{PORT}"\nca_file = "{ETC}/updates-ca.pem"\n'
+        for name, text in (("link.toml", ota), ("config.toml", SETTINGS)):
+            self.sh(f"printf %s {shlex.quote(text)} >>{ETC}/{name}")
+        self.sh(
+            f"printf '[Service]\\nIPAddressAllow={ADDRESS}\\n' >/etc/systemd/system/license-agent-link.service.d/updates.conf"
+            " && systemctl daemon-reload && systemctl stop license-agent-link.service"
+            " && systemctl enable --quiet pos.service && systemctl start pos.service && systemctl restart license-agent"
+        )
+        self.scenario.active("pos.service")
+        self.same("the POS that was unpacked by hand runs", "1.0", self.runs())
+        self.until("the agent knows it", lambda: self.running().get("version") == "1.0")
+
+    # What one sees
+
+    def runs(self) -> str:
+        """The version that the process of the POS says it is, not what a file says."""
+        return self.out(
+            "python3 -Ic 'import socket; print(socket.create_connection((\"127.0.0.1\", 7700)).recv(64).decode())'", check=False
+        )
+
+    def ask_server(self) -> None:
+        """Has the agent contact the license server. On a busy host the link may start too slowly for one attempt."""
+        self.until("the agent speaks with its server", lambda: self.sh("license-agent-cli ota check", check=False).status == 0)
+
+    def cli(self, what: str) -> Any:
+        return json.loads(self.out(f"license-agent-cli --json {what}", timeout=READY_S))
+
+    def running(self) -> dict[str, Any]:
+        """What `ota status` says of the POS; empty as long as it says nothing."""
+        done = self.sh("license-agent-cli --json ota status", check=False)
+        found = json.loads(done.stdout)["running"] if done.status == 0 else []
+        return dict(found[0]) if found else {}
+
+    def journal(self) -> dict[str, Any]:
+        """Where the update is: the agent's own file, because a command takes seconds here."""
+        try:
+            found: dict[str, Any] = json.loads(self.guest.get(JOURNAL))["update"]
+        except (GuestError, json.JSONDecodeError):  # it may not be there yet
+            return {}
+        return found
+
+    def newest(self) -> dict[str, Any]:
+        """The newest line of the maintenance register."""
+        (line,) = self.cli("ota history --count 1")["entries"]
+        return dict(line)
+
+    def said_by_server(self) -> tuple[str, str]:
+        """State and detail of the newest order at the license server, once the agent has reported."""
+        self.ask_server()
+        newest = json.loads(self.server.run("ota", "status", self.scenario.agent_id, "--json"))["directives"][0]
+        return newest["state"], newest["detail"]
+
+    # What is done
+
+    def order(self, version: str, changed: dict[str, str] | None = None, *options: str) -> str:
+        """Publishes a version and orders it; returns its path in the repository."""
+        target = self.vendor.publish(version, GOOD | (changed or {}))
+        self.server.run("ota", "assign", self.scenario.agent_id, target, "--notice", "0", *options)
+        return target
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Waits until an update that is begun within has ended, one way or the other."""
+        before = self.journal().get("done", 0)
+        yield
+        self.until("the update ends", lambda: self.journal().get("done", 0) > before)
+
+    def update(self, version: str, changed: dict[str, str] | None = None) -> dict[str, Any]:
+        """Orders a version, and returns the register's line once the update has ended."""
+        with self.ending():
+            self.order(version, changed)
+            self.ask_server()
+        line = self.newest()
+        self.same("the register's newest line is about it", version, line["version"])
+        return line
+
+    def good(self, version: str) -> None:
+        """A version that works."""
+        before = self.runs()
+        line = self.update(version)
+        found = (line["outcome"], line["before"], line["operator"], line["reason"])
+        self.same(f"POS {before} to {version}", ("installed", before, "server", ""), found)
+        self.same("it runs", version, self.runs())
+        now = self.running()
+        shown = (now["version"], now["in_trial"], now["previous"])
+        self.same("ota status: it is committed, and the version before is kept", (version, False, before), shown)
+        self.same("the license server says so", ("proved", ""), self.said_by_server())
+
+    def bad(self, version: str, bad: Bad) -> None:
+        """A version that does not."""
+        before = self.runs()
+        line = self.update(version, bad.files)
+        self.same(f"POS {version} {bad.name}: it is taken back", "rolled-back", line["outcome"])
+        for part in bad.reason:
+            self.check(f"the register says why: {part}", part in line["reason"], line["reason"])
+        self.same("the version before runs", before, self.runs())
+        now = self.running()
+        self.same("ota status: no trial", (before, False), (now["version"], now["in_trial"]))
+        told, (state, detail) = self.journal()["step"], self.said_by_server()
+        ended = "locked" if told == "locked" else "rolled-back"
+        self.check("the license server says why", state == ended and bad.reason[0] in detail, (state, detail))
+        recorded = self.sh(f"grep '\"ota.rollback\"' {AUDIT_LOG} | grep -q '\"{version}\"'", check=False)
+        self.same("the audit log has it", 0, recorded.status)
+
+    def window(self, version: str) -> None:
+        """A version whose window is closed, and then open."""
+        before, hour = self.runs(), int(self.out("date -u +%H"))
+
+        def between(first: int, last: int) -> str:
+            return f"mon-sun {(hour + first) % 24:02}:00-{(hour + last) % 24:02}:00 UTC"
+
+        target = self.order(version, None, "--window", between(6, 8))
+        self.ask_server()
+        self.until("outside its window an update waits", lambda: (self.status()["waits"] or {}).get("code") == "window")
+        self.same("and nothing was switched", before, self.runs())
+        with self.ending():
+            again = (self.scenario.agent_id, target, "--notice", "0", "--replace", "--window", between(-1, 4))
+            self.server.run("ota", "assign", *again)
+            self.ask_server()
+        self.same("within it, it is installed", ("installed", version), (self.newest()["outcome"], self.runs()))
+
+    def forged(self, version: str) -> None:
+        """A package that somebody has changed on the web server is refused, until the genuine one is there again."""
+        before, attempts = self.runs(), self.journal()["attempts"]
+        target = self.order(version)
+        with self.ending():
+            with self.vendor.forged(target):
+                self.ask_server()
+                self.hindered("a forged package is refused, with the reason", "digest-differs")
+                self.same("nothing was switched", before, self.runs())
+                self.same("and it is no failed attempt", attempts, self.journal()["attempts"])
+            self.sh("license-agent-cli ota install --no-wait", timeout=READY_S)
+        self.same("the genuine one is installed", ("installed", version), (self.newest()["outcome"], self.runs()))
+
+    def hindered(self, what: str, *codes: str) -> None:
+        """Waits until `ota status` says what keeps the update from going on, by one of these codes."""
+        self.until(what, lambda: any(f"({code})" in (self.status()["problem"] or "") for code in codes))
+
+    def status(self) -> dict[str, Any]:
+        """What `ota status` says."""
+        return dict(self.cli("ota status"))
+
+    def cut(self, version: str, phase: str) -> None:
+        """The plug is pulled in a phase of the installer's; then the machine comes up with a version that runs."""
+        before = self.runs()
+        self.order(version)
+        self.ask_server()
+        seen = f'until grep -q \'"phase": "{phase}"\' {OWN}/state.json; do sleep 0.1; done'
+        self.sh(seen, timeout=READY_S)
+        self.guest.power_cut()
+        self.guest.boot()
+        self.guest.join_network()
+        self.scenario.active("pos.service")
+        self.until("the update ends after the power cut", lambda: self.journal().get("step") in ("idle", "locked"))
+        line, now = self.newest(), self.running()
+        self.same(f"a power cut while it is {phase}: no trial is left", False, now["in_trial"])
+        self.same("what runs is what ota status says", now["version"], self.runs())
+        expected = {"installed": version, "rolled-back": before, "failed": before}
+        self.check(
+            "the register says how it ended, and why if it was taken back",
+            line["version"] == version
+            and now["version"] == expected[line["outcome"]]
+            and bool(line["reason"]) is (line["outcome"] != "installed"),
+            f"{line['outcome']} {line['reason']}",
+        )
+        self.scenario.till_is_served("after the power cut")
+
+    def stick(self, version: str) -> None:
+        """An update bundle from a memory stick, while the repository is not read."""
+        target = self.order(version, None, "--notice", "2d")
+        self.ask_server()
+        order = self.journal()["order"]
+        self.sh("mkdir -p /media/usb && mount -t tmpfs stick /media/usb")
+        self.guest.put(self.vendor.stick(order, target), "/media/usb/pos.bundle", 0o600)
+        asked = self.vendor.asked_for("GET ")
+        self.sh("license-agent-cli ota_update --url /media/usb/pos.bundle", timeout=2 * READY_S)
+        self.same("an update from a memory stick is installed", version, self.runs())
+        self.same("without a request to the repository", asked, self.vendor.asked_for("GET "))
+        line = self.newest()
+        self.check("by root, as the register says", line["operator"] not in ("", "server"), line["operator"])
+        self.sh("umount /media/usb")
+
+    def full(self, version: str, place: str, size: str, owner: str, codes: tuple[str, ...]) -> None:
+        """A disk without room for a package; once there is room, the update goes on.
+
+        Args:
+            place: the directory whose disk is full.
+            size: of its file system, larger than what is in it.
+            owner: of the directory.
+            codes: of which one says that there is no room.
+        """
+        before = self.runs()
+        self.sh(
+            f"mkdir -p /mnt/under && mount --bind {place} /mnt/under"
+            f" && mount -t tmpfs -o size={size},mode=0700 small {place}"
+            f" && cp -a /mnt/under/. {place}/ && chown {owner}: {place}"
+            f" && cat /dev/zero >{place}/full; systemctl stop license-agent-updater.service license-agent-installer.service"
+        )
+        self.order(version)
+        self.ask_server()
+        self.hindered(f"a full disk below {place} holds the update up, and ota status says so", *codes)
+        self.same("nothing was switched", before, self.runs())
+        self.scenario.till_is_served("with a full disk")
+        self.sh(f"rm {place}/full && cp -a {place}/. /mnt/under/ && umount {place} && umount /mnt/under")
+        self.sh("systemctl stop license-agent-updater.service license-agent-installer.service")
+        with self.ending():
+            self.sh("license-agent-cli ota install --no-wait", timeout=READY_S)
+        self.same("with room, it is installed", ("installed", version), (self.newest()["outcome"], self.runs()))
+
+
+@contextlib.contextmanager
+def till(scenario: "Scenario") -> Iterator[Till]:
+    """The vendor, its web server, and the machine as it is set up once."""
+    if scenario.vendor is None:
+        place = scenario.server.directory.parent / "vendor"
+        scenario.vendor = Vendor(place, scenario.server, ADDRESS)
+    made = Till(scenario, scenario.vendor)
+    with scenario.vendor.web(scenario.web_port):
+        if made.sh(f"test -e {SLOTS}/current", check=False).status:
+            made.set_up()
+        yield made
+
+
+def short(scenario: "Scenario") -> None:
+    """One update that does not work, and one that does: then nothing is left that somebody should look at."""
+    with till(scenario) as made:
+
+        def work() -> None:
+            made.bad("1.1", BAD[0])
+            made.good("1.2")
+
+        scenario.selling(work, "an update of the POS that is taken back, and one that works", PAUSE_S)
+        scenario.no_denials()
+
+
+def long(scenario: "Scenario") -> None:
+    """Windows, other versions that do not work, forgery, power cuts, a memory stick and full disks."""
+    with till(scenario) as made:
+        scenario.selling(lambda: made.window("1.3"), "an update that waits for its window", PAUSE_S)
+        for number, bad in enumerate(BAD):
+            scenario.selling(partial(made.bad, f"1.4.{number}", bad), f"an update that {bad.name}", PAUSE_S)
+        made.same("three failed attempts lock updates", "locked", made.journal()["step"])
+        made.sh('license-agent-cli ota unlock --why "tried on purpose"')
+        made.forged("1.5")
+        for number, phase in enumerate(("staged", "switched", "proving")):
+            made.cut(f"1.6.{number}", phase)
+        made.stick("1.7")
+        made.full("1.8", STAGED, "1m", UPDATER, ("no-space",))
+        made.full("1.9", OWN, "32m", "root", ("no-room", "disk"))
+        scenario.no_denials()
+        made.same("nothing failed", "", made.out("systemctl --failed --no-legend --plain"))
+
+
+def put_away(scenario: "Scenario") -> None:
+    """Removes what an administrator has written for updates, which no package removes."""
+    scenario.sh(f"rm -f {ETC}/update-trust.json {ETC}/installer.toml {ETC}/updates-ca.pem")
+    scenario.sh("systemctl disable --quiet --now pos.service 2>/dev/null || true")
