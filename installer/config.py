@@ -155,7 +155,9 @@ def schema(user: Lookup) -> Keys:
 
 def system_schema(user: Lookup) -> Keys:
     """Returns the keys of the section of a whole system."""
-    return {name: key for name, key in schema(user).items() if name != "directory"} | {
+    # RAUC itself says which version of a system runs, and its slots hold the configuration.
+    others = ("directory", "version", "config")
+    return {name: key for name, key in schema(user).items() if name not in others} | {
         "health": Key(_system_health, required=True)
     }
 

@@ -152,7 +152,7 @@ def test_a_product_is_read_and_its_timeout_has_a_default() -> None:
         ('["bin/check", "--quick"]', "[]", "a path in the slot"),
         ('["bin/check", "--quick"]', '"bin/check"', "a path in the slot"),
         ('"/var/lib/pos"', '"pos"', "must be an absolute path"),
-        ('"slots"', '"rauc"', "must be one of slots"),
+        ('"slots"', '"apt"', "must be one of slots"),
         ("unit", "units", "did you mean 'unit'?"),
         ("[product.pos]", "[products.pos]", "did you mean [product]?"),
         ("[product.pos]", '[product."../pos"]', "is not the name of a product"),
