@@ -30,7 +30,7 @@ LAST_WORK_S = 5.0
 """How long a stop waits for the hardware, and each time for the disk."""
 UPDATES_EVERY_S = 5.0
 LATE_S = 60.0
-"""A lane of the housekeeping that takes longer is told of."""
+"""A lane of the housekeeping that takes longer is logged."""
 
 _RESTART_ONLY = ("paths", "tpm", "server")
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -126,8 +127,6 @@ def one_reply(info: dict[str, Any], token: str) -> bytes:
 
 
 def reply_to(info: dict[str, Any], frame: bytes) -> bytes:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(info["pos_socket"])
         sock.sendall(frame)
@@ -284,8 +283,6 @@ def rss(pid: int) -> float:
 
 def start_up(info: dict[str, Any], rounds: int) -> Row:
     """From the start of the process to READY=1, software backend; on a copy of the stand's agent, which is still running."""
-    import socket
-
     root = Path(info["state_dir"]).parent
     copy = root.with_name(root.name + "-copy")
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("run", "server", "lock", "stand.json"))

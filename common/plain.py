@@ -1,6 +1,6 @@
 """Says in plain words what the exceptions of libraries say in theirs. Performs no IO.
 
-What a library writes names its own functions, options and notation (`$.claim`, `strict_map_key=True`); whoever reads it has
+What a library writes names its own functions, options and notation (`$.claim`, `strict_map_key=True`); a user who reads it has
 neither called those functions nor seen their code.
 """
 

@@ -8,7 +8,7 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def forbid_dumps() -> None:
-    """Leaves no core dump, whoever wants one, and lets only root attach to this process.
+    """Leaves no core dump, whatever the limits are, and lets only root attach to this process.
 
     Raises:
         OSError: the kernel refuses.

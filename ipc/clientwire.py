@@ -319,7 +319,7 @@ def check_consent(answer: str, until: int) -> None:
     """Checks that an answer to a waiting update may be sent.
 
     Raises:
-        LocalProtocolError: it is none of `ConsentAnswer` and not empty, or `until` does not belong to it.
+        LocalProtocolError: it is neither in `ConsentAnswer` nor empty, or `until` does not belong to it.
     """
     if answer != "" and answer not in ConsentAnswer._value2member_map_:
         text = "an answer to an update is 'ready', 'busy' or 'after_shift', or none at all"

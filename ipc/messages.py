@@ -241,7 +241,7 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class SystemInfo(Request, tag="system_info", frozen=True):
-    """Which program runs, and since when? For whoever must see that an update has reached the running process."""
+    """Which program runs, and since when? Asked to see that an update has reached the running process."""
 
 
 class CertificateCheck(Request, tag="certificate_check", frozen=True):

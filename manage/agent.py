@@ -1,4 +1,4 @@
-"""Talks to the agent's admin socket. What it sends there has no more authority than whoever signed it.
+"""Talks to the agent's admin socket. What it sends there has no more authority than the person who signed it.
 
 A connection is one conversation: its challenge, and the session that was begun on it, are worth nothing on another.
 """

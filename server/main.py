@@ -97,6 +97,7 @@ def main(
     approval: str | None,
 ) -> None:
     """Run a license server: agents, secrets, licenses and the keys behind them."""
+    # With the database's modules, half a second that --version and a command that does not exist do without.
     from .cli.base.acting import Given
 
     ctx.obj = Given(server, root, certificate, key, token, local, reason, approval)

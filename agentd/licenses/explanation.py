@@ -1,7 +1,7 @@
 """Explains a verdict: the result of each check that `verdict.CHECKS` numbers, and the facts that it went by. Performs no IO.
 
 The first check that fails decides, as in `validator`. Those after it are judged too where the facts for them are known, so that
-whoever mends the first reason learns of the second. Never holds a token, a secret or what the issuer attached to a license.
+who fixes the first reason learns of the second. Never holds a token, a secret or what the issuer attached to a license.
 """
 
 from typing import Any, Final

@@ -28,7 +28,7 @@ Text = Annotated[str, Meta(max_length=500)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a receiver is told. Times are seconds since 1970 UTC.
+    """What is sent to a receiver. Times are seconds since 1970 UTC.
 
     Attributes:
         id: the same at each attempt.
@@ -72,7 +72,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What the file holds.
 
     Attributes:
-        open: alerts of which the receiver was, or will be, told that they are raised; each with the time.
+        open: alerts that are raised by what the receiver got, or will get; each with the time.
         waiting: not delivered yet, in order.
         dead: put aside, the oldest first.
         failing_since: the first failure after the last success.

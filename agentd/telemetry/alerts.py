@@ -63,7 +63,7 @@ class AlertWatch:
         """Whether this run knows that an alert is not so; asked of one that an earlier run has raised, and this one has not."""
         record = None if self._parts.cycle is None else self._parts.cycle.record
         if alert in (ROTATION_FAILING, SERVER_REFUSES):
-            # Failures are counted anew in each run: only a contact that works says that they are over.
+            # Each run counts failures from zero: only a contact that works says that they are over.
             return record is None or (record.last is not None and record.failures == 0)
         if alert in (TPM_UNAVAILABLE, TPM_UNRELIABLE):
             return self._asked_hardware

@@ -256,7 +256,7 @@ def encrypt(data: bytes, recipients: tuple[str, ...], certificate: Path | None) 
     """Encrypts with age for recipients, or by CMS for a certificate.
 
     Raises:
-        WrongKey: a recipient or the certificate is none.
+        WrongKey: a recipient or the certificate cannot be read as one.
     """
     return _to_recipients(data, recipients) if certificate is None else _to_certificate(data, certificate)
 
@@ -277,6 +277,7 @@ def _with_passphrase(data: bytes, passphrase: str) -> bytes:
 
 
 def _to_certificate(data: bytes, path: Path) -> bytes:
+    # Only a backup to a certificate needs these.
     from cryptography import x509
     from cryptography.hazmat.primitives.ciphers.algorithms import AES256
     from cryptography.hazmat.primitives.serialization import Encoding

@@ -1,6 +1,6 @@
 """Makes the backup that `[backup]` of the configuration describes, and removes those that are no longer kept. A timer runs it.
 
-The last good backup is one whose file was read back and is what was written. What is good is told to the agent, which raises
+The last good backup is one whose file was read back and is what was written. The agent hears of a good one, and raises
 the alarm when there has been none for too long: a timer that does not run tells nobody.
 """
 

@@ -145,7 +145,7 @@ def _destinations(agent: dict[str, Any], link: dict[str, Any]) -> tuple[Destinat
 
 
 def address_of(url: str) -> tuple[str, int] | None:
-    """Host and port of a URL; None if it is none."""
+    """Host and port of a URL; None if the text is no URL."""
     if not re.match(r"https?://", url):
         return None
     try:

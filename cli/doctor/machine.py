@@ -259,7 +259,7 @@ class Machine:
         if not self.layout.is_packaged:
             found = self.stat(self.layout.state)
             if found is not None:
-                return found.uid  # in a checkout, the agent is whoever started it
+                return found.uid  # in a checkout, the agent runs as the user who started it
         user = self.users.get("license-agent")
         if user is None:
             raise CannotTell("there is no user license-agent", "install the package license-agent, or give --agent-uid")

@@ -1,4 +1,4 @@
-"""Makes one archive for whoever supports the machine, with nothing secret in it."""
+"""Makes one archive for the people who support the machine, with nothing secret in it."""
 
 from .command import support_bundle
 

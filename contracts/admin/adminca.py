@@ -54,7 +54,7 @@ def read_admin_ca(pem: bytes) -> AdminCa:
     """The CAs in a file.
 
     Raises:
-        BadAdminCa: it holds no certificate, or one that is none of a CA with a P-256 key.
+        BadAdminCa: it holds no certificate, or one that is not of a CA with a P-256 key.
     """
     try:
         found = x509.load_pem_x509_certificates(pem)

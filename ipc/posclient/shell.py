@@ -311,7 +311,7 @@ def _fields(verdict: Verdict) -> dict[str, object]:
 
 
 def _hint(token: str) -> None:
-    """Says what is wrong with a token that is none; it is not repeated, since it may be one all the same."""
+    """Says what is wrong with a text that is no token; the text is not repeated, since it may hold one."""
     hint = license_token_hint(token)
     if hint is None and os.path.lexists(token):
         hint = "it is the name of a file: did you mean '@FILE'?"

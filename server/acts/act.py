@@ -184,7 +184,7 @@ class Act:
         also: further roles that may do it.
         approval: whether a second person must approve it.
         people_only: whether programs may not do it.
-        alone: it has transactions of its own, and `Context.session` is none of them.
+        alone: it has transactions of its own, and `Context.session` is not one of them.
         present: reads, and locks, what the act changes, for `If-Match`; returns what `etag` takes.
         etag: the tag of a result.
         match_required: whether the caller must say which state they want to change.

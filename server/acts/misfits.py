@@ -52,7 +52,7 @@ _PATTERNS = {
 
 
 def in_words(misfits: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with a form, for whoever filled it in.
+    """What is wrong with a form, for the person who filled it in.
 
     Args:
         misfits: pydantic's errors of the form; what was sent, which they have too, is not looked at.

@@ -7,7 +7,7 @@ version  a machine reports an older version than one that was reported before
 audit    a log went back, came forward again, and goes back once more; a restored disk goes back only once
 
 Both need a challenge that is newer than the report that they contradict: a request that was delayed on its way contradicts
-nothing. A device that is provisioned or enrolled again begins anew, and contradicts nothing either.
+nothing. A device that is provisioned or enrolled again starts over, and contradicts nothing either.
 
 While an agent is halted, `licensing.secrets` gives every holder of the identity the same last version, with a long grace.
 """

@@ -114,7 +114,7 @@ def due(keys: Iterable[Held], now: int, *, makes_tls: bool) -> list[Due]:
         keys: all that have not ended.
         now: seconds since 1970 UTC.
         makes_tls: whether a new TLS key can be put in use without an administrator. Behind a proxy it cannot: the proxy
-            would go on with its files, and nobody would be told that those end.
+            would go on with its files, and nobody would learn that those end.
     """
     found = []
     for plan in planned(keys):

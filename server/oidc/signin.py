@@ -1,7 +1,7 @@
 """Says whose a token of the OpenID provider is, with the provider's keys, which are kept for a while and read again when due.
 
 Whatever the provider does, other ways to sign in go on: one thread of its own reads keys, and few requests wait for it. What
-could not be checked is refused, or told to come again; it is never admitted.
+could not be checked is refused, or asked to come again; it is never admitted.
 """
 
 import logging

@@ -28,7 +28,7 @@ MAX_AUDIENCES = 16
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt", "application/jwt"})
 """Values of `typ`, in lower case: an ID token's and an access token's. Without `typ` it is an ID token."""
 _KEYCLOAK_TYPES = frozenset({"Bearer", "ID"})
-"""Values of the claim `typ`, which Keycloak tells its tokens apart by: a refresh token is none of them."""
+"""Values of the claim `typ`, which Keycloak tells its tokens apart by: a refresh token is not one of them."""
 
 
 class TokenRefused(Exception):
@@ -111,7 +111,7 @@ def parsed(text: str) -> Unverified:
         raise TokenRefused("its header names no key ('kid')")
     if not isinstance(kind, str) or kind.lower() not in _TYPES:
         raise TokenRefused("it is neither an access token nor an ID token ('typ')")
-    # An extension that must be understood is not; a nested or encrypted token is none of ours.
+    # An extension that must be understood is not; a nested or encrypted token is not one of ours.
     if not header.keys().isdisjoint(("crit", "b64", "zip", "enc", "cty")):
         raise TokenRefused("its header has an extension that this server does not know")
     return Unverified(text, alg, kid, claims)

@@ -212,6 +212,7 @@ class Database:
         except SQLAlchemyError as error:
             raise RegistryError(f"the database {self.name} does not answer: {in_words(error)}") from None
         if found != REVISION and not self._admits_older(found):
+            # As in `migrate`: Alembic only where it is needed.
             from .migrating import check_known
 
             check_known(found)
@@ -367,6 +368,7 @@ def _driver_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
+        # A server with SQLite never loads the driver of PostgreSQL.
         from psycopg.types.numeric import Int8Dumper
 
         # Whole numbers of one size: the driver would prepare a statement again for each combination of sizes.

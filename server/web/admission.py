@@ -1,9 +1,9 @@
 """Decides which connections a listener holds, before any TLS work: by address, by agent, and in all. Pure.
 
-A connection belongs to groups, each with a limit. Where a group is full, its oldest member makes room for the new one: whoever
-only holds connections loses them, and a handshake that takes its usual time ends before its turn comes. Until the handshake has
-ended the client is unknown, so an address has few handshakes at once. Afterwards a connection belongs to an agent, or is
-anonymous: anonymous ones never take the room of agents (threat-model T31).
+A connection belongs to groups, each with a limit. Where a group is full, its oldest member makes room for the new one: a client
+that only holds connections loses them, and a handshake that takes its usual time ends before its turn comes. Until the
+handshake has ended the client is unknown, so an address has few handshakes at once. Afterwards a connection belongs to an
+agent, or is anonymous: anonymous ones never take the room of agents (threat-model T31).
 """
 
 from collections.abc import Callable

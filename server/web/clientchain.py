@@ -1,7 +1,8 @@
 """Decides whether one of our CAs has issued a client certificate. Pure: certificates and a time in, an error or nothing out.
 
-At the TLS listener OpenSSL decides this in the handshake. Behind a proxy a certificate is only text in a header: whoever can
-write to the socket can write any certificate there. So it counts only if its chain verifies here too (threat-model T26).
+At the TLS listener OpenSSL decides this in the handshake. Behind a proxy a certificate is only text in a header: a
+process that can write to the socket can write any certificate there. So it counts only if its chain verifies here too
+(threat-model T26).
 """
 
 from datetime import UTC, datetime

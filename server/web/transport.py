@@ -30,7 +30,7 @@ class ApiProtocol(H11Protocol):
 
     Args:
         admits: whether the peer of a Unix socket may connect; None on a TLS listener.
-        visit: is told of the connection's stages; None on a Unix socket.
+        visit: hears of the connection's stages; None on a Unix socket.
         args: uvicorn's.
         kwargs: uvicorn's.
     """

@@ -21,7 +21,7 @@ _CONTACT = "license-agent-cli contact"
 
 
 def _configuration(machine: Machine) -> dict[str, Any]:
-    _ = machine.layout  # who may not read the file would be told that the file is wrong
+    _ = machine.layout  # without it, a user who may not read the file would read that the file is wrong
     done = machine.program("license-agent", "--config", str(machine.config), "check-config", "--json")
     try:
         reply = json.loads(done.stdout)

@@ -113,7 +113,7 @@ def _look(machine: Machine, wanted: list[Place]) -> list[Found]:
             stat, hidden = machine.stat(place.path), False
         except PermissionError:
             stat, hidden = None, True
-        # In a checkout, whoever started it owns what root owns in the package.
+        # In a checkout, the user who started it owns what root owns in the package.
         owners = (
             frozenset({core})
             if place.owner == AGENT

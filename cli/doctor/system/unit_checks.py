@@ -290,7 +290,7 @@ def _judge_profiles(found: Profiles) -> Judgment:
 
 
 def _restarted(profile: str) -> str:
-    """What to restart for a profile: the agent's other services are started anew with the agent's next need."""
+    """What to restart for a profile: the agent's other services start again when the agent next needs them."""
     return profile if profile == _profile(MANAGE) else _profile(CORE)
 
 

@@ -14,7 +14,7 @@ def operator(environment: Mapping[str, str] = os.environ, login_uid: Path = Path
     """Fields for audit records, each `NAME (UID)`.
 
     `os_user` and `login_user` come from the kernel: who the process runs as, and who logged in, which `su` and `sudo` do not
-    change. `sudo_user` is what the environment says: whoever is root can write anything there.
+    change. `sudo_user` is what the environment says: root can write anything there.
 
     Args:
         environment: of the process.

@@ -106,6 +106,7 @@ def _count_keys(provider: Provider) -> int:
     Raises:
         RegistryError: they cannot be read.
     """
+    # No other command asks a provider, and its HTTP client takes its time to import.
     from server.oidc.reader import ProviderUnavailable, Reader
 
     try:

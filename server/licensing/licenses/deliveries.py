@@ -1,6 +1,6 @@
 """Tells an agent which of its licenses have changed since a number (`changes`), and makes their tokens.
 
-The server remembers nothing of what an agent was told: the agent says its number. So a lost reply, a second machine with the
+The server remembers nothing of what it has sent an agent: the agent says its number. So a lost reply, a second machine with the
 same identity and an agent that begins again all get what they lack.
 """
 
@@ -73,9 +73,9 @@ class Deliveries:
             )
         number = present(session, agent)
         if agent.status != ACTIVE:
-            # It gets no tokens; once it is active, it still has to be told of everything.
+            # It gets no tokens; once it is active, everything still has to be sent to it.
             return Page(known, (), None)
-        # A number of before a restore, or one that the restored registry has lost: what was told then is not known here.
+        # A number of before a restore, or one that the restored registry has lost: what was sent then is not known here.
         since = 0 if known < present_number(session, BASE) or known > number else known
         changes: list[LicenseChange] = []
         room = MAX_CHANGES_PER_REPLY

@@ -38,7 +38,7 @@ OVER_USE = "seat_over_use"
 MAX_TAKEN_A_DAY = 24
 """Seats of one license that an agent gets in 24 hours: it gives one back that was not used for an hour at least."""
 TOLD_RATE = Rate(1 / 300, 6)
-"""What is told of one agent's refusals, for each license: an agent asks again after 300 s at the earliest."""
+"""How often refusals of one agent are recorded, for each license: an agent asks again after 300 s at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,7 @@ class Licenses:
         rows = {row.jti: row for row in session.scalars(locked)}
         for jti in dict.fromkeys(license_ids):
             row = rows.get(jti)
-            # A suspended one gets no new token: an agent that is not told of it loses it with the grace of its secret.
+            # A suspended one gets no new token: an agent that does not hear of it loses it with the grace of its secret.
             gone = row is None or row.agent_id != agent_id or row.revoked_at is not None or row.suspended_at is not None
             if row is None or gone or agent is None or agent.status != ACTIVE:
                 missing.append(jti)

@@ -304,7 +304,7 @@ def _remember(session: Session, gone: Sequence[Seat]) -> None:
     there = set(session.scalars(select(Agent.id).where(Agent.id.in_({seat.agent_id for seat in gone}))))
     for seat in gone:
         if seat.agent_id in there:
-            # No change of the agent's licenses: it is told of its seats by its leases.
+            # No change of the agent's licenses: its leases say which seats it has.
             until = seat.counted_until + USAGE_AFTER_S
             session.merge(FormerLicense(agent_id=seat.agent_id, jti=seat.id, change_number=0, expires_at=until))
 

@@ -14,7 +14,7 @@ from server.registry.models.core import Agent, Counter, FormerLicense, License
 
 BASE = "license_changes.base"
 """The counter with the number of every agent whose licenses have not changed since: of the beginning, or of the last restored
-backup. An agent that knows less than this is told everything."""
+backup. An agent that knows less than this gets everything."""
 
 
 def renumber(session: Session, now: int) -> None:
@@ -35,7 +35,7 @@ def present(session: Session, agent: Agent) -> int:
 
 
 def changed(session: Session, agent_id: str, now: int, license_ids: Sequence[str] | None = None) -> None:
-    """Notes that licenses of an agent have changed: it is told of them at its next contact.
+    """Notes that licenses of an agent have changed: it learns of them at its next contact.
 
     Args:
         session: of the writing transaction that changes them. It has locked the agent before the licenses.

@@ -176,7 +176,7 @@ class License(Base):
 
 
 class FormerLicense(Base):
-    """A license that was taken from an agent. The agent is told of it until the license ends."""
+    """A license that was taken from an agent. The agent hears of it until the license ends."""
 
     __tablename__ = "former_license"
     agent_id: Mapped[str] = mapped_column(ForeignKey("agent.id"), primary_key=True)
