@@ -12,7 +12,7 @@ from pathlib import Path
 from agentd.base import alerts
 from audittrail import chain
 from contracts.exchange import RefusalCode
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 from ipc.errors import ErrorCode
 
 ROOT = Path(__file__).resolve().parents[1]

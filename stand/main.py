@@ -8,7 +8,7 @@ import click
 
 from common.files import os_problem
 from common.version import VERSION
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 
 from . import acts, reasons, setup
 from .options import Program, directory_option, running

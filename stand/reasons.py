@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from ipc.posclient.client import LicenseClient
 
 from . import acts, setup

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
-from ipc.clientwire import NEAREST_FIRST, LicenseReason
+from ipc.answers import NEAREST_FIRST, LicenseReason
 
 _RANK = {reason: rank for rank, reason in enumerate(NEAREST_FIRST)}
 

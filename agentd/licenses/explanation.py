@@ -9,7 +9,7 @@ from typing import Any, Final
 from agentd.base.errors import NoSuchLicense
 from contracts.jose import MalformedToken
 from contracts.licensetoken import SealedToken, parse_token
-from ipc.clientwire import LicenseReason, Reason
+from ipc.answers import LicenseReason, Reason
 
 from .seats import Floating
 from .validator import Entry, Validator

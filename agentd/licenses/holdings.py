@@ -5,7 +5,7 @@ secret is gone is left out once it has not been used here for 90 days (`inventor
 """
 
 from agentd.secrets.ring import FOREVER
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 
 from .choice import Held, HeldLicenses
 from .seats import Floating

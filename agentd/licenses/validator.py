@@ -21,7 +21,7 @@ from contracts.claims import Claims
 from contracts.jose import BadSignature, MalformedToken
 from contracts.licensetoken import SealedToken, WrongAudience, open_token, parse_token
 from hwsec.vault import Vault, WrappedSecret
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 
 from .inventory import LicenseInventory
 from .verdict import Ruling, judge, refusal

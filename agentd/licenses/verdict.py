@@ -14,7 +14,7 @@ import msgspec
 from agentd.secrets.lifecycle import State
 from agentd.secrets.ring import FOREVER, Standing
 from contracts.claims import Claims
-from ipc.clientwire import Reason, Verdict
+from ipc.answers import Reason, Verdict
 
 CHECKS: tuple[tuple[Reason, str], ...] = (
     (Reason.MALFORMED, "the token is not of the form that `contracts.licensetoken` defines"),

@@ -14,8 +14,8 @@ from agentd.licenses.choice import Held, page
 from agentd.licenses.holdings import Holdings
 from agentd.licenses.inventory import MAX_LICENSES
 from agentd.licenses.validator import Validator
+from ipc.answers import LicenseReason
 from ipc.bounds import LICENSES_PER_PAGE, MAX_FRAME_BYTES, PROTOCOL_VERSION
-from ipc.clientwire import LicenseReason
 from ipc.messages import ListLicenses, Require, encode_reply
 from ipc.peer import Peer
 

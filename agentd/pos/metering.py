@@ -10,8 +10,9 @@ from agentd.audit.log import actor
 from agentd.licenses.holdings import Holdings
 from agentd.licenses.usage import Counted, Counting, Usage
 from common.tokenbucket import Buckets
+from ipc.answers import LicenseReason
 from ipc.bounds import COUNTS_BURST, COUNTS_PER_S, MAX_COUNTERS, PROTOCOL_VERSION
-from ipc.clientwire import METER_FEATURE, LicenseReason
+from ipc.clientwire import METER_FEATURE
 from ipc.errors import ErrorCode
 from ipc.messages import CountUsage, encode_error, encode_reply
 from ipc.peer import Peer

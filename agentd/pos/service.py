@@ -21,7 +21,6 @@ from agentd.sockets.unauthorized import UnauthorizedPeers
 from common.plain import msgspec_text
 from common.tokenbucket import Buckets
 from ipc.bounds import NONCE_BYTES, PROTOCOL_VERSION, THROTTLE_S
-from ipc.clientwire import refresh_digest
 from ipc.errors import ErrorCode, RemoteProtocolError
 from ipc.knownframes import KnownFrame, key_of, known_from
 from ipc.messages import (
@@ -43,6 +42,7 @@ from ipc.messages import (
     encode_verdict_tail,
 )
 from ipc.peer import OVERFLOW_ID, Peer
+from ipc.replies import refresh_digest
 
 from .machine import MachineLicenses
 from .metering import Metering

@@ -12,7 +12,7 @@ from agentd.base.errors import NoSuchVersion, Refused
 from contracts.trust import Trust
 from hwsec.store import Contents, StoredVersion
 from hwsec.storeformat import VersionMeta
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 
 from .lifecycle import MAX_VERSIONS, Event, Limits, State, grace_until, next_change, state_at, step, valid_until
 

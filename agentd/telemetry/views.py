@@ -12,7 +12,7 @@ from agentd.secrets.ring import SecretRing
 from agentd.secrets.store import Store
 from agentd.secrets.trusted_time import describe
 from agentd.sync.cycle import ContactCycle
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 
 from .parts import AgentParts
 

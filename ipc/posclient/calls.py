@@ -11,31 +11,19 @@ from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..answers import AgentInfo, ConsentAnswer, FeatureVerdict, HeldLicense, Reason, UsageCount, Verdict, WaitingUpdate
 from ..bounds import COUNT_ID_BYTES, NONCE_BYTES
-from ..clientwire import (
-    FAKE_FIELD,
-    AgentInfo,
-    ConsentAnswer,
-    FeatureVerdict,
-    HeldLicense,
-    Reason,
-    UsageCount,
-    Verdict,
-    WaitingUpdate,
+from ..clientwire import FAKE_FIELD, check_consent, check_count, check_requirement, check_token, may_be_sent
+from ..errors import LicenseAgentError
+from ..replies import (
     agent_info_from,
-    check_consent,
-    check_count,
-    check_requirement,
-    check_token,
     feature_verdict_from,
     licenses_from,
-    may_be_sent,
     refreshed_token_from,
     usage_count_from,
     verdict_from,
     waiting_update_from,
 )
-from ..errors import LicenseAgentError
 from .refresh import UnstoredTokens
 from .tokenfile import TokenFile
 

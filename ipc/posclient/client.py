@@ -10,18 +10,9 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ..answers import AgentInfo, ConsentAnswer, FeatureVerdict, HeldLicense, UsageCount, Verdict, WaitingUpdate
 from ..bounds import DEFAULT_DEADLINE_S
-from ..clientwire import (
-    AgentInfo,
-    ConsentAnswer,
-    FeatureVerdict,
-    HeldLicense,
-    UsageCount,
-    Verdict,
-    WaitingUpdate,
-    decode_reply,
-    encode_request,
-)
+from ..clientwire import decode_reply, encode_request
 from ..errors import LicenseAgentError, RemoteProtocolError
 from ..peer import UntrustedDaemon, check_daemon
 from .calls import (

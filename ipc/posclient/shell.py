@@ -11,8 +11,9 @@ import sys
 import time
 from dataclasses import asdict
 
+from ..answers import ConsentAnswer, Reason, Verdict
 from ..bounds import COUNT_ID_BYTES, DEFAULT_DEADLINE_S, MAX_AMOUNT
-from ..clientwire import ConsentAnswer, Reason, Verdict, may_be_sent
+from ..clientwire import may_be_sent
 from ..errors import ErrorCode, LicenseAgentError, LocalProtocolError
 from ..peer import UntrustedDaemon
 from .client import LicenseClient

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from ..clientwire import Reason, Verdict, may_be_sent
+from ..answers import Reason, Verdict
+from ..clientwire import may_be_sent
 from ..errors import LicenseAgentError
 from .client import LicenseClient
 from .policy import AgentRefused, TokenFileError

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from ..clientwire import Reason
+from ..answers import Reason
 from ..errors import ErrorCode
 from .base import MACHINE_REASONS
 from .fake import FakeLicenseAgent

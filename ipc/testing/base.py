@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ..clientwire import Reason
+from ..answers import Reason
 from ..errors import ErrorCode
 from ..posclient.aioclient import AsyncLicenseClient
 from ..posclient.client import LicenseClient

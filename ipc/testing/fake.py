@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..answers import Reason
 from ..bounds import DEFAULT_RATE_PER_S
-from ..clientwire import Reason
 from ..errors import ErrorCode
 from ..posclient.trust import DEFAULT_POS_SOCKET
 from .base import DEFAULT_EXPIRES_IN_S, DEFAULT_FEATURES, AgentInTest

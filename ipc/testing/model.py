@@ -7,17 +7,9 @@ text of that form has been changed, and gets `bad_signature`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ..answers import NEAREST_FIRST, FeatureVerdict, HeldLicense, LicenseReason, Reason, UsageCount, Verdict
 from ..bounds import COUNTS_KNOWN
-from ..clientwire import (
-    METER_FEATURE,
-    NEAREST_FIRST,
-    FeatureVerdict,
-    HeldLicense,
-    LicenseReason,
-    Reason,
-    UsageCount,
-    Verdict,
-)
+from ..clientwire import METER_FEATURE
 
 PREFIX, SUFFIX = "fake-token", "licenses-nothing"
 AGENT_ID = "fake:pos-001"

@@ -17,10 +17,11 @@ from ..bounds import (
     NONCES_PER_UID,
     PROTOCOL_VERSION,
 )
-from ..clientwire import FAKE_FIELD, refresh_digest
+from ..clientwire import FAKE_FIELD
 from ..errors import ErrorCode, RemoteProtocolError
 from ..frames import encode_frame
 from ..posclient.version import __version__
+from ..replies import refresh_digest
 from .model import AGENT_ID, Model
 from .requests import Request, read_request
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..clientwire import Reason
+from ..answers import Reason
 from .base import DEFAULT_EXPIRES_IN_S, DEFAULT_FEATURES, MACHINE_REASONS, AgentInTest, NotAvailable
 
 COMMAND = "license-stand"

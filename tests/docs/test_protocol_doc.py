@@ -14,7 +14,7 @@ from contracts.licensetoken import LICENSE_TYPE, MAX_HEADER_CHARS, MAX_VERSION, 
 from contracts.statement import MAX_STATEMENT_CHARS
 from contracts.trust import MAX_KEYS, parse_trust
 from ipc import bounds
-from ipc.clientwire import NEAREST_FIRST, Reason
+from ipc.answers import NEAREST_FIRST, Reason
 from ipc.errors import ErrorCode
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, VerdictReply

@@ -17,10 +17,11 @@ if __name__ == "__main__":
         import ipc.messages  # noqa: F401
 
 
-from ipc.clientwire import decode_reply, feature_verdict_from, licenses_from, verdict_from
+from ipc.clientwire import decode_reply
 from ipc.errors import RemoteProtocolError
 from ipc.frames import FrameDecoder
 from ipc.messages import AdminRequest, PosRequest, RequestDecoder, encode_error
+from ipc.replies import feature_verdict_from, licenses_from, verdict_from
 
 READERS: tuple[Callable[[dict[str, Any]], object], ...] = (
     lambda reply: verdict_from(reply, bytes(16)),

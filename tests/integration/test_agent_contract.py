@@ -30,9 +30,10 @@ from license_agent_client.bounds import (
     MAX_TOKEN_CHARS,
     MIN_CONNECTS_PER_S,
 )
-from license_agent_client.clientwire import FAKE_FIELD, refresh_digest
+from license_agent_client.clientwire import FAKE_FIELD
 from license_agent_client.errors import ErrorCode
 from license_agent_client.frames import FrameDecoder, encode_frame
+from license_agent_client.replies import refresh_digest
 from license_agent_client.testing import AgentInTest, FakeLicenseAgent, StandLicenseAgent
 from license_agent_client.testing.base import MACHINE_REASONS
 

@@ -7,24 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipc.answers import NEAREST_FIRST, LicenseReason, Reason
 from ipc.bounds import MAX_TOKEN_CHARS
-from ipc.clientwire import (
-    NEAREST_FIRST,
-    LicenseReason,
-    Reason,
-    agent_info_from,
-    check_requirement,
-    check_token,
-    decode_map,
-    decode_reply,
-    encode_request,
-    feature_verdict_from,
-    licenses_from,
-    refresh_digest,
-    refreshed_token_from,
-    verdict_from,
-)
+from ipc.clientwire import check_requirement, check_token, decode_map, decode_reply, encode_request
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from ipc.replies import agent_info_from, feature_verdict_from, licenses_from, refresh_digest, refreshed_token_from, verdict_from
 
 NONCE = bytes(range(16))
 VERDICT: dict[str, Any] = {

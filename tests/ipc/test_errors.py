@@ -35,6 +35,13 @@ PUBLIC = {
     for name in license_agent_client.__all__
     if isinstance(value := getattr(license_agent_client, name), type) and issubclass(value, BaseException)
 }
+MAKERS = {
+    node.name
+    for path in MODULES
+    for node in ast.parse(path.read_text("utf-8")).body
+    if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Name) and node.returns.id in PUBLIC
+}
+"""Functions that make one of them."""
 # The library's own code catches these: they reach no caller.
 INSIDE = {"EOFError", "OSError", "TimeoutError", "ValueError"}
 
@@ -69,7 +76,9 @@ def test_nothing_else_is_raised(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             name = node.exc.func.id
-            assert name in PUBLIC or name in INSIDE or name.startswith("_"), f"{path.name}:{node.lineno}: {name}"
+            assert name in PUBLIC or name in MAKERS or name in INSIDE or name.startswith("_"), (
+                f"{path.name}:{node.lineno}: {name}"
+            )
 
 
 def test_a_till_that_handles_every_error_hides_none_of_its_tests() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from ipc.clientwire import (
-    Reason,
+from ipc.answers import Reason
+from ipc.clientwire import decode_reply
+from ipc.errors import ErrorCode, RemoteProtocolError
+from ipc.frames import FrameDecoder
+from ipc.messages import PosRequest, RequestDecoder
+from ipc.replies import (
     agent_info_from,
-    decode_reply,
     feature_verdict_from,
     licenses_from,
     refreshed_token_from,
@@ -18,9 +21,6 @@ from ipc.clientwire import (
     verdict_from,
     waiting_update_from,
 )
-from ipc.errors import ErrorCode, RemoteProtocolError
-from ipc.frames import FrameDecoder
-from ipc.messages import PosRequest, RequestDecoder
 
 FRAMES = json.loads((Path(__file__).parents[1] / "vectors" / "frames.json").read_text("utf-8"))
 REQUESTS, REPLIES = FRAMES["requests"], FRAMES["replies"]

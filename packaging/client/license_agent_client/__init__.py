@@ -11,7 +11,7 @@ The agent holds the licenses of its machine. A till that keeps a license token o
 verdict could be had within the deadline. Every exception of this library is a `LicenseAgentError`.
 """
 
-from .clientwire import (
+from .answers import (
     AgentInfo,
     ConsentAnswer,
     FeatureVerdict,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.licenses.choice import Held, HeldLicenses, page
-from ipc.clientwire import NEAREST_FIRST, LicenseReason
+from ipc.answers import NEAREST_FIRST, LicenseReason
 
 FEATURES, PRODUCTS = ["sales", "fuel", "scale"], ["till", "pump"]
 opened = st.builds(

@@ -11,7 +11,7 @@ from agentd.licenses.explanation import FAILED, PASSED, UNKNOWN, explain_license
 from agentd.licenses.seats import Floating
 from agentd.secrets.revocations import Revocations
 from agentd.secrets.withheld import Withheld
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from server.keys.jose import issue_token, new_signing_key
 from tests.agentd.world import DAY, T0, World, meta, secret, token
 from tests.contracts.world import CLAIMS

@@ -5,7 +5,7 @@ from agentd.licenses.inventory import KEPT_S, MAX_LICENSES
 from agentd.secrets.revocations import Revocations
 from agentd.secrets.withheld import Withheld
 from agentd.telemetry.views import EXPIRING_S, licenses_view
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 from tests.agentd.world import DAY, T0, World, meta, token
 
 NOW = T0 + 100

@@ -10,7 +10,7 @@ from agentd.licenses import validator as validator_module
 from agentd.secrets.lifecycle import MAX_VERSIONS, Limits, State
 from contracts.jose import b64encode
 from hwsec.store import Contents
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from server.keys.jose import issue_token, new_signing_key
 from tests.agentd.world import DAY, T0, World, meta, secret, token
 from tests.contracts.world import AGENT, CLAIMS, LICENSE_KEY

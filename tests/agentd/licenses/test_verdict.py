@@ -11,7 +11,7 @@ from agentd.secrets.lifecycle import Limits, State
 from agentd.secrets.ring import standing_of
 from contracts.claims import Claims
 from hwsec.storeformat import VersionMeta
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from tests.agentd.world import DAY, T0, meta
 from tests.contracts.world import CLAIMS
 

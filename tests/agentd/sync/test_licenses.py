@@ -22,7 +22,7 @@ from contracts.contact.seats import LEASE
 from contracts.exchange import Cause, RefusalCode
 from contracts.jose import b64decode
 from hwsec.store import SealedStore
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from server.base.refused import RequestRefused
 from server.exchange.content import Reader
 from server.licensing.licenses import lifecycle

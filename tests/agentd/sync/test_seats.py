@@ -20,7 +20,7 @@ from agentd.sync import seats as seat_sync
 from agentd.sync.cycle import SEAT_PAUSE_S
 from agentd.uplink.transport import Response
 from contracts.contact.seats import LEASE, MAX_SEAT_S
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 from server.licensing.licenses.licenses import Order
 from server.licensing.sales import seats
 from server.licensing.sales.seats import CLOCK_MARGIN_S, DAY_S, HOUR_S, Mode, Terms

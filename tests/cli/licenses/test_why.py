@@ -12,7 +12,7 @@ from agentd.secrets.withheld import Withheld
 from cli.licenses.explanation import explained, explanation_text
 from cli.licenses.remedies import _STEPS, next_step
 from cli.licenses.why import is_token
-from ipc.clientwire import LicenseReason
+from ipc.answers import LicenseReason
 from tests.agentd.world import DAY, T0, World, meta, token
 from tests.contracts.world import CLAIMS
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from ipc.clientwire import Reason, Verdict, refresh_digest
+from ipc.answers import Reason, Verdict
 from ipc.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from ipc.posclient.calls import Answer, Question, ask_info, ask_ping, ask_refresh, validate_and_refresh
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.refresh import MAX_REMEMBERED, UnstoredTokens
 from ipc.posclient.tokenfile import TokenFile
+from ipc.replies import refresh_digest
 
 
 def verdict(sent: dict[str, Any], reason: str = "ok", *, refreshed: bool = False, **more: Any) -> dict[str, Any]:

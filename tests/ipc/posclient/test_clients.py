@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ipc.adminclient import AdminClient
-from ipc.clientwire import ConsentAnswer, LicenseReason, Reason, WaitingUpdate
+from ipc.answers import ConsentAnswer, LicenseReason, Reason, WaitingUpdate
 from ipc.errors import ErrorCode, LocalProtocolError
 from ipc.peer import UntrustedDaemon
 from ipc.posclient import connection as clientconnection

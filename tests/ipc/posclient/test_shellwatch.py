@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ipc.clientwire import Reason, Verdict
+from ipc.answers import Reason, Verdict
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable, TokenFileError
 from ipc.posclient.shell import EXIT_INVALID, EXIT_UNAVAILABLE, EXIT_USAGE, EXIT_VALID, main

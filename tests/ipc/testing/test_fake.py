@@ -12,7 +12,8 @@ import pytest
 from contracts.claims import AGENT_ID as REAL_ID
 from contracts.jose import MalformedToken
 from contracts.licensetoken import parse_token
-from ipc.clientwire import FAKE_FIELD, NEAREST_FIRST, LicenseReason, Reason
+from ipc.answers import NEAREST_FIRST, LicenseReason, Reason
+from ipc.clientwire import FAKE_FIELD
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused, AgentUnavailable
 from ipc.posclient.trust import DEFAULT_POS_SOCKET

@@ -9,7 +9,7 @@ from agentd.base.clock.clock import Clock
 from agentd.base.clock.timeanchor import TOLERANCE_S, Reading, Since, TimeAnchor, since, tolerance
 from agentd.secrets.record import AgentRecord, read_record
 from hwsec.errors import StoreCorrupt
-from ipc.clientwire import Reason
+from ipc.answers import Reason
 from tests.agentd.world import World, meta, token
 from tests.contracts.world import TRUST_FILE
 
