@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "common", "confine", "contracts", "hwsec", "installer", "ipc", "link", "server",
            "settings", "stand", "standupdates", "updater", "updatetrust")  # fmt: skip
@@ -31,9 +29,10 @@ def unexplained(source: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_each_says_why(path: Path) -> None:
-    assert unexplained(path.read_text()) == []
+def test_each_says_why() -> None:
+    assert len(FILES) > 500
+    found = {str(path.relative_to(ROOT)): unexplained(path.read_text()) for path in FILES}
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 def test_the_search_finds_what_it_should() -> None:

@@ -1,5 +1,6 @@
 """A request is exactly what its operation says, or a typed error that names its id; nothing else comes out of the decoder."""
 
+import itertools
 from typing import Any
 
 import msgpack
@@ -156,9 +157,9 @@ def test_a_longer_map_header_than_needed_changes_nothing(socket: str, op: str, f
 
 
 @every_op
-@pytest.mark.parametrize("value", [None, True, 1.5, "x", b"x" * 16, [], {}, -5, 2**60], ids=repr)
-def test_a_wrong_type_is_refused(socket: str, op: str, fields: dict[str, Any], value: Any) -> None:
-    for name, right in message(op, fields).items():
+def test_a_wrong_type_is_refused(socket: str, op: str, fields: dict[str, Any]) -> None:
+    values: tuple[Any, ...] = (None, True, 1.5, "x", b"x" * 16, [], {}, -5, 2**60)
+    for value, (name, right) in itertools.product(values, message(op, fields).items()):
         same = type(value) is type(right) or (isinstance(value, list) and isinstance(right, tuple))
         if (same and name != "v") or (name == "product" and (value is None or isinstance(value, str))):
             continue
@@ -168,7 +169,7 @@ def test_a_wrong_type_is_refused(socket: str, op: str, fields: dict[str, Any], v
             expected = {ErrorCode.UNKNOWN_OP}
         if name == "v" and type(value) is int:
             expected = {ErrorCode.UNSUPPORTED_VERSION}
-        assert error.code in expected
+        assert error.code in expected, (name, value)
 
 
 BOUNDS = [
