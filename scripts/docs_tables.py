@@ -28,6 +28,7 @@ from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
+from server.ota.words import LIFETIMES as METADATA_LIFETIMES
 
 from . import server_audit_events
 from .audit_events import fields_table, table
@@ -88,7 +89,10 @@ def server_metrics() -> list[Row]:
     """All metrics of the server, with one request counted: a labeled metric has no sample before its first."""
     metrics = ServerMetrics(
         lambda: Facts(
-            {}, dict.fromkeys(LIFETIMES, 0), jobs=[JobFacts(name, 0, 0, 0) for name in ("housekeeping", "keys", "updates")]
+            {},
+            dict.fromkeys(LIFETIMES, 0),
+            jobs=[JobFacts(name, 0, 0, 0) for name in ("housekeeping", "keys", "updates")],
+            metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
         ),
         lambda: 0.0,
     )

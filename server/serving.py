@@ -41,6 +41,7 @@ from .notify.delivery import Deliveries
 from .notify.sender import Sender
 from .operators.listener import LOOK_S, OperatorListener
 from .ota import publishing
+from .ota.ends import MetadataEnds
 from .ota.repository import Repository
 from .registry.allowance import PROCESS_RATE, Allowance
 from .registry.clockwatch import Heart
@@ -146,7 +147,10 @@ def serve(
     has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
     plans = (HOUSEKEEPING, KEYS, *((UPDATES,) if has_updates else ()))
     jobs = Jobs(server.database, plans, _holder())
-    metrics = Metrics(partial(_facts_or_none, server, jobs, options.bind is not None), time.time, lambda: lines.dropped)
+    updates = MetadataEnds(Repository(server.place.updates))
+    metrics = Metrics(
+        partial(_facts_or_none, server, jobs, options.bind is not None, updates), time.time, lambda: lines.dropped
+    )
     exchange = wire_exchange(server)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
@@ -397,13 +401,14 @@ def checks(server: Server, wall: Callable[[], float] = time.time) -> dict[str, C
     return {"database": database, "keys": keys, "disk": disk, "clock": server.clock.problem}
 
 
-def facts(server: Server, jobs: Jobs, makes_tls: bool) -> Facts:
+def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | None = None) -> Facts:
     """What `/metrics` says of the registry. Its time does not depend on the size of the fleet.
 
     Args:
         server: open.
         jobs: of the registry.
         makes_tls: whether this process serves a new TLS certificate by itself.
+        updates: knows when update metadata ends; None where that is of no interest.
     """
     with server.database.read() as session:
         agents, halted = server.agents.count(session), server.clones.count(session)
@@ -417,13 +422,14 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool) -> Facts:
             ends[row.kind] = min(row.expires_at, ends.get(row.kind, row.expires_at))
     standings = jobs.standings(int(time.time()))
     jobs_facts = [JobFacts(*astuple(each)) for each in standings]
-    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended))
+    metadata = {} if updates is None else updates.by_role()
+    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended), metadata)
 
 
-def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool) -> Facts | None:
+def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds) -> Facts | None:
     """None while the registry cannot be read: what this process has counted is served all the same."""
     try:
-        return facts(server, jobs, makes_tls)
+        return facts(server, jobs, makes_tls, updates)
     except (RegistryError, SQLAlchemyError) as problem:
         _log.warning("the registry cannot be read for /metrics", extra={"fields": {"kind": type(problem).__name__}})
         return None

@@ -57,6 +57,7 @@ RUNBOOKS = {
     "LicenseServerTwoMachinesOneIdentity": "guides.md#two-machines-have-one-identity",
     "LicenseServerKeyEnds": _KEYS,
     "LicenseServerKeyEnded": _KEYS,
+    "LicenseServerUpdateMetadataEnds": "guides/publish-updates.md#before-something-ends",
     "LicenseServerRegistryDown": _SERVER,
     "LicenseServerJobLate": _SERVER,
     "LicenseServerRequestsFail": _SERVER,

@@ -89,6 +89,8 @@ def _keys() -> Row:
         "Keys and certificates",
         lines("Time until a key or certificate ends", {"{{name}}": "min by (name) (license_server_key_expiry_timestamp_seconds) - time()"},
               "'license-server keys schedule' says what is missing for the next one.", unit="s", span=16),
+        lines("Time until update metadata ends", {"{{role}}": "min by (role) (license_server_update_metadata_expiry_timestamp_seconds) - time()"},
+              "'license-server ota expiry' says who signs it again; 'serve' renews snapshot and timestamp.", unit="s"),
         lines("Needs an administrator", {"{{name}}": "1 - min by (name) (license_server_key_successor_ready)"},
               "1 if the server itself cannot replace a key in time: prepare the next ('license-server keys prepare').", soft_max=1),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Declares the server's Prometheus metrics and counts responses. Performs no IO: the caller supplies `Facts`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -41,6 +41,7 @@ class Facts:
         clock_trusted: whether the server may sign by its own clock.
         jobs: how the timed jobs stand.
         unattended: names of the keys in `ends` that the server itself will replace in time.
+        metadata_ends: when the update metadata of each role ends, seconds since 1970 UTC; empty without a repository.
     """
 
     agents: dict[str, int]
@@ -49,6 +50,7 @@ class Facts:
     clock_trusted: bool = True
     jobs: Sequence[JobFacts] = ()
     unattended: frozenset[str] = frozenset()
+    metadata_ends: Mapping[str, int] = field(default_factory=dict)
 
 
 class Metrics:
@@ -207,6 +209,14 @@ class _FactsCollector(Collector):
             "1 while the server trusts its own clock; otherwise it signs nothing.",
             value=float(facts.clock_trusted),
         )
+        metadata = GaugeMetricFamily(
+            "license_server_update_metadata_expiry_timestamp_seconds",
+            "When the update metadata of a role ends, in seconds since 1970 UTC; 0 for the timestamp if it cannot be read.",
+            labels=["role"],
+        )
+        for role, end in sorted(facts.metadata_ends.items()):
+            metadata.add_metric([role], end)
+        yield metadata
         yield from _of_jobs(facts.jobs)
 
 

@@ -150,6 +150,16 @@ CASES: dict[str, dict[str, Case]] = {
             "critical", 5, {'license_server_key_expiry_timestamp_seconds{instance="srv",name="tls"}': "60x10"},
             {'license_server_key_expiry_timestamp_seconds{instance="srv",name="tls"}': "9000x10"},
         ),
+        "LicenseServerUpdateMetadataEnds": Case(
+            "high", 5,
+            {'license_server_update_metadata_expiry_timestamp_seconds{instance="srv",role="root"}': "2500000x10"},
+            {
+                'license_server_update_metadata_expiry_timestamp_seconds{instance="srv",role="root"}': "2600000x10",
+                'license_server_update_metadata_expiry_timestamp_seconds{instance="srv",role="snapshot"}': "1100000x10",
+                'license_server_update_metadata_expiry_timestamp_seconds{instance="srv",role="timestamp"}': "90000x10",
+                'license_server_update_metadata_expiry_timestamp_seconds{instance="srv",role="candidate"}': "60x10",
+            },
+        ),
         "LicenseServerRegistryDown": Case("critical", 5, server(registry_up="0x10"), server(registry_up="1x10")),
         "LicenseServerJobLate": Case(
             "medium", 10, {'license_server_job_late_seconds{instance="srv",job="keys"}': "4000x10"},

@@ -18,7 +18,8 @@ FORMER = b"license_server_days_remaining"
 def everything() -> bytes:
     jobs = [JobFacts("housekeeping", 5, 1_799_999_000, 2)]
     metrics = Metrics(
-        lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1, True, jobs, frozenset({"tls"})), lambda: 1_800_000_000.5
+        lambda: Facts({"active": 1}, {"tls": 2_000_000_000}, 1, True, jobs, frozenset({"tls"}), {"root": 1_900_000_000}),
+        lambda: 1_800_000_000.5,
     )
     metrics.count("challenge", 200, None, 0.1)
     metrics.count("challenge", 429, "rate_limited", 0.1)
@@ -36,6 +37,7 @@ def test_times_are_in_the_base_unit() -> None:
     lines = everything().decode().splitlines()
     assert 'license_server_key_expiry_timestamp_seconds{name="tls"} 2e+09' in lines
     assert 'license_server_key_successor_ready{name="tls"} 1.0' in lines
+    assert 'license_server_update_metadata_expiry_timestamp_seconds{role="root"} 1.9e+09' in lines
     assert "license_server_start_time_seconds 1.8000000005e+09" in lines
     assert "license_server_agents_halted 1.0" in lines
 
