@@ -30,11 +30,13 @@ class Installable:
         trust: whether this machine takes updates at all.
         problems: causes, each with what to do.
         products: that installer.toml names.
+        unasked: names of products in slots that nobody asks which version runs.
     """
 
     trust: bool
     problems: tuple[tuple[str, str], ...] = ()
     products: int = 0
+    unasked: tuple[str, ...] = ()
 
 
 def _look(machine: Machine) -> Installable:
@@ -46,12 +48,16 @@ def _look(machine: Machine) -> Installable:
     except tomllib.TOMLDecodeError:
         raise CannotTell(f"{PRODUCTS} cannot be read; see updates.allowed") from None
     tables: dict[str, Any] = found if isinstance(found, dict) else {}
-    problems = list(_memory(machine))
+    problems, unasked = list(_memory(machine)), []
     for name, table in tables.items():
         if isinstance(table, dict) and table.get("backend") == "slots":
             problems += _place(machine, Path(str(table.get("directory"))))
             problems += _unit(machine, name, str(table.get("unit")))
-    return Installable(True, tuple(problems), len(tables))
+            if isinstance(table.get("config"), str):
+                problems += _roots(machine, Path(table["config"]))
+            if "version" not in table:
+                unasked.append(name)
+    return Installable(True, tuple(problems), len(tables), tuple(unasked))
 
 
 def _memory(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -73,7 +79,8 @@ def _memory(machine: Machine) -> Iterator[tuple[str, str]]:
         yield f"{OWN / STATE} is damaged: every update is refused", _RESTORE
 
 
-def _place(machine: Machine, directory: Path) -> Iterator[tuple[str, str]]:
+def _roots(machine: Machine, directory: Path) -> Iterator[tuple[str, str]]:
+    """What keeps root from writing into a directory: who may change it, or one above it, could lead root elsewhere."""
     for path in (*reversed(directory.parents), directory):
         found = machine.stat(path)
         if found is None or found.kind != "directory":
@@ -83,6 +90,13 @@ def _place(machine: Machine, directory: Path) -> Iterator[tuple[str, str]]:
         shared = found.mode & OTHERS_WRITE and (path == directory or not found.mode & stat.S_ISVTX)
         if found.uid != 0 or shared:
             yield f"others than root may change {path}", f"chown root:root {path}; chmod go-w {path}"
+
+
+def _place(machine: Machine, directory: Path) -> Iterator[tuple[str, str]]:
+    found = machine.stat(directory)
+    yield from _roots(machine, directory)
+    if found is None or found.kind != "directory":
+        return
     target = machine.link_target(directory / CURRENT)
     if target not in SLOTS and (target is not None or machine.stat(directory / CURRENT) is not None):
         yield f"{directory / CURRENT} does not lead to {SLOTS[0]} or {SLOTS[1]}", f"ln -sfn {SLOTS[0]} {directory / CURRENT}"
@@ -102,9 +116,10 @@ def _unit(machine: Machine, product: str, unit: str) -> Iterator[tuple[str, str]
 def _judge(found: Installable) -> Judgment:
     if not found.trust:
         return [note("updates are not enabled on this machine")]
-    return [fail(cause, fix) for cause, fix in found.problems] or [
-        note(f"{quantity(found.products, 'product')} can be installed")
-    ]
+    if found.problems:
+        return [fail(cause, fix) for cause, fix in found.problems]
+    asked = f"; 'version' in {PRODUCTS} would have {', '.join(found.unasked)} asked which version runs" if found.unasked else ""
+    return [note(f"{quantity(found.products, 'product')} can be installed{asked}")]
 
 
 CHECKS: tuple[Check[Any], ...] = (

@@ -71,6 +71,11 @@ def updates(**changes: Any) -> Put:
     return lambda machine: machine.says["updates"].update(changes)
 
 
+def with_configuration(machine: MadeUp) -> None:
+    """The product's configuration is to be kept, and there is none."""
+    machine.put(f"{ETC}/installer.toml", machine.text(f"{ETC}/installer.toml") + 'config = "/etc/pos"\n')
+
+
 def enabled_without_trust(machine: MadeUp) -> None:
     machine.put(f"{ETC}/config.toml", machine.text(f"{ETC}/config.toml") + "[updates]\nenabled = true\n")
     del machine.stats[f"{ETC}/update-trust.json"]
@@ -527,4 +532,5 @@ FAULTS = [
         units(INSTALLER, ReadWritePaths="-/var/lib/kds"),
     ),
     Fault("updates.products", FAIL, "systemd does not know pos.service", units("pos.service", LoadState="not-found")),
+    Fault("updates.products", FAIL, "/etc/pos is not a directory", with_configuration),
 ]
