@@ -10,10 +10,9 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from agentd.audit.core import Core
 from agentd.audit.log import AuditUnavailable
@@ -25,6 +24,7 @@ from common.files import is_full, no_trace, os_problem, write_atomic
 from .consent import Answer, Traffic, said
 from .effects import Effects, Machine, Situation, Withdrawn
 from .hindrances import DISK, NO_ROOM, UNREACHABLE, Hindrance
+from .journal import MAX_REPORTS, Journal, Report, read_journal, reports_after
 from .register import INSTALLED, REHEARSAL
 from .settings import Settings
 from .sides import Declined, Hindered
@@ -50,7 +50,6 @@ from .window import Wait
 
 log = logging.getLogger(__name__)
 
-MAX_REPORTS = 16
 MAX_NOTES_TO_POS = 500
 BASE_S, CAP_S = 30.0, 3600.0
 """Bounds of the pause after something could not be reached, seconds."""
@@ -61,33 +60,6 @@ KEEP_SPENT_S = 600.0
 
 _INTERRUPTED = (*WAITS, Step.BACKED_UP, Step.DOWNLOADED)
 """The steps whose effect may be stopped in the middle: it is repeated, or nobody needs it any more."""
-
-
-class Report(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What the server has to learn of a directive; members as in `contracts.contact.updates.Outcome`."""
-
-    number: int
-    state: str
-    detail: Annotated[str, Meta(max_length=500)]
-    at: int
-
-
-class Journal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The journal's file.
-
-    Attributes:
-        update: where the update is.
-        known: the highest number of a directive that came.
-        paused: who of the machine's administrators lets nothing begin; empty if nobody does.
-        bench_since: since when this machine is a test bench, seconds since 1970 UTC; 0 if it is none.
-        reports: what the server has not acknowledged.
-    """
-
-    update: Update = Update()
-    known: int = 0
-    paused: str = ""
-    bench_since: int = 0
-    reports: tuple[Report, ...] = ()
 
 
 class UpdateRunner:
@@ -130,7 +102,7 @@ class UpdateRunner:
         self.hindrance: Hindrance | None = None
         self._hindered_at = Step.IDLE
         self.server_paused = False
-        self._journal = self._read()
+        self._journal = read_journal(path)
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._effect: asyncio.Task[Update] | None = None
@@ -141,15 +113,6 @@ class UpdateRunner:
         self._abort: Failure | None = None
         self.running: dict[str, Installed] = {}
         self._show_pause()
-
-    def _read(self) -> Journal:
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Journal)
-        except FileNotFoundError:
-            return Journal()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            log.warning("%s could not be read; the installer is asked what is installed", self._path)
-            return Journal()
 
     # What others see
 
@@ -353,7 +316,7 @@ class UpdateRunner:
         """Journals where the update is from now on, and what the server has to learn of it."""
         async with self._lock:
             before = self.update
-            reports = _reports(self._journal.reports, before, update, self._core.clock.now())
+            reports = reports_after(self._journal.reports, before, update, self._core.clock.now())
             await self._store(msgspec.structs.replace(self._journal, update=update, reports=reports, **more))
             if update.step is before.step:
                 return
@@ -546,25 +509,3 @@ class UpdateRunner:
             self.situation.paused = f"{self._journal.paused} has paused updates on this machine"
         else:
             self.situation.paused = "the license server has paused updates" if self.server_paused else ""
-
-
-def _reports(reports: tuple[Report, ...], before: Update, after: Update, now: int) -> tuple[Report, ...]:
-    """What the server has to learn once the update has moved on: the end of a directive, one each."""
-    order, failure = before.order, before.failure
-    if order is None or not order.number or after.step is before.step or after.step not in (Step.IDLE, Step.LOCKED):
-        return reports
-    detail = "" if failure is None else f"{failure.code}: {failure.text}"
-    if before.step is Step.COMMITTED:
-        state, detail = "committed", ""
-    elif before.step is Step.LOCKED:
-        return reports
-    elif after.step is Step.LOCKED:
-        state = "locked"
-    elif before.step is Step.ROLLED_BACK:
-        if after.retry_at:
-            return reports  # it is tried again
-        state = "rolled-back" if before.reached in (*IN_TRIAL, Step.COMMITTED) else "refused"
-    else:
-        state, detail = "refused", "withdrawn"
-    report = Report(number=order.number, state=state, detail=detail[:500], at=now)
-    return (*(each for each in reports if each.number != order.number), report)[-MAX_REPORTS:]

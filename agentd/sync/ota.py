@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from agentd.audit.core import Core
 from agentd.base.errors import Refused as NotNow
+from agentd.ota.journal import Report
 from agentd.ota.keysets import key_sets
-from agentd.ota.runner import Report, UpdateRunner
+from agentd.ota.runner import UpdateRunner
 from agentd.ota.table import Order
 from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
