@@ -6,19 +6,17 @@ systemd's: it starts the process that answers.
 
 import array
 import asyncio
-import contextlib
 import os
-import pwd
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentd.uplink.daemons import NoDaemon, connect_to
 from common.text import forbidden_in
 from ipc.bounds import HEADER_BYTES
 from ipc.errors import LocalProtocolError, RemoteProtocolError
 from ipc.messages import Request
-from ipc.peer import UntrustedDaemon, check_daemon
 
 from .sides import Progress, Unreachable
 
@@ -117,25 +115,10 @@ class OrderClient:
                 progress(message.done, message.total)
 
     def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A Unix socket connects at once or not at all.
-            sock.setblocking(False)
-            sock.connect(self._path)
-            check_daemon(sock, self._path, self._trusted())
-        except OSError as error:
-            sock.close()
-            raise Unreachable(f"no {self._who} answers at {self._path}: {error.strerror or error}") from None
-        except UntrustedDaemon as error:
-            sock.close()
-            raise Unreachable(f"the {self._who} cannot be trusted: {error}") from None
-        return sock
-
-    def _trusted(self) -> frozenset[int]:
-        uids = {0, os.geteuid()}
-        with contextlib.suppress(KeyError):
-            uids.add(pwd.getpwnam(self._user).pw_uid)
-        return frozenset(uids)
+            return connect_to(self._path, self._who, self._user)
+        except NoDaemon as error:
+            raise Unreachable(str(error)) from None
 
 
 def _send(sock: socket.socket, frame: bytes, descriptor: int | None) -> int:

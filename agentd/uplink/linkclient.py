@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import pwd
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ from ipc.linkmessages import (
     to_link_decoder,
 )
 from ipc.messages import Request
-from ipc.peer import UntrustedDaemon, check_daemon
+
+from .daemons import NoDaemon, connect_to
 
 LINK_USER = "license-agent-link"
 READY_TIMEOUT_S = 30.0
@@ -317,29 +317,10 @@ class LinkClient:
             writer.transport.abort()
 
     def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A Unix socket connects at once or not at all.
-            sock.setblocking(False)
-            sock.connect(self._path)
-            check_daemon(sock, self._path, self._trusted())
-        except OSError as error:
-            sock.close()
-            raise LinkUnavailable(f"no link answers at {self._path}: {error.strerror or error}") from None
-        except UntrustedDaemon as error:
-            sock.close()
-            raise LinkUnavailable(f"the link cannot be trusted: {error}") from None
-        return sock
-
-    def _trusted(self) -> frozenset[int]:
-        """Root, where systemd created the socket, and our own user, whose processes can do all that we can."""
-        uids = {0, os.geteuid()}
-        if self._link_uid is not None:
-            uids.add(self._link_uid)
-        else:
-            with contextlib.suppress(KeyError):
-                uids.add(pwd.getpwnam(LINK_USER).pw_uid)
-        return frozenset(uids)
+            return connect_to(self._path, "link", LINK_USER, self._link_uid)
+        except NoDaemon as error:
+            raise LinkUnavailable(str(error)) from None
 
 
 def _checked_frame(fields: dict[str, Any], request_id: int) -> bytes:
