@@ -41,6 +41,8 @@ HEALTH_S = 60.0
 """How long the agent may take to say how it is: it is tried until then."""
 START_S, LOOK_S = 60.0, 2.0
 """How long the agent may take to start once dpkg has ended, whose scripts wait for it too; and how often that is looked at."""
+MAX_RESTARTS = 5
+"""How often systemd may have started an agent again that does not come up; one that fails so often is waited for no longer."""
 WORKS = ("fine", "needs_attention")
 """What a working agent says of itself. An expiring certificate, or a server out of reach, is no reason to go back."""
 
@@ -218,8 +220,12 @@ class Upgrader:
         """Makes sure that the new agent has started: if it has not, there is nobody who could order the way back."""
         waited = 0.0
         while (active := self._run([SYSTEMCTL, "is-active", "--", AGENT_UNIT], ASK_S)).status != 0:
-            if waited >= START_S:
-                raise DpkgFailed(f"the new agent does not start: {AGENT_UNIT} is {active.output or 'not active'}")
+            # systemd begins to count anew where a package's scripts restart the unit.
+            counted = self._run([SYSTEMCTL, "show", "--property=NRestarts", "--value", "--", AGENT_UNIT], ASK_S).output
+            restarts = int(counted) if counted.isdecimal() else 0
+            if waited >= START_S or restarts >= MAX_RESTARTS:
+                is_now = f"{AGENT_UNIT} is {active.output or 'not active'} after {restarts} restarts"
+                raise DpkgFailed(f"the new agent does not start: {is_now}")
             self._sleep(LOOK_S)
             waited += LOOK_S
 

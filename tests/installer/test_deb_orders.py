@@ -50,7 +50,7 @@ class Till:
     def __init__(self, top: Path) -> None:
         self.box = Box(top / "box")
         self.box.has("1.0+b1.0")
-        self.box.answers = {"is-active": Ran(0, "active"), "--json": Ran(0, '{"verdict": "fine"}')}
+        self.box.answers |= {"--json": Ran(0, '{"verdict": "fine"}')}
         self.staging = top / "staging"
         self.staging.mkdir()
         self.file = top / "installer.toml"
@@ -172,14 +172,16 @@ def test_after_the_rescue_the_old_agent_ends_the_update(till: Till) -> None:
 
 def test_an_installer_that_the_packages_restarted_still_learns_why_the_agent_was_taken_back(till: Till) -> None:
     """The scripts of both packages restart it, so nobody reads the result of the job that it has left."""
-    till.box.answers["is-active"] = Ran(3, "activating")
+    till.box.answers |= {"is-active": Ran(3, "activating"), "show": Ran(0, "7")}
     sha256 = till.stage("2.0", deb("2.0+b2.0"))
     till.order(Prepare, sha256=sha256)
     assert code(till.order(Switch, sha256=sha256)) == "not-installed"
     assert till.box.installed() == ("1.0+b1.0", "1.0+b1.0")
     refused = till.order(Prove)
     assert code(refused) == "rescued"
-    assert refused.text == ("2.0 was taken back: the new agent does not start: license-agent.service is activating")
+    assert refused.text == (
+        "2.0 was taken back: the new agent does not start: license-agent.service is activating after 7 restarts"
+    )
     assert till.order(RollBack, reason=refused.text).version == "1.0"
     assert till.shown().state == "idle"
 

@@ -14,7 +14,7 @@ from installer.upgrade import LOOK_S, START_S
 
 ROOT = Path(__file__).parents[2]
 UPGRADE, UPGRADE_PATH = "license-agent-upgrade.service", "license-agent-upgrade.path"
-LONGEST_S = PACK_S + 2 * (DPKG_S + 2 * KILL_S) + START_S + LOOK_S + 2 * ASK_S
+LONGEST_S = PACK_S + 2 * (DPKG_S + 2 * KILL_S) + START_S + LOOK_S + 4 * ASK_S
 
 
 def lines(name: str) -> dict[str, str]:

@@ -86,7 +86,7 @@ class Box:
             (top / "shipped" / name).write_text(f"# {name}\n")
         self.layout = Layout(self.own, self.root / "etc/license-agent", top / "units", top / "shipped")
         self.agent: str | None = "as installed"
-        self.answers: dict[str, Ran] = {"is-active": Ran(0, "active")}
+        self.answers: dict[str, Ran] = {"is-active": Ran(0, "active"), "show": Ran(0, "0")}
         self.orders: list[str] = []
         self.systemd_fails = False
         self.now, self.boot = 100.0, "boot-1"
