@@ -125,6 +125,26 @@ def test_a_configuration_that_was_changed_is_kept_by_the_upgrade_and_restored_by
     assert "put back: config.toml; what was there instead is in " in capsys.readouterr().err
 
 
+@pytest.mark.system
+def test_a_return_to_a_package_that_was_made_here_leaves_the_configuration_to_its_owner(box: Box) -> None:
+    """dpkg must not take the owner's file for the package's own: the next upgrade would replace it."""
+    config = box.config / "config.toml"
+    config.write_text("mine = 1\n")
+    sha256 = stage(box, deb("2.0"))
+    assert box.upgrader().install("b", sha256).ok
+    box.backend().activate("a", no_trace)
+    assert box.installed() == ("1.0", "1.0")
+    for version in ("3.0", "4.0"):
+        sha256 = stage(box, deb(version), version)
+        assert box.upgrader().install("b", sha256).ok
+        assert (box.installed(), config.read_text()) == ((version, version), "mine = 1\n")
+        box.backend().activate("a", no_trace)
+    config.unlink()
+    box.rescue().packages.file("a").unlink()
+    (box.own / "packages/a.json").unlink()
+    assert box.upgrader().install("b", stage(box, deb("5.0"), "5.0")).ok, "without the file there is nothing to pack"
+
+
 # ---- the rescue
 
 
