@@ -3,7 +3,6 @@
 Everything is made by `license-server`, examples/release/release and examples/updates/nginx.conf.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ pid {place}/nginx.pid;
 error_log {place}/error.log;
 events {{ worker_connections 64; }}
 http {{
-    access_log {place}/access.log;
+    access_log off;
     client_body_temp_path {place}/body;
     proxy_temp_path {place}/proxy;
     fastcgi_temp_path {place}/fastcgi;
@@ -170,10 +169,6 @@ class Vendor:
             process.terminate()
             process.wait(READY_S)
 
-    def asked_for(self, part: str) -> int:
-        """How many requests for a path with `part` in it nginx has answered."""
-        return (self._place / "access.log").read_text().count(part)
-
     def _certificates(self) -> None:
         new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
         ca = ("-CA", self._place / "ca.pem", "-CAkey", self._place / "ca.key")
@@ -191,11 +186,6 @@ class Vendor:
 
     def _program(self, *arguments: object) -> None:
         _run(PROGRAM, *arguments)
-
-
-def sha256(file: Path) -> str:
-    """Of a file, in hex."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _run(*command: object, env: Mapping[str, str] | None = None) -> None:
