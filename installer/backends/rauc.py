@@ -45,6 +45,7 @@ class Rauc:
 
     def __init__(self, product: str, directory: Path, ask: Ask, outlives: Callable[[Path], bool] = outside) -> None:
         self._product, self._directory, self._ask, self._outlives = product, directory, ask, outlives
+        self._seen: System | None = None
 
     def active(self) -> Place | None:
         """Asks the bootloader which slot starts next."""
@@ -146,10 +147,14 @@ class Rauc:
         return None
 
     def _look(self) -> System:
+        """What RAUC says, asked once for each order of the core and after each change: a job starts a program."""
+        if self._seen is not None:
+            return self._seen
         result = self._ask(Look, LOOK_WITHIN_S)
         _require(result.checks, "machine")
         if not isinstance(result.system, System):
             raise BackendRefused("machine", "license-agent-apply.service does not say what RAUC said")
+        self._seen = result.system
         return result.system
 
     def _inspect(self) -> Content:
@@ -160,6 +165,7 @@ class Rauc:
         return Content(self._product, result.bundle.version, result.bundle.build_id)
 
     def _order(self, kind: type[Install | Mark], within_s: float, code: str, **fields: str) -> None:
+        self._seen = None
         _require(self._ask(kind, within_s, **fields).checks, code)
 
 
