@@ -59,7 +59,7 @@ def play(scenario: Scenario, directory: Path) -> None:
     versions = updated(scenario, directory)
     see("version 1.1, a till at work meanwhile", "installed, every request answered: valid", lambda: next(versions))
     see("version 1.2, whose health command fails", "rolled-back: unproved", lambda: next(versions))
-    see("version 1.3, changed in the repository", "failed: digest-differs", lambda: next(versions))
+    see("version 1.3, changed in the repository", "refused: digest-differs", lambda: next(versions))
     see("what runs after all that", "pos 1.1", lambda: next(versions))
     click.echo("\nNobody reads the agent's log, as when the journal is frozen, and its pipe is full:")
     log = unread_log(scenario, directory / "till-0.token")

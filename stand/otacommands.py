@@ -52,7 +52,7 @@ def publish(directory: Path, version: str, bad: bool, forged: bool, source: Path
         click.echo(f"{found.outcome}: pos {found.version}: {found.reason}")
         if found.outcome == "rolled-back":
             click.echo(f"what the health command wrote is in {updates.health_log(running(directory))}, not in a journal")
-    expected = "rolled-back" if bad else "failed" if forged else "installed"
+    expected = "rolled-back" if bad else updates.REFUSED if forged else "installed"
     sys.exit(0 if found.outcome == expected else 1)
 
 

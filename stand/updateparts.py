@@ -49,6 +49,10 @@ def users(core: int) -> Users:
     """
     me = os.geteuid()
     if me != 0:
+        try:
+            pwd.getpwuid(me)
+        except KeyError:
+            raise StandError(f"the health command needs a user that has a name, and UID {me} has none") from None
         return Users(me, me, me, me, me)
     for name in POS_USERS:
         with contextlib.suppress(KeyError):
@@ -219,7 +223,7 @@ def _service(
         ["-m", "standupdates", name, json.dumps(options)],
         other,
         None if listen is None else places.layout.run / listen,
-        passed_to,
+        None if passed_to == os.geteuid() else passed_to,
         commands if other is not None else HERE,
         command="python",
     )

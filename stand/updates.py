@@ -26,6 +26,8 @@ PRODUCT, HARDWARE, FIRST = "pos", "stand", "1.0"
 POLL_S = 0.1
 SETTINGS = {"notice_h": 0, "consent": "none", "trial_s": 1}
 """What the agent's configuration says of updates: nothing to wait for. A sample POS proves itself at once."""
+FORGED, REFUSED = "digest-differs", "refused"
+"""What the agent says of a package that is not the signed one, and the outcome that is made of it."""
 _ROLES = ("root", "targets", "ci")
 
 
@@ -36,7 +38,7 @@ class Outcome:
     Attributes:
         version: of the package.
         before: of what ran before.
-        outcome: `installed`, `rolled-back`, `failed` and so on.
+        outcome: `installed`, `rolled-back`, `failed` and so on; `refused`, which is no line of the register, for a forged one.
         reason: why; empty if it was installed.
     """
 
@@ -204,6 +206,8 @@ def publish(
             "license-server", "ota", "assign", AGENT_ID, target, "--notice", "0", "--replace", env=layout.env()
         )  # fmt: skip
         _cli(commands, layout, "ota", "check")
+        if forged:
+            return _refused(commands, layout, version)
         return _ended(commands, layout, f"b{number}", say)
 
 
@@ -245,6 +249,22 @@ def _forge(places: Places, package: Path) -> None:
 def _cli(commands: Commands, layout: Layout, *arguments: str) -> dict[str, Any]:
     reply: dict[str, Any] = json.loads(commands.run("license-agent-cli", "--json", *arguments, env=layout.env()))
     return reply
+
+
+def _refused(commands: Commands, layout: Layout, version: str) -> Outcome:
+    """Waits until the agent says that the package is another one, then takes the order back: it would ask again and again.
+
+    It is no failed attempt, because a mirror could lock updates by that.
+    """
+    ends = time.monotonic() + READY_S
+    while FORGED not in (problem := _cli(commands, layout, "ota", "status")["problem"] or ""):
+        newest = _newest(commands, layout)
+        if newest.get("version") == version or time.monotonic() >= ends:
+            raise StandError(f"the forged package was not refused: see 'license-stand ota status'; {problem}")
+        time.sleep(POLL_S)
+    commands.run("license-server", "ota", "withdraw", AGENT_ID, env=layout.env())
+    _cli(commands, layout, "ota", "check")
+    return Outcome(version, "", REFUSED, problem)
 
 
 def _newest(commands: Commands, layout: Layout) -> dict[str, Any]:
