@@ -138,7 +138,9 @@ class RaucJobs:
         described = self._run([*self._rauc, "info", path], INFO_S)
         if described.status != 0:
             said = _MESSAGE.sub("", described.output).strip().splitlines()[-2:]
-            return failed("bundle", f"RAUC refuses the bundle: {'; '.join(said) or 'it does not say why'}"), None
+            # In this sandbox RAUC does not even look into a plain bundle, and its words for that are about devices.
+            must = "it must be signed for the keyring of system.conf, in the format verity or crypt"
+            return failed("bundle", f"RAUC refuses the bundle: {'; '.join(said)[:300] or 'it does not say why'}; {must}"), None
         formats = _FORMAT.findall(described.output)
         if len(formats) != 1 or formats[0] not in self._formats:
             text = f"the bundle has the format {formats[0] if len(formats) == 1 else 'unknown'}"
