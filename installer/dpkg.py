@@ -93,9 +93,21 @@ def parse_status(text: str, package: str) -> Status | None:
 def read_status(admin: Path, package: str) -> Status | None:
     """Reads it from dpkg's directory.
 
+    While dpkg is at work, or after it was interrupted, what it has done is noted in files of its folder `updates`, and the status
+    file still says what was before.
+
     Raises:
         OSError: the file cannot be read.
     """
+    for note in (admin / "updates").iterdir():
+        if note.name.isdigit():
+            try:
+                text = note.read_bytes().decode("utf-8", "replace")
+            except FileNotFoundError:  # dpkg is about to end, and has it in the status file in a moment
+                return Status("", complete=False)
+            if re.search(rf"^Package: {re.escape(package)}$", text, re.MULTILINE):
+                noted = parse_status(text, package)
+                return Status("" if noted is None else noted.version, complete=False)
     with (admin / "status").open("rb") as file:
         return parse_status(file.read(MAX_STATUS_BYTES).decode("utf-8", "replace"), package)
 

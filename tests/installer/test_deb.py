@@ -353,6 +353,23 @@ def test_an_agent_that_is_not_installed_whole_is_not_upgraded(box: Box) -> None:
 
 
 @pytest.mark.system
+def test_what_dpkg_has_noted_and_not_yet_written_into_its_status_file_counts(box: Box) -> None:
+    """Asks while a script of the package runs, as the agent does that the script has just started."""
+    seen = box.top / "seen"
+    asks = f"cp -R {box.admin}/updates {seen}; cp {box.admin}/status {seen}/"
+    assert upgraded(box, deb("2.0", scripts=(f"postinst\n#!/bin/sh\n{asks}\n",))).ok
+    assert parse_status((seen / "status").read_text(), PACKAGE) == Status("1.0", complete=True), "dpkg itself is behind"
+    for note in seen.iterdir():
+        if note.name.isdigit():
+            (box.admin / "updates" / note.name).write_bytes(note.read_bytes())
+    found = box.dpkg().status(PACKAGE)
+    assert found is not None and not found.complete
+    with pytest.raises(BackendRefused) as refused:
+        box.backend().active()
+    assert refused.value.code == "busy"
+
+
+@pytest.mark.system
 def test_what_apt_installed_meanwhile_counts_and_is_packed_with_its_scripts(box: Box, tmp_path: Path) -> None:
     known = Product(places={"a": Version(version="1.0", build_id="1.0", sha256="")}, good="a")
     state = State(products={PACKAGE: known})
