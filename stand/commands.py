@@ -10,6 +10,8 @@ from typing import Self
 
 from .programs import StandError, program
 
+_PASSED_ON = "license-stand passes an administrator's certificate on: set LICENSE_AGENT_AUTH_CERT and LICENSE_AGENT_AUTH_KEY"
+
 
 class Commands:
     """Each command is started by itself."""
@@ -22,7 +24,10 @@ class Commands:
         """
         status, out, errors = self._done(name, arguments, env or {})
         if status not in fine:
-            raise StandError(f"{name} {arguments[0]} failed: {errors.strip() or out.strip()}")
+            text = errors.strip() or out.strip()
+            # These commands take no --auth-cert of their own.
+            hint = f"\n{_PASSED_ON}" if "--auth-cert" in text else ""
+            raise StandError(f"{name} {arguments[0]} failed: {text}{hint}")
         return out.strip()
 
     def _done(self, name: str, arguments: tuple[str, ...], env: dict[str, str]) -> tuple[int, str, str]:

@@ -65,6 +65,12 @@ def test_what_a_command_imports_while_it_runs_stays_for_the_next(tmp_path: Path)
             wait_until(lambda: "pydantic_core" in loaded.read_text(), "the next command will import it again")
 
 
+def test_an_administrators_certificate_is_passed_on(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LICENSE_AGENT_AUTH_KEY", "key.pem")
+    with pytest.raises(StandError, match=r"(?s)--auth-key needs --auth-cert.*set LICENSE_AGENT_AUTH_CERT and"):
+        commands.run("license-agent-cli", "status")
+
+
 def test_a_command_is_a_process_of_its_own(tmp_path: Path) -> None:
     """It leaves nothing behind in the program that was loaded."""
     with Warm() as warm:
