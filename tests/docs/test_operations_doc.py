@@ -74,7 +74,7 @@ def test_every_level_of_attestation_is_told() -> None:
 
 
 def test_every_outcome_of_a_contact_is_told() -> None:
-    files = (ROOT / "agentd" / "sync" / "cycle.py", ROOT / "agentd" / "admin" / "server_handlers.py")
+    files = (ROOT / "agentd" / "sync" / "cycle.py", ROOT / "agentd" / "admin" / "handlers" / "server_handlers.py")
     code = "".join(file.read_text("utf-8") for file in files)
     written = set(re.findall(r'"server\.contact", "(\w+)"', code))
     chosen = re.findall(r"^ +outcome = (.*)$", code, re.MULTILINE)
