@@ -93,8 +93,8 @@ def parse_status(text: str, package: str) -> Status | None:
 def read_status(admin: Path, package: str) -> Status | None:
     """Reads it from dpkg's directory.
 
-    While dpkg is at work, or after it was interrupted, what it has done is noted in files of its folder `updates`, and the status
-    file still says what was before.
+    While dpkg is at work, or after it was interrupted, what it has done is noted in files of its folder `updates`, and the
+    status file still says what was before.
 
     Raises:
         OSError: the file cannot be read.
