@@ -154,7 +154,7 @@ class Guest:
         self.suite = image.suite
         """The Debian release."""
         self._directory = directory.resolve()
-        self._payload = payload
+        self.payload = payload
         self._reach = dict(reach or {})
         self._size = ("-m", str(memory), "-smp", str(cpus or _CPUS[image.suite]))
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -270,6 +270,10 @@ class Guest:
         self._tell_systemd("reboot")
         self._await_boot(before, timeout)
 
+    def await_restart(self, before: str, timeout: float = REBOOT_SECONDS) -> None:
+        """Waits until the guest, which restarts on its own, has completed another boot than `before`."""
+        self._await_boot(before, timeout)
+
     def power_cut(self) -> None:
         """Ends the machine as if its plug were pulled: what was in memory only, the guest's or the TPM's, is lost.
 
@@ -347,7 +351,7 @@ class Guest:
             str(self._directory / "disk.qcow2"),
         )
         with tempfile.TemporaryDirectory() as empty:
-            tree = self._payload or Path(empty)
+            tree = self.payload or Path(empty)
             # Whole blocks and an inode for each file, and room for the file system's own tables.
             files = list(tree.rglob("*"))
             used = sum(-(-file.lstat().st_size // 4096) * 4 + 1 for file in files if not file.is_dir())

@@ -46,6 +46,8 @@ _PACKAGES = (
     "openssh-client",
     # What the client's package depends on.
     "python3-msgpack",
+    # Updates of whole systems.
+    *("rauc", "rauc-service"),
 )
 _TPM_LIBRARIES = {
     "bookworm": (

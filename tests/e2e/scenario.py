@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.e2e import administration, updates
+from tests.e2e import administration, rauc, updates
 from tests.e2e.guest import Guest, Result
 from tests.e2e.hostserver import HostServer, held_port, listening
 from tests.e2e.image import SUITE, SUITES, build
@@ -665,6 +665,14 @@ class Scenario:
         self.same("the old version is back", version, self.out("dpkg-query -W -f '${Version}' license-agent"))
         self.till_is_served("with the old version")
 
+    def whole_system(self) -> None:
+        assert self.guest.payload is not None
+        system = rauc.WholeSystem(self.guest, self.report, self.guest.payload / "raucs")
+        system.prepare()
+        system.update()
+        system.leave()
+        self.active(CORE)
+
     def remove(self) -> None:
         self.sh("rm -f /usr/lib/license-agent/*.py")
         self.apt("remove license-agent")
@@ -708,6 +716,7 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
     "exposure": Scenario.exposure,
     "attacks from inside the services, and from other users": Scenario.attack,
     "exec, with each lock alone": Scenario.locks,
+    "a whole system by RAUC": Scenario.whole_system,
     "back out": Scenario.back_out,
     "remove and purge": Scenario.remove,
 }
@@ -723,6 +732,7 @@ LONG = (
     "where every refused system call kills",
     "the server's package",
     "exec, with each lock alone",
+    "a whole system by RAUC",
     "back out",
     "remove and purge",
 )
