@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agentd.admin.handlers.update_handlers import UpdateHandlers, name_of
-from agentd.base.config import parse_config
+from agentd.base.config.config import parse_config
 from agentd.base.errors import Refused
 from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings
