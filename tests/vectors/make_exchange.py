@@ -30,8 +30,8 @@ from joserfc import jwe
 from joserfc.jwk import ECKey
 
 from contracts import exchange as forms
-from contracts.enrollment.claimseal import encrypt_claim
-from contracts.enrollment.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
+from contracts.claimseal import encrypt_claim
+from contracts.enrollment import COMPLETE_TYPE, NOBODY, Begin, Begun, Claim, Complete, Completed, proof_input
 from contracts.exchange import Cause, Request, purpose_of, request_input, signing_input, verify_reply, with_signature
 from contracts.jose import b64decode, b64encode, jwk_from_point, thumbprint
 from contracts.keyset import pin_of, verify_key_set
