@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.e2e import administration, rauc, updates
+from tests.e2e import administration, rauc, selfupdate, updates
 from tests.e2e.guest import Guest, Result
 from tests.e2e.hostserver import HostServer, held_port, listening
 from tests.e2e.image import SUITE, SUITES, build
@@ -713,6 +713,8 @@ STEPS: dict[str, Callable[[Scenario], None]] = {
     "reboot, and a power cut": Scenario.reboot,
     "where every refused system call kills": Scenario.strict,
     "the server's package": Scenario.serve,
+    "the agent updates itself: a version that works, and one that does not": selfupdate.short,
+    "the agent updates itself: ways back, other bad versions, power cuts": selfupdate.long,
     "exposure": Scenario.exposure,
     "attacks from inside the services, and from other users": Scenario.attack,
     "exec, with each lock alone": Scenario.locks,
@@ -731,6 +733,8 @@ LONG = (
     "crash ten times; a broken configuration",
     "where every refused system call kills",
     "the server's package",
+    "the agent updates itself: a version that works, and one that does not",
+    "the agent updates itself: ways back, other bad versions, power cuts",
     "exec, with each lock alone",
     "a whole system by RAUC",
     "back out",

@@ -19,7 +19,7 @@ from tests.e2e.hostserver import PROGRAM, HostServer
 from tests.support.waiting import READY_S, answers, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-HARDWARE, PRODUCT = "till-mk1", "pos"
+HARDWARE, PRODUCT, AGENT = "till-mk1", "pos", "license-agent"
 _MAIN = """
 daemon off;
 user root;
@@ -81,8 +81,7 @@ class Vendor:
 
     def publish(self, version: str, files: Mapping[str, str]) -> str:
         """Publishes a version as a release; returns its path in the repository."""
-        self._submissions += 1
-        out = self._place / f"submission-{self._submissions}"
+        out = self._next()
         _run(
             *(ROOT / "examples/release/release", self.tree(version, files), PRODUCT, version, self.repository),
             *(self._key("ci"), out, HARDWARE),
@@ -90,6 +89,26 @@ class Vendor:
         )
         self._server.run("ota", "publish", str(out))
         return f"{PRODUCT}/{PRODUCT}-b{version}.tar.zst"
+
+    def allow(self, product: str, floor: str) -> None:
+        """Has the offline key say that there is another product, and its lowest version."""
+        out = self._next()
+        self._server.run("ota", "change-targets", "--floor", f"{product}={floor}", "--out", str(out))
+        self._program("ota", "sign", out, "--key", self._key("targets"), "--yes")
+        self._server.run("ota", "publish", str(out))
+
+    def publish_deb(self, package: Path, version: str, build_id: str) -> str:
+        """Publishes a package of the agent as a release; returns its path in the repository."""
+        out = self._next()
+        says = ("--product", AGENT, "--kind", "deb", "--version", version, "--build-id", build_id, "--hardware", HARDWARE)
+        where = ("--repository", self.repository, "--role", "releases", "--key", self._key("ci"), "--out", out)
+        self._program("ota", "add", package, *says, *where)
+        self._server.run("ota", "publish", str(out))
+        return f"{AGENT}/{package.name}"
+
+    def _next(self) -> Path:
+        self._submissions += 1
+        return self._place / f"submission-{self._submissions}"
 
     def package(self, target: str) -> Path:
         """Where the repository has a package."""
