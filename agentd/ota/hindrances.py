@@ -12,6 +12,8 @@ DISK = "disk"
 """The code of a disk of this machine that fails."""
 NO_ROOM = "no-room"
 """The code of a disk of this machine that is full."""
+BUSY = "busy"
+"""The code of an installer that waits for somebody else: another program installs packages, or an order is under way."""
 
 _ROOM = (
     "Make room: 'df -h /var/lib /opt' shows how full the disks are, and 'journalctl --vacuum-size=200M' shortens the journal. "
@@ -28,6 +30,10 @@ _STALE = (
 )
 _NETWORK = (
     "Check the connection to the update repository: 'license-agent-cli doctor' looks at it. The update goes on by itself."
+)
+_WAIT = (
+    "Wait, or look at what installs packages on this machine: 'ps -C apt,apt-get,dpkg,unattended-upgr'. The update goes on by "
+    "itself."
 )
 
 MACHINE = {NO_ROOM: _ROOM, "no-space": _ROOM, DISK: _DISK}
@@ -59,7 +65,7 @@ class Hindrance:
     """What keeps an update from going on, though nothing is wrong with its package.
 
     Attributes:
-        code: of updater or installer; `UNREACHABLE` if one of them, or the network, does not answer.
+        code: of updater or installer; `UNREACHABLE` if one of them, or the network, does not answer; `BUSY`.
         text: for people.
         since: seconds since 1970 UTC.
         tries: in vain, in a row.
@@ -73,6 +79,8 @@ class Hindrance:
     @property
     def action(self) -> str:
         """What an administrator does about it."""
+        if self.code == BUSY:
+            return _WAIT
         return MACHINE.get(self.code) or REPOSITORY.get(self.code) or _NETWORK
 
     def again(self, code: str, text: str) -> "Hindrance":

@@ -5,15 +5,13 @@ from typing import Any
 
 from ipc import installermessages as wire
 
-from .hindrances import MACHINE, STALE
+from .hindrances import BUSY, MACHINE, STALE
 from .orderclient import OrderClient, clean
 from .sides import Declined, Hindered, Progress, Proof, Unreachable
 from .table import Installed
 
 USER = "root"
 _ON_TRIAL = ("switched", "proving")
-BUSY = "busy"
-"""The code of an order that comes too early: somebody else is installing packages. No failed attempt; it is ordered again."""
 RESTART_S, PROOF_S = 300.0, 600.0
 """How long a restart of the product, and its health command, may take."""
 SWITCH_S = 4200.0
@@ -81,7 +79,7 @@ def _installed(found: wire.ProductState) -> Installed:
 
 def _expect(message: Any, kind: type[Any]) -> Any:
     if isinstance(message, wire.Refused) and message.code == BUSY:
-        raise Unreachable(f"the installer waits: {clean(message.text)}")
+        raise Hindered(BUSY, f"the installer waits: {clean(message.text)}")
     if isinstance(message, wire.Refused):
         text = clean(message.text)
         if message.code in MACHINE:

@@ -23,7 +23,7 @@ from common.files import is_full, no_trace, os_problem, write_atomic
 
 from .consent import Answer, Traffic, said
 from .effects import Effects, Machine, Situation, Withdrawn
-from .hindrances import DISK, NO_ROOM, UNREACHABLE, Hindrance
+from .hindrances import BUSY, DISK, NO_ROOM, UNREACHABLE, Hindrance
 from .journal import MAX_REPORTS, Journal, Report, read_journal, reports_after
 from .register import INSTALLED, REHEARSAL
 from .settings import Settings
@@ -250,7 +250,7 @@ class UpdateRunner:
         found, now = self.hindrance, self._core.clock.now()
         again = found is not None and self._hindered_at is update.step
         self.hindrance = found.again(code, text) if found is not None and again else Hindrance(code, text, now)
-        self._hindered_at, self.problem = update.step, text if code == UNREACHABLE else f"{text} ({code})"
+        self._hindered_at, self.problem = update.step, text if code in (UNREACHABLE, BUSY) else f"{text} ({code})"
         log.warning("the update waits: %s (%s)", text, code)
         self._pause(max(LOOK_S, delay(self.hindrance.tries, self._draw(), BASE_S, CAP_S)))
 

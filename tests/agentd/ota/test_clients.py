@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentd.ota.hindrances import BUSY
 from agentd.ota.installerclient import InstallerClient
 from agentd.ota.orderclient import OrderClient
 from agentd.ota.sides import Declined, Hindered, Unreachable
@@ -219,8 +220,9 @@ def test_a_proof_without_a_check_proves_nothing(checks: list[bool], ok: bool) ->
 
 def test_an_installer_that_waits_for_dpkg_is_no_failed_attempt() -> None:
     busy = installer.Refused(v=1, id=1, code="busy", text="another program is installing packages")
-    with pytest.raises(Unreachable, match="the installer waits: another program"):
+    with pytest.raises(Hindered, match="the installer waits: another program") as error:
         ask_installer(say(busy), lambda client: client.switch("license-agent", SHA))
+    assert error.value.code == BUSY
 
 
 def test_the_installer_declines_with_its_code() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agentd.ota.consent import Answer, Mode
-from agentd.ota.hindrances import MACHINE, PATIENCE_S, REPOSITORY, SURE, UNREACHABLE, Hindrance, alarming
+from agentd.ota.hindrances import BUSY, MACHINE, PATIENCE_S, REPOSITORY, SURE, UNREACHABLE, Hindrance, alarming
 from agentd.ota.runner import CAP_S
 from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined, Hindered
@@ -174,4 +174,6 @@ def test_every_code_of_the_tables_is_one_that_somebody_sends() -> None:
 def test_a_repository_out_of_reach_alarms_after_a_day_and_what_does_not_pass_at_once() -> None:
     away = Hindrance(UNREACHABLE, "", NOW, tries=99)
     assert not alarming(None, NOW) and not alarming(away, NOW + PATIENCE_S - 1) and alarming(away, NOW + PATIENCE_S)
+    waits = Hindrance(BUSY, "", NOW, tries=99)
+    assert "dpkg" in waits.action and not alarming(waits, NOW) and alarming(waits, NOW + PATIENCE_S)
     assert "connection" in away.action and "vendor has signed" in Hindrance("digest-differs", "", NOW).action
