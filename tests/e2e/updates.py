@@ -174,6 +174,10 @@ class Till:
         (line,) = self.cli("ota history --count 1")["entries"]
         return dict(line)
 
+    def _ended(self) -> tuple[str, str]:
+        line = self.newest()
+        return line["version"], line["outcome"]
+
     def said_by_server(self) -> tuple[str, str]:
         """State and detail of the newest order at the license server, once the agent has reported."""
         self.ask_server()
@@ -243,11 +247,12 @@ class Till:
         self.ask_server()
         self.until("outside its window an update waits", lambda: (self.status()["waits"] or {}).get("code") == "window")
         self.same("and nothing was switched", before, self.runs())
-        with self.ending():
-            again = (self.scenario.agent_id, target, "--notice", "0", "--replace", "--window", between(-1, 4))
-            self.server.run("ota", "assign", *again)
-            self.ask_server()
-        self.same("within it, it is installed", ("installed", version), (self.newest()["outcome"], self.runs()))
+        again = (self.scenario.agent_id, target, "--notice", "0", "--replace", "--window", between(-1, 4))
+        self.server.run("ota", "assign", *again)
+        self.ask_server()
+        # The order that is replaced ends too, as withdrawn.
+        self.until("within it, it is installed", lambda: self._ended() == (version, "installed"))
+        self.same("and runs", version, self.runs())
 
     def forged(self, version: str) -> None:
         """A package that somebody has changed on the web server is refused, until the genuine one is there again."""
