@@ -56,10 +56,12 @@ def own(tmp_path: Path) -> Iterator[System]:
 
 def machine(top: Path) -> Iterator[System]:
     system = System(top)
-    system.os_release.write_text("IMAGE_VERSION=1.0\nBUILD_ID=b1.0\n")
-    system.reboot()
-    yield system
-    system.close()
+    try:
+        system.os_release.write_text("IMAGE_VERSION=1.0\nBUILD_ID=b1.0\n")
+        system.reboot()
+        yield system
+    finally:
+        system.close()
 
 
 def stage(system: System, data: bytes, version: str = "2.0") -> None:

@@ -6,6 +6,7 @@ bundles only; bundles for installation are then plain, and what would install th
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from functools import cache, partial
@@ -162,8 +163,12 @@ class System:
         """Starts the bus, if there is none, and RAUC on it."""
         if self._bus is None:
             (self.top / "bus").unlink(missing_ok=True)
-            self._bus = self._spawn("dbus-daemon", "--nofork", "--nosyslog", f"--config-file={self.top}/bus.conf")
-        self.rauc = self._spawn("rauc", f"--conf={self.top}/system.conf", "service", f"--override-boot-slot={self.booted}")
+            bus = self._bus = self._spawn("dbus-daemon", "--nofork", "--nosyslog", f"--config-file={self.top}/bus.conf")
+            # RAUC ends where there is no bus yet.
+            wait_until(self._bus_listens, lambda: "the bus does not listen", lives=lambda: bus.poll() is None, pause_s=0.01)
+        rauc = self.rauc = self._spawn(
+            "rauc", f"--conf={self.top}/system.conf", "service", f"--override-boot-slot={self.booted}"
+        )
 
         def ready() -> bool:
             try:
@@ -172,7 +177,12 @@ class System:
             except RaucFailed:
                 return False
 
-        wait_until(ready, lambda: "RAUC does not answer", pause_s=0.01)
+        log = self.top / "rauc.log"
+        wait_until(ready, lambda: f"RAUC does not answer: {log.read_text()}", lives=lambda: rauc.poll() is None, pause_s=0.01)
+
+    def _bus_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.top / "bus")) == 0
 
     def stop_rauc(self) -> None:
         """Ends RAUC as a crash does."""

@@ -162,6 +162,7 @@ ARGUMENTS = {
     "keys use-next": ["license"],
     "ota change-root": ["--out", "never"],
     "ota change-targets": ["--out", "never"],
+    "ota bundle": ["x", "pos/y", "--for-days", "1", "--out", "never.bundle"],
     "ota export": ["never"],
     "ota publish": ["."],
     "ota assign": ["x", "pos/y"],
