@@ -1,6 +1,8 @@
 """Counts events that happen too often to be logged each time, in a mapped file that survives kill -9.
 
 A slot holds a key (JSON), a count, the first and the last time. It counts only once `used` is set, which is written last.
+The key of an event that the last release never counts is within a list: that release leaves such a slot out, but would take an
+event that it does not know for damage.
 """
 
 import mmap
@@ -22,6 +24,7 @@ _LAST = struct.Struct("<d")
 _COUNT_AT, _LAST_AT = 8, 24
 MAX_TIME_S = 253_402_300_800  # the year 10000
 _KEY_ROOM = SLOT_BYTES - _HEAD.size
+_Key = dict[str, Any] | tuple[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,14 @@ class CoalescedEvents:
         return found
 
     def count(
-        self, key: Any, now: float, describe: Callable[[], dict[str, Any]], *, spare: bool = False, times: int = 1
+        self,
+        key: Any,
+        now: float,
+        describe: Callable[[], dict[str, Any]],
+        *,
+        spare: bool = False,
+        times: int = 1,
+        recent: bool = False,
     ) -> bool:
         """Counts one or more; False if the table is full and the key not in it.
 
@@ -84,12 +94,13 @@ class CoalescedEvents:
             describe: gives the fields to log, when the key is new.
             spare: may use the slots that are kept for when all others are taken.
             times: how many.
+            recent: the last release never counts this event.
         """
         if self.count_known(key, now, times):
             return True
         if len(self._free) <= (0 if spare else SPARE_SLOTS):
             return False
-        data = msgspec.json.encode(describe())
+        data = msgspec.json.encode([describe()] if recent else describe())
         if len(data) > _KEY_ROOM:
             return False
         slot = self._free.pop()
@@ -125,9 +136,11 @@ class CoalescedEvents:
         if not used or length > _KEY_ROOM or not 0 <= first < MAX_TIME_S or not 0 <= last < MAX_TIME_S:
             return None
         try:
-            fields = msgspec.json.decode(self._map[offset + _HEAD.size : offset + _HEAD.size + length], type=dict[str, Any])
+            fields = msgspec.json.decode(self._map[offset + _HEAD.size : offset + _HEAD.size + length], type=_Key)
         except msgspec.DecodeError:
             return None
+        if isinstance(fields, tuple):
+            fields = fields[0]
         return Repeat(fields, count, first, last)
 
     def _clear(self) -> None:

@@ -24,20 +24,11 @@ from .file import AuditFile
 log = logging.getLogger(__name__)
 
 _DAY_S = 86_400
-COUNTED = frozenset(
-    {
-        "access.denied",
-        "admin.refused",
-        "admin.request",
-        "license.listed",
-        "usage.counted",
-        "license.refreshed",
-        "license.replayed",
-        "license.validated",
-        "ota.consent",
-        "request.refused",
-    }
-)
+_RECENT = frozenset({"admin.refused", "license.listed", "ota.consent", "usage.counted"})
+"""Those that release 0.1.0 never counts. It may run again before an update is committed, and find what was counted."""
+COUNTED = _RECENT | {
+    "access.denied", "admin.request", "license.refreshed", "license.replayed", "license.validated", "request.refused",
+}  # fmt: skip
 """The events that may be counted. The table of counts is a file that anyone who has the agent's user can write: a record of any
 other kind, a checkpoint before all, does not come into the chain by it."""
 
@@ -193,13 +184,13 @@ class AuditLog:
         """Counts what is logged once a minute, as one record; arguments as in `record_within_budget`, and how often it was."""
         self.counted += times
         now = self._clock.wall()
-        if self._coalesced.count(key, now, lambda: {"event": event, "outcome": outcome, **describe()}, times=times):
+        recent = event in _RECENT
+        fields = {"event": event, "outcome": outcome}
+        if self._coalesced.count(key, now, lambda: {**fields, **describe()}, times=times, recent=recent):
             return
         # More kinds than the table holds in one minute, or one that is too long for it: what is lost is who it was.
         other = ("other", event, outcome)
-        if not self._coalesced.count(
-            other, now, lambda: {"event": event, "outcome": outcome, "others": True}, spare=True, times=times
-        ):
+        if not self._coalesced.count(other, now, lambda: {**fields, "others": True}, spare=True, times=times, recent=recent):
             self._append(event, outcome, {**describe(), **({"count": times} if times > 1 else {})})
 
     def count_known(self, uid: int, key: int, mono: float, wall: float) -> bool:

@@ -1,8 +1,12 @@
-"""Declares the journal of updates, and what the server has to learn of a step. Pure, but for reading the file."""
+"""Declares the journal of updates, and what the server has to learn of a step. Pure, but for reading the file.
+
+After a rollback the version before reads the journal that the version after has written. So what is unknown here is left out,
+and does not make the rest unreadable (ADR 75).
+"""
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +18,7 @@ log = logging.getLogger(__name__)
 MAX_REPORTS = 16
 
 
-class Report(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the server has to learn of a directive; members as in `contracts.contact.updates.Outcome`."""
 
     number: int
@@ -23,7 +27,7 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     at: int
 
 
-class Journal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """The journal's file.
 
     Attributes:
@@ -44,12 +48,26 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 def read_journal(path: Path) -> Journal:
     """The journal as it is on the disk; an empty one where it cannot be read, for the installer knows what is installed."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Journal)
+        return msgspec.convert(_known(msgspec.json.decode(path.read_bytes(), type=dict[str, Any])), Journal)
     except FileNotFoundError:
         return Journal()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         log.warning("%s could not be read; the installer is asked what is installed", path)
         return Journal()
+
+
+def _known(members: dict[str, Any]) -> dict[str, Any]:
+    """The members of a journal without steps that this version does not know: such an update begins again."""
+    update = members.get("update")
+    if not isinstance(update, dict):
+        return members
+    steps = tuple(Step)
+    if update.get("reached", Step.IDLE) not in steps:
+        update = {**update, "reached": Step.IDLE}
+    if update.get("step", Step.IDLE) not in steps:
+        log.warning("the journal of updates names the step %r of another version; the update begins again", update["step"])
+        update = {**update, "step": Step.IDLE, "retry_at": 1}
+    return {**members, "update": update}
 
 
 def reports_after(reports: tuple[Report, ...], before: Update, after: Update, now: int) -> tuple[Report, ...]:

@@ -30,7 +30,7 @@ INSTALLED, ROLLED_BACK, FAILED, WITHDRAWN, REHEARSED = "installed", "rolled-back
 OUTCOMES = (INSTALLED, ROLLED_BACK, FAILED, WITHDRAWN, REHEARSED)
 
 
-class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the register. Times are seconds since 1970 UTC.
 
     Attributes:

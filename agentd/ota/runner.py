@@ -383,6 +383,10 @@ class UpdateRunner:
         log.warning("%s %s is on trial, and the journal does not know why: it is taken back", product, installed.version)
         await self._machine.installer.roll_back(product, f"{failure.code}: {failure.text}")
         await self._effects.enter(undone(Update(), order, failure, now), now)
+        update = self.update
+        if update.step is Step.IDLE and update.retry_at and update.order is not None and update.order.product == product:
+            # What was switched is used up: it would be refused as carried out before, and count as a failed attempt.
+            await self.keep(msgspec.structs.replace(update, retry_at=0, done=max(update.done, update.order.number)))
 
     async def _begin_again(self) -> bool:
         update, now = self.update, self._core.clock.now()

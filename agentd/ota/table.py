@@ -130,7 +130,7 @@ WAITS = (Step.OFFERED, Step.WINDOW)
 """The steps at which nothing has begun that a person would notice."""
 
 
-class Order(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What shall be installed.
 
     Attributes:
@@ -172,7 +172,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     length: Count = 0
 
 
-class Failure(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt failed.
 
     Attributes:
@@ -188,7 +188,7 @@ class Failure(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     final: bool = False
 
 
-class Update(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Update(msgspec.Struct, frozen=True, kw_only=True):
     """Where an update is, as the journal holds it.
 
     Attributes:

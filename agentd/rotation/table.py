@@ -69,7 +69,7 @@ TRANSITIONS: dict[Step, dict[Event, Step]] = {
 step = Table("a rotation", TRANSITIONS).step
 
 
-class Rotation(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """Where a rotation is, as the journal holds it.
 
     Attributes:

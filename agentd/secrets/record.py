@@ -142,17 +142,19 @@ SECTION_HARDWARE = "hardware_id"
 SECTION_SERVER = "server"
 SECTION_REVOCATIONS = "revocations"
 SECTION_TLS = "tls"
-# Release 0.1.0 does not know those below; it keeps them as they are.
+# Release 0.1.0 does not know the sections below; it keeps them as they are.
 SECTION_UNCONFIRMED = "unconfirmed_time"
 SECTION_SETTLED = "settled_key_set"
 SECTION_CAPABILITIES = "server_capabilities"
 SECTION_WITHHELD = "withheld_licenses"
 SECTION_ADMIN_ACCESS = "admin_access"
 SECTION_WEBHOOK = "webhook_keys"
-_SECTIONS = (
+SECTIONS = frozenset((
     SECTION_TRUST, SECTION_TIME, SECTION_HARDWARE, SECTION_SERVER, SECTION_REVOCATIONS, SECTION_TLS, SECTION_UNCONFIRMED,
     SECTION_SETTLED, SECTION_CAPABILITIES, SECTION_WITHHELD, SECTION_ADMIN_ACCESS, SECTION_WEBHOOK,
-)  # fmt: skip
+))  # fmt: skip
+"""The sections that this release knows. One that release 0.1.0 reads has no other members than there; what is new is a section
+of its own, which the release before keeps as it is (ADR 75)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ def read_record(sections: Mapping[str, bytes]) -> AgentRecord:
         server,
         tls,
         _decoded(sections, SECTION_REVOCATIONS, Revocations) or NO_REVOCATIONS,
-        {name: data for name, data in sections.items() if name not in _SECTIONS},
+        {name: data for name, data in sections.items() if name not in SECTIONS},
         _decoded(sections, SECTION_UNCONFIRMED, UnconfirmedTime),
         _decoded(sections, SECTION_SETTLED, SettledKeySet),
         _decoded(sections, SECTION_CAPABILITIES, tuple[str, ...]) or (),

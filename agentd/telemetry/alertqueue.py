@@ -27,7 +27,7 @@ Time = Annotated[int, Meta(ge=0, lt=253_402_300_800)]
 Text = Annotated[str, Meta(max_length=500)]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent to a receiver. Times are seconds since 1970 UTC.
 
     Attributes:
@@ -60,7 +60,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return msgspec.json.encode({"agent": agent_id, **msgspec.structs.asdict(self)}, order="sorted")
 
 
-class Dead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Dead(msgspec.Struct, frozen=True, kw_only=True):
     """An event that was put aside: when, and what its receiver said last."""
 
     event: Event

@@ -94,3 +94,14 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         CoalescedEvents(tmp_path / "r")
     assert (tmp_path / "target").read_bytes() == b"keep"
+
+
+def test_what_the_last_release_never_counts_is_in_a_form_that_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    table = CoalescedEvents(path)
+    table.count("a", 1.0, lambda: {"event": "a"})
+    table.count("b", 2.0, lambda: {"event": "b"}, times=3, recent=True)
+    slots = [path.read_bytes()[slot * SLOT_BYTES + 32 :][:15] for slot in (0, 1)]
+    assert slots == [b'{"event":"a"}\0\0', b'[{"event":"b"}]']
+    assert table.recover() == [Repeat({"event": "a"}, 1, 1.0, 1.0), Repeat({"event": "b"}, 3, 2.0, 2.0)]
+    table.close()
