@@ -62,7 +62,7 @@ class Former:
             f'[paths]\nstate_dir = "{paths.state_dir}"\nlog_dir = "{paths.log_dir}"\nkey_dir = "{keys}"\n'
         )
         # -I: what lies beside the program must not take the place of the release's modules.
-        command = [last_release() / "python", "-I", FORMER_CORE]
+        command: list[str | Path] = [last_release() / "python", "-I", FORMER_CORE]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -172,12 +172,14 @@ def test_the_former_core_reads_what_a_trial_has_written(machine: tuple[Pair, For
     tokens: list[str] = []
 
     async def trial(process: AgentProcess, daemon: Daemon) -> None:
-        assert process.store.generation == generation and process.rotation.rotation.step is Step.REQUESTED
+        begun = process.rotation.rotation
+        assert process.store.generation == generation and begun.step is Step.REQUESTED
+        finished = msgspec.structs.replace(begun, step=Step.IDLE, version=2)
         assert process.validator.validate(pair.token, pair.clock.now()).verdict.valid
         for _ in range(4):
             pair.clock.seconds += 1
             await process.contact(None)
-        assert process.rotation.rotation.step is Step.IDLE and process.ring.newest_number == 2
+        assert process.rotation.rotation == finished and process.ring.newest_number == 2
         suspend(pair.server.server_side, GONE, pair.server.now)
         pair.clock.seconds += 1
         await process.contact(None)
