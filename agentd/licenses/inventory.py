@@ -78,7 +78,7 @@ class LicenseInventory:
             self.changes += 1
         except FileNotFoundError:
             return True
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
         return True
 

@@ -51,7 +51,7 @@ def read_journal(path: Path) -> Journal:
         return msgspec.convert(_known(msgspec.json.decode(path.read_bytes(), type=dict[str, Any])), Journal)
     except FileNotFoundError:
         return Journal()
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         log.warning("%s could not be read; the installer is asked what is installed", path)
         return Journal()
 

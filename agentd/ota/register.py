@@ -118,7 +118,7 @@ class Register:
             return msgspec.json.decode(self._path.read_bytes(), type=tuple[Entry, ...])
         except FileNotFoundError:
             return ()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             log.warning(
                 "%s could not be read; the register begins again there, its former entries are in the audit log", self._path
             )

@@ -110,7 +110,7 @@ class RotationRunner:
             return msgspec.json.decode(self._path.read_bytes(), type=Rotation)
         except FileNotFoundError:
             return Rotation()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             log.warning("%s could not be read; the agent asks the server where the rotation stands", self._path)
             return Rotation()
 

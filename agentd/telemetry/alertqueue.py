@@ -91,7 +91,7 @@ def decode_kept(data: bytes) -> Kept | None:
     """The file's content, or None if it cannot be read."""
     try:
         return msgspec.json.decode(data, type=Kept)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

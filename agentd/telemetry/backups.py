@@ -66,7 +66,7 @@ def read_record(path: Path) -> BackupRecord:
         return BackupRecord()
     except OSError as error:
         return BackupRecord(problem=f"{path} cannot be read: {error.strerror}")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return BackupRecord(problem=f"{path} is not what 'license-agent-cli backup run' writes")
 
 

@@ -10,8 +10,8 @@ from agentd.audit.coalesced import CoalescedEvents
 from agentd.base.identity import identified
 from agentd.licenses.inventory import LicenseInventory
 from agentd.licenses.usage import Usage
-from agentd.ota.journal import read_journal
-from agentd.ota.register import Entry
+from agentd.ota.journal import Journal, read_journal
+from agentd.ota.register import Entry, Register
 from agentd.rotation.table import Rotation
 from agentd.secrets.record import SECTIONS, read_record
 from agentd.sync.mode import Kept
@@ -111,3 +111,15 @@ def test_counts_are_read(put: Callable[[str], Path]) -> None:
     assert [(each.license_id, each.meter, each.epoch) for each in usage.totals()] == [(examples.LICENSE, "sales", b"\x07" * 16)]
     assert usage.known("sales", 3, b"\x05" * 16) is not None
     usage.close()
+
+
+@pytest.mark.parametrize("head", [b'{"x":', b'[{"x":', b'{"update":{"x":', b'{"newest":{"x":{"x":', b'{"waiting":[{"x":'])
+def test_a_file_that_is_nested_without_end_is_one_that_cannot_be_read(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(head + b"[" * 100_000)
+    assert read_journal(path) == Journal()
+    assert Register(path, None).entries == ()  # type: ignore[arg-type]
+    assert not LicenseInventory(path).load()
+    assert decode_kept(path.read_bytes()) is None
+    path.write_bytes(head + b"[" * 4000)
+    assert read_backup(path).problem

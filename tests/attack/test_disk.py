@@ -338,7 +338,12 @@ _FORGED = b'{"event":"audit.checkpoint","outcome":"ok","before":"zz","value":7,"
             "licenses.json": b'{"newest":{"":{"iat":-9,"token":"\\ud800","version":-1}},"seen":{"":{"jti":"","day":-9}}}',
             "audit.repeats": _repeats(_FORGED, b'{"event":"\\ud800"}', b'{"event":null,"outcome":[1]}'),
         },
-        {"state.json": b"[" * 200_000, "licenses.json": b"[" * 200_000, "audit.repeats": b"\xff" * 512 * 512},
+        {
+            "state.json": b"[" * 200_000,
+            "audit.repeats": b"\xff" * 512 * 512,
+            # In a member that is ignored, the way to what is no JSON is longest.
+            **dict.fromkeys(("licenses.json", "rotation.json", "webhook.json"), b'{"of a later version":' + b"[" * 200_000),
+        },
     ],
     ids=["huge numbers", "edges", "depth"],
 )
