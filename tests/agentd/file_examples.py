@@ -1,6 +1,7 @@
 """An example of each file that the agent keeps, with all members, as today's code writes it; files.json has them frozen."""
 
 import asyncio
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -39,7 +40,14 @@ from agentd.telemetry.statefile import encode_state
 from audittrail import anchor
 from audittrail.chain import Chain
 from contracts.exchange import Cause
+from hwsec.objectfile import Blob, ObjectFile, SealedKek, SealedObjects
+from hwsec.pcr.policy import Binding
+from hwsec.secretmem import SecretBuffer
+from hwsec.vault import SECRET_BYTES, Vault
+from installer.phases import Phase
+from installer.state import Pending, Product, State, StateFile, Version
 from tests.support.pair import config_of
+from updatetrust.metadata import KeptRole, KeptVersions
 
 FILE = Path(__file__).parents[1] / "vectors" / "files.json"
 FROZEN: dict[str, str] = json.loads(FILE.read_bytes())["files"] if FILE.exists() else {}
@@ -181,6 +189,49 @@ def _chain() -> bytes:
     )
 
 
+TPM_PARTS = {name: Blob(name.encode() * 2, b"\x01" + name.encode()) for name in ("kek", "attestation", "identity", "agreement")}
+BASE_POINT = bytes.fromhex(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+)
+BINDING = Binding("custom", (7, 11), BASE_POINT)
+INSTALLER = State(
+    key_set=3, directive=7, directive_sha256="ab" * 32, executed=6, floors={"pos": "1.0.0"}, floor_time=T0, pins=(PIN,),
+    roots=(OTHER_PIN,), metadata=KeptVersions(2, {"timestamp": KeptRole(5, "cd" * 32)}),
+    products={
+        "pos": Product(
+            phase=Phase.PROVING,
+            places={
+                "a": Version(version="1.0.0", build_id="b1", sha256=""),
+                "b": Version(version="2.0.0", build_id="b2", sha256="ab" * 32),
+            },
+            good="a",
+            pending=Pending(place="b", number=7, not_after=T0 + 9, floor="1.0.0", proved=True),
+            last="rolled-back",
+        )
+    },
+)  # fmt: skip
+
+
+def _tpm_objects(directory: Path) -> str:
+    with contextlib.closing(Vault()) as vault:
+        auths = []
+        for value in (b"\x0a", b"\x0b"):
+            with SecretBuffer(SECRET_BYTES) as buffer:
+                buffer.view[:] = value * SECRET_BYTES
+                auths.append(vault.wrap(buffer))
+        parts = TPM_PARTS
+        kek = SealedKek(parts["kek"], auths[0], BINDING)
+        others = parts["attestation"], parts["identity"], parts["agreement"]
+        ObjectFile(directory / "tpm.objects", vault).write(SealedObjects(b"\x00srk", kek, auths[1], *others, "ab" * 32))
+    return "tpm.objects"
+
+
+def _installer(directory: Path) -> str:
+    StateFile(directory).save(INSTALLER)
+    return "state.json"
+
+
 def text_of(data: bytes) -> str:
     """Bytes as files.json has them: text where they are text, else the lines of 16 bytes that are not all zero, in hex."""
     try:
@@ -223,5 +274,7 @@ EXAMPLES: dict[str, Callable[[], bytes]] = {
     "audit.anchors": lambda: anchor.encode(ANCHORS),
     "audit.repeats": lambda: _written(_counts),
     "usage.counts": lambda: _written(_usage),
+    "tpm.objects": lambda: _written(_tpm_objects),
+    "the installer's state.json": lambda: _written(_installer),
 }
 """What writes each file, by its name."""

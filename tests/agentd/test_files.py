@@ -1,5 +1,7 @@
 """Each file of the agent has the form in which it was frozen (ADR 75), and today's code reads that form as it was meant."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from agentd.telemetry.backups import read_record as read_backup
 from agentd.telemetry.statefile import Origin, StateFile
 from audittrail import anchor
 from audittrail.verify import verify_lines
+from hwsec.objectfile import ObjectFile
+from hwsec.vault import Vault
+from installer.state import StateFile as InstallerStateFile
 from tests.support.pair import config_of
 
 from . import file_examples as examples
@@ -111,6 +116,25 @@ def test_counts_are_read(put: Callable[[str], Path]) -> None:
     assert [(each.license_id, each.meter, each.epoch) for each in usage.totals()] == [(examples.LICENSE, "sales", b"\x07" * 16)]
     assert usage.known("sales", 3, b"\x05" * 16) is not None
     usage.close()
+
+
+def test_the_tpms_objects_are_read(put: Callable[[str], Path]) -> None:
+    with contextlib.closing(Vault()) as vault:
+        found = ObjectFile(put("tpm.objects"), vault).read()
+        parts = {"kek": found.kek.blob, **{name: getattr(found, name) for name in ("attestation", "identity", "agreement")}}
+        assert parts == examples.TPM_PARTS and found.kek.binding == examples.BINDING
+        assert (found.srk_name, found.hardware_id) == (b"\x00srk", "ab" * 32)
+        for wrapped, value in ((found.kek.auth, 10), (found.keys_auth, 11)):
+            with vault.open(wrapped) as auth:
+                assert bytes(auth.view) == bytes([value]) * 32
+
+
+def test_the_installers_state_is_read(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "state.json"
+    path.write_bytes(frozen("the installer's state.json"))
+    path.chmod(0o600)
+    assert InstallerStateFile(tmp_path, os.geteuid()).load() == examples.INSTALLER
 
 
 @pytest.mark.parametrize("head", [b'{"x":', b'[{"x":', b'{"update":{"x":', b'{"newest":{"x":{"x":', b'{"waiting":[{"x":'])
