@@ -37,6 +37,7 @@ from agentd.secrets.record import (
 from hwsec.software import PBKDF2_FLOOR, SoftwareBackend
 from hwsec.vault import Vault
 from server.licensing.licenses.licenses import Order
+from tests.agentd.file_examples import FROZEN, STORE, bytes_of
 from tests.agentd.ota.test_journal import WHOLE as JOURNAL
 from tests.support.licensing import suspend
 from tests.support.mixed import last_release
@@ -78,6 +79,13 @@ class Former:
             "boots": clock.boots,
             "tokens": tokens,
         }
+        return self._ask(order)
+
+    def reads(self, directory: Path) -> dict[str, Any]:
+        """What it reads in single files."""
+        return self._ask({"examples": str(directory)})
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(order) + "\n")
@@ -154,9 +162,29 @@ def events_of(pair: Pair) -> list[list[str]]:
     return [[each["event"], each["outcome"]] for each in map(msgspec.json.decode, lines)]
 
 
-def test_the_former_core_reads_what_a_trial_has_written(machine: tuple[Pair, Former]) -> None:
+def check_examples(former: Former, directory: Path) -> None:
+    """The frozen examples of today's files (tests/agentd/test_files.py), each with all of its members."""
+    directory.mkdir()
+    content = {name.removeprefix(f"{STORE}, section "): bytes_of(text) for name, text in FROZEN.items()}
+    for name, data in content.items():
+        (directory / name).write_bytes(data)
+    found = former.reads(directory)
+    for name in ("server", "server_time", "tls", "revocations", "rotation.json"):
+        assert found.pop(name) == json.loads(content[name])
+    assert found == {
+        "licenses.json": [True, ["license-1"]],
+        "state.json": "state.json",
+        "audit.repeats": ["license.validated"],
+        "audit.anchors": ["security"],
+        "audit.log": 5,
+        "tpm.objects": ["custom", "ab" * 32],
+    }
+
+
+def test_the_former_core_reads_what_a_trial_has_written(machine: tuple[Pair, Former], tmp_path: Path) -> None:
     pair, former = machine
     config = pair.config
+    check_examples(former, tmp_path / "examples")
 
     found = former.start(pair.token)
     assert (

@@ -12,20 +12,25 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
 import agentd.secretops
-from agentd import rotationtable
+from agentd import binding, books, repeats, revocations, rotationtable, statefile, timebase, tlskey
 from agentd.assembly import assemble, lock_state
 from agentd.clock import Clock
 from agentd.config import parse_config
 from agentd.connection import Hub
 from agentd.daemon import Daemon
 from agentd.identity import identified
+from audittrail import anchor
+from audittrail.verify import verify_lines
 from contracts.exchange import Cause
+from hwsec import objectfile
 from hwsec.backend import HardwareClock
 from hwsec.owner import HardwareOwner
+from hwsec.vault import Vault
 
 
 def main() -> None:
@@ -34,10 +39,38 @@ def main() -> None:
     owner = HardwareOwner()
     for line in sys.stdin:
         order = json.loads(line)
+        if "examples" in order:
+            sys.stdout.write(json.dumps(examples(Path(order["examples"]))) + "\n")
+            sys.stdout.flush()
+            continue
         boot = HardwareClock(order["boot_ms"], order["boots"], 0, True)
         agentd.secretops.read_boot_clock = lambda boot=boot: boot
         sys.stdout.write(json.dumps(asyncio.run(started(order, owner))) + "\n")
         sys.stdout.flush()
+
+
+def examples(directory):
+    """What that release reads in single files of a directory, by their names."""
+
+    def data(name):
+        return (directory / name).read_bytes()
+
+    book = books.LicenseBook()
+    found = objectfile.ObjectFile(directory / "tpm.objects", Vault()).read()
+    read = {
+        "server": binding.decode(data("server")),
+        "server_time": timebase.decode(data("server_time")),
+        "tls": tlskey.decode(data("tls")),
+        "revocations": revocations.decode(data("revocations")),
+        "rotation.json": msgspec.json.decode(data("rotation.json"), type=rotationtable.Rotation),
+        "licenses.json": [book.load(directory / "licenses.json"), book.licenses()],
+        "state.json": statefile.StateFile(directory / "state.json").read()[1].value,
+        "audit.repeats": [each.fields["event"] for each in repeats.Repeats(directory / "audit.repeats").recover()],
+        "audit.anchors": list(anchor.decode(data("audit.anchors"))),
+        "audit.log": verify_lines(data("audit.log").splitlines(keepends=True)).records,
+        "tpm.objects": [found.kek.binding.kind, found.hardware_id],
+    }
+    return msgspec.to_builtins(read)
 
 
 async def started(order, owner):
