@@ -10,8 +10,16 @@ from dataclasses import dataclass
 import msgspec
 
 from contracts.directive import Directive, verify_directive
-from contracts.keyset import verify_key_sets
-from updatetrust.judgement import Code, Disagreement, Installed, MachineState, effective_floors, judge
+from contracts.keyset import KeySet, verify_key_sets
+from updatetrust.judgement import (
+    Code,
+    Disagreement,
+    Installed,
+    MachineState,
+    effective_floors,
+    judge,
+    require_not_withdrawn,
+)
 from updatetrust.metadata import verify_offline
 from updatetrust.metadatafiles import parse_names
 from updatetrust.target import Kind, Target
@@ -67,16 +75,14 @@ def assess(
         updatetrust.version.MalformedVersion: the repository's metadata.
         Disagreement: the package may not be installed.
     """
-    # The root of a later key set is one that the set before it named, as in the core; another file of root's begins again.
-    roots = state.roots if state.pins == trust.license_roots else trust.license_roots
-    key_set = verify_key_sets(papers.key_set, roots, state.key_set - 1)
-    directive = verify_directive(papers.directive, key_set.content.trust())
+    key_set = _accepted(papers.key_set, trust, state)
+    directive = verify_directive(papers.directive, key_set.trust())
     digest = hashlib.sha256(papers.directive.encode()).hexdigest()
     if directive.product != product:
         raise Disagreement(Code.OTHER_PRODUCT, f"directive {directive.number} is for {directive.product}, not for {product}")
     if directive.sha256 != sha256:
         raise Disagreement(Code.DIGEST_DIFFERS, f"directive {directive.number} orders the package {directive.sha256}")
-    floor_time = max(state.floor_time, key_set.content.issued_at)
+    floor_time = max(state.floor_time, key_set.issued_at)
     verified = verify_offline(parse_names(papers.metadata), trust.root_bytes(), state.metadata, floor_time)
     floors = effective_floors({name: Version.parse(text) for name, text in state.floors.items()}, verified.floors)
     # A directive counts again after a rollback, as long as no other was accepted since, and it was not committed.
@@ -90,20 +96,53 @@ def assess(
         MachineState(
             executed=state.executed if same else max(state.executed, state.directive),
             products={name: Installed(Kind(backend), running_version(state, name)) for name, backend in backends.items()},
+            withdrawn=state.withdrawn,
         ),
         floor_time,
     )
     remembered = msgspec.structs.replace(
-        state,
-        key_set=key_set.content.number,
-        pins=trust.license_roots,
-        roots=key_set.content.roots,
+        _knowing(state, key_set, trust),
         directive=directive.number,
         directive_sha256=digest,
         floor_time=max(floor_time, target.released_at),
         metadata=verified.kept,
     )
     return Assessed(target, directive, floors[product], remembered)
+
+
+def withdraw(text: str, key_set: str, trust: UpdateTrust, state: State) -> State | None:
+    """Returns what root remembers of a directive that withdraws another one; None of one that withdraws none.
+
+    It counts whatever the time is, and again: what it says stays true.
+
+    Args:
+        text: the directive.
+        key_set: key sets, one a line.
+        trust: root's file.
+        state: what root remembers.
+
+    Raises:
+        contracts.jose.MalformedToken, contracts.jose.BadSignature: key set or directive.
+        Disagreement: it is for another agent.
+    """
+    found = _accepted(key_set, trust, state)
+    directive = verify_directive(text, found.trust())
+    if directive.agent_id != trust.agent_id:
+        raise Disagreement(Code.OTHER_AGENT, f"directive {directive.number} is for the agent {directive.agent_id}")
+    if directive.withdraws is None:
+        return None
+    known = _knowing(state, found, trust)
+    return msgspec.structs.replace(known, withdrawn=max(state.withdrawn, directive.withdraws))
+
+
+def _accepted(text: str, trust: UpdateTrust, state: State) -> KeySet:
+    # The root of a later key set is one that the set before it named, as in the core; another file of root's begins again.
+    roots = state.roots if state.pins == trust.license_roots else trust.license_roots
+    return verify_key_sets(text, roots, state.key_set - 1).content
+
+
+def _knowing(state: State, key_set: KeySet, trust: UpdateTrust) -> State:
+    return msgspec.structs.replace(state, key_set=key_set.number, pins=trust.license_roots, roots=key_set.roots)
 
 
 def running_version(state: State, product: str) -> Version | None:
@@ -115,11 +154,12 @@ def running_version(state: State, product: str) -> Version | None:
 
 
 def recheck(state: State, product: str, pending: Pending, version: str) -> None:
-    """Judges again what may have changed since a package was prepared: another directive, another floor, the time.
+    """Judges again what may have changed since a package was prepared: the directive, the floor, the time.
 
     Raises:
         Disagreement: the version may no longer be switched to.
     """
+    require_not_withdrawn(pending.number, state.withdrawn)
     if pending.number != state.directive:
         raise Disagreement(
             Code.DIRECTIVE_REPLAYED, f"directive {state.directive} was accepted since directive {pending.number}; roll back"

@@ -35,11 +35,13 @@ from ipc.installermessages import (
     RolledBack,
     Switch,
     Switched,
+    Withdraw,
+    Withdrawn,
     to_installer_decoder,
 )
 from ipc.messages import Request
 from settings.errors import ConfigError
-from updatetrust.judgement import Disagreement
+from updatetrust.judgement import Disagreement, require_not_withdrawn
 from updatetrust.metadata import MetadataRefused
 from updatetrust.metadatafiles import BadMetadataFiles
 from updatetrust.target import MalformedTarget
@@ -50,7 +52,7 @@ from updatetrust.version import Version as Ordered
 from . import VERSION
 from .backends.contract import Backend, BackendRefused, Content, Place
 from .backends.deb import BUSY, NO_ROOM
-from .judging import assess, recheck
+from .judging import assess, recheck, withdraw
 from .machine import Machine, found_product
 from .phases import PHASES, Event, Phase
 from .staged import Staged, StagedRefused, remove_copy
@@ -58,7 +60,7 @@ from .state import Pending, Product, State, StateNotWritten, StateUnusable, Vers
 
 log = logging.getLogger("installer")
 
-ORDERS = ("products", "prepare", "switch", "prove", "commit", "roll_back")
+ORDERS = ("products", "prepare", "switch", "prove", "commit", "roll_back", "withdraw")
 RESTART_WITHIN_S = 150.0
 """Longer than apply.py waits for systemctl."""
 CONFIG_WITHIN_S = 60.0
@@ -157,6 +159,8 @@ class Orders:
                 return self._commit(order)
             case RollBack():
                 return self._roll_back(order)
+            case Withdraw():
+                return self._withdraw(order)
         raise TypeError(f"an order without an answer: {type(order).__name__}")
 
     # ---- what is there
@@ -180,6 +184,7 @@ class Orders:
     def _prepare(self, order: Prepare, send: Send) -> Prepared:
         backend, product = self._look(order.product)
         if product.pending is not None and product.places[product.pending.place].sha256 == order.sha256:
+            require_not_withdrawn(product.pending.number, self._state.withdrawn)
             return _prepared(order, product.places[product.pending.place])
         PHASES.step(product.phase, Event.PREPARED)
         with Staged(self._machine.staging, order.sha256) as staged:
@@ -322,6 +327,16 @@ class Orders:
         self._save(order.product, product)
         log.warning("rolled %s back: %s%s", order.product, order.reason, "" if restarted else f"; not restarted: {text}")
         return self._rolled_back(order, product, restarted, text, config)
+
+    def _withdraw(self, order: Withdraw) -> Withdrawn:
+        # What is prepared by it stays where it is, and is not switched to; what is switched already is finished.
+        state = withdraw(order.directive, order.key_set, self._machine.trust(), self._state)
+        if state is None:
+            raise OrderRefused("withdraws-nothing", "the directive withdraws no other one; order prepare for what it orders")
+        if state != self._state:
+            self._machine.state.save(state)
+            log.info("no directive up to %d counts any more: the license server has withdrawn it", state.withdrawn)
+        return Withdrawn(v=INSTALLER_VERSION, id=order.id, number=state.withdrawn)
 
     # ---- what several of them do
 

@@ -114,6 +114,7 @@ class State(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         directive: the highest number of a directive that was accepted.
         directive_sha256: of that directive's text: only the same one is accepted again, and only until it is committed.
         executed: the number of the last directive that was committed.
+        withdrawn: the highest number of a directive that the license server has withdrawn; no directive up to it counts.
         floors: the lowest version of each product that may be installed.
         floor_time: a time that is certainly past, seconds since 1970, from what was signed.
         pins: of the license server's roots in update-trust.json, when the last key set was accepted.
@@ -127,6 +128,7 @@ class State(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     directive: Number = 0
     directive_sha256: Text = ""
     executed: Number = 0
+    withdrawn: Number = 0
     floors: dict[Text, Text] = {}
     floor_time: Number = 0
     pins: tuple[Pin, ...] = ()

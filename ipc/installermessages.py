@@ -13,9 +13,12 @@ from .frames import encode_frame
 from .messages import Request, RequestDecoder
 
 INSTALLER_VERSION: Final = 1
-INSTALLER_MAX_FRAME_BYTES = 16 * 1024
+INSTALLER_MAX_FRAME_BYTES = 128 * 1024
+"""Ceiling of a frame: the largest key sets with a directive fit."""
 ORDER_TIMEOUT_S = 5.0
 """A connection that has not sent its order after so long is closed."""
+MAX_DIRECTIVE_CHARS = 2048
+MAX_KEY_SET_CHARS = 64 * 1024
 MAX_INSTALLED_PRODUCTS = 16
 MAX_CHECKS = 8
 
@@ -75,6 +78,18 @@ class RollBack(Request, tag="roll_back", frozen=True):
 
     product: Product
     reason: Text
+
+
+class Withdraw(Request, tag="withdraw", frozen=True):
+    """Remember that the license server has withdrawn a directive.
+
+    Attributes:
+        directive: JWS of the directive that withdraws it.
+        key_set: key set that has its key, after those that lead to it, one a line.
+    """
+
+    directive: Annotated[str, Meta(min_length=1, max_length=MAX_DIRECTIVE_CHARS)]
+    key_set: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_SET_CHARS)]
 
 
 class Description(Request, tag="description", frozen=True):
@@ -193,6 +208,16 @@ class RolledBack(Request, tag="rolled_back", frozen=True):
     config: Text = ""
 
 
+class Withdrawn(Request, tag="withdrawn", frozen=True):
+    """The directive is void on this machine from now on.
+
+    Attributes:
+        number: the highest number of a directive that is void; so is each one below.
+    """
+
+    number: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+
+
 class Refused(Request, tag="declined", frozen=True):
     """The installer does not carry the order out. `id` is 0 where the order's id could not be read.
 
@@ -210,13 +235,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 def to_installer_decoder() -> RequestDecoder[Any]:
     """Decodes orders; what is wrong with others is a `RemoteProtocolError`."""
-    return RequestDecoder(Describe | Products | Prepare | Switch | Prove | Commit | RollBack)
+    return RequestDecoder(Describe | Products | Prepare | Switch | Prove | Commit | RollBack | Withdraw)
 
 
 def from_installer_decoder() -> RequestDecoder[Any]:
     """Decodes what the installer sends; what is wrong with others is a `RemoteProtocolError`."""
     return RequestDecoder(
-        Description | ProductList | Progress | Prepared | Switched | Proved | Committed | RolledBack | Refused
+        Description | ProductList | Progress | Prepared | Switched | Proved | Committed | RolledBack | Withdrawn | Refused
     )
 
 

@@ -37,6 +37,8 @@ class Code(StrEnum):
     NO_FLOOR = "no-floor"
     """The vendor's offline key has set no floor for the product, so it does not know that product."""
     BELOW_FLOOR = "below-floor"
+    DIRECTIVE_WITHDRAWN = "directive-withdrawn"
+    """The license server has taken the directive back."""
     DIRECTIVE_REPLAYED = "directive-replayed"
     KIND_DIFFERS = "kind-differs"
     DOWNGRADE_NOT_ALLOWED = "downgrade-not-allowed"
@@ -74,13 +76,14 @@ class MachineState:
     """What only root keeps.
 
     Attributes:
-        executed: the highest number of a directive that the installer has switched by, or that withdrew another; 0 before the
-            first.
+        executed: the highest number of a directive that the installer has switched by; 0 before the first.
+        withdrawn: the highest number of a directive that the server has withdrawn; 0 before the first.
         products: those of root's configuration.
     """
 
     executed: int
     products: Mapping[str, Installed]
+    withdrawn: int = 0
 
 
 def effective_floors(kept: Mapping[str, Version], signed: Mapping[str, Version]) -> dict[str, Version]:
@@ -164,6 +167,23 @@ def agree(
     return target
 
 
+def require_not_withdrawn(number: int, withdrawn: int) -> None:
+    """Checks that the license server has not taken a directive back.
+
+    Args:
+        number: the directive's.
+        withdrawn: the highest number of a directive that was withdrawn. Those below are void too: the server has one
+            directive for an agent at a time.
+
+    Raises:
+        Disagreement: it has.
+    """
+    if number <= withdrawn:
+        raise Disagreement(
+            Code.DIRECTIVE_WITHDRAWN, f"the license server has withdrawn directive {number}; assign the update again"
+        )
+
+
 def judge(
     directive: Directive,
     target: Target | None,
@@ -191,6 +211,7 @@ def judge(
         Disagreement: with the first reason in the order of the checks.
     """
     found = agree(directive, target, trust, floors, agent, floor_time)
+    require_not_withdrawn(directive.number, state.withdrawn)
     if directive.number <= state.executed:
         raise Disagreement(
             Code.DIRECTIVE_REPLAYED,

@@ -55,9 +55,11 @@ REPOSITORY = {
     "changed": _STALE,
 }
 """What a mirror can bring about, with what to do: no failed attempt where the updater says that it comes from there."""
-STALE = frozenset({"metadata-rolled-back", "metadata-expired", "metadata-mismatched", "metadata-missing"})
-"""What the installer says of old metadata, which a mirror can show to an updater that has lost its own: the attempt ends, and
-does not count."""
+STALE = frozenset(
+    {"metadata-rolled-back", "metadata-expired", "metadata-mismatched", "metadata-missing", "directive-withdrawn"}
+)
+"""What the installer says of a directive that was taken back, and of old metadata, which a mirror can show to an updater that
+has lost its own: the attempt ends, and does not count."""
 
 
 @dataclass(frozen=True, slots=True)

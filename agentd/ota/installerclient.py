@@ -14,6 +14,8 @@ USER = "root"
 _ON_TRIAL = ("switched", "proving")
 RESTART_S, PROOF_S = 300.0, 600.0
 """How long a restart of the product, and its health command, may take."""
+WITHDRAWAL_S = 30.0
+"""How long the installer may take to remember a withdrawal. A contact waits for it, and the next one hands it over again."""
 SWITCH_S = 4200.0
 """How long a switch may take: a whole system is installed then, by RAUC. Longer than the installer waits for that."""
 
@@ -62,6 +64,11 @@ class InstallerClient:
         """As `sides.Installer`."""
         asked = wire.RollBack(v=wire.INSTALLER_VERSION, id=1, product=product, reason=clean(reason))
         return clean(_expect(await self._orders.order(asked, RESTART_S), wire.RolledBack).config)
+
+    async def withdraw(self, directive: str, key_set: str) -> None:
+        """As `sides.Installer`."""
+        asked = wire.Withdraw(v=wire.INSTALLER_VERSION, id=1, directive=directive, key_set=key_set)
+        _expect(await self._orders.order(asked, WITHDRAWAL_S), wire.Withdrawn)
 
 
 def _installed(found: wire.ProductState) -> Installed:

@@ -430,6 +430,21 @@ class UpdateRunner:
             async with self._lock:
                 await self._store(msgspec.structs.replace(self._journal, reports=left))
 
+    async def hand_over(self, number: int, directive: str, key_set: str) -> None:
+        """Has the installer remember a withdrawal. It counts as known only then, so the server sends it again until then.
+
+        Args:
+            number: of the directive that withdraws another one.
+            directive: as the server signed it.
+            key_set: as in `table.Order`.
+
+        Raises:
+            Hindered, Declined: the installer does not remember it.
+            OSError: the journal cannot be written.
+        """
+        await self._machine.installer.withdraw(directive, key_set)
+        await self._know(number)
+
     async def _know(self, number: int) -> None:
         if number > self.known:
             async with self._lock:

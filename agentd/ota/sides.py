@@ -115,3 +115,6 @@ class Installer(Protocol):
 
     async def roll_back(self, product: str, reason: str) -> str:
         """Makes the version before active again; returns what of the product's configuration was put back, in words."""
+
+    async def withdraw(self, directive: str, key_set: str) -> None:
+        """Has root refuse from now on what a signed directive withdraws; `key_set` as an order has it."""

@@ -11,6 +11,7 @@ from agentd.base.errors import Refused as NotNow
 from agentd.ota.journal import Report
 from agentd.ota.keysets import key_sets
 from agentd.ota.runner import UpdateRunner
+from agentd.ota.sides import Declined, Hindered
 from agentd.ota.table import Order
 from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
@@ -62,6 +63,7 @@ class UpdateSync:
             if directive is None or directive.withdraws is not None:
                 withdraws = None if directive is None else directive.withdraws
                 await runner.hear(None, withdraws, paused=reply.paused)
+                await self._hand_over(directive, reply.directive)
                 return
             current = runner.update.order
             if current is None or current.number != directive.number:
@@ -79,8 +81,20 @@ class UpdateSync:
             NoContact, contracts.exchange.Refused: the server cannot be asked.
             HwsecError, AuditUnavailable: as `sync`.
         """
-        directive = self._directive_in(await self._ask())
+        reply = await self._ask()
+        directive = self._directive_in(reply)
+        await self._hand_over(directive, reply.directive)
         return directive is None or directive.withdraws is not None or directive.number > number
+
+    async def _hand_over(self, directive: Directive | None, text: str | None) -> None:
+        """Hands a withdrawal to the installer, which refuses the directive from then on whoever orders it here."""
+        if directive is None or text is None or directive.withdraws is None or directive.number <= self._runner.known:
+            return
+        try:
+            key_set = await key_sets(self._client.fetch_key_set, self._trusted())
+            await self._runner.hand_over(directive.number, text, key_set)
+        except (NoContact, Hindered, Declined, OSError) as error:
+            log.warning("the installer does not know that directive %d is withdrawn: %s", directive.withdraws, error)
 
     async def _ask(self) -> UpdatesReply:
         runner = self._runner

@@ -29,6 +29,8 @@ from ipc.installermessages import (
     RolledBack,
     Switch,
     Switched,
+    Withdraw,
+    Withdrawn,
 )
 from ipc.posclient.trust import AGENT_USER
 from tests.docs.test_link_doc import section, tables
@@ -36,8 +38,8 @@ from tests.docs.test_link_doc import section, tables
 ROOT = Path(__file__).parents[2]
 TEXT = section("protocol.md", "The installer's socket")
 MESSAGES, CODES, BOUNDS = tables(TEXT)
-CORE = (Describe, Products, Prepare, Switch, Prove, Commit, RollBack)
-INSTALLER = (Description, ProductList, Progress, Prepared, Switched, Proved, Committed, RolledBack, Refused)
+CORE = (Describe, Products, Prepare, Switch, Prove, Commit, RollBack, Withdraw)
+INSTALLER = (Description, ProductList, Progress, Prepared, Switched, Proved, Committed, RolledBack, Withdrawn, Refused)
 
 
 def test_every_message_and_its_fields_are_told() -> None:

@@ -1,5 +1,6 @@
 """The orders of an update on a till of its own: what they do and refuse, and that no kill costs a version."""
 
+import errno
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from ipc.installermessages import (
     Refused,
     RolledBack,
     Switched,
+    Withdrawn,
 )
 from tests.installer.test_backends import Killed, killer
 from tests.support import stagedupdates as vendor
@@ -305,6 +307,65 @@ def test_a_newer_directive_ends_an_older_one(selling: Till) -> None:
     stage(selling.staging, "2.0", V2, number=3, more={"3.0": V3}, directive=vendor.directive("2.0", V2, 2))
     refused(selling.prepare(second), "directive-replayed")
     selling.install(third)
+
+
+def withdrawal(of: int, number: int, **changes: Any) -> str:
+    return vendor.directive("2.0", V2, number, withdraws=of, **changes)
+
+
+def test_a_withdrawn_directive_is_not_carried_out_whoever_orders_it(selling: Till) -> None:
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    selling.prepare(sha256)
+    for _ in range(2):
+        assert selling.withdraw(withdrawal(2, 4), vendor.key_set()) == Withdrawn(v=1, id=7, number=2)
+    # Each order has an installer that reads its state from the disk, as after a restart.
+    assert "assign the update again" in refused(selling.switch(sha256), "directive-withdrawn")
+    refused(selling.prepare(sha256), "directive-withdrawn")
+    assert selling.roll_back().version == "1.0"
+    refused(selling.prepare(sha256), "directive-withdrawn")
+    assert selling.runs() == "1.0" and selling.state().withdrawn == 2
+    # An older withdrawal, or the same once more, takes nothing back, and what is ordered later is carried out.
+    assert selling.withdraw(withdrawal(1, 3), vendor.key_set()).number == 2
+    selling.install(stage(selling.staging, "3.0", V3, number=5, more={"2.0": V2}))
+    assert selling.runs() == "3.0"
+
+
+def test_a_withdrawal_before_the_package_came_and_after_the_switch(selling: Till) -> None:
+    selling.withdraw(withdrawal(2, 4, not_before=1, not_after=2), vendor.key_set())
+    refused(selling.prepare(stage(selling.staging, "2.0", V2, number=2)), "directive-withdrawn")
+    third = stage(selling.staging, "3.0", V3, number=5, more={"2.0": V2})
+    selling.prepare(third)
+    selling.switch(third)
+    selling.withdraw(withdrawal(5, 6), vendor.key_set())
+    assert selling.prove().ok and isinstance(selling.commit(), Committed), "what is switched is finished"
+
+
+WITHDRAWALS: dict[str, tuple[str, str, str]] = {
+    "of nobody": (withdrawal(2, 4, by="thief"), vendor.key_set(), "signature"),
+    "with a key set of nobody": (withdrawal(2, 4), vendor.key_set(by="thief"), "signature"),
+    "with an older key set": (withdrawal(2, 4), vendor.key_set(2), "signature"),
+    "for another agent": (withdrawal(2, 4, agent_id="pos-2"), vendor.key_set(), "other-agent"),
+    "that orders": (vendor.directive("2.0", V2, 4), vendor.key_set(), "withdraws-nothing"),
+    "that is none": ("x", vendor.key_set(), "signature"),
+}
+
+
+@pytest.mark.parametrize("name", WITHDRAWALS)
+def test_what_does_not_withdraw_changes_nothing(selling: Till, name: str) -> None:
+    directive, key_set, code = WITHDRAWALS[name]
+    sha256 = stage(selling.staging, "2.0", V2, number=2)
+    before = selling.state()
+    assert refused(selling.withdraw(directive, key_set), code)
+    assert selling.state() == before
+    selling.install(sha256)
+
+
+def test_a_disk_that_does_not_take_a_withdrawal_is_said(selling: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("installer.state.write_atomic", full)
+    assert "state.json" in refused(selling.withdraw(withdrawal(2, 4), vendor.key_set()), "no-room")
 
 
 def test_the_time_that_was_signed_ends_a_prepared_update(selling: Till) -> None:

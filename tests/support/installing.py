@@ -29,6 +29,7 @@ from ipc.installermessages import (
     Prove,
     RollBack,
     Switch,
+    Withdraw,
     encode_installer,
 )
 from ipc.messages import Request
@@ -108,7 +109,7 @@ class Till:
 
     def order(self, kind: type[Request], trace: Callable[[str], None] = no_trace, **fields: Any) -> Any:
         """Gives an order and returns its answer."""
-        fields = {"product": "pos", **fields} if kind is not Products else fields
+        fields = {"product": "pos", **fields} if kind not in (Products, Withdraw) else fields
         frame = encode_installer(kind(v=INSTALLER_VERSION, id=7, **fields))[4:]
         self.reported = []
         found = answer(frame, self.machine(trace), self.reported.append)
@@ -129,6 +130,9 @@ class Till:
 
     def roll_back(self, **more: Any) -> Any:
         return self.order(RollBack, reason="the test wants it", **more)
+
+    def withdraw(self, directive: str, key_set: str, **more: Any) -> Any:
+        return self.order(Withdraw, directive=directive, key_set=key_set, **more)
 
     def product(self) -> Any:
         """What the installer says of the product."""

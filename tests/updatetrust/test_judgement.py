@@ -55,6 +55,7 @@ GOOD: dict[str, Facts] = {
     "a downgrade that is marked": Facts(directive=directive(downgrade=True), state=running("3.3.0")),
     "an upgrade that is marked as a downgrade": Facts(directive=directive(downgrade=True)),
     "the second kind of hardware": Facts(trust=msgspec.structs.replace(TRUST, hardware="till-arm")),
+    "a directive after a withdrawn one": Facts(state=replace(STATE, withdrawn=6)),
     "the first directive": Facts(directive=directive(number=1), state=replace(STATE, executed=0)),
 }
 BAD: list[tuple[Code, str, Facts]] = [
@@ -75,6 +76,8 @@ BAD: list[tuple[Code, str, Facts]] = [
     (Code.NO_FLOOR, "a product that the offline key does not know", Facts(floors={"license-agent": V("0")})),
     (Code.BELOW_FLOOR, "a stolen server key brings back an old version", Facts(floors={"pos": V("3.2.2")})),
     (Code.BELOW_FLOOR, "a downgrade below the floor", Facts(directive=directive(downgrade=True), floors={"pos": V("3.2.2")})),
+    (Code.DIRECTIVE_WITHDRAWN, "a captured core keeps a withdrawn directive", Facts(state=replace(STATE, withdrawn=7))),
+    (Code.DIRECTIVE_WITHDRAWN, "one before a withdrawn one", Facts(state=replace(STATE, withdrawn=9))),
     (Code.DIRECTIVE_REPLAYED, "a directive that was executed", Facts(state=replace(STATE, executed=7))),
     (Code.DIRECTIVE_REPLAYED, "one before it", Facts(directive=directive(number=3))),
     (Code.OTHER_PRODUCT, "a product that this machine has not", Facts(state=replace(STATE, products={}))),
@@ -83,7 +86,7 @@ BAD: list[tuple[Code, str, Facts]] = [
     (Code.DOWNGRADE_NOT_ALLOWED, "a release back to its pre-release", Facts(
         directive=directive(version="3.2.1-rc.1"), target=target(version="3.2.1-rc.1"), state=running("3.2.1"))),
 ]  # fmt: skip
-ROOTS_ONLY = {Code.DIRECTIVE_REPLAYED, Code.KIND_DIFFERS, Code.DOWNGRADE_NOT_ALLOWED}
+ROOTS_ONLY = {Code.DIRECTIVE_WITHDRAWN, Code.DIRECTIVE_REPLAYED, Code.KIND_DIFFERS, Code.DOWNGRADE_NOT_ALLOWED}
 
 
 @pytest.mark.parametrize("facts", GOOD.values(), ids=GOOD)

@@ -96,6 +96,7 @@ class MemoryInstaller:
         self.active, self.previous, self.in_trial = ("1.0.0", "b1"), ("", ""), False
         self.prepared: set[str] = set()
         self.switched: list[str] = []
+        self.withdrawals: list[tuple[str, str]] = []
         self.healthy = True
 
     async def products(self) -> dict[str, Installed]:
@@ -145,6 +146,10 @@ class MemoryInstaller:
             self.active, self.previous, self.in_trial = self.previous, ("", ""), False
         self.prepared.clear()
         self.calls.end("roll_back")
+
+    async def withdraw(self, directive: str, key_set: str) -> None:
+        self.calls.begin("withdraw")
+        self.withdrawals.append((directive, key_set))
 
 
 class UpdatedMachine:

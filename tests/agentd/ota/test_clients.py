@@ -132,7 +132,14 @@ def test_what_a_mirror_or_a_full_disk_brings_about_is_no_failed_attempt_and_a_ba
 
 @pytest.mark.parametrize(
     ("code", "counted"),
-    [("no-room", None), ("disk", None), ("metadata-rolled-back", False), ("bundle-refused", True), ("below-floor", True)],
+    [
+        ("no-room", None),
+        ("disk", None),
+        ("metadata-rolled-back", False),
+        ("directive-withdrawn", False),
+        ("bundle-refused", True),
+        ("below-floor", True),
+    ],
 )
 def test_an_installer_without_room_hinders_and_one_that_refuses_the_package_is_a_failed_attempt(
     code: str, counted: bool | None
@@ -216,6 +223,24 @@ def test_a_proof_without_a_check_proves_nothing(checks: list[bool], ok: bool) ->
     proved = installer.Proved(v=1, id=1, ok=all(checks), checks=made)
     found = ask_installer(say(proved), lambda client: client.prove("pos"))
     assert found.ok is ok and ("c1: t" in found.text) is (len(checks) == 2)
+
+
+def test_a_withdrawal_is_handed_over_and_a_refused_one_is_no_withdrawal() -> None:
+    orders: list[Any] = []
+
+    def note(order: bytes, _descriptor: int | None) -> list[bytes]:
+        orders.append(installer.to_installer_decoder().decode(order))
+        return [installer.encode_installer(installer.Withdrawn(v=1, id=1, number=7))]
+
+    key_sets = "k" * installer.MAX_KEY_SET_CHARS
+    ask_installer(note, lambda client: client.withdraw("d" * installer.MAX_DIRECTIVE_CHARS, key_sets))
+    assert [(len(each.directive), each.key_set == key_sets) for each in orders] == [(2048, True)]
+    for message in (
+        installer.Refused(v=1, id=1, code="signature", text="who is that?"),
+        installer.Committed(v=1, id=1, version="", build_id=""),
+    ):
+        with pytest.raises((Declined, Unreachable)):
+            ask_installer(say(message), lambda client: client.withdraw("d", "k"))
 
 
 def test_an_installer_that_waits_for_dpkg_is_no_failed_attempt() -> None:

@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey
 
 from agentd.ota.consent import Mode
 from agentd.ota.settings import Settings
+from agentd.ota.sides import Declined, Hindered
 from agentd.ota.table import Step
 from agentd.sync.cycle import OUTCOME_PAUSE_S
 from agentd.sync.ota import UpdateSync
@@ -154,6 +155,37 @@ def test_what_the_server_does_not_order_any_more_is_not_installed(contact: Conta
         assert (contact.runner.update.step, contact.runner.update.done) == (Step.IDLE, 7)
 
     asyncio.run(story())
+
+
+def test_a_withdrawal_is_known_once_the_installer_has_it(contact: Contact) -> None:
+    runner, client, calls = contact.runner, contact.client, contact.machine.calls
+    handed = contact.machine.installer.withdrawals
+    withdrawal = directive(8, withdraws=7)
+
+    async def story() -> None:
+        client.directive = directive()
+        await contact.sync.sync()
+        client.directive = withdrawal
+        calls.before["withdraw"] = [Hindered("unreachable", "it is away"), Declined("signature", "who is that?")]
+        for _ in range(2):
+            await contact.sync.sync()
+            assert (handed, runner.known, runner.update.step) == ([], 7, Step.IDLE), "the server sends it again"
+        await contact.sync.sync()
+        assert (handed, runner.known) == ([(withdrawal, "key set")], 8)
+        await contact.sync.sync()
+        assert client.asked[-1]["directive"] == 8 and len(handed) == 1
+
+    asyncio.run(story())
+
+
+def test_a_withdrawal_that_comes_just_before_the_switch_is_handed_over_then(contact: Contact) -> None:
+    contact.client.directive = directive(8, withdraws=7)
+    assert asyncio.run(contact.sync.withdrawn(7))
+    assert len(contact.machine.installer.withdrawals) == 1
+    contact.client.directive = directive(10, withdraws=9)
+    contact.machine.calls.before["withdraw"] = [Hindered("unreachable", "it is away")]
+    assert asyncio.run(contact.sync.withdrawn(9)), "what the installer does not know yet is withdrawn all the same"
+    assert contact.runner.known == 8
 
 
 def test_a_newer_directive_takes_the_former_ones_place_before_the_switch_too(contact: Contact) -> None:
