@@ -178,8 +178,15 @@ def _do(job: Job, product: ProductConfig, run: Run) -> tuple[Check, ...]:
                 ),
             )
         case Examine():
-            return (_active(product, run), *_healthy(product, run))
+            return _examined(product, run)
     return (failed("job", f"{product.name} is not installed in that way"),)
+
+
+def _examined(product: ProductConfig, run: Run) -> tuple[Check, ...]:
+    """Looks at the unit before and after the product is asked: what it is asked may end it, and before that it may run."""
+    before = _active(product, run)
+    asked = _healthy(product, run)
+    return (_active(product, run) if before.ok else before, *asked)
 
 
 def _active(product: ProductConfig, run: Run) -> Check:

@@ -78,6 +78,21 @@ def test_every_check_has_its_own_end(tmp_path: Path, active: int, health: int | 
     assert checks is not None and [check.ok for check in checks] == ok
 
 
+@pytest.mark.parametrize(("states", "ok"), [([0, 0], True), ([0, 3], False), ([3, 0], False), ([3, 3], False)])
+def test_a_unit_that_its_health_command_ends_does_not_prove(tmp_path: Path, states: list[int], ok: bool) -> None:
+    left = iter(states)
+
+    def run(command: list[str], _within_s: float) -> Ran:
+        if command[1] == "is-active":
+            return Ran(next(left), "")
+        return NO_LOG.get(command[1], Ran(0, ""))
+
+    (tmp_path / JOB).write_bytes(msgspec.json.encode(Examine(id=ID, product="pos")))
+    assert perform(tmp_path, config, run)
+    checks = msgspec.json.decode((tmp_path / RESULT).read_bytes(), type=Result).checks
+    assert [(check.name, check.ok) for check in checks] == [("unit", ok), ("health", True)]
+
+
 @pytest.mark.parametrize(
     ("answers", "wrote"),
     [

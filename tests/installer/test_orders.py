@@ -76,6 +76,7 @@ def test_a_whole_update(selling: Till) -> None:
     assert selling.commands[1:] == [
         ["is-active", "--", "pos.service"],
         ["start", "--", "license-agent-pos-check@pos.service"],
+        ["is-active", "--", "pos.service"],
     ]
     assert selling.product().state == "proving"
     assert isinstance(selling.commit(), Committed)
