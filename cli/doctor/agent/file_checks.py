@@ -53,6 +53,7 @@ def places(machine: Machine) -> list[Place]:
         Place(at.config, 0o600, AGENT, 0o400, required=True),
         Place(at.link, 0o644, ROOT, 0o044, required=True),
         *(Place(at.config.with_name(name), 0o644, ROOT, 0o444) for name in _ROOT_FILES),
+        Place(at.config.with_name("installer.toml"), 0o644, ROOT, 0o400),
         Place(at.state, 0o711, AGENT, 0o701, required=True),
         *(Place(at.state / name, 0o600, AGENT) for name in _STATE_FILES),
         Place(at.software_store, 0o600, AGENT),
@@ -66,8 +67,9 @@ def places(machine: Machine) -> list[Place]:
     ]
 
 
-_ROOT_FILES = ("admin-ca.pem", "update-trust.json", "installer.toml")
-"""What root may write beside the configuration: whom the agent obeys, and what may be installed."""
+_ROOT_FILES = ("admin-ca.pem", "update-trust.json")
+"""What root may write beside the configuration, and processes without root read: whom the agent obeys, and whose word counts
+for updates. installer.toml is read by root alone, who may keep it from others."""
 _STATE_FILES = (
     "secrets.store",
     "secrets.store.twin",

@@ -474,7 +474,9 @@ FAULTS = [
         f"{ETC}/update-trust.json belongs to license-agent",
         changed(f"{ETC}/update-trust.json", uid=CORE_UID),
     ),
-    Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0600", changed(f"{ETC}/installer.toml", mode=0o600)),
+    Fault("files.modes", FAIL, f"{ETC}/update-trust.json has mode 0600", changed(f"{ETC}/update-trust.json", mode=0o600)),
+    Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0646", changed(f"{ETC}/installer.toml", mode=0o646)),
+    Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0240", changed(f"{ETC}/installer.toml", mode=0o240)),
     Fault("updates.allowed", FAIL, "[updates] enabled is true, and there is no update-trust.json", enabled_without_trust),
     Fault("updates.allowed", FAIL, "update-trust.json is no trust file", wrote(f"{ETC}/update-trust.json", "{")),
     Fault(

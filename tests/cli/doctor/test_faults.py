@@ -184,6 +184,11 @@ def test_what_an_administrator_is_meant_to_change_passes(machine: MadeUp) -> Non
     assert looked(machine)["units.sandbox"].state is State.PASS
 
 
+def test_what_root_alone_reads_may_be_kept_from_others(machine: MadeUp) -> None:
+    machine.change(f"{ETC}/installer.toml", mode=0o600)
+    assert looked(machine)["files.modes"].state is State.PASS
+
+
 def test_a_masked_dropin_does_not_count(machine: MadeUp) -> None:
     machine.put(f"/run/systemd/system/{CORE}.d/a.conf", "[Service]\nNoNewPrivileges=no\n")
     assert looked(machine)["units.sandbox"].state is State.FAIL
