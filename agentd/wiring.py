@@ -53,7 +53,7 @@ from .licenses.validator import Validator
 from .ota.acts import UpdateActs
 from .ota.effects import Machine
 from .ota.installerclient import InstallerClient
-from .ota.keysets import trusted_roots
+from .ota.keysets import trusted_hardware, trusted_roots
 from .ota.register import Register
 from .ota.runner import UpdateRunner
 from .ota.settings import settings_of
@@ -335,7 +335,15 @@ def connect(
         ota = (
             None
             if updates is None
-            else UpdateSync(core, store, client, updates.runner, partial(trusted_roots, config.update_trust))
+            else UpdateSync(
+                core,
+                store,
+                client,
+                updates.runner,
+                negotiation,
+                partial(trusted_roots, config.update_trust),
+                partial(trusted_hardware, config.update_trust),
+            )
         )
         cycle = ContactCycle(
             core, client, certificates, rotation, signed, made.checkpoint, negotiation, licenses, seats, usage, ota

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from agentd.uplink.transport import NoContact
+from contracts.contact.updates import Hardware
 from contracts.jose import BadSignature, MalformedToken
 from contracts.keyset import MAX_KEY_SETS, SignedKeySet, verify_key_set
 
@@ -33,6 +34,18 @@ def trusted_roots(path: Path) -> tuple[str, ...]:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("%s cannot be read: %s", path, error)
         return ()
+
+
+class _Machine(msgspec.Struct, frozen=True):
+    hardware: Hardware
+
+
+def trusted_hardware(path: Path) -> str | None:
+    """Which kind of machine this is, by update-trust.json; None if that cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Machine).hardware
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # `trusted_roots` has written why
 
 
 async def key_sets(fetch: Fetch, roots: tuple[str, ...]) -> str:

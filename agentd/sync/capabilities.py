@@ -14,14 +14,14 @@ from agentd.uplink.transport import NoContact
 from contracts.contact.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply, verify_capabilities
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
-from contracts.contact.updates import UPDATES
+from contracts.contact.updates import HARDWARE, UPDATES
 from contracts.contact.usage import REPORT
 from contracts.exchange import Refused
 from contracts.jose import BadSignature, MalformedToken
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE)
 """What this agent can do."""
 ASK_EVERY_S = 86_400.0
 """How often the list is fetched in a long run: the server may have been updated."""

@@ -5,6 +5,7 @@ It is the last step of a contact, and none fails for it. What is reported is rep
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from agentd.audit.core import Core
 from agentd.base.errors import Refused as NotNow
@@ -16,10 +17,12 @@ from agentd.ota.table import Order
 from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
-from contracts.contact.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
+from contracts.contact.updates import HARDWARE, Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
 from contracts.directive import Directive, verify_directive
-from contracts.exchange import Refused
+from contracts.exchange import RefusalCode, Refused
 from contracts.jose import BadSignature, MalformedToken
+
+from .capabilities import Negotiation
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +34,28 @@ class UpdateSync:
         store: has the keys that may sign a directive.
         client: asks.
         runner: carries directives out.
+        negotiation: knows whether the server takes the member `hardware`.
         trusted: the pins of the license server's roots that this machine's root trusts.
+        hardware: which kind of machine root says this is; None if it does not.
     """
 
     def __init__(
-        self, core: Core, store: Store, client: ExchangeClient, runner: UpdateRunner, trusted: Callable[[], tuple[str, ...]]
+        self,
+        core: Core,
+        store: Store,
+        client: ExchangeClient,
+        runner: UpdateRunner,
+        negotiation: Negotiation,
+        trusted: Callable[[], tuple[str, ...]],
+        hardware: Callable[[], str | None],
     ) -> None:
         self._core = core
         self._store = store
         self._client = client
         self._runner = runner
+        self._negotiation = negotiation
         self._trusted = trusted
+        self._hardware = hardware
         self._said: tuple[Report, ...] = ()
 
     @property
@@ -104,7 +118,17 @@ class UpdateSync:
             if each.version and not each.in_trial
         )
         ended, outcomes = runner.ended, tuple(_outcome(each) for each in runner.reports())
-        reply = await self._client.ask(UpdatesReply, UpdatesRequest, running=running, directive=runner.known, outcomes=outcomes)
+        asked: dict[str, Any] = {"running": running, "directive": runner.known, "outcomes": outcomes}
+        hardware = self._hardware() if self._negotiation.can(HARDWARE) else None
+        try:
+            more = {} if hardware is None else {"hardware": hardware}
+            reply = await self._client.ask(UpdatesReply, UpdatesRequest, **asked, **more)
+        except Refused as refused:
+            if hardware is None or refused.refusal.code is not RefusalCode.BAD_REQUEST:
+                raise
+            # The server was set back to a release that does not know the member.
+            reply = await self._client.ask(UpdatesReply, UpdatesRequest, **asked)
+            await self._negotiation.forget(HARDWARE)
         self._said = ended
         return reply
 

@@ -16,9 +16,14 @@ from contracts.exchange import Number, Reply, Request, Text, Time
 
 UPDATES = "updates"
 """The capability, and the purpose."""
+HARDWARE = "updates-hardware"
+"""The capability: the server knows the member `hardware` of the request."""
 
 MAX_PRODUCTS = 16
 MAX_OUTCOMES = 16
+
+
+Hardware = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
 
 class RunningVersion(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -66,11 +71,14 @@ class UpdatesRequest(Request, frozen=True, tag=UPDATES):
         directive: the highest number of a directive that the agent knows; 0 before the first. The server's next directive has a
             higher one, also if the server was restored from a backup.
         outcomes: those that the server has not acknowledged; at most one, the latest, for each directive.
+        hardware: which kind of machine this is, as root's update-trust.json has it; only where the server has announced
+            `HARDWARE`.
     """
 
     running: Annotated[tuple[RunningVersion, ...], Meta(max_length=MAX_PRODUCTS)]
     directive: Number
     outcomes: Annotated[tuple[Outcome, ...], Meta(max_length=MAX_OUTCOMES)]
+    hardware: Hardware | msgspec.UnsetType = msgspec.UNSET
 
 
 class UpdatesReply(Reply, frozen=True):

@@ -94,6 +94,12 @@ def assign(
         ),
         err=True,
     )
+    if row.hardware is None:
+        text = (
+            f"which hardware agent {agent} has is not known: it refuses a package for other hardware when it has learned of it"
+        )
+        text = f"the hardware of agent {agent} is not known yet: it refuses a package for other hardware"
+        click.echo(shown(text), err=True)
 
 
 @click.command("withdraw")
@@ -142,6 +148,7 @@ def status(directory: Path | None, agent: str, as_json: bool) -> None:
         click.echo(found.model_dump_json(indent=2))
         return
     click.echo(shown(f"agent {found.agent_id}: last report {utc(found.reported_at)}{', paused' if found.paused else ''}"))
+    click.echo(shown(f"hardware {found.hardware or '-'}"))
     for each in found.running:
         click.echo(shown(f"runs {each.product} {each.version}, build {each.build_id}"))
     headers = ("directive", "package", "version", "state", "since", "not before", "not after", "detail")

@@ -7,11 +7,11 @@ that the agent knows it. So an agent that was set back to an older release is ne
 from contracts.contact.capabilities import ANNOUNCE, Capabilities
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
-from contracts.contact.updates import UPDATES
+from contracts.contact.updates import HARDWARE, UPDATES
 from contracts.contact.usage import REPORT
 from server.keys.keyring import Keyring
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE)
 """What this server can do."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -94,7 +95,8 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
 
     Raises:
         NotFound: there is no such agent or package.
-        Conflict: the agent is not active, another directive counts, the package is on trial, or it is a downgrade.
+        Conflict: the agent is not active, another directive counts, the package is on trial or for other hardware, or it is a
+            downgrade.
         Invalid: the times do not fit together.
     """
     agent = enrolled(session, agent_id)
@@ -106,6 +108,7 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
     if package.role == CANDIDATE and not order.candidate:
         raise Conflict(f"{order.path} is a candidate: promote it, or give --candidate to try it on this machine")
     state = _agent(session, agent_id)
+    _require_hardware(state, package)
     _require_upward(state, package, order)
     _expire(session, agent_id, now)
     present = _counting(session, agent_id)
@@ -222,6 +225,8 @@ class Directives:
         state = _agent(session, agent_id)
         state.running = msgspec.json.encode(asked.running).decode()
         state.reported_at, state.known = now, max(state.known, asked.directive)
+        if asked.hardware is not UNSET:
+            state.hardware = asked.hardware
         for outcome in asked.outcomes:
             _note(session, agent_id, outcome, now)
         running = {(each.product, each.build_id, each.version) for each in asked.running}
@@ -292,6 +297,15 @@ def _content(row: UpdateDirective) -> Directive:
         raise Invalid(f"the order does not fit together: {msgspec_text(str(problem))}") from None
 
 
+def _require_hardware(state: UpdateAgent, package: UpdatePackage) -> None:
+    """What an agent has not said is not known: its machine judges by root's own file."""
+    if state.hardware is not None and state.hardware not in hardware_of(package):
+        raise Conflict(
+            f"{package.path} is for {', '.join(hardware_of(package))}, and agent {state.agent_id!r} is a {state.hardware}: it "
+            "would refuse it; 'license-server ota packages' shows what each package is for"
+        )
+
+
 def _require_upward(state: UpdateAgent, package: UpdatePackage, order: Order) -> None:
     if order.downgrade:
         return
@@ -327,7 +341,7 @@ def _agent(session: Session, agent_id: str) -> UpdateAgent:
     """What is known of an agent's updates. The caller has locked the agent."""
     row = session.get(UpdateAgent, agent_id)
     if row is None:
-        row = UpdateAgent(agent_id=agent_id, number=0, known=0, running="[]", reported_at=None, paused_at=None)
+        row = UpdateAgent(agent_id=agent_id, number=0, known=0, running="[]", reported_at=None, paused_at=None, hardware=None)
         session.add(row)
     return row
 

@@ -58,7 +58,14 @@ def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_til
         "updates",
     ]
     shown = json.loads(chain.server_cli("agents", "show", chain.agent_id, "--json"))
-    assert sorted(shown["capabilities"]) == ["announce-capabilities", "lease-seats", "report-usage", "sync-licenses", "updates"]
+    assert sorted(shown["capabilities"]) == [
+        "announce-capabilities",
+        "lease-seats",
+        "report-usage",
+        "sync-licenses",
+        "updates",
+        "updates-hardware",
+    ]
     assert required(chain) == (False, "no_license")
     chain.issue("till-1")  # what the command prints is not used
     contact(chain)

@@ -93,6 +93,12 @@ class Ordered(Form):
     updated_at: Time
 
 
+class Assigned(Ordered):
+    """The directive that was made. `hardware` is the kind of machine that the agent says it is; null if it has not said."""
+
+    hardware: str | None = None
+
+
 class Running(Form):
     """What runs, as the agent says."""
 
@@ -102,13 +108,16 @@ class Running(Form):
 
 
 class AgentUpdates(Form):
-    """The updates of an agent: what it says it runs, and what it was ordered to install, the newest first."""
+    """The updates of an agent: what it says it is (`hardware`, null if it has not said) and runs, and what it was ordered to
+    install, the newest first.
+    """
 
     agent_id: Id
     paused: bool
     reported_at: Time | None
     running: tuple[Running, ...]
     directives: tuple[Ordered, ...]
+    hardware: str | None = None
 
 
 class BundleForm(Form):
@@ -172,22 +181,23 @@ def show(context: Context, body: OneUpdating) -> AgentUpdates:
     running = () if known is None else tuple(Running.model_validate(each) for each in directives.running_of(known))
     rows = directives.listed(context.session, body.agent_id, _SHOWN)
     return AgentUpdates(
-        agent_id=body.agent_id, paused=paused, reported_at=None if known is None else known.reported_at, running=running,
+        agent_id=body.agent_id, paused=paused, reported_at=None if known is None else known.reported_at,
+        hardware=None if known is None else known.hardware, running=running,
         directives=tuple(_ordered(row) for row in rows),
     )  # fmt: skip
 
 
-def assign(context: Context, body: AssignForm) -> Ordered:
+def assign(context: Context, body: AssignForm) -> Assigned:
     """Order an agent to install a package that is not older than what it runs."""
     return _assign(context, body, downgrade=False)
 
 
-def downgrade(context: Context, body: AssignForm) -> Ordered:
+def downgrade(context: Context, body: AssignForm) -> Assigned:
     """Order an agent to install a package that may be older than what it runs. A second person must approve."""
     return _assign(context, body, downgrade=True)
 
 
-def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Ordered:
+def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Assigned:
     try:
         window = None if body.window is None else msgspec.convert(body.window.model_dump(), DeploymentWindow)
     except msgspec.ValidationError as problem:
@@ -196,7 +206,9 @@ def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Ordered:
         body.target, body.not_before, body.not_after, body.notice, window, downgrade, body.candidate, body.replace,
         body.rollout,
     )  # fmt: skip
-    return _ordered(directives.assign(context.session, body.agent_id, order, context.now))
+    row = _ordered(directives.assign(context.session, body.agent_id, order, context.now))
+    known = directives.known_of(context.session, body.agent_id)
+    return Assigned(**row.model_dump(), hardware=None if known is None else known.hardware)
 
 
 def withdraw(context: Context, body: OneUpdating) -> Ordered:
@@ -250,9 +262,9 @@ _SECURITY = frozenset({Role.SECURITY_OFFICER})
 ACTS = (
     Act("updates.packages", _READ, Role.VIEWER, PackagesForm, Listed[Package], list_packages, "/packages", "GET"),
     Act("updates.show", _READ, Role.VIEWER, OneUpdating, AgentUpdates, show, _HERE, "GET"),
-    Act("updates.assign", _WRITE, Role.SUPPORT, AssignForm, Ordered, assign, _HERE, also=_SECURITY),
+    Act("updates.assign", _WRITE, Role.SUPPORT, AssignForm, Assigned, assign, _HERE, also=_SECURITY),
     Act(
-        "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Ordered, downgrade, f"{_HERE}/downgrade", approval=True
+        "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Assigned, downgrade, f"{_HERE}/downgrade", approval=True
     ),
     Act("updates.bundle", _WRITE, Role.SECURITY_OFFICER, BundleForm, Bundled, bundle, f"{_HERE}/bundle", approval=True),
     Act("updates.withdraw", _WRITE, Role.SUPPORT, OneUpdating, Ordered, withdraw, f"{_HERE}/withdraw", also=_SECURITY),

@@ -101,6 +101,7 @@ def _facts(found: AgentView, moment: int) -> Iterator[tuple[str, object]]:
     yield "serial", "-" if row.serial is None else row.serial
     yield "status", row.shown_status
     yield "hardware", row.hw_id or "-"
+    yield "machine kind", found.update_hardware or "-"
     yield "attestation", row.attestation
     yield "backend", row.backend
     yield "enrolled at", utc(row.created_at)

@@ -13,6 +13,7 @@ from server.licensing.secrets.secret_states import ISSUING
 from server.licensing.secrets.secrets import SecretRow, version_of
 from server.licensing.states.license_states import State
 from server.registry.models.core import Certificate, Secret
+from server.registry.models.updates import UpdateAgent
 
 from .license_list import LicenseRow, listed
 
@@ -53,6 +54,7 @@ class AgentView:
         licenses: by id.
         capabilities: what it has announced that it can do beyond release 0.1.0, by name.
         license_changes: the number of the newest change of its licenses; None before the first.
+        update_hardware: the kind of machine that it says it is, by which updates are ordered; None if it has not said.
     """
 
     agent: AgentRow
@@ -63,6 +65,7 @@ class AgentView:
     licenses: tuple[LicenseRow, ...]
     capabilities: tuple[str, ...] = ()
     license_changes: int | None = None
+    update_hardware: str | None = None
 
     def as_json(self, now: int) -> dict[str, Any]:
         """Everything, with the members of the agent first."""
@@ -75,6 +78,7 @@ class AgentView:
             "licenses": [asdict(row) for row in self.licenses],
             "capabilities": list(self.capabilities),
             "license_changes": self.license_changes,
+            "update_hardware": self.update_hardware,
             "notes": notes(self, now),
         }
 
@@ -103,6 +107,7 @@ def view(session: Session, agent_id: str, now: int) -> AgentView:
         tuple(listed(session, now, agent_id)),
         tuple((agent.capabilities or "").split()),
         agent.license_changes,
+        session.scalar(select(UpdateAgent.hardware).where(UpdateAgent.agent_id == agent_id)),
     )
 
 

@@ -62,7 +62,9 @@ class UpdateDirective(Base):
 
 
 class UpdateAgent(Base):
-    """An agent that updates concern. `known` is the highest number that it has named; `running` is a JSON list."""
+    """An agent that updates concern. `known` is the highest number that it has named; `running` is a JSON list; `hardware` is
+    the kind of machine that it says it is.
+    """
 
     __tablename__ = "update_agent"
     agent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -71,6 +73,7 @@ class UpdateAgent(Base):
     running: Mapped[str] = mapped_column(Text)
     reported_at: Mapped[int | None] = mapped_column(BigInteger)
     paused_at: Mapped[int | None] = mapped_column(BigInteger)
+    hardware: Mapped[str | None] = mapped_column(String(64))
 
 
 Index("update_directive_state", UpdateDirective.state, UpdateDirective.not_after)

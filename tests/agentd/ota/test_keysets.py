@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.ota.keysets import key_sets, trusted_roots
+from agentd.ota.keysets import key_sets, trusted_hardware, trusted_roots
 from agentd.uplink.transport import NoContact
 from contracts.keyset import MAX_KEY_SETS, verify_key_sets
 from tests.support.stagedupdates import key_set, pin
@@ -80,3 +80,19 @@ def test_a_file_that_cannot_be_read_names_no_roots(tmp_path: Path, text: bytes) 
     assert trusted_roots(path) == ()
     path.write_text('{"v": 1, "license_roots": ["sha256:a", "sha256:b"], "more": 1}')
     assert trusted_roots(path) == ("sha256:a", "sha256:b")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"hardware": "till-x86", "license_roots": []}', "till-x86"),
+        (b'{"hardware": "Till X86"}', None),
+        (b"{}", None),
+        (b"\xff", None),
+    ],
+)
+def test_the_kind_of_machine_is_what_roots_file_says(tmp_path: Path, content: bytes, found: str | None) -> None:
+    path = tmp_path / "update-trust.json"
+    assert trusted_hardware(path) is None
+    path.write_bytes(content)
+    assert trusted_hardware(path) == found

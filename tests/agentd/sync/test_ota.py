@@ -19,8 +19,9 @@ from agentd.ota.table import Step
 from agentd.sync.cycle import OUTCOME_PAUSE_S
 from agentd.sync.ota import UpdateSync
 from agentd.uplink.transport import NoContact
-from contracts.contact.updates import UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
+from contracts.contact.updates import HARDWARE, UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
 from contracts.directive import DIRECTIVE_TYPE, DeploymentWindow, Directive
+from contracts.exchange import Refusal, RefusalCode, Refused
 from contracts.trust import parse_trust
 from server.keys.jose import new_signing_key, public_jwk
 from tests.agentd.ota.machine import NEW, NOW, UpdatedMachine
@@ -50,12 +51,15 @@ class Client:
         self.asked: list[dict[str, Any]] = []
         self.key_sets = 0
         self.away = False
+        self.refusal: Refusal | None = None
 
     async def ask(self, kind: type[Any], make: type[Any], **fields: Any) -> UpdatesReply:
         assert (kind, make) == (UpdatesReply, UpdatesRequest)
         if self.away:
             raise NoContact("no route")
         self.asked.append(fields)
+        if self.refusal is not None and "hardware" in fields:
+            raise Refused(self.refusal)
         return UpdatesReply(
             agent_id=AGENT, request_id="0" * 32, issued_at=NOW, directive=self.directive,
             acknowledged=self.acknowledged, paused=False,
@@ -66,13 +70,37 @@ class Client:
         return "key set"
 
 
+class Negotiated:
+    """What the server can do."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def can(self, name: str) -> bool:
+        return name in self.names
+
+    async def forget(self, name: str) -> None:
+        self.names.remove(name)
+
+
 class Contact:
+    hardware: str | None = "till-x86"
+
     def __init__(self, directory: Path) -> None:
         self.machine = UpdatedMachine(directory, Settings(consent=Mode.NONE))
         self.runner = self.machine.start()
         self.client = Client()
         store = SimpleNamespace(trust=parse_trust(TRUST_FILE))
-        self.sync = UpdateSync(self.machine.core, store, self.client, self.runner, lambda: ())  # type: ignore[arg-type]
+        self.negotiation = Negotiated()
+        self.sync = UpdateSync(
+            self.machine.core,
+            store,
+            self.client,
+            self.runner,
+            self.negotiation,
+            lambda: (),
+            lambda: self.hardware,  # type: ignore[arg-type]
+        )
 
 
 @pytest.fixture
@@ -186,6 +214,27 @@ def test_a_withdrawal_that_comes_just_before_the_switch_is_handed_over_then(cont
     contact.machine.calls.before["withdraw"] = [Hindered("unreachable", "it is away")]
     assert asyncio.run(contact.sync.withdrawn(9)), "what the installer does not know yet is withdrawn all the same"
     assert contact.runner.known == 8
+
+
+def test_the_kind_of_machine_goes_to_a_server_that_knows_the_member(contact: Contact) -> None:
+    client, names = contact.client, contact.negotiation.names
+
+    def asked(refused: RefusalCode | None = None) -> list[str | None]:
+        client.refusal = None if refused is None else Refusal(
+            agent_id=AGENT, request_id="0" * 32, issued_at=NOW, code=refused, text="what is that?"
+        )  # fmt: skip
+        client.asked.clear()
+        asyncio.run(contact.sync.sync())
+        return [fields.get("hardware") for fields in client.asked]
+
+    assert asked() == [None]
+    names.add(HARDWARE)
+    assert asked() == ["till-x86"]
+    assert asked(RefusalCode.RATE_LIMITED) == ["till-x86"] and names, "only a form that it does not know is sent without it"
+    assert asked(RefusalCode.BAD_REQUEST) == ["till-x86", None] and not names
+    names.add(HARDWARE)
+    contact.hardware = None
+    assert asked() == [None]
 
 
 def test_a_newer_directive_takes_the_former_ones_place_before_the_switch_too(contact: Contact) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.contact.updates import MAX_OUTCOMES, UPDATES, OutcomeState, UpdatesReply, UpdatesRequest
+from contracts.contact.updates import MAX_OUTCOMES, UPDATES, Hardware, OutcomeState, UpdatesReply, UpdatesRequest
 from contracts.exchange import convert, purpose_of
 from contracts.jose import MalformedToken
+from updatetrust.target import Hardware as RootsHardware
 
 HEAD = {"v": 1, "agent_id": "pos-1", "request_id": "0f" * 16}
 OUTCOME = {"number": 7, "state": "committed", "detail": "", "at": 1_800_000_000}
@@ -27,6 +28,13 @@ def test_both_are_read_and_said_in_the_same_members() -> None:
     assert json.loads(msgspec.json.encode(convert(REQUEST, UpdatesRequest, "request"))) == REQUEST
     for content in (REPLY, {**REPLY, "directive": None, "acknowledged": [], "paused": True}):
         assert json.loads(msgspec.json.encode(convert(content, UpdatesReply, "reply"))) == content
+
+
+def test_the_kind_of_machine_is_sent_or_left_out_and_has_the_form_of_roots_file() -> None:
+    asked = {**REQUEST, "hardware": "till-x86"}
+    assert json.loads(msgspec.json.encode(convert(asked, UpdatesRequest, "request"))) == asked
+    assert convert(REQUEST, UpdatesRequest, "request").hardware is msgspec.UNSET
+    assert msgspec.inspect.type_info(Hardware) == msgspec.inspect.type_info(RootsHardware)
 
 
 @pytest.mark.parametrize("state", list(OutcomeState))
@@ -48,6 +56,9 @@ def test_each_outcome_has_its_name(state: OutcomeState) -> None:
         {"outcomes": [{**OUTCOME, "state": "done"}]},
         {"outcomes": [{**OUTCOME, "detail": "x" * 501}]},
         {"outcomes": [{**OUTCOME, "at": 1.5}]},
+        {"hardware": ""},
+        {"hardware": "Till X86"},
+        {"hardware": None},
         {"more": 1},
     ],
     ids=lambda change: str(change)[:60],

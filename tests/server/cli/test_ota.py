@@ -224,6 +224,7 @@ def test_an_agent_is_ordered_and_the_order_is_taken_back(published: Path, run: R
     run("publish", "second")
     target, window = "pos/pos-1.1.0.tar", "mon-fri 22:00-05:00 Europe/Berlin"
     row = json.loads(run("assign", "till-1", target, "--window", window, "--notice", "0", "--json"))
+    assert row["hardware"] is None
     assert (row["notice_until"], row["window"]["days"]) == (row["created_at"], ["mon", "tue", "wed", "thu", "fri"])
     assert "still counts" in run("assign", "till-1", target, code=1)
     assert "no time zone 'Nowhere'" in run("assign", "till-1", target, "--window", "mon 22:00-23:00 Nowhere", code=2)
@@ -253,7 +254,8 @@ def test_a_bundle_has_what_the_updater_wants_and_the_repository_goes_on_above_it
     assert f"is ordered to install nothing: use 'license-server ota assign {agent} {target}'" in run(
         "bundle", agent, target, "--for-days", 30, "--out", out, code=1
     )
-    run("assign", agent, target)
+    assert f"the hardware of agent {agent} is not known yet" in run("assign", agent, target)
+    assert "hardware -" in run("status", agent)
     before = Repository(published / "server" / "updates").present()
     said = run("bundle", agent, target, "--for-days", 30, "--out", out)
     assert "can be installed until" in said and "its timestamp lasts 30 days instead of 3" in said

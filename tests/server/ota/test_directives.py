@@ -11,6 +11,7 @@ from server.accounts.roles import Role
 from server.acts.approvals import ApprovalNeeded
 from server.acts.caller import Caller, local
 from server.base.errors import Conflict, Invalid, NotFound
+from server.licensing.lists.agent_view import view
 from server.ota import publishing
 from server.ota.directive_states import DIRECTIVE_STATES, EVENT_OF, OPEN, Event, State
 from server.ota.packages import Package
@@ -19,7 +20,7 @@ from server.ota.words import CANDIDATE, DAY_S, RELEASES
 from tests.server.acts.operators import Desk, account
 from tests.server.devices import NOW
 from tests.server.licensing.states.test_changes import make_till
-from tests.server.ota.vendor import target_of
+from tests.server.ota.vendor import HARDWARE, target_of
 from tests.support.serverside import ServerSide
 
 OLD, NEW, TRIAL = (f"pos/pos-{version}-{build}" for version, build in (("1.0.0", "b1"), ("1.1.0", "b2"), ("1.2.0", "b3")))
@@ -43,11 +44,11 @@ class Shop:
     def assign(self, target: str = NEW, **body: Any) -> Any:
         return self.do("assign", target=target, **body)
 
-    def ask(self, directive: int = 0, runs: str = "", outcomes: tuple[Outcome, ...] = ()) -> UpdatesReply:
+    def ask(self, directive: int = 0, runs: str = "", outcomes: tuple[Outcome, ...] = (), **more: Any) -> UpdatesReply:
         version, _, build = runs.removeprefix("pos/pos-").partition("-")
         running = (RunningVersion(product="pos", version=version, build_id=build),) if runs else ()
         reply: UpdatesReply = self.till.ask(
-            UpdatesRequest, UpdatesReply, running=running, directive=directive, outcomes=outcomes
+            UpdatesRequest, UpdatesReply, running=running, directive=directive, outcomes=outcomes, **more
         )
         return reply
 
@@ -173,6 +174,21 @@ def test_updates_pause_for_one_agent_or_all(shop: Shop) -> None:
     assert shop.ask(number).paused and shop.do("show").paused
     shop.desk.do("updates.resume_all", guard, shop.till.now)
     assert not shop.ask(number).paused
+
+
+def test_a_package_for_other_hardware_is_not_ordered(shop: Shop) -> None:
+    """What the agent has not said is not known, and refuses nothing: its machine judges."""
+    assert shop.assign().hardware is None and shop.do("show").hardware is None
+    shop.ask(hardware="till-arm")
+    with pytest.raises(Conflict, match=rf"{NEW} is for .*, and agent '{shop.agent}' is a till-arm: it would refuse it"):
+        shop.assign(replace=True)
+    shop.ask()  # a release that does not say it, as after a rollback
+    assert shop.do("show").hardware == "till-arm"
+    shop.ask(hardware=HARDWARE[0])
+    assert shop.assign(replace=True).hardware == shop.do("show").hardware == HARDWARE[0]
+    with shop.server.database.read() as session:
+        found = view(session, shop.agent, shop.till.now)
+    assert found.update_hardware == found.as_json(shop.till.now)["update_hardware"] == HARDWARE[0]
 
 
 def test_a_downgrade_takes_two_people(shop: Shop) -> None:
