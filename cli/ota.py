@@ -310,6 +310,8 @@ def _status_text(reply: dict[str, Any]) -> str:
         rows.append(["again", render.utc(reply["retry_at"])])
     if reply["state"] == "locked":
         rows.append(["next", "read 'license-agent-cli ota history', then 'license-agent-cli ota unlock --why TEXT'"])
+    if reply.get("signed") is not None:
+        rows.append(["metadata", f"{reply['signed']['role']} ends first, {render.utc(reply['signed']['until'])}"])
     if update is not None and update["notes"] and reply["state"] != "idle":
         rows.append(["notes", update["notes"]])
     if reply["state"] == "idle":

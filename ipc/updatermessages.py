@@ -166,6 +166,9 @@ class Offer(Request, tag="offer", frozen=True):
         length: of the package, bytes.
         staged: whether it is on disk already.
         metadata_expires: when the repository's metadata is out of date, seconds since 1970 UTC.
+        signed_until: when the first of the roles ends that people sign, seconds since 1970 UTC; 0 from an updater that does not
+            say.
+        signed_role: that role's name.
     """
 
     product: Short
@@ -177,6 +180,8 @@ class Offer(Request, tag="offer", frozen=True):
     length: Size
     staged: bool
     metadata_expires: Instant
+    signed_until: Instant = 0
+    signed_role: Short = ""
 
 
 class Progress(Request, tag="progress", frozen=True):

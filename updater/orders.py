@@ -158,6 +158,7 @@ class Updater:
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
             verified, _ = self._read(session, ordered, order.now, staging)
         target = _agreed(ordered, verified, order.now, network=True)
+        signed_until, signed_role = verified.first_end()
         return Offer(
             v=UPDATER_VERSION,
             id=order.id,
@@ -170,6 +171,8 @@ class Updater:
             length=target.length,
             staged=staging.has(target.sha256),
             metadata_expires=verified.fresh_until,
+            signed_until=signed_until,
+            signed_role=signed_role[:64],
         )
 
     def _stage(self, order: Stage, staging: Staging, report: Report) -> Staged:

@@ -114,6 +114,14 @@ class VerifiedTargets:
     _targets: Targets
     _roles: Mapping[str, Targets]
 
+    def first_end(self) -> tuple[int, str]:
+        """When the first role ends that people sign, and its name: root, targets, or one that targets delegates to.
+
+        Timestamp and snapshot are not among them: a server signs them again every day.
+        """
+        ends = [(self.root_expires, "root"), (_seconds(self._targets), "targets")]
+        return min(*ends, *((_seconds(role), name) for name, role in self._roles.items()))
+
     def find(self, path: str) -> Target | None:
         """The target at a path: of the top-level targets, else of the first role delegated to that has it; None if none has.
 
@@ -324,5 +332,5 @@ def _floors(targets: Targets) -> dict[str, Version]:
     return {product: Version.parse(text) for product, text in found.items()}
 
 
-def _seconds(signed: Root | Timestamp | Snapshot) -> int:
+def _seconds(signed: Root | Timestamp | Snapshot | Targets) -> int:
     return int(signed.expires.timestamp())

@@ -97,6 +97,11 @@ OTA_LOCKED = Alert(
     "alert.ota_locked", Severity.HIGH, "Updates are locked: more than two attempts have failed",
     "Read the reasons in 'license-agent-cli ota history', remove them, and run 'license-agent-cli ota unlock'.",
 )  # fmt: skip
+OTA_METADATA_ENDS = Alert(
+    "alert.ota_metadata_ends", Severity.LOW, "Signed metadata of the update repository ends within 30 days",
+    "Ask the operator of the update repository whether it was signed again ('license-server ota expiry' there): after its end "
+    "no update is installed. The agent learns it with its next update, which ends the alert.",
+)  # fmt: skip
 OTA_REHEARSAL = Alert(
     "alert.ota_rehearsal", Severity.LOW, "This test bench has not rehearsed an update for more than a quarter",
     "Assign it an update and run 'license-agent-cli ota rehearse'.",
@@ -145,8 +150,8 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_HINDERED, OTA_LOCKED, OTA_REHEARSAL, OTA_ROLLED_BACK,
-    REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
-    SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
+    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_HINDERED, OTA_LOCKED, OTA_METADATA_ENDS, OTA_REHEARSAL,
+    OTA_ROLLED_BACK, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME,
+    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

@@ -58,6 +58,7 @@ class Situation:
         fetched: SHA-256 of the package that is known to be staged.
         metadata_expires: of the repository, seconds since 1970 UTC; 0 before it was read.
         refreshed: when the repository was read, seconds since 1970 UTC; 0 before that.
+        signed: when the first role of the repository's metadata ends that people sign, and its name; of a former run too.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class Situation:
     fetched: str = ""
     metadata_expires: int = 0
     refreshed: int = 0
+    signed: tuple[int, str] = (0, "")
 
 
 class Effects:
@@ -118,6 +120,7 @@ class Effects:
         if (found.product, found.version, found.build_id, found.sha256) != same:
             raise Declined("differs", f"the repository names {found.product} {found.version} (build {found.build_id})")
         self._now.refreshed, self._now.metadata_expires = now, found.metadata_expires
+        self._now.signed = (found.signed_until, found.signed_role)
         known = msgspec.structs.replace(order, notes=found.notes, length=found.length)
         return msgspec.structs.replace(advance(update, Event.CHECKED), order=known)
 

@@ -36,6 +36,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         paused: who of the machine's administrators lets nothing begin; empty if nobody does.
         bench_since: since when this machine is a test bench, seconds since 1970 UTC; 0 if it is none.
         reports: what the server has not acknowledged.
+        signed_until, signed_role: when the first role of the repository's metadata ends that people sign, and its name.
     """
 
     update: Update = Update()
@@ -43,6 +44,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     paused: str = ""
     bench_since: int = 0
     reports: tuple[Report, ...] = ()
+    signed_until: int = 0
+    signed_role: str = ""
 
 
 def read_journal(path: Path) -> Journal:

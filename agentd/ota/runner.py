@@ -55,6 +55,8 @@ BASE_S, CAP_S = 30.0, 3600.0
 """Bounds of the pause after something could not be reached, seconds."""
 LOOK_S, LOOK_FAR_S = 5.0, 60.0
 """How often a step that waits looks again: for the shop's consent or a restart, and for a time."""
+WARN_S = 30 * 86_400
+"""How long before its end a role of the update metadata raises an alert: people have to meet to sign it again."""
 KEEP_SPENT_S = 600.0
 """How often the running time at a step is kept: a till that is switched off each night has deadlines too."""
 
@@ -103,6 +105,7 @@ class UpdateRunner:
         self._hindered_at = Step.IDLE
         self.server_paused = False
         self._journal = read_journal(path)
+        self.situation.signed = (self._journal.signed_until, self._journal.signed_role)
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._effect: asyncio.Task[Update] | None = None
@@ -161,6 +164,11 @@ class UpdateRunner:
         """When the last update was committed, seconds since 1970 UTC; 0 if the register has none."""
         found = self._machine.register.last(INSTALLED)
         return 0 if found is None else found.time
+
+    def signed_role_ends(self) -> tuple[int, str] | None:
+        """When the first role of the update metadata ends that people sign, and its name, if that is within `WARN_S`."""
+        until, role = self.situation.signed
+        return (until, role) if until and until - self._core.clock.now() <= WARN_S else None
 
     def rehearsal_overdue(self) -> bool:
         """Whether this machine is a test bench that has not rehearsed in a quarter."""
@@ -317,7 +325,9 @@ class UpdateRunner:
         async with self._lock:
             before = self.update
             reports = reports_after(self._journal.reports, before, update, self._core.clock.now())
-            await self._store(msgspec.structs.replace(self._journal, update=update, reports=reports, **more))
+            until, role = self.situation.signed
+            kept = msgspec.structs.replace(self._journal, update=update, reports=reports, signed_until=until, signed_role=role)
+            await self._store(msgspec.structs.replace(kept, **more))
             if update.step is before.step:
                 return
             mono = self._core.clock.monotonic()

@@ -55,6 +55,7 @@ class Offered:
         length: bytes.
         notes: release notes.
         metadata_expires: when the repository's metadata ends, seconds since 1970 UTC; 0 for a package.
+        signed_until, signed_role: when the first role of the metadata ends that people sign, and its name; 0 where unknown.
     """
 
     product: str
@@ -64,6 +65,8 @@ class Offered:
     length: int
     notes: str = ""
     metadata_expires: int = 0
+    signed_until: int = 0
+    signed_role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,15 @@ class UpdaterClient:
         asked = wire.Refresh(v=wire.UPDATER_VERSION, id=1, directive=order.directive, key_set=order.key_set, now=now)
         found = _expect(await self._orders.order(asked), wire.Offer)
         return Offered(
-            found.product, found.version, found.build_id, found.sha256, found.length, found.notes, found.metadata_expires
+            found.product,
+            found.version,
+            found.build_id,
+            found.sha256,
+            found.length,
+            found.notes,
+            found.metadata_expires,
+            found.signed_until,
+            clean(found.signed_role),
         )
 
     async def stage(self, order: Order, now: int, rate: int | None, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """Raises the alerts that last and clears them: each once, to the journal and the audit log. `base.alerts` lists them."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from agentd.base.alerts import (
@@ -9,6 +10,7 @@ from agentd.base.alerts import (
     DEGRADED_LONG,
     OTA_HINDERED,
     OTA_LOCKED,
+    OTA_METADATA_ENDS,
     OTA_REHEARSAL,
     REVOCATIONS_STALE,
     ROTATION_FAILING,
@@ -118,6 +120,10 @@ class AlertWatch:
         locked = updates is not None and updates.update.step is Step.LOCKED
         why = "" if failure is None else failure.text
         self._set(OTA_LOCKED, locked, f"updates are locked: more than two attempts have failed, the last one because {why}")
+        ends = None if updates is None else updates.signed_role_ends()
+        until, role = (0, "") if ends is None else ends
+        what = f"the {role} metadata of the update repository ends on {datetime.fromtimestamp(until, UTC):%Y-%m-%d}"
+        self._set(OTA_METADATA_ENDS, ends is not None, what)
         overdue = updates is not None and updates.rehearsal_overdue()
         self._set(OTA_REHEARSAL, overdue, "this test bench has not rehearsed an update for more than a quarter")
 

@@ -47,6 +47,7 @@ def update_view(runner: UpdateRunner | None, clock: Clock) -> dict[str, Any]:
         "running": _running(runner),
         "checked": situation.refreshed or None,
         "metadata_expires": situation.metadata_expires or None,
+        "signed": _signed(runner),
         "time": clock.now(),
     }
 
@@ -71,7 +72,14 @@ def updates_view(runner: UpdateRunner | None) -> dict[str, Any] | None:
         "attempts": update.attempts,
         "failure": None if failure is None else {"code": failure.code, "text": failure.text},
         "rehearsal_overdue": runner.rehearsal_overdue(),
+        "signed": _signed(runner),
     }
+
+
+def _signed(runner: UpdateRunner) -> dict[str, Any] | None:
+    """When the first role of the repository's metadata ends that people sign; None before the repository was read."""
+    until, role = runner.situation.signed
+    return {"until": until, "role": role} if until else None
 
 
 def _action(runner: UpdateRunner) -> str | None:

@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from .updates import Failed, Running, Waits
+from .updates import Failed, Running, Signed, Waits
 
 
 class Finding(Struct):
@@ -305,6 +305,8 @@ class Updates(Struct):
         attempts: that have failed in a row.
         failure: of the last attempt; null without one.
         rehearsal_overdue: whether this is a test bench that has not rehearsed for a quarter.
+        signed: when the first role of the update metadata ends that people sign; null before the repository was read, missing
+            from an older agent.
     """
 
     state: str
@@ -317,6 +319,7 @@ class Updates(Struct):
     failure: Failed | None
     rehearsal_overdue: bool
     action: str | UnsetType | None = UNSET
+    signed: Signed | UnsetType | None = UNSET
 
 
 class Status(Struct, kw_only=True):

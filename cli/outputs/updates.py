@@ -3,6 +3,18 @@
 from msgspec import UNSET, Struct, UnsetType
 
 
+class Signed(Struct):
+    """The role of the update repository's metadata that ends first, of those that people sign.
+
+    Attributes:
+        role: its name.
+        until: when it ends.
+    """
+
+    role: str
+    until: int
+
+
 class Running(Struct):
     """A product of this machine.
 
@@ -110,6 +122,7 @@ class UpdateStatus(Struct, kw_only=True):
         running: the products.
         checked: when the repository was read in this run; null if it was not.
         metadata_expires: when what was read there is out of date; null if it was not read.
+        signed: when the first role of the metadata ends that people sign; null before the repository was read.
         time: of the agent.
     """
 
@@ -129,6 +142,7 @@ class UpdateStatus(Struct, kw_only=True):
     running: list[Running] | UnsetType = UNSET
     checked: int | UnsetType | None = UNSET
     metadata_expires: int | UnsetType | None = UNSET
+    signed: Signed | UnsetType | None = UNSET
     time: int | UnsetType = UNSET
 
 

@@ -49,7 +49,7 @@ FILES = {
     f"{ETC}/link.toml": '[core]\nuser = "license-agent"\n[provisioning]\nallowed = false\n'
     '[upstream.server]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n'
     '[upstream.ota]\nurl = "https://license.example:8443"\npins = ["sha256:00"]\n',
-    f"{ETC}/update-trust.json": '{"v": 1, "agent_id": "pos-001"}',
+    f"{ETC}/update-trust.json": '{"v": 1, "agent_id": "pos-001", "tuf_root": {"signed": {"expires": "2037-01-15T08:00:00Z"}}}',
     f"{ETC}/installer.toml": '[product.pos]\nbackend = "slots"\ndirectory = "/var/lib/pos"\nunit = "pos.service"\n',
     f"{OWN}/begun": "",
     f"{OWN}/state.json": '{"v": 1}\n',

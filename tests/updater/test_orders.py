@@ -104,6 +104,7 @@ def test_an_offer_says_what_would_be_installed(machine: Machine) -> None:
     assert isinstance(offer, Offer) and (offer.id, offer.product, offer.version, offer.kind) == (3, "pos", "3.2.1", "slots")
     assert (offer.sha256, offer.length, offer.staged) == (machine.vendor.sha256, len(machine.vendor.package), False)
     assert offer.notes == "Faster start." and offer.metadata_expires == NOW + 7 * DAY
+    assert offer.signed_role and offer.signed_until > offer.metadata_expires
     assert not any("targets/pos" in path for path, _ in machine.link.asked), "no package was downloaded"
     assert isinstance(machine.stage(), Staged) and machine.order(order).staged
 

@@ -70,6 +70,7 @@ def test_what_the_vendor_published_is_found_in_both_ways(tmp_path: Path) -> None
         assert verified.floors == {"pos": Version.parse("3.0.0")}
         assert verified.kept.root == 1 and set(verified.kept.roles) == {"timestamp", "snapshot", "targets", RELEASES}
         assert verified.fresh_until == NOW + 2 * DAY and verified.root_expires == NOW + 365 * DAY
+        assert verified.first_end() == (NOW + 90 * DAY, RELEASES)
         assert list(verified.paths()) == [PATH]
 
 

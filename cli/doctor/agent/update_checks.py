@@ -3,12 +3,15 @@
 import json
 import tomllib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from cli.doctor.machine import CannotTell, Machine
 from cli.doctor.verdict import Check, Judgment, fail, note, warn
 from common.text import quantity
 
+WARN_S = 30 * 86_400
+"""How long before its end metadata is worth a warning, seconds."""
 TRUST, PRODUCTS = "update-trust.json", "installer.toml"
 
 
@@ -24,6 +27,10 @@ class Allowed:
         agent: this one; empty where it does not say.
         upstream: whether the link knows the update repository.
         products: in installer.toml.
+        root_ends: when the root metadata in update-trust.json ends, seconds since 1970 UTC; None where it has no such time.
+        signed_until: when the first role ends of the metadata that the agent has verified, which may have a later root; 0
+            before that.
+        now: seconds since 1970 UTC.
     """
 
     switch: bool | None
@@ -33,6 +40,9 @@ class Allowed:
     agent: str = ""
     upstream: bool = True
     products: int = 0
+    root_ends: int | None = None
+    signed_until: int = 0
+    now: float = 0
 
 
 def _allowed(machine: Machine) -> Allowed:
@@ -47,12 +57,17 @@ def _allowed(machine: Machine) -> Allowed:
     if machine.stat(trust) is None:
         return Allowed(switch, trust=False)
     problems: list[tuple[str, str]] = []
-    agent_id = ""
+    agent_id, root_ends = "", None
     try:
         content = json.loads(machine.text(trust))
         agent_id = content["agent_id"] if isinstance(content["agent_id"], str) else ""
     except (ValueError, KeyError, TypeError):
         problems.append((f"{trust} is no trust file", "write it again as the vendor gave it"))
+    else:
+        try:
+            root_ends = int(datetime.fromisoformat(content["tuf_root"]["signed"]["expires"]).timestamp())
+        except (ValueError, KeyError, TypeError, OverflowError):
+            problems.append((f"{trust} has no root metadata with an end", "write it again as the vendor gave it"))
     count = 0
     try:
         found = tomllib.loads(machine.text_or(products)).get("product")
@@ -75,6 +90,9 @@ def _allowed(machine: Machine) -> Allowed:
         str(status.get("agent_id") or ""),
         isinstance(upstreams, dict) and "ota" in upstreams,
         count,
+        root_ends,
+        ((status.get("updates") or {}).get("signed") or {}).get("until") or 0,
+        machine.now,
     )
 
 
@@ -91,6 +109,16 @@ def _judge_allowed(found: Allowed) -> Judgment:
                 "get the file for this agent from the vendor",
             )
         )
+    # A root that the repository has since is in what the agent has verified: then this one need not last.
+    if found.root_ends is not None and found.root_ends - found.now <= WARN_S and found.signed_until <= found.root_ends:
+        when = "ended" if found.root_ends <= found.now else "ends"
+        judged.append(
+            warn(
+                f"the root metadata in {TRUST} {when} on {_day(found.root_ends)}: without a later root in the repository every "
+                "update is refused from then on",
+                "ask the operator of the update repository for a root that was signed again: 'license-server ota expiry' there",
+            )
+        )
     if found.switch is False:
         return [*judged, note("updates are switched off: [updates] enabled is false")]
     if not found.upstream:
@@ -103,12 +131,16 @@ def _judge_allowed(found: Allowed) -> Judgment:
     return judged or [note(f"{PRODUCTS} names {quantity(found.products, 'product')}")]
 
 
-def _waiting(machine: Machine) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = machine.told("updates")
-    return found
+def _day(time: int) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}"
 
 
-def _judge_waiting(found: dict[str, Any] | None) -> Judgment:
+def _waiting(machine: Machine) -> tuple[dict[str, Any] | None, float]:
+    return machine.told("updates"), machine.now
+
+
+def _judge_waiting(looked: tuple[dict[str, Any] | None, float]) -> Judgment:
+    found, now = looked
     if found is None:
         return [note("updates are not enabled on this machine")]
     judged: Judgment = []
@@ -125,6 +157,16 @@ def _judge_waiting(found: dict[str, Any] | None) -> Judgment:
         judged.append(warn(f"the update cannot go on: {found['problem']}", action))
     if found["paused"]:
         judged.append(warn(f"no update begins: {found['paused']}", "license-agent-cli ota pause --end"))
+    signed = found.get("signed")
+    if signed is not None and signed["until"] - now <= WARN_S:
+        when = "ended" if signed["until"] <= now else "ends"
+        judged.append(
+            warn(
+                f"the {signed['role']} metadata of the update repository {when} on {_day(signed['until'])}, as it was read "
+                "last: no update is installed after that",
+                "ask its operator whether it was signed again: 'license-server ota expiry' there",
+            )
+        )
     if found["rehearsal_overdue"]:
         judged.append(warn("this test bench has not rehearsed an update for a quarter", "license-agent-cli ota rehearse"))
     return judged

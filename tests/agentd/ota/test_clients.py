@@ -82,10 +82,11 @@ STAGED = updater.Staged(v=1, id=1, name=SHA, sha256=SHA, length=9, product="pos"
 def test_an_offer_and_a_download_with_its_progress() -> None:
     offer = updater.Offer(
         v=1, id=1, product="pos", version="2.0.0", build_id="b2", kind="slots", notes="new", sha256=SHA, length=9,
-        staged=False, metadata_expires=77,
+        staged=False, metadata_expires=77, signed_until=88, signed_role="targets",
     )  # fmt: skip
     found = ask_updater(say(offer), lambda client: client.refresh(ORDER, 5))
     assert (found.product, found.length, found.notes, found.metadata_expires) == ("pos", 9, "new", 77)
+    assert (found.signed_until, found.signed_role) == (88, "targets")
     seen: list[tuple[int, int]] = []
     steps = [updater.Progress(v=1, id=1, done=done, total=9) for done in (3, 9)]
     ask_updater(

@@ -13,10 +13,12 @@ import pytest
 
 from agentd.base.errors import Refused
 from agentd.ota.consent import Answer, Mode
+from agentd.ota.runner import WARN_S
 from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined, Progress, Unreachable
 from agentd.ota.table import Order, Step
 from agentd.ota.window import Calendar, Frozen, Window
+from agentd.telemetry.updateview import update_view
 
 from .machine import AT_ONCE, NEW, NOW, UpdatedMachine
 
@@ -354,6 +356,26 @@ def test_an_administrator_goes_back_after_the_commit_and_it_counts_as_no_failure
         assert machine.register.entries[-1].reason == "operator: Eva went back"
 
     play(story)
+
+
+def test_when_signed_metadata_ends_is_known_after_a_restart_too(machine: UpdatedMachine) -> None:
+    until = NOW + 31 * 86_400
+    machine.updater.offer = replace(machine.updater.offer, signed_until=until, signed_role="targets")
+    runner = machine.start()
+
+    async def story() -> None:
+        assert runner.signed_role_ends() is None, "nothing was read"
+        await offer(machine)
+        await machine.settle(runner)
+        assert runner.signed_role_ends() is None, "it ends later"
+
+    asyncio.run(story())
+    machine.wall = until - WARN_S - 1
+    again = machine.start()
+    assert again.signed_role_ends() is None
+    assert update_view(again, machine.clock)["signed"] == {"until": until, "role": "targets"}
+    machine.wall += 1
+    assert again.signed_role_ends() == (until, "targets")
 
 
 def test_a_rehearsal_proves_the_new_version_and_goes_back(machine: UpdatedMachine) -> None:

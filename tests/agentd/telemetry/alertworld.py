@@ -54,7 +54,9 @@ class AlertWorld:
         config_of_agent = AgentConfig()
         self.mode = ModeKeeper(self.core, world.validator, self.cycle, kept or Kept(), config_of_agent)  # type: ignore[arg-type]
         store = SimpleNamespace(status=STATUS, record=SimpleNamespace(unconfirmed=None))
-        self.updates = SimpleNamespace(update=Update(), hindrance=None, rehearsal_overdue=lambda: False)
+        self.updates = SimpleNamespace(
+            update=Update(), hindrance=None, rehearsal_overdue=lambda: False, signed_role_ends=lambda: None
+        )
         parts = SimpleNamespace(
             core=self.core,
             validator=world.validator,

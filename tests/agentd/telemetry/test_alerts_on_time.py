@@ -129,6 +129,13 @@ def test_locked_updates_and_a_rehearsal_that_is_overdue(alerts: AlertWorld) -> N
     assert alerts.at(T0 + 2) == [("alert.ota_locked", "cleared")]
 
 
+def test_update_metadata_that_ends(alerts: AlertWorld) -> None:
+    alerts.updates.signed_role_ends = lambda: (T0 + 86_400, "targets")
+    assert alerts.at(T0) == [("alert.ota_metadata_ends", "raised")]
+    alerts.updates.signed_role_ends = lambda: None
+    assert alerts.at(T0 + 1) == [("alert.ota_metadata_ends", "cleared")]
+
+
 def test_what_hinders_an_update_is_said_once_with_what_to_do_and_its_end_once(
     alerts: AlertWorld, caplog: pytest.LogCaptureFixture
 ) -> None:

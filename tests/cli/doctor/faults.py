@@ -1,5 +1,6 @@
 """Faults as rows: the check that is meant, what it says, and how the fault is put into a machine that is in order."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,10 @@ def updates(**changes: Any) -> Put:
 def with_configuration(machine: MadeUp) -> None:
     """The product's configuration is to be kept, and there is none."""
     machine.put(f"{ETC}/installer.toml", machine.text(f"{ETC}/installer.toml") + 'config = "/etc/pos"\n')
+
+
+def rooted(expires: str) -> Put:
+    return wrote(f"{ETC}/update-trust.json", json.dumps({"agent_id": "pos-001", "tuf_root": {"signed": {"expires": expires}}}))
 
 
 def enabled_without_trust(machine: MadeUp) -> None:
@@ -478,6 +483,23 @@ FAULTS = [
     Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0646", changed(f"{ETC}/installer.toml", mode=0o646)),
     Fault("files.modes", FAIL, f"{ETC}/installer.toml has mode 0240", changed(f"{ETC}/installer.toml", mode=0o240)),
     Fault("updates.allowed", FAIL, "[updates] enabled is true, and there is no update-trust.json", enabled_without_trust),
+    Fault("updates.allowed", WARN, "the root metadata in update-trust.json ends on 2027-02-14", rooted("2027-02-14T08:00:00Z")),
+    Fault(
+        "updates.allowed", WARN, "the root metadata in update-trust.json ended on 2027-01-14", rooted("2027-01-14T08:00:00Z")
+    ),
+    Fault("updates.allowed", FAIL, "update-trust.json has no root metadata with an end", rooted("soon")),
+    Fault(
+        "updates.state",
+        WARN,
+        "the targets metadata of the update repository ends on 2027-02-14",
+        updates(signed={"role": "targets", "until": NOW + 30 * 86_400}),
+    ),
+    Fault(
+        "updates.state",
+        WARN,
+        "the releases metadata of the update repository ended on 2027-01-15",
+        updates(signed={"role": "releases", "until": NOW}),
+    ),
     Fault("updates.allowed", FAIL, "update-trust.json is no trust file", wrote(f"{ETC}/update-trust.json", "{")),
     Fault(
         "updates.allowed",

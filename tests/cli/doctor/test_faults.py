@@ -13,8 +13,8 @@ from cli.doctor.table import CHECKS
 from cli.doctor.verdict import Result, State
 from ipc.errors import ErrorCode
 from ipc.posclient.policy import AgentRefused
-from tests.cli.doctor.faults import CORE, FAULTS, Fault
-from tests.support.madeup import ETC, LOG, MANAGE, STATE, MadeUp, unit
+from tests.cli.doctor.faults import CORE, FAULTS, Fault, rooted
+from tests.support.madeup import ETC, LOG, MANAGE, NOW, STATE, MadeUp, unit
 
 
 def looked(machine: MadeUp) -> dict[str, Result]:
@@ -182,6 +182,13 @@ def test_what_an_administrator_is_meant_to_change_passes(machine: MadeUp) -> Non
     machine.put(f"/etc/systemd/system/{CORE}.d/note.txt", "[Service]\nNoNewPrivileges=no\n")
     machine.put("/etc/systemd/system/license-agent-link.service.d/net.conf", "[Service]\nIPAddressAllow=198.51.100.0/24\n")
     assert looked(machine)["units.sandbox"].state is State.PASS
+
+
+def test_a_root_that_was_followed_by_a_later_one_may_end(machine: MadeUp) -> None:
+    rooted("2027-01-14T08:00:00Z")(machine)
+    machine.says["updates"]["signed"] = {"role": "targets", "until": NOW + 31 * 86_400}
+    found = looked(machine)
+    assert (found["updates.allowed"].state, found["updates.state"].state) == (State.PASS, State.PASS)
 
 
 def test_what_root_alone_reads_may_be_kept_from_others(machine: MadeUp) -> None:

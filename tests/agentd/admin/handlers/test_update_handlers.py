@@ -145,7 +145,7 @@ def test_the_view_of_the_state_has_updates_in_short(desk: Desk) -> None:
         assert found["update"] == {"product": "pos", "version": "2.0.0", "build_id": "b2"}
         assert found["running"][0]["version"] == "1.0.0" and found["rehearsal_overdue"] is False
         # Section and check of the command line take what the agent says.
-        assert "2.0.0" in str(_updates(found)) and _judge_waiting(found) == []
+        assert "2.0.0" in str(_updates(found)) and _judge_waiting((found, NOW)) == []
 
     play(story)
 
@@ -187,7 +187,9 @@ def test_locked_updates_and_a_pause(desk: Desk) -> None:
         assert (found["state"], found["attempts"]) == ("locked", 3)
         state = short(desk)
         assert state["update"] is None and state["failure"]["text"] == "the bundle is damaged"
-        assert "LOCKED" in str(_updates(state)) and _judge_waiting(state)[0].cause.startswith("updates are locked after 3")
+        assert "LOCKED" in str(_updates(state)) and _judge_waiting((state, NOW))[0].cause.startswith(
+            "updates are locked after 3"
+        )
         assert "ota unlock --why TEXT" in _status_text(found)
         assert structured("ota unlock", await desk.ask(OtaUnlock, why="another disk")) == {"attempts": 3}
         assert desk.runner.update.step is Step.IDLE
