@@ -99,8 +99,8 @@ FILES = {
     "/etc/dpkg/dpkg.cfg.d/guest": "force-unsafe-io\n",
     # Without an identity the system takes each boot for its first and applies all presets again.
     "/etc/machine-id": hashlib.sha256(b"license-agent end-to-end guest").hexdigest()[:32] + "\n",
-    # The second name space is always there (guest.py), so that no boot waits for a disk that does not come.
-    "/etc/fstab": "/dev/nvme0n1 / ext4 noatime,noinit_itable 0 0\n/dev/nvme0n2 /payload ext4 ro 0 0\n",
+    # The second disk is always there (guest.py), so that no boot waits for a disk that does not come.
+    "/etc/fstab": "/dev/nvme0n1 / ext4 noatime,noinit_itable 0 0\n/dev/vda /payload ext4 ro 0 0\n",
     "/etc/systemd/system.conf.d/emulated.conf": (
         "# Emulation without KVM is some twenty times slower than the machine that Debian's limits were made for.\n"
         "[Manager]\nDefaultTimeoutStartSec=300s\nDefaultTimeoutStopSec=90s\nDefaultDeviceTimeoutSec=300s\n"
