@@ -180,7 +180,7 @@ class StateFile:
             raise StateUnusable(os_problem(error, str(self._path))) from None
         try:
             return msgspec.json.decode(data[: MAX_STATE_BYTES + 1], type=State)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StateUnusable(f"{self._path} is damaged ({error}); {_WAY_OUT.format(path=self._path)}") from None
 
     def save(self, state: State) -> None:

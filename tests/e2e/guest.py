@@ -402,7 +402,7 @@ class Guest:
                 "nvme-ns,drive=root,bus=disks,nsid=1",
             ),
             *("-drive", drive.format("payload", "raw", self._directory / "payload.ext4") + ",readonly=on"),
-            # Not a second name space beside the root's: Linux 6.11 and later give them numbers in the order in which they answer.
+            # Not a second name space beside the root's: Linux 6.11 and later number them in the order in which they answer.
             *("-device", "virtio-blk-pci,drive=payload"),
             *self._network(),
             *("-object", "rng-random,id=chance,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=chance"),

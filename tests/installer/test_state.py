@@ -66,7 +66,7 @@ def test_a_kill_after_any_step_leaves_the_old_state_or_the_new(directory: Path) 
     "content",
     [
         b"", b"{", b"[]", b"{}x", b"\xff", b'{"v":2}', b'{"v":1,"more":1}', b'{"v":1,"key_set":-1}',
-        b'{"v":1,"products":{"pos":{"phase":"gone"}}}',
+        b'{"v":1,"products":{"pos":{"phase":"gone"}}}', b'{"more":' + b'[' * 50_000,
     ],
 )  # fmt: skip
 def test_a_damaged_state_is_refused_with_what_to_do(directory: Path, content: bytes) -> None:
