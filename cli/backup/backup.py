@@ -252,6 +252,10 @@ def _passphrase(path: Path) -> str:
     return found
 
 
+_TOO_MUCH_WORK = "xcessive work"
+"""In the error of age for a passphrase whose check would take longer than some seconds on this machine."""
+
+
 def encrypt(data: bytes, recipients: tuple[str, ...], certificate: Path | None) -> bytes:
     """Encrypts with age for recipients, or by CMS for a certificate.
 
@@ -336,12 +340,25 @@ def _require_known_version(file: Path, content: dict[str, Any]) -> None:
         raise BackupFailed(f"{file} is of a newer program ({content['program']}); use that one")
 
 
+def _by_passphrase(sealed: bytes, passphrase: str) -> bytes:
+    """Decrypts with age. It measures the machine and declines what would take long; on a busy one that may be wrong once."""
+    import pyrage  # a library that no other command needs
+
+    for last in (False, False, True):
+        try:
+            return bytes(pyrage.passphrase.decrypt(sealed, passphrase))
+        except pyrage.DecryptError as error:
+            if last or _TOO_MUCH_WORK not in str(error):
+                raise
+    raise AssertionError
+
+
 def _from_age(file: Path, sealed: bytes, identity: Path | None, passphrase_file: Path | None) -> bytes:
     import pyrage
 
     try:
         if passphrase_file is not None:
-            return bytes(pyrage.passphrase.decrypt(sealed, _passphrase(passphrase_file)))
+            return _by_passphrase(sealed, _passphrase(passphrase_file))
         if identity is None:
             raise WrongKey(f"{file} is encrypted with age: give --identity or --passphrase-file")
         lines = [line.strip() for line in identity.read_text("utf-8").splitlines()]
@@ -349,7 +366,10 @@ def _from_age(file: Path, sealed: bytes, identity: Path | None, passphrase_file:
         return bytes(pyrage.decrypt(sealed, keys))
     except pyrage.IdentityError:
         raise WrongKey(f"{identity} holds no age identity ('age-keygen' makes one)") from None
-    except pyrage.DecryptError:
+    except pyrage.DecryptError as error:
+        if _TOO_MUCH_WORK in str(error):
+            what = "does not open now: this machine is too slow or too busy for its passphrase; try again when it does less"
+            raise BackupFailed(f"{file} {what}") from None
         raise BackupFailed(f"{file} does not open: it is for another key or passphrase, or it is damaged") from None
 
 

@@ -183,7 +183,8 @@ def test_no_tls_key_lingers_in_core_or_link() -> None:
             assert Search(now, fragments).lingering(memory_of(link)) == []
         finally:
             os.kill(server, signal.SIGCONT)
-        assert contact.wait(READY_S) == 0
+        # Refused, if the server was stopped for longer than the link waits.
+        assert contact.wait(READY_S) in (0, 4)
         look("a slow contact")
     assert found == {}, found
 

@@ -180,9 +180,15 @@ class Till:
 
     def said_by_server(self) -> tuple[str, str]:
         """State and detail of the newest order at the license server, once the agent has reported."""
-        self.ask_server()
-        newest = json.loads(self.server.run("ota", "status", self.scenario.agent_id, "--json"))["directives"][0]
-        return newest["state"], newest["detail"]
+
+        def newest() -> tuple[str, str]:
+            self.ask_server()
+            line = json.loads(self.server.run("ota", "status", self.scenario.agent_id, "--json"))["directives"][0]
+            return line["state"], line["detail"]
+
+        # The report of the end is a contact of its own, which a busy machine makes later than the last step's.
+        self.until("the server learns how the update ended", lambda: newest()[0] != "under-way")
+        return newest()
 
     # What is done
 

@@ -56,6 +56,7 @@ def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_til
         "report-usage",
         "sync-licenses",
         "updates",
+        "updates-hardware",
     ]
     shown = json.loads(chain.server_cli("agents", "show", chain.agent_id, "--json"))
     assert sorted(shown["capabilities"]) == [
@@ -115,6 +116,7 @@ def test_a_link_that_withholds_the_list_or_the_licenses_lifts_no_suspension(chai
         "report-usage",
         "sync-licenses",
         "updates",
+        "updates-hardware",
     ]
 
 

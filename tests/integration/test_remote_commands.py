@@ -137,7 +137,9 @@ def test_every_other_command_asks_the_server_that_is_named(desk: Desk, command: 
     own = {
         "accounts certify": ["x", "--key", str(tmp_path / "k"), "--out", str(tmp_path / "c")],
         "accounts subject": ["x", "--none"],
+        "ota bundle": [*ARGUMENTS["ota bundle"], "--package", str(tmp_path / "package")],
     }
+    (tmp_path / "package").touch()
     options = desk.options()
     arguments = own.get(command, ARGUMENTS.get(command, []))
     if command.startswith("webhooks ") and arguments[:1] == ["x"]:

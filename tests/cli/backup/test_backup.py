@@ -112,3 +112,15 @@ def test_a_configuration_that_is_damaged_replaces_none(tmp_path: Path, name: str
 def test_what_a_forged_backup_calls_itself_drives_no_terminal(tmp_path: Path) -> None:
     done = run(tmp_path, json.dumps({**content(), "agent_id": "x\x1b[2J"}).encode(), "verify")
     assert "\x1b" not in done.output and "x<U+001B>[2J" in done.output
+
+
+def test_a_passphrase_that_this_machine_is_too_busy_for_is_no_wrong_one(tmp_path: Path) -> None:
+    """age declines a work factor that is far above what it has just measured."""
+    (tmp_path / "words").write_text("correct horse battery\n")
+    zeros = base64.b64encode(bytes(32)).decode().rstrip("=")
+    made = f"age-encryption.org/v1\n-> scrypt {zeros[:22]} 40\n{zeros}\n--- {zeros}\n".encode() + bytes(40)
+    (tmp_path / "agent.backup").write_bytes(made)
+    done = CliRunner().invoke(
+        main, ["backup", "verify", str(tmp_path / "agent.backup"), "--passphrase-file", str(tmp_path / "words")]
+    )
+    assert done.exit_code == 1 and "too slow or too busy for its passphrase; try again" in done.output
