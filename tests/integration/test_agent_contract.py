@@ -337,12 +337,12 @@ def test_a_license_is_revoked_and_another_is_not(agent: AgentInTest) -> None:
 
 
 def test_a_license_expires_when_its_time_comes(agent: AgentInTest) -> None:
-    token, later = agent.issue(expires_in=3), agent.issue(begins_in=3)
+    token, later = agent.issue(expires_in=15), agent.issue(begins_in=15)
     with agent.client(deadline=READY_S) as client:
         assert client.validate(later).reason is Reason.NOT_YET_VALID
         agent.expire(token)
         assert client.validate(token).reason is Reason.EXPIRED
-        agent.advance(3)
+        agent.advance(15)
         assert client.validate(later).valid
 
 
