@@ -279,10 +279,11 @@ def _ended(commands: Commands, layout: Layout, build_id: str, say: Callable[[str
     while (line := _newest(commands, layout)).get("build_id") != build_id:
         status = _cli(commands, layout, "ota", "status")
         # What a developer has set: a window, a freeze, consent of the POS application, a pause.
-        waits = status["waits"]["text"] if status["waits"] is not None else status["problem"] or ""
-        if waits and waits != said:
-            say(f"the update waits: {waits}")
-            said = waits
+        waits = status["waits"]
+        news = status["problem"] or "" if waits is None else f"the update waits: {waits['text']}"
+        if news and news != said:
+            say(news)
+            said = news
         if time.monotonic() >= ends:
             raise StandError(f"the update has not ended within {READY_S:g} s: see 'license-stand ota status'")
         time.sleep(POLL_S)

@@ -11,6 +11,7 @@ from server.keys.rootkey import needs_passphrase
 from server.ota import documents, keyfiles, packages
 from server.ota.submission import Signed, Submission
 from server.ota.words import PACKAGE_ROLES, ROOT, TARGETS
+from updatetrust.version import MalformedVersion, Version
 
 from .base.options import passphrase_in, utc
 
@@ -18,6 +19,20 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+
+class _VersionType(click.ParamType[str]):
+    """A version of a product, as text; refused with what one looks like before anything is read."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return Version.parse(str(value)).text
+        except MalformedVersion as error:
+            self.fail(str(error), param, ctx)
+
+
+VERSION = _VersionType()
 sign_option = click.option(
     "--key",
     "keys",

@@ -16,7 +16,17 @@ from server.ota.words import CANDIDATE, PACKAGE_ROLES
 from updatetrust.target import Kind, MalformedTarget, read_target
 
 from .base.options import now
-from .otaoptions import EXISTING, FOLDER, key_passphrase_option, line_of, say_standing, sign_option, signers, submission_option
+from .otaoptions import (
+    EXISTING,
+    FOLDER,
+    VERSION,
+    key_passphrase_option,
+    line_of,
+    say_standing,
+    sign_option,
+    signers,
+    submission_option,
+)
 
 copy_option = click.option(
     "--repository", type=FOLDER, required=True, metavar="DIR", help="The repository, or a copy of its directory 'metadata'."
@@ -54,7 +64,7 @@ def _submit(
 @click.argument("package", type=EXISTING)
 @copy_option
 @click.option("--product", required=True, metavar="NAME", help="What it is a version of.")
-@click.option("--version", required=True, metavar="VERSION", help="Its version.")
+@click.option("--version", type=VERSION, required=True, metavar="VERSION", help="Its version.")
 @click.option("--build-id", required=True, metavar="ID", help="Names this build, and never another one.")
 @click.option(
     "--hardware", multiple=True, required=True, metavar="ID", help="A kind of machine that it is for; may be repeated."
@@ -68,6 +78,7 @@ def _submit(
 )
 @click.option(
     "--min-agent",
+    type=VERSION,
     default="0.1.0",
     show_default=True,
     metavar="VERSION",

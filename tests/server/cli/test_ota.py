@@ -296,3 +296,10 @@ def test_a_bundle_that_cannot_be_made_leaves_nothing(published: Path, run: Run, 
     server = open_server(published / "server")
     assert not [row for row in server.audit.tail(50) if row.event == "ota.bundled"]
     server.close()
+
+
+def test_what_is_no_version_is_refused_with_what_one_looks_like(published: Path, run: Run) -> None:
+    for words in ((), ("--min-agent", "newest")):
+        said = add(run, "1.1" if words else "abc", "second", *words, code=2)
+        assert "is not a version: one to four numbers with dots" in said
+    assert not Path("second").exists()
