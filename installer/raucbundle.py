@@ -1,6 +1,6 @@
 """Keeps the bundle of the next system in a directory of root's: the candidate, and the one that RAUC has verified.
 
-Without its note the bundle is none. A second note remembers which version ran when the bundle was accepted: of an image that
+Without its note the bundle is void. A second note remembers which version ran when the bundle was accepted: of an image that
 the factory wrote, RAUC knows nothing once the machine runs from the other slot.
 """
 

@@ -180,7 +180,7 @@ class Upgrader:
                 self._require_start()
             except DpkgFailed as problem:
                 # The scripts of the package before restart the installer, so nobody may be left who waits for this job's
-                # result: the reason is kept for whoever asks later. A full disk is none: the same order may come again.
+                # result: the reason is kept for whoever asks later. A full disk is no reason.
                 full = isinstance(problem, DpkgFull)
                 if (trial := self._rescue.trial()) is not None:
                     self._rescue.go_back_locked(trial, "" if full else str(problem))
@@ -220,7 +220,7 @@ class Upgrader:
         """Makes sure that the new agent has started: if it has not, there is nobody who could order the way back."""
         waited = 0.0
         while (active := self._run([SYSTEMCTL, "is-active", "--", AGENT_UNIT], ASK_S)).status != 0:
-            # systemd begins to count anew where a package's scripts restart the unit.
+            # systemd begins to count again where a package's scripts restart the unit.
             counted = self._run([SYSTEMCTL, "show", "--property=NRestarts", "--value", "--", AGENT_UNIT], ASK_S).output
             restarts = int(counted) if counted.isdecimal() else 0
             if waited >= START_S or restarts >= MAX_RESTARTS:

@@ -37,7 +37,7 @@ _WAIT = (
 )
 
 MACHINE = {NO_ROOM: _ROOM, "no-space": _ROOM, DISK: _DISK}
-"""What is the machine's own, by code of installer and updater, with what to do: no failed attempt, whoever says it."""
+"""What is the machine's own, by code of installer and updater, with what to do. It is no failed attempt from either."""
 REPOSITORY = {
     "digest-differs": _MIRROR,
     "length-differs": _MIRROR,

@@ -34,7 +34,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         update: where the update is.
         known: the highest number of a directive that came.
         paused: who of the machine's administrators lets nothing begin; empty if nobody does.
-        bench_since: since when this machine is a test bench, seconds since 1970 UTC; 0 if it is none.
+        bench_since: since when this machine is a test bench, seconds since 1970 UTC; 0 if it is not one.
         reports: what the server has not acknowledged.
         signed_until, signed_role: when the first role of the repository's metadata ends that people sign, and its name.
     """

@@ -101,7 +101,7 @@ class UpdateSync:
         return directive is None or directive.withdraws is not None or directive.number > number
 
     async def _hand_over(self, directive: Directive | None, text: str | None) -> None:
-        """Hands a withdrawal to the installer, which refuses the directive from then on whoever orders it here."""
+        """Hands a withdrawal to the installer, which refuses the directive from then on, also if a captured core orders it."""
         if directive is None or text is None or directive.withdraws is None or directive.number <= self._runner.known:
             return
         try:

@@ -105,6 +105,6 @@ def unknown_version(scenario: Scenario) -> str:
 
 
 def invalidate(scenario: Scenario) -> str:
-    """An administrator gives up version 2; the license that it carried a moment ago is refused."""
+    """An administrator invalidates version 2; the license that it carried a moment ago is refused."""
     scenario.tool("license-agent-cli", "secrets", "invalidate", "2", "--yes")
     return scenario.verdict(scenario.tokens["grace"])

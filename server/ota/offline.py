@@ -22,7 +22,7 @@ from .repository import Repository
 from .words import DAY_S, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 MAX_DAYS = 90
-"""How long a bundle may be valid. Whoever has it can hold a machine that has seen nothing newer at its state until then."""
+"""How long a bundle may be valid. Its holder can keep a machine that has seen nothing newer at its state until then."""
 
 
 @dataclass(frozen=True, slots=True)
