@@ -1,0 +1,1 @@
+"""Devices, fleets and rollouts: which devices there are, which belong together, and how an update reaches them."""
