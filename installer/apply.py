@@ -37,6 +37,8 @@ ASK_S = 10.0
 """How long systemctl may take to answer."""
 START_S = 15.0
 """How much longer than the health command its unit may take."""
+STOP_S = 15.0
+"""How long systemctl may take to end a health command: longer than TimeoutStopSec= of its unit, which ends it by force."""
 MAX_OUTPUT_CHARS = 64 * 1024
 SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
 LAST_LINES, LINE_CHARS = 3, 100
@@ -202,6 +204,9 @@ def _healthy(product: ProductConfig, run: Run) -> tuple[Check, ...]:
     if ran.status == 0:
         asked = () if product.version is None else (checked("version", ran, ""),)
         return (*asked, checked("health", ran, ""))
+    if ran.status is None:
+        # It takes no notice of its alarm. It would run on to the unit's own end, and the next version's check would join it.
+        run([SYSTEMCTL, "stop", "--", unit], STOP_S)
     status = _status(run([SYSTEMCTL, "show", "--property=ExecMainStatus", "--value", "--", unit], ASK_S))
     last = _wrote_last(unit, run)
     # The result has it. A unit that stays failed would count as a fault of the machine, long after the way back.

@@ -22,7 +22,7 @@ ID = "0" * 32
 POS = ProductConfig("pos", "slots", Path("/var/lib/pos"), "pos.service", 1001, ("bin/check", "--quick"), 30)
 
 
-NO_LOG = {"--sync": Ran(0, ""), "show": Ran(0, ""), "--quiet": Ran(0, ""), "reset-failed": Ran(0, "")}
+NO_LOG = {"--sync": Ran(0, ""), "show": Ran(0, ""), "--quiet": Ran(0, ""), "reset-failed": Ran(0, ""), "stop": Ran(0, "")}
 
 
 def config() -> InstallerConfig:
@@ -133,6 +133,25 @@ def test_lines_of_this_start_count_and_only_without_one_those_of_the_start_befor
         "_SYSTEMD_INVOCATION_ID=4f2a", "_SYSTEMD_UNIT=pos.service",
     ]  # fmt: skip
     assert not any("reset-failed" in command for command in asked), "the check succeeded"
+
+
+@pytest.mark.parametrize(("status", "stopped"), [(None, True), (1, False), (0, False)])
+def test_a_health_command_that_does_not_end_is_ended_with_its_unit(
+    tmp_path: Path, status: int | None, *, stopped: bool
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], _within_s: float) -> Ran:
+        asked.append(command[1:])
+        return Ran(status, "") if command[1] == "start" else NO_LOG.get(command[1], Ran(0, ""))
+
+    (tmp_path / JOB).write_bytes(msgspec.json.encode(Examine(id=ID, product="pos")))
+    assert perform(tmp_path, config, run)
+    # Before its log and its failure are read: it adds nothing to either afterward.
+    unit = "license-agent-pos-check@pos.service"
+    changed = [command for command in asked if command[0] in ("start", "stop", "reset-failed")]
+    end = [["stop", "--", unit]] if stopped else []
+    assert changed == [["start", "--", unit], *end, *([] if status == 0 else [["reset-failed", "--", unit]])]
 
 
 def test_a_product_or_a_configuration_that_is_gone_is_a_failed_check(tmp_path: Path) -> None:
