@@ -183,6 +183,7 @@ class Act:
         method: of HTTP. An act with GET reads, and changes nothing.
         also: further roles that may do it.
         approval: whether a second person must approve it.
+        possible: raises why it cannot be done as things are, before a second person is asked in vain; changes nothing.
         people_only: whether programs may not do it.
         alone: it has transactions of its own, and `Context.session` is not one of them.
         present: reads, and locks, what the act changes, for `If-Match`; returns what `etag` takes.
@@ -202,6 +203,7 @@ class Act:
     method: str = "POST"
     also: frozenset[Role] = frozenset()
     approval: bool = False
+    possible: Run | None = None
     people_only: bool = False
     alone: bool = False
     present: Run | None = None

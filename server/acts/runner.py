@@ -77,7 +77,7 @@ class Runner:
 
         Raises:
             NotAllowed: the caller may not.
-            ApprovalNeeded: a second person was asked.
+            ApprovalNeeded: a second person was asked. Nobody is where it is known already that the act cannot be performed.
             PreconditionFailed: the state is another one.
             PreconditionMissing: the act needs `if_match`.
             RegistryError: the act cannot be performed.
@@ -99,6 +99,8 @@ class Runner:
         needs_approval = act.approval and not caller.is_local and caller.break_glass is None
         if needs_approval and approval is None:
             with server.database.as_operator(caller.audit_fields(reason)).write() as session:
+                if act.possible is not None:
+                    act.possible(Context(server, session, server.database, caller, now, reason), body)
                 asked = approvals.ask(
                     session, act.name, text, digest, reason, caller.account, caller.credential, act.needed, now
                 )

@@ -99,16 +99,8 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
             downgrade.
         Invalid: the times do not fit together.
     """
-    agent = enrolled(session, agent_id)
-    if agent.status != ACTIVE:
-        raise Conflict(f"agent {agent_id!r} is {agent.status}, and is given no directive")
-    package = session.get(UpdatePackage, order.path)
-    if package is None or package.role not in PACKAGE_ROLES:
-        raise NotFound(f"the repository has no package {order.path!r}; 'license-server ota packages' lists them")
-    if package.role == CANDIDATE and not order.candidate:
-        raise Conflict(f"{order.path} is a candidate: promote it, or give --candidate to try it on this machine")
+    package = require_fitting(session, agent_id, order)
     state = _agent(session, agent_id)
-    _require_hardware(state, package)
     _require_upward(state, package, order)
     _expire(session, agent_id, now)
     present = _counting(session, agent_id)
@@ -136,6 +128,27 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
     fields = {"target": row.path, "version": row.version, "build": row.build_id, "downgrade": row.downgrade}
     audit.record(session, audit.ADMIN, "update.assigned", "ok", now, agent=agent_id, number=row.number, **fields)
     return row
+
+
+def require_fitting(session: Session, agent_id: str, order: Order) -> UpdatePackage:
+    """The package that an agent may be ordered to install, as far as agent and package say.
+
+    Raises:
+        NotFound: there is no such agent or package.
+        Conflict: the agent is not active, or the package is on trial or for other hardware.
+    """
+    agent = enrolled(session, agent_id)
+    if agent.status != ACTIVE:
+        raise Conflict(f"agent {agent_id!r} is {agent.status}, and is given no directive")
+    package = session.get(UpdatePackage, order.path)
+    if package is None or package.role not in PACKAGE_ROLES:
+        raise NotFound(f"the repository has no package {order.path!r}; 'license-server ota packages' lists them")
+    if package.role == CANDIDATE and not order.candidate:
+        raise Conflict(f"{order.path} is a candidate: promote it, or give --candidate to try it on this machine")
+    state = session.get(UpdateAgent, agent_id)
+    if state is not None:
+        _require_hardware(state, package)
+    return package
 
 
 def withdraw(session: Session, agent_id: str, now: int) -> UpdateDirective:
@@ -166,13 +179,18 @@ def signed_for(session: Session, keyring: Keyring, agent_id: str, path: str, now
         Conflict: no directive counts for it, or one for another package.
         ClockNotTrusted: nothing must be signed now.
     """
+    return keyring.sign_directive(_content(require_ordered(session, agent_id, path, now)))
+
+
+def require_ordered(session: Session, agent_id: str, path: str, now: int) -> UpdateDirective:
+    """The directive that counts for an agent, which must order this package. Raises NotFound, Conflict as `signed_for`."""
     enrolled(session, agent_id)
     _expire(session, agent_id, now)
     present = _counting(session, agent_id)
     if present is None or present.withdraws is not None or present.path != path:
         ordered = "nothing" if present is None or present.withdraws is not None else present.path
         raise Conflict(f"agent {agent_id!r} is ordered to install {ordered}: use 'license-server ota assign {agent_id} {path}'")
-    return keyring.sign_directive(_content(present))
+    return present
 
 
 def pause(session: Session, agent_id: str | None, now: int, *, paused: bool) -> None:

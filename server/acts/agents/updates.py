@@ -197,15 +197,27 @@ def downgrade(context: Context, body: AssignForm) -> Assigned:
     return _assign(context, body, downgrade=True)
 
 
-def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Assigned:
+def _order(body: AssignForm, *, downgrade: bool) -> Order:
     try:
         window = None if body.window is None else msgspec.convert(body.window.model_dump(), DeploymentWindow)
     except msgspec.ValidationError as problem:
         raise Invalid(f"the window is not one: {problem}") from None
-    order = Order(
+    return Order(
         body.target, body.not_before, body.not_after, body.notice, window, downgrade, body.candidate, body.replace,
         body.rollout,
     )  # fmt: skip
+
+
+def _require_fitting(context: Context, body: AssignForm) -> None:
+    directives.require_fitting(context.session, body.agent_id, _order(body, downgrade=True))
+
+
+def _require_ordered(context: Context, body: BundleForm) -> None:
+    directives.require_ordered(context.session, body.agent_id, body.target, context.now)
+
+
+def _assign(context: Context, body: AssignForm, *, downgrade: bool) -> Assigned:
+    order = _order(body, downgrade=downgrade)
     row = _ordered(directives.assign(context.session, body.agent_id, order, context.now))
     known = directives.known_of(context.session, body.agent_id)
     return Assigned(**row.model_dump(), hardware=None if known is None else known.hardware)
@@ -264,9 +276,13 @@ ACTS = (
     Act("updates.show", _READ, Role.VIEWER, OneUpdating, AgentUpdates, show, _HERE, "GET"),
     Act("updates.assign", _WRITE, Role.SUPPORT, AssignForm, Assigned, assign, _HERE, also=_SECURITY),
     Act(
-        "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Assigned, downgrade, f"{_HERE}/downgrade", approval=True
+        "updates.downgrade", _WRITE, Role.SECURITY_OFFICER, AssignForm, Assigned, downgrade, f"{_HERE}/downgrade",
+        approval=True, possible=_require_fitting,
     ),
-    Act("updates.bundle", _WRITE, Role.SECURITY_OFFICER, BundleForm, Bundled, bundle, f"{_HERE}/bundle", approval=True),
+    Act(
+        "updates.bundle", _WRITE, Role.SECURITY_OFFICER, BundleForm, Bundled, bundle, f"{_HERE}/bundle",
+        approval=True, possible=_require_ordered,
+    ),
     Act("updates.withdraw", _WRITE, Role.SUPPORT, OneUpdating, Ordered, withdraw, f"{_HERE}/withdraw", also=_SECURITY),
     Act("updates.pause", _WRITE, Role.SUPPORT, OneUpdating, Paused, pause, f"{_HERE}/pause", also=_SECURITY),
     Act("updates.resume", _WRITE, Role.SUPPORT, OneUpdating, Paused, resume, f"{_HERE}/resume", also=_SECURITY),

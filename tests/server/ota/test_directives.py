@@ -205,6 +205,23 @@ def test_a_downgrade_takes_two_people(shop: Shop) -> None:
     assert found is not None and (found.number, found.downgrade) == (row.number, True)
 
 
+def test_nobody_is_asked_to_approve_what_the_machine_would_refuse(shop: Shop) -> None:
+    shop.ask(runs=NEW, hardware="till-arm")
+    guard = account(shop.server, "gerd", Role.SECURITY_OFFICER)
+    for _ in range(2):
+        with pytest.raises(Conflict, match="is a till-arm: it would refuse it"):
+            shop.do("downgrade", guard, target=OLD)
+    with pytest.raises(NotFound, match="no package"):
+        shop.do("downgrade", guard, target="pos/nothing")
+    with pytest.raises(Conflict, match="is ordered to install nothing"):
+        shop.do("bundle", guard, target=OLD, days=3)
+    assert not shop.desk.do("approvals.list", guard, shop.till.now).items
+    shop.ask(runs=NEW, hardware=HARDWARE[0])
+    with pytest.raises(ApprovalNeeded):
+        shop.do("downgrade", guard, target=OLD)
+    assert len(shop.desk.do("approvals.list", guard, shop.till.now).items) == 1
+
+
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unknown package": ({"target": "pos/nothing"}, NotFound, "no package"),
     "candidate": ({"target": TRIAL}, Conflict, "is a candidate"),
