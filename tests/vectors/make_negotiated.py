@@ -105,6 +105,9 @@ def exchanges() -> list[dict[str, Any]]:
                  "updates-reply", {"directive": "d.i.r", "acknowledged": [5], "paused": False}),
         exchange(12, "nothing to install, and updates paused", "updates", {"running": [], "directive": 0, "outcomes": []},
                  "updates-reply", {"directive": None, "acknowledged": [], "paused": True}),
+        exchange(13, "the kind of machine, for a server that has announced the member", "updates",
+                 {"running": [], "directive": 0, "outcomes": [], "hardware": "till-x86"},
+                 "updates-reply", {"directive": None, "acknowledged": [], "paused": False}),
     ]  # fmt: skip
 
 
