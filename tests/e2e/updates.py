@@ -311,9 +311,8 @@ class Till:
         target = self.order(version, None, "--notice", "2d")
         self.sh(f"ip route add unreachable {ADDRESS}/32")
         self.ask_server()
-        order = self.journal()["order"]
         self.sh("mkdir -p /media/usb && mount -t tmpfs stick /media/usb")
-        self.guest.put(self.vendor.stick(order, target), "/media/usb/pos.bundle", 0o600)
+        self.guest.put(self.vendor.stick(self.scenario.agent_id, target), "/media/usb/pos.bundle", 0o600)
         self.sh("license-agent-cli ota_update --url /media/usb/pos.bundle", timeout=2 * READY_S)
         self.same("an update from a memory stick is installed", version, self.runs())
         line = self.newest()

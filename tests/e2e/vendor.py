@@ -3,17 +3,13 @@
 Everything is made by `license-server`, examples/release/release and examples/updates/nginx.conf.
 """
 
-import io
 import json
 import os
-import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.e2e.hostserver import PROGRAM, HostServer
 from tests.support.waiting import READY_S, answers, wait_until
@@ -127,26 +123,11 @@ class Vendor:
         says = {"v": 1, "agent_id": agent_id, "hardware": HARDWARE, "license_roots": [self._server.run("root-pin")]}
         return json.dumps(says | {"tuf_root": root}).encode()
 
-    def stick(self, order: Mapping[str, Any], target: str) -> bytes:
-        """An update bundle.
-
-        Args:
-            order: with `directive` and `key_set`, as the license server gives them to the agent.
-            target: the package that it is about.
-        """
-        papers = {"directive.jws": order["directive"].encode(), "key-set.jws": order["key_set"].encode()}
-        # Several versions of a file may be there, and the newest one counts; of the root every one.
-        for file in sorted((self.repository / "metadata").iterdir(), key=lambda file: int(re.sub(r"\D.*", "", file.name) or 0)):
-            name = file.name if file.name.endswith("root.json") else re.sub(r"^[0-9]+\.", "", file.name)
-            papers[f"metadata/{name}"] = file.read_bytes()
-        papers["package"] = self.package(target).read_bytes()
-        made = io.BytesIO()
-        with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for name, data in papers.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-        return made.getvalue()
+    def stick(self, agent_id: str, target: str) -> bytes:
+        """The bundle of a package that the agent was ordered to install."""
+        out = self._place / f"stick-{self._next().name}.bundle"
+        self._server.run("ota", "bundle", agent_id, target, "--for-days", "3", "--out", str(out))
+        return out.read_bytes()
 
     @property
     def ca(self) -> bytes:

@@ -5,10 +5,7 @@ Only systemd is not real: standupdates/system.py does its part.
 
 import base64
 import hashlib
-import io
 import json
-import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,24 +116,11 @@ def test_a_package_that_another_hand_made_changes_nothing_and_locks_nothing(till
 
 def test_a_package_from_a_memory_stick_is_installed_without_the_repository(till: UpdatedStand) -> None:
     """The server's order waits for its notice; an administrator brings the same as a bundle, and does not wait (OT-09)."""
-    content = pos_bundle("1.4", till.data)
-    target = till.vendor.publish("1.4", content)
+    target = till.vendor.publish("1.4", pos_bundle("1.4", till.data))
     till.assign(target, "--notice", "2d")
     till.cli("ota", "check")
-    order = till.journal()["order"]
     stick = till.place / "pos-1.4.bundle"
-    papers = {"directive.jws": order["directive"].encode(), "key-set.jws": order["key_set"].encode()}
-    for file in sorted(
-        (till.vendor.repository / "metadata").iterdir(), key=lambda file: int(re.sub(r"\D.*", "", file.name) or 0)
-    ):
-        number, _, name = file.name.partition(".")
-        papers[f"metadata/{name if number.isdigit() and name != 'root.json' else file.name}"] = file.read_bytes()
-    with tarfile.open(stick, "w", format=tarfile.USTAR_FORMAT) as made:
-        for name, data in {**papers, "package": content}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            made.addfile(member, io.BytesIO(data))
-    stick.chmod(0o600)
+    till.bundle(target, stick)
     till.forge = lambda _path, _data: b"the repository is not read"
     try:
         found = till.cli("ota", "install", "--package", str(stick))

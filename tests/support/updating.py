@@ -246,6 +246,13 @@ class UpdatedStand:
         done = license_server("ota", "assign", self.info["agent_id"], path, "--notice", "0", *more, env=self.info["env"])
         assert done.returncode == 0, done
 
+    def bundle(self, path: str, out: Path) -> None:
+        """Makes the bundle of a package that the agent is ordered to install, as for a memory stick."""
+        done = license_server(
+            "ota", "bundle", self.info["agent_id"], path, "--for-days", "3", "--out", str(out), env=self.info["env"]
+        )
+        assert done.returncode == 0, done
+
     def hand_root_over(self) -> None:
         """Gives the license server another root, which signs for a new rotation key; update-trust.json has the former."""
         (former,) = (self.vendor.server / "offline").glob("*.key")
