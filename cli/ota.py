@@ -291,7 +291,12 @@ def _status_text(reply: dict[str, Any]) -> str:
     for each in reply["running"]:
         trial = ", on trial" if each["in_trial"] else ""
         before = f", before it {each['previous']}" if each["previous"] else ""
-        rows.append([each["product"], f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}{before}"])
+        rows.append(
+            [
+                each["product"],
+                each.get("problem") or f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}{before}",
+            ]
+        )
     update = reply["update"]
     if update is not None and reply["state"] != "idle":
         rows.append(

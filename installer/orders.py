@@ -24,6 +24,7 @@ from ipc.installermessages import (
     Installed,
     Prepare,
     Prepared,
+    Problem,
     ProductList,
     Products,
     ProductState,
@@ -118,9 +119,13 @@ def answer(frame: bytes, machine: Machine, send: Send) -> Request:
     except UnknownTransition as refused:
         code, text = "wrong-phase", str(refused)
     except OSError as error:
-        code, text = ("no-room" if is_full(error) else "disk"), os_problem(error)
+        code, text = _of_the_disk(error)
     log.warning("declined %s: %s (%s)", type(order).__name__.lower(), text, code)
     return refusal(order.id, code, text)
+
+
+def _of_the_disk(error: OSError) -> tuple[str, str]:
+    return ("no-room" if is_full(error) else "disk"), os_problem(error)
 
 
 def refusal(order_id: int, code: str, text: str) -> Refused:
@@ -167,7 +172,17 @@ class Orders:
 
     def _products(self) -> Iterable[ProductState]:
         for name, config in self._config.products.items():
-            product = found_product(name, self._machine.backend(config), self._state)
+            try:
+                product = found_product(name, self._machine.backend(config), self._state)
+            except (BackendRefused, OSError) as error:
+                # The others can be updated all the same, and what this one is may be mended meanwhile.
+                code, text = (error.code, str(error)) if isinstance(error, BackendRefused) else _of_the_disk(error)
+                log.warning("%s: %s (%s)", name, text, code)
+                yield ProductState(
+                    product=name, backend=config.backend, running=None, previous=None, state="idle", pending=None, number=0,
+                    problem=Problem(code=code[:64], text=text[:500]),
+                )  # fmt: skip
+                continue
             pending, before = product.pending, self._before(name, product)
             yield ProductState(
                 product=name,

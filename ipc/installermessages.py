@@ -111,6 +111,18 @@ class Installed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     build_id: Short
 
 
+class Problem(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Why the installer cannot say what is installed of a product.
+
+    Attributes:
+        code: as in `Refused`.
+        text: for people.
+    """
+
+    code: Short
+    text: Text
+
+
 class ProductState(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One product.
 
@@ -122,6 +134,7 @@ class ProductState(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
         state: how far an update is.
         pending: the version of that update; None while idle.
         number: of the directive that ordered it; 0 while idle.
+        problem: only where nothing can be said of it: then there are no versions, and `state` is idle.
     """
 
     product: Product
@@ -131,6 +144,7 @@ class ProductState(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     state: State
     pending: Installed | None
     number: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+    problem: Problem | msgspec.UnsetType = msgspec.UNSET
 
 
 class ProductList(Request, tag="product_list", frozen=True):

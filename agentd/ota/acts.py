@@ -125,6 +125,8 @@ class UpdateActs:
             raise Refused(f"the installer cannot be asked: {error}") from None
         if installed is None:
             raise Refused(f"this machine has no product {product!r}; installer.toml names its products")
+        if installed.problem:
+            raise Refused(f"the installer cannot say what runs: {installed.problem}")
         if not installed.previous:
             raise Refused(f"the installer has no version of {product} before {installed.version}")
         self._core.audit.record("ota.wanted", "rollback", actor=actor, product=product)

@@ -12,6 +12,7 @@ import msgspec
 from agentd.audit.core import Core
 
 from .consent import Said, Traffic, require_consent
+from .hindrances import FILES
 from .register import REHEARSAL, Register, entry_of
 from .settings import Settings, terms_of
 from .sides import Declined, Hindered, Installer, Updater
@@ -101,7 +102,7 @@ class Effects:
 
     async def _offered(self, update: Update) -> Update:
         order, now = _order(update), self._core.clock.now()
-        installed = (await self._machine.installer.products()).get(order.product)
+        installed = await self._installed(order.product)
         if installed is None:
             text = f"installer.toml has no product {order.product!r}"
             raise Declined("unknown-product", text, counted=False, final=True)
@@ -123,6 +124,10 @@ class Effects:
         self._now.signed = (found.signed_until, found.signed_role)
         known = msgspec.structs.replace(order, notes=found.notes, length=found.length)
         return msgspec.structs.replace(advance(update, Event.CHECKED), order=known)
+
+    async def _installed(self, product: str) -> Installed | None:
+        """What the installer says of a product; None if it has none. Raises Hindered where it cannot say."""
+        return known((await self._machine.installer.products()).get(product))
 
     async def _window(self, update: Update) -> Update:
         # In advance: when the window opens, the package is there.
@@ -184,7 +189,7 @@ class Effects:
 
     async def _staged(self, update: Update) -> Update:
         order = _order(update)
-        installed = (await self._machine.installer.products()).get(order.product)
+        installed = await self._installed(order.product)
         if _on_trial(order, installed):
             # An earlier order to switch was carried out, and its answer was lost.
             return advance(update, Event.SWITCHED)
@@ -202,7 +207,7 @@ class Effects:
 
     async def _switched(self, update: Update) -> Update:
         order = _order(update)
-        if not _on_trial(order, (await self._machine.installer.products()).get(order.product)):
+        if not _on_trial(order, await self._installed(order.product)):
             raise Wait("restart", f"{order.product} {order.version} is not active yet", None)
         return advance(update, Event.STARTED)
 
@@ -234,18 +239,21 @@ class Effects:
         order, installer = _order(update), self._machine.installer
         switched = update.reached in (*IN_TRIAL, Step.COMMITTED)
         installed = (await installer.products()).get(order.product)
+        if switched:  # else nothing was begun that would have to be undone
+            known(installed)
         back = installed is not None and (_on_trial(order, installed) or (switched and _active(order, installed)))
         if installed is not None and (back or installed.begun):
             reason = "" if update.failure is None else f"{update.failure.code}: {update.failure.text}"
             try:
                 self._note_config(order.product, await installer.roll_back(order.product, reason[:500]))
-            except Declined as declined:
-                if update.reached is not Step.COMMITTED or installed.in_trial:
+            except (Declined, Hindered) as declined:
+                waits = isinstance(declined, Hindered) and declined.code not in FILES
+                if waits or update.reached is not Step.COMMITTED or installed.in_trial:
                     raise
                 # An administrator's wish, not a trial: the version that runs is a good one.
                 failure = Failure(code=declined.code, text=declined.text[:500], counted=False, final=True)
                 return await self._concluded(msgspec.structs.replace(update, reached=Step.IDLE, failure=failure))
-            installed = (await installer.products()).get(order.product)
+            installed = await self._installed(order.product)
             if back and (installed is None or _active(order, installed)):
                 raise Wait("restart", f"{order.product} is not back at the version before yet", None)
         if installed is not None and not update.before:
@@ -287,6 +295,13 @@ def _order(update: Update) -> Order:
     if update.order is None:
         raise RuntimeError(f"an update that is {update.step} must have an order")
     return update.order
+
+
+def known(installed: Installed | None) -> Installed | None:
+    """The same; raises Hindered where the installer cannot say what is active."""
+    if installed is not None and installed.problem:
+        raise Hindered(installed.code, installed.problem)
+    return installed
 
 
 def _active(order: Order, installed: Installed) -> bool:

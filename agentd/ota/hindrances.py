@@ -36,7 +36,23 @@ _WAIT = (
     "itself."
 )
 
-MACHINE = {NO_ROOM: _ROOM, "no-space": _ROOM, DISK: _DISK}
+_TRUST = (
+    "Correct update-trust.json: the text says what is wrong with it, and 'license-agent-cli doctor' too. The update goes on by "
+    "itself."
+)
+_CONFIGURATION = (
+    "Correct installer.toml: the text says where ('license-agent-cli doctor' reads it too). The update goes on by itself."
+)
+_STATE = (
+    "Read the text, and 'journalctl -u license-agent-installer': the installer cannot use its own state. The update goes on by "
+    "itself once it can."
+)
+_PLACE = "Do what the text says to the product's directory, slots or package. The update goes on by itself."
+FILES = {
+    "trust": _TRUST, "configuration": _CONFIGURATION, "state": _STATE, "machine": _PLACE, "config-not-kept": _PLACE,
+}  # fmt: skip
+"""What root's own files or the product's places keep from going on: the package is not to blame."""
+MACHINE = {NO_ROOM: _ROOM, "no-space": _ROOM, DISK: _DISK, **FILES}
 """What is the machine's own, by code of installer and updater, with what to do. It is no failed attempt from either."""
 REPOSITORY = {
     "digest-differs": _MIRROR,
@@ -56,10 +72,13 @@ REPOSITORY = {
 }
 """What a mirror can bring about, with what to do: no failed attempt where the updater says that it comes from there."""
 STALE = frozenset(
-    {"metadata-rolled-back", "metadata-expired", "metadata-mismatched", "metadata-missing", "directive-withdrawn"}
-)
-"""What the installer says of a directive that was taken back, and of old metadata, which a mirror can show to an updater that
-has lost its own: the attempt ends, and does not count."""
+    {
+        "metadata-rolled-back", "metadata-expired", "metadata-mismatched", "metadata-missing", "directive-withdrawn",
+        "not-staged", "copy-differs",
+    }
+)  # fmt: skip
+"""What the installer says of a directive that was taken back, of old metadata, which a mirror can show to an updater that has
+lost its own, and of a package that the updater has not staged, or has changed: the attempt ends, and does not count."""
 
 
 @dataclass(frozen=True, slots=True)

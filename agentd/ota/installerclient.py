@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ipc import installermessages as wire
 
 from .hindrances import BUSY, MACHINE, STALE
@@ -16,6 +18,8 @@ RESTART_S, PROOF_S = 300.0, 600.0
 """How long a restart of the product, and its health command, may take."""
 WITHDRAWAL_S = 30.0
 """How long the installer may take to remember a withdrawal. A contact waits for it, and the next one hands it over again."""
+LOOK_S = 200.0
+"""How long a look at all products may take: longer than the installer waits for a RAUC that says nothing."""
 SWITCH_S = 4200.0
 """How long a switch may take: a whole system is installed then, by RAUC. Longer than the installer waits for that."""
 
@@ -35,7 +39,8 @@ class InstallerClient:
 
     async def products(self) -> dict[str, Installed]:
         """As `sides.Installer`."""
-        found = _expect(await self._orders.order(wire.Products(v=wire.INSTALLER_VERSION, id=1)), wire.ProductList)
+        asked = wire.Products(v=wire.INSTALLER_VERSION, id=1)
+        found = _expect(await self._orders.order(asked, LOOK_S), wire.ProductList)
         return {each.product: _installed(each) for each in found.products}
 
     async def prepare(self, product: str, sha256: str, progress: Progress) -> None:
@@ -75,12 +80,15 @@ def _installed(found: wire.ProductState) -> Installed:
     in_trial = found.state in _ON_TRIAL
     active = found.pending if in_trial else found.running
     before = found.running if in_trial else found.previous
+    problem = found.problem
     return Installed(
         version="" if active is None else active.version,
         build_id="" if active is None else active.build_id,
         in_trial=in_trial,
         begun=found.state != "idle",
         previous="" if before is None else before.version,
+        code="" if isinstance(problem, msgspec.UnsetType) else clean(problem.code),
+        problem="" if isinstance(problem, msgspec.UnsetType) else clean(problem.text),
     )
 
 

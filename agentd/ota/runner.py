@@ -22,7 +22,7 @@ from agentd.uplink.retry import delay
 from common.files import is_full, no_trace, os_problem, write_atomic
 
 from .consent import Answer, Traffic, said
-from .effects import Effects, Machine, Situation, Withdrawn
+from .effects import Effects, Machine, Situation, Withdrawn, known
 from .hindrances import BUSY, DISK, NO_ROOM, UNREACHABLE, Hindrance
 from .journal import MAX_REPORTS, Journal, Report, read_journal, reports_after
 from .register import INSTALLED, REHEARSAL
@@ -374,7 +374,10 @@ class UpdateRunner:
         update = self.update
         order = update.order
         product = "" if order is None else order.product
-        after = taken_up(update, self.running.get(product))
+        installed = self.running.get(product)
+        if update.step in (Step.STAGED, *IN_TRIAL):
+            known(installed)  # what cannot be said now is no sign that the installer went back
+        after = taken_up(update, installed)
         if after is not update:
             await self.keep(after)
         mine = after.step in (Step.STAGED, *IN_TRIAL, Step.ROLLED_BACK)

@@ -236,6 +236,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
         in_trial: whether it is active and not committed.
         begun: whether the installer has begun an update of it, which a rollback ends.
         previous: the version that a rollback leads to; empty if there is none.
+        code, problem: why the installer cannot say what is active, and its word for it; empty if it can.
     """
 
     version: str
@@ -243,6 +244,8 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     in_trial: bool = False
     begun: bool = False
     previous: str = ""
+    code: str = ""
+    problem: str = ""
 
 
 def advance(update: Update, event: Event) -> Update:

@@ -95,6 +95,7 @@ def _running(runner: UpdateRunner) -> list[dict[str, Any]]:
             "build_id": each.build_id,
             "in_trial": each.in_trial,
             "previous": each.previous or None,
+            **({"problem": each.problem} if each.problem else {}),
         }
         for product, each in sorted(runner.running.items())
     ]

@@ -24,6 +24,7 @@ class Running(Struct):
         build_id: of that version.
         in_trial: whether it is on trial: active and not committed.
         previous: the version that a rollback leads to; null without one.
+        problem: why the installer cannot say what is active; only there where it cannot.
     """
 
     product: str
@@ -31,6 +32,7 @@ class Running(Struct):
     build_id: str
     in_trial: bool
     previous: str | None
+    problem: str | UnsetType = UNSET
 
 
 class Offer(Struct):

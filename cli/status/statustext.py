@@ -156,7 +156,9 @@ def _updates(found: dict[str, Any] | None) -> list[Row]:
     rows = [("state", click.style(state.upper(), fg="red") if state == "locked" else state)]
     for each in found["running"]:
         trial = ", on trial" if each["in_trial"] else ""
-        rows.append((each["product"], f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}"))
+        known = f"{each['version'] or 'none'} (build {each['build_id'] or '-'}){trial}"
+        problem = each.get("problem")
+        rows.append((each["product"], click.style(problem, fg="yellow") if problem else known))
     if update is not None:
         rows.append(("update", f"{update['product']} {update['version']} (build {update['build_id']})"))
     if found["waits"] is not None:

@@ -17,6 +17,7 @@ from installer.staged import Staged, StagedRefused
 from ipc.installermessages import (
     Committed,
     Installed,
+    Prepare,
     Prepared,
     Products,
     Proved,
@@ -205,7 +206,34 @@ def test_an_unclear_slot_is_said(selling: Till) -> None:
     (selling.pos / "current").unlink()
     (selling.pos / "slots" / "b").mkdir()
     (selling.pos / "current").symlink_to("slots/b")
-    assert "unpack the bundle again, with its manifest" in refused(selling.order(Products), "machine")
+    found = selling.product()
+    assert found.problem.code == "machine" and "unpack the bundle again, with its manifest" in found.problem.text
+    assert (found.running, found.previous, found.pending, found.state) == (None, None, None, "idle")
+    refused(selling.prepare(stage(selling.staging, "2.0", V2, number=2)), "machine")
+
+
+class BrokenDisk:
+    """A backend whose disk fails."""
+
+    def active(self) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/media/broken")
+
+
+def test_a_product_whose_backend_is_broken_names_itself_and_the_others_are_updated(selling: Till) -> None:
+    fridge = selling.top / "fridge"
+    (fridge / "slots" / "b").mkdir(parents=True)
+    (fridge / "current").symlink_to("slots/b")
+    selling.add("fridge", fridge)
+    selling.add("scales", selling.top / "scales")
+    selling.broken["scales"] = BrokenDisk()
+    found = {each.product: each for each in selling.order(Products).products}
+    assert list(found) == ["pos", "fridge", "scales"]
+    assert found["pos"].problem is msgspec.UNSET and found["pos"].running.version == "1.0"
+    assert found["fridge"].problem.code == "machine" and "fridge" in found["fridge"].problem.text
+    assert found["scales"].problem.code == "disk" and "/media/broken" in found["scales"].problem.text
+    selling.install(stage(selling.staging, "2.0", V2, number=2))
+    assert selling.runs() == "2.0"
+    refused(selling.order(Prepare, product="fridge", sha256="ab" * 32), "machine")
 
 
 # ---- what both signatures do not allow

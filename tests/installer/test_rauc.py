@@ -315,8 +315,10 @@ def test_what_an_administrator_installed_by_hand_is_the_version_that_runs(own: S
 
 def test_rauc_that_is_gone_declines_an_order(own: System) -> None:
     own.stop_rauc()
-    found = Till(own).order(Products)
-    assert isinstance(found, Refused) and found.code == "machine" and "rauc-service" in found.text
+    listed = Till(own).product()
+    assert listed.problem.code == "machine" and "rauc-service" in listed.problem.text and listed.running is None
+    found = Till(own).order(Prove)
+    assert isinstance(found, Refused), found
 
 
 # ---- configuration

@@ -55,6 +55,7 @@ class Till:
         applies: whether apply's side works at all.
         trust: root's file.
         reported: the progress of the last order.
+        broken: backends in place of a product's own.
     """
 
     def __init__(self, top: Path) -> None:
@@ -72,6 +73,7 @@ class Till:
         self.trust: UpdateTrust = trust()
         self.reported: list[Progress] = []
         self._now = 0.0
+        self.broken: dict[str, Any] = {}
 
     def _run(self, command: list[str], _within_s: float) -> Ran:
         self.commands.append(command[1:])
@@ -93,6 +95,12 @@ class Till:
         """Has root's configuration name the directory of the product's."""
         self._config.write_text(CONFIG.format(directory=self.pos) + f'config = "{config}"\n')
 
+    def add(self, product: str, directory: Path) -> None:
+        """Has root's configuration name another product."""
+        section = CONFIG.format(directory=directory).replace("[product.pos]", f"[product.{product}]")
+        with self._config.open("a") as file:
+            file.write(section)
+
     def machine(self, trace: Callable[[str], None] = no_trace) -> Machine:
         """Makes the installer's side new each time, as after a restart."""
         return Machine(
@@ -103,7 +111,7 @@ class Till:
             work=self._own / "work",
             jobs=Jobs(self._own / "jobs", lambda: self._now, self._sleep, trace),
             upgrades=Jobs(self._own / "upgrades", lambda: self._now, self._sleep, trace),
-            backend=lambda product: Slots(product.name, product.directory, os.geteuid()),
+            backend=lambda product: self.broken.get(product.name, Slots(product.name, product.directory, os.geteuid())),
             trace=trace,
         )
 

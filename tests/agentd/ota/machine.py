@@ -98,9 +98,12 @@ class MemoryInstaller:
         self.switched: list[str] = []
         self.withdrawals: list[tuple[str, str]] = []
         self.healthy = True
+        self.problem = ""
 
     async def products(self) -> dict[str, Installed]:
         self.calls.begin("products")
+        if self.problem:
+            return {"pos": Installed(version="", code="machine", problem=self.problem)}
         version, build = self.active
         return {
             "pos": Installed(

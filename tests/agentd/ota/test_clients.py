@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentd.ota.hindrances import BUSY
@@ -213,6 +214,18 @@ def state(word: str) -> installer.ProductState:
 def test_what_is_active_follows_from_the_installers_words(word: str, expected: Installed) -> None:
     listed = installer.ProductList(v=1, id=1, products=(state(word),))
     assert ask_installer(say(listed), lambda client: client.products()) == {"pos": expected}
+
+
+def test_a_product_of_which_nothing_can_be_said_has_no_version_and_a_reason() -> None:
+    broken = msgspec.structs.replace(
+        state("idle"), running=None, previous=None, problem=installer.Problem(code="machine", text="RAUC is gone")
+    )
+    frame = installer.encode_installer(installer.ProductList(v=1, id=1, products=(state("idle"),)))
+    assert b"problem" not in frame, "what an older core does not know is said only where it must be"
+    listed = installer.ProductList(v=1, id=1, products=(broken, msgspec.structs.replace(state("idle"), product="other")))
+    found = ask_installer(say(listed), lambda client: client.products())
+    assert found["pos"] == Installed(version="", code="machine", problem="RAUC is gone")
+    assert found["other"] == Installed(version="1", build_id="a", previous="2")
 
 
 @pytest.mark.parametrize(

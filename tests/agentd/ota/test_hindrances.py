@@ -7,18 +7,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agentd.base.errors import Refused
 from agentd.ota.consent import Answer, Mode
 from agentd.ota.hindrances import BUSY, MACHINE, PATIENCE_S, REPOSITORY, SURE, UNREACHABLE, Hindrance, alarming
 from agentd.ota.runner import CAP_S
 from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined, Hindered
 from agentd.ota.table import DEADLINES, Step
+from agentd.telemetry.updateview import update_view
 from ipc.updatermessages import UpdaterCode
 from tests.agentd.ota.test_runner import play
 from updatetrust.judgement import Code
 from updatetrust.metadata import Fault
 
-from .machine import NEW, NOW, UpdatedMachine
+from .machine import NEW, NOW, Killed, UpdatedMachine
 
 CALLS = {
     "refresh": Step.OFFERED,
@@ -47,7 +49,7 @@ def later(machine: UpdatedMachine, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("code", ["digest-differs", "no-room", "disk"])
+@pytest.mark.parametrize("code", ["digest-differs", "no-room", "disk", "trust", "configuration", "state", "machine"])
 def test_it_is_tried_again_with_growing_pauses_and_succeeds_once_the_reason_is_gone(
     machine: UpdatedMachine, call: str, code: str
 ) -> None:
@@ -150,6 +152,79 @@ def test_a_package_that_is_bad_locks_as_before(machine: UpdatedMachine) -> None:
     play(story)
 
 
+def test_what_was_not_staged_is_staged_again_and_is_no_failed_attempt(machine: UpdatedMachine) -> None:
+    machine.calls.before["prepare"] = [Declined("not-staged", "stage it again", counted=False) for _ in range(5)]
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        for _ in range(6):
+            await runner.run()
+            assert runner.update.attempts == 0
+            later(machine, 3601)
+        assert machine.installer.active[0] == "2.0.0" and machine.calls.made.count("backup") == 6
+
+    play(story)
+
+
+def test_a_product_whose_backend_is_broken_waits_and_says_why(machine: UpdatedMachine) -> None:
+    machine.installer.problem = "RAUC is gone"
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        for tries in range(1, SURE + 1):
+            await runner.run()
+            assert runner.update.step is Step.OFFERED and runner.hindrance is not None
+            assert (runner.hindrance.code, runner.hindrance.text, runner.hindrance.tries) == ("machine", "RAUC is gone", tries)
+            later(machine, CAP_S)
+        assert alarming(runner.hindrance, int(machine.wall))
+        assert update_view(runner, machine.clock)["running"][0]["problem"] == "RAUC is gone"
+        with pytest.raises(Refused, match="cannot say what runs: RAUC is gone"):
+            await machine.acts.roll_back("pos", "Eva", {})
+        machine.installer.problem = ""
+        await runner.run()
+        assert machine.installer.active[0] == "2.0.0" and runner.update.attempts == 0
+
+    play(story)
+
+
+def test_a_way_back_after_the_commit_that_the_place_does_not_allow_ends(machine: UpdatedMachine) -> None:
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        await machine.settle(runner)
+        machine.calls.before["roll_back"] = [Hindered("machine", "the slot is empty")]
+        await machine.acts.roll_back("pos", "Eva", {})
+        await runner.stop()
+        await runner.run()
+        assert (runner.update.step, machine.installer.active[0]) == (Step.IDLE, "2.0.0")
+        assert machine.register.entries[-1].reason == "machine: the slot is empty"
+
+    play(story)
+
+
+def test_a_backend_that_is_broken_at_the_start_does_not_end_a_trial_that_it_cannot_see(machine: UpdatedMachine) -> None:
+    machine.calls.kill_after = "switch"
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        with pytest.raises(Killed):
+            await runner.run()
+        machine.installer.problem = "RAUC is gone"
+        again = machine.start()
+        await again.run()
+        assert again.update.step is Step.STAGED and again.hindrance is not None and again.hindrance.code == "machine"
+        machine.installer.problem = ""
+        later(machine, CAP_S)
+        await again.run()
+        assert machine.installer.active[0] == "2.0.0" and machine.register.entries[-1].outcome == "installed"
+
+    play(story)
+
+
 def test_the_agents_own_disk_hinders_too(machine: UpdatedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.calls.before["backup"] = [OSError(28, "No space left on device", "/var/lib/license-agent")]
     runner = machine.start()
@@ -166,7 +241,8 @@ def test_the_agents_own_disk_hinders_too(machine: UpdatedMachine, monkeypatch: p
 
 
 def test_every_code_of_the_tables_is_one_that_somebody_sends() -> None:
-    known = {*map(str, UpdaterCode), *map(str, Code), *map(str, Fault), "no-room"}
+    of_the_installer = {"no-room", "configuration", "state", "machine", "config-not-kept"}
+    known = {*map(str, UpdaterCode), *map(str, Code), *map(str, Fault), *of_the_installer}
     assert {*MACHINE, *REPOSITORY} <= known
     assert not set(MACHINE) & set(REPOSITORY)
 
