@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from installer.apply import ASK_S
 from installer.dpkg import DPKG_S, KILL_S
 from installer.jobs import JOB, UPGRADES
@@ -28,6 +30,17 @@ def test_the_units_name_what_the_program_writes() -> None:
     assert lines(UPGRADE_PATH)["PathExists"] == str(UPGRADES / JOB) and lines(UPGRADE_PATH)["Unit"] == UPGRADE
     assert all((ROOT / "systemd" / name).exists() for name in UNITS)
     assert Layout().units == Path("/etc/systemd/system")  # before /usr/lib/systemd/system in systemd.unit(5)
+
+
+@pytest.mark.parametrize("name", ["license-agent-apply", "license-agent-upgrade"])
+def test_a_program_that_does_not_start_is_not_started_again_at_once(name: str) -> None:
+    """The job stays then, and a path unit looks again as soon as its service is inactive or failed; while systemd waits to
+    start the service again it is neither."""
+    unit = lines(f"{name}.service")
+    assert (unit["Type"], unit["Restart"]) == ("oneshot", "on-failure")
+    assert int(unit["RestartSec"].removesuffix("s")) >= 5
+    # It is started for each look at a product: a limit of starts would be hit by a trial, and end the path unit too.
+    assert unit["StartLimitIntervalSec"] == "0" and "PathExists" in lines(f"{name}.path")
 
 
 def test_no_unit_ends_dpkg_before_its_own_bound_does() -> None:
