@@ -16,7 +16,7 @@ from .hindrances import FILES
 from .register import REHEARSAL, Register, entry_of
 from .settings import Settings, terms_of
 from .sides import Declined, Hindered, Installer, Updater
-from .table import IN_TRIAL, Event, Failure, Installed, Order, Step, Update, advance, concluded
+from .table import IN_TRIAL, NOTHING_TO_DO, Event, Failure, Installed, Order, Step, Update, advance, concluded
 from .window import Wait, require_time
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Effects:
             operator=order.operator, before=update.before,
         )  # fmt: skip
         if _active(order, installed) and not installed.in_trial:
-            return advance(update, Event.PRESENT)
+            return msgspec.structs.replace(advance(update, Event.PRESENT), failure=NOTHING_TO_DO)
         log.info("OTA_START %s %s (build %s), wanted by %s", order.product, order.version, order.build_id, order.operator)
         if order.source == "package":
             return advance(update, Event.CHECKED)

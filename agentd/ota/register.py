@@ -42,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         number: of the directive; 0 without one.
         operator: who wanted it.
         outcome: one of `OUTCOMES`.
-        reason: code and text of the failure; empty without one.
+        reason: code and text of the failure; empty without one. One that was installed has one if nothing had to be done.
         attempts: that have failed in a row by then.
     """
 
@@ -91,7 +91,7 @@ def entry_of(update: Update, now: int) -> Entry | None:
         number=order.number,
         operator=order.operator,
         outcome=outcome,
-        reason="" if failure is None or outcome in (INSTALLED, WITHDRAWN) else f"{failure.code}: {failure.text}",
+        reason="" if failure is None or outcome == WITHDRAWN else f"{failure.code}: {failure.text}",
         attempts=update.attempts + counted,
     )
 
@@ -153,8 +153,12 @@ class Register:
         return (one.began, one.number, one.product, one.outcome) == (other.began, other.number, other.product, other.outcome)
 
     def last(self, outcome: str, product: str | None = None) -> Entry | None:
-        """The last entry with an outcome, of a product or of any."""
-        found = [each for each in self.entries if each.outcome == outcome and product in (None, each.product)]
+        """The last entry with an outcome, of a product or of any. What ran already was not installed."""
+        found = [
+            each
+            for each in self.entries
+            if each.outcome == outcome and product in (None, each.product) and not (outcome == INSTALLED and each.reason)
+        ]
         return found[-1] if found else None
 
     def rehearsal_overdue(self, now: int, since: int) -> bool:

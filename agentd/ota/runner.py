@@ -436,9 +436,14 @@ class UpdateRunner:
         if update.step is Step.IDLE and order.number > update.done and not update.retry_at:
             await self.keep(offered(update, order, self._core.clock.now()))
 
-    async def acknowledged(self, numbers: tuple[int, ...]) -> None:
-        """Forgets what the server has noted."""
-        left = tuple(each for each in self._journal.reports if each.number not in numbers)
+    async def acknowledged(self, numbers: tuple[int, ...], said: tuple[Report, ...]) -> None:
+        """Forgets what the server has noted.
+
+        Args:
+            numbers: of directives.
+            said: what it was told: an update that has ended since is still to be reported, whatever the server says it knows.
+        """
+        left = tuple(each for each in self._journal.reports if each.number not in numbers or each not in said)
         if left != self._journal.reports:
             async with self._lock:
                 await self._store(msgspec.structs.replace(self._journal, reports=left))

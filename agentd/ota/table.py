@@ -188,6 +188,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     final: bool = False
 
 
+NOTHING_TO_DO = Failure(code="present", text="this build ran already, nothing was installed", counted=False)
+"""Of an update that ends as installed without an installation. Who orders again what runs must not make it look like one, nor
+begin the count of failed attempts again."""
+
+
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """Where an update is, as the journal holds it.
 
@@ -197,7 +202,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         since: when the attempt began, seconds since 1970 UTC.
         spent: running time at this step in earlier runs, seconds.
         reached: the step at which the attempt failed; IDLE otherwise.
-        failure: why it failed; why the last one failed, at IDLE and LOCKED.
+        failure: why it failed; why the last one failed, at IDLE and LOCKED; `NOTHING_TO_DO`.
         attempts: that failed in a row and are counted.
         starts: of the agent during this trial.
         before: the version that ran when the attempt began; empty before the installer was asked.
@@ -314,7 +319,8 @@ def concluded(update: Update, now: int) -> Update:
     done = max(update.done, 0 if order is None else order.number)
     if update.step is Step.COMMITTED:
         fresh = advance(update, Event.LOGGED)
-        return msgspec.structs.replace(fresh, attempts=0, failure=None, done=done, starts=0, urgent=False)
+        attempts = 0 if update.failure is None else update.attempts
+        return msgspec.structs.replace(fresh, attempts=attempts, failure=None, done=done, starts=0, urgent=False)
     failure = update.failure or Failure(code="unknown", text="the reason was lost")
     attempts = update.attempts + failure.counted
     if attempts > MAX_FAILED:

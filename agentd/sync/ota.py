@@ -72,7 +72,7 @@ class UpdateSync:
         runner = self._runner
         try:
             reply = await self._ask()
-            await runner.acknowledged(reply.acknowledged)
+            await runner.acknowledged(reply.acknowledged, self._said)
             directive = self._directive_in(reply)
             if directive is None or directive.withdraws is not None:
                 withdraws = None if directive is None else directive.withdraws

@@ -134,6 +134,11 @@ def _other_part(_: Repository, response: Response) -> Response:
     return replace(response, headers={**response.headers, "content-range": f"bytes 0-9/{len(DATA)}"})
 
 
+def _other_bytes(_: Repository, response: Response) -> Response:
+    """The right part with the right tag, and other bytes in it."""
+    return replace(response, pieces=[bytes(len(piece)) if isinstance(piece, bytes) else piece for piece in response.pieces])
+
+
 def _endless(_: Repository, response: Response) -> Response:
     return replace(response, pieces=[b"x" * CHUNK_BYTES] * 1000)
 
@@ -158,6 +163,7 @@ def _refused(code: UpdaterCode) -> Spoil:
     [
         (_other_etag, UpdaterCode.CHANGED, 0),
         (_other_part, UpdaterCode.NO_RANGES, 0),
+        (_other_bytes, UpdaterCode.DIGEST, 0),
         (_endless, UpdaterCode.TOO_LONG, 3 * CHUNK_BYTES),
         (_truncated, UpdaterCode.BAD_RESPONSE, 3 * CHUNK_BYTES),
         (_whole, UpdaterCode.NO_RANGES, 0),
@@ -188,6 +194,14 @@ def test_a_damaged_half_is_dropped_without_blaming_the_repository(place: Path, s
     assert (failed.code, failed.network, kept(place)) == (UpdaterCode.DAMAGED, True, 0)
     (place / "partial" / f"{SHA256}.part").write_bytes(DATA + b"more")
     get(Repository({PATH: DATA}), staging)
+
+
+def test_a_rest_with_other_bytes_is_dropped_with_what_was_there(place: Path, staging: Staging) -> None:
+    failure(Repository({PATH: DATA}, spoil=broken_off(2)), staging)
+    failed = failure(Repository({PATH: DATA}, spoil=_other_bytes), staging)
+    assert (failed.code, failed.network, kept(place)) == (UpdaterCode.DAMAGED, True, 0)
+    get(Repository({PATH: DATA}), staging)
+    assert staging.names() == [SHA256]
 
 
 def test_a_server_that_drips_is_given_up(place: Path, staging: Staging) -> None:

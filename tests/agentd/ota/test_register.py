@@ -26,7 +26,7 @@ from agentd.ota.register import (
     Register,
     entry_of,
 )
-from agentd.ota.table import Failure, Order, Step, Update
+from agentd.ota.table import NOTHING_TO_DO, Failure, Order, Step, Update
 from audittrail.chain import Chain, retention_class
 
 ORDER = Order(number=7, product="pos", version="2.0.0", build_id="b2", sha256="ab" * 32, operator="Eva")
@@ -63,6 +63,7 @@ def update(step: Step, reached: Step = Step.IDLE, failure: Failure | None = None
     ("step", "reached", "failure", "outcome", "reason", "attempts"),
     [
         (Step.COMMITTED, Step.IDLE, None, INSTALLED, "", 1),
+        (Step.COMMITTED, Step.IDLE, NOTHING_TO_DO, INSTALLED, "present: this build ran already, nothing was installed", 1),
         (Step.ROLLED_BACK, Step.PROVING, BAD, ROLLED_BACK, "unproved: the health command failed", 2),
         (Step.ROLLED_BACK, Step.SWITCHED, BAD, ROLLED_BACK, "unproved: the health command failed", 2),
         (Step.ROLLED_BACK, Step.DOWNLOADED, BAD, FAILED, "unproved: the health command failed", 2),

@@ -191,7 +191,9 @@ def test_the_server_takes_back_what_is_not_switched_yet(machine: UpdatedMachine)
         assert [(report.number, report.state) for report in runner.reports()] == [(7, "refused")]
         await runner.hear(NEW, None, paused=False)  # an old reply that came late
         assert runner.update.step is Step.IDLE
-        await runner.acknowledged((7,))
+        await runner.acknowledged((7,), ())
+        assert len(runner.reports()) == 1, "nobody has told the server"
+        await runner.acknowledged((7,), runner.ended)
         assert runner.reports() == ()
 
     play(story)
