@@ -118,6 +118,8 @@ class DeviceConfiguration(Base):
 Index("device_by_kind", Device.kind, Device.id)
 Index("device_by_hardware", Device.hardware, Device.id)
 Index("device_by_site", Device.site_id, Device.id)
+Index("device_by_zone", Device.zone, Device.id)
+Index("device_by_bytes", Device.id).ddl_if("postgresql")  # as `agent_by_bytes`: the migration gives it the collation C
 Index("device_by_tag", DeviceTag.tag, DeviceTag.device_id)
 Index("device_by_attribute", DeviceAttribute.name, DeviceAttribute.value, DeviceAttribute.device_id)
 Index("device_by_version", DeviceVersion.product, DeviceVersion.version, DeviceVersion.device_id)

@@ -46,6 +46,9 @@ def _devices() -> None:
     op.create_index("device_by_hardware", "device", ["hardware", "id"])
     op.create_index("device_by_kind", "device", ["kind", "id"])
     op.create_index("device_by_site", "device", ["site_id", "id"])
+    op.create_index("device_by_zone", "device", ["zone", "id"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index("device_by_bytes", "device", [sa.text('id COLLATE "C"')])
     op.create_table(
         "device_seen",
         _text("device_id", 64),

@@ -1,0 +1,1 @@
+"""Fleets: which devices belong to one, and the policy that they share."""
