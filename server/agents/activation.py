@@ -19,6 +19,7 @@ from server.registry.agentcounts import shown_status
 from server.registry.database import next_number
 from server.registry.models.core import Agent
 
+from . import device_rows
 from .certificates import ClientCertificates, number_of
 from .enrollment_tokens import spend
 from .registry import ACTIVE, REVOKED, begin_anew, revoke_certificates
@@ -106,6 +107,7 @@ class Activation:
         agent.audit_seq, agent.audit_head = None, None
         begin_anew(agent)
         session.flush()
+        device_rows.keep(session, agent, now)
         revoke_certificates(session, agent.id)
         issued = self._certificates.issue(session, agent, key, now)
         events.emit(session, "agent.enrolled", now, agent=agent.id)
@@ -149,7 +151,7 @@ def _new_agent(session: Session, serial: int, device: ProvenDevice, now: int) ->
     agent_id = wanted or f"pos-{serial:06d}"
     if not AGENT_ID.fullmatch(agent_id):
         raise RequestRefused(RefusalCode.BAD_REQUEST, "agent_id is not a valid agent id")
-    if session.get(Agent, agent_id) is not None:
+    if session.get(Agent, agent_id) is not None or device_rows.taken(session, agent_id):
         if wanted is not None:
             raise RequestRefused(RefusalCode.CLAIM_REFUSED, f"the id {agent_id!r} belongs to another device")
         agent_id = f"pos-{serial:06d}-{device.hw_id[:8]}"

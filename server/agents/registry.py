@@ -18,6 +18,7 @@ from server.registry.agentcounts import RETIRED, counted, shown_status
 from server.registry.dialect import by_bytes
 from server.registry.models.core import Agent, Certificate
 
+from . import device_rows
 from .seen import went_back
 
 HandKeys = dict[str, dict[str, str] | None]
@@ -227,7 +228,7 @@ class Agents:
         """Registers an agent by the request that an administrator has carried here, or replaces the keys of a known one.
 
         Raises:
-            RegistryError: the agent is revoked.
+            RegistryError: the agent is revoked, or a device that is no agent has its id.
         """
         agent = session.get(Agent, agent_id, with_for_update=True)
         if agent is not None and agent.status == REVOKED:
@@ -248,6 +249,8 @@ class Agents:
         agent.attestation_key = None if keys.get("attestation") is None else json.dumps(keys["attestation"])
         agent.updated_at = now
         begin_anew(agent)
+        session.flush()
+        device_rows.keep(session, agent, now)
         events.emit(session, "agent.enrolled", now, agent=agent_id)
         audit.record(session, "admin", "agent.enrolled", "by_hand", now, agent=agent_id, backend=backend)
 

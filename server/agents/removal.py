@@ -20,6 +20,7 @@ from server.registry.models.updates import UpdateAgent, UpdateDirective
 from server.registry.models.usage import UsageCounter
 from server.registry.upkeep.retention import DAY_S, retention
 
+from . import device_rows
 from .registry import REVOKED, enrolled
 
 
@@ -92,6 +93,7 @@ def delete_agent(session: Session, agent: Agent, now: int, actor: str) -> Remove
     _delete(session, UsageCounter, UsageCounter.agent_id == agent_id)
     _delete(session, UpdateDirective, UpdateDirective.agent_id == agent_id)
     _delete(session, UpdateAgent, UpdateAgent.agent_id == agent_id)
+    device_rows.remove(session, agent_id)
     identity = None if agent.identity_key is None else pin_of_jwk(json.loads(agent.identity_key))
     retired = {} if agent.retired_at is None else {"retired_at": agent.retired_at}
     was = {"serial": agent.serial, "hw_id": agent.hw_id, "identity": identity, "revoked_at": agent.updated_at} | retired

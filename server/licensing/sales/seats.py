@@ -15,6 +15,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from contracts.contact.seats import MAX_FLOATING, MAX_FLOATING_ID_CHARS, MAX_GRACE_S, MAX_LEASE_S, SEAT_MARK
+from server.agents import device_rows
 from server.agents.registry import enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.licensing.states import changes
@@ -237,6 +238,7 @@ def assign_site(session: Session, agent_id: str, place: str | None, now: int) ->
     if place is not None:
         site_row(session, place)
     was, agent.site_id, agent.updated_at = agent.site_id, place, now
+    device_rows.keep(session, agent, now)
     changes.changed(session, agent_id, now, [])
     ids = {name: each for name, each in (("site", place), ("was", was)) if each is not None}
     events.emit(session, "agent.site", now, agent=agent_id, **ids)
