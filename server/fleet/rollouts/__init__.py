@@ -1,0 +1,1 @@
+"""Rollouts: updates of many devices, in groups."""
