@@ -13,7 +13,7 @@ from contracts.exchange import RefusalCode
 from server.agents.removal import Removed
 from server.licensing.states.license_states import Event
 from server.ota.directive_states import State
-from server.ota.directives import _TOLD
+from server.ota.reports import _TOLD
 from server.registry import audit
 from server.registry.agentcounts import STATUSES
 from server.registry.upkeep.retention import Retention
@@ -56,8 +56,8 @@ COMPUTED: dict[tuple[str, str], tuple[str, ...]] = {
     ("notify/webhooks.py", "actor"): ("admin", "server"),
     ("notify/webhooks.py", "f'webhook.{row.state}'"): ("webhook.active", "webhook.paused"),
     ("notify/webhooks.py", "outcome"): ("ok", "alert"),
-    ("ota/directives.py", "_TOLD[after]"): (),
-    ("ota/directives.py", "f'agent.{name}'"): tuple(f"agent.{_update(state)}" for state in _TOLD),
+    ("ota/reports.py", "_TOLD[after]"): (),
+    ("ota/reports.py", "f'agent.{name}'"): tuple(f"agent.{_update(state)}" for state in _TOLD),
     ("ota/publishing.py", "**shown"): ("documents", "added", "moved", "withdrawn"),
     ("registry/upkeep/retention.py", "**changes"): tuple(Retention.__dataclass_fields__),
     ("wiring.py", "**fields"): ("made_at", "sha256"),
@@ -192,7 +192,13 @@ MEANINGS: dict[str, str] = {
 """What has happened, by event."""
 
 
-PASSING_ON = frozenset({("licensing/licenses/lifecycle.py", "f'license.{event}'"), ("licensing/sales/rows.py", "event")})
+PASSING_ON = frozenset(
+    {
+        ("licensing/licenses/lifecycle.py", "f'license.{event}'"),
+        ("licensing/sales/rows.py", "event"),
+        ("registry/later.py", "event"),
+    }
+)
 """Calls in functions that write what their callers name."""
 
 
@@ -245,15 +251,19 @@ class _Call:
 
     def add_to(self, found: dict[str, Found]) -> None:
         called, arguments = ast.unparse(self._node.func), self._node.args
+        own: set[str] = set()
         if called == "audit.record" or (called == "record" and self._file == "registry/audit.py"):
             _session, actor, event, outcome, _now = arguments
             if (self._file, ast.unparse(event)) in PASSING_ON:
                 return
-            actors, outcomes, own = self._actors(actor), self._texts(outcome), set()
+            actors, outcomes = self._actors(actor), self._texts(outcome)
+        elif called == "records.add":
+            actor, event, outcome, _now = arguments
+            actors, outcomes = self._actors(actor), self._texts(outcome)
         elif called == "_changed" and self._file == "licensing/licenses/lifecycle.py":
             event, actors, outcomes, own = arguments[2], (audit.ADMIN,), ("ok",), {"license", "agent"}
         elif called == "record" and self._file.startswith("licensing/") and len(arguments) == 3:
-            event, actors, outcomes, own = arguments[1], (audit.ADMIN,), ("ok",), set()
+            event, actors, outcomes = arguments[1], (audit.ADMIN,), ("ok",)
         else:
             return
         for name in self._texts(event):

@@ -44,7 +44,7 @@ from .licensing.sales.customers import Customers
 from .licensing.secrets.secrets import Secrets
 from .licensing.states import changes
 from .notify.webhooks import Webhooks
-from .ota.directives import Directives
+from .ota.reports import Directives
 from .registry import audit, events
 from .registry.agentcounts import STATUSES
 from .registry.cipher import KEY_BYTES, Cipher

@@ -40,9 +40,10 @@ from server.licensing.licenses.leases import Leases
 from server.licensing.licenses.licenses import Licenses
 from server.licensing.licenses.usage import UsageTotals
 from server.licensing.secrets.secrets import Secrets
-from server.ota.directives import Directives
+from server.ota.reports import Directives
 from server.registry.clockwatch import ClockNotTrusted
 from server.registry.database import Database, RegistryMoved
+from server.registry.later import Records
 from server.web.peers import Peer
 from server.web.responses import CLOCK_RETRY_S, DATABASE_DOWN, PASSING, STATUS_OF, Response, error
 
@@ -361,7 +362,10 @@ class Exchange:
         return SyncReply(license_number=page.number, changes=page.changes, after=page.after, **context.head())
 
     def _updates(self, context: _Context, asked: UpdatesRequest) -> Reply:
-        found = self._stores.updates.contact(context.session, context.agent.agent_id, asked, context.now)
+        session, agent_id, now, records = context.session, context.agent.agent_id, context.now, Records()
+        self._stores.updates.note(session, agent_id, asked, now, records)
+        found = self._stores.updates.answer(session, agent_id, asked, now, records)
+        records.write(session)  # last: it locks the log's counter
         return UpdatesReply(directive=found.directive, acknowledged=found.acknowledged, paused=found.paused, **context.head())
 
     def _usage(self, context: _Context, asked: ReportUsage) -> Reply:

@@ -1,4 +1,4 @@
-"""Keeps what agents are ordered to install, gives it to them, and notes what they report (`contracts.contact.updates`).
+"""Keeps what agents are ordered to install. `reports` gives it to them, and notes what they report.
 
 One directive of an agent counts: the newest, as long as its state is one of `OPEN`. Its number is above every number that the
 agent has named and at least the time, so none comes twice, also if the registry was restored from a backup. Where an agent
@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from common.plain import msgspec_text
-from common.statetable import UnknownTransition
-from contracts.contact.updates import Outcome, RunningVersion, UpdatesRequest
+from contracts.contact.updates import RunningVersion
 from contracts.directive import MAX_DIRECTIVE_CHARS, DeploymentWindow, Directive
 from server.agents.registry import ACTIVE, enrolled
 from server.base.errors import Conflict, Invalid, NotFound
 from server.keys.keyring import Keyring
-from server.registry import audit, events
+from server.registry import audit
 from server.registry.models.core import Setting
 from server.registry.models.updates import UpdateAgent, UpdateDirective, UpdatePackage
 from updatetrust.version import MalformedVersion, Version
 
-from .directive_states import DIRECTIVE_STATES, EVENT_OF, OPEN, Event, State
+from .directive_states import DIRECTIVE_STATES, OPEN, Event, State
 from .words import CANDIDATE, DAY_S, PACKAGE_ROLES
 
 NOTICE_S = 2 * DAY_S
@@ -38,14 +36,6 @@ PAUSED = "updates.paused"
 """The setting that pauses the updates of all agents; its value is the time since when."""
 _HEADER_CHARS = 400
 """Header, signature and dots of a directive, at most."""
-_TOLD = {
-    State.PROVED: "ok",
-    State.INSTALLED: "ok",
-    State.ROLLED_BACK: "failed",
-    State.REFUSED: "refused",
-    State.LOCKED: "alert",
-}
-"""The outcomes that audit and feed have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +65,16 @@ class Order:
     rollout: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What an agent is answered, as in `contracts.contact.updates.UpdatesReply`."""
-
-    directive: str | None
-    acknowledged: tuple[int, ...]
-    paused: bool
-
-
 def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDirective:
-    """Orders an agent to install a package.
+    """Orders an agent to install a package, and records that. Raises as `make`."""
+    row = make(session, agent_id, order, now)
+    fields = {"target": row.path, "version": row.version, "build": row.build_id, "downgrade": row.downgrade}
+    audit.record(session, audit.ADMIN, "update.assigned", "ok", now, agent=agent_id, number=row.number, **fields)
+    return row
+
+
+def make(session: Session, agent_id: str, order: Order, now: int) -> UpdateDirective:
+    """Orders an agent to install a package. The caller records that.
 
     Args:
         session: of a writing transaction.
@@ -100,10 +89,10 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
         Invalid: the times do not fit together.
     """
     package = require_fitting(session, agent_id, order)
-    state = _agent(session, agent_id)
+    state = updating(session, agent_id)
     _require_upward(state, package, order)
-    _expire(session, agent_id, now)
-    present = _counting(session, agent_id)
+    expire(session, agent_id, now)
+    present = counting(session, agent_id)
     if present is not None and not order.replace and present.withdraws is None:
         raise Conflict(
             f"directive {present.number} for {present.path} still counts: withdraw it with 'ota withdraw', or give --replace"
@@ -120,13 +109,11 @@ def assign(session: Session, agent_id: str, order: Order, now: int) -> UpdateDir
         window=None if order.window is None else msgspec.json.encode(order.window).decode(), downgrade=order.downgrade,
         withdraws=None, state=State.ORDERED.value, detail="", created_at=now, updated_at=now,
     )  # fmt: skip
-    if len(msgspec.json.encode(_content(row))) * 4 // 3 + _HEADER_CHARS > MAX_DIRECTIVE_CHARS:
+    if len(msgspec.json.encode(content_of(row))) * 4 // 3 + _HEADER_CHARS > MAX_DIRECTIVE_CHARS:
         raise Invalid("the directive would be too long: give its package a shorter name")
     if present is not None:
-        _step(present, Event.SUPERSEDE, f"directive {row.number} counts", now)
+        step_on(present, Event.SUPERSEDE, f"directive {row.number} counts", now)
     session.add(row)
-    fields = {"target": row.path, "version": row.version, "build": row.build_id, "downgrade": row.downgrade}
-    audit.record(session, audit.ADMIN, "update.assigned", "ok", now, agent=agent_id, number=row.number, **fields)
     return row
 
 
@@ -152,22 +139,28 @@ def require_fitting(session: Session, agent_id: str, order: Order) -> UpdatePack
 
 
 def withdraw(session: Session, agent_id: str, now: int) -> UpdateDirective:
-    """Takes back the directive that counts. An agent that has begun to install it is told to stop where it still can.
+    """Takes back the directive that counts, and records that. An agent that has begun is told to stop where it still can.
 
     Returns the directive that withdraws it. Raises NotFound if none counts.
     """
+    row = take_back(session, agent_id, now)
+    audit.record(session, audit.ADMIN, "update.withdrawn", "ok", now, agent=agent_id, number=row.withdraws, by=row.number)
+    return row
+
+
+def take_back(session: Session, agent_id: str, now: int) -> UpdateDirective:
+    """Takes back the directive that counts, as `withdraw`. The caller records that."""
     enrolled(session, agent_id)
-    _expire(session, agent_id, now)
-    present = _counting(session, agent_id)
+    expire(session, agent_id, now)
+    present = counting(session, agent_id)
     if present is None or present.withdraws is not None:
         raise NotFound(f"no directive counts for agent {agent_id!r}; 'license-server ota status' shows what was ordered")
     members = {column.key: getattr(present, column.key) for column in UpdateDirective.__table__.columns}
-    number = _next_number(_agent(session, agent_id), now)
+    number = _next_number(updating(session, agent_id), now)
     changed = {"number": number, "withdraws": present.number, "state": State.ORDERED.value, "detail": ""}
     row = UpdateDirective(**(members | changed | {"created_at": now, "updated_at": now}))
-    _step(present, Event.WITHDRAW, f"by directive {number}", now)
+    step_on(present, Event.WITHDRAW, f"by directive {number}", now)
     session.add(row)
-    audit.record(session, audit.ADMIN, "update.withdrawn", "ok", now, agent=agent_id, number=present.number, by=number)
     return row
 
 
@@ -179,14 +172,14 @@ def signed_for(session: Session, keyring: Keyring, agent_id: str, path: str, now
         Conflict: no directive counts for it, or one for another package.
         ClockNotTrusted: nothing must be signed now.
     """
-    return keyring.sign_directive(_content(require_ordered(session, agent_id, path, now)))
+    return keyring.sign_directive(content_of(require_ordered(session, agent_id, path, now)))
 
 
 def require_ordered(session: Session, agent_id: str, path: str, now: int) -> UpdateDirective:
     """The directive that counts for an agent, which must order this package. Raises NotFound, Conflict as `signed_for`."""
     enrolled(session, agent_id)
-    _expire(session, agent_id, now)
-    present = _counting(session, agent_id)
+    expire(session, agent_id, now)
+    present = counting(session, agent_id)
     if present is None or present.withdraws is not None or present.path != path:
         ordered = "nothing" if present is None or present.withdraws is not None else present.path
         raise Conflict(f"agent {agent_id!r} is ordered to install {ordered}: use 'license-server ota assign {agent_id} {path}'")
@@ -213,96 +206,19 @@ def pause(session: Session, agent_id: str | None, now: int, *, paused: bool) -> 
             session.delete(row)
     else:
         enrolled(session, agent_id)
-        _agent(session, agent_id).paused_at = now if paused else None
+        updating(session, agent_id).paused_at = now if paused else None
     whose = {} if agent_id is None else {"agent": agent_id}
     audit.record(session, audit.ADMIN, "updates.paused" if paused else "updates.resumed", "ok", now, **whose)
 
 
-class Directives:
-    """Answers agents. Works in the transaction of the session that it is given.
-
-    Args:
-        keyring: signs directives.
-    """
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-
-    def contact(self, session: Session, agent_id: str, asked: UpdatesRequest, now: int) -> Given:
-        """Notes what an agent reports, and returns what it is ordered to do.
-
-        Args:
-            session: of a writing transaction that has locked the agent.
-            agent_id: the agent.
-            asked: its request.
-            now: seconds since 1970 UTC.
-
-        Raises:
-            ClockNotTrusted: nothing must be signed now.
-        """
-        state = _agent(session, agent_id)
-        state.running = msgspec.json.encode(asked.running).decode()
-        state.reported_at, state.known = now, max(state.known, asked.directive)
-        if asked.hardware is not UNSET:
-            state.hardware = asked.hardware
-        for outcome in asked.outcomes:
-            _note(session, agent_id, outcome, now)
-        running = {(each.product, each.build_id, each.version) for each in asked.running}
-        for row in session.scalars(_of(agent_id).where(UpdateDirective.state.in_((*OPEN, State.INSTALLED)))):
-            if row.withdraws is None and (row.product, row.build_id, row.version) in running:
-                _happens(session, row, Event.RUN, "", now)
-        _expire(session, agent_id, now)
-        present = _counting(session, agent_id)
-        if present is not None and asked.directive >= present.number:
-            _meet(session, present, asked.directive, now)
-            present = _counting(session, agent_id)
-        paused = state.paused_at is not None or all_paused(session)
-        signed = None if present is None else self._keyring.sign_directive(_content(present))
-        return Given(signed, tuple(each.number for each in asked.outcomes), paused)
-
-
-def _meet(session: Session, present: UpdateDirective, known: int, now: int) -> None:
-    """The agent knows a number that is not below that of the directive that counts."""
-    if known > present.number:
-        _step(present, Event.SUPERSEDE, f"the agent knows directive {known}, which this registry has lost", now)
-        ids = {"agent": present.agent_id, "number": present.number, "known": known}
-        audit.record(session, f"agent {present.agent_id}", "update.lost", "alert", now, **ids)
-    elif present.withdraws is not None:
-        _step(present, Event.END, "the agent knows", now)
-    elif present.state == State.ORDERED:
-        _step(present, Event.FETCH, "", now)
-
-
-def _note(session: Session, agent_id: str, outcome: Outcome, now: int) -> None:
-    row = session.get(UpdateDirective, (agent_id, outcome.number))
-    if row is not None and row.withdraws is None:
-        _happens(session, row, EVENT_OF[outcome.state], outcome.detail, now)
-
-
-def _happens(session: Session, row: UpdateDirective, event: Event, detail: str, now: int) -> None:
-    """What an agent reports. What a directive in its state cannot do is passed over: reports may come late, or twice."""
-    before = State(row.state)
-    try:
-        after = DIRECTIVE_STATES.step(before, event)
-    except UnknownTransition:
-        return
-    row.state, row.updated_at = after.value, now
-    if after is not before or detail:
-        row.detail = detail  # what was said of an earlier state says nothing of this one
-    if after is not before and after in _TOLD:
-        ids: dict[str, str | int] = {"agent": row.agent_id, "number": row.number}
-        name = f"update_{after.value.replace('-', '_')}"
-        fields = {"target": row.path, "build": row.build_id}
-        audit.record(session, f"agent {row.agent_id}", f"agent.{name}", _TOLD[after], now, **ids, **fields)
-        events.emit(session, f"agent.{name}", now, **ids)
-
-
-def _step(row: UpdateDirective, event: Event, detail: str, now: int) -> None:
+def step_on(row: UpdateDirective, event: Event, detail: str, now: int) -> None:
+    """Changes the state of a directive. Raises UnknownTransition."""
     row.state, row.updated_at = DIRECTIVE_STATES.step(State(row.state), event).value, now
     row.detail = detail or row.detail
 
 
-def _content(row: UpdateDirective) -> Directive:
+def content_of(row: UpdateDirective) -> Directive:
+    """What is signed of a directive. Raises Invalid."""
     window = None if row.window is None else msgspec.json.decode(row.window.encode(), type=DeploymentWindow)
     try:
         return Directive(
@@ -339,23 +255,30 @@ def _require_upward(state: UpdateAgent, package: UpdatePackage, order: Order) ->
             )
 
 
-def _of(agent_id: str) -> Any:
+def directives_of(agent_id: str) -> Any:
+    """The query for an agent's directives."""
     return select(UpdateDirective).where(UpdateDirective.agent_id == agent_id)
 
 
-def _counting(session: Session, agent_id: str) -> UpdateDirective | None:
+def counting(session: Session, agent_id: str) -> UpdateDirective | None:
+    """The directive of an agent that counts; None if none does."""
     session.flush()
-    newest: UpdateDirective | None = session.scalars(_of(agent_id).order_by(UpdateDirective.number.desc()).limit(1)).first()
+    newest: UpdateDirective | None = session.scalars(
+        directives_of(agent_id).order_by(UpdateDirective.number.desc()).limit(1)
+    ).first()
     return newest if newest is not None and newest.state in OPEN else None
 
 
-def _expire(session: Session, agent_id: str, now: int) -> None:
+def expire(session: Session, agent_id: str, now: int) -> None:
+    """Ends the directives of an agent whose time is over."""
     session.flush()
-    for row in session.scalars(_of(agent_id).where(UpdateDirective.state.in_(OPEN), UpdateDirective.not_after <= now)):
-        _step(row, Event.END, "", now)
+    for row in session.scalars(
+        directives_of(agent_id).where(UpdateDirective.state.in_(OPEN), UpdateDirective.not_after <= now)
+    ):
+        step_on(row, Event.END, "", now)
 
 
-def _agent(session: Session, agent_id: str) -> UpdateAgent:
+def updating(session: Session, agent_id: str) -> UpdateAgent:
     """What is known of an agent's updates. The caller has locked the agent."""
     row = session.get(UpdateAgent, agent_id)
     if row is None:
@@ -389,7 +312,7 @@ def known_of(session: Session, agent_id: str) -> UpdateAgent | None:
 
 def listed(session: Session, agent_id: str, limit: int) -> list[UpdateDirective]:
     """The directives of an agent, the newest first."""
-    return list(session.scalars(_of(agent_id).order_by(UpdateDirective.number.desc()).limit(limit)))
+    return list(session.scalars(directives_of(agent_id).order_by(UpdateDirective.number.desc()).limit(limit)))
 
 
 def packages_listed(session: Session, after: str, limit: int, product: str | None = None) -> list[UpdatePackage]:
