@@ -38,7 +38,7 @@ MAX_NUMBER = 2**53 - 1
 class Form(BaseModel):
     """The base of bodies and results."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, from_attributes=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, from_attributes=True, defer_build=True)
 
 
 # Patterns of pydantic's own engine: `$` is the end of the text only. PostgreSQL takes no NUL character.
