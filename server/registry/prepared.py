@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from .database import Database
@@ -45,6 +44,8 @@ CERTIFICATE = (
     "FROM certificate c JOIN agent a ON a.id = c.agent_id WHERE c.fingerprint = ?"
 )
 ALL = (LOCK_AGENT, STANDING, NOTE_CONTACT, KEEP_REPLY, CERTIFICATE)
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code of the error that a statement ends with when it has waited for a lock as long as it may (appendix A)."""
 
 
 class DriverFailed(SQLAlchemyError):
@@ -132,10 +133,19 @@ class Prepared:
                     if not postgresql:
                         connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
                     yield connection, Statements(connection.execute, postgresql)
-                except (sqlite3.Error, psycopg.Error) as error:
+                except _errors_of(self._database) as error:
                     pooled.invalidate(error)
                     raise
-        except (sqlite3.Error, psycopg.Error) as error:
+        except _errors_of(self._database) as error:
             # Also where no connection could be made: the pool does not translate that.
-            kind = DriverBusy if isinstance(error, psycopg.errors.LockNotAvailable) else DriverFailed
+            kind = DriverBusy if getattr(error, "sqlstate", None) == LOCK_NOT_AVAILABLE else DriverFailed
             raise kind(f"the database's driver failed: {type(error).__name__}") from error
+
+
+def _errors_of(database: Database) -> type[Exception]:
+    """What the database's driver raises. A server with SQLite does without the other driver, a twentieth of a second."""
+    if database.is_sqlite:
+        return sqlite3.Error
+    import psycopg
+
+    return psycopg.Error
