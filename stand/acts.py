@@ -6,7 +6,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 import tomllib
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import tomli_w
 
 from . import setup
 from .commands import Commands
-from .programs import READY_S, StandError, program
+from .programs import READY_S, StandError
 from .running import POLL_S, RESTART, SWITCH_AGENT, SWITCH_SERVER
 from .setup import Layout
 
@@ -114,8 +113,7 @@ def _switch(layout: Layout, what: str, number: int, on: bool) -> None:
 
 def passed_on(layout: Layout, name: str, *arguments: str) -> int:
     """Runs one of our commands on the stand, with this terminal; returns its exit status."""
-    env = {**os.environ, **info_of(layout)["env"]}
-    return subprocess.run([program(name), *arguments], env=env, check=False).returncode
+    return Commands(layout.run).pass_on(name, *arguments, env=info_of(layout)["env"])
 
 
 def cli(layout: Layout, *arguments: str) -> dict[str, Any]:
@@ -125,13 +123,14 @@ def cli(layout: Layout, *arguments: str) -> dict[str, Any]:
         StandError: it failed.
     """
     require_agent(layout)
-    reply: dict[str, Any] = json.loads(Commands().run("license-agent-cli", "--json", *arguments, env=layout.env()) or "{}")
+    told = Commands(layout.run).run("license-agent-cli", "--json", *arguments, env=layout.env())
+    reply: dict[str, Any] = json.loads(told or "{}")
     return reply
 
 
 def issued(layout: Layout, *arguments: str, agent: str = setup.AGENT_ID) -> str:
     """A new license token, for feature sales and 30 days unless the arguments say otherwise."""
-    return setup.issue(Commands(), layout, *with_defaults(arguments), agent=agent)
+    return setup.issue(Commands(layout.run), layout, *with_defaults(arguments), agent=agent)
 
 
 def delivered(layout: Layout, *arguments: str) -> str:
@@ -160,7 +159,7 @@ def rotate(layout: Layout) -> int:
     """A new secret and re-issued tokens; returns the secret's version."""
     by_hand = require_agent(layout)["server_url"] is None
     _make_room(layout)
-    return setup.rotate(Commands(), layout, by_hand=by_hand)
+    return setup.rotate(Commands(layout.run), layout, by_hand=by_hand)
 
 
 def _make_room(layout: Layout) -> None:
@@ -169,20 +168,20 @@ def _make_room(layout: Layout) -> None:
     live = [row["version"] for row in server_secrets(layout) if row["grace_until"] > now and row["state"] != "INVALIDATED"]
     arguments = ["--dir", str(layout.server), "--agent", setup.AGENT_ID]
     for version in sorted(live)[: max(0, len(live) - MOST_LIVE)]:
-        Commands().run("license-server", "secrets", "invalidate", *arguments, str(version))
+        Commands(layout.run).run("license-server", "secrets", "invalidate", *arguments, str(version))
 
 
 def server_secrets(layout: Layout) -> list[dict[str, Any]]:
     """The secret versions that the server has for the agent, oldest first; never a secret."""
     arguments = ["--dir", str(layout.server), "--agent", setup.AGENT_ID, "--json"]
-    listed: list[dict[str, Any]] = json.loads(Commands().run("license-server", "secrets", "list", *arguments))
+    listed: list[dict[str, Any]] = json.loads(Commands(layout.run).run("license-server", "secrets", "list", *arguments))
     return listed
 
 
 def rotate_on_server(layout: Layout, delivery: Path, seconds: int = 1) -> None:
     """A new secret that the agent does not get yet. It ends soon, and then takes no room from others on the server."""
     arguments = ["--agent", setup.AGENT_ID, "--interval", str(seconds), "--grace", "0", "--out", str(delivery)]
-    Commands().run("license-server", "rotate", *arguments, env=layout.env())
+    Commands(layout.run).run("license-server", "rotate", *arguments, env=layout.env())
 
 
 def require_server(layout: Layout) -> None:
@@ -206,7 +205,7 @@ def revoke(layout: Layout, license_id: str) -> None:
     """
     require_agent(layout)
     require_server(layout)
-    Commands().run("license-server", "revoke", "--dir", str(layout.server), license_id)
+    Commands(layout.run).run("license-server", "revoke", "--dir", str(layout.server), license_id)
     cli(layout, "contact")
 
 

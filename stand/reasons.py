@@ -54,7 +54,7 @@ def usual(layout: Layout) -> None:
         acts.degrade(layout, on=False)
     if layout.usual_config.exists():
         acts.configure_as_usual(layout)
-        Commands().run("license-server", "periods", "--revocations", str(USUAL_LISTS_S), env=layout.env())
+        Commands(layout.run).run("license-server", "periods", "--revocations", str(USUAL_LISTS_S), env=layout.env())
         if online:
             acts.cli(layout, "contact")
     held = acts.cli(layout, "secrets")["secrets"][-1]
@@ -152,7 +152,7 @@ def _revocations_stale(layout: Layout, arguments: tuple[str, ...]) -> str:
     acts.require_server(layout)
     token = acts.issued(layout, *arguments)
     acts.configure(layout, stale_revocations="refuse")
-    Commands().run("license-server", "periods", "--revocations", str(SHORT_LIST_S), env=layout.env())
+    Commands(layout.run).run("license-server", "periods", "--revocations", str(SHORT_LIST_S), env=layout.env())
     # The agent fetches a list that is new: some license was revoked.
     _revoked(layout, ())
     acts.switch_server(layout, on=False)

@@ -70,6 +70,7 @@ class Stand:
         self._updates: UpdateParts | None = None
         self._agent_wanted = True
         self._commands = HERE
+        self._programs = Warm(layout.run)
         self._tpm: Swtpm | None = None
         self._agent: Agent | None = None
         self._tokens: dict[str, str] = {}
@@ -117,8 +118,7 @@ class Stand:
         self._begin_updates = True
 
     def _start(self, pos: dict[str, int]) -> None:
-        with Warm() as commands:
-            self._start_with(commands, pos)
+        self._start_with(self._programs, pos)
         self._tell()
         click.echo(
             f"the stand is up in {self._layout.root} ({self._backend}); {self._layout.info} says where everything is;"
@@ -273,6 +273,7 @@ class Stand:
             self._tell()
 
     def _end(self) -> None:
+        self._programs.close()
         if self._agent is not None:
             self._agent.close()
         if self._updates is not None:

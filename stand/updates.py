@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from . import acts, sample
-from .commands import Commands, Warm
+from .commands import Commands
 from .programs import READY_S, StandError, free_ports, program
 from .running import BEGIN_UPDATES
 from .setup import AGENT_ID, Layout
@@ -61,8 +61,8 @@ def begin(layout: Layout) -> None:
         raise StandError("this stand has updates already: use 'license-stand ota publish VERSION'")
     places, port = Places(layout), free_ports()
     _make_directories(places, int(info["agent_uid"]))
-    with Warm() as commands:
-        _begin_repository(commands, places, layout)
+    commands = Commands(layout.run)
+    _begin_repository(commands, places, layout)
     source = sample.write(places.vendor / "source", FIRST, places.data, works=True)
     package = _bundle(places, source, FIRST, "0")
     first = {"package": str(package), "slots": str(places.pos), "certificate": str(places.certificate)}
@@ -73,7 +73,7 @@ def begin(layout: Layout) -> None:
     acts.wait(lambda: acts.info_of(layout)["updates"] is not None, LATE)
     # The agent is started again meanwhile, so that it finds update-trust.json.
     acts.wait(lambda: acts.info_of(layout)["agent_pid"] not in (0, info["agent_pid"]), LATE)
-    if problem := _cli(Commands(), layout, "ota", "check")["problem"]:
+    if problem := _cli(commands, layout, "ota", "check")["problem"]:
         raise StandError(f"updates do not work on this stand: {problem}")
 
 
@@ -189,26 +189,26 @@ def publish(
     """
     require(layout)
     places = Places(layout)
-    with Warm() as commands:
-        if _cli(commands, layout, "ota", "status")["state"] == "locked":
-            raise StandError(
-                "updates are locked after three failed attempts in a row, as on a till: look at 'license-agent-cli ota "
-                "history', then use 'license-agent-cli ota unlock --why TEXT'"
-            )
-        number = str(1 + sum(1 for _ in places.vendor.glob(f"{PRODUCT}-*.tar.zst")))
-        made = source or sample.write(places.vendor / "source", version, places.data, works=not bad)
-        package = _bundle(places, made, version, number)
-        _publish(commands, layout, places, package, version, number)
-        if forged:
-            _forge(places, package)
-        target = f"{PRODUCT}/{package.name}"
-        commands.run(
-            "license-server", "ota", "assign", AGENT_ID, target, "--notice", "0", "--replace", env=layout.env()
-        )  # fmt: skip
-        _cli(commands, layout, "ota", "check")
-        if forged:
-            return _refused(commands, layout, version)
-        return _ended(commands, layout, f"b{number}", say)
+    commands = Commands(layout.run)
+    if _cli(commands, layout, "ota", "status")["state"] == "locked":
+        raise StandError(
+            "updates are locked after three failed attempts in a row, as on a till: look at 'license-agent-cli ota "
+            "history', then use 'license-agent-cli ota unlock --why TEXT'"
+        )
+    number = str(1 + sum(1 for _ in places.vendor.glob(f"{PRODUCT}-*.tar.zst")))
+    made = source or sample.write(places.vendor / "source", version, places.data, works=not bad)
+    package = _bundle(places, made, version, number)
+    _publish(commands, layout, places, package, version, number)
+    if forged:
+        _forge(places, package)
+    target = f"{PRODUCT}/{package.name}"
+    commands.run(
+        "license-server", "ota", "assign", AGENT_ID, target, "--notice", "0", "--replace", env=layout.env()
+    )  # fmt: skip
+    _cli(commands, layout, "ota", "check")
+    if forged:
+        return _refused(commands, layout, version)
+    return _ended(commands, layout, f"b{number}", say)
 
 
 def require(layout: Layout) -> dict[str, Any]:
