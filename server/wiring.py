@@ -27,6 +27,7 @@ from .enrollment.service import Enrollment, Policy
 from .exchange.checkins import CheckIns
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
+from .fleet.devices.registry import Devices
 from .keys import datakey, key_rows, masterkey
 from .keys.keyring import COUNTER as KEYS_COUNTER
 from .keys.keyring import Keyring
@@ -198,6 +199,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         server.clones,
         server.leases,
         Directives(server.keys),
+        Devices(),
     )
     checkins = CheckIns(Prepared(server.database), server.keys, replies, random)
     return Exchange(server.database, server.keys, stores, random, checkins)

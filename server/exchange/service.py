@@ -34,6 +34,7 @@ from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
+from server.fleet.devices.registry import Devices
 from server.keys.keyring import Keyring
 from server.licensing.licenses.deliveries import Deliveries
 from server.licensing.licenses.leases import Leases
@@ -74,6 +75,7 @@ class Stores:
     clones: Clones
     leases: Leases
     updates: Directives
+    devices: Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,7 @@ class Exchange:
 
     def _updates(self, context: _Context, asked: UpdatesRequest) -> Reply:
         session, agent_id, now, records = context.session, context.agent.agent_id, context.now, Records()
+        self._stores.devices.note_contact(session, agent_id, asked.running, asked.hardware, now)
         self._stores.updates.note(session, agent_id, asked, now, records)
         found = self._stores.updates.answer(session, agent_id, asked, now, records)
         records.write(session)  # last: it locks the log's counter

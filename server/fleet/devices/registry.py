@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from contracts.contact.updates import RunningVersion
 from server.agents import device_rows
 from server.agents.registry import enrolled
-from server.base.errors import NotFound
+from server.base.errors import Conflict, NotFound
+from server.registry.models.core import Agent
 from server.registry.models.fleets import Device, DeviceVersion
 
 AGENT, DDI = device_rows.AGENT, "ddi"
@@ -45,6 +46,27 @@ def required(session: Session, device_id: str, *, lock: bool = False) -> Device:
     return device
 
 
+def register(session: Session, device_id: str, kind: str, name: str, now: int) -> Device:
+    """Registers a device that is no agent.
+
+    Args:
+        session: of a writing transaction.
+        device_id: its id.
+        kind: one of `KINDS`, not `AGENT`.
+        name: for people; may be empty.
+        now: seconds since 1970 UTC.
+
+    Raises:
+        Conflict: an agent or a device has this id.
+    """
+    if session.get(Agent, device_id) is not None or session.get(Device, device_id) is not None:
+        raise Conflict(f"the id {device_id!r} belongs to another device; choose another one")
+    device = Device(id=device_id, kind=kind, name=name, created_at=now, updated_at=now, revision=1)
+    session.add(device)
+    session.flush()
+    return device
+
+
 def ensure_agent(session: Session, agent_id: str, now: int) -> Device:
     """The device that an agent is. Made if it is missing: a release without devices may have enrolled the agent.
 
@@ -74,8 +96,9 @@ def note_contact(
 
     Raises:
         NotFound: there is no such agent.
-        Conflict: a device that is no agent has this id.
     """
+    if device_rows.taken(session, agent_id):
+        return Changed(False, ())  # whoever made that row: it costs an agent none of its updates
     device = ensure_agent(session, agent_id, now)
     other = False
     if isinstance(hardware, str) and device.hardware != hardware:
@@ -108,3 +131,13 @@ def note_versions(session: Session, device_id: str, said: dict[str, tuple[str, s
             row.version, row.build_id, row.reported_at = version, build_id, now
             changed.append(product)
     return tuple(sorted(changed))
+
+
+class Devices:
+    """The devices that agents are, for the exchange, which is given what requests act on."""
+
+    def note_contact(
+        self, session: Session, agent_id: str, running: Iterable[RunningVersion], hardware: str | UnsetType | None, now: int
+    ) -> Changed:
+        """As the function `note_contact`."""
+        return note_contact(session, agent_id, running, hardware, now)

@@ -219,6 +219,9 @@ class Stores:
         self._call("contact", agent_id, asked.directive, now)
         return Given("d.i.r", (2,), True)
 
+    def note_contact(self, _session: object, agent_id: str, running: object, _hardware: object, now: int) -> None:
+        self._call("note_contact", agent_id, running, now)
+
     def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
         self._call("announced", agent_id, names, now)
 
@@ -331,7 +334,7 @@ REPLIES = [
     (
         UpdatesRequest,
         UpdatesReply,
-        [("contact", "pos-1", 3, NOW)],
+        [("note_contact", "pos-1", (), NOW), ("contact", "pos-1", 3, NOW)],
         {"directive": "d.i.r", "acknowledged": (2,), "paused": True},
     ),
     (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),

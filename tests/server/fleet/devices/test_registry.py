@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from contracts.contact.updates import RunningVersion
+from contracts.contact.updates import RunningVersion, UpdatesReply, UpdatesRequest
 from server.agents import device_rows, removal
 from server.base.errors import Conflict, NotFound, RegistryError
 from server.base.refused import RequestRefused
@@ -12,6 +12,7 @@ from server.registry.models.fleets import Device as Row
 from server.registry.models.fleets import DeviceTag, DeviceVersion, FleetMember
 from server.registry.upkeep.retention import DAY_S
 from tests.server.devices import NOW, Device, public_jwk_of
+from tests.server.licensing.states.test_changes import make_till
 from tests.support.serverside import Acts, ServerSide
 
 ID = "pos-000001"
@@ -22,9 +23,7 @@ def running(product: str, version: str, build: str = "b1") -> RunningVersion:
 
 
 def ddi(server: ServerSide, device_id: str) -> None:
-    with server.database.write() as session:
-        row = {"kind": "ddi", "name": "", "created_at": NOW, "updated_at": NOW, "revision": 1}
-        session.add(Row(id=device_id, **row))
+    Acts(registry, server.database).register(device_id, "ddi", "", NOW)
 
 
 def kinds(server: ServerSide) -> dict[str, str]:
@@ -54,6 +53,9 @@ def test_an_id_belongs_to_one_device(server: ServerSide) -> None:
     ddi(server, ID)
     assert Device(2).come(server).agent_id.startswith(f"{ID}-")
     assert kinds(server)[ID] == "ddi"
+    for taken in (ID, f"{ID}-{Device(2).hw_id[:8]}"):
+        with pytest.raises(Conflict, match="belongs to another device"):
+            ddi(server, taken)
 
 
 def test_a_device_goes_with_its_agent_and_nothing_else_goes(server: ServerSide) -> None:
@@ -109,3 +111,19 @@ def test_nobody_is_no_device(server: ServerSide) -> None:
         with pytest.raises(NotFound) as caught:
             getattr(Acts(registry, server.database), act)(*arguments)
         assert isinstance(caught.value, RegistryError) and "list" in str(caught.value)
+
+
+def test_a_contact_for_updates_says_what_the_device_runs(server: ServerSide) -> None:
+    till = make_till(server, 1)
+    said = {"directive": 0, "outcomes": ()}
+    till.ask(UpdatesRequest, UpdatesReply, running=(running("pos", "1.1.0"),), hardware="pos-x200", **said)
+    agent_id = till.agent.agent_id
+    with server.database.read() as session:
+        assert registry.required(session, agent_id).hardware == "pos-x200"
+        assert [row.version for row in session.scalars(select(DeviceVersion).where(DeviceVersion.device_id == agent_id))] == [
+            "1.1.0"
+        ]
+    # A row that should not be there costs the agent no update.
+    with server.database.write() as session:
+        registry.required(session, agent_id).kind = "ddi"
+    till.ask(UpdatesRequest, UpdatesReply, running=(), **said)
