@@ -54,7 +54,7 @@ from server.keys.jose import new_signing_key, public_jwk
 from server.licensing.licenses.deliveries import Page
 from server.licensing.licenses.leases import Leased
 from server.licensing.licenses.usage import Taken
-from server.ota.directives import Given
+from server.ota.reports import Given
 from server.web.peers import Peer
 from server.web.responses import STATUS_OF
 from tests.server.agentside import AgentSide, answered
@@ -215,8 +215,11 @@ class Stores:
         self._call("lease", agent_id, asked.wanted, asked.held, now)
         return Leased((), (SEAT,), (), ("a#1",))
 
-    def contact(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int) -> Given:
-        self._call("contact", agent_id, asked.directive, now)
+    def note(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> None:
+        self._call("note", agent_id, asked.directive, now)
+
+    def answer(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> Given:
+        self._call("answer", agent_id, asked.directive, now)
         return Given("d.i.r", (2,), True)
 
     def note_contact(self, _session: object, agent_id: str, running: object, _hardware: object, now: int) -> None:
@@ -334,7 +337,7 @@ REPLIES = [
     (
         UpdatesRequest,
         UpdatesReply,
-        [("note_contact", "pos-1", (), NOW), ("contact", "pos-1", 3, NOW)],
+        [("note_contact", "pos-1", (), NOW), ("note", "pos-1", 3, NOW), ("answer", "pos-1", 3, NOW)],
         {"directive": "d.i.r", "acknowledged": (2,), "paused": True},
     ),
     (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),
