@@ -27,6 +27,7 @@ from .enrollment.service import Enrollment, Policy
 from .exchange.checkins import CheckIns
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
+from .fleet.ddi.actions import COUNTER as DDI_ACTIONS
 from .fleet.devices.registry import Devices
 from .keys import datakey, key_rows, masterkey
 from .keys.keyring import COUNTER as KEYS_COUNTER
@@ -59,7 +60,7 @@ from .registry.upkeep.housekeeping import Chore, Housekeeping
 
 _COUNTERS = (
     "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER, events.COUNTER,
-    ACCOUNTS_COUNTER, *(f"agents.{status}" for status in STATUSES),
+    ACCOUNTS_COUNTER, DDI_ACTIONS, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Makes certificates (RFC 5280). Pure: keys, names and times in, certificates out.
 
-root (offline, pathlen 1)  ->  issuing CA (pathlen 0)  ->  the server's TLS certificate, the agents' client certificates
+root (offline, pathlen 1)  ->  issuing CA (pathlen 0)  ->  the server's TLS certificate, the client certificates of agents and
+                                                           of devices that speak hawkBit's DDI
 operator CA (pathlen 0)                                ->  the operators' client certificates
 """
 
@@ -16,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contracts.exchange import RefusalCode
 from server.base.refused import RequestRefused
-from server.web.peers import AGENT_URI, OPERATOR_URI
+from server.web.peers import AGENT_URI, DEVICE_URI, OPERATOR_URI
 
 Key = ec.EllipticCurvePrivateKey
 BACKDATE_S = 3600
@@ -123,6 +124,14 @@ def make_client_certificate(
     if serial is not None:
         names.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)))
     return _client_certificate(key, ca, ca_key, names, AGENT_URI + agent_id, now, until)
+
+
+def make_device_certificate(
+    key: ec.EllipticCurvePublicKey, ca: x509.Certificate, ca_key: Key, device_id: str, now: int, until: int
+) -> x509.Certificate:
+    """The TLS client certificate of a device that speaks hawkBit's DDI. It names no agent, so it is none."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, device_id)]
+    return _client_certificate(key, ca, ca_key, names, DEVICE_URI + device_id, now, until)
 
 
 def make_operator_certificate(

@@ -12,6 +12,8 @@ AGENT_URI = "urn:license-agent:agent:"
 """How a client certificate names its agent: this, then the agent's id."""
 OPERATOR_URI = "urn:license-agent:operator:"
 """How a client certificate names an operator's account: this, then the account's name."""
+DEVICE_URI = "urn:license-agent:device:"
+"""How a client certificate names a device that speaks hawkBit's DDI: this, then the device's id."""
 MAX_CERTIFICATE_CHARS = 16 * 1024
 MAX_SERIAL_DIGITS = 15
 RENEWABLE_S = 400 * 86_400
@@ -29,6 +31,7 @@ class Peer:
         number: its serial number, in hex.
         agent_id: the agent that it names; empty if it names none.
         serial: the agent's serial number; None if it has none.
+        device_id: the device that it names, which speaks hawkBit's DDI; empty if it names none.
     """
 
     fingerprint: str
@@ -37,6 +40,7 @@ class Peer:
     number: str = ""
     agent_id: str = ""
     serial: int | None = None
+    device_id: str = ""
 
     def valid_at(self, now: int) -> bool:
         """Whether it is within its dates. It may have expired on a connection that is still open."""
@@ -67,15 +71,21 @@ def peer_of(der: bytes) -> Peer:
     )
 
 
-def _named(certificate: x509.Certificate) -> tuple[str, int | None]:
-    """The agent's id and serial number, where `pki.make_client_certificate` writes them."""
-    names: list[str] = []
+def _named(certificate: x509.Certificate) -> tuple[str, int | None, str]:
+    """The agent's id and serial number, and the device's id, where `pki` writes them."""
+    uris: list[str] = []
     with contextlib.suppress(x509.ExtensionNotFound):
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = [uri for uri in alternative.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(AGENT_URI)]
+        uris = alternative.get_values_for_type(x509.UniformResourceIdentifier)
     numbers = [str(entry.value) for entry in certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
     sound = len(numbers) == 1 and numbers[0].isascii() and numbers[0].isdigit() and len(numbers[0]) <= MAX_SERIAL_DIGITS
-    return names[0].removeprefix(AGENT_URI) if len(names) == 1 else "", int(numbers[0]) if sound else None
+    return _one(uris, AGENT_URI), int(numbers[0]) if sound else None, _one(uris, DEVICE_URI)
+
+
+def _one(uris: list[str], prefix: str) -> str:
+    """What follows the prefix in the only URI that has it; empty if none has, or several."""
+    found = [uri.removeprefix(prefix) for uri in uris if uri.startswith(prefix)]
+    return found[0] if len(found) == 1 else ""
 
 
 def certificate_of_header(value: bytes) -> bytes:

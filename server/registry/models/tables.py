@@ -3,7 +3,7 @@
 A file with models is imported here, and nowhere else for this purpose.
 """
 
-from . import events, fleets, licensing, operators, rollouts, seats, updates, usage, webhooks
+from . import ddi, events, fleets, licensing, operators, rollouts, seats, updates, usage, webhooks
 from .core import Base
 
-__all__ = ["Base", "events", "fleets", "licensing", "operators", "rollouts", "seats", "updates", "usage", "webhooks"]
+__all__ = ["Base", "ddi", "events", "fleets", "licensing", "operators", "rollouts", "seats", "updates", "usage", "webhooks"]
