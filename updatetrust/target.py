@@ -38,6 +38,8 @@ class Kind(StrEnum):
     DEB = "deb"
     RAUC = "rauc"
     MCUBOOT = "mcuboot"
+    SWU = "swu"
+    """An image of SWUpdate, for devices that speak hawkBit's DDI. No installer of an agent takes one."""
 
 
 class Custom(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -82,6 +82,7 @@ BAD: list[tuple[Code, str, Facts]] = [
     (Code.DIRECTIVE_REPLAYED, "one before it", Facts(directive=directive(number=3))),
     (Code.OTHER_PRODUCT, "a product that this machine has not", Facts(state=replace(STATE, products={}))),
     (Code.KIND_DIFFERS, "a package of another kind", Facts(target=target(kind="deb"))),
+    (Code.KIND_DIFFERS, "an image of SWUpdate", Facts(target=target(kind="swu"))),
     (Code.DOWNGRADE_NOT_ALLOWED, "a captured core orders an old signed image", Facts(state=running("3.2.2"))),
     (Code.DOWNGRADE_NOT_ALLOWED, "a release back to its pre-release", Facts(
         directive=directive(version="3.2.1-rc.1"), target=target(version="3.2.1-rc.1"), state=running("3.2.1"))),
