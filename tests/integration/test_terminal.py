@@ -4,9 +4,10 @@ A new command needs a row, and a new prompt fails its row. Without a terminal no
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from server.main import main as server_main
 from server.registry.models.core import Agent
 from stand.main import main as stand_main
 from tests.support.adminpki import Ca
+from tests.support.keptterminal import KeptProgram
 from tests.support.serverside import open_server
 from tests.support.stand import BIN, Stand, running_stand, short_directory
 from tests.support.terminal import AtTerminal, at_terminal
@@ -310,6 +312,7 @@ UNTYPED = {
     "license-agent-pos-check": "from installer.poscheck import entry; entry()",
 }
 """They are no console scripts: the package puts them where nobody types them."""
+Kept = Mapping[str, KeptProgram]
 UNTIL = {"license-stand up": "Ctrl-C"}
 """What programs write that go on until they are stopped."""
 
@@ -376,7 +379,17 @@ def place() -> Iterator[Path]:
         yield directory
 
 
-def run(stand: Stand, command: str, arguments: str, directory: Path) -> AtTerminal:
+@pytest.fixture(scope="module")
+def kept() -> Iterator[dict[str, KeptProgram]]:
+    """The programs that have most commands."""
+    with short_directory() as directory, contextlib.ExitStack() as stack:
+        programs = {name: KeptProgram(name, directory / name) for name in ("license-server", "license-agent-cli")}
+        for program in programs.values():
+            stack.callback(program.close)
+        yield programs
+
+
+def run(stand: Stand, kept: Kept, command: str, arguments: str, directory: Path) -> AtTerminal:
     tokens = {kind.upper(): token for kind, token in stand.info["tokens"].items()}
     env = {
         **{name: os.environ[name] for name in ("PATH",)},
@@ -391,27 +404,27 @@ def run(stand: Stand, command: str, arguments: str, directory: Path) -> AtTermin
     for name, value in env.items():
         words = [word.replace(f"${name}", value) for word in words]
     installed = [str(BIN / program)] if (BIN / program).exists() else [sys.executable, "-c", UNTYPED[program]]
-    return at_terminal([*installed, *words], env, directory, UNTIL.get(command, ""))
+    return at_terminal([*installed, *words], env, directory, UNTIL.get(command, ""), kept=kept.get(program))
 
 
 @pytest.mark.parametrize("command", SILENT)
-def test_it_asks_nothing(stand: Stand, place: Path, command: str) -> None:
-    done = run(stand, command, SILENT[command], place)
+def test_it_asks_nothing(stand: Stand, kept: Kept, place: Path, command: str) -> None:
+    done = run(stand, kept, command, SILENT[command], place)
     assert not done.asked, done.output
     assert "Traceback" not in done.output and "sage:" not in done.output, done.output
     assert done.status >= 0, done.output
 
 
 @pytest.mark.parametrize("command", ASKS)
-def test_it_asks_and_takes_no_for_an_answer(stand: Stand, place: Path, command: str) -> None:
+def test_it_asks_and_takes_no_for_an_answer(stand: Stand, kept: Kept, place: Path, command: str) -> None:
     arguments, status, question = ASKS[command]
-    done = run(stand, command, arguments, place)
+    done = run(stand, kept, command, arguments, place)
     assert done.asked and question in done.output, done.output
     assert "Traceback" not in done.output
     assert status is None or done.status == status, done.output
 
 
-def test_only_a_root_key_that_has_a_passphrase_is_asked_for_it(stand: Stand, place: Path) -> None:
+def test_only_a_root_key_that_has_a_passphrase_is_asked_for_it(stand: Stand, kept: Kept, place: Path) -> None:
     write_root_key(place / "locked.key", ec.generate_private_key(ec.SECP256R1()), b"a passphrase")
-    done = run(stand, "license-server keys rotate", f"rotation --root-key {place}/locked.key", place)
+    done = run(stand, kept, "license-server keys rotate", f"rotation --root-key {place}/locked.key", place)
     assert done.asked and done.status == 1 and f"passphrase of the root key {place}/locked.key: " in done.output

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.keptterminal import Command, KeptProgram
 from tests.support.waiting import READY_S
 
 TYPED = b"n\n" * 8
@@ -38,7 +39,12 @@ class AtTerminal:
 
 
 def at_terminal(
-    command: Sequence[str], env: Mapping[str, str], directory: Path, until: str = "", stop: int = signal.SIGTERM
+    command: Sequence[str],
+    env: Mapping[str, str],
+    directory: Path,
+    until: str = "",
+    stop: int = signal.SIGTERM,
+    kept: KeptProgram | None = None,
 ) -> AtTerminal:
     """Runs a program to its end.
 
@@ -48,6 +54,7 @@ def at_terminal(
         directory: where it runs.
         until: for a program that serves: what it writes once it does; it is then asked to stop.
         stop: the signal that asks it; SIGINT is what Ctrl-C sends.
+        kept: has the program of the command's first word loaded, which it then is not again; not for a program that serves.
 
     Raises:
         TimeoutError: it does not end.
@@ -64,17 +71,21 @@ def at_terminal(
         # Tests that a shell started in the background ignore SIGINT, and so would the program.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    process = subprocess.Popen(
-        command,
-        env=dict(env),
-        cwd=directory,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        umask=0o022,
-        start_new_session=True,
-        preexec_fn=own_terminal,
-    )
+    process: subprocess.Popen[bytes] | Command
+    if kept is not None:
+        process = kept.begin(command[1:], env, directory, theirs)
+    else:
+        process = subprocess.Popen(
+            command,
+            env=dict(env),
+            cwd=directory,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            umask=0o022,
+            start_new_session=True,
+            preexec_fn=own_terminal,
+        )
     shown, typed, stopped = b"", time.monotonic(), False
     ends = typed + 3 * READY_S
     try:
@@ -82,7 +93,7 @@ def at_terminal(
             if time.monotonic() > ends:
                 raise TimeoutError(f"{' '.join(command)} does not end: {shown.decode(errors='replace')}")
             shown += _read(ours)
-            if until and until in shown.decode(errors="replace") and not stopped:
+            if until and until in shown.decode(errors="replace") and not stopped and isinstance(process, subprocess.Popen):
                 process.send_signal(stop)
                 stopped = True
             if time.monotonic() > typed + 2 and _queued(theirs) == 0:
@@ -91,7 +102,7 @@ def at_terminal(
                 typed = time.monotonic()
         while more := _read(ours):
             shown += more
-        return AtTerminal(process.returncode, shown.decode(errors="replace").replace("\r\n", "\n"), _left(theirs) != TYPED)
+        return AtTerminal(process.wait(), shown.decode(errors="replace").replace("\r\n", "\n"), _left(theirs) != TYPED)
     finally:
         if process.poll() is None:
             process.kill()
