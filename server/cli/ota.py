@@ -13,7 +13,7 @@ from server.ota.repository import Repository
 from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, RELEASES, ROOT, TARGETS, WARN_AHEAD_S
 
-from . import otabundle, otakeys, otapackages, updates
+from . import otabundle, otakeys, otapackages, otatrust, updates
 from .base.options import changing, directory_option, json_option, now, opened, show, utc
 from .otaoptions import FOLDER
 
@@ -115,7 +115,7 @@ def _by(role: str) -> str:
     return ways.get(role, "serve, or ota expiry --renew")
 
 
-for _command in (*otakeys.COMMANDS, *otapackages.COMMANDS, *updates.COMMANDS, otabundle.bundle):
+for _command in (*otakeys.COMMANDS, *otapackages.COMMANDS, *updates.COMMANDS, otabundle.bundle, otatrust.trust):
     ota.add_command(_command)
 
 COMMANDS: tuple[click.Command, ...] = (ota,)

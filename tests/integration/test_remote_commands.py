@@ -42,7 +42,7 @@ LOCAL = {
     # No act has them yet.
     "agents show", "agents serial", "agents delete", "accounts oidc set", "accounts oidc show", "accounts oidc off",
     # They publish, or need the keys of the repository that the server has.
-    "ota init", "ota publish", "ota export", "ota keys", "ota expiry", "ota change-root", "ota change-targets",
+    "ota init", "ota publish", "ota export", "ota keys", "ota expiry", "ota change-root", "ota change-targets", "ota trust",
 }  # fmt: skip
 """Commands that work on the server's own machine only."""
 LOCAL_GROUPS = ("move", "master-key")

@@ -169,6 +169,7 @@ ARGUMENTS = {
     "ota pause": ["x"],
     "ota resume": ["x"],
     "ota status": ["x"],
+    "ota trust": ["x", "--hardware", "till"],
     "ota withdraw": ["x"],
     "reissue": ["--agent", "x"],
     "revoke": ["x"],

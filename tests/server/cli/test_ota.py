@@ -23,6 +23,7 @@ from tests.support.serverside import open_server
 from updater.bundle import Bundle
 from updatetrust.metadata import KeptVersions, verify_offline
 from updatetrust.metadatafiles import parse_names
+from updatetrust.trustfile import parse_trust_file
 
 Run = Callable[..., str]
 
@@ -303,3 +304,24 @@ def test_what_is_no_version_is_refused_with_what_one_looks_like(published: Path,
         said = add(run, "1.1" if words else "abc", "second", *words, code=2)
         assert "is not a version: one to four numbers with dots" in said
     assert not Path("second").exists()
+
+
+def test_a_machine_is_told_nothing_before_there_is_a_repository(place: Path, run: Run) -> None:
+    assert "no repository of updates yet" in run("trust", "pos-1", "--hardware", "till-mk1", "--out", "pos-1.json", code=1)
+    assert not (place / "pos-1.json").exists()
+
+
+def test_a_machine_is_told_whose_word_it_takes(published: Path, run: Run) -> None:
+    place = published
+    said = run("trust", "pos-1", "--hardware", "till-mk1")
+    found = parse_trust_file(said.encode())
+    assert (found.agent_id, found.hardware) == ("pos-1", "till-mk1")
+    assert found.tuf_root == json.loads((place / "server/updates/metadata/1.root.json").read_bytes())
+    server = open_server(place / "server")
+    assert found.license_roots == (server.keys.root_pins()[0],)
+    server.close()
+    run("trust", "pos-1", "--hardware", "till-mk1", "--out", "pos-1.json")
+    file = place / "pos-1.json"
+    assert file.read_text() == said and file.stat().st_mode & 0o777 == 0o644
+    for agent, hardware in (("pos-1", "any"), ("pos 1", "till-mk1"), ("pos-1", "Till MK1")):
+        assert "update-trust.json" in run("trust", agent, "--hardware", hardware, code=1)
