@@ -196,7 +196,7 @@ def publish(
             "history', then use 'license-agent-cli ota unlock --why TEXT'"
         )
     number = str(1 + sum(1 for _ in places.vendor.glob(f"{PRODUCT}-*.tar.zst")))
-    made = source or sample.write(places.vendor / "source", version, places.data, works=not bad)
+    made = sample.require(source) if source else sample.write(places.vendor / "source", version, places.data, works=not bad)
     package = _bundle(places, made, version, number)
     _publish(commands, layout, places, package, version, number)
     if forged:
