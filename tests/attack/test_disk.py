@@ -7,6 +7,7 @@ mended is mended, and nothing ends in a traceback.
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.swtpm import Swtpm
 from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.slow
+HURRIED = Path(__file__).parents[1] / "support" / "hurriedagent.py"
 
 
 @pytest.fixture(scope="module", params=[pytest.param("software", marks=pytest.mark.thorough), "tpm"])
@@ -235,10 +237,12 @@ def test_spoiled_key_files_are_refused(disk: Disk) -> None:
         _all_refused(disk, [objects, machine.state / "tpm.objects.twin"], 8, "are damaged")
 
 
-def test_spoiled_key_blobs_with_a_good_checksum_are_refused_by_the_tpm(disk: Disk) -> None:
+def test_spoiled_key_blobs_with_a_good_checksum_are_refused_by_the_tpm(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits the file can make the checksum fit; the TPM's own check cannot be made to."""
     if disk.machine.tpm is None:
         pytest.skip("the software backend's key file has no plain checksum")
+    # A refusal, which nobody signs, is believed after three seconds; there are thirty of them.
+    monkeypatch.setattr(disk.machine, "program", [sys.executable, str(HURRIED)])
     objects, twin = disk.machine.state / "tpm.objects", disk.machine.state / "tpm.objects.twin"
     data = objects.read_bytes()
 
