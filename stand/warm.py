@@ -147,7 +147,8 @@ def _run(name: str, entry: Callable[[], None], request: dict[str, Any], files: l
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
-    sys.argv = [name, *request["arguments"]]
+    place = Path(sys.executable).with_name(name)  # a command may look for others beside its own
+    sys.argv = [str(place) if place.exists() else name, *request["arguments"]]
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     status = _status(entry)
     room = entry.__module__.partition(".")[0]  # what else is imported, its modules import

@@ -86,6 +86,11 @@ def test_an_administrators_certificate_is_passed_on(commands: Commands, monkeypa
         commands.run("license-agent-cli", "status")
 
 
+def test_a_command_finds_others_beside_its_own(elsewhere: Commands) -> None:
+    with pytest.raises(StandError, match="nowhere does not exist"):
+        elsewhere.run("license-agent-cli", "config", "check", env={"LICENSE_AGENT_CONFIG": "nowhere", "PATH": "/nonexistent"})
+
+
 def test_a_command_is_a_process_of_its_own(warm: Warm, tmp_path: Path) -> None:
     """It leaves nothing behind in the program that was loaded."""
     (tmp_path / "secret").touch(mode=0o600)
