@@ -6,6 +6,7 @@ Only systemd is not real: standupdates/system.py does its part.
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_package_that_another_hand_made_changes_nothing_and_locks_nothing(till
         till.cli("ota", "check")
         wait_until(lambda: "(digest-differs)" in (till.cli("ota", "status")["problem"] or ""), till.logs)
     finally:
-        till.forge = lambda _path, data: data
+        till.honest()
     found = till.cli("ota", "status")
     assert (found["attempts"], found["state"]) == (attempts, "window") and "vendor has signed" in found["action"], found
     assert till.runs() == before == installed(till)["version"]
@@ -125,7 +126,7 @@ def test_a_package_from_a_memory_stick_is_installed_without_the_repository(till:
     try:
         found = till.cli("ota", "install", "--package", str(stick))
     finally:
-        till.forge = lambda _path, data: data
+        till.honest()
     assert (found["version"], found["outcome"]) == ("1.4", "installed"), till.logs()
     assert till.runs() == "1.4" == installed(till)["version"]
     till.cli("ota", "check")  # the server learns how it ended
@@ -155,3 +156,93 @@ def test_a_captured_core_and_updater_cannot_install_what_they_forge(till: Update
     found = till.as_core(Switch(v=INSTALLER_VERSION, id=1, product="pos", sha256=content["sha256"]))
     assert isinstance(found, Refused) and found.code == "wrong-phase", found
     assert till.runs() == before == installed(till)["version"]
+
+
+def test_what_the_server_takes_back_is_not_installed_and_root_remembers_it(till: UpdatedStand) -> None:
+    before = till.runs()
+    till.assign(till.vendor.publish("1.6", pos_bundle("1.6", till.data)), "--notice", "2d", "--replace")
+    till.cli("ota", "check")
+    order = till.journal()["order"]
+    wait_until((till.staged / "staged" / order["sha256"]).exists, till.logs)
+    papers = till.place / "papers"
+    shutil.copytree(till.staged / "staged" / order["sha256"], papers)
+    till.withdraw()
+    till.cli("ota", "check")
+    (line,) = till.cli("ota", "history", "--count", "1")["entries"]
+    assert (line["version"], line["outcome"], line["number"]) == ("1.6", "withdrawn", order["number"])
+    assert till.cli("ota", "status")["state"] == "idle" and not any((till.staged / "staged").iterdir())
+    till.cli("ota", "check")  # the server learns that the agent knows
+    withdrawal, withdrawn = till.ordered()["directives"][:2]
+    assert (withdrawal["withdraws"], withdrawal["state"], withdrawal["detail"]) == (
+        order["number"],
+        "expired",
+        "the agent knows",
+    )
+    assert (withdrawn["number"], withdrawn["state"]) == (order["number"], "withdrawn")
+    assert json.loads((till.own / "state.json").read_bytes())["withdrawn"] == order["number"]
+    # A core and an updater that are captured later have kept everything that was signed.
+    shutil.copytree(papers, till.staged / "staged" / order["sha256"])
+    found = till.as_core(Prepare(v=INSTALLER_VERSION, id=1, product="pos", sha256=order["sha256"]))
+    assert isinstance(found, Refused) and found.code == "directive-withdrawn", found
+    assert till.runs() == before == installed(till)["version"]
+
+
+def test_a_server_and_a_repository_that_lie_change_nothing_that_the_agent_says(till: UpdatedStand) -> None:
+    before, since = till.runs(), metric(till, "last_success_timestamp_seconds")
+    attempts = till.cli("ota", "status")["attempts"]
+
+    def waits_for(code: str) -> None:
+        till.cli("ota", "check")
+        wait_until(lambda: f"({code})" in (till.cli("ota", "status")["problem"] or ""), till.logs)
+        assert till.runs() == before == installed(till)["version"]
+
+    # It says that a version is proved, and has nothing more to order, while that version fails its trial.
+    till.assign(till.vendor.publish("1.7", pos_bundle("1.7", till.data, works=False, check_s=2)))
+    till.cli("ota", "check")
+    wait_until(lambda: till.journal()["step"] == "proving", till.logs)
+    number = till.journal()["order"]["number"]
+    till.have_server_say(number, state="proved")
+    till.cli("ota", "check")
+    wait_until(lambda: till.journal()["done"] >= number, till.logs)
+    (line,) = till.cli("ota", "history", "--count", "1")["entries"]
+    assert (line["version"], line["outcome"]) == ("1.7", "rolled-back") and line["reason"].startswith("unproved: ")
+    assert till.runs() == before == installed(till)["version"]
+    till.cli("ota", "check")
+    assert [each["version"] for each in till.ordered()["running"]] == [before], "the agent's signed report says what runs"
+    assert till.records("ota.rollback")[-1]["version"] == "1.7"
+
+    # It orders the package under another version, signed with its own key.
+    old = (till.vendor.repository / "metadata" / "timestamp.json").read_bytes()
+    path = till.vendor.publish("1.8", pos_bundle("1.8", till.data))
+    till.assign(path)
+    till.have_server_say(till.ordered()["directives"][0]["number"], version="9.9")
+    waits_for("version-differs")
+
+    # The repository answers with an older state, and with a part of a file that nobody asked for.
+    till.assign(path, "--replace")
+    till.forge = lambda path, data: old if path == "metadata/timestamp.json" else data
+    waits_for("metadata-rolled-back")
+    till.honest()
+    till.head = lambda path: (
+        f"206 Partial Content\r\nContent-Range: bytes 0-9/{10**6}" if path.startswith("targets/") else "200 OK"
+    )
+    assert till.cli("ota", "install", "--no-wait")["version"] == "1.8"
+    wait_until(lambda: "not the part that was asked for" in (till.cli("ota", "status")["problem"] or ""), till.logs)
+
+    assert metric(till, "last_success_timestamp_seconds") == since, "nothing was installed"
+    assert till.cli("ota", "status")["attempts"] == attempts + 1, "only the version that ran has failed"
+    assert till.runs() == before == installed(till)["version"]
+    till.honest()
+    number = till.journal()["order"]["number"]
+    till.cli("ota", "install", "--no-wait", fine=(0, 4))  # or it has gone on by itself
+    wait_until(lambda: till.journal()["done"] >= number, till.logs)
+    assert till.runs() == "1.8" == installed(till)["version"]
+    till.cli("ota", "check")
+    assert said_by_server(till) == ("proved", "")
+
+    # What runs is ordered again: the server sees from the report that there is nothing to do, and so does the agent.
+    register, since = till.cli("ota", "history")["entries"], metric(till, "last_success_timestamp_seconds")
+    till.assign(path)
+    till.cli("ota", "check")
+    assert said_by_server(till) == ("proved", "") and till.cli("ota", "history")["entries"] == register
+    assert metric(till, "last_success_timestamp_seconds") == since

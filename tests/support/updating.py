@@ -9,6 +9,7 @@ import os
 import pwd
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,9 +46,9 @@ exit 1
 """
 
 
-def pos_bundle(version: str, data: Path, *, works: bool = True) -> bytes:
-    """A version of the sample POS: it says which one runs, and its health command looks at that."""
-    check = _CHECK if works else _BAD_CHECK
+def pos_bundle(version: str, data: Path, *, works: bool = True, check_s: int = 0) -> bytes:
+    """A version of the sample POS: it says which one runs, and its health command looks at that, after some seconds."""
+    check = (_CHECK if works else _BAD_CHECK).replace(b"#!/bin/sh\n", b"#!/bin/sh\nsleep %d\n" % check_s)
     place = str(data).encode()
     members = [
         directory("bin"),
@@ -126,6 +127,7 @@ class UpdatedStand:
         vendor: signs and publishes.
         data: where the POS writes.
         forge: takes the path of a file and its bytes; what it returns is served.
+        head: takes the path of a file; it is served with this status and these headers.
     """
 
     def __init__(self, stand: Stand, place: Path, updates: str = "") -> None:
@@ -134,7 +136,7 @@ class UpdatedStand:
         self.etc = Path(self.info["config"]).parent
         self.run_dir = Path(self.info["link_socket"]).parent
         self.core_uid = int(self.info["agent_uid"])
-        self.forge: Callable[[str, bytes], bytes] = lambda _path, data: data
+        self.honest()
         self._ends = contextlib.ExitStack()
         try:
             self._begin(updates)
@@ -157,6 +159,11 @@ class UpdatedStand:
         self._start("updater")
         self._start("installer")
         self._ends.callback(_end, self._program("system"))
+
+    def honest(self) -> None:
+        """Has the repository serve what it holds."""
+        self.forge: Callable[[str, bytes], bytes] = lambda _path, data: data
+        self.head: Callable[[str], str] = lambda _path: "200 OK"
 
     def close(self) -> None:
         self._ends.close()
@@ -182,7 +189,7 @@ class UpdatedStand:
                 exchange.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
             data = self.forge(path, file.read_bytes())
-            exchange.send(f'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: {len(data)}\r\n\r\n'.encode() + data)
+            exchange.send(f'HTTP/1.1 {self.head(path)}\r\nETag: "1"\r\nContent-Length: {len(data)}\r\n\r\n'.encode() + data)
 
     def _write_configuration(self, ota: str, updates: str) -> None:
         trust = {
@@ -245,6 +252,18 @@ class UpdatedStand:
         """Orders the agent to install a package, without notice."""
         done = license_server("ota", "assign", self.info["agent_id"], path, "--notice", "0", *more, env=self.info["env"])
         assert done.returncode == 0, done
+
+    def withdraw(self) -> None:
+        """Takes back what the agent is ordered to install."""
+        done = license_server("ota", "withdraw", self.info["agent_id"], env=self.info["env"])
+        assert done.returncode == 0, done
+
+    def have_server_say(self, number: int, **columns: object) -> None:
+        """Changes what the license server believes of a directive, as who holds the server can."""
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with contextlib.closing(sqlite3.connect(self.vendor.server / "server.db", timeout=READY_S)) as registry, registry:
+            done = registry.execute(f"UPDATE update_directive SET {names} WHERE number = ?", (*columns.values(), number))
+            assert done.rowcount == 1, number
 
     def bundle(self, path: str, out: Path) -> None:
         """Makes the bundle of a package that the agent is ordered to install, as for a memory stick."""
