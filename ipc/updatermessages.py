@@ -106,6 +106,16 @@ class Refresh(Request, tag="refresh", frozen=True):
     now: Instant
 
 
+class Look(Request, tag="look", frozen=True):
+    """Asks how long the repository's metadata of now is valid, without a directive. No package is downloaded.
+
+    Attributes:
+        now: as in `Refresh`.
+    """
+
+    now: Instant
+
+
 class Stage(Request, tag="stage", frozen=True):
     """Orders a download. Members as in `Refresh`.
 
@@ -184,6 +194,20 @@ class Offer(Request, tag="offer", frozen=True):
     signed_role: Short = ""
 
 
+class Seen(Request, tag="seen", frozen=True):
+    """How long the repository's metadata is valid.
+
+    Attributes:
+        metadata_expires: when the first of it ends, seconds since 1970 UTC.
+        signed_until: when the first role ends that people sign, seconds since 1970 UTC.
+        signed_role: its name.
+    """
+
+    metadata_expires: Instant
+    signed_until: Instant
+    signed_role: Short
+
+
 class Progress(Request, tag="progress", frozen=True):
     """Bytes of the package that are on disk, and how many there will be."""
 
@@ -229,8 +253,8 @@ class Failure(Request, tag="failed", frozen=True):
     network: bool
 
 
-ToUpdater = Describe | Refresh | Stage | TakeBundle | Discard
-FromUpdater = Description | Offer | Progress | Staged | Done | Failure
+ToUpdater = Describe | Refresh | Look | Stage | TakeBundle | Discard
+FromUpdater = Description | Offer | Seen | Progress | Staged | Done | Failure
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -20,8 +20,10 @@ from ipc.updatermessages import (
     Discard,
     Done,
     Failure,
+    Look,
     Offer,
     Refresh,
+    Seen,
     Stage,
     Staged,
     TakeBundle,
@@ -52,7 +54,7 @@ _OF_THE_STATE = frozenset(
 
 USUAL_S = 3 * 86_400
 """How long the repository's metadata is fresh at most; that of a bundle may be signed for longer."""
-ORDERS = ("refresh", "stage", "take_bundle", "discard")
+ORDERS = ("refresh", "look", "stage", "take_bundle", "discard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Updater:
     def _answer(self, order: Request, descriptor: int | None, report: Report, staging: Staging) -> Request:
         if isinstance(order, Refresh):
             return self._refresh(order, staging)
+        if isinstance(order, Look):
+            return self._look(order, staging)
         if isinstance(order, Stage):
             return self._stage(order, staging, report)
         if isinstance(order, TakeBundle) and descriptor is not None:
@@ -143,20 +147,20 @@ class Updater:
         raise TypeError(f"an order without an answer: {type(order).__name__}")
 
     def _read(
-        self, session: LinkSession, ordered: _Ordered, now: int, staging: Staging
+        self, session: LinkSession, trust: UpdateTrust, target: str | None, now: int, staging: Staging
     ) -> tuple[VerifiedTargets, MetadataFiles]:
         """The newest metadata of the repository, by the root of this machine."""
-        metadata, root = self._places.state / METADATA, ordered.trust.root_bytes()
+        metadata, root = self._places.state / METADATA, trust.root_bytes()
         try:
             staging.tidy_metadata()
         except OSError as error:
             raise disk_failure(error, "the repository's metadata cannot be kept") from None
-        return read_repository(session, metadata, root, now, ordered.directive.target, self._clock)
+        return read_repository(session, metadata, root, now, target, self._clock)
 
     def _refresh(self, order: Refresh, staging: Staging) -> Offer:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, _ = self._read(session, ordered, order.now, staging)
+            verified, _ = self._read(session, ordered.trust, ordered.directive.target, order.now, staging)
         target = _agreed(ordered, verified, order.now, network=True)
         signed_until, signed_role = verified.first_end()
         return Offer(
@@ -175,10 +179,21 @@ class Updater:
             signed_role=signed_role[:64],
         )
 
+    def _look(self, order: Look, staging: Staging) -> Seen:
+        try:
+            trust = read_trust(self._places.trust, self._places.owners)
+        except BadTrustFile as error:
+            raise UpdateFailed(UpdaterCode.TRUST, str(error)) from None
+        with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
+            verified, _ = self._read(session, trust, None, order.now, staging)
+        until, role = verified.first_end()
+        expires = verified.fresh_until
+        return Seen(v=UPDATER_VERSION, id=order.id, metadata_expires=expires, signed_until=until, signed_role=role[:64])
+
     def _stage(self, order: Stage, staging: Staging, report: Report) -> Staged:
         ordered = self._ordered(order.directive, order.key_set)
         with open_link(self._places.link, order.now, self._clock, self._trusted_uids) as session:
-            verified, files = self._read(session, ordered, order.now, staging)
+            verified, files = self._read(session, ordered.trust, ordered.directive.target, order.now, staging)
             target = _agreed(ordered, verified, order.now, network=True)
             part = None
             if not _holds(staging, target):

@@ -65,7 +65,7 @@ class _Source:
 
 
 def read_repository(
-    session: LinkSession, directory: Path, bootstrap: bytes, now: int, target: str, clock: Clock
+    session: LinkSession, directory: Path, bootstrap: bytes, now: int, target: str | None, clock: Clock
 ) -> tuple[VerifiedTargets, MetadataFiles]:
     """Brings the metadata to its newest state.
 
@@ -74,7 +74,7 @@ def read_repository(
         directory: keeps the metadata for the next time; it is there, and tidy (`Staging.tidy_metadata`).
         bootstrap: the root that the trust begins with.
         now: seconds since 1970 UTC.
-        target: that the caller will ask for.
+        target: that the caller will ask for; None for a look at all of it.
         clock: seconds that pass.
 
     Raises:
@@ -82,7 +82,7 @@ def read_repository(
     """
     source = _Source(session, clock)
     try:
-        return refresh(directory, source, bootstrap, now, (target,))
+        return refresh(directory, source, bootstrap, now, None if target is None else (target,))
     except MetadataRefused as error:
         raise refused(error) from None
     except RepositoryUnreachable as error:

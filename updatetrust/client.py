@@ -5,6 +5,7 @@ the time, so `_trusted_set.reference_time` is set; a test fails if a release no 
 of a temporary file and is not used.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,6 +122,12 @@ class Repository:
         except (RepositoryError, DownloadError) as error:
             raise _refused(error) from None
 
+    def delegated_paths(self) -> tuple[str, ...]:
+        """Paths of which each is one that the top-level targets delegate to somebody; no target needs to have them."""
+        known = self._updater._trusted_set.targets.delegations
+        roles = () if known is None or known.roles is None else known.roles.values()
+        return tuple(re.sub(r"[*?]", "x", pattern) for role in roles for pattern in role.paths or ())
+
     def root_version(self) -> int:
         """The version of the newest root that is trusted; `root_history/N.root.json` in the directory is that root."""
         version: int = self._updater._trusted_set.root.version
@@ -159,7 +166,7 @@ class Repository:
 
 
 def refresh(
-    directory: Path, source: Source, bootstrap: bytes, now: int, paths: Collection[str] = ()
+    directory: Path, source: Source, bootstrap: bytes, now: int, paths: Collection[str] | None = ()
 ) -> tuple[VerifiedTargets, MetadataFiles]:
     """Brings the metadata to the newest state, and verifies it once more as the installer will.
 
@@ -168,7 +175,8 @@ def refresh(
         source: as in `Repository`.
         bootstrap: as in `Repository`.
         now: as in `Repository`.
-        paths: targets that the caller will ask for; the roles that they are delegated to are read.
+        paths: targets that the caller will ask for; the roles that they are delegated to are read. None for all that are
+            delegated.
 
     Returns:
         What the metadata says, and its files.
@@ -180,7 +188,7 @@ def refresh(
     """
     repository = Repository(directory, source, bootstrap, now)
     repository.refresh()
-    for path in paths:
+    for path in repository.delegated_paths() if paths is None else paths:
         repository.look_up(path)
     # Versions that went back were refused by the comparison with what is in the directory.
     return repository.verified(KeptVersions()), repository.files()

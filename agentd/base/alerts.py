@@ -100,7 +100,7 @@ OTA_LOCKED = Alert(
 OTA_METADATA_ENDS = Alert(
     "alert.ota_metadata_ends", Severity.LOW, "Signed metadata of the update repository ends within 30 days",
     "Ask the operator of the update repository whether it was signed again ('license-server ota expiry' there): after its end "
-    "no update is installed. The agent learns it with its next update, which ends the alert.",
+    "no update is installed. The agent looks once a day, and with 'license-agent-cli ota check', which ends the alert.",
 )  # fmt: skip
 OTA_REHEARSAL = Alert(
     "alert.ota_rehearsal", Severity.LOW, "This test bench has not rehearsed an update for more than a quarter",

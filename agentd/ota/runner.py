@@ -57,6 +57,9 @@ LOOK_S, LOOK_FAR_S = 5.0, 60.0
 """How often a step that waits looks again: for the shop's consent or a restart, and for a time."""
 WARN_S = 30 * 86_400
 """How long before its end a role of the update metadata raises an alert: people have to meet to sign it again."""
+REPOSITORY_S, REPOSITORY_AGAIN_S = 86_400.0, 3600.0
+"""How often the repository is looked at while nothing is to be installed, and after a look in vain: what people have signed
+again must be known without an update. Seconds; the first look is within an hour of the start."""
 KEEP_SPENT_S = 600.0
 """How often the running time at a step is kept: a till that is switched off each night has deadlines too."""
 
@@ -113,6 +116,7 @@ class UpdateRunner:
         self._tried = False
         self._again_at = now
         self._kept_at = now
+        self._look_at = now + REPOSITORY_AGAIN_S * draw()
         self._abort: Failure | None = None
         self.running: dict[str, Installed] = {}
         self._show_pause()
@@ -407,7 +411,29 @@ class UpdateRunner:
             await self.keep(offered(update, update.order, now))
             return True
         self._pause(LOOK_S)
+        if self._core.clock.monotonic() >= self._look_at:
+            await self._look()
         return False
+
+    async def _look(self) -> None:
+        """Asks the updater how long the repository's metadata is valid. That it cannot say so hinders nothing."""
+        mono, now, situation = self._core.clock.monotonic(), self._core.clock.now(), self.situation
+        self._look_at = mono + REPOSITORY_AGAIN_S
+        try:
+            seen = await self._machine.updater.look(now)
+        except (Hindered, Declined) as error:
+            log.info("the update repository could not be looked at: %s", error)
+            return
+        self._look_at = mono + REPOSITORY_S * (0.9 + 0.2 * self._draw())
+        situation.refreshed, situation.metadata_expires = now, seen.metadata_expires
+        situation.signed = until, role = seen.signed_until, seen.signed_role
+        if (until, role) != (self._journal.signed_until, self._journal.signed_role):
+            async with self._lock:
+                await self._store(msgspec.structs.replace(self._journal, signed_until=until, signed_role=role))
+
+    def look_soon(self) -> None:
+        """Has the repository looked at with the next tick, if nothing is under way."""
+        self._look_at = self._again_at = self._core.clock.monotonic()
 
     # What the server wants
 

@@ -70,6 +70,15 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How long the repository's metadata is valid. Members as in `Offered`."""
+
+    metadata_expires: int
+    signed_until: int
+    signed_role: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """What the health command of a product says.
 
@@ -87,6 +96,9 @@ class Updater(Protocol):
 
     async def refresh(self, order: Order, now: int) -> Offered:
         """What the repository holds for the order's directive; `now` in seconds since 1970 UTC."""
+
+    async def look(self, now: int) -> Seen:
+        """How long the repository's metadata is valid; `now` as in `refresh`."""
 
     async def stage(self, order: Order, now: int, rate: int | None, progress: Progress) -> None:
         """Has the package verified and on disk; returns at once if it is. `rate` in bytes a second."""

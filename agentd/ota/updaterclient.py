@@ -7,7 +7,7 @@ from ipc import updatermessages as wire
 
 from .hindrances import MACHINE
 from .orderclient import OrderClient, clean
-from .sides import Declined, Hindered, Offered, Progress, Unreachable
+from .sides import Declined, Hindered, Offered, Progress, Seen, Unreachable
 from .table import Order
 
 USER = "license-agent-updater"
@@ -44,6 +44,11 @@ class UpdaterClient:
             found.signed_until,
             clean(found.signed_role),
         )
+
+    async def look(self, now: int) -> Seen:
+        """As `sides.Updater`."""
+        found = _expect(await self._orders.order(wire.Look(v=wire.UPDATER_VERSION, id=1, now=now)), wire.Seen)
+        return Seen(found.metadata_expires, found.signed_until, clean(found.signed_role))
 
     async def stage(self, order: Order, now: int, rate: int | None, progress: Progress) -> None:
         """As `sides.Updater`."""

@@ -180,6 +180,10 @@ def test_what_the_server_takes_back_is_not_installed_and_root_remembers_it(till:
     )
     assert (withdrawn["number"], withdrawn["state"]) == (order["number"], "withdrawn")
     assert json.loads((till.own / "state.json").read_bytes())["withdrawn"] == order["number"]
+    # While nothing is to be installed, the agent looks at the repository all the same.
+    looked = till.cli("ota", "status")["checked"]
+    till.cli("ota", "check")
+    wait_until(lambda: till.cli("ota", "status")["checked"] > looked, till.logs)
     # A core and an updater that are captured later have kept everything that was signed.
     shutil.copytree(papers, till.staged / "staged" / order["sha256"])
     found = till.as_core(Prepare(v=INSTALLER_VERSION, id=1, product="pos", sha256=order["sha256"]))

@@ -21,8 +21,10 @@ from ipc.updatermessages import (
     Discard,
     Done,
     Failure,
+    Look,
     Offer,
     Refresh,
+    Seen,
     Stage,
     Staged,
     TakeBundle,
@@ -107,6 +109,16 @@ def test_an_offer_says_what_would_be_installed(machine: Machine) -> None:
     assert offer.signed_role and offer.signed_until > offer.metadata_expires
     assert not any("targets/pos" in path for path, _ in machine.link.asked), "no package was downloaded"
     assert isinstance(machine.stage(), Staged) and machine.order(order).staged
+
+
+def test_a_look_without_a_directive_says_how_long_the_metadata_is_valid(machine: Machine, tmp_path: Path) -> None:
+    offer = machine.order(Refresh(v=1, id=3, directive=machine.vendor.directive(), key_set=machine.vendor.key_set(), now=NOW))
+    seen = machine.order(Look(v=1, id=4, now=NOW))
+    assert seen == Seen(v=1, id=4, metadata_expires=offer.metadata_expires, signed_until=offer.signed_until,
+                        signed_role=offer.signed_role)  # fmt: skip
+    assert machine.staged == []
+    (tmp_path / "update-trust.json").unlink()
+    assert failed(machine.order(Look(v=1, id=5, now=NOW))) == ("trust", False)
 
 
 def test_a_staged_package_has_all_that_the_installer_needs_to_verify_it(machine: Machine) -> None:

@@ -64,6 +64,8 @@ class UpdateHandlers:
         if cycle is None:
             raise Refused("this agent has no license server, which orders updates; 'license-agent-cli provision' gives it one")
         await cycle.contact()
+        if self._parts.updates is not None:
+            self._parts.updates.look_soon()
         return update_view(self._parts.updates, self._parts.core.clock)
 
     async def _install(self, request: OtaInstall, peer: Peer) -> dict[str, Any]:

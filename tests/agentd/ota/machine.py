@@ -25,7 +25,7 @@ from agentd.ota.effects import Machine
 from agentd.ota.register import Register
 from agentd.ota.runner import UpdateRunner
 from agentd.ota.settings import Settings
-from agentd.ota.sides import Declined, Offered, Progress, Proof, Unreachable
+from agentd.ota.sides import Declined, Offered, Progress, Proof, Seen, Unreachable
 from agentd.ota.table import Installed, Order
 from audittrail.chain import Chain
 from hwsec.vault import Vault
@@ -71,6 +71,10 @@ class MemoryUpdater:
     async def refresh(self, order: Order, now: int) -> Offered:
         self.calls.begin("refresh")
         return self.offer
+
+    async def look(self, now: int) -> Seen:
+        self.calls.begin("look")
+        return Seen(self.offer.metadata_expires, self.offer.signed_until, self.offer.signed_role)
 
     async def stage(self, order: Order, now: int, rate: int | None, progress: Progress) -> None:
         self.calls.begin("stage")

@@ -380,6 +380,36 @@ def test_when_signed_metadata_ends_is_known_after_a_restart_too(machine: Updated
     assert again.signed_role_ends() == (until, "targets")
 
 
+def test_what_people_have_signed_again_is_known_within_a_day_without_an_update(machine: UpdatedMachine) -> None:
+    soon, later_on = NOW + 20 * 86_400, NOW + 300 * 86_400
+    machine.updater.offer = replace(machine.updater.offer, signed_until=soon, signed_role="releases")
+    machine.calls.before["look"] = [Unreachable("no route"), Declined("malformed", "a former updater")]
+    runner = machine.start()
+
+    async def day() -> None:
+        for _ in range(24 * 60):
+            later(machine, 60)
+            await runner.run()
+
+    async def story() -> None:
+        await runner.run()
+        assert "look" not in machine.calls.made, "a fleet that starts at once does not look at once"
+        await day()
+        assert runner.signed_role_ends() == (soon, "releases") and machine.calls.made.count("look") == 3
+        assert (runner.problem, runner.hindrance, runner.update.step) == ("", None, Step.IDLE)
+        machine.updater.offer = replace(machine.updater.offer, signed_until=later_on)
+        await day()
+        assert runner.signed_role_ends() is None and machine.calls.made.count("look") == 4
+        assert machine.start().situation.signed == (later_on, "releases"), "it outlives the process"
+        machine.calls.made.clear()
+        again = machine.start()
+        again.look_soon()
+        await again.run()
+        assert machine.calls.made.count("look") == 1 and again.situation.refreshed == int(machine.wall)
+
+    play(story)
+
+
 def test_a_rehearsal_proves_the_new_version_and_goes_back(machine: UpdatedMachine) -> None:
     machine.settings = Settings(consent=Mode.NONE, test_bench=True)
     runner = machine.start()
