@@ -26,6 +26,7 @@ from server.accounts.roles import Role, admits
 from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
+from server.fleet.fleets.figures import DAYS, Certificates, Figures, Group
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
 from server.ota.words import LIFETIMES as METADATA_LIFETIMES
@@ -87,12 +88,14 @@ def agent_metrics() -> list[Row]:
 
 def server_metrics() -> list[Row]:
     """All metrics of the server, with one request counted: a labeled metric has no sample before its first."""
+    counted = Group(1, 1, Certificates((0,) * len(DAYS), 1, 1.0))
     metrics = ServerMetrics(
         lambda: Facts(
             {},
             dict.fromkeys(LIFETIMES, 0),
-            jobs=[JobFacts(name, 0, 0, 0) for name in ("housekeeping", "keys", "updates")],
+            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "updates")],
             metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
+            devices=Figures(0, counted, {"ID": counted}),
         ),
         lambda: 0.0,
     )

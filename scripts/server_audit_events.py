@@ -29,6 +29,8 @@ def _update(state: State) -> str:
     return f"update_{state.value.replace('-', '_')}"
 
 
+DEVICE_LABELS = ("attributes_set", "attributes_unset", "tagged", "untagged")
+
 COMPUTED: dict[tuple[str, str], tuple[str, ...]] = {
     ("acts/approvals.py", "outcome"): ("ok", "refused"),
     ("acts/runner.py", "**fields"): ("act", "via", "text"),
@@ -42,6 +44,8 @@ COMPUTED: dict[tuple[str, str], tuple[str, ...]] = {
     ("agents/removal.py", "**was"): ("serial", "hw_id", "identity", "revoked_at", "retired_at"),
     ("agents/removal.py", "**asdict(removed)"): tuple(Removed.__dataclass_fields__),
     ("agents/retirement.py", "RETIRED"): ("retired",),
+    ("fleet/fleets/fleets.py", "event"): ("fleet.members_added", "fleet.members_removed"),
+    ("fleet/devices/labels.py", "event"): tuple(f"device.{name}" for name in DEVICE_LABELS),
     ("keys/lifecycle.py", "actor"): ("admin", "server"),
     ("keys/succession.py", "actor"): ("admin", "server"),
     ("keys/succession.py", "event"): ("keys.rotated", "keys.reverted"),
@@ -124,8 +128,20 @@ MEANINGS: dict[str, str] = {
     "ddi.revoked": "a token or certificate of devices that speak DDI was revoked",
     "ddi.token_made": "a token was made for a device that speaks DDI, or for those of a fleet",
     "ddi.unblocked": "a device that speaks DDI is blocked no more",
+    "device.attributes_set": "attributes of a device were set; their values are not recorded",
+    "device.attributes_unset": "attributes of a device were removed",
+    "device.blocked": "a device that is no agent was put on the blocklist",
+    "device.changed": "a device's name or time zone was changed",
+    "device.tagged": "a device got tags",
+    "device.unblocked": "a device that is no agent was taken off the blocklist",
+    "device.untagged": "tags were taken from a device",
     "entitlement_set.changed": "a set of features was changed",
     "entitlement_set.created": "a set of features was created",
+    "fleet.changed": "a fleet's name, tags, selection or rank was changed",
+    "fleet.created": "a fleet was made",
+    "fleet.deleted": "a fleet was deleted with its configurations",
+    "fleet.members_added": "devices were put into a fleet",
+    "fleet.members_removed": "devices were taken out of a fleet",
     "keys.end_soon": "a key ends soon, and nothing is prepared",
     "keys.ended": "a former key was ended",
     "keys.prepared": "the next key was prepared",

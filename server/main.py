@@ -31,6 +31,8 @@ _COMMANDS = {
     "licenses.licenses": ("issue", "reissue", "licenses", "revoke"),
     "licenses.usage": ("reports",),
     "licenses.seats": ("seats",),
+    "fleet.devices": ("devices",),
+    "fleet.fleets": ("fleets",),
     "operators.auditlog": ("audit",),
     "operators.events": ("events",),
     "operators.webhooks": ("webhooks",),

@@ -32,6 +32,7 @@ from .base.errors import Conflict, RegistryError
 from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
+from .fleet.fleets import figures
 from .jobs.queue import Jobs, Plan
 from .jobs.runner import Runner
 from .keys.keyring import Keyring
@@ -64,6 +65,7 @@ LOOK_FOR_EVENTS_S = 2.0
 HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
 UPDATES = Plan("updates", every_s=3600, lease_s=600)
+DEVICES = Plan("devices", every_s=300, lease_s=1800)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -145,7 +147,7 @@ def serve(
         RegistryError: it cannot start; the text says why and what to do.
     """
     has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
-    plans = (HOUSEKEEPING, KEYS, *((UPDATES,) if has_updates else ()))
+    plans = (HOUSEKEEPING, KEYS, DEVICES, *((UPDATES,) if has_updates else ()))
     jobs = Jobs(server.database, plans, _holder())
     updates = MetadataEnds(Repository(server.place.updates))
     metrics = Metrics(
@@ -203,6 +205,7 @@ def serve(
         HOUSEKEEPING.name: partial(_keep_house, server),
         KEYS.name: partial(_keep_keys, server, context is not None),
         UPDATES.name: partial(keep_updates, server),
+        DEVICES.name: partial(count_devices, server),
     }
     runner = Runner(jobs, work, time.time)
     deliveries = _deliveries(server)
@@ -288,6 +291,11 @@ def keep_updates(server: Server, now: int) -> None:
         return  # somebody publishes at this moment, and signs both
     if signed:
         _log.info("update metadata was signed again", extra={"fields": {"files": signed}})
+
+
+def count_devices(server: Server, now: int) -> None:
+    """Counts devices and fleets for metrics and lists."""
+    figures.count(server.database, now)
 
 
 class TlsWatch:
@@ -411,7 +419,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
         updates: knows when update metadata ends; None where that is of no interest.
     """
     with server.database.read() as session:
-        agents, halted = server.agents.count(session), server.clones.count(session)
+        agents, halted, devices = server.agents.count(session), server.clones.count(session), figures.known(session)
     ends: dict[str, int] = {}
     rows = server.key_lifecycle.listed()
     unattended = {plan.kind for plan in planned(held(rows)) if plan.next_kid is not None}
@@ -423,7 +431,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     standings = jobs.standings(int(time.time()))
     jobs_facts = [JobFacts(*astuple(each)) for each in standings]
     metadata = {} if updates is None else updates.by_role()
-    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended), metadata)
+    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended), metadata, devices)
 
 
 def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds) -> Facts | None:

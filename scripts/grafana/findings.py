@@ -68,7 +68,7 @@ RUNBOOKS = {
 }
 """Where the documentation says what to do about an alert: below docs/."""
 
-_SERIES = re.compile(r"\b(license_(?:agent|server)_\w+|up(?=\{))(\{)?")
+_SERIES = re.compile(r"\b(license_(?:agent|server)_\w+|(?:cert|devices|fleet)_\w+|up(?=\{))(\{)?")
 
 
 @dataclass(frozen=True)

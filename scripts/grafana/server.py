@@ -58,7 +58,7 @@ def build() -> Dashboard:
             "own exporters.", span=6),
     ):  # fmt: skip
         board = board.with_panel(panel)
-    for row in (_refusals(), _agents(), _keys(), _operators(), _process()):
+    for row in (_refusals(), _agents(), _fleets(), _keys(), _operators(), _process()):
         board = board.with_row(row)
     return board
 
@@ -81,6 +81,24 @@ def _agents() -> Row:
         lines("Secrets handed out", {"per hour": "sum(increase(license_server_rotations_total[1h]))"},
               "Each agent asks for one a day. A flat line while agents are active: rotations fail."),
         lines("Devices provisioned", {"per hour": "sum(increase(license_server_provisioned_total[1h]))"}, "Repeated ones too."),
+    )  # fmt: skip
+
+
+def _fleets() -> Row:
+    return section(
+        "Devices and fleets",
+        lines("Devices in service", {"registered": "max(devices_registered)", "connected": "max(devices_connected)"},
+              "Neither blocked nor retired. Connected: the last contact was about when it was due."),
+        lines("Share of a fleet that is connected", {"{{fleet}}": "max by (fleet) (fleet_devices_connected) / max by (fleet) (fleet_devices_total)"},
+              "Shops close at night. 'license-server devices list --fleet ID' shows which devices are late or silent.", unit="percentunit"),
+        lines("Devices of a fleet", {"{{fleet}}": "max by (fleet) (fleet_devices_total)"}, "A device may be in several fleets."),
+        lines("Days until certificates end", {
+            f"{value:.0%} have less": f"histogram_quantile({value}, max by (le) (cert_days_remaining_bucket))" for value in (0.01, 0.1, 0.5)
+        }, "Agents renew with at least 7 of 30 days left: one with fewer has had no contact for days. One that has ended has 0.", unit="d"),
+        lines("Days until certificates end, on average", {"{{fleet}}": "min by (fleet) (fleet_cert_days_avg)"},
+              "About 19 while all agents renew.", unit="d"),
+        lines("Age of these counts", {"seconds": "time() - max(devices_counted_timestamp_seconds)"},
+              "They are made every five minutes. Older: nobody does the job 'devices'.", unit="s"),
     )  # fmt: skip
 
 

@@ -26,8 +26,8 @@ INCLUDES: dict[Role, frozenset[Role]] = {
 SCOPES = frozenset(
     f"{subject}:{right}"
     for subject in (
-        "accounts", "agents", "approvals", "audit", "customers", "enrollment", "events", "health", "keys", "licenses",
-        "products", "secrets", "updates", "webhooks",
+        "accounts", "agents", "approvals", "audit", "customers", "devices", "enrollment", "events", "fleets", "health", "keys",
+        "licenses", "products", "secrets", "updates", "webhooks",
     )
     for right in ("read", "write")
 ) - {"audit:write", "events:write", "health:write"}  # fmt: skip

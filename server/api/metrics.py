@@ -7,7 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.fleet.fleets.figures import Figures
 from server.registry.agentcounts import STATUSES
+
+from .devicemetrics import of_devices
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Seconds. 2 and 5 are the targets of P95 and P99 (OP-08)."""
@@ -42,6 +45,7 @@ class Facts:
         jobs: how the timed jobs stand.
         unattended: names of the keys in `ends` that the server itself will replace in time.
         metadata_ends: when the update metadata of each role ends, seconds since 1970 UTC; empty without a repository.
+        devices: the last counts of devices and fleets; None before the first.
     """
 
     agents: dict[str, int]
@@ -51,6 +55,7 @@ class Facts:
     jobs: Sequence[JobFacts] = ()
     unattended: frozenset[str] = frozenset()
     metadata_ends: Mapping[str, int] = field(default_factory=dict)
+    devices: Figures | None = None
 
 
 class Metrics:
@@ -218,6 +223,7 @@ class _FactsCollector(Collector):
             metadata.add_metric([role], end)
         yield metadata
         yield from _of_jobs(facts.jobs)
+        yield from of_devices(facts.devices)
 
 
 def _of_jobs(jobs: Sequence[JobFacts]) -> Iterator[Metric]:

@@ -119,7 +119,8 @@ def halt(desk: Desk, agent: str) -> None:
 READS = {
     "accounts certificates": "root", "accounts list": "", "accounts tokens": "shop", "agents list": "",
     "agents keys": "TILL identity", "approvals list": "", "break-glass list": "", "clones list": "",
-    "enrollment-token list": "", "events": "", "keys list": "", "keys schedule": "", "secrets list": "--agent TILL",
+    "devices list": "", "devices show": "TILL", "enrollment-token list": "", "events": "", "fleets list": "",
+    "fleets match": "id=pos-*", "keys list": "", "keys schedule": "", "secrets list": "--agent TILL",
     "licenses list": "--agent TILL", "licenses show": "LICENSE", "licenses history": "LICENSE",
     "webhooks list": "", "webhooks dead-letters": "HOOK",
 }  # fmt: skip

@@ -78,7 +78,7 @@ def test_every_series_is_declared_and_every_declared_metric_is_shown(program: st
     rows = METRICS[program]()
     declared = {row.name for row in rows}
     series = declared | {f"{row.name}_bucket" for row in rows if row.kind == "histogram"}
-    named = {name for query in queries(program) for name in re.findall(r"\blicense_\w+", query.expr)}
+    named = {name for query in queries(program) for name in re.findall(r"\b(?:license|cert|devices|fleet)_\w+", query.expr)}
     assert named <= series
     shown = {name.removesuffix("_bucket") for name in named}
     assert declared - shown == {old for old in NOT_SHOWN if old.replace("_", "-").startswith(program)}

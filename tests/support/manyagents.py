@@ -8,9 +8,11 @@ from sqlalchemy import Table, insert
 from server.registry import agentcounts
 from server.registry.database import Database
 from server.registry.models.core import Agent, Base, License, Secret
-from tests.server.devices import Device, public_jwk_of
+from server.registry.models.fleets import Device
+from tests.server.devices import Device as Machine
+from tests.server.devices import public_jwk_of
 
-JWK = json.dumps(public_jwk_of(Device(1).agreement))
+JWK = json.dumps(public_jwk_of(Machine(1).agreement))
 _BATCH = 5000
 
 
@@ -22,7 +24,7 @@ def make_agents(database: Database, first: int, end: int, now: int) -> None:
     """Adds agents with these numbers, each with a pending secret and a license; every tenth is revoked."""
     for begin in range(first, end, _BATCH):
         numbers = range(begin, min(end, begin + _BATCH))
-        rows: dict[type[Base], list[dict[str, Any]]] = {Agent: [], Secret: [], License: []}
+        rows: dict[type[Base], list[dict[str, Any]]] = {Agent: [], Device: [], Secret: [], License: []}
         for number in numbers:
             name = agent_id(number)
             rows[Agent].append(
@@ -40,6 +42,8 @@ def make_agents(database: Database, first: int, end: int, now: int) -> None:
                     "audit_turns": 0,
                 }
             )
+            common = {"name": "", "created_at": now, "updated_at": now, "revision": 1}
+            rows[Device].append({"id": name, "kind": "agent", **common})
             secret = {"agent_id": name, "version": 1, "state": "PENDING", "sealed": b"x" * 60, "key_check": "c" * 22}
             rows[Secret].append({**secret, "valid_from": now, "valid_until": now + 9, "grace_until": now + 99, "made_at": now})
             claims = {"sub": f"shop {number}", "nbf": now, "exp": now + 99, "features": ["sales"], "metadata": {"shop": "x"}}

@@ -1,0 +1,1 @@
+"""Acts on devices, fleets and rollouts."""

@@ -1,0 +1,1 @@
+"""Commands for devices, fleets and rollouts."""
