@@ -35,6 +35,7 @@ from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.fleet.devices.registry import Devices
+from server.fleet.rollouts import contact as rollouts
 from server.keys.keyring import Keyring
 from server.licensing.licenses.deliveries import Deliveries
 from server.licensing.licenses.leases import Leases
@@ -366,7 +367,10 @@ class Exchange:
     def _updates(self, context: _Context, asked: UpdatesRequest) -> Reply:
         session, agent_id, now, records = context.session, context.agent.agent_id, context.now, Records()
         self._stores.devices.note_contact(session, agent_id, asked.running, asked.hardware, now)
-        self._stores.updates.note(session, agent_id, asked, now, records)
+        changed = self._stores.updates.note(session, agent_id, asked, now, records)
+        # Between report and answer: what a rollout orders now is in the answer.
+        rollouts.after_reports(session, agent_id, changed, now, records)
+        rollouts.before_directive(session, agent_id, now, records)
         found = self._stores.updates.answer(session, agent_id, asked, now, records)
         records.write(session)  # last: it locks the log's counter
         return UpdatesReply(directive=found.directive, acknowledged=found.acknowledged, paused=found.paused, **context.head())

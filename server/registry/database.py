@@ -6,6 +6,7 @@ transaction that writes takes SQLite's lock when it begins.
 
 import contextlib
 import copy
+import hashlib
 import os
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from server.base.errors import RegistryError
 
 from .agentcounts import WritingSession
+from .dialect import SPREAD
 from .models import tables as tables  # loads all models: a session needs those that its own refer to
 from .models.core import REVISION, Counter, Setting
 
@@ -339,6 +341,7 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     def _connect(connection: Any, _record: Any) -> None:
         # pysqlite begins transactions late and by its own rules. Turn that off: the next listener begins them.
         connection.isolation_level = None
+        connection.create_function(SPREAD, 1, _spread, deterministic=True)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -348,6 +351,10 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _spread(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _bound_waits(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL have each in their own way: locks of rows, sequences, and a clock of their own.
+"""What SQLite and PostgreSQL have each in their own way: locks of rows, sequences, hashes, and a clock of their own.
 
 All else is the same SQL on both. SQLite has one writer at a time, so where PostgreSQL locks a row, SQLite has locked everything
 already; it numbers rows by the rows themselves, and its clock is this machine's.
@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, Table, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+SPREAD = "spread"
+"""The function that `Database` gives SQLite for `spread`."""
 _Query = TypeVar("_Query", bound="Select[Any]")
 _LAST = text("SELECT pg_sequence_last_value(CAST(pg_get_serial_sequence(:table, :column) AS regclass))")
 _SET = text("SELECT setval(pg_get_serial_sequence(:table, :column), :value)")
@@ -27,6 +29,11 @@ def locking(statement: str, *, sqlite: bool) -> str:
 def by_bytes(session: Session, column: InstrumentedAttribute[str]) -> ColumnElement[str]:
     """A column that is compared and ordered by its bytes, as SQLite does anyway, and not as a language has it."""
     return column.expression if is_sqlite(session) else column.collate("C")
+
+
+def spread(session: Session, column: ColumnElement[str]) -> ColumnElement[Any]:
+    """The SHA-256 of a column, in an order that is the same on both."""
+    return getattr(func, SPREAD)(column) if is_sqlite(session) else func.sha256(func.convert_to(column, "UTF8"))
 
 
 def greatest(*, sqlite: bool) -> str:

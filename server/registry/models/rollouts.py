@@ -36,7 +36,8 @@ class Rollout(Base):
 class RolloutGroup(Base):
     """A group of a rollout's devices, and how many of them are in which state. Groups start in the order of their number.
 
-    Each counter changes in the transaction that changes the state of the device that it counts.
+    Each counter changes in the transaction that changes the state of the device that it counts. `seconds` is the sum of the
+    times from the order to the proof, of those that have proved the update.
     """
 
     __tablename__ = "rollout_group"
@@ -52,6 +53,7 @@ class RolloutGroup(Base):
     proved: Mapped[int] = mapped_column(BigInteger)
     failed: Mapped[int] = mapped_column(BigInteger)
     left_out: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[int] = mapped_column(BigInteger)
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     ended_at: Mapped[int | None] = mapped_column(BigInteger)
 
@@ -59,8 +61,8 @@ class RolloutGroup(Base):
 class RolloutDevice(Base):
     """A device of a rollout, and how far it is. `state`: see `server.fleet.rollouts.states`.
 
-    `number` is that of its directive, or of its action if it is no agent. `before` is the version that it ran. `deadline` is
-    when its state ends as a failure if nothing is heard; missing where it may last.
+    `number` is that of its directive, or of its action if it is no agent. `before` is the version that it ran at
+    `ordered_at`, when it was given its order. `deadline` is when its state ends if nothing is heard; missing where it may last.
     """
 
     __tablename__ = "rollout_device"
@@ -70,6 +72,7 @@ class RolloutDevice(Base):
     state: Mapped[str] = mapped_column(String(16))
     number: Mapped[int | None] = mapped_column(BigInteger)
     before: Mapped[str | None] = mapped_column(String(64))
+    ordered_at: Mapped[int | None] = mapped_column(BigInteger)
     detail: Mapped[str] = mapped_column(Text)
     deadline: Mapped[int | None] = mapped_column(BigInteger)
     updated_at: Mapped[int] = mapped_column(BigInteger)
