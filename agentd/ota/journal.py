@@ -88,13 +88,12 @@ def reports_after(reports: tuple[Report, ...], before: Update, after: Update, no
     detail = "" if failure is None else f"{failure.code}: {failure.text}"
     if before.step is Step.COMMITTED:
         state, detail = "committed", ""
-    elif before.step is Step.LOCKED:
-        return reports
     elif after.step is Step.LOCKED:
         state = "locked"
-    elif before.step is Step.ROLLED_BACK:
+    elif before.step in (Step.ROLLED_BACK, Step.LOCKED):
         if after.retry_at:
             return reports  # it is tried again
+        # After unlocking it is not: as long as the server has the directive as locked, it takes no other one.
         state = "rolled-back" if before.reached in (*IN_TRIAL, Step.COMMITTED) else "refused"
     else:
         state, detail = "refused", "withdrawn"

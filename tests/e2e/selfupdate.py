@@ -25,8 +25,6 @@ OWN = "/var/lib/license-agent-installer"
 PRODUCTS = f'\n[product.{AGENT}]\nbackend = "deb"\n'
 PAUSE_S = 1.0
 """Between two validations."""
-WITHIN_S = 3 * READY_S
-"""How long an update may take, with its way back: dpkg runs twice on an emulated processor."""
 UPGRADE, RESCUE = "license-agent-upgrade", "license-agent-rescue"
 _ILL = """
 def _on_purpose(reply):
@@ -124,14 +122,14 @@ class Machine:
         version = version_of(package)
         says = named(version)
         target = self.vendor.publish_deb(package, says.version, says.build_id)
-        self.till.ask_server()  # it learns how the order before has ended
+        self.till.settle()
         self.server.run("ota", "assign", self.scenario.agent_id, target, "--notice", "0")
         self.till.ask_server()
         return version
 
     def ended(self) -> dict[str, Any]:
         """The register's newest line, once no update is under way."""
-        ends = time.monotonic() + WITHIN_S
+        ends = time.monotonic() + updates.WITHIN_S
         while (step := self.till.journal().get("step")) not in ("idle", "locked") and time.monotonic() < ends:
             time.sleep(1)
         self.check("the update ends", step in ("idle", "locked"), self.evidence() if step not in ("idle", "locked") else step)
@@ -170,7 +168,7 @@ class Machine:
     def back(self) -> None:
         """An administrator goes back after the commit."""
         before, now = self.shown()["previous"], self.installed()
-        self.sh(f"license-agent-cli ota rollback {AGENT} --yes", timeout=WITHIN_S)
+        self.sh(f"license-agent-cli ota rollback {AGENT} --yes", timeout=updates.WITHIN_S)
         line = self.ended()
         self.same("ota rollback", ("rolled-back", named(now).version), (line["outcome"], line["version"]))
         self.check("the register names who", line["reason"].startswith("operator: "), line["reason"])

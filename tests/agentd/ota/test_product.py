@@ -218,6 +218,10 @@ def test_the_third_failed_attempt_locks_until_an_administrator_unlocks(make: Cal
         assert runner.update.step is Step.LOCKED
         assert await machine.acts.unlock("Eva", "another disk", {"uid": 0}) == MAX_FAILED + 1
         assert runner.update.attempts == 0
+        # The directive has ended: until the server knows that, an operator cannot order anything else.
+        assert [(report.state, report.detail) for report in runner.reports()] == [("refused", "unpack: the bundle is damaged")]
+        await runner.hear(NEW, None, paused=False)
+        assert runner.update.step is Step.IDLE
 
     asyncio.run(story())
     assert [entry.outcome for entry in machine.register.entries] == ["failed"] * (MAX_FAILED + 1)
