@@ -1,19 +1,24 @@
 """What docs/protocol.md says of updates is what the forms are."""
 
+import ipaddress
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.directive import DIRECTIVE_TYPE, MAX_DIRECTIVE_CHARS, Day, DeploymentWindow, Directive
+from installer.config import parse_config as products_of
+from link.config import parse_config as link_of
 from updatetrust import metadatafiles as files
 from updatetrust.judgement import Code
 from updatetrust.metadata import FLOORS, MAX_METADATA_VERSION, Fault
 from updatetrust.target import MAX_NOTES_CHARS, MAX_TARGETS_PER_ROLE, RESERVED_HARDWARE, Custom, Kind
 
-PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 PART = PAGE.partition("\n## Updates\n")[2].partition("\n## ")[0]
 
 
@@ -69,3 +74,18 @@ def test_the_bounds_and_codes_of_metadata_are_in_their_tables() -> None:
     assert values == [str(files.MAX_ROOTS), str(MAX_METADATA_VERSION), *(f"{size:,}" for size in sizes)]
     assert tables(codes)[0] == [fault.value for fault in Fault]
     assert f"a member `{FLOORS}`" in text and f"at most {files.MAX_ROLES} roles" in text
+
+
+def test_the_files_of_the_guide_are_accepted() -> None:
+    guide = (ROOT / "docs/guides/updates.md").read_text("utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?m)(?:^ {7}\S.*\n)+", guide)]
+    (products,) = (block for block in blocks if block.startswith("[product.pos]"))
+    pos = products_of(products, user=lambda _name: 1001).products["pos"]
+    unit = next(block for block in blocks if "ExecStart=" in block)
+    assert f"WorkingDirectory={pos.directory}/current\n" in unit and any(f"{pos.directory}/slots/a" in each for each in blocks)
+    (ota,) = (block for block in blocks if block.startswith("[upstream.ota]"))
+    link = (ROOT / "packaging/etc/link.toml").read_text("utf-8")
+    found = link_of(f"{link}\n[updater]\nuser = 1\n{ota}", "link.toml", user=lambda _name: 1001)
+    assert found.upstreams["ota"].ca_file is not None
+    address = re.findall(r"(?m)^IPAddressAllow=(.*)$", "\n".join(blocks))
+    assert address and all(ipaddress.ip_address(each) for each in address)
