@@ -27,6 +27,7 @@ from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.fleet.fleets.figures import DAYS, Certificates, Figures, Group
+from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
 from server.ota.words import LIFETIMES as METADATA_LIFETIMES
@@ -93,9 +94,10 @@ def server_metrics() -> list[Row]:
         lambda: Facts(
             {},
             dict.fromkeys(LIFETIMES, 0),
-            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "updates")],
+            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "rollouts", "updates")],
             metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
             devices=Figures(0, counted, {"ID": counted}),
+            rollouts=RolloutFigures(0, 0, 0, 0),
         ),
         lambda: 0.0,
     )

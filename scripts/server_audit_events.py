@@ -183,6 +183,7 @@ MEANINGS: dict[str, str] = {
     "rollout.finished": "nothing is to come any more of a rollout that was not stopped",
     "rollout.ordered": "a device that is no agent was given the update of a rollout",
     "rollout.paused": "a rollout pauses",
+    "rollout.policy_set": "it was changed what rollouts of a fleet do where they do not say otherwise",
     "rollout.resumed": "a rollout goes on",
     "rollout.rolled_back": "all devices that a rollout had updated have gone back, or were left out",
     "rollout.started": "two people have started a rollout",

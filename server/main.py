@@ -37,6 +37,7 @@ _COMMANDS = {
     "operators.events": ("events",),
     "operators.webhooks": ("webhooks",),
     "ota": ("ota",),
+    "fleet.rollouts": ("rollouts",),
     "operators.accounts": ("accounts", "approvals", "break-glass"),
     "service.housekeeping": ("retention",),
     "service.clock": ("clock",),

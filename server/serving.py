@@ -33,6 +33,8 @@ from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
 from .fleet.fleets import figures
+from .fleet.rollouts import views
+from .fleet.rollouts.overdue import Overdue
 from .jobs.queue import Jobs, Plan
 from .jobs.runner import Runner
 from .keys.keyring import Keyring
@@ -66,6 +68,7 @@ HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
 UPDATES = Plan("updates", every_s=3600, lease_s=600)
 DEVICES = Plan("devices", every_s=300, lease_s=1800)
+ROLLOUTS = Plan("rollouts", every_s=300, lease_s=1800)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -147,7 +150,7 @@ def serve(
         RegistryError: it cannot start; the text says why and what to do.
     """
     has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
-    plans = (HOUSEKEEPING, KEYS, DEVICES, *((UPDATES,) if has_updates else ()))
+    plans = (HOUSEKEEPING, KEYS, DEVICES, ROLLOUTS, *((UPDATES,) if has_updates else ()))
     jobs = Jobs(server.database, plans, _holder())
     updates = MetadataEnds(Repository(server.place.updates))
     metrics = Metrics(
@@ -206,6 +209,7 @@ def serve(
         KEYS.name: partial(_keep_keys, server, context is not None),
         UPDATES.name: partial(keep_updates, server),
         DEVICES.name: partial(count_devices, server),
+        ROLLOUTS.name: partial(keep_rollouts, server),
     }
     runner = Runner(jobs, work, time.time)
     deliveries = _deliveries(server)
@@ -296,6 +300,13 @@ def keep_updates(server: Server, now: int) -> None:
 def count_devices(server: Server, now: int) -> None:
     """Counts devices and fleets for metrics and lists."""
     figures.count(server.database, now)
+
+
+def keep_rollouts(server: Server, now: int) -> None:
+    """Ends what has lasted too long in rollouts, and begins those whose notice is over."""
+    done = Overdue(server.database).run(now)
+    if done:
+        _log.info("devices of rollouts were overdue", extra={"fields": {"devices": done}})
 
 
 class TlsWatch:
@@ -420,6 +431,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     """
     with server.database.read() as session:
         agents, halted, devices = server.agents.count(session), server.clones.count(session), figures.known(session)
+        counted = views.figures(session)
     ends: dict[str, int] = {}
     rows = server.key_lifecycle.listed()
     unattended = {plan.kind for plan in planned(held(rows)) if plan.next_kid is not None}
@@ -431,7 +443,8 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     standings = jobs.standings(int(time.time()))
     jobs_facts = [JobFacts(*astuple(each)) for each in standings]
     metadata = {} if updates is None else updates.by_role()
-    return Facts(agents, ends, halted, server.clock.problem() is None, jobs_facts, frozenset(unattended), metadata, devices)
+    trusted = server.clock.problem() is None
+    return Facts(agents, ends, halted, trusted, jobs_facts, frozenset(unattended), metadata, devices, rollouts=counted)
 
 
 def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds) -> Facts | None:

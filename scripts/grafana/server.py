@@ -58,7 +58,7 @@ def build() -> Dashboard:
             "own exporters.", span=6),
     ):  # fmt: skip
         board = board.with_panel(panel)
-    for row in (_refusals(), _agents(), _fleets(), _keys(), _operators(), _process()):
+    for row in (_refusals(), _agents(), _fleets(), _rollouts(), _keys(), _operators(), _process()):
         board = board.with_row(row)
     return board
 
@@ -70,6 +70,19 @@ def _refusals() -> Row:
               "docs/protocol.md has the codes. Many unknown_agent: machines of another server, or an attack.", unit="reqps", span=12),
         lines("P95 by endpoint", {"{{endpoint}}": _quantile(0.95, "$__rate_interval", "endpoint, le")},
               "From a request's head to its answer.", unit="s", span=12),
+    )  # fmt: skip
+
+
+def _rollouts() -> Row:
+    return section(
+        "Rollouts",
+        lines("Share of devices that failed", {"failed": "max(fleet_error_rate)"},
+              "Of those that have ended, in rollouts that are not at their end. A rollout stops by its own limits.", unit="percentunit",
+              span=12),
+        lines("Time to the proof", {
+            "average": "sum(max without (instance) (rate(fleet_update_duration_sum[1h]))) / "
+            "sum(max without (instance) (rate(fleet_update_duration_count[1h])))",
+        }, "From a device's order to its proof that the update runs, for those of the last hour.", unit="s", span=12),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ SCOPES = frozenset(
     f"{subject}:{right}"
     for subject in (
         "accounts", "agents", "approvals", "audit", "customers", "devices", "enrollment", "events", "fleets", "health", "keys",
-        "licenses", "products", "secrets", "updates", "webhooks",
+        "licenses", "products", "rollouts", "secrets", "updates", "webhooks",
     )
     for right in ("read", "write")
 ) - {"audit:write", "events:write", "health:write"}  # fmt: skip

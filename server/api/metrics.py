@@ -8,9 +8,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from server.fleet.fleets.figures import Figures
+from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.registry.agentcounts import STATUSES
 
 from .devicemetrics import of_devices
+from .rolloutmetrics import of_rollouts
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Seconds. 2 and 5 are the targets of P95 and P99 (OP-08)."""
@@ -46,6 +48,7 @@ class Facts:
         unattended: names of the keys in `ends` that the server itself will replace in time.
         metadata_ends: when the update metadata of each role ends, seconds since 1970 UTC; empty without a repository.
         devices: the last counts of devices and fleets; None before the first.
+        rollouts: what rollouts have counted; None leaves their metrics out.
     """
 
     agents: dict[str, int]
@@ -56,6 +59,7 @@ class Facts:
     unattended: frozenset[str] = frozenset()
     metadata_ends: Mapping[str, int] = field(default_factory=dict)
     devices: Figures | None = None
+    rollouts: RolloutFigures | None = None
 
 
 class Metrics:
@@ -222,6 +226,7 @@ class _FactsCollector(Collector):
         for role, end in sorted(facts.metadata_ends.items()):
             metadata.add_metric([role], end)
         yield metadata
+        yield from of_rollouts(facts.rollouts)
         yield from _of_jobs(facts.jobs)
         yield from of_devices(facts.devices)
 

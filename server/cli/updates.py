@@ -1,40 +1,17 @@
 """Commands that order agents to install packages. They ask the operator API, or work on this machine."""
 
-import zoneinfo
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from tabulate import tabulate
 
 from common.text import shown
-from server.ota.windows import parse_window
 
 from .base.acting import listed, perform
 from .base.listing import limit_option, show_pages
-from .base.options import DurationType, TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
-
-
-def _window(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        found: dict[str, Any] = msgspec.to_builtins(parse_window(text))
-        zoneinfo.ZoneInfo(found["zone"])
-    except zoneinfo.ZoneInfoNotFoundError:
-        raise click.BadParameter(f"there is no time zone {text.rpartition(' ')[2]!r}") from None
-    except ValueError as problem:
-        raise click.BadParameter(str(problem)) from None
-    return found | {"days": list(found["days"])}
-
-
-class _Notice(DurationType):
-    """A duration, or 0."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Seconds."""
-        return 0 if str(value) == "0" else super().convert(value, param, ctx)
+from .base.options import TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
+from .base.windows import NoticeType, window_of
 
 
 @click.command("packages")
@@ -56,11 +33,13 @@ def list_packages(directory: Path | None, product: str | None, limit: int | None
 @where_option
 @click.argument("agent")
 @click.argument("target")
-@click.option("--window", callback=_window, metavar="TEXT", help="When it may begin: 'mon-fri 22:00-05:00 Europe/Berlin'.")
+@click.option("--window", callback=window_of, metavar="TEXT", help="When it may begin: 'mon-fri 22:00-05:00 Europe/Berlin'.")
 @zone_option
 @click.option("--not-before", type=TimeType(), metavar="TIME", help="It is not installed earlier.  [default: now]")
 @click.option("--not-after", type=TimeType(ends=True), metavar="TIME", help="It is not installed later.  [default: 30 days on]")
-@click.option("--notice", type=_Notice(), default="2d", show_default=True, help="How long it is announced before; 0 for none.")
+@click.option(
+    "--notice", type=NoticeType(), default="2d", show_default=True, help="How long it is announced before; 0 for none."
+)
 @click.option("--candidate", is_flag=True, help="TARGET may be a candidate: try it on this machine.")
 @click.option("--replace", is_flag=True, help="Take the place of what the agent is ordered to install now.")
 @click.option("--downgrade", is_flag=True, help="TARGET may be older than what runs; a second person must approve.")

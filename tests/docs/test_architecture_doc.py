@@ -59,5 +59,5 @@ def test_every_folder_of_the_program_and_every_room_is_on_the_page() -> None:
 
 def test_what_is_planned_is_not_built() -> None:
     places = re.findall(r"^\| `([\w/]+)` \|", PLANNED, re.MULTILINE)
-    assert len(places) >= 4  # the search finds the rows; each one that is built leaves
+    assert len(places) >= 3  # the search finds the rows; each one that is built leaves
     assert [place for place in places if (ROOT / place).exists()] == []

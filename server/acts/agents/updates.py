@@ -8,6 +8,7 @@ from pydantic import Field
 from contracts.directive import PRODUCT_PATTERN, DeploymentWindow
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Id, Listed, Nothing, Number, PageForm, Time, page
+from server.acts.windows import Path, Window
 from server.base.errors import Invalid
 from server.ota import directives, offline
 from server.ota.directives import LASTS_S, NOTICE_S, Order
@@ -16,8 +17,6 @@ from server.ota.repository import Repository
 
 _SHOWN = 20
 """Directives of an agent that are shown."""
-Path = Annotated[str, Field(min_length=3, max_length=256, pattern=r"^[a-z][a-z0-9-]{0,31}/[A-Za-z0-9][A-Za-z0-9._+~-]*$")]
-TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 
 class Package(Form):
@@ -39,15 +38,6 @@ class PackagesForm(PageForm):
     """Which packages."""
 
     product: Annotated[str, Field(pattern=PRODUCT_PATTERN.replace(r"\Z", "$"))] | None = None
-
-
-class Window(Form):
-    """When an installation may begin: `days` are mon to sun, times are HH:MM in the zone."""
-
-    zone: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$")]
-    days: Annotated[list[Annotated[str, Field(pattern="^(mon|tue|wed|thu|fri|sat|sun)$")]], Field(min_length=1, max_length=7)]
-    start: TimeOfDay
-    end: TimeOfDay
 
 
 class AssignForm(Form):

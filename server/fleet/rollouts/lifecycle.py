@@ -34,9 +34,7 @@ def require_startable(session: Session, rollout_id: str) -> Rollout:
     if row.rolls_back is None:
         package = published(session, row.path, candidate=policy_of(row).candidate)
         if package.build_id != row.build_id:
-            raise Conflict(
-                f"{row.path} is build {package.build_id} now, and the rollout is for build {row.build_id}: make another"
-            )
+            raise Conflict(f"{row.path} is build {package.build_id}, and the rollout is for build {row.build_id}: make another")
     return row
 
 

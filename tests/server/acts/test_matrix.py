@@ -122,6 +122,18 @@ MATRIX = {
     "updates.resume": ALL_BUT_VIEWERS,
     "updates.pause_all": ALL_BUT_VIEWERS,
     "updates.resume_all": SECURITY,
+    "rollouts.list": EVERYBODY,
+    "rollouts.show": EVERYBODY,
+    "rollouts.devices": EVERYBODY,
+    "rollouts.rehearse": EVERYBODY,
+    "rollouts.create": SECURITY,
+    "rollouts.start": SECURITY,
+    "rollouts.pause": ALL_BUT_VIEWERS,
+    "rollouts.resume": SECURITY,
+    "rollouts.stop": ALL_BUT_VIEWERS,
+    "rollouts.roll_back": SECURITY,
+    "rollouts.show_policy": EVERYBODY,
+    "rollouts.set_policy": SECURITY,
     "enrollment_tokens.list": ALL_BUT_VIEWERS,
     "enrollment_tokens.make": HELPING,
     "enrollment_tokens.make_many": HELPING,
@@ -180,9 +192,12 @@ def body_of(act: Act, agent_id: str) -> Any:
         "device_id": agent_id, "device_ids": [agent_id], "tags": ["x"], "attributes": {"x": "y"}, "names": ["x"],
         "fleet_id": "f", "selection": "tag=x",
         "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x", "days": 9,
+        "rollout_id": "r", "back_id": "r-back", "fleet_id": "f",
         "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
+    if act.name == "rollouts.set_policy":
+        needed["policy"] = {}
     if act.name == "accounts.make":
         needed["kind"] = "program"
     elif "kind" in act.body.model_fields:
