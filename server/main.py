@@ -38,6 +38,7 @@ _COMMANDS = {
     "operators.webhooks": ("webhooks",),
     "ota": ("ota",),
     "fleet.rollouts": ("rollouts",),
+    "fleet.ddi": ("ddi",),
     "operators.accounts": ("accounts", "approvals", "break-glass"),
     "service.housekeeping": ("retention",),
     "service.clock": ("clock",),

@@ -108,7 +108,7 @@ class Gate:
                 why = str(problem) if isinstance(problem, RegistryError) else type(problem).__name__
                 _log.error("a device could not be answered", extra={"fields": {"why": why[:300]}})
                 await _refuse(noting, Refused("unavailable", "the server cannot answer this now", RETRY_S))
-        except Exception as problem:
+        except Exception as problem:  # whatever was not foreseen ends here
             fields = {"kind": type(problem).__name__, "at": place_of(problem)}
             _log.error("a request failed", extra={"fields": fields})
             if started:

@@ -119,6 +119,7 @@ def halt(desk: Desk, agent: str) -> None:
 READS = {
     "accounts certificates": "root", "accounts list": "", "accounts tokens": "shop", "agents list": "",
     "agents keys": "TILL identity", "approvals list": "", "break-glass list": "", "clones list": "",
+    "ddi devices list": "", "ddi credentials list": "",
     "devices list": "", "devices show": "TILL", "enrollment-token list": "", "events": "", "fleets list": "",
     "fleets match": "id=pos-*", "keys list": "", "keys schedule": "", "secrets list": "--agent TILL",
     "licenses list": "--agent TILL", "licenses show": "LICENSE", "licenses history": "LICENSE",
@@ -138,9 +139,11 @@ def test_every_other_command_asks_the_server_that_is_named(desk: Desk, command: 
     own = {
         "accounts certify": ["x", "--key", str(tmp_path / "k"), "--out", str(tmp_path / "c")],
         "accounts subject": ["x", "--none"],
+        "ddi devices certificate": ["x", "--csr", str(tmp_path / "csr")],
         "ota bundle": [*ARGUMENTS["ota bundle"], "--package", str(tmp_path / "package")],
     }
     (tmp_path / "package").touch()
+    (tmp_path / "csr").write_text("x")
     options = desk.options()
     arguments = own.get(command, ARGUMENTS.get(command, []))
     if command.startswith("webhooks ") and arguments[:1] == ["x"]:

@@ -14,12 +14,13 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, NotFound
+from server.fleet.devices.registry import DDI
 from server.fleet.fleets.membership import is_member
 from server.keys.keyring import Keyring
 from server.keys.pki import fingerprint_of, key_of_csr, make_device_certificate, pem_of
 from server.registry import audit
-from server.registry.models.ddi import DdiCredential, DdiDevice
-from server.registry.models.fleets import Fleet
+from server.registry.models.ddi import DdiCredential
+from server.registry.models.fleets import Device, Fleet
 
 from .devices import ACTIVE, required
 
@@ -88,14 +89,14 @@ def admits(session: Session, kind: Kind, digest: str, device_id: str, now: int) 
         now: seconds since 1970 UTC.
     """
     row = session.execute(
-        select(DdiCredential, DdiDevice.state)
-        .join(DdiDevice, DdiDevice.device_id == device_id)
-        .where(DdiCredential.digest == digest, DdiCredential.kind == kind.value)
+        select(DdiCredential, Device.blocked_at)
+        .join(Device, Device.id == device_id)
+        .where(DdiCredential.digest == digest, DdiCredential.kind == kind.value, Device.kind == DDI)
     ).first()
     if row is None:
         return False
-    found, device_state = row
-    if device_state != ACTIVE or found.state != ACTIVE or (found.expires_at is not None and found.expires_at <= now):
+    found, blocked_at = row
+    if blocked_at is not None or found.state != ACTIVE or (found.expires_at is not None and found.expires_at <= now):
         return False
     if kind is Kind.GATEWAY:
         fleet = session.get(Fleet, found.fleet_id)
@@ -127,7 +128,7 @@ def make_gateway(session: Session, fleet_id: str, now: int, overlap_s: int = OVE
         Invalid: the overlap is too long.
     """
     if session.get(Fleet, fleet_id, with_for_update=True) is None:
-        raise NotFound(f"there is no fleet {fleet_id!r}; 'license-server fleets list' has their ids")
+        raise NotFound(f"there is no fleet {fleet_id!r}; 'license-server fleets list' lists them")
     return _make(session, Kind.GATEWAY, None, fleet_id, now, overlap_s)
 
 
@@ -197,7 +198,9 @@ def revoke(session: Session, credential_id: str, now: int) -> CredentialRow:
     """
     row = session.get(DdiCredential, credential_id, with_for_update=True)
     if row is None:
-        raise NotFound(f"there is no token or certificate {credential_id!r}; 'license-server ddi credentials' has their ids")
+        raise NotFound(
+            f"there is no token or certificate {credential_id!r}; 'license-server ddi credentials list' has their ids"
+        )
     if row.state == REVOKED:
         raise Conflict(f"{credential_id!r} is revoked already")
     row.state = REVOKED
@@ -205,6 +208,17 @@ def revoke(session: Session, credential_id: str, now: int) -> CredentialRow:
         session, "admin", "ddi.revoked", "ok", now, kind=row.kind, credential=row.id, device=row.device_id, fleet=row.fleet_id
     )
     return row_of(row)
+
+
+def revoke_all(session: Session, device_id: str, now: int) -> int:
+    """Revokes all tokens and certificates of a device that count; returns how many. Raises NotFound."""
+    required(session, device_id, lock=True)
+    mine = select(DdiCredential).where(DdiCredential.device_id == device_id, DdiCredential.state == ACTIVE)
+    rows = session.scalars(mine.order_by(DdiCredential.id).with_for_update()).all()
+    for row in rows:
+        row.state = REVOKED
+    audit.record(session, "admin", "ddi.all_revoked", "ok", now, device=device_id, count=len(rows))
+    return len(rows)
 
 
 def row_of(row: DdiCredential) -> CredentialRow:

@@ -1,4 +1,4 @@
-"""Adds, blocks and lists devices that speak hawkBit's DDI."""
+"""Adds and lists devices that speak hawkBit's DDI."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, NotFound
+from server.fleet.devices.registry import DDI
 from server.registry import audit
 from server.registry.models.ddi import DdiDevice
 from server.registry.models.fleets import Device, DeviceSeen
 
-KIND = "ddi"
-"""`Device.kind` of these devices."""
 ACTIVE, BLOCKED = "active", "blocked"
 
 
@@ -45,12 +44,10 @@ def add(session: Session, device_id: str, name: str, now: int, hardware: str | N
     if session.get(Device, device_id) is not None:
         raise Conflict(f"there is a device {device_id!r} already: choose another id, or give that device a token")
     session.add(
-        Device(id=device_id, kind=KIND, name=name, hardware=hardware, zone=zone, site_id=None, created_at=now, updated_at=now,
+        Device(id=device_id, kind=DDI, name=name, hardware=hardware, zone=zone, site_id=None, created_at=now, updated_at=now,
                revision=1)
     )  # fmt: skip
-    session.add(
-        DdiDevice(device_id=device_id, state=ACTIVE, configured_at=None, auto_confirm=None, created_at=now, updated_at=now)
-    )
+    session.add(DdiDevice(device_id=device_id, configured_at=None, auto_confirm=None, created_at=now, updated_at=now))
     audit.record(session, "admin", "ddi.added", "ok", now, device=device_id)
 
 
@@ -62,34 +59,6 @@ def required(session: Session, device_id: str, *, lock: bool = False) -> DdiDevi
     return found
 
 
-def block(session: Session, device_id: str, now: int) -> None:
-    """Refuses a device from its next request on, whatever it identifies itself with.
-
-    Raises:
-        NotFound: there is no such device.
-        Conflict: it is blocked.
-    """
-    device = required(session, device_id, lock=True)
-    if device.state == BLOCKED:
-        raise Conflict(f"device {device_id!r} is blocked already")
-    device.state, device.updated_at = BLOCKED, now
-    audit.record(session, "admin", "ddi.blocked", "ok", now, device=device_id)
-
-
-def unblock(session: Session, device_id: str, now: int) -> None:
-    """Takes a block back: what it identified itself with counts again, unless that was revoked.
-
-    Raises:
-        NotFound: there is no such device.
-        Conflict: it is not blocked.
-    """
-    device = required(session, device_id, lock=True)
-    if device.state != BLOCKED:
-        raise Conflict(f"device {device_id!r} is not blocked")
-    device.state, device.updated_at = ACTIVE, now
-    audit.record(session, "admin", "ddi.unblocked", "ok", now, device=device_id)
-
-
 def listed(session: Session, after: str, limit: int) -> list[DdiRow]:
     """Devices in the order of their ids.
 
@@ -99,7 +68,7 @@ def listed(session: Session, after: str, limit: int) -> list[DdiRow]:
         limit: rows at most.
     """
     rows = session.execute(
-        select(DdiDevice, Device.name, DeviceSeen.at)
+        select(DdiDevice, Device.name, Device.blocked_at, DeviceSeen.at)
         .join(Device, Device.id == DdiDevice.device_id)
         .outerjoin(DeviceSeen, DeviceSeen.device_id == DdiDevice.device_id)
         .where(DdiDevice.device_id > after)
@@ -107,6 +76,14 @@ def listed(session: Session, after: str, limit: int) -> list[DdiRow]:
         .limit(limit)
     )
     return [
-        DdiRow(each.device_id, name, each.state, each.created_at, each.configured_at, seen, each.auto_confirm is not None)
-        for each, name, seen in rows
+        DdiRow(
+            each.device_id,
+            name,
+            ACTIVE if blocked is None else BLOCKED,
+            each.created_at,
+            each.configured_at,
+            seen,
+            each.auto_confirm is not None,
+        )
+        for each, name, blocked, seen in rows
     ]

@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 
 from contracts.directive import Product
 from server.base.ddisettings import MAX_POLL_S, MIN_POLL_S
+from server.base.errors import NotFound
 from server.fleet.fleets.membership import fleets_of
+from server.registry import audit
 from server.registry.models.fleets import Fleet
 
 ATTRIBUTE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
@@ -51,3 +53,23 @@ def first_fleet(session: Session, device_id: str) -> Fleet | None:
     """The fleet that configures a device: that of the lowest rank. None if it is in no fleet."""
     found = fleets_of(session, device_id)
     return found[0] if found else None
+
+
+def required_fleet(session: Session, fleet_id: str, *, lock: bool = False) -> Fleet:
+    """A fleet. Raises NotFound."""
+    fleet = session.get(Fleet, fleet_id, with_for_update=lock or None, populate_existing=lock)
+    if fleet is None:
+        raise NotFound(f"there is no fleet {fleet_id!r}; 'license-server fleets list' lists them")
+    return fleet
+
+
+def set_policy(session: Session, fleet_id: str, policy: DdiPolicy, now: int) -> None:
+    """Replaces what a fleet's policy says of DDI; the rest of the policy stays. Raises NotFound."""
+    fleet = required_fleet(session, fleet_id, lock=True)
+    content = json.loads(fleet.policy or "{}")
+    fleet.policy = json.dumps({**content, "ddi": msgspec.to_builtins(policy)}, separators=(",", ":"))
+    fleet.updated_at, fleet.revision = now, fleet.revision + 1
+    audit.record(
+        session, audit.ADMIN, "ddi.policy_set", "ok", now, fleet=fleet_id, versions=policy.versions, confirm=policy.confirm,
+        poll_s=policy.poll_s,
+    )  # fmt: skip

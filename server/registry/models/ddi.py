@@ -7,7 +7,7 @@ from .core import Base
 
 
 class DdiDevice(Base):
-    """A device (`Device.kind` is ddi) that speaks DDI. `state`: active, blocked.
+    """A device (`Device.kind` is ddi) that speaks DDI. `Device` has what all devices have, and whether it is blocked.
 
     `configured_at` is when it last reported its attributes. With `auto_confirm`, JSON of who asked for that, it confirms each
     deployment at once.
@@ -15,7 +15,6 @@ class DdiDevice(Base):
 
     __tablename__ = "ddi_device"
     device_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16))
     configured_at: Mapped[int | None] = mapped_column(BigInteger)
     auto_confirm: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)

@@ -134,6 +134,16 @@ MATRIX = {
     "rollouts.roll_back": SECURITY,
     "rollouts.show_policy": EVERYBODY,
     "rollouts.set_policy": SECURITY,
+    "ddi.list": EVERYBODY,
+    "ddi.add": SECURITY,
+    "ddi.make_token": SECURITY,
+    "ddi.issue": SECURITY,
+    "ddi.revoke_all": SECURITY,
+    "ddi.make_gateway_token": SECURITY,
+    "ddi.list_credentials": EVERYBODY,
+    "ddi.revoke": SECURITY,
+    "ddi.show_policy": EVERYBODY,
+    "ddi.set_policy": SECURITY,
     "enrollment_tokens.list": ALL_BUT_VIEWERS,
     "enrollment_tokens.make": HELPING,
     "enrollment_tokens.make_many": HELPING,
@@ -194,6 +204,7 @@ def body_of(act: Act, agent_id: str) -> Any:
         "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x", "days": 9,
         "rollout_id": "r", "back_id": "r-back", "fleet_id": "f",
         "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
+        "credential_id": "a" * 12,
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "rollouts.set_policy":

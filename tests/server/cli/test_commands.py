@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from sqlalchemy import text as sql
 
@@ -24,7 +25,7 @@ from server.keys.pki import spki_of
 from server.keys.rootkey import read_root_key
 from server.main import entry, main
 from server.registry.models.core import Heartbeat
-from tests.server.devices import Device, public_jwk_of
+from tests.server.devices import Device, make_csr, public_jwk_of
 from tests.support.serverside import open_server
 
 
@@ -201,6 +202,13 @@ ARGUMENTS = {
     "secrets invalidate": ["--agent", "x", "1"],
     "secrets list": ["--agent", "x"],
     "secrets rotate": ["--all"],
+    "ddi credentials revoke": ["aaaaaaaaaaaa", "--yes"],
+    "ddi devices add": ["x"],
+    "ddi devices revoke": ["x", "--yes"],
+    "ddi devices token": ["x"],
+    "ddi gateway-token": ["x"],
+    "ddi policy set": ["x"],
+    "ddi policy show": ["x"],
     "webhooks add": ["https://shop.example/"],
     "webhooks dead-letters": ["x"],
     "webhooks new-secret": ["x"],
@@ -219,6 +227,7 @@ OTHERWISE = {
     ("openapi",),
     ("tls-files",),
     ("accounts", "certify"),
+    ("ddi", "devices", "certificate"),
     ("keys", "end"),
     ("keys", "prepare"),
     ("accounts", "oidc", "set"),
@@ -563,6 +572,32 @@ def test_the_retention_is_shown_changed_and_applied(place: Path, run: Run) -> No
     }
     changed = [line for line in run("audit", "--json").json() if line["event"] == "retention.set"]
     assert len(changed) == 1 and {"audit": 0, "secrets": 30}.items() <= dict(changed[0]["fields"]).items()  # type: ignore[call-overload]
+
+
+def test_devices_that_speak_ddi_are_added_and_given_tokens_and_certificates(place: Path, run: Run, tmp_path: Path) -> None:
+    assert "ddi devices token till-1" in run("ddi", "devices", "add", "till-1", "--name", "front", "--hardware", "pos-x200").err
+    assert "already" in run("ddi", "devices", "add", "till-1", code=1).err
+    text = run("ddi", "devices", "token", "till-1").out.strip()
+    assert text.startswith("ddt_")
+    (device,) = run("ddi", "devices", "list", "--json").json()
+    assert (device["device_id"], device["name"], device["seen_at"]) == ("till-1", "front", None)
+    csr = tmp_path / "till.csr"
+    csr.write_text(make_csr(ec.generate_private_key(ec.SECP256R1())))
+    chain = x509.load_pem_x509_certificates(run("ddi", "devices", "certificate", "till-1", "--csr", csr).out.encode())
+    assert len(chain) == 2
+    chain[0].verify_directly_issued_by(chain[1])
+    found = run("ddi", "credentials", "list", "--device", "till-1", "--json").json()
+    assert sorted(each["kind"] for each in found) == ["certificate", "target"]
+    assert text not in json.dumps(found)
+    target = next(each["credential_id"] for each in found if each["kind"] == "target")
+    run("ddi", "credentials", "revoke", target, "--yes")
+    assert "revoked already" in run("ddi", "credentials", "revoke", target, "--yes", code=1).err
+    assert "1 revoked" in run("ddi", "devices", "revoke", "till-1", "--yes").err
+    assert "revoked" in run("ddi", "credentials", "list").out
+    assert "there is no device" in run("ddi", "devices", "token", "till-2", code=1).err
+    assert "there is no fleet 'x'" in run("ddi", "gateway-token", "x", code=1).err
+    assert "there is no fleet 'x'" in run("ddi", "policy", "set", "x", "--version-attribute", "pos=version", code=1).err
+    assert "versions" in run("ddi", "policy", "set", "x", "--version-attribute", "POS=version", code=1).err
 
 
 def test_an_agent_is_retired_shown_so_and_taken_back(enrolled: Path, run: Run) -> None:

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from server.base.limits import ADDRESS_RATE, AGENT_RATE, MAX_BODY_BYTES
-from server.fleet.ddi import credentials, devices
+from server.fleet.ddi import credentials
+from server.fleet.devices import blocklist
 from server.registry.models.fleets import FleetMember
 from server.web.peers import Peer, peer_of
 from tests.server.devices import NOW, make_csr
@@ -83,9 +84,9 @@ def test_what_was_blocked_or_revoked_counts_no_more_from_the_next_request_on(wor
     write(world, credentials.revoke, mine.fingerprint, NOW)
     assert world.ask("GET", "till-1", peer=mine).status == 401
     shared = gateway(world)
-    write(world, devices.block, "till-1", NOW)
+    write(world, blocklist.block, world.server.server.agents, "till-1", NOW)
     assert world.ask("GET", "till-1", headers=shared).status == 401
-    write(world, devices.unblock, "till-1", NOW)
+    write(world, blocklist.unblock, world.server.server.agents, "till-1", NOW)
     assert world.ask("GET", "till-1", headers=shared).status == 200
 
 

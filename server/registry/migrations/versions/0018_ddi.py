@@ -22,7 +22,6 @@ def upgrade() -> None:
     op.create_table(
         "ddi_device",
         _text("device_id", 64),
-        _text("state", 16),
         _number("configured_at", nullable=True),
         sa.Column("auto_confirm", sa.Text(), nullable=True),
         _number("created_at"),
