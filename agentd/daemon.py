@@ -13,6 +13,7 @@ from ipc.peer import Peer
 from . import VERSION
 from .admin.service import AdminService, Handler
 from .base.config.config import Config
+from .base.config.live import Effective
 from .base.configstatus import Read
 from .base.confinement import NOT_CONFINED, ConfinementStatus
 from .base.errors import StopError
@@ -82,8 +83,13 @@ class Housekeeping:
         self._monotonic = monotonic
         self._chores = chores
         self._next: dict[str, float] = {}
+        self._paces: dict[str, float] = {}
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._since: dict[str, float] = {}
+
+    def pace(self, name: str, every: float) -> None:
+        """Runs a chore so often from its next run on; seconds."""
+        self._paces[name] = every
 
     def tick(self) -> None:
         """Begins what is due; called every second."""
@@ -92,13 +98,13 @@ class Housekeeping:
         lanes: dict[str, list[Chore]] = {}
         for chore in due:
             if not chore.lane:
-                self._next[chore.name] = now + chore.every
+                self._next[chore.name] = now + self._paces.get(chore.name, chore.every)
                 try:
                     chore.work()
                 except Exception:  # a chore that fails once must not end the housekeeping
                     log.exception("housekeeping failed: %s", chore.name)
             elif chore.lane not in self._lanes or self._lanes[chore.lane].done():
-                self._next[chore.name] = now + chore.every
+                self._next[chore.name] = now + self._paces.get(chore.name, chore.every)
                 lanes.setdefault(chore.lane, []).append(chore)
             elif now - self._since[chore.lane] > LATE_S:
                 self._since[chore.lane] = now
@@ -148,6 +154,11 @@ class Daemon:
         self.admin = AdminService(management, core.audit, core.counters, monotonic, handlers, self._access)
         self._housekeeping = Housekeeping(core.clock.monotonic, self._chores())
         self._checkpoint_at = core.clock.monotonic() + CHECKPOINT_EVERY_S
+        self._fleet = agent.parts.fleet
+        self._effective = Effective(self._config) if self._fleet is None else self._fleet.effective
+        self._housekeeping.pace("views", self._effective.config.agent.metrics_interval)
+        if self._fleet is not None and self._fleet.document is not None:
+            self._go_by(self._effective)
 
     def _chores(self) -> tuple[Chore, ...]:
         agent, core, made = self.agent, self._core, self._made
@@ -157,6 +168,7 @@ class Daemon:
             Chore("latest time", 0, 0, self._note_latest),
             Chore("audit file", 0, 0, core.audit.look_after_file),
             Chore("states", 0, 0, self._reporter.note),
+            Chore("fleet settings", 0, 0, self._look_at_fleet),
             Chore("alerts", 0, 0, agent.webhook.look),
             Chore("alerts kept", 0, 0, agent.webhook.keep, "disk of the alerts that wait"),
             Chore("alerts sent", 0, 0, agent.webhook.deliver, "webhook"),
@@ -330,11 +342,22 @@ class Daemon:
         made.hub.recheck()
         self._core.audit.reconfigure(config.audit)
         made.keeper.limits = config.audit
+        self._go_by(Effective(config) if self._fleet is None else self._fleet.over(config))
+        self._core.audit.record("config.reloaded", "ok", needs_restart=later)
+        return later
+
+    def _look_at_fleet(self) -> None:
+        if self._fleet is not None and self._fleet.effective is not self._effective:
+            self._go_by(self._fleet.effective)
+
+    def _go_by(self, found: Effective) -> None:
+        """Applies what a fleet may set: all that has an effect without a restart."""
+        self._effective, config = found, found.config
+        self._file.go_by_fleet(None if self._fleet is None else self._fleet.origin, found)
         self.agent.webhook.reconfigure(config.alerts)
         if self.agent.updates is not None:
             self.agent.updates.runner.reconfigure(settings_of(config.updates))
-        self._core.audit.record("config.reloaded", "ok", needs_restart=later)
-        return later
+        self._housekeeping.pace("views", config.agent.metrics_interval)
 
     def _refuse(self, problems: tuple[str, ...]) -> None:
         for problem in problems:

@@ -71,7 +71,9 @@ from .secrets.store import Store
 from .secrets.trusted_time import TrustedTime
 from .sockets.connection import Hub
 from .sync.capabilities import Negotiation
+from .sync.configuration import ConfigurationSync
 from .sync.cycle import ContactCycle
+from .sync.fleetsettings import FleetSettings
 from .sync.licenses import LicenseSync
 from .sync.mode import Kept, ModeKeeper
 from .sync.ota import UpdateSync
@@ -320,6 +322,8 @@ def connect(
     """
     config, core, store = made.config, made.core, made.store
     rotation, cycle = None, None
+    fleet = FleetSettings(core, config.fleet_file, lambda: store.trust, config)
+    fleet.load()
     agent: Agent
     updates = _updates(made, sides, lambda: agent) if config.updates_enabled else None
     if store.record.server is not None and made.tls is not None:
@@ -346,13 +350,16 @@ def connect(
             )
         )
         cycle = ContactCycle(
-            core, client, certificates, rotation, signed, made.checkpoint, negotiation, licenses, seats, usage, ota
-        )
+            core, client, certificates, rotation, signed, made.checkpoint, negotiation, licenses, seats, usage,
+            ConfigurationSync(client, fleet), ota,
+        )  # fmt: skip
     mode = ModeKeeper(core, made.validator, cycle, made.found.kept, config.agent)
     status = ConfigStatus(config)
     backups = BackupWatch(status, config.backup_file)
     runner = None if updates is None else updates.runner
-    parts = AgentParts(core, store, made.validator, cycle, mode, made.hub, status, made.usage, backups=backups, updates=runner)
+    parts = AgentParts(
+        core, store, made.validator, cycle, mode, made.hub, status, made.usage, backups=backups, updates=runner, fleet=fleet
+    )
     queue = open_queue(config.webhook_file)
     publisher = Publisher(parts, config.metrics_file, StateFile(config.state_file), queue, made.checkpoint)
     reporter = Reporter(parts, made.checkpoint, publisher)

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from .agent import EXIT_NEGATIVE, EXIT_UNAVAILABLE, Agent, pass_agent
 
 _UNSET = "-"
-_ORIGINS = {"file": "the file", "default": "default", "provisioning": "provisioning"}
+_ORIGINS = {"fleet": "the fleet", "file": "the file", "default": "default", "provisioning": "provisioning"}
 
 
 @click.group()
@@ -58,12 +58,13 @@ def config_text(reply: dict[str, Any]) -> str:
         value, default = (_value(entry["key"], entry[name]) for name in ("value", "default"))
         later = f"after a restart: {_value(entry['key'], entry['after_restart'])}" if "after_restart" in entry else ""
         other = f"default: {default}" if default not in (value, _UNSET) else ""
-        rows.append(
-            (entry["key"], value, _ORIGINS.get(entry["origin"], entry["origin"]), ", ".join(filter(None, (other, later))))
-        )
+        origin = _ORIGINS.get(entry["origin"], entry["origin"])
+        if entry["origin"] == "fleet" and (fleet := reply.get("fleet")):
+            origin = f"fleet {fleet['id']}, number {fleet['number']}"
+        rows.append((entry["key"], value, origin, ", ".join(filter(None, (other, later)))))
     text = f"in force, from {reply['file']}:\n\n" if reply["file"] else ""
     text += str(tabulate(rows, headers=["key", "value", "from", ""], tablefmt="simple", disable_numparse=True))
-    notes = [*reply["problems"]]
+    notes = [*reply["problems"], *(f"the fleet's {text}" for text in reply.get("limited", ()))]
     if reply["problems"]:
         notes.append("the file on disk is refused: what is shown stays in force")
     elif reply["unloaded"]:
@@ -85,6 +86,10 @@ def _value(key: str, value: Any) -> str:
         return ", ".join(map(_user, value))
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if key == "updates.window":
+        return f"{value['start']} to {value['end']} {value['zone']}, {', '.join(value['days'])}"
+    if key == "fleet.limits":
+        return "; ".join(f"{name}: {least} to {most}" for name, (least, most) in value.items())
     if isinstance(value, dict):
         return "; ".join(f"{_user(int(uid))}: {', '.join(products)}" for uid, products in value.items())
     return str(value)

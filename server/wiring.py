@@ -27,6 +27,7 @@ from .enrollment.service import Enrollment, Policy
 from .exchange.checkins import CheckIns
 from .exchange.kept_replies import KeptReplies
 from .exchange.service import Exchange, Stores
+from .fleet.configuration.contact import Configurations
 from .fleet.ddi.actions import COUNTER as DDI_ACTIONS
 from .fleet.devices.registry import Devices
 from .keys import datakey, key_rows, masterkey
@@ -201,6 +202,7 @@ def wire_exchange(server: Server, random: Callable[[int], bytes] = os.urandom) -
         server.leases,
         Directives(server.keys),
         Devices(),
+        Configurations(server.keys),
     )
     checkins = CheckIns(Prepared(server.database), server.keys, replies, random)
     return Exchange(server.database, server.keys, stores, random, checkins)

@@ -89,6 +89,11 @@ DEGRADED_LONG = Alert(
     "alert.degraded_long", Severity.HIGH, "Degraded mode has lasted more than 24 hours",
     "Restore the connection to the license server before grace ends.",
 )  # fmt: skip
+FLEET_CONFIGURATION = Alert(
+    "alert.fleet_configuration", Severity.MEDIUM, "What the machine's fleet sets cannot be used from the disk",
+    "Find out who changed fleet-configuration.json in the state directory; 'license-agent-cli contact' gets it anew. The "
+    "machine's own file counts until then.",
+)  # fmt: skip
 OTA_HINDERED = Alert(
     "alert.ota_hindered", Severity.MEDIUM, "An update cannot go on, and nothing is wrong with its package",
     "Run 'license-agent-cli ota status': it says what hinders the update and what to do. The update goes on by itself then.",
@@ -150,8 +155,8 @@ WEBHOOK_FAILING = Alert(
 
 ALERTS = (
     ADMIN_CA_ENDS, ADMIN_CA_UNUSABLE, ADMIN_REFUSED, AUDIT_ARCHIVE, AUDIT_BUDGET, AUDIT_DAMAGED, AUDIT_FILE, AUDIT_SEAL,
-    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, OTA_HINDERED, OTA_LOCKED, OTA_METADATA_ENDS, OTA_REHEARSAL,
-    OTA_ROLLED_BACK, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES, SERVER_TIME,
-    TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
+    BACKUP_OVERDUE, BREAK_GLASS, CLOCK_SUSPECT, DEGRADED_LONG, FLEET_CONFIGURATION, OTA_HINDERED, OTA_LOCKED,
+    OTA_METADATA_ENDS, OTA_REHEARSAL, OTA_ROLLED_BACK, REVOCATIONS_STALE, ROTATION_FAILING, SECRET_EXPIRED, SERVER_REFUSES,
+    SERVER_TIME, TPM_UNAVAILABLE, TPM_UNRELIABLE, UNAUTHORIZED, WEBHOOK_FAILING,
 )  # fmt: skip
 """All of them."""

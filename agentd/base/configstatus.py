@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from settings.errors import ConfigError
 
 from .config.config import Config
+from .config.live import Effective
 from .confinement import NeedsRestart
 
 Read = Callable[[], tuple[Config, list[str]]]
@@ -44,6 +45,9 @@ class ConfigStatus:
         problems: why the file was refused when it was last read.
         unloaded: the file held another configuration than the one that was loaded, when it was last read.
         out_of_reach: why only a process that is started now could use the file, when it was last looked at.
+        fleet: the fleet that sets something here, and the number of its configuration; None without one.
+        set_by_fleet: the keys whose values are the fleet's, as `section.key`.
+        limited: what the fleet wanted and this machine does not do, a sentence each.
     """
 
     config: Config
@@ -53,6 +57,9 @@ class ConfigStatus:
     problems: tuple[str, ...] = ()
     unloaded: bool = False
     out_of_reach: str = ""
+    fleet: tuple[str, int] | None = None
+    set_by_fleet: frozenset[str] = frozenset()
+    limited: tuple[str, ...] = ()
 
     def on_disk(self) -> OnDisk:
         """Reads the file. Blocks for it, and for the names of users and groups."""
@@ -76,6 +83,12 @@ class ConfigStatus:
         """Notes that the file was loaded."""
         self.file, self.config, self.needs_restart = file, in_force, tuple(needs_restart)
         self.problems, self.unloaded, self.out_of_reach = (), False, ""
+
+    def go_by_fleet(self, fleet: tuple[str, int] | None, found: Effective) -> None:
+        """Notes what counts now together with what the fleet sets."""
+        self.file = self.file or self.config
+        self.config, self.fleet = found.config, fleet
+        self.set_by_fleet, self.limited = found.set_by_fleet, found.limited
 
     def refused(self, problems: tuple[str, ...]) -> None:
         """Notes that the file was refused."""

@@ -12,6 +12,7 @@ from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
 from contracts.contact.capabilities import ANNOUNCE, AnnounceCapabilities, AnnounceReply, verify_capabilities
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
 from contracts.contact.updates import HARDWARE, UPDATES
@@ -21,7 +22,7 @@ from contracts.jose import BadSignature, MalformedToken
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE, CONFIGURATION)
 """What this agent can do."""
 ASK_EVERY_S = 86_400.0
 """How often the list is fetched in a long run: the server may have been updated."""

@@ -25,6 +25,7 @@ from agentd.uplink.client import ExchangeClient
 from agentd.uplink.retry import CircuitBreaker, delay
 from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay, share
 from agentd.uplink.transport import CertificateRefused, NoContact, NotTheServer
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
 from contracts.contact.updates import UPDATES
@@ -45,6 +46,7 @@ from contracts.keyset import verify_key_set
 from hwsec.errors import HwsecError
 
 from .capabilities import Negotiation
+from .configuration import ConfigurationSync
 from .licenses import LicenseSync
 from .ota import UpdateSync
 from .seats import SeatSync
@@ -111,6 +113,7 @@ class ContactCycle:
         licenses: keeps the machine's licenses as the server has them.
         seats: keeps its seats of floating licenses.
         usage: reports what was counted.
+        configuration: asks for the fleet's configuration.
         ota: asks for directives; None where updates are not enabled.
         draw: random numbers between 0 and 1, for pauses.
 
@@ -131,6 +134,7 @@ class ContactCycle:
         licenses: LicenseSync,
         seats: SeatSync,
         usage: UsageReports,
+        configuration: ConfigurationSync,
         ota: UpdateSync | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -144,6 +148,7 @@ class ContactCycle:
         self._licenses = licenses
         self._seats = seats
         self._usage = usage
+        self._configuration = configuration
         self._ota = ota
         self._draw = draw
         self._lock = asyncio.Lock()
@@ -324,7 +329,10 @@ class ContactCycle:
             await self._usage.report()
         if self._ota is not None and self._negotiation.can(UPDATES):
             await self._ota.sync()
-        self._wanted_s = contact_delay(self._core.agent_id, self._count, reply.next_contact_s)
+        if self._negotiation.can(CONFIGURATION):
+            await self._configuration.sync()
+        wanted = self._configuration.contact_interval or reply.next_contact_s
+        self._wanted_s = contact_delay(self._core.agent_id, self._count, wanted)
         confirm_in = self._updates.confirm_in()
         if confirm_in is not None:
             spread = CONFIRM_SPREAD_S * share(self._core.agent_id, "confirm", self._count)

@@ -8,6 +8,7 @@ from agentd.base.alerts import (
     BACKUP_OVERDUE,
     CLOCK_SUSPECT,
     DEGRADED_LONG,
+    FLEET_CONFIGURATION,
     OTA_HINDERED,
     OTA_LOCKED,
     OTA_METADATA_ENDS,
@@ -97,6 +98,8 @@ class AlertWatch:
         backups = None if self._parts.backups is None else self._parts.backups.standing(now)
         late = backups is not None and backups.overdue
         self._set(BACKUP_OVERDUE, late, backups.text if backups is not None else "no backups are made by themselves any more")
+        problem = "" if self._parts.fleet is None else self._parts.fleet.problem
+        self._set(FLEET_CONFIGURATION, bool(problem), problem or "what the fleet sets can be used")
         clock = self._core.clock
         self._change(
             CLOCK_SUSPECT,

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.base.config.config import Config, known_keys
+from agentd.base.config.live import value_of
 from agentd.base.configstatus import ConfigStatus
+from contracts.contact.configuration import NAMES
 
 FILE: Final = "file"
 DEFAULT: Final = "default"
+FLEET: Final = "fleet"
+"""The machine's fleet sets it, within the bounds that the file has for that."""
 PROVISIONING: Final = "provisioning"
 """The server said it when the device was made an agent, and the file does not."""
 
@@ -29,11 +33,13 @@ def config_view(status: ConfigStatus, provisioned: Mapping[str, Any]) -> dict[st
             key = f"{section}.{name}"
             value, default, later = (_plain(_of(each, section, name)) for each in (config, standard, waiting))
             origin = FILE if key in config.given else DEFAULT
+            if key in status.set_by_fleet:
+                origin = FLEET
             if origin is DEFAULT and key in provisioned:
                 value, origin = _plain(provisioned[key]), PROVISIONING
             entry = {"key": key, "value": value, "default": default, "origin": origin}
             # What was loaded and takes effect at the next start.
-            if origin is not PROVISIONING and later != value:
+            if origin not in (PROVISIONING, FLEET) and later != value:
                 entry["after_restart"] = later
             entries.append(entry)
     return {
@@ -42,10 +48,14 @@ def config_view(status: ConfigStatus, provisioned: Mapping[str, Any]) -> dict[st
         "unloaded": status.unloaded,
         "problems": list(status.problems),
         "needs_restart": list(status.needs_restart),
+        "fleet": None if status.fleet is None else {"id": status.fleet[0], "number": status.fleet[1]},
+        "limited": list(status.limited),
     }
 
 
 def _of(config: Config, section: str, name: str) -> Any:
+    if f"{section}.{name}" in NAMES:
+        return value_of(config, f"{section}.{name}")
     part = getattr(config, section)
     return getattr(part, name) if any(each.name == name for each in fields(part)) else None
 

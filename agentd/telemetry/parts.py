@@ -10,6 +10,7 @@ from agentd.ota.runner import UpdateRunner
 from agentd.secrets.store import Store
 from agentd.sockets.connection import Hub
 from agentd.sync.cycle import ContactCycle
+from agentd.sync.fleetsettings import FleetSettings
 from agentd.sync.mode import ModeKeeper
 
 from .backups import BackupWatch
@@ -30,6 +31,7 @@ class AgentParts:
         usage: the counters of usage; None if their file cannot be used.
         updates: installs updates; None where they are not enabled.
         backups: knows of the backups that a timer makes; None in tests without any.
+        fleet: what the machine's fleet sets; None in tests without any.
     """
 
     core: Core
@@ -42,3 +44,4 @@ class AgentParts:
     usage: Usage | None = None
     updates: UpdateRunner | None = None
     backups: BackupWatch | None = None
+    fleet: FleetSettings | None = None

@@ -28,7 +28,7 @@ class ConfigEntry(Struct, kw_only=True):
         key: `section.name`.
         value: that is in force; its type depends on the key.
         default: where the file says nothing.
-        origin: `file`, `default` or `provisioning`.
+        origin: `file`, `default`, `provisioning`, or `fleet`: the machine's fleet sets it.
         after_restart: the value after the next start; missing if it is the same.
     """
 
@@ -37,6 +37,18 @@ class ConfigEntry(Struct, kw_only=True):
     default: Any
     origin: str
     after_restart: Any | UnsetType = UNSET
+
+
+class ConfiguringFleet(Struct):
+    """The fleet that sets something on this machine.
+
+    Attributes:
+        id: of the fleet.
+        number: of its configuration.
+    """
+
+    id: str
+    number: int
 
 
 class ConfigShown(Struct):
@@ -48,6 +60,8 @@ class ConfigShown(Struct):
         unloaded: whether the file on disk is another one.
         problems: why the file on disk is refused.
         needs_restart: keys that wait for a restart.
+        fleet: that sets something here; null without one.
+        limited: what the fleet wants and this machine's file does not accept, a sentence each.
     """
 
     file: str
@@ -55,6 +69,8 @@ class ConfigShown(Struct):
     unloaded: bool
     problems: list[str]
     needs_restart: list[str]
+    fleet: ConfiguringFleet | None = None
+    limited: list[str] = []
 
 
 class Reloaded(Struct):

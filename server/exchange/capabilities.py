@@ -5,13 +5,14 @@ that the agent knows it. So an agent that was set back to an older release is ne
 """
 
 from contracts.contact.capabilities import ANNOUNCE, Capabilities
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
 from contracts.contact.updates import HARDWARE, UPDATES
 from contracts.contact.usage import REPORT
 from server.keys.keyring import Keyring
 
-CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE)
+CAPABILITIES = (ANNOUNCE, SYNC, REPORT, LEASE, UPDATES, HARDWARE, CONFIGURATION)
 """What this server can do."""
 
 

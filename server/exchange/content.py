@@ -5,6 +5,7 @@ from typing import Any
 
 from contracts import exchange as forms
 from contracts.contact.capabilities import AnnounceCapabilities
+from contracts.contact.configuration import ConfigurationRequest
 from contracts.contact.licensesync import SyncLicenses
 from contracts.contact.seats import LeaseSeats
 from contracts.contact.updates import UpdatesRequest
@@ -34,6 +35,7 @@ KINDS: dict[str, type[Request]] = {
         LeaseSeats,
         ReportUsage,
         UpdatesRequest,
+        ConfigurationRequest,
     )
 }
 """Every kind of request, by its purpose."""

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from contracts import exchange as forms
 from contracts.contact.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.configuration import ConfigurationReply, ConfigurationRequest
 from contracts.contact.licensesync import SyncLicenses, SyncReply
 from contracts.contact.seats import LeaseReply, LeaseSeats
 from contracts.contact.updates import UpdatesReply, UpdatesRequest
@@ -34,6 +35,7 @@ from server.agents.clones import Clones
 from server.agents.lost_records import LostRecords
 from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
+from server.fleet.configuration.contact import Configurations
 from server.fleet.devices.registry import Devices
 from server.fleet.rollouts import contact as rollouts
 from server.keys.keyring import Keyring
@@ -77,6 +79,7 @@ class Stores:
     leases: Leases
     updates: Directives
     devices: Devices
+    configurations: Configurations
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Exchange:
             LeaseSeats: self._lease,
             ReportUsage: self._usage,
             UpdatesRequest: self._updates,
+            ConfigurationRequest: self._configuration,
         }
 
     def challenge(self, fingerprint: str, now: int) -> str:
@@ -375,6 +379,10 @@ class Exchange:
         records.write(session)  # last: it locks the log's counter
         return UpdatesReply(directive=found.directive, acknowledged=found.acknowledged, paused=found.paused, **context.head())
 
+    def _configuration(self, context: _Context, asked: ConfigurationRequest) -> Reply:
+        found = self._stores.configurations.contact(context.session, context.agent.agent_id, asked, context.now)
+        return ConfigurationReply(document=found, **context.head())
+
     def _usage(self, context: _Context, asked: ReportUsage) -> Reply:
         # A request with another challenge than one of ours does not come this far.
         challenged_at = self._reader.challenged_at(asked, context.peer.fingerprint) or 0
@@ -416,5 +424,5 @@ def _response(signed: str, reply: Reply) -> Response:
 def _repeated(signed: str) -> Response:
     """The response around a kept reply, with the status that it had."""
     _header, content = parse_signed(signed)
-    every = forms.AnyReply | AnnounceReply | SyncReply | UsageReply | LeaseReply | UpdatesReply
+    every = forms.AnyReply | AnnounceReply | SyncReply | UsageReply | LeaseReply | UpdatesReply | ConfigurationReply
     return _response(signed, convert(content, every, "kept reply"))

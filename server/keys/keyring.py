@@ -21,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.contact.capabilities import CAPABILITIES_TYPE, Capabilities
+from contracts.contact.configuration import CONFIGURATION_TYPE, Configuration
 from contracts.directive import DIRECTIVE_TYPE, Directive
 from contracts.exchange import REPLY_TYPE, RefusalCode, Reply
 from contracts.jose import b64encode
@@ -128,6 +129,13 @@ class Keyring:
         self.check_clock()
         loaded = self._now()
         header = {"alg": "ES256", "typ": DIRECTIVE_TYPE, "kid": public_jwk(loaded.rotation)["kid"]}
+        return es256.sign(loaded.rotation_key, b64encode(msgspec.json.encode(header)), msgspec.json.encode(content))
+
+    def sign_configuration(self, content: Configuration) -> str:
+        """Signs what a fleet sets on an agent, as `sign_reply` does. Raises ClockNotTrusted."""
+        self.check_clock()
+        loaded = self._now()
+        header = {"alg": "ES256", "typ": CONFIGURATION_TYPE, "kid": public_jwk(loaded.rotation)["kid"]}
         return es256.sign(loaded.rotation_key, b64encode(msgspec.json.encode(header)), msgspec.json.encode(content))
 
     def open_enrollment_token(self, text: str) -> bytes:

@@ -34,6 +34,7 @@ from agentd.secrets.record import (
 )
 from agentd.secrets.revocations import Revocations
 from agentd.secrets.withheld import Withheld
+from agentd.sync.fleetsettings import KeptDocument
 from agentd.telemetry.alertqueue import Dead, Event, Kept
 from agentd.telemetry.backups import BackupRecord
 from agentd.telemetry.statefile import encode_state
@@ -128,6 +129,7 @@ ALERTS = msgspec.convert(
 )  # fmt: skip
 STATE = {"agent_id": AGENT, "last_server_contact": T0, "degraded_since": T0 - 1, "degraded_held": True}
 ANCHORS = {"security": anchor.Removed("security", 9, "ab" * 32, 5, T0, "retention", b"\x01" * 64)}
+FLEET = KeptDocument(document="h.p.s")
 BACKUP = BackupRecord(T0, "/var/backups/agent.json", T0 + 1, "no room")
 
 
@@ -269,6 +271,7 @@ EXAMPLES: dict[str, Callable[[], bytes]] = {
     "webhook.json": lambda: msgspec.json.encode(ALERTS),
     "state.json": lambda: encode_state(STATE),
     "agent.json": lambda: _written(_identity),
+    "fleet-configuration.json": lambda: msgspec.json.encode(FLEET),
     "backup.json": lambda: msgspec.json.encode(BACKUP),
     "audit.log": _chain,
     "audit.anchors": lambda: anchor.encode(ANCHORS),

@@ -16,6 +16,7 @@ from agentd.ota.journal import Journal, read_journal
 from agentd.ota.register import Entry, Register
 from agentd.rotation.table import Rotation
 from agentd.secrets.record import SECTIONS, read_record
+from agentd.sync.fleetsettings import KeptDocument
 from agentd.sync.mode import Kept
 from agentd.telemetry.alertqueue import decode_kept
 from agentd.telemetry.backups import read_record as read_backup
@@ -82,6 +83,7 @@ def test_views_and_queues_are_read(put: Callable[[str], Path]) -> None:
     assert StateFile(put("state.json")).read() == (Kept(T0, T0 - 1, True), Origin.MAIN, False)
     assert decode_kept(frozen("webhook.json")) == examples.ALERTS
     assert read_backup(put("backup.json")) == examples.BACKUP
+    assert msgspec.json.decode(frozen("fleet-configuration.json"), type=KeptDocument) == examples.FLEET
 
 
 def test_the_inventory_is_read(put: Callable[[str], Path]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from contracts.contact.capabilities import AnnounceReply, verify_capabilities
+from contracts.contact.configuration import ConfigurationReply
 from contracts.contact.licensesync import SyncLicenses, SyncReply
 from contracts.contact.seats import LeaseReply
 from contracts.contact.updates import UpdatesReply
@@ -32,6 +33,7 @@ TRUST = parse_trust(json.dumps(VECTORS["trust"]).encode())
 AGENT = VECTORS["agent"]
 REPLIES: dict[str, type[Reply]] = {
     "announce-capabilities": AnnounceReply,
+    "configuration": ConfigurationReply,
     "lease-seats": LeaseReply,
     "secret-status": StatusReply,
     "sync-licenses": SyncReply,

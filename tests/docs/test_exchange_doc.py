@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentd.base.clock import signedtime
+from agentd.base.config.fleetconfig import DEFAULT_ACCEPT, DEFAULT_LIMITS
 from agentd.licenses import inventory
 from agentd.rotation import table
 from agentd.secrets import trusted_time, withheld
@@ -15,9 +16,10 @@ from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
 from contracts import exchange, keyset
-from contracts.contact import capabilities, licensesync, updates, usage
+from contracts.contact import capabilities, configuration, licensesync, updates, usage
 from contracts.contact import seats as leasing
 from contracts.contact.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
+from contracts.contact.configuration import BOUNDS, Configuration, ConfigurationReply, ConfigurationResult, ResultState
 from contracts.contact.licensesync import SyncReply
 from contracts.contact.seats import LeaseReply
 from contracts.contact.updates import UpdatesReply
@@ -69,7 +71,7 @@ PURPOSES, MEMBERS, REPLIES = tables(section("Purposes"))
 KINDS = answering.KINDS
 SENT = {
     str(kind.__struct_config__.tag): kind
-    for kind in (*AnyReply.__args__, AnnounceReply, SyncReply, UsageReply, LeaseReply, UpdatesReply)
+    for kind in (*AnyReply.__args__, AnnounceReply, SyncReply, UsageReply, LeaseReply, UpdatesReply, ConfigurationReply)
 }
 
 
@@ -155,6 +157,35 @@ def test_seats_are_told() -> None:
     assert list(leased) == list(leasing.SeatLease.__struct_fields__)
 
 
+def test_what_a_fleet_sets_is_told() -> None:
+    text = section("Configuration of a fleet")
+    document, members, result = tables(text)
+    assert list(document) == list(Configuration.__struct_fields__) and list(members) == list(configuration.NAMES)
+    assert list(result) == list(ConfigurationResult.__struct_fields__)
+    assert names(result["state"][0]) == [state.value for state in ResultState]
+    for name, (least, most) in BOUNDS.items():
+        assert members[name][0] == f"{least} to {most}", name
+    assert (
+        f"`{configuration.CONFIGURATION_TYPE}`" in text
+        and f"at most {configuration.MAX_CONFIGURATION_CHARS:,} characters" in text
+    )
+    assert f"at most {configuration.MAX_DETAIL_CHARS} characters" in text
+
+
+def test_what_a_machine_accepts_without_a_section_is_told() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text("utf-8")
+    (told,) = tables(page.partition("\n### What a fleet may set\n")[2].partition("\n### ")[0])
+    assert list(told) == list(configuration.NAMES)
+    for name, row in told.items():
+        assert row[0].startswith("yes") is (name in DEFAULT_ACCEPT), name
+        if name in BOUNDS:
+            least, most = DEFAULT_LIMITS[name]
+            assert row[1] == f"{least:,} to {most:,}", name
+            least, most = BOUNDS[name]
+            same = BOUNDS[name] == DEFAULT_LIMITS[name]
+            assert row[2].strip(" |") == ("the same" if same else f"{least:,} to {most:,}"), name
+
+
 def test_every_bound_is_in_the_table_with_its_value() -> None:
     (bounds,) = tables(section("Bounds of the exchange"))
     values = {name: value for name, value in vars(exchange).items() if name.isupper() and isinstance(value, int)}
@@ -181,6 +212,9 @@ def test_every_bound_is_in_the_table_with_its_value() -> None:
         "MAX_SEAT_S": leasing.MAX_SEAT_S,
         "MAX_GIVEN_BACK": withheld.MAX_GIVEN_BACK,
         "CLOCK_MARGIN_S": server_seats.CLOCK_MARGIN_S,
+        "MAX_CONFIGURATION_CHARS": configuration.MAX_CONFIGURATION_CHARS,
+        "MAX_FROZEN": configuration.MAX_FROZEN,
+        "MAX_DETAILS": configuration.MAX_DETAILS,
         "MAX_CAPABILITIES": capabilities.MAX_CAPABILITIES,
         "MAX_CAPABILITIES_CHARS": capabilities.MAX_CAPABILITIES_CHARS,
         "RENEWABLE_S": peers.RENEWABLE_S,

@@ -52,6 +52,7 @@ def contact(chain: Chain) -> None:
 def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_till(chain: Chain) -> None:
     assert server_view(chain)["capabilities"] == [
         "announce-capabilities",
+        "configuration",
         "lease-seats",
         "report-usage",
         "sync-licenses",
@@ -61,6 +62,7 @@ def test_a_license_is_issued_suspended_and_reinstated_without_anybody_at_the_til
     shown = json.loads(chain.server_cli("agents", "show", chain.agent_id, "--json"))
     assert sorted(shown["capabilities"]) == [
         "announce-capabilities",
+        "configuration",
         "lease-seats",
         "report-usage",
         "sync-licenses",
@@ -112,6 +114,7 @@ def test_a_link_that_withholds_the_list_or_the_licenses_lifts_no_suspension(chai
         assert reason(chain, carried) == "revoked"
     assert server_view(chain)["capabilities"] == [
         "announce-capabilities",
+        "configuration",
         "lease-seats",
         "report-usage",
         "sync-licenses",

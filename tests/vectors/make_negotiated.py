@@ -108,6 +108,15 @@ def exchanges() -> list[dict[str, Any]]:
         exchange(13, "the kind of machine, for a server that has announced the member", "updates",
                  {"running": [], "directive": 0, "outcomes": [], "hardware": "till-x86"},
                  "updates-reply", {"directive": None, "acknowledged": [], "paused": False}),
+        exchange(14, "the first question for the fleet's configuration", "configuration", {"known": 0, "result": None},
+                 "configuration-reply", {"document": "d.o.c"}),
+        exchange(15, "what became of a configuration", "configuration",
+                 {"known": 7, "result": {"number": 7, "state": "limited", "details": ["updates.window: the file sets it"],
+                                         "digest": "0f" * 32}},
+                 "configuration-reply", {"document": None}),
+        exchange(16, "a configuration that cannot be used", "configuration",
+                 {"known": 8, "result": {"number": 8, "state": "refused", "details": ["an unknown member"], "digest": None}},
+                 "configuration-reply", {"document": None}),
     ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from audittrail.chain import APPLICATION, OTA, SECURITY
 from common.files import file_problems
 from contracts.admin.adminca import FILE_NAME
 from contracts.claims import AGENT_ID
+from contracts.contact.configuration import BOUNDS
 from hwsec.nv.layout import NV_BASE
 from ipc.bounds import DEFAULT_CONNECTIONS_PER_UID, DEFAULT_RATE_PER_S, MAX_PRODUCT_CHARS, NONCES_PER_UID
 from settings.errors import ConfigError
@@ -36,6 +37,7 @@ from settings.values import (
 )
 
 from .backupconfig import BACKUP_KEYS, BackupConfig
+from .fleetconfig import FLEET_KEYS, FleetConfig
 from .updatesconfig import KEYS as UPDATES_KEYS
 from .updatesconfig import UpdatesConfig
 from .updatesconfig import check as check_updates
@@ -64,7 +66,8 @@ class ServerConfig:
 class AgentConfig:
     """`[agent]`: who this is; the two periods, in seconds, may only shorten the server's dates.
 
-    An empty id leaves it to the server, which gives one when the agent is provisioned.
+    An empty id leaves it to the server, which gives one when the agent is provisioned, and so does a missing contact interval,
+    which the server names at each contact. Both intervals are in seconds.
     """
 
     id: str = ""
@@ -73,6 +76,8 @@ class AgentConfig:
     degraded_switch: str = "forbidden"
     degraded_after: int = CONTACTS_FAILED
     stale_revocations: str = "accept"
+    contact_interval: int | None = None
+    metrics_interval: int = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,7 @@ class Config:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     backup: BackupConfig = field(default_factory=BackupConfig)
     updates: UpdatesConfig = field(default_factory=UpdatesConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     admin_ca: Path | None = field(default=None, compare=False)
@@ -211,6 +217,11 @@ class Config:
     def installer_socket(self) -> Path:
         """Where the installer listens."""
         return self.paths.run_dir / "installer.sock"
+
+    @property
+    def fleet_file(self) -> Path:
+        """What the machine's fleet sets, as the server has signed it."""
+        return self.paths.state_dir / "fleet-configuration.json"
 
     @property
     def updates_journal(self) -> Path:
@@ -300,6 +311,8 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
                 "degraded_switch": Key(one_of("forbidden", "allowed")),
                 "degraded_after": Key(integer(1, 1000)),
                 "stale_revocations": Key(one_of("accept", "refuse")),
+                "contact_interval": Key(integer(*BOUNDS["agent.contact_interval"])),
+                "metrics_interval": Key(integer(*BOUNDS["agent.metrics_interval"])),
             },
         ),
         "tpm": (
@@ -347,6 +360,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
         ),
         "backup": (BackupConfig, BACKUP_KEYS),
         "updates": (UpdatesConfig, dict(UPDATES_KEYS)),
+        "fleet": (FleetConfig, FLEET_KEYS),
         "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }
 

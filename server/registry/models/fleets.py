@@ -103,11 +103,16 @@ class FleetConfiguration(Base):
 
 
 class DeviceConfiguration(Base):
-    """The configuration that a device was last sent, and what it answered. `state`: sent, applied, limited, refused."""
+    """The configuration that a device was last sent, and what it answered. `state`: sent, applied, limited, refused.
+
+    `document` is the number of the document, which only grows for a device; `fleet_id` is missing, and `number` 0, if the
+    document ends what a fleet had set.
+    """
 
     __tablename__ = "device_configuration"
     device_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    fleet_id: Mapped[str] = mapped_column(String(64))
+    document: Mapped[int] = mapped_column(BigInteger)
+    fleet_id: Mapped[str | None] = mapped_column(String(64))
     number: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(16))
     detail: Mapped[str] = mapped_column(Text)

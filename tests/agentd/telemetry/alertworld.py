@@ -65,6 +65,7 @@ class AlertWorld:
             store=store,
             updates=self.updates,
             backups=None,
+            fleet=None,
         )
         self.watch = AlertWatch(parts)  # type: ignore[arg-type]
         with SecretBuffer(32) as key:

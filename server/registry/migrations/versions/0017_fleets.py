@@ -120,7 +120,8 @@ def _fleets() -> None:
     op.create_table(
         "device_configuration",
         _text("device_id", 64),
-        _text("fleet_id", 64),
+        _number("document"),
+        _text("fleet_id", 64, nullable=True),
         _number("number"),
         _text("state", 16),
         sa.Column("detail", sa.Text(), nullable=False),
