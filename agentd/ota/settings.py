@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, time
 from zoneinfo import ZoneInfo
 
-from agentd.base.config.updatesconfig import DAYS, UpdatesConfig, WindowConfig
+from agentd.base.config.updatesconfig import UpdatesConfig, WindowConfig
+from common.openings import DAYS, Calendar, Frozen, Window
 from common.zones import UnknownZone, zone_of
 
 from .consent import Mode
 from .sides import Declined
 from .table import HOUR, Order
-from .window import Calendar, Frozen, Terms, Window
+from .window import Terms
 
 NO_END = 2**40
 """`not_after` of an order whose end only the installer knows: that of a package."""

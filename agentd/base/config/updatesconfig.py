@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from datetime import date, time
 from typing import Any
 
+from common.openings import DAYS
 from common.zones import UnknownZone, zone_of
 from settings.sections import Key, Keys, Sections
 from settings.values import BadValue, boolean, integer, one_of
 
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MAX_FROZEN = 64
 MAX_TRIAL_S = 1200
 """Below the deadline of the trial as a whole (`agentd.ota.table.DEADLINES`), so that the checks that fail are the reason."""

@@ -17,8 +17,8 @@ from agentd.ota.runner import WARN_S
 from agentd.ota.settings import Settings
 from agentd.ota.sides import Declined, Progress, Unreachable
 from agentd.ota.table import Order, Step
-from agentd.ota.window import Calendar, Frozen, Window
 from agentd.telemetry.updateview import update_view
+from common.openings import Calendar, Frozen, Window
 
 from .machine import AT_ONCE, NEW, NOW, UpdatedMachine
 

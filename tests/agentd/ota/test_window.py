@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.ota.window import (
-    Calendar,
-    Frozen,
-    Terms,
-    Wait,
-    Window,
-    next_opening,
-    require_time,
-)
+from agentd.ota.window import Terms, Wait, require_time
+from common.openings import Calendar, Frozen, Window, next_opening
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ALL = frozenset(range(7))
