@@ -202,7 +202,7 @@ def body_of(act: Act, agent_id: str) -> Any:
         "device_id": agent_id, "device_ids": [agent_id], "tags": ["x"], "attributes": {"x": "y"}, "names": ["x"],
         "fleet_id": "f", "selection": "tag=x",
         "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x", "days": 9,
-        "rollout_id": "r", "back_id": "r-back", "fleet_id": "f",
+        "rollout_id": "r", "back_id": "r-back",
         "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
         "credential_id": "a" * 12,
     }  # fmt: skip
