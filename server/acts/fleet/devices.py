@@ -7,12 +7,9 @@ from pydantic import Field
 
 from server.accounts.roles import Role
 from server.acts.act import Act, AgentId, Context, Form, Listed, Number, PageForm, Sheet, Time, VendorId, page, revision_tag
-from server.agents.registry import ACTIVE, REVOKED
-from server.fleet.ddi import devices as ddi
-from server.fleet.devices import labels, listing
+from server.fleet.devices import blocklist, labels, listing
 from server.fleet.devices import registry as devices
 from server.fleet.devices.labels import MAX_ATTRIBUTES, MAX_TAGS, MAX_VALUE, TAG_PATTERN
-from server.fleet.devices.registry import AGENT
 from server.fleet.devices.selection import parse, selecting
 from server.fleet.devices.syntax import MAX_CHARS, NAME_PATTERN
 from server.fleet.fleets import fleets, membership
@@ -175,7 +172,7 @@ def untag(context: Context, body: TagsForm) -> DeviceCount:
 
 def set_attributes(context: Context, body: SetForm) -> DeviceDetails:
     """Set attributes of a device, which the device itself cannot replace."""
-    labels.set_attributes(context.session, body.device_id, body.attributes, context.now)
+    labels.put_attributes(context.session, body.device_id, body.attributes, context.now)
     return _details(context, body.device_id)
 
 
@@ -187,19 +184,13 @@ def unset_attributes(context: Context, body: UnsetForm) -> DeviceDetails:
 
 def block(context: Context, body: OneDevice) -> DeviceDetails:
     """Block a device: the server refuses its requests from now on, also on connections that are open. Revokes an agent."""
-    if devices.required(context.session, body.device_id).kind == AGENT:
-        context.server.agents.set_status(context.session, body.device_id, REVOKED, context.now)
-    else:
-        ddi.block(context.session, body.device_id, context.now)
+    blocklist.block(context.session, context.server.agents, body.device_id, context.now)
     return _details(context, body.device_id)
 
 
 def unblock(context: Context, body: OneDevice) -> DeviceDetails:
     """Take a device off the blocklist. An agent's certificates stay revoked: the device must be provisioned again."""
-    if devices.required(context.session, body.device_id).kind == AGENT:
-        context.server.agents.set_status(context.session, body.device_id, ACTIVE, context.now)
-    else:
-        ddi.unblock(context.session, body.device_id, context.now)
+    blocklist.unblock(context.session, context.server.agents, body.device_id, context.now)
     return _details(context, body.device_id)
 
 

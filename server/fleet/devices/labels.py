@@ -1,7 +1,7 @@
 """Keeps what is written on a device: its name and time zone, tags, and attributes.
 
 Operators write tags; attributes are written by operators and by the device itself. What an operator has written, the device
-does not replace (`source`): a device that lies about itself must not leave its fleet by that (threat-model T60).
+does not replace: a device that lies about itself must not move to another fleet by that (threat-model T60).
 """
 
 import re
@@ -25,8 +25,8 @@ MAX_ATTRIBUTES = 64
 MAX_VALUE = 256
 """Characters of an attribute's value."""
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"
-OPERATOR = "operator"
-"""`DeviceAttribute.source` of what an operator has written; `device` is the other one."""
+OPERATOR, DEVICE = "operator", "device"
+"""Who has written an attribute."""
 
 
 def change(session: Session, device_id: str, name: str | None, zone: str | None, now: int) -> Device:
@@ -88,14 +88,17 @@ def untag(session: Session, device_ids: Iterable[str], tags: Iterable[str], now:
         _told(session, device, "device.untagged", gone, now)
 
 
-def set_attributes(session: Session, device_id: str, values: Mapping[str, str], now: int) -> None:
-    """Sets attributes of a device, also those that the device has reported.
+def put_attributes(
+    session: Session, device_id: str, values: Mapping[str, str], now: int, source: str = OPERATOR
+) -> tuple[str, ...]:
+    """Sets attributes of a device; returns the names of those that changed, without those that an operator has written.
 
     Args:
         session: of a writing transaction.
         device_id: the device.
         values: by name.
         now: seconds since 1970 UTC.
+        source: `OPERATOR`, or `DEVICE` for what the device reports, which replaces nothing of an operator's.
 
     Raises:
         NotFound: there is no such device.
@@ -109,7 +112,7 @@ def set_attributes(session: Session, device_id: str, values: Mapping[str, str], 
             )
         if len(value) > MAX_VALUE or not value.isprintable() or not value:
             raise Invalid(f"the value of attribute {name!r} must be one line of 1 to {MAX_VALUE} characters")
-    device = required(session, device_id, lock=True)
+    device = required(session, device_id, lock=source == OPERATOR)
     session.flush()
     rows = {row.name: row for row in session.scalars(select(DeviceAttribute).where(DeviceAttribute.device_id == device_id))}
     if len(rows.keys() | values.keys()) > MAX_ATTRIBUTES:
@@ -120,12 +123,16 @@ def set_attributes(session: Session, device_id: str, values: Mapping[str, str], 
     for name, value in sorted(values.items()):
         row = rows.get(name)
         if row is None:
-            row = DeviceAttribute(device_id=device_id, name=name, value="", source=OPERATOR, updated_at=now)
+            row = DeviceAttribute(device_id=device_id, name=name, value="", source=source, updated_at=now)
             session.add(row)
-        if (row.value, row.source) != (value, OPERATOR):
-            row.value, row.source, row.updated_at = value, OPERATOR, now
+        elif source != OPERATOR and row.source == OPERATOR:
+            continue
+        if (row.value, row.source) != (value, source):
+            row.value, row.source, row.updated_at = value, source, now
             changed.append(name)
-    _told(session, device, "device.attributes_set", changed, now)
+    if source == OPERATOR:
+        _told(session, device, "device.attributes_set", changed, now)
+    return tuple(changed)
 
 
 def unset_attributes(session: Session, device_id: str, names: Iterable[str], now: int) -> None:

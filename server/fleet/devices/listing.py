@@ -1,7 +1,7 @@
 """Shows devices: a page of a list with everything that a row has, in a fixed number of statements, and one device."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Select, func, select
@@ -11,7 +11,6 @@ from server.agents.registry import ACTIVE
 from server.registry.agentcounts import shown_status
 from server.registry.dialect import by_bytes
 from server.registry.models.core import Agent, Certificate
-from server.registry.models.ddi import DdiDevice
 from server.registry.models.fleets import Device, DeviceAttribute, DeviceSeen, DeviceTag, DeviceVersion
 
 from .connection import connection
@@ -19,7 +18,7 @@ from .registry import required
 
 DAY_S = 86_400
 BLOCKED = "blocked"
-"""The status of a blocked device, also of a revoked agent, and the state of a device that speaks DDI."""
+"""The status of a blocked device, also of a revoked agent."""
 _STATUS = {"revoked": BLOCKED}
 
 
@@ -163,7 +162,6 @@ def _rows(session: Session, devices: Sequence[Device], now: int) -> list[DeviceR
     session.flush()
     ids = [device.id for device in devices]
     agents = {row.id: row for row in session.scalars(select(Agent).where(Agent.id.in_(ids)))}
-    blocked = set(session.scalars(select(DdiDevice.device_id).where(DdiDevice.device_id.in_(ids), DdiDevice.state == BLOCKED)))
     seen = _pairs(session, select(DeviceSeen.device_id, DeviceSeen.at).where(DeviceSeen.device_id.in_(ids)))
     counting = (Certificate.agent_id.in_(ids), Certificate.state == ACTIVE)
     last = select(Certificate.agent_id, func.max(Certificate.not_after)).where(*counting).group_by(Certificate.agent_id)
@@ -176,16 +174,7 @@ def _rows(session: Session, devices: Sequence[Device], now: int) -> list[DeviceR
     for row in session.scalars(running):
         runs[row.device_id][row.product] = row.version
     return [
-        _row(
-            each,
-            agents.get(each.id),
-            each.id in blocked,
-            seen.get(each.id),
-            ends.get(each.id),
-            runs[each.id],
-            tuple(sorted(tags[each.id])),
-            now,
-        )
+        _row(each, agents.get(each.id), seen.get, ends.get(each.id), runs[each.id], tuple(sorted(tags[each.id])), now)
         for each in devices
     ]
 
@@ -197,15 +186,15 @@ def _pairs(session: Session, query: Select[str, int]) -> dict[str, int]:
 def _row(
     device: Device,
     agent: Agent | None,
-    blocked: bool,
-    contact: int | None,
+    seen: Callable[[str], int | None],
     ends: int | None,
     runs: dict[str, str],
     tags: tuple[str, ...],
     now: int,
 ) -> DeviceRow:
     if agent is None:
-        status = BLOCKED if blocked else ACTIVE
+        status = ACTIVE if device.blocked_at is None else BLOCKED
+        contact = seen(device.id)
     else:
         status = shown_status(agent.status, agent.retired_at)
         status, contact = _STATUS.get(status, status), agent.last_seen

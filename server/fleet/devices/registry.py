@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from contracts.contact.updates import RunningVersion
 from server.agents import device_rows
 from server.agents.registry import enrolled
-from server.base.errors import NotFound
+from server.base.errors import Conflict, NotFound
+from server.registry.models.core import Agent
 from server.registry.models.fleets import Device, DeviceVersion
 
 AGENT, DDI = device_rows.AGENT, "ddi"
@@ -42,6 +43,27 @@ def required(session: Session, device_id: str, *, lock: bool = False) -> Device:
     device = session.get(Device, device_id, with_for_update=lock or None, populate_existing=lock)
     if device is None:
         raise NotFound(f"there is no device {device_id!r}; 'license-server devices list' lists them")
+    return device
+
+
+def register(session: Session, device_id: str, kind: str, name: str, now: int) -> Device:
+    """Registers a device that is no agent.
+
+    Args:
+        session: of a writing transaction.
+        device_id: its id.
+        kind: one of `KINDS`, not `AGENT`.
+        name: for people; may be empty.
+        now: seconds since 1970 UTC.
+
+    Raises:
+        Conflict: an agent or a device has this id.
+    """
+    if session.get(Agent, device_id) is not None or session.get(Device, device_id) is not None:
+        raise Conflict(f"the id {device_id!r} belongs to another device; choose another one")
+    device = Device(id=device_id, kind=kind, name=name, created_at=now, updated_at=now, revision=1)
+    session.add(device)
+    session.flush()
     return device
 
 

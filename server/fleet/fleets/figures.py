@@ -13,10 +13,8 @@ from sqlalchemy.orm import Session
 
 from server.agents.registry import ACTIVE, REVOKED
 from server.fleet.devices.connection import INTERVAL_S, tolerance
-from server.fleet.devices.listing import BLOCKED
 from server.registry.database import Database
 from server.registry.models.core import Agent, Certificate, Setting
-from server.registry.models.ddi import DdiDevice
 from server.registry.models.fleets import Device, DeviceSeen, Fleet
 
 from .membership import members
@@ -97,17 +95,14 @@ def count(database: Database, now: int) -> Figures:
 def _group(session: Session, among: Select[str] | None, now: int) -> Group:
     joined: Any = select(func.count(), func.count(case((_connected(now), 1))))
     query = joined.select_from(Device).outerjoin(Agent, Agent.id == Device.id)
-    query = query.outerjoin(DeviceSeen, DeviceSeen.device_id == Device.id)
-    query = query.outerjoin(DdiDevice, DdiDevice.device_id == Device.id)
-    serve = or_(DdiDevice.device_id.is_(None), DdiDevice.state != BLOCKED)
-    query = query.where(serve, *_in_service(among))
+    query = query.outerjoin(DeviceSeen, DeviceSeen.device_id == Device.id).where(*_in_service(among))
     total, connected = session.execute(query).one()
     return Group(total, connected, _certificates(session, among, now))
 
 
 def _in_service(among: Select[str] | None) -> list[ColumnElement[bool]]:
     agent_serves = or_(Agent.id.is_(None), Agent.status != REVOKED)  # one that retired is revoked too
-    return [agent_serves, *(() if among is None else (Device.id.in_(among),))]
+    return [agent_serves, Device.blocked_at.is_(None), *(() if among is None else (Device.id.in_(among),))]
 
 
 def _connected(now: int) -> ColumnElement[bool]:

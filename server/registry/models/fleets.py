@@ -9,7 +9,8 @@ from .core import Base
 class Device(Base):
     """A device that the server manages. `kind`: agent (its id is the agent's) or ddi.
 
-    `hardware` is the kind of machine that it says it is; `zone` is an IANA time zone.
+    `hardware` is the kind of machine that it says it is; `zone` is an IANA time zone. `blocked_at` is when a device that is no
+    agent was put on the blocklist; an agent's own row says whether it is revoked.
     """
 
     __tablename__ = "device"
@@ -19,6 +20,7 @@ class Device(Base):
     hardware: Mapped[str | None] = mapped_column(String(64))
     zone: Mapped[str | None] = mapped_column(String(64))
     site_id: Mapped[str | None] = mapped_column(String(64))
+    blocked_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[int] = mapped_column(BigInteger)
     revision: Mapped[int] = mapped_column(BigInteger)

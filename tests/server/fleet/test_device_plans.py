@@ -11,8 +11,7 @@ from sqlalchemy import Connection
 
 from contracts.contact.updates import RunningVersion
 from server.agents import removal
-from server.fleet.ddi import devices as ddi
-from server.fleet.devices import labels, listing, registry
+from server.fleet.devices import blocklist, labels, listing, registry
 from server.fleet.devices.selection import matches, parse, selecting
 from server.fleet.fleets import fleets, membership
 from server.registry.models.fleets import Fleet
@@ -48,12 +47,12 @@ def everything(server: ServerSide) -> None:
     Device(1).come(server)
     Device(2).come(server)
     devices, marks, places = Acts(registry, database), Acts(labels, database), Acts(fleets, database)
-    Acts(ddi, database).add("shelf-1", "", NOW)
+    devices.register("shelf-1", "ddi", "", NOW)
     for version in ("1.0", "1.1"):
         devices.note_contact(ID, (RunningVersion(product="pos", version=version, build_id="b"),), "pos-x200", NOW)
     marks.tag([ID, "shelf-1"], ["beta"], NOW)
     marks.untag(["shelf-1"], ["beta"], NOW)
-    marks.set_attributes(ID, {"lane": "7"}, NOW)
+    marks.put_attributes(ID, {"lane": "7"}, NOW)
     marks.unset_attributes(ID, ["lane"], NOW)
     marks.change(ID, "x", "UTC", NOW)
     places.create("pilot", fleets.Wish(), NOW)
@@ -78,7 +77,7 @@ def everything(server: ServerSide) -> None:
         listing.certificates(session, ID, NOW)
         fleets.listed(session, "5", 5)
     places.remove("beta", NOW)
-    Acts(ddi, database).block("shelf-1", NOW)
+    Acts(blocklist, database).block(server.server.agents, "shelf-1", NOW)
     server.agents.set_status(ID, "revoked", NOW)
     Acts(removal, database).remove(ID, NOW + 90 * 86_400)
 
@@ -96,7 +95,7 @@ def crowd(server: ServerSide) -> Iterator[Connection]:
     with server.database.engine.connect() as connection:
         for statement in (
             """INSERT INTO device SELECT 'pos-1' || lpad(n::text, 8, '0'), 'agent', '', 'pos-x' || mod(n, 900),
-               'Zone/' || mod(n, 400), 'shop-' || mod(n, 3000), 0, 0, 1 FROM generate_series(1, 30000) n""",
+               'Zone/' || mod(n, 400), 'shop-' || mod(n, 3000), NULL, 0, 0, 1 FROM generate_series(1, 30000) n""",
             "INSERT INTO device_tag SELECT id, 'tag-' || right(id, 2) FROM device",
             "INSERT INTO device_attribute SELECT id, 'lane', right(id, 3), 'operator', 0 FROM device",
             """INSERT INTO device_version

@@ -38,6 +38,7 @@ def _devices() -> None:
         _text("hardware", 64, nullable=True),
         _text("zone", 64, nullable=True),
         _text("site_id", 64, nullable=True),
+        _number("blocked_at", nullable=True),
         _number("created_at"),
         _number("updated_at"),
         _number("revision"),

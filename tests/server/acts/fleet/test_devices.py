@@ -10,12 +10,10 @@ from server.accounts.roles import Role
 from server.acts.caller import Caller
 from server.acts.fleet.devices import SHEET
 from server.acts.runner import PreconditionMissing
-from server.base.errors import Conflict, Invalid, NotFound
+from server.base.errors import Conflict, Invalid, NotAllowed, NotFound
 from server.exchange.content import CONTACT_S
-from server.fleet.ddi import attributes
-from server.fleet.ddi import devices as ddi
-from server.fleet.ddi.feedback import Mode
 from server.fleet.devices import labels, registry
+from server.fleet.devices.blocklist import require_admitted
 from server.fleet.devices.connection import INTERVAL_S, SILENT_S, connection
 from server.registry.models.fleets import DeviceSeen
 from tests.server.acts.operators import Desk, account
@@ -36,7 +34,7 @@ class Shop:
         for number in (1, 2):
             Device(number).come(server)
         self.devices = Acts(registry, server.database)
-        Acts(ddi, server.database).add("shelf-1", "Shelf", NOW)
+        self.devices.register("shelf-1", "ddi", "Shelf", NOW)
 
     def do(self, act: str, **body: Any) -> Any:
         return self.desk.do(f"devices.{act}", self.olga, self.now, **body)
@@ -126,21 +124,16 @@ def test_tags_are_given_to_all_or_to_none(shop: Shop) -> None:
         shop.do("tag", device_ids=[ID], tags=["one-more"])
 
 
-def test_an_operator_replaces_what_a_device_has_reported_and_not_the_other_way_round(shop: Shop) -> None:
-    """Threat-model T60: the device would leave its fleet."""
-
-    def report(lane: str) -> None:
-        with shop.server.database.write() as session:
-            attributes.keep(session, "shelf-1", Mode.MERGE, {"lane": lane, "os": "12"}, NOW)
-
-    report("1")
-    assert shop.listed(where="attr.lane=1 and attr.os=12") == ["shelf-1"]
-    shop.do("set", device_id="shelf-1", attributes={"lane": "7"})
-    report("1")
-    assert shop.listed(where="attr.lane=7") == ["shelf-1"]
-    shop.do("unset", device_id="shelf-1", names=["lane", "other"])
-    report("1")
-    assert shop.listed(where="attr.lane=1") == ["shelf-1"]
+def test_a_device_does_not_replace_what_an_operator_has_written(shop: Shop) -> None:
+    """Threat-model T60: it would move itself to another fleet."""
+    put = Acts(labels, shop.server.database).put_attributes
+    assert put(ID, {"lane": "1", "os": "12"}, NOW, "device") == ("lane", "os")
+    shop.do("set", device_id=ID, attributes={"lane": "7"})
+    assert put(ID, {"lane": "1", "os": "13"}, NOW + 1, "device") == ("os",)
+    assert put(ID, {"lane": "1", "os": "13"}, NOW + 2, "device") == ()
+    assert shop.listed(where="attr.lane=7 and attr.os=13") == [ID]
+    shop.do("unset", device_id=ID, names=["lane", "other"])
+    assert put(ID, {"lane": "1"}, NOW + 3, "device") == ("lane",)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +142,14 @@ def test_an_operator_replaces_what_a_device_has_reported_and_not_the_other_way_r
 )
 def test_a_malformed_attribute_is_refused(shop: Shop, values: dict[str, str], text: str) -> None:
     with pytest.raises(Invalid, match=text):
-        Acts(labels, shop.server.database).set_attributes(ID, values, NOW)
+        Acts(labels, shop.server.database).put_attributes(ID, values, NOW, "device")
 
 
 def test_attributes_are_bounded(shop: Shop) -> None:
-    shop.do("set", device_id=ID, attributes={f"a{n}": "x" for n in range(64)})
+    put = Acts(labels, shop.server.database).put_attributes
+    put(ID, {f"a{n}": "x" for n in range(64)}, NOW, "device")
     with pytest.raises(Conflict, match="more than 64 attributes"):
-        shop.do("set", device_id=ID, attributes={"one-more": "x"})
+        put(ID, {"one-more": "x"}, NOW, "device")
 
 
 def test_a_change_names_what_was_seen(shop: Shop) -> None:
@@ -165,14 +159,17 @@ def test_a_change_names_what_was_seen(shop: Shop) -> None:
         shop.do("change", device_id=ID, zone="Europe/Nowhere", if_match="1")
 
 
-def test_a_device_of_another_kind_is_blocked_by_the_same_act(shop: Shop) -> None:
-    """What becomes of its requests is tested with DDI."""
+def test_a_blocked_device_of_another_kind_is_refused_until_it_is_unblocked(shop: Shop) -> None:
     assert shop.do("block", device_id="shelf-1").status == "blocked"
-    with shop.server.database.read() as session:
-        assert ddi.required(session, "shelf-1").state == ddi.BLOCKED
-    with pytest.raises(Conflict, match="is blocked already"):
-        shop.do("block", device_id="shelf-1")
+    said = "is blocked; 'license-server devices unblock shelf-1'"
+    with shop.server.database.read() as session, pytest.raises(NotAllowed, match=said):
+        require_admitted(registry.required(session, "shelf-1"))
+    shop.do("block", device_id="shelf-1")  # once more: nothing happens
     assert shop.do("unblock", device_id="shelf-1").status == "active"
+    with shop.server.database.read() as session:
+        require_admitted(registry.required(session, "shelf-1"))
+    events = [each.event for each in shop.server.audit.tail(9) if each.event.startswith("device.")]
+    assert events == ["device.blocked", "device.unblocked"]
 
 
 def test_a_blocked_agent_is_refused_at_its_next_request(server: ServerSide) -> None:

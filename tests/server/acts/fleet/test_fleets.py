@@ -7,7 +7,7 @@ import pytest
 from server import serving
 from server.accounts.roles import Role
 from server.base.errors import Conflict, Invalid, NotFound
-from server.fleet.ddi import devices as ddi
+from server.fleet.devices import registry
 from server.fleet.fleets import figures, fleets
 from server.registry.models.core import Agent, Setting
 from server.registry.models.fleets import FleetConfiguration, FleetMember
@@ -130,9 +130,7 @@ def test_devices_in_service_are_counted_with_their_certificates(shop: Shop) -> N
     """The first agent has just contacted the server, the second one long ago, and the third one is revoked."""
     shop.do("fleets.create", fleet_id="beta", selection="tag=beta")
     shop.do("fleets.create", fleet_id="nobody", selection="tag=nobody")
-    for device_id in ("shelf-1", "shelf-2"):
-        Acts(ddi, shop.server.database).add(device_id, "", NOW)
-    shop.do("devices.block", device_id="shelf-2")
+    Acts(registry, shop.server.database).register("shelf-1", "ddi", "", NOW)
     later = NOW + 29 * DAY_S
     with shop.server.database.write() as session:
         for agent_id, seen in zip(IDS, (later, NOW, later), strict=True):

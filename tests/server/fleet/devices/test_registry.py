@@ -7,7 +7,6 @@ from contracts.contact.updates import RunningVersion, UpdatesReply, UpdatesReque
 from server.agents import device_rows, removal
 from server.base.errors import Conflict, NotFound, RegistryError
 from server.base.refused import RequestRefused
-from server.fleet.ddi import devices as ddi_devices
 from server.fleet.devices import registry
 from server.registry.models.fleets import Device as Row
 from server.registry.models.fleets import DeviceTag, DeviceVersion, FleetMember
@@ -24,7 +23,7 @@ def running(product: str, version: str, build: str = "b1") -> RunningVersion:
 
 
 def ddi(server: ServerSide, device_id: str) -> None:
-    Acts(ddi_devices, server.database).add(device_id, "", NOW)
+    Acts(registry, server.database).register(device_id, "ddi", "", NOW)
 
 
 def kinds(server: ServerSide) -> dict[str, str]:
@@ -55,7 +54,7 @@ def test_an_id_belongs_to_one_device(server: ServerSide) -> None:
     assert Device(2).come(server).agent_id.startswith(f"{ID}-")
     assert kinds(server)[ID] == "ddi"
     for taken in (ID, f"{ID}-{Device(2).hw_id[:8]}"):
-        with pytest.raises(Conflict, match="there is a device"):
+        with pytest.raises(Conflict, match="belongs to another device"):
             ddi(server, taken)
 
 
