@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -152,6 +153,15 @@ def test_a_health_command_that_does_not_end_is_ended_with_its_unit(
     changed = [command for command in asked if command[0] in ("start", "stop", "reset-failed")]
     end = [["stop", "--", unit]] if stopped else []
     assert changed == [["start", "--", unit], *end, *([] if status == 0 else [["reset-failed", "--", unit]])]
+
+
+def test_the_profile_lets_the_apply_service_end_what_it_has_started() -> None:
+    profile = (ROOT / "apparmor/license-agent-apply").read_text()
+    # What is started with "ix" stays in the profile, and a profile without a rule may not even signal itself.
+    assert re.search(r"^  \S*bin/systemctl mrix,$", profile, re.MULTILINE)
+    rule = re.search(r"^  signal \(([^)]*)\) set=\(([^)]*)\) peer=license-agent-apply,$", profile, re.MULTILINE)
+    assert rule is not None
+    assert (set(rule[1].split(", ")), rule[2]) == ({"send", "receive"}, "kill")
 
 
 def test_a_product_or_a_configuration_that_is_gone_is_a_failed_check(tmp_path: Path) -> None:
