@@ -22,6 +22,10 @@ MAX_DIRECTIVE_CHARS = 2048
 MAX_PACKAGE_BYTES = 2**34
 """16 GiB: the greatest package that a directive or a target may name."""
 MAX_TARGET_CHARS = 256
+MAX_NUMBER_AHEAD = 20 * 366 * 86_400
+"""How far the number of a directive may be above the time, in seconds since 1970 UTC. A server numbers by the time, or one
+above what the agent knows. A thief who signs the greatest number there is would else be the last one who orders anything of
+that machine, also after the stolen key was replaced."""
 
 VERSION_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,6}){0,3}(-[0-9A-Za-z.]{1,32})?\Z"
 PRODUCT_PATTERN = r"^[a-z][a-z0-9-]{0,31}\Z"
@@ -122,6 +126,16 @@ class Directive(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
             raise ValueError("the target must be in the product's folder")
         if self.withdraws is not None and self.withdraws >= self.number:
             raise ValueError("a directive withdraws only one with a lower number")
+
+
+def is_plausible(directive: Directive, now: int) -> bool:
+    """Whether the server can have come to the directive's number by this time.
+
+    Args:
+        directive: with a verified signature.
+        now: a time that is certainly past, not long ago; seconds since 1970 UTC.
+    """
+    return directive.number <= now + MAX_NUMBER_AHEAD
 
 
 def directive_input(directive: Directive, kid: str) -> bytes:

@@ -19,6 +19,7 @@ from updatetrust.judgement import (
     effective_floors,
     judge,
     require_not_withdrawn,
+    require_plausible,
 )
 from updatetrust.metadata import verify_offline
 from updatetrust.metadatafiles import parse_names
@@ -123,7 +124,7 @@ def withdraw(text: str, key_set: str, trust: UpdateTrust, state: State) -> State
 
     Raises:
         contracts.jose.MalformedToken, contracts.jose.BadSignature: key set or directive.
-        Disagreement: it is for another agent.
+        Disagreement: it is for another agent, or its number is far ahead.
     """
     found = _accepted(key_set, trust, state)
     directive = verify_directive(text, found.trust())
@@ -131,6 +132,7 @@ def withdraw(text: str, key_set: str, trust: UpdateTrust, state: State) -> State
         raise Disagreement(Code.OTHER_AGENT, f"directive {directive.number} is for the agent {directive.agent_id}")
     if directive.withdraws is None:
         return None
+    require_plausible(directive, max(state.floor_time, found.issued_at))
     known = _knowing(state, found, trust)
     return msgspec.structs.replace(known, withdrawn=max(state.withdrawn, directive.withdraws))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from contracts.directive import Directive
+from contracts.directive import Directive, is_plausible
 
 from .target import Kind, Target
 from .trustfile import UpdateTrust
@@ -37,6 +37,8 @@ class Code(StrEnum):
     NO_FLOOR = "no-floor"
     """The vendor's offline key has set no floor for the product, so it does not know that product."""
     BELOW_FLOOR = "below-floor"
+    NUMBER_AHEAD = "number-ahead"
+    """The directive's number is far above every one that the license server can have come to."""
     DIRECTIVE_WITHDRAWN = "directive-withdrawn"
     """The license server has taken the directive back."""
     DIRECTIVE_REPLAYED = "directive-replayed"
@@ -184,6 +186,23 @@ def require_not_withdrawn(number: int, withdrawn: int) -> None:
         )
 
 
+def require_plausible(directive: Directive, floor_time: int) -> None:
+    """Checks that the server can have come to a directive's number: what root remembers of it must not end all later ones.
+
+    Args:
+        directive: with a verified signature.
+        floor_time: as in `judge`.
+
+    Raises:
+        Disagreement: it cannot.
+    """
+    # threat-model T48: a stolen server key orders nothing after it was replaced, and keeps nobody from ordering.
+    if not is_plausible(directive, floor_time):
+        raise Disagreement(
+            Code.NUMBER_AHEAD, f"directive {directive.number} is numbered decades ahead of the time; assign the update again"
+        )
+
+
 def judge(
     directive: Directive,
     target: Target | None,
@@ -211,6 +230,7 @@ def judge(
         Disagreement: with the first reason in the order of the checks.
     """
     found = agree(directive, target, trust, floors, agent, floor_time)
+    require_plausible(directive, floor_time)
     require_not_withdrawn(directive.number, state.withdrawn)
     if directive.number <= state.executed:
         raise Disagreement(

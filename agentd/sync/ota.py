@@ -18,7 +18,7 @@ from agentd.secrets.store import Store
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.transport import NoContact
 from contracts.contact.updates import HARDWARE, Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
-from contracts.directive import Directive, verify_directive
+from contracts.directive import Directive, is_plausible, verify_directive
 from contracts.exchange import RefusalCode, Refused
 from contracts.jose import BadSignature, MalformedToken
 
@@ -148,6 +148,10 @@ class UpdateSync:
         if directive.agent_id != self._core.agent_id:
             self._core.audit.record("ota.directive", "refused", text=f"it is for the agent {directive.agent_id}")
             raise NoContact("the directive is another agent's")
+        if not is_plausible(directive, self._core.clock.now()):
+            why = f"its number {directive.number} is decades ahead of the time"
+            self._core.audit.record("ota.directive", "refused", text=why)
+            raise NoContact(f"the directive is not acceptable: {why}")
         return directive
 
 

@@ -374,6 +374,7 @@ WITHDRAWALS: dict[str, tuple[str, str, str]] = {
     "with a key set of nobody": (withdrawal(2, 4), vendor.key_set(by="thief"), "signature"),
     "with an older key set": (withdrawal(2, 4), vendor.key_set(2), "signature"),
     "for another agent": (withdrawal(2, 4, agent_id="pos-2"), vendor.key_set(), "other-agent"),
+    "that would be the last one": (withdrawal(2**53 - 2, 2**53 - 1), vendor.key_set(), "number-ahead"),
     "that orders": (vendor.directive("2.0", V2, 4), vendor.key_set(), "withdraws-nothing"),
     "that is none": ("x", vendor.key_set(), "signature"),
 }

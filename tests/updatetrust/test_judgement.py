@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.directive import Directive
+from contracts.directive import MAX_NUMBER_AHEAD, Directive
 from tests.updatetrust.facts import AGENT, FLOORS, STATE, TRUST, directive, target
 from tests.vectors.make_directive import NOW
 from updatetrust.judgement import Code, Disagreement, Installed, MachineState, agree, effective_floors, judge
@@ -56,6 +56,7 @@ GOOD: dict[str, Facts] = {
     "an upgrade that is marked as a downgrade": Facts(directive=directive(downgrade=True)),
     "the second kind of hardware": Facts(trust=msgspec.structs.replace(TRUST, hardware="till-arm")),
     "a directive after a withdrawn one": Facts(state=replace(STATE, withdrawn=6)),
+    "a number as far ahead as may be": Facts(directive=directive(number=END + MAX_NUMBER_AHEAD), now=END),
     "the first directive": Facts(directive=directive(number=1), state=replace(STATE, executed=0)),
 }
 BAD: list[tuple[Code, str, Facts]] = [
@@ -76,6 +77,8 @@ BAD: list[tuple[Code, str, Facts]] = [
     (Code.NO_FLOOR, "a product that the offline key does not know", Facts(floors={"license-agent": V("0")})),
     (Code.BELOW_FLOOR, "a stolen server key brings back an old version", Facts(floors={"pos": V("3.2.2")})),
     (Code.BELOW_FLOOR, "a downgrade below the floor", Facts(directive=directive(downgrade=True), floors={"pos": V("3.2.2")})),
+    (Code.NUMBER_AHEAD, "a stolen server key signs the last number", Facts(directive=directive(number=2**53 - 1))),
+    (Code.NUMBER_AHEAD, "one second too far", Facts(directive=directive(number=END + MAX_NUMBER_AHEAD + 1), now=END)),
     (Code.DIRECTIVE_WITHDRAWN, "a captured core keeps a withdrawn directive", Facts(state=replace(STATE, withdrawn=7))),
     (Code.DIRECTIVE_WITHDRAWN, "one before a withdrawn one", Facts(state=replace(STATE, withdrawn=9))),
     (Code.DIRECTIVE_REPLAYED, "a directive that was executed", Facts(state=replace(STATE, executed=7))),
@@ -87,7 +90,13 @@ BAD: list[tuple[Code, str, Facts]] = [
     (Code.DOWNGRADE_NOT_ALLOWED, "a release back to its pre-release", Facts(
         directive=directive(version="3.2.1-rc.1"), target=target(version="3.2.1-rc.1"), state=running("3.2.1"))),
 ]  # fmt: skip
-ROOTS_ONLY = {Code.DIRECTIVE_WITHDRAWN, Code.DIRECTIVE_REPLAYED, Code.KIND_DIFFERS, Code.DOWNGRADE_NOT_ALLOWED}
+ROOTS_ONLY = {
+    Code.NUMBER_AHEAD,
+    Code.DIRECTIVE_WITHDRAWN,
+    Code.DIRECTIVE_REPLAYED,
+    Code.KIND_DIFFERS,
+    Code.DOWNGRADE_NOT_ALLOWED,
+}
 
 
 @pytest.mark.parametrize("facts", GOOD.values(), ids=GOOD)

@@ -155,8 +155,10 @@ def test_a_directive_becomes_an_order_and_its_end_is_reported_until_it_is_acknow
         directive(agent_id="another"),
         directive().replace(".", "", 1),
         directive(sha256="short"),
+        directive(2**53 - 1),
+        directive(2**53 - 1, withdraws=2**53 - 2),
     ],
-    ids=["of an unknown key", "for another agent", "malformed", "with a bad digest"],
+    ids=["of an unknown key", "for another agent", "malformed", "with a bad digest", "the last one", "a last withdrawal"],
 )
 def test_a_directive_that_does_not_count_is_recorded_and_changes_nothing(contact: Contact, text: str) -> None:
     contact.client.directive = text
