@@ -88,6 +88,21 @@ class World:
                 )
             )  # fmt: skip
 
+    fleet = Fleet
+
+    @classmethod
+    def beside(cls, world: "World", server: ServerSide) -> "World":
+        """The same machines at another process of the same registry."""
+        made = cls.__new__(cls)
+        made.server, made.now, made.machines = server, world.now, world.machines
+        made.directives = Directives(server.keys)
+        return made
+
+    def visit(self, name: str) -> None:
+        """A machine asks in a transaction of its own, and does what it is ordered to."""
+        self.contact(self.machines[name])
+        self.machines[name].work()
+
     def write(self, act: Callable[[Session], Any]) -> Any:
         with self.server.database.write() as session:
             return act(session)
@@ -184,6 +199,8 @@ def add_agents(session: Session, names: Iterable[str], status: str = "active") -
     }  # fmt: skip
     device = {"kind": "agent", "name": "", "created_at": NOW, "updated_at": NOW, "revision": 1}
     every = list(names)
+    if not every:
+        return
     session.execute(insert(Agent), [{"id": name, **agent} for name in every])
     session.execute(insert(Device), [{"id": name, **device} for name in every])
 
