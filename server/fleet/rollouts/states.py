@@ -143,7 +143,7 @@ DEVICE_STATES: Table[Device, DeviceEvent] = Table(
             DeviceEvent.REFUSE: Device.REFUSED,
         },
         Device.INSTALLED: {DeviceEvent.PROVE: Device.PROVED, DeviceEvent.FAIL: Device.FAILED},
-        # Reports may come late: of a device that was given up, the truth counts.
+        # Reports may come late: what a device shows counts, whatever was assumed of it.
         Device.FAILED: {DeviceEvent.PROVE: Device.PROVED},
         Device.LEFT_OUT: _REPORTED,
         Device.REFUSED: {},
