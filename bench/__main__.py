@@ -34,6 +34,7 @@ from .fleet import measure_fleet
 from .load import frames, percentile, questions, round_trips, throughput
 from .peers import flood, peer
 from .postgresql import installed, postgresql
+from .rollouts import measure_rollouts
 from .server_load import measure
 from .updates import NGINX, measure_download
 
@@ -415,13 +416,23 @@ def updates(directory: Path, sizes: list[int], rounds: int) -> list[Row]:
     return rows
 
 
+def rollouts(directory: Path, devices: int, quick: bool) -> list[Row]:
+    """A rollout of a large fleet on PostgreSQL, each figure beside the least that PostgreSQL does for it."""
+    rows = []
+    for each in measure_rollouts(directory / "rollouts", devices, 2 if quick else 10):
+        faster = each.ours / each.floor if each.unit == "/s" else each.floor / each.ours
+        ours, floor = (f"{value:,.3f} s" if each.unit == "s" else f"{value:,.0f}/s" for value in (each.ours, each.floor))
+        rows.append(Row(each.name, ours, f"PostgreSQL alone {floor}", faster, "(reported)", True))
+    return rows
+
+
 def main() -> int:
     """Runs all rows."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter rests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--fleet", type=int, metavar="AGENTS", help="also a registry with so many agents, on PostgreSQL")
-    parser.add_argument("--only", choices=["server", "fleet", "updates"], help="leave the rest out")
+    parser.add_argument("--only", choices=["server", "fleet", "updates", "rollouts"], help="leave the rest out")
     options = parser.parse_args()
     rounds, size = (3, 3000) if options.quick else (9, 10_000)
     directory = Path(tempfile.mkdtemp(prefix="license-bench-", dir="/tmp"))
@@ -433,6 +444,7 @@ def main() -> int:
             rows += license_servers(directory, options.quick) if options.only == "server" else []
             rows += large_fleet(directory, options.fleet or 1_000_000) if options.only == "fleet" else []
             rows += updates(directory, [1, 64] if options.quick else [1, 256, 4096], 3) if options.only == "updates" else []
+            rows += rollouts(directory, options.fleet or 1_000_000, options.quick) if options.only == "rollouts" else []
             return finish(rows, options.json)
         with stand(directory, "software") as info:
             rows += [known_license(info, directory, rounds, size), new_license(info, directory, 200 if options.quick else 1000)]
