@@ -13,6 +13,7 @@ from agentd.base.config.config import CONTACTS_FAILED
 from agentd.rotation import table
 from agentd.sync import degraded
 from cli.main import main as cli
+from contracts.contact.configuration import NAMES
 from link.config import parse_config
 from server.api.metrics import Facts, JobFacts, Metrics
 from server.enrollment.service import LEVELS
@@ -167,6 +168,7 @@ NO_EVENTS = {
     "admin.sock",
     "licenses.json",
 }
+NO_EVENTS |= set(NAMES)  # keys of the configuration
 NO_EVENTS |= {
     "ota.json",
     "webhook.json",

@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey
 from sqlalchemy.exc import OperationalError
 
 from contracts.contact.capabilities import AnnounceCapabilities, AnnounceReply
+from contracts.contact.configuration import ConfigurationReply, ConfigurationRequest
 from contracts.contact.licensesync import LicenseChange, Standing, SyncLicenses, SyncReply
 from contracts.contact.seats import LeaseReply, LeaseSeats, SeatLease
 from contracts.contact.updates import UpdatesReply, UpdatesRequest
@@ -79,6 +80,7 @@ FIELDS: dict[type[Any], dict[str, Any]] = {
     SyncLicenses: {"license_number": 7, "secret_version": 2, "after": ""},
     LeaseSeats: {"secret_version": 2, "wanted": ("a",), "held": ("a#1",), "released": ()},
     UpdatesRequest: {"running": (), "directive": 3, "outcomes": ()},
+    ConfigurationRequest: {"known": 3, "result": None},
 }
 CHANGE = LicenseChange(license="a", standing=Standing.SUSPENDED, expires=NOW + 5)
 
@@ -215,6 +217,10 @@ class Stores:
         self._call("lease", agent_id, asked.wanted, asked.held, now)
         return Leased((), (SEAT,), (), ("a#1",))
 
+    def contact(self, _session: object, agent_id: str, asked: ConfigurationRequest, now: int) -> str:
+        self._call("contact", agent_id, asked.known, now)
+        return "c.o.n"
+
     def note(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> None:
         self._call("note", agent_id, asked.directive, now)
 
@@ -340,6 +346,7 @@ REPLIES = [
         [("note_contact", "pos-1", (), NOW), ("note", "pos-1", 3, NOW), ("answer", "pos-1", 3, NOW)],
         {"directive": "d.i.r", "acknowledged": (2,), "paused": True},
     ),
+    (ConfigurationRequest, ConfigurationReply, [("contact", "pos-1", 3, NOW)], {"document": "c.o.n"}),
     (ReportUsage, UsageReply, [("take", "pos-1", (TOTAL,), NOW, NOW)], {"behind": ("0f" * 16,), "refused": ()}),
     (AnnounceCapabilities, AnnounceReply, [("announced", "pos-1", ("b", "a"), NOW)], {"capabilities": CAPABILITIES}),
 ]
