@@ -10,6 +10,8 @@ from server.cli.base.acting import asking, listed, perform
 from server.cli.base.listing import limit_option, show_one, show_pages
 from server.cli.base.options import confirm, json_option, members, reason_option, utc, where_option, yes_option
 
+from . import configuration
+
 
 @click.group()
 def fleets() -> None:
@@ -180,5 +182,8 @@ def members_remove(directory: Path | None, fleet_id: str, device_ids: tuple[str,
     done = perform("fleets.remove_members", directory, fleet_id=fleet_id, device_ids=list(device_ids))
     click.echo(f"took {quantity(done.count, 'device')} out of {fleet_id}", err=True)
 
+
+for _command in configuration.COMMANDS:
+    fleets.add_command(_command)
 
 COMMANDS: tuple[click.Command, ...] = (fleets,)

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 from contracts.contact.configuration import ResultState
 from server.base.errors import NotFound
 from server.fleet.devices.registry import AGENT
+from server.fleet.fleets.fleets import required
 from server.fleet.fleets.membership import members
 from server.registry.dialect import by_bytes
 from server.registry.models.fleets import Device, DeviceConfiguration
 
 from .contact import SENT
-from .settings import required_fleet
 
 NEVER, BEHIND, OTHER = "never", "behind", "other-fleet"
 """States besides those of a document: the agent has never asked for one; was last sent an earlier number, or none; was last
@@ -58,7 +58,7 @@ def drifted(session: Session, fleet_id: str, after: str, limit: int) -> list[Dri
     Raises:
         NotFound: there is no such fleet, or it has no configuration.
     """
-    fleet = required_fleet(session, fleet_id)
+    fleet = required(session, fleet_id)
     if fleet.configuration is None:
         raise NotFound(
             f"fleet {fleet_id!r} has no configuration; give it one with 'license-server fleets configure {fleet_id}'"

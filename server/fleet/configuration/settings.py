@@ -11,6 +11,7 @@ from common.plain import msgspec_text
 from common.zones import UnknownZone, zone_of
 from contracts.contact.configuration import NAMES, Members, values_of
 from server.base.errors import Conflict, Invalid, NotFound
+from server.fleet.fleets.fleets import required
 from server.fleet.fleets.membership import fleets_of
 from server.registry import audit
 from server.registry.models.fleets import DeviceConfiguration, Fleet, FleetConfiguration
@@ -42,20 +43,6 @@ def read_members(values: Mapping[str, Any]) -> Members:
 def members_of(row: FleetConfiguration) -> Members:
     """What a configuration sets."""
     return msgspec.json.decode(row.content, type=Members)
-
-
-def required_fleet(session: Session, fleet_id: str, *, lock: bool = False) -> Fleet:
-    """A fleet. Raises NotFound.
-
-    Args:
-        session: of any transaction; one that writes, to lock.
-        fleet_id: the fleet.
-        lock: keep others from changing it until the transaction ends.
-    """
-    fleet = session.get(Fleet, fleet_id, with_for_update=lock or None, populate_existing=lock)
-    if fleet is None:
-        raise NotFound(f"there is no fleet {fleet_id!r}; 'license-server fleets list' lists them")
-    return fleet
 
 
 def present(session: Session, fleet: Fleet) -> FleetConfiguration | None:
@@ -90,7 +77,7 @@ def configure(
         Conflict: another configuration counts than the caller knows.
         Invalid: the members cannot be used, or one is to be unset that is not set.
     """
-    fleet = required_fleet(session, fleet_id, lock=True)
+    fleet = required(session, fleet_id, lock=True)
     before = present(session, fleet)
     if expected is not None and expected != (fleet.configuration or 0):
         raise Conflict(
@@ -134,7 +121,7 @@ def end(session: Session, fleet_id: str, now: int) -> None:
     Raises:
         NotFound: there is no such fleet, or it has no configuration.
     """
-    fleet = required_fleet(session, fleet_id, lock=True)
+    fleet = required(session, fleet_id, lock=True)
     if fleet.configuration is None:
         raise NotFound(f"fleet {fleet_id!r} has no configuration")
     audit.record(session, audit.ADMIN, "fleet.configuration_ended", "ok", now, fleet=fleet_id, number=fleet.configuration)
@@ -153,7 +140,7 @@ def history(session: Session, fleet_id: str, before: int | None, limit: int) -> 
     Raises:
         NotFound: there is no such fleet.
     """
-    required_fleet(session, fleet_id)
+    required(session, fleet_id)
     query = select(FleetConfiguration).where(FleetConfiguration.fleet_id == fleet_id)
     if before is not None:
         query = query.where(FleetConfiguration.number < before)

@@ -7,6 +7,7 @@ import pytest
 from contracts.contact.configuration import ResultState, values_of
 from server.base.errors import Conflict, Invalid, NotFound
 from server.fleet.configuration import drift, settings
+from server.fleet.fleets.fleets import required
 from server.registry.models.fleets import Device
 from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
@@ -25,7 +26,7 @@ def shop(server: ServerSide) -> Shop:
 
 def sets(shop: Shop) -> dict[str, Any]:
     with shop.server.database.read() as session:
-        row = settings.present(session, settings.required_fleet(session, "north"))
+        row = settings.present(session, required(session, "north"))
         return {} if row is None else values_of(settings.members_of(row))
 
 
