@@ -14,10 +14,12 @@ from typing import Any, BinaryIO
 import click
 from tabulate import tabulate
 
+from common.zones import UnknownZone
 from ipc.posclient.policy import AgentUnavailable
 
 from . import inputs, render
 from .agent import EXIT_NEGATIVE, SERVER_DEADLINE_S, Agent, pass_agent
+from .openingtimes import calendar_of, openings_text, shown_openings
 from .packageurl import NoPackage, package_named, upstream_of
 from .progress import waiting
 
@@ -129,6 +131,19 @@ def history(agent: Agent, count: int) -> None:
             if not page["entries"] or len(entries) >= page["total"]:
                 break
     agent.show({"entries": entries}, _history_text(entries))
+
+
+@ota.command("windows")
+@click.option("--days", type=click.IntRange(1, 60), default=14, show_default=True, help="How far ahead.")
+@pass_agent
+def windows(agent: Agent, days: int) -> None:
+    """Show when updates may begin on this machine: its window and frozen days, whether its file or its fleet sets them."""
+    try:
+        calendar = calendar_of(agent.ask("config_show"))
+    except UnknownZone as error:
+        raise click.ClickException(f"the window {error}") from None
+    found = shown_openings(calendar, int(time.time()), days)
+    agent.show(found, openings_text(found, calendar.zone, None, days))
 
 
 def _begin(agent: Agent, no_wait: bool, *, rehearse: bool) -> None:

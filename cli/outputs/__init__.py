@@ -97,5 +97,6 @@ OUTPUTS: dict[str, Output] = {
     "ota unlock": Output("updates-unlocked", updates.Unlocked),
     "ota pause": Output("updates-paused", updates.Paused),
     "ota history": Output("update-history", updates.UpdateHistory),
+    "ota windows": Output("update-windows", updates.UpdateWindows),
 }
 """By command; with an option, where that changes the form."""

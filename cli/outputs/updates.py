@@ -242,3 +242,29 @@ class UpdateHistory(Struct):
     """
 
     entries: list[RegisterLine]
+
+
+class Opening(Struct):
+    """A time in which updates may begin.
+
+    Attributes:
+        opens: its first second; the present time if it is open now.
+        closes: the first second behind it; null if it does not close within 400 days.
+    """
+
+    opens: int
+    closes: int | None
+
+
+class UpdateWindows(Struct):
+    """When updates may begin on this machine, as far as its configuration says.
+
+    Attributes:
+        zone: the time zone of the window; UTC without one.
+        window: the window in words; null without one: any time will do, but for frozen days.
+        openings: in order.
+    """
+
+    zone: str
+    window: str | None
+    openings: list[Opening]

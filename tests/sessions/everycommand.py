@@ -153,6 +153,7 @@ def _upkeep(terminal: Terminal, place: Path) -> None:
     run("backup verify", str(kept), "--identity", str(place / "backup.key"))
     run("backup restore", str(kept), "--identity", str(place / "backup.key"), "--plan", *config)
     run("ota status")
+    run("ota windows")
     run("webhook status")
     run("webhook test")
     run("webhook retry")
