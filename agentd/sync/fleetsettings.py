@@ -26,6 +26,7 @@ from contracts.contact.configuration import (
     UnusableConfiguration,
     verify_configuration,
 )
+from contracts.directive import MAX_NUMBER_AHEAD
 from contracts.jose import BadSignature, MalformedToken
 from contracts.trust import Trust
 
@@ -162,6 +163,8 @@ class FleetSettings:
         if document.agent_id != self._core.agent_id:
             self._not_taken(f"it is for the agent {document.agent_id}")
             return False
+        if self._far_ahead(document.number):
+            return False
         if self.document is not None and document.number < self.document.number:
             self._not_taken(f"its number {document.number} is lower than {self.document.number}, which is in force")
             return False
@@ -181,11 +184,20 @@ class FleetSettings:
         if error.agent_id != self._core.agent_id or error.number <= self.known:
             self._not_taken(str(error))
             return False
+        if self._far_ahead(error.number):
+            return False
         self._refused = ConfigurationResult(
             number=error.number, state=ResultState.REFUSED, details=(str(error)[:MAX_DETAIL_CHARS],), digest=None
         )
         self._not_taken(str(error), error.number)
         return True
+
+    def _far_ahead(self, number: int) -> bool:
+        """Whether no server can have come to a number by now; after it, no other document would ever count here."""
+        far = number > self._core.clock.now() + MAX_NUMBER_AHEAD
+        if far:
+            self._not_taken(f"its number {number} is decades ahead of the time")
+        return far
 
     def _not_taken(self, why: str, number: int = 0) -> None:
         log.warning("the fleet's configuration is not taken: %s; what was in force stays so", why)

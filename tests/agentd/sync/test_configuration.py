@@ -155,6 +155,8 @@ ATTACKS: dict[str, tuple[Callable[[], str], str]] = {
                          "not acceptable"),
     "huge": (lambda: document(8, fleet="f" * 5000), "at most 4,096 characters"),
     "no document": (lambda: "a.b.c", "not acceptable"),
+    "a number decades ahead": (lambda: document(2**53 - 1), "is decades ahead of the time"),
+    "an unknown member under such a number": (lambda: document(2**53 - 1, members={"x": 1}), "is decades ahead of the time"),
     "an unknown member of another agent": (lambda: document(8, agent_id="pos-000009", members={"x": 1}), "unknown field"),
     "an unknown member under an old number": (lambda: document(6, members={"x": 1}), "unknown field"),
 }  # fmt: skip
