@@ -25,8 +25,9 @@ from tests.support.serverside import open_server
 
 pytestmark = pytest.mark.system
 
-for found in pkgutil.iter_modules(cli.__path__):  # here once, not in each of a thousand children
-    importlib.import_module(f"{cli.__name__}.{found.name}")
+for found in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}."):  # here once, not in each of a thousand children
+    importlib.import_module(found.name)
+importlib.import_module("server.acts.catalog")
 
 
 def command(*arguments: object) -> Callable[[], None]:
