@@ -24,6 +24,7 @@ from server.keys.pki import spki_of
 from server.licensing.secrets.secrets import key_check
 from tests.support.apiclient import Device
 from tests.support.serverside import ServerSide, open_server
+from tests.support.servertool import license_server
 from tests.support.waiting import READY_S, wait_until
 
 COMMAND = Path(sys.executable).with_name("license-server")
@@ -183,9 +184,7 @@ class ApiServer:
 
 def run(*arguments: str) -> str:
     """A `license-server` command that succeeds; its output."""
-    done = subprocess.run(
-        [COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=READY_S, check=False
-    )
+    done = license_server(*arguments, env={})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stand.commands import KEPT
+from stand.warm import asked
 from tests.support.waiting import READY_S, wait_for_file
 
 BIN = Path(sys.executable).parent
@@ -40,16 +42,21 @@ class Stand:
         return {**os.environ, **self.info["env"]}
 
     def run(self, name: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-        """Runs one of the installed commands on this stand."""
+        """Runs one of the installed commands on this stand; as a fork of its program where the stand keeps that loaded."""
+        command, env = [str(BIN / name), *arguments], self.env
+        if name in KEPT:
+            with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+                given.write((stdin or "").encode())
+                given.seek(0)
+                files = (given.fileno(), out.fileno(), errors.fileno())
+                status = asked(self.root / "run" / KEPT[name], arguments, env, files)
+                if status is not None:
+                    out.seek(0)
+                    errors.seek(0)
+                    return subprocess.CompletedProcess(command, status, out.read().decode(), errors.read().decode())
         return subprocess.run(
-            [str(BIN / name), *arguments],
-            env=self.env,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=READY_S,
-        )
+            command, env=env, input=stdin, capture_output=True, text=True, check=False, timeout=READY_S
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
