@@ -74,7 +74,7 @@ def published(text: str) -> list[Row]:
         samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
         if not samples:
             continue
-        name = family.name if family.type == "histogram" else samples[0].name
+        name = family.name if family.type in ("histogram", "summary") else samples[0].name
         labels = tuple(label for label in samples[0].labels if label != "le")
         values = tuple(dict.fromkeys(sample.labels[labels[0]] for sample in samples)) if labels else ()
         found.append(Row(name, family.type, labels, values if family.type == "gauge" else (), family.documentation))
