@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contracts.contact.updates import OutcomeState
+from contracts.contact.updates import Outcome, OutcomeState, RunningVersion, UpdatesReply, UpdatesRequest
+from contracts.directive import Directive, verify_directive
 from server.base.errors import Conflict, NotFound
 from server.fleet.rollouts import lifecycle
 from server.fleet.rollouts.overdue import Overdue
@@ -14,6 +15,7 @@ from server.ota.directives import Order
 from server.registry import events
 from server.registry.models.core import Agent
 from tests.server.fleet.rollouts.machines import DAY, NEW, OLD, PACKAGE, World, add_agents
+from tests.server.licensing.states.test_changes import make_till
 from tests.support.serverside import ServerSide
 
 
@@ -299,3 +301,26 @@ def test_paused_updates_keep_an_agent_waiting(few: World) -> None:
     assert few.contact(machine) is None and few.rows()[machine.agent_id].detail == "updates of the agent are paused"
     few.write(lambda session: directives.pause(session, machine.agent_id, few.now, paused=False))
     assert few.contact(machine) is not None
+
+
+def test_an_agent_is_given_its_directive_in_the_answer_to_the_request_that_reports(server: ServerSide) -> None:
+    """Over signed requests, as agents send them."""
+    world, till = World(server, 0), make_till(server, 1)
+    world.now = till.now
+    world.start(groups=["rest"])
+
+    def ask(runs: tuple[str, str], known: int, *outcomes: Outcome) -> Directive | None:
+        running = (RunningVersion(product="pos", version=runs[0], build_id=runs[1]),)
+        reply = till.ask(UpdatesRequest, UpdatesReply, running=running, directive=known, outcomes=outcomes)
+        trust = till.agent.trust
+        assert trust is not None
+        return None if reply.directive is None else verify_directive(reply.directive, trust)
+
+    found = ask(OLD, 0)
+    assert found is not None and (found.rollout, found.target, found.build_id) == ("r1", PACKAGE, NEW[1])
+    said = Outcome(number=found.number, state=OutcomeState.COMMITTED, detail="", at=till.now)
+    assert ask(OLD, found.number, said) is None and world.rows()[till.agent.agent_id].state == "installed"
+    assert ask(NEW, found.number) is None
+    assert world.rows()[till.agent.agent_id].state == "proved" and world.rollout().state == "finished"
+    records = [(each.event, each.actor) for each in server.audit.tail(12)]
+    assert ("update.assigned", "server") in records and ("rollout.finished", "server") in records
