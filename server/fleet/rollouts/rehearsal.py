@@ -12,7 +12,9 @@ from typing import Any
 from sqlalchemy import and_, case, func, literal, select
 from sqlalchemy.orm import Session
 
+from contracts.contact.updates import UPDATES
 from server.agents.registry import ACTIVE
+from server.base.errors import Conflict
 from server.fleet.devices.registry import AGENT
 from server.ota.directive_states import OPEN as OPEN_DIRECTIVES
 from server.ota.directives import all_paused, hardware_of
@@ -32,6 +34,7 @@ from .states import LIVE, Device
 MAX_SITES = 100
 REVOKED = "the agent is revoked"
 PAUSED = "updates of the agent are paused"
+UNABLE = "the agent has not said that it knows updates: it never asks for an order, and is left out when its time to wait ends"
 OTHER = "another order counts, or an earlier rollout of the product: it waits"
 UNKNOWN_ZONE = "UTC"
 
@@ -107,7 +110,14 @@ def rehearse(session: Session, rollout: Rollout, now: int) -> tuple[tuple[Rehear
         session: of any transaction; nothing is written.
         rollout: in any state: only devices without an order count.
         now: seconds since 1970 UTC.
+
+    Raises:
+        Conflict: it takes another one back.
     """
+    if rollout.rolls_back is not None:
+        raise Conflict(
+            f"rollout {rollout.id!r} takes {rollout.rolls_back!r} back: 'license-server rollouts show' says how far it is"
+        )
     policy, package = policy_of(rollout), session.get(UpdatePackage, rollout.path)
     sums: dict[int, _Sum] = defaultdict(_Sum)
     sites: dict[str | None, list[int]] = defaultdict(lambda: [0, 0])
@@ -164,6 +174,8 @@ def _obstacle(
     why = unfit(wanted, rollout.build_id, alike.hardware, running, candidate=candidate, downgrade=False)
     if why is not None:
         return why, True
+    if alike.kind == AGENT and not alike.able:
+        return UNABLE, False
     if alike.kind == AGENT and (paused or alike.paused):
         return PAUSED, False
     return (OTHER, False) if alike.other else (None, False)
@@ -188,10 +200,11 @@ def _alike(session: Session, rollout: Rollout) -> Iterable[Any]:
         .exists()
     )
     mine = RolloutDevice.__table__.alias("mine")
+    able = (literal(" ") + Agent.capabilities + literal(" ")).contains(f" {UPDATES} ")
     columns = (
         mine.c.group_number, DeviceRow.kind, DeviceRow.hardware, DeviceRow.zone, DeviceRow.site_id, DeviceVersion.version,
         DeviceVersion.build_id, Agent.status, case((UpdateAgent.paused_at.is_not(None), 1), else_=0).label("paused"),
-        case((earlier | counting, 1), else_=0).label("other"),
+        case((earlier | counting, 1), else_=0).label("other"), case((able, 1), else_=0).label("able"),
     )  # fmt: skip
     running = and_(DeviceVersion.device_id == DeviceRow.id, DeviceVersion.product == rollout.product)
     query = (

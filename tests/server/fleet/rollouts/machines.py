@@ -195,7 +195,7 @@ def add_agents(session: Session, names: Iterable[str], status: str = "active") -
     """Agents and their devices as rows: to enroll thousands takes too long."""
     agent = {
         "status": status, "attestation": "factory", "backend": "software", "agreement_key": "{}", "urgent": False,
-        "created_at": NOW, "updated_at": NOW, "audit_turns": 0,
+        "created_at": NOW, "updated_at": NOW, "audit_turns": 0, "capabilities": "announce updates",
     }  # fmt: skip
     device = {"kind": "agent", "name": "", "created_at": NOW, "updated_at": NOW, "revision": 1}
     every = list(names)
