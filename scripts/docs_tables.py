@@ -103,6 +103,7 @@ def server_metrics() -> list[Row]:
     )
     metrics.count("challenge", 429, "rate_limited", 0.1)
     metrics.count_operator(429, "rate-limited", 0.1)
+    metrics.count_ddi(200, None, 0.1)
     return published(metrics.text().decode())
 
 

@@ -32,9 +32,12 @@ from .base.errors import Conflict, RegistryError
 from .base.jsonlog import place_of
 from .enrollment.service import Policy
 from .exchange.content import KINDS
+from .fleet.ddi.rollouts import RolloutQueue
 from .fleet.fleets import figures
 from .fleet.rollouts import views
 from .fleet.rollouts.overdue import Overdue
+from .hawkbit.listener import LOOK_S as LOOK_FOR_DEVICES_S
+from .hawkbit.listener import DdiListener
 from .jobs.queue import Jobs, Plan
 from .jobs.runner import Runner
 from .keys.keyring import Keyring
@@ -86,6 +89,7 @@ class Options:
         policy: which devices may become agents.
         with_openapi: whether to serve the OpenAPI document.
         operators: host and port of the operator API; None for no such listener.
+        ddi: host and port of the listener for devices that speak hawkBit's DDI; None for no such listener.
     """
 
     bind: tuple[str, int] | None
@@ -95,15 +99,17 @@ class Options:
     with_openapi: bool = False
     proxies: frozenset[int] = frozenset()
     operators: tuple[str, int] | None = None
+    ddi: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Bound, not yet listening: of the API, of health and metrics, and of the operator API; None where there is none."""
+    """Bound, not yet listening: of the API, health and metrics, the operator API, and DDI; None where there is none."""
 
     api: socket.socket
     ops: socket.socket | None
     operators: socket.socket | None = None
+    ddi: socket.socket | None = None
 
 
 def bind(options: Options, processes: int = 1) -> list[Sockets]:
@@ -119,11 +125,12 @@ def bind(options: Options, processes: int = 1) -> list[Sockets]:
     else:
         raise RegistryError("give an address with --bind HOST:PORT, or a socket with --unix PATH")
     operators = None if options.operators is None else tcp_socket(*options.operators, "--operators")
+    ddi = None if options.ddi is None else tcp_socket(*options.ddi, "'listen' in [ddi] of settings.toml")
     if options.ops is None:
-        return [Sockets(api, None, operators)] * processes
+        return [Sockets(api, None, operators, ddi)] * processes
     host, port = options.ops
     ports = [port + number if port else 0 for number in range(processes)]
-    return [Sockets(api, tcp_socket(host, each, "--ops", loopback_only=True), operators) for each in ports]
+    return [Sockets(api, tcp_socket(host, each, "--ops", loopback_only=True), operators, ddi) for each in ports]
 
 
 def serve(
@@ -187,6 +194,11 @@ def serve(
         operators = OperatorListener(server, sockets.operators, _lots(server), metrics.count_operator)
         names.append("operator API: " + _name(sockets.operators.getsockname()))
         servers.append(operators.listener)
+    ddi = None
+    if sockets.ddi is not None and server.place.ddi is not None:
+        ddi = DdiListener(server, server.place.ddi, RolloutQueue(), sockets.ddi, _lots(server), metrics.count_ddi)
+        names.append("DDI: " + _name(sockets.ddi.getsockname()))
+        servers.append(ddi.listener)
     notices = Notices()
     background: set[asyncio.Task[None]] = set()
 
@@ -203,6 +215,8 @@ def serve(
             _reload(server.keys, listener)
         if operators is not None:
             operators.look()
+        if ddi is not None:
+            ddi.look()
 
     work: dict[str, Callable[[int], None]] = {
         HOUSEKEEPING.name: partial(_keep_house, server),
@@ -221,6 +235,8 @@ def serve(
         chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))
     if operators is not None:
         chores.append(Chore(operators.look, LOOK_S))
+    if ddi is not None:
+        chores.append(Chore(ddi.look, LOOK_FOR_DEVICES_S))
     try:
         with Heart(server.clock):
             run(servers, serving, hangup, chores, until)

@@ -86,17 +86,19 @@ def inherited(text: str) -> Inherited:
         RegistryError: the value is not of that form, or they are not sockets.
     """
     try:
-        line, api, ops, operators = (None if each == ABSENT else socket.socket(fileno=int(each)) for each in text.split(","))
+        line, api, ops, operators, ddi = (
+            None if each == ABSENT else socket.socket(fileno=int(each)) for each in text.split(",")
+        )
         if line is None or api is None:
             raise ValueError
     except (ValueError, OSError):
         raise RegistryError(f"{WORKER_OPTION} is for processes that 'license-server serve --workers' starts") from None
-    for each in (line, api, ops, operators):
+    for each in (line, api, ops, operators, ddi):
         if each is not None:
             each.set_inheritable(False)
     # What the supervisor waits for is blocked in what it starts. SIGHUP would end a process that does not serve yet.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGHUP})
-    return Inherited(Sockets(api, ops, operators), line)
+    return Inherited(Sockets(api, ops, operators, ddi), line)
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Supervisor:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         sockets = self.sockets[number]
-        given = (theirs, sockets.api, sockets.ops, sockets.operators)
+        given = (theirs, sockets.api, sockets.ops, sockets.operators, sockets.ddi)
         descriptors = [None if each is None else each.fileno() for each in given]
         process = self.start(descriptors)
         theirs.close()

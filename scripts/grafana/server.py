@@ -137,6 +137,8 @@ def _operators() -> Row:
         lines("Latency", {
             f"P{value * 100:g}": _quantile(value, "$__rate_interval", metric="license_server_operator_request_seconds") for value in (0.5, 0.95)
         }, "From a request's head to its answer.", unit="s"),
+        lines("Requests of devices that speak DDI", {"{{outcome}}": "sum by (outcome) (rate(license_server_ddi_requests_total[$__rate_interval]))"},
+              "Of devices with SWUpdate or rauc-hawkbit-updater.", unit="reqps"),
     )  # fmt: skip
 
 

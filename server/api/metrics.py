@@ -103,6 +103,10 @@ class Metrics:
             "license_server_operator_refusals_total", "Requests of operators refused, by the kind of problem.", ["code"],
             registry=self._registry,
         )  # fmt: skip
+        self._ddi_requests = Counter(
+            "license_server_ddi_requests_total", "Requests of devices that speak DDI answered, by outcome.", ["outcome"],
+            registry=self._registry,
+        )  # fmt: skip
         self._rotations = Counter("license_server_rotations_total", "Secrets handed out to agents.", registry=self._registry)
         self._provisioned = Counter(
             "license_server_provisioned_total", "Devices provisioned, repeated ones too.", registry=self._registry
@@ -144,6 +148,14 @@ class Metrics:
         self._operator_seconds.observe(seconds)
         if code is not None:
             self._operator_refusals.labels(code).inc()
+
+    def count_ddi(self, status: int, _kind: str | None, _seconds: float) -> None:
+        """Counts a response of the listener for devices that speak DDI. How long it took says nothing: many are downloads.
+
+        Args:
+            status: HTTP status.
+        """
+        self._ddi_requests.labels(_outcome(status)).inc()
 
     def text(self) -> bytes:
         """The metrics in the text format."""

@@ -21,6 +21,7 @@ from settings.sections import Key, Sections
 from settings.values import absolute_path, text
 
 from . import privatefile
+from .ddisettings import DDI, DdiPlace, ddi_place, table
 from .errors import RegistryError
 
 SETTINGS, DATABASE, MASTER_KEY, ROOT_KEY = "settings.toml", "server.db", "master.key", "offline/root.key"
@@ -43,6 +44,7 @@ class Place:
         webhook_networks: networks that webhooks may go to although they are not public.
         webhook_ca: file of the CAs of webhooks' receivers, in PEM; None for those of the system.
         updates_at: directory of the repository of updates; None for the one in the server's directory.
+        ddi: the listener for devices that speak hawkBit's DDI; None for no such listener.
         master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
@@ -53,6 +55,7 @@ class Place:
     webhook_networks: tuple[str, ...] = ()
     webhook_ca: Path | None = None
     updates_at: Path | None = None
+    ddi: DdiPlace | None = None
 
     @property
     def updates(self) -> Path:
@@ -78,6 +81,7 @@ _KEYS = {
     "webhook_networks": Key(_networks),
     "webhook_ca": Key(absolute_path),
     "updates": Key(absolute_path),
+    DDI: Key(table),
 }
 
 
@@ -92,6 +96,7 @@ def place_of(directory: Path) -> Place:
         file = read_file(path, MAX_SETTINGS_BYTES, _way_out(directory))
         found = Sections(file.text(), str(path))
         values = found.section("", _KEYS)
+        ddi = ddi_place(found)
         found.check()
     except ConfigError as error:
         raise RegistryError("; ".join(error.problems)) from None
@@ -104,6 +109,7 @@ def place_of(directory: Path) -> Place:
         values.get("webhook_networks", ()),
         values.get("webhook_ca"),
         values.get("updates"),
+        ddi,
     )
 
 
@@ -163,4 +169,6 @@ def settings_of(place: Place) -> bytes:
         content["webhook_ca"] = str(place.webhook_ca)
     if place.updates_at is not None:
         content["updates"] = str(place.updates_at)
+    if place.ddi is not None:
+        content[DDI] = place.ddi.table()
     return tomli_w.dumps(content).encode()

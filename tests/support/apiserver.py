@@ -46,7 +46,7 @@ class ApiServer:
         self.unix = unix
         self.proxy_user = str(os.geteuid())
         self.claims: list[str] = []
-        self.base = self.ops = self.operators = ""
+        self.base = self.ops = self.operators = self.ddi = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory.parent / f"{directory.name}.log"
         with self.server_side() as server_side:
@@ -93,6 +93,7 @@ class ApiServer:
         self.base = f"https://{names[0]}"
         self.ops = next((f"http://{name.removeprefix('operators: ')}" for name in names if "operators: " in name), "")
         mine = "operator API: "
+        self.ddi = next((f"https://{name.removeprefix('DDI: ')}" for name in names if "DDI: " in name), "")
         self.operators = next((f"https://{name.removeprefix(mine)}/operator/v1" for name in names if mine in name), "")
 
     def wait_for(self, text: str, after: int = 0) -> str:

@@ -12,6 +12,7 @@ from common.sd_notify import Notifier
 from server.api.app import create_app
 from server.base.errors import RegistryError
 from server.base.jsonlog import log_to_stderr
+from server.base.settings import place_of
 from server.cli.base.options import directory_option, opened
 from server.cli.base.output import out_option, write
 from server.enrollment.service import LEVELS, Level, Policy
@@ -119,7 +120,8 @@ def serve(
         raise RegistryError("--operators names the address of another listener: give the operator API a port of its own")
     proxies = frozenset() if unix is None else uids_of(proxy_users or (DEFAULT,))
     roots = [] if ek_roots is None else load_roots(ek_roots)
-    options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies, operators)
+    listen = _ddi_address(directory, (bind, ops, operators))
+    options = Options(bind, unix, ops, Policy(accept, roots), with_openapi, proxies, operators, listen)
     if worker is not None:
         found = inherited(worker)
         _serve(directory, options, found.sockets, found.tell_ready, found.line.fileno(), (found.tell_alive, ALIVE_S))
@@ -149,6 +151,18 @@ def serve(
     finally:
         if unix is not None and bound is not None:
             remove_socket(sockets[0].api, unix, (bound.st_dev, bound.st_ino))
+
+
+def _ddi_address(directory: Path, others: tuple[tuple[str, int] | None, ...]) -> tuple[str, int] | None:
+    """The address of the listener for devices that speak hawkBit's DDI, by the settings; None for no such listener."""
+    ddi = place_of(directory).ddi
+    if ddi is None:
+        return None
+    if ddi.listen[1] != 0 and ddi.listen in others:
+        raise RegistryError(
+            "'listen' in [ddi] of settings.toml names the address of another listener: give it a port of its own"
+        )
+    return ddi.listen
 
 
 def _serve(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from common.statetable import UnknownTransition
 from server.base.errors import Conflict, NotFound
 from server.registry.database import next_number
+from server.registry.later import Records
 from server.registry.models.ddi import DdiAction, DdiDevice, DdiMessage
 from server.registry.models.fleets import Fleet
 from server.registry.models.updates import UpdatePackage
@@ -18,7 +19,7 @@ from . import attributes, digests
 from .action_states import ACTION_STATES, BEGUN, OPEN, SHOWN, Event, State
 from .feedback import Answer, ConfigData, Confirmation, Execution, Feedback, Finished
 from .policy import first_fleet, policy_of
-from .queue import Queue, Report, Standing
+from .queue import Order, Queue, Report, Standing
 
 COUNTER = "ddi_action"
 """Of the actions' numbers."""
@@ -125,9 +126,17 @@ class Actions:
         if action is not None and not self._standing(session, action, now).wanted:
             self._step(session, action, Event.WITHDRAW, "the rollout took it back", now)
             action = self.present(session, device_id)
-        order = None if action is not None else self._queue.open_for(session, device_id, now)
-        if order is None or not order.may_begin:
+        if action is not None:
             return None
+        records = Records()
+        order = self._queue.open_for(session, device_id, now, records)
+        missing = None if order is None or not order.may_begin else self._offer(session, device, order, now)
+        records.write(session)
+        return missing
+
+    def _offer(self, session: Session, device: DdiDevice, order: Order, now: int) -> UpdatePackage | None:
+        """Makes an action; returns the package instead, if its digests are not known."""
+        device_id = device.device_id
         package = session.get(UpdatePackage, order.path)
         if package is None or package.kind not in KINDS:
             why = f"{order.path} is of a kind that clients of DDI do not install" if package else f"{order.path} is gone"

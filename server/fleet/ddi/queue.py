@@ -6,6 +6,8 @@ from typing import Protocol
 
 from sqlalchemy.orm import Session
 
+from server.registry.later import Records
+
 
 class Report(StrEnum):
     """What becomes of an order."""
@@ -56,8 +58,11 @@ class Queue(Protocol):
         """Whether there may be something for a device that has no action. Reads only, and little: each poll asks."""
         ...
 
-    def open_for(self, session: Session, device_id: str, now: int) -> Order | None:
-        """What a device is ordered to install, in a writing transaction that has locked the device."""
+    def open_for(self, session: Session, device_id: str, now: int, records: Records) -> Order | None:
+        """What a device is ordered to install, in a writing transaction that has locked the device.
+
+        The caller writes the records last: who holds the counter of the audit log must wait for nothing else.
+        """
         ...
 
     def standing(self, session: Session, rollout_id: str, device_id: str, now: int) -> Standing:

@@ -18,10 +18,11 @@ from server.base.ddisettings import DdiPlace
 from server.base.settings import SETTINGS, Place, settings_of
 from server.fleet.ddi import credentials, devices
 from server.fleet.ddi.actions import Actions
-from server.fleet.ddi.queue import Order, Report, Standing
+from server.fleet.ddi.queue import Order, Queue, Report, Standing
 from server.hawkbit.endpoints import Endpoints
 from server.hawkbit.gate import Gate
 from server.registry.database import sqlite_url
+from server.registry.later import Records
 from server.registry.models.ddi import DdiAction
 from server.registry.models.fleets import Fleet, FleetMember
 from server.registry.models.updates import UpdatePackage
@@ -55,7 +56,7 @@ class Rollouts:
     def pending(self, _session: Session, device_id: str) -> bool:
         return device_id in self.orders and device_id not in self.taken_back
 
-    def open_for(self, session: Session, device_id: str, now: int) -> Order | None:
+    def open_for(self, session: Session, device_id: str, _now: int, _records: Records) -> Order | None:
         if not self.pending(session, device_id):
             return None
         return dataclasses.replace(self.orders[device_id], may_begin=device_id not in self.closed)
@@ -79,12 +80,12 @@ class Response:
 
 
 class World:
-    def __init__(self, server: ServerSide, repository: Path) -> None:
+    def __init__(self, server: ServerSide, repository: Path, queue: Queue | None = None) -> None:
         self.server, self.repository = server, repository
         self.now = float(NOW)
         self.rollouts = Rollouts()
         self.seen: list[str] = []
-        endpoints = Endpoints(server.database, Actions(self.rollouts, 300), PLACE, repository, lambda: self.now)
+        endpoints = Endpoints(server.database, Actions(queue or self.rollouts, 300), PLACE, repository, lambda: self.now)
         self.gate = Gate(
             endpoints, server.database, "default", self.seen.append, wall=lambda: self.now, steady=lambda: self.now
         )
