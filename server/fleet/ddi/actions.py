@@ -25,6 +25,8 @@ COUNTER = "ddi_action"
 """Of the actions' numbers."""
 EPOCH = 1_700_000_000
 """Numbers grow with the time even if a restored backup lost some; less this, they fit into clients' 32 bits until 2091."""
+MAX_ACTIONS = 20
+"""Of a device: older ones are removed with what it has said of them. The rollout's own row stays."""
 MAX_MESSAGES = 50
 """Of an action: older ones are removed."""
 CONFIGURE_AGAIN_S = 86_400
@@ -145,6 +147,7 @@ class Actions:
         known = digests.known(session, package.sha256)
         if known is None:
             return package
+        self._remove_oldest(session, device_id)
         agreed = device.auto_confirm is not None or not policy_of(session.get(Fleet, order.fleet_id)).confirm
         session.add(
             DdiAction(
@@ -155,6 +158,13 @@ class Actions:
             )
         )  # fmt: skip
         return None
+
+    @staticmethod
+    def _remove_oldest(session: Session, device_id: str) -> None:
+        numbers = select(DdiAction.number).where(DdiAction.device_id == device_id).order_by(DdiAction.number.desc())
+        for number in session.scalars(numbers.offset(MAX_ACTIONS - 1)).all():
+            session.execute(delete(DdiMessage).where(DdiMessage.action == number))
+            session.execute(delete(DdiAction).where(DdiAction.number == number))
 
     # What a device asks for and reports
 

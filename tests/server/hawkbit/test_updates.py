@@ -3,7 +3,12 @@
 import hashlib
 from typing import Any
 
+import pytest
+from sqlalchemy import select
+
+from server.fleet.ddi import actions, digests
 from server.fleet.ddi.queue import Report
+from server.registry.models.ddi import DdiAction, DdiMessage
 from server.registry.models.fleets import DeviceAttribute, DeviceVersion
 from tests.server.hawkbit.conftest import BASE, PACKAGE, PLACE, World
 
@@ -302,3 +307,22 @@ def test_a_package_for_another_installer_is_offered_to_nobody(world: World) -> N
     world.order("till-1", "pos/pos-2.2.deb", "2.2")
     assert "deploymentBase" not in world.poll("till-1")["_links"]
     assert world.rollouts.reports == [("till-1", Report.REFUSED)]
+
+
+def test_the_newest_actions_of_a_device_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MAX_ACTIONS", 3)
+    world.order("till-1")
+    numbers = []
+    for _ in range(5):
+        numbers.append(world.offered("till-1"))
+        world.feedback("till-1", numbers[-1], "closed", "failure", details=["no space"])
+    with world.server.database.read() as session:
+        assert sorted(session.scalars(select(DdiAction.number))) == numbers[-3:]
+        assert {row.action for row in session.query(DdiMessage)} == set(numbers[-3:])
+
+
+def test_nobody_waits_for_who_reads_a_package(world: World) -> None:
+    world.order("till-1")
+    with digests._one_at_a_time:
+        assert "deploymentBase" not in world.poll("till-1")["_links"]
+    assert world.offered("till-1")
