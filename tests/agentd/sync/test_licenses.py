@@ -17,6 +17,7 @@ from agentd.sync import licenses as sync_module
 from agentd.sync.cycle import FAILURES
 from agentd.telemetry.views import server_view
 from agentd.uplink.transport import Response
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
 from contracts.contact.seats import LEASE
 from contracts.exchange import Cause, RefusalCode
@@ -54,7 +55,7 @@ def contact(pair: Pair) -> list[str]:
     pair.clock.seconds += 1
     before = len(pair.wire.seen)
     assert pair.contact() is None
-    return pair.wire.seen[before:]
+    return [each for each in pair.wire.seen[before:] if each != CONFIGURATION]  # which is asked at each contact
 
 
 def issue(pair: Pair, jti: str = NEW, expires: int = LATER) -> None:

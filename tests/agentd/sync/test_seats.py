@@ -19,6 +19,7 @@ from agentd.licenses.seats import REFUSED_PAUSE_S
 from agentd.sync import seats as seat_sync
 from agentd.sync.cycle import SEAT_PAUSE_S
 from agentd.uplink.transport import Response
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.seats import LEASE, MAX_SEAT_S
 from ipc.answers import LicenseReason
 from server.licensing.licenses.licenses import Order
@@ -141,7 +142,7 @@ def contact(till: Pair) -> list[str]:
     before = len(till.wire.seen)
     till.clock.seconds += 1
     assert till.contact() is None
-    return till.wire.seen[before:]
+    return [each for each in till.wire.seen[before:] if each != CONFIGURATION]  # which is asked at each contact
 
 
 def takes(till: Pair) -> str:

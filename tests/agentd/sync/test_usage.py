@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agentd.licenses.usage import Counting
 from agentd.uplink.transport import Response
 from contracts.contact.capabilities import ANNOUNCE
+from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
 from contracts.contact.usage import REPORT
 from server.exchange import capabilities as server_side
@@ -44,7 +45,7 @@ def contact(pair: Pair) -> list[str]:
     before = len(pair.wire.seen)
     failed = pair.contact()
     assert failed is None, failed
-    return pair.wire.seen[before:]
+    return [each for each in pair.wire.seen[before:] if each != CONFIGURATION]  # which is asked at each contact
 
 
 def count(pair: Pair, amount: int = 1, license_id: str = LICENSE, count_id: int | None = None) -> Counting:
