@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, sele
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict
-from server.registry.dialect import by_bytes
+from server.registry.dialect import by_bytes, plan_each_time
 from server.registry.models.fleets import Device, DeviceAttribute, DeviceTag, DeviceVersion, FleetMember
 
 from .facts import facts_of, holds
@@ -39,6 +39,7 @@ def selecting(session: Session, selection: Selection) -> Select[str]:
         Conflict: devices report more than `MAX_VERSIONS` versions of a product that the selection compares.
     """
     session.flush()
+    plan_each_time(session)
     compiler = _Compiler(session, selection)
     found = compiler.required(selection.root)
     if found is None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from server.agents.registry import ACTIVE, REVOKED
 from server.fleet.devices.connection import INTERVAL_S, tolerance
 from server.registry.database import Database
+from server.registry.dialect import plan_each_time
 from server.registry.models.core import Agent, Certificate, Setting
 from server.registry.models.fleets import Device, DeviceSeen, Fleet
 
@@ -93,6 +94,7 @@ def count(database: Database, now: int) -> Figures:
 
 
 def _group(session: Session, among: Select[str] | None, now: int) -> Group:
+    plan_each_time(session)
     joined: Any = select(func.count(), func.count(case((_connected(now), 1))))
     query = joined.select_from(Device).outerjoin(Agent, Agent.id == Device.id)
     query = query.outerjoin(DeviceSeen, DeviceSeen.device_id == Device.id).where(*_in_service(among))

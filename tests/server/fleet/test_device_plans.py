@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy import text as sql
 
 from contracts.contact.updates import RunningVersion
 from server.agents import removal
@@ -131,3 +132,13 @@ def test_a_selection_that_requires_a_term_begins_at_its_index(server: ServerSide
         assert read(plan) == [], f"{text}\n{plan}"
     for text in WITHOUT:  # so it would be seen
         assert "device" in read(plan_of(crowd, server, text)), text
+
+
+def test_a_selection_is_planned_for_its_own_values_each_time(server: ServerSide) -> None:
+    """Else PostgreSQL would use, after a few lists, one plan for the few devices of one tag and the many of another."""
+    mode = sql("SHOW plan_cache_mode")
+    with server.database.read() as session:
+        selecting(session, parse("tag=beta"))
+        assert session.scalar(mode) == "force_custom_plan"
+    with server.database.read() as session:
+        assert session.scalar(mode) == "auto"
