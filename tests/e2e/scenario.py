@@ -150,8 +150,8 @@ class Scenario:
         answer = self.till()
         self.check(f"a till validates its license {when}", answer.get("valid") is True, answer)
 
-    def until(self, what: str, seen: Callable[[], bool]) -> None:
-        ends = time.monotonic() + READY_S
+    def until(self, what: str, seen: Callable[[], bool], within_s: float = READY_S) -> None:
+        ends = time.monotonic() + within_s
         while not (good := seen()) and time.monotonic() < ends:
             time.sleep(0.5)
         self.check(what, good)

@@ -16,7 +16,6 @@ from installer.debfile import named
 from tests.e2e import updates
 from tests.e2e.agentpackages import Change, appended, programs_of, repacked, version_of
 from tests.e2e.vendor import AGENT, Vendor
-from tests.support.waiting import READY_S
 
 if TYPE_CHECKING:
     from tests.e2e.scenario import Scenario
@@ -194,7 +193,7 @@ class Machine:
         """The plug is pulled; then the machine comes up with a version that runs."""
         before = self.installed()
         version = self.order(self.package(number, "cut"))
-        self.sh(f"until {seen}; do sleep 0.05; done", timeout=READY_S)
+        self.sh(f"until {seen}; do sleep 0.05; done", timeout=updates.WITHIN_S)
         self.guest.power_cut()
         self.guest.boot()
         self.guest.join_network()

@@ -28,6 +28,10 @@ AUDIT_LOG = "/var/log/license-agent/audit.log"
 JOURNAL = "/var/lib/license-agent/ota.json"
 TRIAL_S, CHECK_S, START_S = 5, 60, 45
 """Seconds: of a trial, of a health command, and that the POS may take to start. An emulated processor is slow."""
+UNREPORTED = ("ordered", "delivered", "under-way", "installed")
+"""States of an order at the license server that another one will follow by itself."""
+WITHIN_S = 3 * READY_S
+"""How long an update may take, with its way back: a version that hangs is waited for, and so is each answer of systemd's."""
 PAUSE_S = 0.5
 """Between two validations, so that the till leaves the processor to what is tested."""
 
@@ -178,23 +182,37 @@ class Till:
         line = self.newest()
         return line["version"], line["outcome"]
 
-    def said_by_server(self) -> tuple[str, str]:
-        """State and detail of the newest order at the license server, once the agent has reported."""
+    def said_by_server(self, *more: str) -> tuple[str, str]:
+        """State and detail of the newest order at the license server, once the agent has reported how it ended.
 
-        def newest() -> tuple[str, str]:
-            self.ask_server()
-            line = json.loads(self.server.run("ota", "status", self.scenario.agent_id, "--json"))["directives"][0]
-            return line["state"], line["detail"]
+        The report is a contact of its own, which a busy machine makes later than the last step's.
 
-        # The report of the end is a contact of its own, which a busy machine makes later than the last step's.
-        self.until("the server learns how the update ended", lambda: newest()[0] != "under-way")
-        return newest()
+        Args:
+            more: other states that will not stay.
+        """
+        found = ("", "")
+
+        def ended() -> bool:
+            nonlocal found
+            lines = json.loads(self.server.run("ota", "status", self.scenario.agent_id, "--json"))["directives"]
+            found = (lines[0]["state"], lines[0]["detail"]) if lines else ("", "")
+            if waits := found[0] in (*UNREPORTED, *more):
+                self.ask_server()
+            return not waits
+
+        self.until("the server knows how the newest order ended", ended)
+        return found
+
+    def settle(self) -> None:
+        """Waits until the license server takes another order: as long as it believes that one goes on, it does not."""
+        self.said_by_server("locked")
 
     # What is done
 
     def order(self, version: str, changed: dict[str, str] | None = None, *options: str) -> str:
         """Publishes a version and orders it; returns its path in the repository."""
         target = self.vendor.publish(version, GOOD | (changed or {}))
+        self.settle()
         self.server.run("ota", "assign", self.scenario.agent_id, target, "--notice", "0", *options)
         return target
 
@@ -203,7 +221,7 @@ class Till:
         """Waits until an update that is begun within has ended, one way or the other."""
         before = self.journal().get("done", 0)
         yield
-        self.until("the update ends", lambda: self.journal().get("done", 0) > before)
+        self.until("the update ends", lambda: self.journal().get("done", 0) > before, WITHIN_S)
 
     def update(self, version: str, changed: dict[str, str] | None = None) -> dict[str, Any]:
         """Orders a version, and returns the register's line once the update has ended."""
@@ -287,12 +305,12 @@ class Till:
         self.order(version)
         self.ask_server()
         seen = f'until grep -q \'"phase": "{phase}"\' {OWN}/state.json; do sleep 0.1; done'
-        self.sh(seen, timeout=READY_S)
+        self.sh(seen, timeout=WITHIN_S)
         self.guest.power_cut()
         self.guest.boot()
         self.guest.join_network()
         self.scenario.active("pos.service")
-        self.until("the update ends after the power cut", lambda: self.journal().get("step") in ("idle", "locked"))
+        self.until("the update ends after the power cut", lambda: self.journal().get("step") in ("idle", "locked"), WITHIN_S)
         line, now = self.newest(), self.running()
         self.same(f"a power cut while it is {phase}: no trial is left", False, now["in_trial"])
         self.same("what runs is what ota status says", now["version"], self.runs())
@@ -318,7 +336,7 @@ class Till:
         line = self.newest()
         self.check("by root, as the register says", line["operator"] not in ("", "server"), line["operator"])
         self.sh(f"umount /media/usb && ip route del unreachable {ADDRESS}/32")
-        self.until("the license server learns that it runs", lambda: self.said_by_server()[0] == "proved")
+        self.same("the license server learns that it runs", "proved", self.said_by_server()[0])
 
     def full(self, version: str, place: str, size: str, owner: str, codes: tuple[str, ...]) -> None:
         """A disk without room for a package; once there is room, the update goes on.
