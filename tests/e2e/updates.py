@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.e2e import hostilecheck
 from tests.e2e.guest import GuestError
 from tests.e2e.vendor import PRODUCT, Vendor
 from tests.support.waiting import READY_S
@@ -392,13 +393,15 @@ def short(scenario: "Scenario") -> None:
 
 
 def long(scenario: "Scenario") -> None:
-    """Windows, other versions that do not work, forgery, power cuts, a memory stick and full disks."""
+    """Windows, bad and hostile versions, forgery, power cuts, a memory stick and full disks."""
     with till(scenario) as made:
         scenario.selling(lambda: made.window("1.3"), "an update that waits for its window", PAUSE_S)
         for number, bad in enumerate(BAD):
             scenario.selling(partial(made.bad, f"1.4.{number}", bad), f"an update that {bad.name}", PAUSE_S)
         made.same("three failed attempts lock updates", "locked", made.journal()["step"])
         made.sh('license-agent-cli ota unlock --why "tried on purpose"')
+        hostilecheck.attacks(made, "1.4.6")
+        hostilecheck.stays(made, "1.4.7")
         made.forged("1.5")
         for number, phase in enumerate(("staged", "switched", "proving")):
             made.cut(f"1.6.{number}", phase)
