@@ -53,6 +53,12 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Body(Form):
+    """What a body is read with. Its validator is built at once: FastAPI gives an unfinished one the name of its own parameter."""
+
+    model_config = ConfigDict(defer_build=False)
+
+
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 IfMatch = Annotated[str | None, Header(max_length=160, pattern=r"^(\*|\"[!#-~]*\")$")]
 ApprovalId = Annotated[str | None, Header(max_length=64, pattern=r"^[0-9a-f]+$")]
@@ -168,7 +174,7 @@ def _body_of(act: Act, in_path: list[str]) -> type[BaseModel]:
     for name in in_path:
         del fields[name]
     fields["reason"] = (Line | None, Field(default=None, description="Why, for the audit log."))
-    return create_model(f"{_title(act)}Body", __base__=Form, __doc__=act.body.__doc__, **fields)
+    return create_model(f"{_title(act)}Body", __base__=_Body, __doc__=act.body.__doc__, **fields)
 
 
 def _title(act: Act) -> str:
