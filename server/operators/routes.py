@@ -54,7 +54,7 @@ class _Query(BaseModel):
 
 
 class _Body(Form):
-    """What a body is read with. Its validator is built at once: FastAPI gives an unfinished one the name of its own parameter."""
+    """What a body is read with. Built at once: FastAPI gives an unfinished validator the name of its own parameter."""
 
     model_config = ConfigDict(defer_build=False)
 

@@ -31,7 +31,7 @@ from tests.support.terminal import at_terminal
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[4]
 PROGRAM = (sys.executable, "-c", "from server.main import entry; entry()")
-FEW, MANY = 2000, 8000
+FEW, MANY = 2000, 5000
 MIB = 1024 * 1024
 
 
