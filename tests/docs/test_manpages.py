@@ -70,8 +70,8 @@ def click_commands(command: click.Command, parent: click.Context | None = None, 
 def click_command(params: list[click.Parameter]) -> Command:
     options = [param for param in params if isinstance(param, click.Option) and not param.hidden]
     return Command(
-        {name: click_default(option) for option in options for name in option.opts},
-        frozenset(name for option in options if option.required for name in option.opts),
+        {name: click_default(option) for option in options for name in (*option.opts, *option.secondary_opts)},
+        frozenset(name for option in options if option.required for name in (*option.opts, *option.secondary_opts)),
         sum(isinstance(param, click.Argument) for param in params),
         frozenset(choice for param in params if isinstance(param.type, click.Choice) for choice in param.type.choices),
         frozenset(option.envvar for option in options if isinstance(option.envvar, str)),

@@ -78,9 +78,10 @@ def test_every_series_is_declared_and_every_declared_metric_is_shown(program: st
     rows = METRICS[program]()
     declared = {row.name for row in rows}
     series = declared | {f"{row.name}_bucket" for row in rows if row.kind == "histogram"}
+    series |= {f"{row.name}_{part}" for row in rows if row.kind == "summary" for part in ("sum", "count")}
     named = {name for query in queries(program) for name in re.findall(r"\b(?:license|cert|devices|fleet)_\w+", query.expr)}
     assert named <= series
-    shown = {name.removesuffix("_bucket") for name in named}
+    shown = {re.sub("_(bucket|sum|count)$", "", name) if name not in declared else name for name in named}
     assert declared - shown == {old for old in NOT_SHOWN if old.replace("_", "-").startswith(program)}
     assert {new for old, new in NOT_SHOWN.items() if old in declared} <= shown
 
@@ -130,6 +131,8 @@ def made_up(program: str) -> dict[str, str]:
             if row.kind == "histogram":
                 for bound in ("0.1", "100", "+Inf"):
                     series[f'{row.name}_bucket{{{text},le="{bound}"}}'] = f"{'0x' if bound == '0.1' else '0+60x'}{steps}"
+            elif row.kind == "summary":
+                series |= {f"{row.name}_{part}{{{text}}}": f"0+60x{steps}" for part in ("sum", "count")}
             elif row.name.endswith("_total") or row.kind == "unknown":
                 series[f"{row.name}{{{text}}}"] = f"0+60x{steps}"
             elif row.name.endswith("_timestamp_seconds") and machine == "well":
