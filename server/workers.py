@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.sd_notify import Notifier
 
@@ -23,6 +24,7 @@ from .base.errors import RegistryError
 from .serving import Sockets
 
 WORKER_OPTION = "--worker"
+_ENTRY = "from server.main import entry; entry()"
 ABSENT = "-"
 """In the value of `--worker`: no such socket."""
 STOP_S = 30
@@ -217,8 +219,24 @@ def start_again(descriptors: list[int | None]) -> "subprocess.Popen[bytes]":
     """Starts this program with its own arguments, as a worker."""
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     arguments = [*sys.argv[1:], WORKER_OPTION, ",".join(ABSENT if each is None else str(each) for each in descriptors)]
-    # By the interpreter: a console script may have been started by a name that is not a path.
-    command = [sys.executable, "-I", "-c", "from server.main import entry; entry()", *arguments]
     return subprocess.Popen(
-        command, pass_fds=[each for each in descriptors if each is not None], env=environment, stdin=subprocess.DEVNULL
+        [*interpreter(sys.executable, no_site=bool(sys.flags.no_site)), *arguments],
+        pass_fds=[each for each in descriptors if each is not None],
+        env=environment,
+        stdin=subprocess.DEVNULL,
     )
+
+
+def interpreter(executable: str, *, no_site: bool) -> list[str]:
+    """The command that starts this program, without its arguments.
+
+    It names the interpreter, since a console script may have been started by a name that is not a path.
+
+    Args:
+        executable: the interpreter.
+        no_site: whether this process runs without site directories, as from a package's own tree: that tree is named then.
+    """
+    if not no_site:
+        return [executable, "-I", "-c", _ENTRY]
+    tree = os.fspath(Path(__file__).resolve().parents[1])
+    return [executable, "-IS", "-c", f"import sys; sys.path.insert(0, {tree!r}); {_ENTRY}"]

@@ -13,8 +13,9 @@ from socket import socket, socketpair
 import pytest
 
 from common.sd_notify import Notifier
+from server import workers
 from server.serving import Sockets
-from server.workers import AWAY_S, SILENT_S, START_S, Inherited, Supervisor
+from server.workers import AWAY_S, SILENT_S, START_S, Inherited, Supervisor, interpreter
 from tests.support.waiting import READY_S
 
 pytestmark = pytest.mark.system
@@ -146,3 +147,11 @@ def test_what_a_worker_says_never_makes_it_wait(world: World) -> None:
         talking.join(READY_S)
         assert not talking.is_alive()
         assert supervisor.recv(1) == b"A"
+
+
+@pytest.mark.parametrize("no_site", [False, True], ids=["as it is installed here", "from a package's own tree"])
+def test_a_worker_finds_the_program_where_its_supervisor_has_it(no_site: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_ENTRY", "import server, sys; print(server.__file__, sys.flags.no_site, *sys.argv[1:])")
+    command = [*interpreter(sys.executable, no_site=no_site), "serve"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.split()
+    assert found == [os.path.join(os.path.dirname(workers.__file__), "__init__.py"), str(int(no_site)), "serve"]
