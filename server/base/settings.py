@@ -18,7 +18,7 @@ import tomli_w
 from settings.errors import ConfigError
 from settings.file import read_file
 from settings.sections import Key, Sections
-from settings.values import absolute_path, text
+from settings.values import BadValue, absolute_path, text
 
 from . import privatefile
 from .ddisettings import DDI, DdiPlace, ddi_place, table
@@ -64,14 +64,14 @@ class Place:
 
 
 def _networks(value: Any) -> tuple[str, ...]:
-    """Networks such as 10.20.0.0/16. Raises ValueError."""
+    """Networks such as 10.20.0.0/16. Raises BadValue."""
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError("must be a list of networks")
+        raise BadValue("must be a list of networks")
     for each in value:
         try:
             ipaddress.ip_network(each)
         except ValueError:
-            raise ValueError(f"{each!r} is not a network such as 10.20.0.0/16") from None
+            raise BadValue(f"must have networks such as 10.20.0.0/16; {each!r} is none") from None
     return tuple(value)
 
 
