@@ -71,7 +71,7 @@ def _networks(value: Any) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(each)
         except ValueError:
-            raise BadValue(f"must have networks such as 10.20.0.0/16; {each!r} is none") from None
+            raise BadValue(f"must have networks such as 10.20.0.0/16, and {each!r} is not one") from None
     return tuple(value)
 
 

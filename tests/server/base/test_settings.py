@@ -23,7 +23,7 @@ def test_database_and_master_key_are_read(tmp_path: Path) -> None:
         ("database = 'x'\n", "the key 'master_key' is missing; add it"),
         (
             "database = 'x'\nmaster_key = 'x'\nwebhook_networks = ['ten']\n",
-            "must have networks such as 10.20.0.0/16; 'ten' is none",
+            "must have networks such as 10.20.0.0/16, and 'ten' is not one",
         ),
         ("database = 'x'\nmaster_key = 'x'\nwebhook_networks = 10\n", "'webhook_networks' must be a list of networks"),
         ("database = 'x'\nmaster_key = 'x'\nmasterkey = 'x'\n", "unknown key 'masterkey'; did you mean 'master_key'?"),

@@ -45,6 +45,7 @@ from contracts.exchange import (
 from contracts.jose import b64decode
 from contracts.trust import encode_trust, parse_trust
 from server.base.refused import RequestRefused
+from server.exchange import service
 from server.exchange.capabilities import CAPABILITIES
 from server.exchange.challenges import CHALLENGE_LIFETIME_S
 from server.exchange.content import CONTACT_S, KINDS
@@ -221,8 +222,15 @@ class Stores:
         self._call("contact", agent_id, asked.known, now)
         return "c.o.n"
 
-    def note(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> None:
+    def note(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> tuple[str, ...]:
         self._call("note", agent_id, asked.directive, now)
+        return ("changed",)
+
+    def after_reports(self, _session: object, agent_id: str, changed: tuple[str, ...], now: int, _records: object) -> None:
+        self._call("after_reports", agent_id, changed, now)
+
+    def before_directive(self, _session: object, agent_id: str, now: int, _records: object) -> None:
+        self._call("before_directive", agent_id, now)
 
     def answer(self, _session: object, agent_id: str, asked: UpdatesRequest, now: int, _records: object) -> Given:
         self._call("answer", agent_id, asked.directive, now)
@@ -291,8 +299,10 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(service, "rollouts", made.stores)
+    return made
 
 
 def erred(answer: tuple[int, str], status: int, code: RefusalCode) -> None:
@@ -343,7 +353,13 @@ REPLIES = [
     (
         UpdatesRequest,
         UpdatesReply,
-        [("note_contact", "pos-1", (), NOW), ("note", "pos-1", 3, NOW), ("answer", "pos-1", 3, NOW)],
+        [
+            ("note_contact", "pos-1", (), NOW),
+            ("note", "pos-1", 3, NOW),
+            ("after_reports", "pos-1", ("changed",), NOW),
+            ("before_directive", "pos-1", NOW),
+            ("answer", "pos-1", 3, NOW),
+        ],
         {"directive": "d.i.r", "acknowledged": (2,), "paused": True},
     ),
     (ConfigurationRequest, ConfigurationReply, [("contact", "pos-1", 3, NOW)], {"document": "c.o.n"}),

@@ -9,6 +9,7 @@ import pytest
 from server.ota import publishing
 from server.ota.packages import Package
 from server.ota.words import RELEASES
+from server.registry.models.core import Agent
 from tests.server.cli.test_commands import Run, enrolled, place, run
 from tests.server.devices import NOW
 from tests.server.ota.vendor import target_of
@@ -33,6 +34,7 @@ def shops(enrolled: Path, run: Run) -> Path:
     made = open_server(enrolled)
     with made.database.write() as session:
         publishing.record(session, [Package(RELEASES, target_of("1.1.0", "b2"))], NOW)
+        session.get_one(Agent, "till-1").capabilities = "updates"
     made.close()
     run("fleets", "add", "shops", "--where", "kind=agent")
     return enrolled
