@@ -100,7 +100,7 @@ class OpensForm(Form):
     days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 14
 
 
-class Opening(Form):
+class FleetOpening(Form):
     """A time in which installations may begin, seconds since 1970 UTC; `closes` is null if that is not within 400 days."""
 
     opens: Time
@@ -124,7 +124,7 @@ class Opens(Form):
     number: Number
     zone: str
     window: bool
-    openings: tuple[Opening, ...]
+    openings: tuple[FleetOpening, ...]
     zones: tuple[DeviceZone, ...]
 
 
@@ -188,7 +188,7 @@ def opens(context: Context, body: OpensForm) -> Opens:
         raise Conflict(f"this server cannot tell: 'zone' in updates.window {problem}") from None
     return Opens(
         fleet_id=fleet.id, number=0 if row is None else row.number, zone=found.zone, window=found.window,
-        openings=tuple(Opening.model_validate(each) for each in found.openings),
+        openings=tuple(FleetOpening.model_validate(each) for each in found.openings),
         zones=tuple(DeviceZone.model_validate(each) for each in found.zones),
     )  # fmt: skip
 

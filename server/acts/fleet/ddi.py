@@ -62,7 +62,7 @@ class NewGatewayToken(Form):
     overlap_s: Overlap = OVERLAP_S
 
 
-class Token(Form):
+class DdiToken(Form):
     """A new token: the only time that its text is known."""
 
     credential_id: str
@@ -76,7 +76,7 @@ class NewCertificate(Form):
     csr: Annotated[str, Field(min_length=1, max_length=8192)]
 
 
-class Certificate(Form):
+class DdiCertificate(Form):
     """A new certificate and the issuing CA's, in PEM."""
 
     chain: tuple[str, ...]
@@ -107,7 +107,7 @@ class OneCredential(Form):
     credential_id: CredentialId
 
 
-class Count(Form):
+class DdiCount(Form):
     """How many."""
 
     count: Number
@@ -119,7 +119,7 @@ class OneFleet(Form):
     fleet_id: VendorId
 
 
-class Policy(Form):
+class FleetDdiPolicy(Form):
     """What a fleet's policy says of devices that speak DDI.
 
     `versions` has by product the attribute that names its version; a product that is not there has `PRODUCT.version`.
@@ -151,21 +151,21 @@ def add(context: Context, body: NewDdiDevice) -> OneDdiDevice:
     return OneDdiDevice(device_id=body.device_id)
 
 
-def make_token(context: Context, body: NewToken) -> Token:
+def make_token(context: Context, body: NewToken) -> DdiToken:
     """Make a device's token, in place of its former ones."""
     made = credentials.make_target(context.session, body.device_id, context.now, body.overlap_s)
-    return Token(credential_id=made.credential_id, token=made.text)
+    return DdiToken(credential_id=made.credential_id, token=made.text)
 
 
-def make_gateway_token(context: Context, body: NewGatewayToken) -> Token:
+def make_gateway_token(context: Context, body: NewGatewayToken) -> DdiToken:
     """Make a token for the devices of a fleet, in place of its former ones."""
     made = credentials.make_gateway(context.session, body.fleet_id, context.now, body.overlap_s)
-    return Token(credential_id=made.credential_id, token=made.text)
+    return DdiToken(credential_id=made.credential_id, token=made.text)
 
 
-def issue(context: Context, body: NewCertificate) -> Certificate:
+def issue(context: Context, body: NewCertificate) -> DdiCertificate:
     """Issue a client certificate for a device's key."""
-    return Certificate(chain=credentials.issue(context.session, context.server.keys, body.device_id, body.csr, context.now))
+    return DdiCertificate(chain=credentials.issue(context.session, context.server.keys, body.device_id, body.csr, context.now))
 
 
 def list_credentials(context: Context, body: CredentialsForm) -> Listed[Credential]:
@@ -179,25 +179,25 @@ def revoke(context: Context, body: OneCredential) -> Credential:
     return Credential.model_validate(credentials.revoke(context.session, body.credential_id, context.now))
 
 
-def revoke_all(context: Context, body: OneDdiDevice) -> Count:
+def revoke_all(context: Context, body: OneDdiDevice) -> DdiCount:
     """Revoke all tokens and certificates of a device; tokens of its fleets go on counting for it, unless it is blocked."""
-    return Count(count=credentials.revoke_all(context.session, body.device_id, context.now))
+    return DdiCount(count=credentials.revoke_all(context.session, body.device_id, context.now))
 
 
-def show_policy(context: Context, body: OneFleet) -> Policy:
+def show_policy(context: Context, body: OneFleet) -> FleetDdiPolicy:
     """Show what a fleet's policy says of devices that speak hawkBit's DDI."""
     return _policy(policies.policy_of(policies.required_fleet(context.session, body.fleet_id)))
 
 
-def set_policy(context: Context, body: NewPolicy) -> Policy:
+def set_policy(context: Context, body: NewPolicy) -> FleetDdiPolicy:
     """Set what a fleet's policy says of devices that speak hawkBit's DDI."""
     wanted = DdiPolicy(versions=dict(body.versions), confirm=body.confirm, poll_s=body.poll_s)
     policies.set_policy(context.session, body.fleet_id, wanted, context.now)
     return _policy(wanted)
 
 
-def _policy(found: DdiPolicy) -> Policy:
-    return Policy(versions=dict(found.versions), confirm=found.confirm, poll_s=found.poll_s)
+def _policy(found: DdiPolicy) -> FleetDdiPolicy:
+    return FleetDdiPolicy(versions=dict(found.versions), confirm=found.confirm, poll_s=found.poll_s)
 
 
 _READ, _WRITE = "devices:read", "devices:write"
@@ -207,13 +207,13 @@ _SECURITY = Role.SECURITY_OFFICER
 ACTS = (
     Act("ddi.list", _READ, Role.VIEWER, PageForm, Listed[DdiDevice], list_devices, "/ddi/devices", "GET"),
     Act("ddi.add", _WRITE, _SECURITY, NewDdiDevice, OneDdiDevice, add, "/ddi/devices"),
-    Act("ddi.make_token", _WRITE, _SECURITY, NewToken, Token, make_token, f"{_DEVICE}/token"),
-    Act("ddi.issue", _WRITE, _SECURITY, NewCertificate, Certificate, issue, f"{_DEVICE}/certificate"),
-    Act("ddi.revoke_all", _WRITE, _SECURITY, OneDdiDevice, Count, revoke_all, f"{_DEVICE}/revoke"),
-    Act("ddi.make_gateway_token", _WRITE, _SECURITY, NewGatewayToken, Token, make_gateway_token, f"{_FLEET}/gateway-token"),
+    Act("ddi.make_token", _WRITE, _SECURITY, NewToken, DdiToken, make_token, f"{_DEVICE}/token"),
+    Act("ddi.issue", _WRITE, _SECURITY, NewCertificate, DdiCertificate, issue, f"{_DEVICE}/certificate"),
+    Act("ddi.revoke_all", _WRITE, _SECURITY, OneDdiDevice, DdiCount, revoke_all, f"{_DEVICE}/revoke"),
+    Act("ddi.make_gateway_token", _WRITE, _SECURITY, NewGatewayToken, DdiToken, make_gateway_token, f"{_FLEET}/gateway-token"),
     Act("ddi.list_credentials", _READ, Role.VIEWER, CredentialsForm, Listed[Credential], list_credentials,
         "/ddi/credentials", "GET"),
     Act("ddi.revoke", _WRITE, _SECURITY, OneCredential, Credential, revoke, "/ddi/credentials/{credential_id}/revoke"),
-    Act("ddi.show_policy", _READ, Role.VIEWER, OneFleet, Policy, show_policy, f"{_FLEET}/policy", "GET"),
-    Act("ddi.set_policy", _WRITE, _SECURITY, NewPolicy, Policy, set_policy, f"{_FLEET}/policy"),
+    Act("ddi.show_policy", _READ, Role.VIEWER, OneFleet, FleetDdiPolicy, show_policy, f"{_FLEET}/policy", "GET"),
+    Act("ddi.set_policy", _WRITE, _SECURITY, NewPolicy, FleetDdiPolicy, set_policy, f"{_FLEET}/policy"),
 )  # fmt: skip

@@ -26,7 +26,7 @@ Name = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
 Zone = Annotated[str, Field(max_length=64, pattern=r"^([A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2})?$")]
 
 
-class Device(Form):
+class ManagedDevice(Form):
     """A device; times are seconds since 1970 UTC. `kind` is agent or ddi, and `status` active, factory_only, blocked or
     retired. `connection` is seen, late, silent or never. `versions` are by product, as reported after the last start.
     """
@@ -50,7 +50,7 @@ class Device(Form):
     revision: Number
 
 
-class Running(Form):
+class RunningProduct(Form):
     """What a device runs of a product, and since when it reports that."""
 
     product: str
@@ -68,7 +68,7 @@ class Attribute(Form):
     updated_at: Time
 
 
-class Certificate(Form):
+class DeviceCertificate(Form):
     """A client certificate of a device that counts. `days` are those that are left, below 0 once it has ended."""
 
     number: str
@@ -78,12 +78,12 @@ class Certificate(Form):
     in_use: bool
 
 
-class DeviceDetails(Device):
+class DeviceDetails(ManagedDevice):
     """A device with everything that is known of it. `fleets` are in the order of their rank: the first one configures it."""
 
-    running: tuple[Running, ...]
+    running: tuple[RunningProduct, ...]
     attributes: tuple[Attribute, ...]
-    certificates: tuple[Certificate, ...]
+    certificates: tuple[DeviceCertificate, ...]
     fleets: tuple[str, ...]
 
 
@@ -136,7 +136,7 @@ class DeviceCount(Form):
     count: Number
 
 
-def list_devices(context: Context, body: DevicesForm) -> Listed[Device]:
+def list_devices(context: Context, body: DevicesForm) -> Listed[ManagedDevice]:
     """List devices by id: all of them, those that a selection selects, or those of a fleet."""
     session, among = context.session, []
     if body.where:
@@ -144,7 +144,7 @@ def list_devices(context: Context, body: DevicesForm) -> Listed[Device]:
     if body.fleet is not None:
         among.append(membership.members(session, fleets.required(session, body.fleet)))
     rows = listing.listed(session, context.now, body.after or body.since, body.limit + 1, among)
-    return page(rows, Device, body.limit, lambda row: row.device_id)
+    return page(rows, ManagedDevice, body.limit, lambda row: row.device_id)
 
 
 def show(context: Context, body: OneDevice) -> DeviceDetails:
@@ -203,12 +203,14 @@ def present(context: Context, body: OneDevice | ChangeDevice | SetForm | UnsetFo
 def _details(context: Context, device_id: str) -> DeviceDetails:
     session = context.session
     session.flush()
-    row = Device.model_validate(listing.one(session, device_id, context.now)).model_dump()
+    row = ManagedDevice.model_validate(listing.one(session, device_id, context.now)).model_dump()
     return DeviceDetails(
         **row,
-        running=tuple(Running.model_validate(each) for each in listing.versions(session, device_id)),
+        running=tuple(RunningProduct.model_validate(each) for each in listing.versions(session, device_id)),
         attributes=tuple(Attribute.model_validate(each) for each in listing.attributes(session, device_id)),
-        certificates=tuple(Certificate.model_validate(each) for each in listing.certificates(session, device_id, context.now)),
+        certificates=tuple(
+            DeviceCertificate.model_validate(each) for each in listing.certificates(session, device_id, context.now)
+        ),
         fleets=tuple(each.id for each in membership.fleets_of(session, device_id)),
     )
 
@@ -224,7 +226,7 @@ def _iso(seconds: int | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _cells(row: Device) -> tuple[object, ...]:
+def _cells(row: ManagedDevice) -> tuple[object, ...]:
     versions = " ".join(f"{product}={version}" for product, version in row.versions.items())
     return (
         row.device_id, row.kind, row.name, row.hardware, row.site, row.zone, row.status, row.attestation,
@@ -237,7 +239,7 @@ _SECURITY = frozenset({Role.SECURITY_OFFICER})
 _READ, _WRITE, _DEVICE = "devices:read", "devices:write", "/devices/{device_id}"
 
 ACTS = (
-    Act("devices.list", _READ, Role.VIEWER, DevicesForm, Listed[Device], list_devices, "/devices", "GET", sheet=SHEET),
+    Act("devices.list", _READ, Role.VIEWER, DevicesForm, Listed[ManagedDevice], list_devices, "/devices", "GET", sheet=SHEET),
     Act("devices.show", _READ, Role.VIEWER, OneDevice, DeviceDetails, show, _DEVICE, "GET", etag=revision_tag),
     Act(
         "devices.change", _WRITE, Role.SUPPORT, ChangeDevice, DeviceDetails, change, _DEVICE, "PATCH",

@@ -191,7 +191,7 @@ class Obstacle(Form):
     for_good: bool
 
 
-class Opening(Form):
+class RolloutOpening(Form):
     """When devices of a time zone may begin, if their group starts at once; seconds since 1970 UTC."""
 
     zone: str | None
@@ -208,7 +208,7 @@ class Rehearsed(Form):
     hit: Number
     already: Number
     obstacles: tuple[Obstacle, ...]
-    openings: tuple[Opening, ...]
+    openings: tuple[RolloutOpening, ...]
 
 
 class Traffic(Form):
