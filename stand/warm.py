@@ -149,6 +149,7 @@ def _run(name: str, entry: Callable[[], None], request: dict[str, Any], files: l
     time.tzset()
     place = Path(sys.executable).with_name(name)  # a command may look for others beside its own
     sys.argv = [str(place) if place.exists() else name, *request["arguments"]]
+    sys.modules["__main__"].__package__ = None  # click would call the command after the module that this process began as
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     status = _status(entry)
     room = entry.__module__.partition(".")[0]  # what else is imported, its modules import

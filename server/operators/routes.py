@@ -198,6 +198,7 @@ def _responses(act: Act, in_path: list[str]) -> dict[int | str, dict[str, Any]]:
     # A filter may name what does not exist: a typing error is not an empty list.
     filters = set(act.body.model_fields) - set(PageForm.model_fields)
     names += ["not-found"] if in_path or filters or not act.reads else []
+    names += ["invalid"] if act.reads and filters and not issubclass(act.body, PageForm) else []
     names += ["rows-refused"] if "row_by_row" in act.body.model_fields else []
     names += [] if act.reads else ["idempotency-key-reused"]
     names += ["precondition-failed"] if act.present is not None else []
