@@ -1,28 +1,17 @@
-"""Says whether a deployment window is open: agents keep their windows themselves, clients of DDI do not know any. Pure."""
+"""Says whether the window of an offer is open, also in a time zone that this machine does not know. Pure."""
 
 import zoneinfo
-from datetime import UTC, datetime, tzinfo
 
-from contracts.directive import Day, DeploymentWindow
+import msgspec
 
-_DAYS = tuple(Day)
+from contracts.directive import DeploymentWindow
+from server.fleet.rollouts.calendar import open_at
 
 
 def is_open(window: DeploymentWindow | None, now: int) -> bool:
     """Whether an installation may begin at a time, in seconds since 1970 UTC. Without a window it always may."""
-    if window is None:
-        return True
-    local = datetime.fromtimestamp(now, _zone(window.zone))
-    today, clock = local.weekday(), f"{local:%H:%M}"
-    if window.start < window.end:
-        return _DAYS[today] in window.days and window.start <= clock < window.end
-    # It closes on the day after.
-    opened_today = _DAYS[today] in window.days and clock >= window.start
-    return opened_today or (_DAYS[today - 1] in window.days and clock < window.end)
-
-
-def _zone(name: str) -> tzinfo:
     try:
-        return zoneinfo.ZoneInfo(name)
+        return open_at(window, now)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-        return UTC  # as where a device's zone is not known
+        # As for a device that has not said its zone: the window is one of UTC.
+        return window is None or open_at(msgspec.structs.replace(window, zone="UTC"), now)
