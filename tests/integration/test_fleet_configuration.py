@@ -13,6 +13,8 @@ from tests.support.chain import Chain, running_chain
 from tests.support.hostilelink import Failure, always
 from tests.support.waiting import wait_until
 
+PAUSE_S = 0.3
+
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
@@ -23,7 +25,7 @@ def chain() -> Iterator[Chain]:
 
 
 def contact(chain: Chain) -> None:
-    wait_until(lambda: chain.asks("contact") == "", chain.log, pause_s=0.3)
+    wait_until(lambda: chain.asks("contact") == "", chain.log, pause_s=PAUSE_S)
 
 
 def entry(chain: Chain, key: str) -> dict[str, Any]:
@@ -32,8 +34,8 @@ def entry(chain: Chain, key: str) -> dict[str, Any]:
 
 
 def comes(chain: Chain, key: str, value: object, origin: str) -> None:
-    """What was taken in counts within a second."""
-    wait_until(lambda: (entry(chain, key)["value"], entry(chain, key)["origin"]) == (value, origin), chain.log)
+    """What was taken in counts within a second. Each question is a new connection, and the agent takes few in a second."""
+    wait_until(lambda: (entry(chain, key)["value"], entry(chain, key)["origin"]) == (value, origin), chain.log, pause_s=PAUSE_S)
 
 
 def drift(chain: Chain) -> list[tuple[str, str]]:
