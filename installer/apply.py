@@ -8,12 +8,8 @@ import contextlib
 import logging
 import os
 import resource
-import select
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,21 +22,20 @@ from settings.errors import ConfigError
 from . import VERSION
 from .config import InstallerConfig, ProductConfig, load_config
 from .jobs import JOB, JOBS, RESULT, BadJob, Examine, Job, Restart, Result, decode, read
-from .poscheck import EXIT_NO_VERSION, EXIT_OTHER_VERSION
+from .pos.poscheck import EXIT_NO_VERSION, EXIT_OTHER_VERSION
+from .programs import ASK_S, SYSTEMCTL, Ran, Run, checked, failed, run
+from .rauc.raucjobs import RaucJobs
 
 log = logging.getLogger("apply")
 
 EXIT_OK, EXIT_FAILED = 0, 1
 RESTART_S = 120.0
 """How long systemctl may take to restart a unit."""
-ASK_S = 10.0
-"""How long systemctl may take to answer."""
 START_S = 15.0
 """How much longer than the health command its unit may take."""
 STOP_S = 15.0
 """How long systemctl may take to end a health command: longer than TimeoutStopSec= of its unit, which ends it by force."""
-MAX_OUTPUT_CHARS = 64 * 1024
-SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
+JOURNALCTL = "/usr/bin/journalctl"
 LAST_LINES, LINE_CHARS = 3, 100
 """What of a unit's log goes into the reason of a failure."""
 _VERSION: dict[int | None, str] = {
@@ -48,65 +43,6 @@ _VERSION: dict[int | None, str] = {
     EXIT_NO_VERSION: "the product does not say which version runs",
 }
 CHECK_UNIT = "license-agent-pos-check@{product}.service"
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of a program.
-
-    Attributes:
-        status: its exit status; None if it did not end in time, or could not be started.
-        output: what it wrote.
-    """
-
-    status: int | None
-    output: str
-
-
-Run = Callable[[list[str], float], Ran]
-"""Runs a program for at most so many seconds."""
-
-
-def run(command: list[str], within_s: float) -> Ran:
-    """Runs a program of this machine, with an empty environment, and keeps the beginning of what it writes."""
-    ends = time.monotonic() + within_s
-    try:
-        started = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # In the sandbox /proc does not show process 1, so systemctl could not find out that this is no chroot.
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_IGNORE_CHROOT": "1"},
-        )
-    except OSError as error:
-        return Ran(None, os_problem(error, command[0]))
-    with started:
-        try:
-            output = _beginning_of(started, ends)
-            status = started.wait(max(0.0, ends - time.monotonic()))
-        except (TimeoutError, subprocess.TimeoutExpired):
-            started.kill()
-            return Ran(None, f"{command[0]} did not end within {within_s:g} s")
-        except BaseException:
-            started.kill()
-            raise
-    return Ran(status, output.decode("utf-8", "replace").strip()[:MAX_OUTPUT_CHARS])
-
-
-def _beginning_of(started: "subprocess.Popen[bytes]", ends: float) -> bytes:
-    """Reads to the end of the output, and drops what is beyond the bound: one entry of a product in the journal may be huge."""
-    if started.stdout is None:
-        return b""
-    kept, number = b"", started.stdout.fileno()
-    while select.select([number], [], [], max(0.0, ends - time.monotonic()))[0]:
-        piece = os.read(number, MAX_OUTPUT_CHARS)
-        if not piece:
-            return kept
-        kept += piece[: MAX_OUTPUT_CHARS - len(kept)]
-        if time.monotonic() >= ends:
-            break
-    raise TimeoutError
 
 
 Rauc = Callable[[Job], Result | None]
@@ -238,18 +174,6 @@ def _status(ran: Ran) -> int | None:
     return int(ran.output) if ran.status == 0 and ran.output.isascii() and ran.output.isdecimal() else None
 
 
-def checked(name: str, ran: Ran, problem: str) -> Check:
-    """The check that a program must end with status 0."""
-    if ran.status == 0:
-        return Check(name=name, ok=True, text="")
-    return failed(name, f"{problem}: {ran.output}" if ran.output else problem)
-
-
-def failed(name: str, text: str) -> Check:
-    """A check that failed, or could not be made."""
-    return Check(name=name, ok=False, text=" ".join(text.split())[:500])
-
-
 def _tail(check: Check) -> str:
     return f": {check.text}" if check.text else ""
 
@@ -263,7 +187,6 @@ def entry() -> None:
     )
     parser.add_argument("--version", action="version", version=f"license-agent-apply {VERSION}")
     parser.parse_args()
-    from .raucjobs import RaucJobs  # which uses what is above
 
     lines = LogQueue(encoder(PrefixFormatter()), StreamSink())
     install(lines)

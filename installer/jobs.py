@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from common.files import no_trace, write_atomic
 from ipc.installermessages import MAX_CHECKS, Check
 
-from .backends.contract import Place
+from .contract import Place
 from .state import DIRECTORY
 
 JOBS = DIRECTORY / "jobs"

@@ -27,7 +27,7 @@ from updatetrust.target import Kind, Target
 from updatetrust.trustfile import UpdateTrust
 from updatetrust.version import Version
 
-from .backends.contract import Place
+from .contract import Place
 from .staged import Papers
 from .state import Pending, State
 

@@ -11,15 +11,15 @@ from common.files import no_trace
 from ipc.installermessages import Check
 from updatetrust.trustfile import UpdateTrust
 
-from .backends.contract import Backend, BackendRefused, Place
+from .agentpackage.dpkg import Dpkg
+from .agentpackage.rescue import Layout, Rescue
 from .backends.deb import Deb
 from .backends.rauc import UNKNOWN, Rauc
 from .backends.slots import Slots
 from .config import InstallerConfig, ProductConfig
-from .dpkg import Dpkg
+from .contract import Backend, BackendRefused, Place
 from .jobs import Jobs
 from .phases import Phase
-from .rescue import Layout, Rescue
 from .state import Product, State, StateFile, Version
 
 CHECK_WITHIN_S = 150.0

@@ -51,8 +51,8 @@ from updatetrust.version import MalformedVersion
 from updatetrust.version import Version as Ordered
 
 from . import VERSION
-from .backends.contract import Backend, BackendRefused, Content, Place
 from .backends.deb import BUSY, NO_ROOM
+from .contract import Backend, BackendRefused, Content, Place
 from .judging import assess, recheck, withdraw
 from .machine import Machine, found_product
 from .phases import PHASES, Event, Phase

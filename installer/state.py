@@ -26,7 +26,7 @@ from common.files import (
 from contracts.keyset import Pin
 from updatetrust.metadata import KeptVersions
 
-from .backends.contract import Place
+from .contract import Place
 from .phases import Phase
 
 DIRECTORY = Path("/var/lib/license-agent-installer")

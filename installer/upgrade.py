@@ -21,16 +21,17 @@ from ipc.errors import LicenseAgentError
 from ipc.installermessages import Check
 
 from . import VERSION
-from .apply import ASK_S, EXIT_FAILED, EXIT_OK, SYSTEMCTL, Run, checked, failed, perform_job, run
+from .agentpackage.dpkg import Dpkg, DpkgBusy, DpkgFailed, DpkgFull, Status
+from .agentpackage.packages import PACKAGE, PackageRefused, other
+from .agentpackage.repack import RepackFailed, repack
+from .agentpackage.rescue import OWN, Layout, Rescue, RescueFailed, UpgradeBusy
+from .agentpackage.trial import BadTrial, Trial
+from .apply import EXIT_FAILED, EXIT_OK, perform_job
 from .backends.deb import BUSY, NO_ROOM
 from .config import ProductConfig, load_config
-from .configsaves import SaveRefused, restore, save
-from .dpkg import Dpkg, DpkgBusy, DpkgFailed, DpkgFull, Status
 from .jobs import UPGRADES, Examine, Job, RestoreConfig, SaveConfig, Upgrade
-from .packages import PACKAGE, PackageRefused, other
-from .repack import RepackFailed, repack
-from .rescue import OWN, Layout, Rescue, RescueFailed, UpgradeBusy
-from .trial import BadTrial, Trial
+from .pos.configsaves import SaveRefused, restore, save
+from .programs import ASK_S, SYSTEMCTL, Run, checked, failed, run
 
 log = logging.getLogger("upgrade")
 

@@ -1,7 +1,7 @@
 """Does what systemd does on a till: runs apply for each job, and keeps the service of the POS application.
 
-`perform` is apply's own, and the health command runs by `installer.poscheck`, as the product's user. Not here: the sandboxes of
-the units, and restarts of a POS application that ends by itself.
+`perform` is apply's own, and the health command runs by `installer.pos.poscheck`, as the product's user. Not here: the
+sandboxes of the units, and restarts of a POS application that ends by itself.
 """
 
 import os
@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from installer.apply import CHECK_UNIT, JOURNALCTL, LAST_LINES, SYSTEMCTL, Ran, perform
-from installer.apply import run as run_program
+from installer.apply import CHECK_UNIT, JOURNALCTL, LAST_LINES, perform
 from installer.backends.slots import CURRENT
 from installer.config import ProductConfig, load_config
 from installer.jobs import JOB
+from installer.programs import SYSTEMCTL, Ran
+from installer.programs import run as run_program
 
 POLL_S = 0.05
 STOP_S = 10.0
@@ -25,7 +26,7 @@ STOP_S = 10.0
 _CHECK = """
 import sys
 from pathlib import Path
-from installer.poscheck import main
+from installer.pos.poscheck import main
 sys.exit(main([sys.argv[1]], Path(sys.argv[2]), (int(sys.argv[3]),)))
 """
 

@@ -11,12 +11,12 @@ from typing import BinaryIO, ClassVar
 
 from ipc.installermessages import Check
 
-from ..debfile import BadDeb, named, read_control
-from ..dpkg import Status, read_status
-from ..packages import PACKAGE
-from ..rescue import Rescue, UpgradeBusy
-from ..trial import BadTrial
-from .contract import BackendRefused, Content, Place
+from ..agentpackage.debfile import BadDeb, named, read_control
+from ..agentpackage.dpkg import Status, read_status
+from ..agentpackage.packages import PACKAGE
+from ..agentpackage.rescue import Rescue, UpgradeBusy
+from ..agentpackage.trial import BadTrial
+from ..contract import BackendRefused, Content, Place
 
 BUSY = "busy"
 """Name of the check of a job that was not done because packages are being changed: no failed attempt."""

@@ -11,9 +11,9 @@ from typing import BinaryIO, ClassVar
 
 from ipc.installermessages import Check
 
+from ..contract import BackendRefused, Content, Place
 from ..jobs import Bundle, Inspect, Install, Look, Mark, Result, System
-from ..raucbundle import Note, accept, before, discard, kept, put, remove
-from .contract import BackendRefused, Content, Place
+from ..rauc.raucbundle import Note, accept, before, discard, kept, put, remove
 
 BUSY = "busy"
 LOOK_WITHIN_S = 150.0

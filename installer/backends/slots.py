@@ -16,7 +16,7 @@ from common.files import OTHERS_WRITE
 from ..bundle.errors import BundleRefused
 from ..bundle.judge import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
 from ..bundle.unpack import judge_bundle, unpack
-from .contract import BackendRefused, Content, Place
+from ..contract import BackendRefused, Content, Place
 
 SLOTS, CURRENT, NEW = "slots", "current", ".current.new"
 RESERVE_BYTES = 16 * 1024 * 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from installer.debfile import named
+from installer.agentpackage.debfile import named
 from tests.e2e import updates
 from tests.e2e.agentpackages import Change, appended, programs_of, repacked, version_of
 from tests.e2e.vendor import AGENT, Vendor

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from installer.apply import MAX_OUTPUT_CHARS, Ran, perform, run
+from installer.apply import perform
 from installer.config import InstallerConfig, ProductConfig
 from installer.jobs import JOB, RESULT, Examine, Job, Restart, Result
-from installer.poscheck import main as poscheck
+from installer.pos.poscheck import main as poscheck
+from installer.programs import MAX_OUTPUT_CHARS, Ran, run
 from ipc.installermessages import Check
 from settings.errors import ConfigError
 
@@ -241,7 +242,7 @@ def product(tmp_path: Path, uid: int, script: str = CHECK, timeout_s: int = 30, 
 
 def checked(file: Path) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys; from pathlib import Path; from installer.poscheck import main; "
+        "import sys; from pathlib import Path; from installer.pos.poscheck import main; "
         f"sys.exit(main(['pos'], Path({str(file)!r}), ({os.geteuid()},)))"
     )
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""Holds every backend to the contract in installer/backends/contract.py, and slots to what is theirs alone."""
+"""Holds every backend to the contract in installer/contract.py, and slots to what is theirs alone."""
 
 import io
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.files import no_trace
-from installer.backends.contract import Backend, BackendRefused, Content, Place
+from installer.agentpackage.packages import PACKAGE
 from installer.backends.slots import RESERVE_BYTES, Slots
-from installer.packages import PACKAGE
+from installer.contract import Backend, BackendRefused, Content, Place
 from tests.support.bundles import GOOD, Made, bundle, version
 from tests.support.debs import Box, deb
 from tests.support.raucs import PRODUCT, System

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from installer import configsaves
-from installer.configsaves import SaveRefused, restore, save
+from installer.pos import configsaves
+from installer.pos.configsaves import SaveRefused, restore, save
 from tests.installer.test_backends import Killed, killer
 
 

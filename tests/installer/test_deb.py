@@ -14,17 +14,18 @@ import msgspec
 import pytest
 
 from common.files import no_trace
-from installer.apply import Ran, perform_job
-from installer.backends.contract import BackendRefused
+from installer.agentpackage.debfile import BadDeb, Named, named, read_control
+from installer.agentpackage.dpkg import LOCK, DpkgFailed, Status, install_command, parse_status
+from installer.agentpackage.packages import PACKAGE, PackageRefused
+from installer.agentpackage.rescue import RESCUE_FILES, SETTLE_S, TIMER, UNITS
+from installer.agentpackage.trial import DEADLINE_S
+from installer.apply import perform_job
 from installer.config import InstallerConfig, ProductConfig, parse_config
-from installer.debfile import BadDeb, Named, named, read_control
-from installer.dpkg import LOCK, DpkgFailed, Status, install_command, parse_status
+from installer.contract import BackendRefused
 from installer.jobs import JOB, RESULT, Examine, Restart, Result, Upgrade
 from installer.machine import found_product
-from installer.packages import PACKAGE, PackageRefused
-from installer.rescue import RESCUE_FILES, SETTLE_S, TIMER, UNITS
+from installer.programs import Ran
 from installer.state import Product, State, Version
-from installer.trial import DEADLINE_S
 from ipc.installermessages import Check
 from settings.errors import ConfigError
 from tests.support.debs import Box, deb
@@ -186,7 +187,8 @@ def test_the_copy_works_when_the_new_program_does_not_and_without_libraries(box:
     tree = box.own / "rescue/tree"
     program = (
         f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tree)!r})\n"
-        "from pathlib import Path; from installer.rescue import Layout, Rescue; from installer.dpkg import Dpkg\n"
+        "from pathlib import Path; from installer.agentpackage.rescue import Layout, Rescue\n"
+        "from installer.agentpackage.dpkg import Dpkg\n"
         f"layout = Layout(Path({str(box.own)!r}), Path({str(box.config)!r}), Path({str(box.layout.units)!r}), Path('/none'))\n"
         f"dpkg = Dpkg({box.dpkg()._command!r}, Path({str(box.admin)!r}))\n"
         f"print(Rescue(layout, dpkg, now=lambda: {box.now + DEADLINE_S}, boot_id=lambda: 'boot-1').tick())\n"
@@ -211,7 +213,8 @@ def test_the_copy_has_every_file_that_it_imports() -> None:
         for line in (ROOT / name).read_text("utf-8").splitlines():
             if line.startswith(("from common.", "from .")):
                 module = line.split()[1]
-                path = f"installer/{module[1:]}.py" if module.startswith(".") else module.replace(".", "/") + ".py"
+                beside = f"{Path(name).parent}/{module[1:]}.py"
+                path = beside if module.startswith(".") else module.replace(".", "/") + ".py"
                 assert path in RESCUE_FILES, (name, line)
 
 

@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 
 from common.files import no_trace
-from installer.apply import Ran, perform_job
-from installer.backends.contract import Place
+from installer.agentpackage.packages import PACKAGE
+from installer.agentpackage.trial import DEADLINE_S
+from installer.apply import perform_job
 from installer.backends.deb import Deb
 from installer.config import load_config
+from installer.contract import Place
 from installer.jobs import Jobs
 from installer.machine import Machine
 from installer.orders import answer
-from installer.packages import PACKAGE
 from installer.phases import Phase
+from installer.programs import Ran
 from installer.state import StateFile
-from installer.trial import DEADLINE_S
 from ipc.installermessages import (
     INSTALLER_VERSION,
     Check,

@@ -16,9 +16,9 @@ from agentd.ota.installerclient import InstallerClient
 from agentd.ota.register import INSTALLED, ROLLED_BACK
 from agentd.ota.runner import UpdateRunner
 from agentd.ota.table import Order, Step
+from installer.agentpackage.packages import PACKAGE
+from installer.agentpackage.trial import DEADLINE_S
 from installer.orders import answer
-from installer.packages import PACKAGE
-from installer.trial import DEADLINE_S
 from ipc.installermessages import Progress, encode_installer, from_installer_decoder
 from ipc.messages import Request
 from tests.agentd.ota.machine import NOW, UpdatedMachine

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from installer.apply import ASK_S
-from installer.dpkg import DPKG_S, KILL_S
+from installer.agentpackage.dpkg import DPKG_S, KILL_S
+from installer.agentpackage.repack import PACK_S
+from installer.agentpackage.rescue import OWN, SERVICE, TIMER, UNITS, Layout
+from installer.agentpackage.trial import MAX_BOOTS
 from installer.jobs import JOB, UPGRADES
 from installer.machine import UPGRADE_WITHIN_S
-from installer.repack import PACK_S
-from installer.rescue import OWN, SERVICE, TIMER, UNITS, Layout
-from installer.trial import MAX_BOOTS
+from installer.programs import ASK_S
 from installer.upgrade import LOOK_S, START_S
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from installer.apply import Ran
 from installer.bundle.judge import Manifest
 from installer.config import parse_config
 from installer.jobs import Examine
-from installer.posversion import VersionDiffers, VersionUnknown, ask, check, require
+from installer.pos.posversion import VersionDiffers, VersionUnknown, ask, check, require
+from installer.programs import Ran
 from settings.errors import ConfigError
 from tests.installer import test_apply
 from tests.installer.test_apply import ID, POS, checked, product

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from common.files import no_trace
-from installer.backends.contract import BackendRefused, Content
 from installer.backends.rauc import Rauc
 from installer.config import parse_config
+from installer.contract import BackendRefused, Content
 from installer.machine import Machine
 from installer.orders import answer
-from installer.raucbus import RaucFailed, RaucService
-from installer.raucjobs import SAFE_FORMATS
+from installer.rauc.raucbus import RaucFailed, RaucService
+from installer.rauc.raucjobs import SAFE_FORMATS
 from installer.state import StateFile
 from ipc.installermessages import (
     INSTALLER_VERSION,
@@ -148,7 +148,7 @@ def test_without_a_bus_or_a_service_the_refusal_says_so(own: System) -> None:
 def test_a_bus_that_says_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr("installer.raucbus.CONNECT_S", 0.2)
+    monkeypatch.setattr("installer.rauc.raucbus.CONNECT_S", 0.2)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "bus"))
         listener.listen()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from installer.trial import DEADLINE_S, MAX_BOOTS, BadTrial, Trial, counted, decode, encode, overdue
+from installer.agentpackage.trial import DEADLINE_S, MAX_BOOTS, BadTrial, Trial, counted, decode, encode, overdue
 
 BEGUN = Trial("b", "2.0", "1" * 64, "a", "1.0", "boot-1", 1000.0)
 

@@ -352,7 +352,7 @@ UNTYPED = {
     "license-agent-updater": "from updater.main import entry; entry()",
     "license-agent-apply": "from installer.apply import entry; entry()",
     "license-agent-upgrade": "from installer.upgrade import entry; entry()",
-    "license-agent-pos-check": "from installer.poscheck import entry; entry()",
+    "license-agent-pos-check": "from installer.pos.poscheck import entry; entry()",
 }
 """They are no console scripts: the package puts them where nobody types them."""
 Kept = Mapping[str, KeptProgram]

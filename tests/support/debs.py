@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.files import no_trace
-from installer.apply import Ran
+from installer.agentpackage.dpkg import Dpkg
+from installer.agentpackage.packages import PACKAGE
+from installer.agentpackage.repack import repack
+from installer.agentpackage.rescue import UNITS, Layout, Rescue
 from installer.backends.deb import Deb
-from installer.dpkg import Dpkg
-from installer.packages import PACKAGE
-from installer.repack import repack
-from installer.rescue import UNITS, Layout, Rescue
+from installer.programs import Ran
 from installer.upgrade import Upgrader
 from ipc.installermessages import Check
 

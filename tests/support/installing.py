@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from common.files import no_trace
-from installer.apply import Ran, perform, perform_job
+from installer.agentpackage.dpkg import Dpkg
+from installer.agentpackage.rescue import Layout, Rescue
+from installer.apply import perform, perform_job
 from installer.backends.slots import Slots
 from installer.config import load_config
-from installer.dpkg import Dpkg
 from installer.jobs import Jobs
 from installer.machine import Machine
 from installer.orders import answer
-from installer.rescue import Layout, Rescue
+from installer.programs import Ran
 from installer.state import State, StateFile
 from installer.upgrade import Upgrader
 from ipc.installermessages import (

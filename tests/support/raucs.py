@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.files import no_trace
-from installer.apply import Ran, perform, run
-from installer.backends.contract import Place
+from installer.apply import perform
 from installer.backends.rauc import Rauc
 from installer.config import InstallerConfig, ProductConfig
+from installer.contract import Place
 from installer.jobs import Jobs
-from installer.raucbus import RaucFailed, RaucService
-from installer.raucjobs import SAFE_FORMATS, RaucJobs
+from installer.programs import Ran, run
+from installer.rauc.raucbus import RaucFailed, RaucService
+from installer.rauc.raucjobs import SAFE_FORMATS, RaucJobs
 from tests.support.waiting import READY_S, wait_until
 
 PRODUCT, COMPATIBLE = "till-system", "till-x"

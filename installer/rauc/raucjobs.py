@@ -14,11 +14,11 @@ from msgspec import UNSET
 
 from ipc.installermessages import Check
 
-from .apply import ASK_S, SYSTEMCTL, Run, checked, failed
-from .jobs import Bundle, Examine, Held, Inspect, Install, Job, Look, Mark, Restart, Result, System
+from ..jobs import Bundle, Examine, Held, Inspect, Install, Job, Look, Mark, Restart, Result, System
+from ..programs import ASK_S, SYSTEMCTL, Run, checked, failed
+from ..state import DIRECTORY
 from .raucbundle import CANDIDATE, Kept, kept
 from .raucbus import RaucBusy, RaucFailed, RaucService, Slot
-from .state import DIRECTORY
 
 log = logging.getLogger("apply")
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .bundle.errors import BundleRefused
-from .bundle.judge import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
+from ..bundle.errors import BundleRefused
+from ..bundle.judge import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
 
 MAX_ANSWER_BYTES = 64 * 1024
 ASK_S = 10.0

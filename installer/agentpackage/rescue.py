@@ -34,10 +34,11 @@ RESCUE_FILES = (
     "common/files.py",
     "common/version.py",
     "installer/__init__.py",
-    "installer/dpkg.py",
-    "installer/packages.py",
-    "installer/rescue.py",
-    "installer/trial.py",
+    "installer/agentpackage/__init__.py",
+    "installer/agentpackage/dpkg.py",
+    "installer/agentpackage/packages.py",
+    "installer/agentpackage/rescue.py",
+    "installer/agentpackage/trial.py",
 )
 ROOTS_OWN = ("installer.toml", "update-trust.json")
 """What root writes about trust. No update changes it, so no rollback does: it would bring back whom root no longer believes."""
@@ -53,7 +54,7 @@ _LAUNCHER = """import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, {tree!r})
 
-from installer.rescue import entry  # noqa: E402
+from installer.agentpackage.rescue import entry  # noqa: E402
 
 sys.exit(entry())
 """
@@ -288,7 +289,7 @@ class Rescue:
             (tree / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_temporary(tree / name, (program / name).read_bytes())
         write_atomic(self._directory / "run", _LAUNCHER.format(tree=str(tree)).encode(), trace=self._trace)
-        for directory in (tree / "common", tree / "installer", tree, self._directory):
+        for directory in (tree / "common", tree / "installer/agentpackage", tree / "installer", tree, self._directory):
             fsync_directory(directory)
         self._trace("program: copied")
 

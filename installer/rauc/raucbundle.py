@@ -15,7 +15,7 @@ import msgspec
 
 from common.files import fsync_directory, write_atomic
 
-from .backends.contract import Place
+from ..contract import Place
 
 CANDIDATE, BUNDLE, NOTE, BEFORE = "candidate.raucb", "bundle.raucb", "bundle.json", "before.json"
 CHUNK_BYTES = 1024 * 1024

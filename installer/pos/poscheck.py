@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from settings.errors import ConfigError
 
-from . import VERSION
-from .backends.slots import CURRENT
-from .config import DEFAULT_PATH, ProductConfig, load_config
+from .. import VERSION
+from ..backends.slots import CURRENT
+from ..config import DEFAULT_PATH, ProductConfig, load_config
 from .posversion import VersionDiffers, VersionUnknown
 from .posversion import check as check_version
 
