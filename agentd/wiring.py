@@ -91,6 +91,7 @@ from .telemetry.webhookkeys import WebhookKey, WebhookKeys, open_webhook_keys
 from .uplink.certificates import ClientCertificates, OpenedTlsKeys, open_tls_keys
 from .uplink.client import ExchangeClient
 from .uplink.linkclient import LinkClient
+from .uplink.schedule import renewal_policy
 from .uplink.transport import LinkTransport, Transport
 
 log = logging.getLogger(__name__)
@@ -328,7 +329,7 @@ def connect(
     updates = _updates(made, sides, lambda: agent) if config.updates_enabled else None
     if store.record.server is not None and made.tls is not None:
         transport = transport or _link_transport(made)
-        certificates = ClientCertificates(core, store, transport, made.tls)
+        certificates = ClientCertificates(core, store, transport, made.tls, lambda: renewal_policy(fleet.effective.config))
         client = ExchangeClient(core, store, transport, certificates)
         rotation = RotationRunner(core, config.rotation_journal, made.installer, made.validator, client, trace)
         signed = SignedUpdates(core, store, made.time, made.validator)

@@ -19,8 +19,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from agentd.uplink.schedule import early, share
+from agentd.uplink.schedule import early
 from common.statetable import Table
+from contracts.contact.renewal import share
 from contracts.exchange import Cause
 
 ROTATE_EARLY = (0.05, 0.15)

@@ -23,10 +23,11 @@ from agentd.secrets.revocations import Revocations
 from agentd.uplink.certificates import ClientCertificates
 from agentd.uplink.client import ExchangeClient
 from agentd.uplink.retry import CircuitBreaker, delay
-from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay, share
+from agentd.uplink.schedule import FIRST_CONTACT_S, contact_delay
 from agentd.uplink.transport import CertificateRefused, NoContact, NotTheServer
 from contracts.contact.configuration import CONFIGURATION
 from contracts.contact.licensesync import SYNC
+from contracts.contact.renewal import share
 from contracts.contact.seats import LEASE
 from contracts.contact.updates import UPDATES
 from contracts.contact.usage import REPORT

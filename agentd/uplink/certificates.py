@@ -6,7 +6,7 @@ taken: a wrong clock may have dated them. If they fail, the old pair stays in us
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from agentd.base.hardware import HardwareConnection
 from agentd.secrets.record import SealedTlsKey, SealedTlsKeys
 from agentd.secrets.store import Store
 from agentd.secrets.trusted_time import utc
+from contracts.contact.renewal import RenewalPolicy, renewal_time
 from hwsec.errors import BlobCorrupt, StoreCorrupt
 from hwsec.sealedblob import open_blob, seal_blob
 from hwsec.secretmem import SecretBuffer
 from hwsec.vault import Vault, WrappedSecret
 
-from .schedule import renewal_time
 from .tlskey import BadCertificate, ClientKey, check_certificate, client_key, key_pem, new_key
 from .transport import API, NoContact, NotTheServer, Transport
 
@@ -54,9 +54,18 @@ class ClientCertificates:
         store: commits renewed ones.
         transport: connects with them.
         keys: as opened at the start.
+        policy: says how long before its end a certificate is renewed.
     """
 
-    def __init__(self, core: Core, store: Store, transport: Transport, keys: OpenedTlsKeys) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        transport: Transport,
+        keys: OpenedTlsKeys,
+        policy: Callable[[], RenewalPolicy] = RenewalPolicy,
+    ) -> None:
+        self._policy = policy
         self._core = core
         self._store = store
         self._transport = transport
@@ -159,7 +168,7 @@ class ClientCertificates:
             settled: the server's time is taken, so that a certificate that begins later can be replaced by a right one.
         """
         key, clock = self.used, self._core.clock
-        due = renewal_time(self._core.agent_id, key.serial & 0xFFFFFFFF, key.not_before, key.not_after)
+        due = renewal_time(self._policy(), self._core.agent_id, key.serial, key.not_before, key.not_after)
         ceiling = clock.ceiling()
         misdated = settled and ceiling is not None and key.not_before > ceiling
         waiting = self.pending is not None and not self._pending_works

@@ -44,11 +44,14 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "backup.overdue_hours": (1, 720),
     "agent.contact_interval": (300, 86_400),
     "agent.metrics_interval": (15, 300),
+    "certificates.renew_days_before": (1, 365),
+    "certificates.stagger_days": (1, 90),
 }
 """The least and the greatest value of each member that is a number. An agent's file may narrow them."""
 NAMES = (
     "updates.window", "updates.freeze", "updates.notice_h", "updates.rate_kib_s", "updates.consent", "updates.consent_last",
     "alerts.min_severity", "backup.overdue_hours", "agent.contact_interval", "agent.metrics_interval",
+    "certificates.renew_days_before", "certificates.stagger_days",
 )  # fmt: skip
 """The members: section and key of the agent's configuration file."""
 
@@ -75,6 +78,8 @@ class Members(
         backup_overdue_hours: a last good backup that is older raises an alert.
         agent_contact_interval: between two contacts with the server, seconds.
         agent_metrics_interval: between two writes of the metrics, seconds.
+        certificates_renew_days_before: the client certificate is renewed so many days before its end at the latest.
+        certificates_stagger_days: over so many days before that agents are spread (`contracts.contact.renewal`).
     """
 
     updates_window: DeploymentWindow | UnsetType = UNSET
@@ -87,6 +92,8 @@ class Members(
     backup_overdue_hours: _bounded("backup.overdue_hours") | UnsetType = UNSET  # type: ignore[valid-type]
     agent_contact_interval: _bounded("agent.contact_interval") | UnsetType = UNSET  # type: ignore[valid-type]
     agent_metrics_interval: _bounded("agent.metrics_interval") | UnsetType = UNSET  # type: ignore[valid-type]
+    certificates_renew_days_before: _bounded("certificates.renew_days_before") | UnsetType = UNSET  # type: ignore[valid-type]
+    certificates_stagger_days: _bounded("certificates.stagger_days") | UnsetType = UNSET  # type: ignore[valid-type]
 
     def __post_init__(self) -> None:
         if self.updates_freeze is not UNSET:

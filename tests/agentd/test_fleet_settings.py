@@ -18,12 +18,15 @@ from agentd.uplink.schedule import CONTACT_SPREAD
 from agentd.uplink.transport import Response
 from cli.config import config_text
 from contracts.contact.configuration import CONFIGURATION
+from contracts.exchange import RenewCertificate, purpose_of
 from server.agents import device_rows
 from server.agents.registry import enrolled
 from server.fleet.configuration import drift, settings
 from server.registry.models.fleets import DeviceConfiguration, Fleet, FleetMember
 from tests.support.pair import AGENT, START, Pair, config_of, prepare
 
+DAY = 86_400
+RENEWAL = purpose_of(RenewCertificate)
 NIGHT = {"zone": "Europe/Berlin", "days": ["mon"], "start": "22:00", "end": "04:00"}
 
 
@@ -142,6 +145,24 @@ def test_the_interval_of_contacts_is_the_fleets(pair: Pair) -> None:
     configure(pair, {"agent.contact_interval": 600})
     assert pair.contact() is None
     assert 600 * (1 - CONTACT_SPREAD) <= pair.agent.cycle.wait_s() <= 600
+
+
+def test_the_certificate_is_renewed_when_the_fleet_says_and_not_before(pair: Pair) -> None:
+    pair.clock.seconds += 6 * DAY
+    pair.wire.seen.clear()
+    assert pair.contact() is None and RENEWAL not in pair.wire.seen, "of 30 days, 24 are left"
+    number = configure(pair, {"certificates.renew_days_before": 24, "certificates.stagger_days": 1})
+    assert pair.contact() is None and row(pair) == ("applied", number, "")
+    assert pair.contact() is None and pair.wire.seen.count(RENEWAL) == 1
+    assert pair.contact() is None and pair.contact() is None
+    assert pair.wire.seen.count(RENEWAL) == 1, "the new one is not renewed at each contact"
+
+
+def test_a_machine_bounds_how_late_its_certificate_is_renewed(pair: Pair) -> None:
+    number = configure(pair, {"certificates.renew_days_before": 1})
+    assert pair.contact() is None and in_force(pair).certificates.renew_days_before == 3
+    said = "certificates.renew_days_before: 1 is not within this machine's bounds, 3 to 365: it is 3"
+    assert row(pair) == ("limited", number, said) and drifting(pair) == ["limited"]
 
 
 @pytest.mark.parametrize("fate", ["request_lost", "reply_lost", "duplicated", "delayed", "replayed"])

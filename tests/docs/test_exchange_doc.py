@@ -16,7 +16,7 @@ from agentd.sync import licenses as license_sync
 from agentd.uplink import client as asking
 from agentd.uplink import schedule
 from contracts import exchange, keyset
-from contracts.contact import capabilities, configuration, licensesync, updates, usage
+from contracts.contact import capabilities, configuration, licensesync, renewal, updates, usage
 from contracts.contact import seats as leasing
 from contracts.contact.capabilities import CAPABILITIES_TYPE, AnnounceReply, Capabilities
 from contracts.contact.configuration import BOUNDS, Configuration, ConfigurationReply, ConfigurationResult, ResultState
@@ -231,5 +231,5 @@ def test_the_times_of_a_contact_are_told() -> None:
     assert schedule.CONTACT_SPREAD == 0.2 and "up to a fifth earlier" in purposes
     early, late = (round(100 * part) for part in table.ROTATE_EARLY)
     assert f"{early} to {late} % of the secret's time" in purposes
-    early, late = (round(100 * part) for part in schedule.RENEW_EARLY)
+    early, late = (round(100 * part) for part in renewal.RENEW_EARLY)
     assert f"when {early} to {late} % of its time are left" in purposes

@@ -37,6 +37,7 @@ from settings.values import (
 )
 
 from .backupconfig import BACKUP_KEYS, BackupConfig
+from .certificatesconfig import CERTIFICATES_KEYS, CertificatesConfig
 from .fleetconfig import FLEET_KEYS, FleetConfig
 from .updatesconfig import KEYS as UPDATES_KEYS
 from .updatesconfig import UpdatesConfig
@@ -175,6 +176,7 @@ class Config:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     backup: BackupConfig = field(default_factory=BackupConfig)
     updates: UpdatesConfig = field(default_factory=UpdatesConfig)
+    certificates: CertificatesConfig = field(default_factory=CertificatesConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -360,6 +362,7 @@ def _schema(user: Lookup, group: Lookup) -> dict[str, tuple[type, Keys]]:
         ),
         "backup": (BackupConfig, BACKUP_KEYS),
         "updates": (UpdatesConfig, dict(UPDATES_KEYS)),
+        "certificates": (CertificatesConfig, CERTIFICATES_KEYS),
         "fleet": (FleetConfig, FLEET_KEYS),
         "paths": (PathsConfig, {"state_dir": path, "log_dir": path, "run_dir": run_dir, "key_dir": path}),
     }

@@ -15,6 +15,7 @@ DEFAULT_LIMITS: Mapping[str, tuple[int, int]] = {
     "updates.notice_h": (24, 720),
     "backup.overdue_hours": (1, 168),
     "agent.contact_interval": (300, 4 * 3600),
+    "certificates.renew_days_before": (3, 365),
 }
 
 

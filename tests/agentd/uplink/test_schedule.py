@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.base.config.config import parse_config
 from agentd.rotation.table import rotation_time
-from agentd.uplink.schedule import contact_delay, renewal_time, share
+from agentd.uplink.schedule import contact_delay, renewal_policy
+from contracts.contact.renewal import RenewalPolicy, share
 
 DAY = 86_400
 
@@ -14,12 +16,6 @@ def test_a_rotation_is_begun_before_it_is_due_and_not_much_before(agent: str, ve
     when = rotation_time(agent, version, start, start + length)
     assert start + 0.85 * length - 1 <= when <= start + 0.95 * length + 1
     assert when == rotation_time(agent, version, start, start + length)
-
-
-@given(st.text(max_size=20), st.integers(0, 2**32))
-def test_a_certificate_is_renewed_well_before_its_end(agent: str, serial: int) -> None:
-    when = renewal_time(agent, serial, 0, 30 * DAY)
-    assert 18 * DAY <= when <= 22.5 * DAY + 1
 
 
 def test_a_fleet_of_a_thousand_spreads_out() -> None:
@@ -35,3 +31,9 @@ def test_contacts_come_no_later_than_the_server_wants() -> None:
 
 def test_shares_do_not_run_into_each_other() -> None:
     assert share("a", "bc") != share("ab", "c") and 0 <= share("") < 1
+
+
+def test_the_policy_for_certificates_is_what_the_configuration_says() -> None:
+    assert renewal_policy(parse_config("", "config.toml")) == RenewalPolicy()
+    text = "[agent]\ncontact_interval = 7200\n[certificates]\nrenew_days_before = 10\nstagger_days = 5\n"
+    assert renewal_policy(parse_config(text, "config.toml")) == RenewalPolicy(10, 5, 7200)

@@ -39,6 +39,7 @@ MEMBERS: dict[str, Any] = {
     "updates.window": WINDOW, "updates.freeze": ["2026-12-20..2027-01-06", "2027-05-01"], "updates.notice_h": 72,
     "updates.rate_kib_s": 512, "updates.consent": "quiet", "updates.consent_last": "03:00", "alerts.min_severity": "medium",
     "backup.overdue_hours": 36, "agent.contact_interval": 1800, "agent.metrics_interval": 60,
+    "certificates.renew_days_before": 10, "certificates.stagger_days": 5,
 }  # fmt: skip
 CONTENT: dict[str, Any] = {
     "v": 1, "number": 7, "agent_id": "pos-000001", "fleet": "north", "fleet_number": 3, "members": MEMBERS,

@@ -163,6 +163,7 @@ def test_every_section_of_the_configuration_is_known() -> None:
         "alerts",
         "backup",
         "updates",
+        "certificates",
         "fleet",
         "paths",
     ]

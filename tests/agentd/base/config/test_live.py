@@ -17,6 +17,7 @@ NIGHT = {"zone": "Europe/Berlin", "days": ["mon", "sun"], "start": "22:00", "end
 WANTED: dict[str, Any] = {
     "updates.window": NIGHT, "updates.freeze": ["2026-12-20..2027-01-06", "2027-05-01"], "updates.notice_h": 72,
     "updates.rate_kib_s": 512, "backup.overdue_hours": 36, "agent.contact_interval": 1800, "agent.metrics_interval": 60,
+    "certificates.renew_days_before": 10, "certificates.stagger_days": 5,
 }  # fmt: skip
 ALL = f"[fleet]\naccept = {list(NAMES)}\n"
 
@@ -47,6 +48,7 @@ def test_what_a_fleet_sets_is_in_force_and_has_the_digest_that_the_server_expect
     assert updates.freeze == ((date(2026, 12, 20), date(2027, 1, 6)), (date(2027, 5, 1), date(2027, 5, 1)))
     assert (updates.notice_h, updates.rate_kib_s, found.config.backup.overdue_hours) == (72, 512, 36)
     assert (found.config.agent.contact_interval, found.config.agent.metrics_interval) == (1800, 60)
+    assert (found.config.certificates.renew_days_before, found.config.certificates.stagger_days) == (10, 5)
     assert found.set_by_fleet == WANTED.keys() and found.limited == ()
     assert found.digest == digest_of(values_of(members(WANTED)))
     assert {name: value_of(found.config, name) for name in WANTED} == WANTED
