@@ -36,7 +36,7 @@ _COMMANDS = {
     "operators.auditlog": ("audit",),
     "operators.events": ("events",),
     "operators.webhooks": ("webhooks",),
-    "ota": ("ota",),
+    "ota.ota": ("ota",),
     "fleet.rollouts": ("rollouts",),
     "fleet.ddi": ("ddi",),
     "operators.accounts": ("accounts", "approvals", "break-glass"),

@@ -13,7 +13,7 @@ from server.ota.submission import Signed, Submission
 from server.ota.words import PACKAGE_ROLES, ROOT, TARGETS
 from updatetrust.version import MalformedVersion, Version
 
-from .base.options import passphrase_in, utc
+from ..base.options import passphrase_in, utc
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)

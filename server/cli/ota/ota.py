@@ -13,8 +13,8 @@ from server.ota.repository import Repository
 from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, RELEASES, ROOT, TARGETS, WARN_AHEAD_S
 
+from ..base.options import changing, directory_option, json_option, now, opened, show, utc
 from . import otabundle, otakeys, otapackages, otatrust, updates
-from .base.options import changing, directory_option, json_option, now, opened, show, utc
 from .otaoptions import FOLDER
 
 

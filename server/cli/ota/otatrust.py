@@ -9,7 +9,7 @@ from server.base.errors import Invalid
 from server.ota.repository import Repository
 from updatetrust.trustfile import BadTrustFile, encode_trust_file, parse_trust_file
 
-from .base.options import directory_option, opened
+from ..base.options import directory_option, opened
 
 
 @click.command("trust")

@@ -14,9 +14,9 @@ from server.base.errors import RegistryError
 from server.ota.offline import MAX_DAYS
 from server.ota.words import DAY_S, LIFETIMES, TIMESTAMP
 
-from .base.acting import asking, given, server_of
-from .base.options import opened, utc, where_option
-from .base.output import Undelivered, writable
+from ..base.acting import asking, given, server_of
+from ..base.options import opened, utc, where_option
+from ..base.output import Undelivered, writable
 from .otaoptions import EXISTING
 
 ENDS = ".bundle"

@@ -16,7 +16,7 @@ from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, ONLINE, PACKAGE_ROLES, RELEASES, ROOT, TARGETS
 from updatetrust.version import MalformedVersion, Version
 
-from .base.options import changing, confirm, directory_option, now, opened, passphrase_in, yes_option
+from ..base.options import changing, confirm, directory_option, now, opened, passphrase_in, yes_option
 from .otaoptions import (
     FOLDER,
     described,

@@ -8,10 +8,10 @@ from tabulate import tabulate
 
 from common.text import shown
 
-from .base.acting import listed, perform
-from .base.listing import limit_option, show_pages
-from .base.options import TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
-from .base.windows import NoticeType, window_of
+from ..base.acting import listed, perform
+from ..base.listing import limit_option, show_pages
+from ..base.options import TimeType, confirm, json_option, members, utc, where_option, yes_option, zone_option
+from ..base.windows import NoticeType, window_of
 
 
 @click.command("packages")

@@ -15,7 +15,7 @@ from server.ota.submission import Submission
 from server.ota.words import CANDIDATE, PACKAGE_ROLES
 from updatetrust.target import Kind, MalformedTarget, read_target
 
-from .base.options import now
+from ..base.options import now
 from .otaoptions import (
     EXISTING,
     FOLDER,
