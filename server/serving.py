@@ -34,7 +34,7 @@ from .enrollment.service import Policy
 from .exchange.content import KINDS
 from .fleet.ddi.rollouts import RolloutQueue
 from .fleet.fleets import figures
-from .fleet.rollouts import views
+from .fleet.rollouts import automatic, views
 from .fleet.rollouts.overdue import Overdue
 from .hawkbit.listener import LOOK_S as LOOK_FOR_DEVICES_S
 from .hawkbit.listener import DdiListener
@@ -319,10 +319,15 @@ def count_devices(server: Server, now: int) -> None:
 
 
 def keep_rollouts(server: Server, now: int) -> None:
-    """Ends what has lasted too long in rollouts, and begins those whose notice is over."""
+    """Ends what has lasted too long in rollouts, begins those whose notice is over, and starts those of new releases."""
     done = Overdue(server.database).run(now)
     if done:
         _log.info("devices of rollouts were overdue", extra={"fields": {"devices": done}})
+    if automatic.any_on(server.database):
+        server.keys.check_clock()
+        started = automatic.start_new(server.database, now)
+        if started:
+            _log.info("rollouts of new releases were started", extra={"fields": {"rollouts": started}})
 
 
 class TlsWatch:

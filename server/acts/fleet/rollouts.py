@@ -235,25 +235,26 @@ def _shown(context: Context, row: Any) -> RolloutShown:
     groups = rows.groups_of(context.session, row.id)
     found = views.reasons(context.session, row.id)
     return RolloutShown(
-        **_rollout(row), policy=PolicyForm.model_validate(_plain(json.loads(row.policy))),
+        **_rollout(row), policy=PolicyForm.model_validate(plain(json.loads(row.policy))),
         groups=tuple(Group.model_validate(group) for group in groups),
         reasons=tuple(Reason.model_validate(each) for each in found),
     )  # fmt: skip
 
 
-def _plain(members: dict[str, Any]) -> dict[str, Any]:
+def plain(members: dict[str, Any]) -> dict[str, Any]:
+    """The members of a policy's row as a form takes them."""
     window = members.get("window")
     return members if window is None else {**members, "window": Window.model_validate(window)}
 
 
-def _given(form: PolicyForm) -> dict[str, Any]:
+def given(form: PolicyForm) -> dict[str, Any]:
     """What a form says."""
     return {name: value for name, value in form.model_dump(mode="json").items() if value is not None}
 
 
 def _policy(session: Any, fleet_id: str, form: PolicyForm) -> Any:
     fleet = session.get(Fleet, fleet_id)
-    return policy_of({**({} if fleet is None else json.loads(fleet.policy)), **_given(form)})
+    return policy_of({**({} if fleet is None else json.loads(fleet.policy)), **given(form)})
 
 
 def list_rollouts(context: Context, body: RolloutsForm) -> Listed[Rollout]:
@@ -321,7 +322,7 @@ def stop(context: Context, body: StopForm) -> RolloutShown:
 def roll_back(context: Context, body: RollBackForm) -> RolloutShown:
     """Take a rollout back: each device gets the version that it ran before. A second person must approve."""
     usual = {"groups": ["rest"], "success_percent": 100, "failure_percent": 100, "notice": 0}
-    policy = policy_of({**usual, **_given(body.policy)})
+    policy = policy_of({**usual, **given(body.policy)})
     by = context.caller.account
     return _shown(context, lifecycle.roll_back(context.session, body.rollout_id, body.back_id, policy, by, context.now))
 
@@ -337,15 +338,15 @@ def _require_reversible(context: Context, body: RollBackForm) -> None:
 def show_policy(context: Context, body: OneFleet) -> FleetPolicyForm:
     """Show the policy that the rollouts of a fleet have where they do not say otherwise."""
     return FleetPolicyForm(
-        fleet_id=body.fleet_id, policy=PolicyForm.model_validate(_plain(json.loads(_fleet(context, body).policy)))
+        fleet_id=body.fleet_id, policy=PolicyForm.model_validate(plain(json.loads(_fleet(context, body).policy)))
     )
 
 
 def set_policy(context: Context, body: FleetPolicyForm) -> FleetPolicyForm:
     """Set the policy that the rollouts of a fleet have where they do not say otherwise. Rollouts that exist keep theirs."""
-    fleet, given = _fleet(context, body, lock=True), _given(body.policy)
-    policy_of(given)
-    fleet.policy, fleet.updated_at, fleet.revision = json.dumps(given, sort_keys=True), context.now, fleet.revision + 1
+    fleet, wanted = _fleet(context, body, lock=True), given(body.policy)
+    policy_of(wanted)
+    fleet.policy, fleet.updated_at, fleet.revision = json.dumps(wanted, sort_keys=True), context.now, fleet.revision + 1
     audit.record(context.session, audit.ADMIN, "rollout.policy_set", "ok", context.now, fleet=fleet.id)
     return FleetPolicyForm(fleet_id=fleet.id, policy=body.policy)
 

@@ -1,8 +1,7 @@
 """Commands for rollouts: updates of a fleet, group by group."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -11,67 +10,9 @@ from common.text import quantity, shown
 from server.cli.base.acting import asking, listed, perform
 from server.cli.base.listing import limit_option, show_pages
 from server.cli.base.options import confirm, json_option, members, reason_option, utc, where_option, yes_option
-from server.cli.base.windows import NoticeType, window_of
 
-STATES = ("wait", "ordered", "under_way", "installed")
-"""The members of the policy that say how long a device may be in a state."""
-C = TypeVar("C", bound=Callable[..., Any])
-
-
-class _Limit(click.ParamType[tuple[int | None, int | None]]):
-    """A share or a number of devices: `10%` or `25`."""
-
-    name = "limit"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, int | None]:
-        """Percent and number, of which one is None."""
-        number = str(value).removesuffix("%")
-        if not number.isdecimal() or not 0 < int(number) <= (100 if str(value).endswith("%") else 10**9):
-            self.fail(f"{value!r} is not a limit; write 10% or 25", param, ctx)
-        return (int(number), None) if str(value).endswith("%") else (None, int(number))
-
-
-def _lasts(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> dict[str, int]:
-    found = {}
-    for text in texts:
-        name, equals, duration = text.partition("=")
-        name = name.replace("-", "_")
-        if not equals or name not in STATES:
-            raise click.BadParameter(f"{text!r}: write STATE=DURATION; the states are {', '.join(STATES).replace('_', '-')}")
-        found[name] = NoticeType().convert(duration, None, None)
-    return found
-
-
-def _policy_options(command: C) -> C:
-    for option in (
-        click.option("--groups", metavar="LIST", help="The groups in their order, such as '5%,20%,rest' or '10,100,rest'."),
-        click.option("--group", "each", multiple=True, metavar="GROUP", help="One group: 5%, 10, a selection, or rest."),
-        click.option("--success", type=click.IntRange(1, 100), metavar="PERCENT", help="Proved, before the next group starts."),
-        click.option("--failures", type=_Limit(), metavar="LIMIT", help="Failures that stop it: 10% of a group, or 25."),
-        click.option("--window", callback=window_of, metavar="TEXT", help="When it may begin: 'daily 22:00-05:00 device'."),
-        click.option("--notice", type=NoticeType(), metavar="DURATION", help="How long it is announced before; 0 for none."),
-        click.option("--prestage/--no-prestage", default=None, help="Let the first group fetch it during the notice."),
-        click.option("--freeze", multiple=True, metavar="DAYS", help="Days without a begin: 2026-12-20..2027-01-02."),
-        click.option("--freeze-zone", "zone", metavar="ZONE", help="Where these days begin and end."),
-        click.option("--lasts", multiple=True, callback=_lasts, metavar="STATE=DURATION", help="How long a state may last."),
-        click.option("--candidate", is_flag=True, default=None, help="The package may be a candidate."),
-    ):
-        command = option(command)
-    return command
-
-
-def _policy(given: dict[str, Any]) -> dict[str, Any]:
-    """The policy of what `_policy_options` were given; what was not given is missing."""
-    if given["groups"] is not None and given["each"]:
-        raise click.UsageError("--groups and --group both say which groups there are: give one of them.")
-    groups = list(given["each"]) or ([] if given["groups"] is None else [each.strip() for each in given["groups"].split(",")])
-    percent, count = given["failures"] or (None, None)
-    found = {
-        "groups": groups or None, "success_percent": given["success"], "failure_percent": percent, "failure_count": count,
-        "window": given["window"], "notice": given["notice"], "prestage": given["prestage"],
-        "freeze": list(given["freeze"]) or None, "zone": given["zone"], "candidate": given["candidate"], **given["lasts"],
-    }  # fmt: skip
-    return {name: value for name, value in found.items() if value is not None}
+from .automatic import automatic
+from .policyoptions import policy_given, policy_options
 
 
 @click.group()
@@ -85,7 +26,7 @@ def rollouts() -> None:
 @click.option("--fleet", "fleet_id", required=True, metavar="ID", help="Whose devices it updates.")
 @click.option("--package", "target", required=True, metavar="PATH", help="What they are to install.")
 @click.option("--where", "selection", metavar="SELECTION", help="Only devices of the fleet that this selects.")
-@_policy_options
+@policy_options
 @reason_option
 @json_option
 def create(
@@ -100,7 +41,7 @@ def create(
 ) -> None:
     """Make the rollout ID as a draft: its devices are in groups, and nothing is ordered. Two people start it."""
     wanted = {"rollout_id": rollout_id, "fleet_id": fleet_id, "target": target, "selection": selection}
-    row = perform("rollouts.create", directory, **wanted, policy=_policy(given))
+    row = perform("rollouts.create", directory, **wanted, policy=policy_given(given))
     _show(row, as_json)
 
 
@@ -227,7 +168,7 @@ def stop(directory: Path | None, rollout_id: str, yes: bool, reason: str) -> Non
 @where_option
 @click.argument("rollout_id", metavar="ID")
 @click.argument("back_id", metavar="NEW-ID")
-@_policy_options
+@policy_options
 @yes_option
 @reason_option
 def roll_back(directory: Path | None, rollout_id: str, back_id: str, yes: bool, reason: str, **given: Any) -> None:
@@ -235,7 +176,7 @@ def roll_back(directory: Path | None, rollout_id: str, back_id: str, yes: bool, 
 
     A second person must approve. Without options, all devices go back at once, outside of any window of the rollout.
     """
-    policy = _policy(given)
+    policy = policy_given(given)
     confirm(f"The devices that rollout {rollout_id} has updated go back to what they ran before. Continue?", yes=yes)
     _say(perform("rollouts.roll_back", directory, rollout_id=rollout_id, back_id=back_id, policy=policy))
 
@@ -243,13 +184,13 @@ def roll_back(directory: Path | None, rollout_id: str, back_id: str, yes: bool, 
 @rollouts.command("policy")
 @where_option
 @click.argument("fleet_id", metavar="FLEET")
-@_policy_options
+@policy_options
 @click.option("--clear", is_flag=True, help="Forget what was set.")
 @reason_option
 @json_option
 def policy(directory: Path | None, fleet_id: str, clear: bool, reason: str, as_json: bool, **given: Any) -> None:
     """Show what rollouts of FLEET do where they do not say otherwise, or change what is given of it."""
-    changed = _policy(given)
+    changed = policy_given(given)
     with asking(directory) as server:
         found = server.perform("rollouts.show_policy", fleet_id=fleet_id)
         if changed or clear:
@@ -294,5 +235,7 @@ def _show(row: Any, as_json: bool) -> None:
         count = quantity(reason.devices, "device")
         click.echo(shown(f"{count} {reason.state}, such as {reason.example}: {reason.text or 'no reason given'}"))
 
+
+rollouts.add_command(automatic)
 
 COMMANDS: tuple[click.Command, ...] = (rollouts,)

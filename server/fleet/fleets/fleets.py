@@ -13,7 +13,7 @@ from server.fleet.devices.selection import parse
 from server.fleet.devices.syntax import Field
 from server.registry import audit
 from server.registry.models.fleets import DeviceConfiguration, Fleet, FleetConfiguration, FleetMember
-from server.registry.models.rollouts import Rollout
+from server.registry.models.rollouts import AutomaticRollout, Rollout
 
 MAX_FLEETS = 500
 """Each contact that asks for a configuration looks at all fleets, and each has metrics of its own."""
@@ -168,7 +168,7 @@ def remove(session: Session, fleet_id: str, now: int) -> None:
     for other in session.scalars(select(Fleet).where(Fleet.selection.is_not(None), Fleet.id != fleet_id)):
         if any(each.field is Field.FLEET and each.value == fleet_id for each in parse(other.selection or "").terms()):
             raise Conflict(f"fleet {other.id!r} selects members of {fleet_id!r}: change its selection first")
-    for model in (FleetMember, FleetConfiguration, DeviceConfiguration):
+    for model in (FleetMember, FleetConfiguration, DeviceConfiguration, AutomaticRollout):
         session.execute(delete(model).where(model.fleet_id == fleet_id))
     session.delete(fleet)
     session.flush()

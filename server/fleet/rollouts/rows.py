@@ -24,7 +24,7 @@ from .decisions import Counts
 from .policy import Policy, Take, decoded, encoded, size_of, takes_of
 from .states import COUNTER, OPEN, Device, Group, State
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 REVOKED = "the agent was revoked before the rollout"
 IS_OPEN = RolloutDevice.state.in_(bindparam("open", [each.value for each in OPEN], expanding=True, literal_execute=True))
 """The condition of the index of devices for which something is to come. PostgreSQL has to see its values to use the index."""
@@ -82,7 +82,7 @@ def create(session: Session, plan: Plan, by: str, now: int) -> Rollout:
 
 def new_row(session: Session, rollout_id: str, fleet_id: str, product: str, policy: Policy, by: str, now: int) -> Rollout:
     """The row of a new rollout, not added yet. Raises Invalid, Conflict as `create`."""
-    if not _ID.fullmatch(rollout_id):
+    if not ID.fullmatch(rollout_id):
         raise Invalid(f"{rollout_id[:80]!r} is not an id for a rollout: it has 1 to 64 characters A-Z, a-z, 0-9, '.', '_', '-'")
     if session.get(Rollout, rollout_id) is not None:
         raise Conflict(f"there is a rollout {rollout_id!r} already; 'license-server rollouts list' lists them")

@@ -86,3 +86,24 @@ Index(
 _DEADLINE = RolloutDevice.deadline.is_not(None)
 Index("rollout_device_deadline", RolloutDevice.deadline, sqlite_where=_DEADLINE, postgresql_where=_DEADLINE)
 Index("rollout_state", Rollout.state, Rollout.id)
+
+
+class AutomaticRollout(Base):
+    """A fleet that gets each new release of a product without a person. `state`: on, halted; `policy` is a JSON object.
+
+    Releases above `floor` are meant, the highest version that was published when two people wanted this, and none below
+    `newest`, the highest version that was rolled out so. `detail` says why it was halted, or why nothing starts.
+    """
+
+    __tablename__ = "automatic_rollout"
+    fleet_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    product: Mapped[str] = mapped_column(String(32), primary_key=True)
+    selection: Mapped[str | None] = mapped_column(Text)
+    policy: Mapped[str] = mapped_column(Text)
+    floor: Mapped[str] = mapped_column(String(64))
+    newest: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str] = mapped_column(Text)
+    set_by: Mapped[str] = mapped_column(String(128))
+    set_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[int] = mapped_column(BigInteger)

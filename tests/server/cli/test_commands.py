@@ -125,6 +125,8 @@ ARGUMENTS = {
     "fleets show": ["x"],
     "entitlements change": ["x"],
     "entitlements create": ["x", "--name", "y"],
+    "rollouts automatic off": ["x", "y"],
+    "rollouts automatic on": ["x", "y", "--yes"],
     "rollouts create": ["x", "--fleet", "x", "--package", "x/y"],
     "rollouts pause": ["x"],
     "rollouts policy": ["x"],

@@ -205,11 +205,27 @@ def _rollouts() -> None:
         postgresql_where=sa.text("state IN ('waiting', 'ordered', 'under-way', 'installed')"),
     )
     op.create_index("rollout_device_state", "rollout_device", ["rollout_id", "group_number", "state", "device_id"])
+    op.create_table(
+        "automatic_rollout",
+        _text("fleet_id", 64),
+        _text("product", 32),
+        sa.Column("selection", sa.Text(), nullable=True),
+        sa.Column("policy", sa.Text(), nullable=False),
+        _text("floor", 64),
+        _text("newest", 64),
+        _text("state", 16),
+        sa.Column("detail", sa.Text(), nullable=False),
+        _text("set_by", 128),
+        _number("set_at"),
+        _number("updated_at"),
+        sa.PrimaryKeyConstraint("fleet_id", "product"),
+    )
 
 
 def downgrade() -> None:
     """Takes it back, with all fleets and rollouts; the directives that were made from them stay."""
     for table in (
+        "automatic_rollout",
         "rollout_device",
         "rollout_group",
         "rollout",
