@@ -1,8 +1,12 @@
 """One wrong answer of the TPM costs a fresh connection, and nothing else. Somebody who goes on gets no further than that."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
 
 import pytest
 
@@ -35,38 +39,71 @@ class Life:
         self.backend.close()
         self.backend = self.machine.over(self.relay.tcti)
 
-    def all_uses(self) -> dict[str, object]:
-        """Opens the backend and uses all of it; what each use gave, where it does not change."""
+    def start_for(self, use: str) -> None:
+        """Starts, and opens the backend unless that is the use."""
+        self.start()
+        if use != OPENING:
+            self.backend.open()
+
+    # Its uses, after an open; what each gave, where it does not change.
+
+    def audit(self) -> object:
         backend = self.backend
-        backend.open()
         before = backend.read_audit()
         extended = backend.extend_audit(b"head")
         assert extended == hashlib.sha256(before + b"head").digest()
         assert backend.read_audit() == extended, "it was extended once"
+        return None
+
+    def anchor(self) -> object:
+        backend = self.backend
         anchor, count = backend.read_anchor()
         assert anchor is not None and anchor.generation == count
         backend.write_anchor(Anchor(count + 1, bytes(32)))
         assert backend.increment() == count + 1
         assert backend.read_anchor() == (Anchor(count + 1, bytes(32)), count + 1)
-        with backend.agree(backend.agreement_public()) as shared:
-            agreed = bytes(shared.view)
-        assert len(backend.sign(b"message")) == len(backend.certify_audit(b"nonce").signature) == 64
-        status = backend.status()
+        return None
+
+    def agreed(self) -> object:
+        with self.backend.agree(self.backend.agreement_public()) as shared:
+            return bytes(shared.view)
+
+    def signed(self) -> object:
+        return len(self.backend.sign(b"message"))
+
+    def certified(self) -> object:
+        return len(self.backend.certify_audit(b"nonce").signature)
+
+    def hierarchies_open(self) -> object:
+        status = self.backend.status()
         assert status.available, status.detail
-        return {
-            "kek": kek_of(backend),
-            "agreed": agreed,
-            "hardware id": backend.measure_hardware_id(),
-            "endorsement": backend.endorsement(),
-            "clock": backend.clock().reset_count,
-            "policy number": backend.policy_number(),
-            "pcrs": backend.read_pcrs([0, 7]),
-            "open": status.hierarchies_open,
-        }
+        return status.hierarchies_open
+
+    def all_uses(self) -> dict[str, object]:
+        """Opens the backend and uses all of it."""
+        return {name: use(self) for name, use in USES.items()}
 
 
-@pytest.fixture
-def life(tpm: TpmMachine) -> Iterator[Life]:
+OPENING = "open"
+USES: dict[str, Callable[[Life], object]] = {
+    OPENING: lambda life: life.backend.open(),
+    "audit": Life.audit,
+    "anchor": Life.anchor,
+    "agreed": Life.agreed,
+    "signature": Life.signed,
+    "certification": Life.certified,
+    "hierarchies": Life.hierarchies_open,
+    "kek": lambda life: kek_of(life.backend),
+    "hardware id": lambda life: life.backend.measure_hardware_id(),
+    "endorsement": lambda life: life.backend.endorsement(),
+    "clock": lambda life: life.backend.clock().reset_count,
+    "policy number": lambda life: life.backend.policy_number(),
+    "pcrs": lambda life: life.backend.read_pcrs([0, 7]),
+}
+
+
+@contextmanager
+def living(tpm: TpmMachine) -> Iterator[Life]:
     backend = tpm.enroll()
     backend.write_anchor(Anchor(2, bytes(32)))
     backend.increment()
@@ -81,27 +118,51 @@ def life(tpm: TpmMachine) -> Iterator[Life]:
             made.backend.close()
 
 
+@pytest.fixture
+def life(tpm: TpmMachine) -> Iterator[Life]:
+    with living(tpm) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def responses(tmp_path_factory: pytest.TempPathFactory, enrolled_tpm: Path) -> list[tuple[str, int, int]]:
+    """Use, code and occurrence of the first and of the last response to each command that there is, in order of the uses."""
+    machine = TpmMachine(tmp_path_factory.mktemp("counted") / "machine", enrolled_tpm)
+    found: dict[tuple[int, str], tuple[str, int, int]] = {}
+    try:
+        with living(machine) as made:
+            for name, use in USES.items():
+                made.start_for(name)
+                for code, count in commands_of(made.relay, partial(use, made)).items():
+                    found.setdefault((code, "first"), (name, code, 1))
+                    found[code, "last"] = name, code, count
+    finally:
+        machine.end()
+    order = list(USES)
+    return sorted(set(found.values()), key=lambda each: (order.index(each[0]), *each[1:]))
+
+
 # One wrong answer
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_wrong_answer_is_asked_for_again(life: Life, fault: str) -> None:
-    """To the first and to the last response of each command that there is."""
+def test_one_wrong_answer_is_asked_for_again(life: Life, responses: list[tuple[str, int, int]], fault: str) -> None:
+    """To the first and to the last response of each command that there is; another use gets what it should afterwards."""
     life.start()
     expected = life.all_uses()
-    life.start()
-    counts = commands_of(life.relay, life.all_uses)
-    tried = 0
-    for code, count in counts.items():
-        for occurrence in {1, count}:
-            life.start()
-            once = Once(life.relay, FAULTS[fault], code, occurrence)
-            assert life.all_uses() == expected, f"{code:#x}, {occurrence} of {count}"
-            assert once.happened
-            leave_alone(life.relay)
-            assert life.backend.status().state is BackendState.AVAILABLE
-            tried += 1
-    assert tried >= 20
+    others = cycle(USES)
+    for name, code, occurrence in responses:
+        case = f"{name}: {code:#x}, {occurrence}"
+        life.start_for(name)
+        once = Once(life.relay, FAULTS[fault], code, occurrence)
+        assert USES[name](life) == expected[name], case
+        assert once.happened, case
+        leave_alone(life.relay)
+        other = next(others)
+        assert USES[other](life) == expected[other], f"{case}, then {other}"
+        assert life.backend.status().state is BackendState.AVAILABLE, case
+    assert len(responses) >= 20
+    assert life.all_uses() == expected
 
 
 def test_an_enrollment_survives_one_wrong_answer_to_each_command(tpm: TpmMachine) -> None:
