@@ -79,6 +79,9 @@ def test_the_search_finds_every_form_in_live_memory_and_in_a_core_dump() -> None
         assert set(Search(values).lingering(core_of(holder.pid))) == set(everything)
         others = Search({"another": secrets.token_bytes(32)})
         assert others.lingering(memory_of(holder.pid)) == []
+        others.values |= values
+        assert set(others.lingering(memory_of(holder.pid))) == set(everything), "in what was looked at before it was named"
+        assert others.lingering(memory_of(holder.pid)) == [], "told once"
         holder.stdin.close()
 
 
@@ -154,13 +157,14 @@ def test_no_tls_key_lingers_in_core_or_link() -> None:
     with running_stand("software") as stand:
         agent, link = stand.info["agent_pid"], stand.info["link_pid"]
         old: dict[str, bytes] = {}
+        searches = (("core", agent, Search(old, fragments)), ("link", link, Search(old, fragments)))
 
         def look(after: str) -> None:
             wait_until(lambda: is_idle(agent), "the daemon is never idle")
             assert children_of(link) == [], "the connection has ended, and its process with it"
             old.update({f"{name} after {after}": scalar for name, scalar in tls_scalars(stand).items()})
-            for process, pid in (("core", agent), ("link", link)):
-                if left := Search(old, fragments).lingering(memory_of(pid)):
+            for process, pid, search in searches:
+                if left := search.lingering(memory_of(pid)):
                     found[f"{process}, {after}"] = left[:3]
 
         look("the provisioning")
@@ -179,7 +183,8 @@ def test_no_tls_key_lingers_in_core_or_link() -> None:
             wait_until(lambda: children_of(link), "no connection's process")
             (child,) = children_of(link)
             now = tls_scalars(stand)
-            wait_until(lambda: Search(now, fragments).lingering(memory_of(child)), "the search sees nothing")
+            there = Search(now, fragments)
+            wait_until(lambda: there.lingering(memory_of(child)), "the search sees nothing")
             assert Search(now, fragments).lingering(memory_of(link)) == []
         finally:
             os.kill(server, signal.SIGCONT)

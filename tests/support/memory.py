@@ -65,7 +65,7 @@ def fragments(value: bytes) -> dict[str, bytes]:
 
 @dataclass
 class Search:
-    """Looks for values in one process's memory again and again; what has been looked at before is not looked at again.
+    """Looks for values in one process's memory again and again; no value is looked for twice in what has not changed.
 
     Attributes:
         values: by name; may grow.
@@ -75,26 +75,42 @@ class Search:
     values: dict[str, bytes]
     forms_of: Callable[[bytes], dict[str, bytes]] = forms
     _seen: set[int] = field(default_factory=set)
+    _known: set[bytes] = field(default_factory=set)
 
     def lingering(self, areas: Iterable[bytes]) -> list[str]:
-        """Names and forms of the values that are there and were not there before."""
-        new = b"\0".join(self._new(areas))
-        # What is written with letters is looked for only where there are enough of them in a row, which is little.
-        letters = b"\0".join(_LETTERS.findall(new))
-        return [
-            f"{name}: {form}"
-            for name, value in self.values.items()
-            for form, text in self.forms_of(value).items()
-            if text in (letters if _LETTERS.fullmatch(text) else new)
-        ]
+        """Names and forms of the values that are there and, if they were looked for before, were not there then."""
+        added = {value for value in self.values.values() if value not in self._known}
+        pieces = list(_pieces(areas))
+        marks = [hash(piece) for piece in pieces]
+        changed = [piece for piece, mark in zip(pieces, marks, strict=True) if mark not in self._seen]
+        found = self._in(changed, self._known)
+        if added:
+            found |= self._in(pieces, added)
+        self._seen.update(marks)
+        self._known |= added
+        return [f"{name}: {form}" for name, value in self.values.items() for form in found.get(value, ())]
 
-    def _new(self, areas: Iterable[bytes]) -> Iterator[bytes]:
-        for area in areas:
-            for start in range(0, len(area), PAGE):
-                piece = area[start : start + PAGE + _OVERLAP]
-                if (mark := hash(piece)) not in self._seen:
-                    self._seen.add(mark)
-                    yield piece
+    def _in(self, pieces: list[bytes], values: set[bytes]) -> dict[bytes, list[str]]:
+        whole = b"\0".join(pieces)
+        # What is written with letters is looked for only where there are enough of them in a row, which is little.
+        letters = b"\0".join(_LETTERS.findall(whole))
+        return {
+            value: [
+                form for form, text in self.forms_of(value).items() if text in (letters if _LETTERS.fullmatch(text) else whole)
+            ]
+            for value in values
+        }
+
+
+def _pieces(areas: Iterable[bytes]) -> Iterator[bytes]:
+    """The pages, each once, and each with the beginning of the next."""
+    given: set[int] = set()
+    for area in areas:
+        for start in range(0, len(area), PAGE):
+            piece = area[start : start + PAGE + _OVERLAP]
+            if (mark := hash(piece)) not in given:
+                given.add(mark)
+                yield piece
 
 
 def memory_of(pid: int) -> list[bytes]:
