@@ -165,6 +165,7 @@ SILENT = {
     "license-server rollouts show": "x",
     "license-server rollouts start": "x",
     "license-server fleets configure": "x --set updates.notice_h=48",
+    "license-server fleets certificates": "x",
     "license-server fleets drift": "x",
     "license-server fleets opens": "x",
     "license-server ota add": "empty --repository . --product x --version 1 --build-id x --hardware x --key empty --out x",

@@ -116,6 +116,7 @@ MATRIX = {
     "fleets.end_configuration": SECURITY,
     "fleets.configuration": EVERYBODY,
     "fleets.configurations": EVERYBODY,
+    "fleets.certificates": EVERYBODY,
     "fleets.drift": EVERYBODY,
     "fleets.opens": EVERYBODY,
     "updates.packages": EVERYBODY,

@@ -117,6 +117,7 @@ ARGUMENTS = {
     "fleets configuration": ["x"],
     "fleets configure": ["x", "--set", "updates.notice_h=48"],
     "fleets delete": ["x", "--yes"],
+    "fleets certificates": ["x"],
     "fleets drift": ["x"],
     "fleets match": ["tag=x"],
     "fleets opens": ["x"],

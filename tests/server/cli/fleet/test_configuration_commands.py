@@ -1,4 +1,4 @@
-"""`license-server fleets configure`, `configuration`, `drift` and `opens`, as an operator meets them."""
+"""`license-server fleets configure`, `configuration`, `drift`, `opens` and `certificates`, as an operator meets them."""
 
 import io
 import json
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from contracts.contact.configuration import NAMES
+from server.registry.models.core import Certificate
 from tests.server.cli.test_commands import Run, enrolled, place, run
+from tests.support.serverside import open_server
 
 __all__ = ["enrolled", "place", "run"]
 
@@ -68,6 +70,19 @@ def test_drift_names_the_agent_that_has_not_asked_yet(north: Path, run: Run) -> 
     assert (row["device_id"], row["state"], row["fleet_id"], row["sent_at"]) == ("till-1", "never", None, None)
     table = run("fleets", "drift", "north").out.splitlines()
     assert table[0].split()[:2] == ["agent", "state"] and table[2].split()[:3] == ["till-1", "never", "-"]
+
+
+def test_certificates_that_are_to_be_renewed_are_listed_with_their_times(north: Path, run: Run) -> None:
+    assert run("fleets", "certificates", "north", "--json").json() == []
+    server = open_server(north)
+    with server.database.write() as session:
+        dates = {"issued_at": 1_700_000_000, "not_after": 1_702_592_000}
+        session.add(Certificate(fingerprint="f" * 64, agent_id="till-1", number="1", state="active", **dates))
+    server.close()
+    (row,) = run("fleets", "certificates", "north", "--late", "--json").json()
+    assert (row["device_id"], row["state"], row["ends"], row["fleet_id"]) == ("till-1", "ended", 1_702_592_000, None)
+    table = run("fleets", "certificates", "north").out.splitlines()
+    assert table[0].split()[:3] == ["agent", "state", "renews"] and table[2].split()[:2] == ["till-1", "ended"]
 
 
 @pytest.mark.parametrize(
