@@ -1,7 +1,7 @@
 """A rollout of a large fleet on PostgreSQL: to make it, to start a group, what a contact asks, reports that meet in a group.
 
-The floor of each figure is the least that PostgreSQL does for it, by the driver alone: the one statement that finds a row by an
-index, or an update of one row with its commit, by as many threads.
+The floor of each figure is the least that PostgreSQL does for it, by the driver alone: rows of constants in a table with the
+same indexes, the one statement that finds a row by an index, or an update of one row with its commit, by as many threads.
 """
 
 import subprocess
@@ -36,6 +36,8 @@ _ROWS = (
        (path, product, version, build_id, kind, hardware, sha256, length, role, published_at, updated_at)
        VALUES ('pos/pos-1.1.0-b2', 'pos', '1.1.0', 'b2', 'slots', '["till-mk1"]', '', 1, 'releases', :now, :now)""",
 )
+_COPY = """INSERT INTO floor (rollout_id, device_id, group_number, state, detail, updated_at)
+    SELECT 'r1', id, 1, 'waiting', '', :now FROM device ORDER BY id"""
 _FIND = """SELECT d.rollout_id, d.state, g.state, r.state FROM rollout_device d JOIN rollout r ON r.id = d.rollout_id
     JOIN rollout_group g ON g.rollout_id = d.rollout_id AND g.number = d.group_number
     WHERE d.device_id = %s AND d.state IN ('waiting', 'ordered', 'under-way', 'installed')"""
@@ -90,8 +92,8 @@ def _measure(server: wiring.Server, count: int, seconds: float) -> list[Measured
 
     def copy() -> None:
         with server.database.write() as session:
-            session.execute(text("CREATE TABLE floor AS SELECT id, 1 AS number, 'waiting' AS state FROM device"))
-            session.execute(text("CREATE UNIQUE INDEX floor_key ON floor (id)"))
+            session.execute(text("CREATE TABLE floor (LIKE rollout_device INCLUDING ALL)"))
+            session.execute(text(_COPY), {"now": now})
 
     def start() -> None:
         with server.database.write() as session:

@@ -4,28 +4,24 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, exists, func, insert, literal, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from server.agents.registry import ACTIVE
 from server.base.errors import Conflict, Invalid, NotFound
-from server.fleet.devices.registry import AGENT
 from server.fleet.devices.selection import parse, selecting
 from server.fleet.fleets.membership import members
 from server.ota.words import CANDIDATE, PACKAGE_ROLES
-from server.registry.dialect import spread
-from server.registry.models.core import Agent
 from server.registry.models.fleets import Device as DeviceRow
 from server.registry.models.fleets import Fleet
 from server.registry.models.rollouts import Rollout, RolloutDevice, RolloutGroup
 from server.registry.models.updates import UpdatePackage
 
+from . import filling
 from .decisions import Counts
-from .policy import Policy, Take, decoded, encoded, size_of, takes_of
+from .policy import Policy, Take, decoded, encoded, takes_of
 from .states import COUNTER, OPEN, Device, Group, State
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-REVOKED = "the agent was revoked before the rollout"
 IS_OPEN = RolloutDevice.state.in_(bindparam("open", [each.value for each in OPEN], expanding=True, literal_execute=True))
 """The condition of the index of devices for which something is to come. PostgreSQL has to see its values to use the index."""
 COUNTERS = ("waiting", "under_way", "proved", "failed", "left_out")
@@ -109,13 +105,13 @@ def published(session: Session, path: str, *, candidate: bool) -> UpdatePackage:
 
 
 def fill(session: Session, rollout: Rollout, chosen: Select[Any], takes: tuple[Take, ...], policy: Policy, now: int) -> None:
-    """Puts devices into the groups of a rollout, each group by one statement. A group that would be empty is not made.
+    """Puts devices into the groups of a rollout by one statement (`filling`). A group that would be empty is not made.
 
     Args:
         session: of a writing transaction.
         rollout: whose row is in the database.
         chosen: the ids of the devices, each once.
-        takes: what each group takes.
+        takes: what each group takes; the last one takes the rest.
         policy: has the limits.
         now: seconds since 1970 UTC.
 
@@ -125,12 +121,9 @@ def fill(session: Session, rollout: Rollout, chosen: Select[Any], takes: tuple[T
     total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
     if total == 0:
         raise Conflict(f"rollout {rollout.id!r} would have no device: look at the fleet's members and at the selection")
-    names: list[str] = []
-    for take in takes:
-        if _take(session, rollout.id, chosen, take, len(names) + 1, total, now):
-            names.append(take.text[:64])
-    found: dict[int, dict[str, int]] = {number: dict.fromkeys(COUNTERS, 0) for number in range(1, len(names) + 1)}
+    names = filling.fill(session, rollout.id, chosen, takes, total, now)
     columns = RolloutDevice.group_number, RolloutDevice.state
+    found: dict[int, dict[str, int]] = {number: dict.fromkeys(COUNTERS, 0) for number in range(1, len(names) + 1)}
     counted = select(*columns, func.count()).where(RolloutDevice.rollout_id == rollout.id).group_by(*columns)
     for number, state, count in session.execute(counted):
         found[number][COUNTER[Device(state)]] += count
@@ -143,31 +136,6 @@ def fill(session: Session, rollout: Rollout, chosen: Select[Any], takes: tuple[T
             )
         )  # fmt: skip
     session.flush()
-
-
-def _take(session: Session, rollout_id: str, chosen: Select[Any], take: Take, number: int, total: int, now: int) -> int:
-    there = exists().where(RolloutDevice.rollout_id == rollout_id, RolloutDevice.device_id == DeviceRow.id)
-    lost = (DeviceRow.kind == AGENT) & (Agent.status.is_(None) | (Agent.status != ACTIVE))
-    query = (
-        select(
-            literal(rollout_id),
-            DeviceRow.id,
-            literal(number),
-            case((lost, Device.LEFT_OUT.value), else_=Device.WAITING.value),
-            case((lost, REVOKED), else_=""),
-            literal(now),
-        )
-        .outerjoin(Agent, Agent.id == DeviceRow.id)
-        .where(DeviceRow.id.in_(chosen), ~there)
-    )
-    if take.selection is not None:
-        query = query.where(DeviceRow.id.in_(selecting(session, parse(take.selection))))
-    size = size_of(take, total)
-    if size is not None:
-        query = query.order_by(spread(session, literal(rollout_id + "/") + DeviceRow.id)).limit(size)
-    names = ("rollout_id", "device_id", "group_number", "state", "detail", "updated_at")
-    done: Any = session.execute(insert(RolloutDevice).from_select(names, query))
-    return int(done.rowcount)
 
 
 # Find
