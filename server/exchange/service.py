@@ -370,6 +370,7 @@ class Exchange:
 
     def _updates(self, context: _Context, asked: UpdatesRequest) -> Reply:
         session, agent_id, now, records = context.session, context.agent.agent_id, context.now, Records()
+        self._database.keep_read(session)
         self._stores.devices.note_contact(session, agent_id, asked.running, asked.hardware, now)
         changed = self._stores.updates.note(session, agent_id, asked, now, records)
         # Between report and answer: what a rollout orders now is in the answer.

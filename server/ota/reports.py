@@ -17,7 +17,7 @@ from server.registry.later import Records
 from server.registry.models.updates import UpdateDirective
 
 from .directive_states import DIRECTIVE_STATES, EVENT_OF, OPEN, Event, State
-from .directives import all_paused, content_of, counting, directives_of, expire, step_on, updating
+from .directives import all_paused, content_of, counting, directives_of, step_on, updating
 
 _TOLD = {
     State.PROVED: "ok",
@@ -71,7 +71,8 @@ class Directives:
             if row.withdraws is None and (row.product, row.build_id, row.version) in running:
                 _happens(session, row, Event.RUN, "", now, records)
                 changed.append(row)
-        expire(session, agent_id, now)
+            if row.state in OPEN and row.not_after <= now:
+                step_on(row, Event.END, "", now)
         return tuple(dict.fromkeys(changed))
 
     def answer(self, session: Session, agent_id: str, asked: UpdatesRequest, now: int, records: Records) -> Given:

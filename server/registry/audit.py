@@ -10,10 +10,11 @@ that nobody has announced shows.
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ScalarResult, delete, select
+from sqlalchemy import ScalarResult, delete, insert, select
 from sqlalchemy.orm import Session
 
 from .database import OPERATOR, next_number, present_number
@@ -47,6 +48,17 @@ def record_hash(prev: str, seq: int, at: int, actor: str, event: str, outcome: s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record that is to be appended; its members are those that `record` takes."""
+
+    actor: str
+    event: str
+    outcome: str
+    at: int
+    fields: dict[str, Any]
+
+
 def record(session: Session, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
     """Appends a record.
 
@@ -58,20 +70,32 @@ def record(session: Session, actor: str, event: str, outcome: str, now: int, **f
         now: seconds since 1970 UTC.
         fields: details; never a secret.
     """
-    if actor == ADMIN:
-        fields = {**session.info.get(OPERATOR, {}), **fields}
+    append(session, [Entry(actor, event, outcome, now, fields)])
+
+
+def append(session: Session, entries: Sequence[Entry]) -> None:
+    """Appends records in their order, in the transaction of what they describe. Does nothing without any."""
+    if not entries:
+        return
     # Everything that may wait for another lock comes first: a transaction that holds the audit counter waits for no other.
     session.flush()
     # The counter's row is locked until the transaction ends, so that records follow each other in the order of their hashes.
-    seq = next_number(session, COUNTER)
-    before = session.get(AuditRecord, seq - 1)
-    prev = START if before is None else before.hash
-    text = json.dumps(fields, separators=(",", ":"), sort_keys=True)
-    digest = record_hash(prev, seq, now, actor[:128], event, outcome, text)
-    session.add(
-        AuditRecord(seq=seq, at=now, actor=actor[:128], event=event, outcome=outcome, fields=text, prev=prev, hash=digest)
-    )
-    session.flush()
+    first = next_number(session, COUNTER, count=len(entries))
+    prev = session.scalar(select(AuditRecord.hash).where(AuditRecord.seq == first - 1)) or START
+    operator = session.info.get(OPERATOR, {})
+    rows = []
+    for seq, entry in enumerate(entries, first):
+        fields = {**operator, **entry.fields} if entry.actor == ADMIN else entry.fields
+        text, actor = json.dumps(fields, separators=(",", ":"), sort_keys=True), entry.actor[:128]
+        digest = record_hash(prev, seq, entry.at, actor, entry.event, entry.outcome, text)
+        rows.append(
+            {
+                "seq": seq, "at": entry.at, "actor": actor, "event": entry.event, "outcome": entry.outcome, "fields": text,
+                "prev": prev, "hash": digest,
+            }
+        )  # fmt: skip
+        prev = digest
+    session.execute(insert(AuditRecord), rows)
 
 
 def tail(session: Session, limit: int) -> list[Record]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import Engine, create_engine, delete, event, inspect, text
+from sqlalchemy import Engine, case, create_engine, delete, event, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as BusyError
@@ -33,6 +33,8 @@ from .models.core import REVISION, Counter, Setting
 BUSY_S = 10
 IDLE_S = 60
 """How long PostgreSQL lets a transaction do nothing: of a process that was halted, or a machine that lost its power."""
+_KEPT = "kept"
+"""In `session.info`: the rows that `Database.keep_read` keeps."""
 OPERATOR = "operator"
 """In `session.info`: `Database.operator`."""
 _SECRETS = ("password", "sslpassword")
@@ -125,6 +127,15 @@ class Database:
                 yield session
         finally:
             self._writers.discard(thread)
+
+    @staticmethod
+    def keep_read(session: Session) -> None:
+        """Has a session of `write` keep what it reads from now on.
+
+        By default it forgets a row that nobody holds any more, and reads it again. That is right for an act on thousands of
+        rows, and costs one on a few of them a third of its statements.
+        """
+        session.info[_KEPT] = []
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -353,6 +364,14 @@ def _engine(url: Any, is_sqlite: bool) -> Engine:
     return engine
 
 
+@event.listens_for(WritingSession, "loaded_as_persistent")
+@event.listens_for(WritingSession, "pending_to_persistent")
+def _keep(session: Session, row: object) -> None:
+    kept = session.info.get(_KEPT)
+    if kept is not None:
+        kept.append(row)
+
+
 def _spread(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -384,20 +403,24 @@ def _driver_engine(url: URL) -> Engine:
     return engine
 
 
-def next_number(session: Session, name: str, at_least: int = 0) -> int:
+def next_number(session: Session, name: str, at_least: int = 0, count: int = 1) -> int:
     """Increments a counter and returns its new value. The row stays locked until the transaction ends: no number is left out.
 
     Args:
         session: of a writing transaction.
         name: the counter's name.
         at_least: the smallest value to return. With the time in seconds, numbers grow even if a restored backup lost some.
+        count: so many numbers are taken, of which the first is returned.
     """
-    row = session.get(Counter, name, with_for_update=True, populate_existing=True)
-    if row is None:
-        raise RuntimeError(f"the counter {name} is missing")
-    row.value = max(row.value + 1, at_least)
     session.flush()
-    return row.value
+    value = Counter.__table__.c.value
+    following = case((value + 1 < at_least, at_least), else_=value + 1) + (count - 1)
+    # One statement: whoever waits for the row waits for a round trip less.
+    taken = update(Counter.__table__).where(Counter.__table__.c.name == name).values(value=following).returning(value)  # type: ignore[arg-type]
+    last = session.scalar(taken)
+    if last is None:
+        raise RuntimeError(f"the counter {name} is missing")
+    return int(last) - (count - 1)
 
 
 def skip_ahead(session: Session, name: str, value: int) -> bool:
@@ -422,8 +445,7 @@ def set_number(session: Session, name: str, value: int) -> int:
 
 def present_number(session: Session, name: str) -> int:
     """The value of a counter, without locking it."""
-    row = session.get(Counter, name)
-    return 0 if row is None else row.value
+    return session.scalar(select(Counter.value).where(Counter.name == name)) or 0
 
 
 class RegistryMoved(RegistryError):

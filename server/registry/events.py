@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 from .agentcounts import WritingSession
-from .database import next_number, present_number, skip_ahead
+from .database import next_number, present_number
 from .models.events import Event
 
 COUNTER = "events"
@@ -82,8 +82,7 @@ def _append(session: Session) -> None:
     # The counter of events is the last lock of a transaction, behind that of the audit, so that no two wait for each other.
     # Numbers are at least the time: a reader's place stays behind them when a restored backup has lost some.
     session.flush()
-    first = next_number(session, COUNTER, max(each.at for each in waiting))
-    skip_ahead(session, COUNTER, first + len(waiting) - 1)
+    first = next_number(session, COUNTER, max(each.at for each in waiting), len(waiting))
     rows = [
         {"seq": first + number, "at": each.at, "kind": each.kind, "subject": each.subject, "fields": each.fields}
         for number, each in enumerate(waiting)

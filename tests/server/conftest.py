@@ -1,7 +1,7 @@
 """Servers for the tests: the same one on SQLite and on PostgreSQL."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,15 @@ def _check(actor: str, event: str, outcome: str, fields: dict[str, Any]) -> None
 def records_are_declared(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if str(request.path.relative_to(request.config.rootpath)) in MADE_UP:
         return
-    record = audit.record
+    append = audit.append
 
-    def checked(session: Any, actor: str, event: str, outcome: str, now: int, **fields: Any) -> None:
-        if event != PROBE:
-            _check(actor, event, outcome, fields)
-        record(session, actor, event, outcome, now, **fields)
+    def checked(session: Any, entries: Sequence[audit.Entry]) -> None:
+        for each in entries:
+            if each.event != PROBE:
+                _check(each.actor, each.event, each.outcome, each.fields)
+        append(session, entries)
 
-    monkeypatch.setattr(audit, "record", checked)
+    monkeypatch.setattr(audit, "append", checked)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -77,7 +77,7 @@ def _present(session: Session, place: Place, now: int, records: Records) -> Plac
             number = directives.take_back(session, agent_id, now).number
             ids = {"agent": agent_id, "number": row.number, "by": number, "rollout": row.rollout_id}
             records.add("server", "update.withdrawn", "ok", now, **ids)
-        turns.move(session, place.rollout, row, DeviceEvent.LEAVE_OUT, STOPPED, now, records)
+        turns.move(place.rollout, row, DeviceEvent.LEAVE_OUT, STOPPED, now, records)
     return place
 
 
@@ -93,7 +93,7 @@ def _follow(
             event, detail = DeviceEvent.POSTPONE, ""
         else:
             detail = _ENDED
-    turns.move(session, rollout, row, event, detail, now, records)
+    turns.move(rollout, row, event, detail, now, records)
 
 
 def _order(session: Session, place: Place, agent_id: str, now: int, records: Records) -> bool:
@@ -131,7 +131,7 @@ def _make(
     try:
         directive = directives.make(session, agent_id, order, now)
     except (Conflict, Invalid, NotFound) as problem:
-        turns.move(session, place.rollout, place.row, DeviceEvent.LEAVE_OUT, str(problem), now, records)
+        turns.move(place.rollout, place.row, DeviceEvent.LEAVE_OUT, str(problem), now, records)
         return False
     queue.ordered(session, place, directive.number, running, now, records)
     fields = {

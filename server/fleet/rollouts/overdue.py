@@ -84,7 +84,7 @@ def _batch(session: Session, now: int, records: Records) -> int:
     count = 0
     for row in session.scalars(passing_locked(query).execution_options(populate_existing=True)).all():
         event, said = _SAID[Device(row.state)]
-        count += turns.move(session, rollout, row, event, said, now, records)
+        count += turns.move(rollout, row, event, said, now, records)
     return count
 
 
@@ -104,7 +104,7 @@ def _unheard(session: Session, now: int, records: Records) -> int:
         devices = select(RolloutDevice).where(*mine, RolloutDevice.state == Device.WAITING).limit(BATCH)
         count = 0
         for row in session.scalars(passing_locked(devices).execution_options(populate_existing=True)).all():
-            count += turns.move(session, rollout, row, DeviceEvent.LEAVE_OUT, _UNHEARD, now, records)
+            count += turns.move(rollout, row, DeviceEvent.LEAVE_OUT, _UNHEARD, now, records)
         if count:
             return count
     return 0

@@ -8,6 +8,7 @@ Groups are written in their order, each as the devices that it takes of those th
     rest       all others; the last one
 """
 
+import functools
 import re
 import zoneinfo
 from collections.abc import Sequence
@@ -110,8 +111,9 @@ def encoded(policy: Policy) -> str:
     return msgspec.json.encode(policy).decode()
 
 
+@functools.lru_cache(maxsize=64)
 def decoded(text: str) -> Policy:
-    """The policy of a row."""
+    """The policy of a row. Each contact of a device asks several times."""
     return msgspec.json.decode(text.encode(), type=Policy)
 
 

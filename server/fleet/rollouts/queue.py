@@ -104,7 +104,8 @@ def awaited(session: Session, found: list[Place], now: int, records: Records) ->
         if earlier != rollout.id:
             waits(place.row, f"rollout {earlier} counts first", now)
             continue
-        begin_due(session, rollout, now)
+        if not begin_due(session, rollout, now) and not place.started:
+            continue  # the most frequent of all contacts: its group waits
         present = locked(session, place)
         if (
             present.row.state == Device.WAITING
@@ -120,14 +121,16 @@ def awaited(session: Session, found: list[Place], now: int, records: Records) ->
                 del first[rollout.product]  # the device is done with it, and the next one counts
 
 
-def begin_due(session: Session, rollout: Rollout, now: int) -> None:
-    """Begins a rollout if its notice has ended."""
-    if rollout.state == State.ANNOUNCED and now >= notice_until(rollout):
+def begin_due(session: Session, rollout: Rollout, now: int) -> bool:
+    """Begins a rollout if its notice has ended. Returns whether its first group may have started just now."""
+    if rollout.state != State.ANNOUNCED or now < notice_until(rollout):
+        return False
+    session.flush()
+    present = session.get(Rollout, rollout.id, with_for_update=True, populate_existing=True)
+    if present is not None and present.state == State.ANNOUNCED:
+        turns.begin(session, present, now)
         session.flush()
-        present = session.get(Rollout, rollout.id, with_for_update=True, populate_existing=True)
-        if present is not None and present.state == State.ANNOUNCED:
-            turns.begin(session, present, now)
-            session.flush()
+    return True
 
 
 def notice_until(rollout: Rollout) -> int:
@@ -201,19 +204,19 @@ def judged(
         former = session.get(RolloutDevice, (place.rollout.rolls_back, place.row.device_id))
         if former is not None and former.before == running.version:
             said = f"it runs {running.version} already"
-            turns.move(session, place.rollout, place.row, DeviceEvent.PROVE, said, now, records)
+            turns.move(place.rollout, place.row, DeviceEvent.PROVE, said, now, records)
             return None
     target = target_of(session, place.rollout, place.row.device_id, hardware)
     if isinstance(target, str):
-        turns.move(session, place.rollout, place.row, DeviceEvent.LEAVE_OUT, target, now, records)
+        turns.move(place.rollout, place.row, DeviceEvent.LEAVE_OUT, target, now, records)
         return None
     if runs_already(target.package, running):
-        turns.move(session, place.rollout, place.row, DeviceEvent.PROVE, "it runs this build already", now, records)
+        turns.move(place.rollout, place.row, DeviceEvent.PROVE, "it runs this build already", now, records)
         return None
     candidate = policy_of(place.rollout).candidate or target.downgrade
     why = unfit(target.package, target.build_id, hardware, running, candidate=candidate, downgrade=target.downgrade)
     if why is not None:
-        turns.move(session, place.rollout, place.row, DeviceEvent.LEAVE_OUT, why, now, records)
+        turns.move(place.rollout, place.row, DeviceEvent.LEAVE_OUT, why, now, records)
         return None
     return target
 
@@ -222,7 +225,7 @@ def ordered(session: Session, place: Place, number: int, running: Running | None
     """Notes that a device has its order."""
     place.row.number, place.row.ordered_at = number, now
     place.row.before = None if running is None else running.version
-    turns.move(session, place.rollout, place.row, DeviceEvent.ORDER, "", now, records)
+    turns.move(place.rollout, place.row, DeviceEvent.ORDER, "", now, records)
 
 
 # Devices that come later
@@ -278,6 +281,8 @@ def open_for(session: Session, device_id: str, now: int, records: Records | None
     """
     collected = Records() if records is None else records
     found = _open_for(session, device_id, now, collected)
+    # Counted here: the caller may go on to lock a counter of its own.
+    collected.part(turns.Tally).finish(session, collected)
     if records is None:
         collected.write(session)
     return found
@@ -289,7 +294,7 @@ def _open_for(session: Session, device_id: str, now: int, records: Records) -> R
     for place in found:
         if place.row.state in ORDERED:
             if place.rollout.state in (State.STOPPED, State.ROLLED_BACK) and place.row.state == Device.ORDERED:
-                turns.move(session, place.rollout, place.row, DeviceEvent.LEAVE_OUT, STOPPED, now, records)
+                turns.move(place.rollout, place.row, DeviceEvent.LEAVE_OUT, STOPPED, now, records)
                 continue
             return place.row
     device = session.get(DeviceRow, device_id)
@@ -335,7 +340,7 @@ def report(
     row = session.get(RolloutDevice, (rollout_id, device_id), with_for_update=True, populate_existing=True)
     rollout = session.get(Rollout, rollout_id)
     known = row is not None and rollout is not None and row.number is not None
-    moved = known and turns.move(session, rollout, row, event, detail, now, collected)  # type: ignore[arg-type]
+    moved = known and turns.move(rollout, row, event, detail, now, collected)  # type: ignore[arg-type]
     if records is None:
         collected.write(session)
     return moved

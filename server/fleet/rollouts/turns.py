@@ -1,11 +1,13 @@
 """Moves the devices of rollouts from state to state, counts them, and acts on what the counters decide.
 
-One transaction changes the state of a device, the counter of its group, and what follows from it. Locks are taken in one order:
-devices, then groups by their number, then the rollout, and last the counter of the audit log (`Records`). Behind the lock of
-the rollout only a group is locked that has not started, which nobody holds who waits for the rollout.
+One transaction changes the state of a device, the counter of its group, and what follows from it: the latter two at its end
+(`Tally`), since all devices of a group change the same row. Locks are taken in one order: devices, then groups by their
+number, then the rollout, and last the counter of the audit log (`Records`). Behind the lock of the rollout only a group is
+locked that has not started, which nobody holds who waits for the rollout.
 """
 
 import time
+from collections import Counter
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -16,7 +18,7 @@ from server.registry.later import Records
 from server.registry.models.rollouts import Rollout, RolloutDevice, RolloutGroup
 
 from .decisions import NOTHING, decide
-from .rows import COUNTERS, counts_of, groups_of, policy_of
+from .rows import counts_of, groups_of, policy_of
 from .states import (
     COUNTER,
     DEVICE_STATES,
@@ -36,15 +38,14 @@ _DEADLINES = {Device.ORDERED: "ordered", Device.UNDER_WAY: "under_way", Device.I
 MAX_DETAIL = 500
 
 
-def move(
-    session: Session, rollout: Rollout, row: RolloutDevice, event: DeviceEvent, detail: str, now: int, records: Records
-) -> bool:
-    """Changes the state of a device, and does what follows. Returns False for what cannot happen to it: reports come late.
+def move(rollout: Rollout, row: RolloutDevice, event: DeviceEvent, detail: str, now: int, records: Records) -> bool:
+    """Changes the state of a device. Returns False for what cannot happen to it: reports come late.
+
+    What follows for its group happens when the records are written.
 
     Args:
-        session: of a writing transaction that has locked the row.
         rollout: the device's.
-        row: the device.
+        row: the device, locked.
         event: what happens to it.
         detail: more about it, for people.
         now: seconds since 1970 UTC.
@@ -60,26 +61,57 @@ def move(
     row.state, row.detail, row.updated_at = after.value, detail[:MAX_DETAIL], now
     row.deadline = None if lasts is None else now + int(getattr(policy, lasts))
     seconds = max(0, now - row.ordered_at) if after is Device.PROVED and row.ordered_at is not None else 0
-    group = _count(session, row, before, after, seconds)
-    if group is not None and counts_of(group, policy).decides:
-        settle(session, rollout.id, now, records)
+    records.part(Tally).add(row, before, after, seconds, now)
     return True
 
 
-def _count(session: Session, row: RolloutDevice, before: Device, after: Device, seconds: int) -> RolloutGroup | None:
-    """The group with its counters changed, locked; None if the device is in the same counter as before."""
-    session.flush()
-    if COUNTER[before] == COUNTER[after]:
-        return None
-    columns = {name: getattr(RolloutGroup, name) for name in COUNTERS}
-    changed = {COUNTER[before]: columns[COUNTER[before]] - 1, COUNTER[after]: columns[COUNTER[after]] + 1}
-    key = row.rollout_id, row.group_number
+class Tally:
+    """What the devices of a transaction change in the counters of their groups.
+
+    It is counted when the transaction has nothing else to wait for: the row of a group is what its devices wait for.
+    """
+
+    def __init__(self) -> None:
+        self._changes: dict[tuple[str, int], Counter[str]] = {}
+        self._now = 0
+
+    def add(self, row: RolloutDevice, before: Device, after: Device, seconds: int, now: int) -> None:
+        """Notes that a device has gone from one state to another.
+
+        Args:
+            row: the device.
+            before: its state before.
+            after: its state now.
+            seconds: from its order to its proof; 0 for every other change.
+            now: seconds since 1970 UTC.
+        """
+        self._now = now
+        if COUNTER[before] != COUNTER[after]:
+            changes = self._changes.setdefault((row.rollout_id, row.group_number), Counter())
+            changes.update({COUNTER[after]: 1, "seconds": seconds})
+            changes.subtract({COUNTER[before]: 1})
+
+    def finish(self, session: Session, records: Records) -> None:
+        """Counts, groups in the order of their numbers, and does what the counters decide."""
+        changes, self._changes = self._changes, {}
+        session.flush()
+        groups = [_count(session, key, change) for key, change in sorted(changes.items())]
+        for rollout_id in sorted({group.rollout_id for group in groups if _decides(session, group)}):
+            settle(session, rollout_id, self._now, records)
+
+
+def _count(session: Session, key: tuple[str, int], change: Counter[str]) -> RolloutGroup:
+    """The group with its counters changed, locked."""
+    changed = {name: getattr(RolloutGroup, name) + by for name, by in change.items() if by}
     where = RolloutGroup.rollout_id == key[0], RolloutGroup.number == key[1]
-    session.execute(
-        update(RolloutGroup).where(*where).values(seconds=RolloutGroup.seconds + seconds, **changed),
-        execution_options={"synchronize_session": False},
-    )
-    return session.get(RolloutGroup, key, populate_existing=True)
+    counted = update(RolloutGroup).where(*where).values(**(changed or {"seconds": RolloutGroup.seconds}))
+    options = {"synchronize_session": False, "populate_existing": True}
+    return session.scalars(counted.returning(RolloutGroup), execution_options=options).one()
+
+
+def _decides(session: Session, group: RolloutGroup) -> bool:
+    rollout = session.get(Rollout, group.rollout_id)
+    return rollout is not None and counts_of(group, policy_of(rollout)).decides
 
 
 def settle(session: Session, rollout_id: str, now: int, records: Records) -> None:

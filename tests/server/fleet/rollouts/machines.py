@@ -128,6 +128,7 @@ class World:
             outcomes=tuple(machine.outcomes.values()), hardware=machine.hardware,
         )  # fmt: skip
         records = Records()
+        self.server.database.keep_read(session)
         session.get(Agent, machine.agent_id, with_for_update=True)
         note_contact(session, machine.agent_id, asked.running, machine.hardware, self.now)
         changed = self.directives.note(session, machine.agent_id, asked, self.now, records)
