@@ -27,6 +27,7 @@ from server.acts.catalog import ACTS
 from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.fleet.fleets.figures import DAYS, Certificates, Figures, Group
+from server.fleet.fleets.rotations import Rotations
 from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
@@ -98,6 +99,7 @@ def server_metrics() -> list[Row]:
             metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
             devices=Figures(0, counted, {"ID": counted}),
             rollouts=RolloutFigures(0, 0, 0, 0),
+            rotations=Rotations(0, {"ID": 0}),
         ),
         lambda: 0.0,
     )

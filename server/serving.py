@@ -34,6 +34,7 @@ from .enrollment.service import Policy
 from .exchange.content import KINDS
 from .fleet.ddi.rollouts import RolloutQueue
 from .fleet.fleets import figures
+from .fleet.fleets.rotations import rotations
 from .fleet.rollouts import automatic, views
 from .fleet.rollouts.overdue import Overdue
 from .hawkbit.listener import LOOK_S as LOOK_FOR_DEVICES_S
@@ -452,7 +453,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     """
     with server.database.read() as session:
         agents, halted, devices = server.agents.count(session), server.clones.count(session), figures.known(session)
-        counted = views.figures(session)
+        counted, renewed = views.figures(session), rotations(session)
     ends: dict[str, int] = {}
     rows = server.key_lifecycle.listed()
     unattended = {plan.kind for plan in planned(held(rows)) if plan.next_kid is not None}
@@ -465,7 +466,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     jobs_facts = [JobFacts(*astuple(each)) for each in standings]
     metadata = {} if updates is None else updates.by_role()
     trusted = server.clock.problem() is None
-    return Facts(agents, ends, halted, trusted, jobs_facts, frozenset(unattended), metadata, devices, rollouts=counted)
+    return Facts(agents, ends, halted, trusted, jobs_facts, frozenset(unattended), metadata, devices, counted, renewed)
 
 
 def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds) -> Facts | None:

@@ -30,6 +30,7 @@ from .exchange.service import Exchange, Stores
 from .fleet.configuration.contact import Configurations
 from .fleet.ddi.actions import COUNTER as DDI_ACTIONS
 from .fleet.devices.registry import Devices
+from .fleet.fleets.rotations import COUNTER as CERTIFICATE_ROTATIONS
 from .keys import datakey, key_rows, masterkey
 from .keys.keyring import COUNTER as KEYS_COUNTER
 from .keys.keyring import Keyring
@@ -61,7 +62,7 @@ from .registry.upkeep.housekeeping import Chore, Housekeeping
 
 _COUNTERS = (
     "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER, events.COUNTER,
-    ACCOUNTS_COUNTER, DDI_ACTIONS, *(f"agents.{status}" for status in STATUSES),
+    ACCOUNTS_COUNTER, DDI_ACTIONS, CERTIFICATE_ROTATIONS, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 
 

@@ -110,6 +110,9 @@ def _fleets() -> Row:
         }, "Agents renew with at least 7 of 30 days left: one with fewer has had no contact for days. One that has ended has 0.", unit="d"),
         lines("Days until certificates end, on average", {"{{fleet}}": "min by (fleet) (fleet_cert_days_avg)"},
               "About 19 while all agents renew.", unit="d"),
+        lines("Certificates renewed in a day", {"{{fleet}}": "max by (fleet) (increase(fleet_cert_rotations_total[1d]))",
+                                                "all": "max(increase(cert_rotations_total[1d]))"},
+              "A fleet that renews all at once has no stagger, or was brought together by hand: 'license-server fleets certificates ID'."),
         lines("Age of these counts", {"seconds": "time() - max(devices_counted_timestamp_seconds)"},
               "They are made every five minutes. Older: nobody does the job 'devices'.", unit="s"),
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from server.fleet.fleets.figures import DAYS, Certificates, Figures
+from server.fleet.fleets.rotations import Rotations
 
 
 def of_devices(figures: Figures | None) -> Iterator[Metric]:
@@ -42,6 +43,21 @@ def of_devices(figures: Figures | None) -> Iterator[Metric]:
     yield total
     yield connected
     yield average
+
+
+def of_rotations(rotations: Rotations | None) -> Iterator[Metric]:
+    """The metrics of renewals; none where the registry could not be read."""
+    if rotations is None:
+        return
+    yield CounterMetricFamily(
+        "cert_rotations", "Client certificates that agents have renewed, in a fleet or not.", rotations.total
+    )
+    each = CounterMetricFamily(
+        "fleet_cert_rotations", "Client certificates that the agents of a fleet have renewed.", labels=["fleet"]
+    )
+    for fleet_id, count in sorted(rotations.fleets.items()):
+        each.add_metric([fleet_id], count)
+    yield each
 
 
 def _buckets(certificates: Certificates) -> list[tuple[str, float]]:

@@ -8,10 +8,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from server.fleet.fleets.figures import Figures
+from server.fleet.fleets.rotations import Rotations
 from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.registry.agentcounts import STATUSES
 
-from .devicemetrics import of_devices
+from .devicemetrics import of_devices, of_rotations
 from .rolloutmetrics import of_rollouts
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -49,6 +50,7 @@ class Facts:
         metadata_ends: when the update metadata of each role ends, seconds since 1970 UTC; empty without a repository.
         devices: the last counts of devices and fleets; None before the first.
         rollouts: what rollouts have counted; None leaves their metrics out.
+        rotations: renewals of agents' certificates; None leaves their metrics out.
     """
 
     agents: dict[str, int]
@@ -60,6 +62,7 @@ class Facts:
     metadata_ends: Mapping[str, int] = field(default_factory=dict)
     devices: Figures | None = None
     rollouts: RolloutFigures | None = None
+    rotations: Rotations | None = None
 
 
 class Metrics:
@@ -241,6 +244,7 @@ class _FactsCollector(Collector):
         yield from of_rollouts(facts.rollouts)
         yield from _of_jobs(facts.jobs)
         yield from of_devices(facts.devices)
+        yield from of_rotations(facts.rotations)
 
 
 def _of_jobs(jobs: Sequence[JobFacts]) -> Iterator[Metric]:

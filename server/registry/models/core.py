@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0018"
+REVISION = "0020"
 """The newest migration: with it the tables are as they are declared here."""
 OLDEST_PROGRAM = "0011"
 """The oldest program, by its newest migration, that may serve these tables. A migration that only adds leaves it as it is."""

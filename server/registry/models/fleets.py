@@ -69,7 +69,8 @@ class Fleet(Base):
     """A fleet: static members, and the devices that `selection` selects (none if it is missing).
 
     A device may be in several fleets; the one of the lowest `rank` configures it. `tags` is a JSON list, `policy` a JSON
-    object; `configuration` is the number of the configuration that counts, missing before the first.
+    object; `configuration` is the number of the configuration that counts, missing before the first. `rotations` counts the
+    certificates that its agents renewed.
     """
 
     __tablename__ = "fleet"
@@ -80,6 +81,7 @@ class Fleet(Base):
     rank: Mapped[int] = mapped_column(BigInteger, unique=True)
     policy: Mapped[str] = mapped_column(Text)
     configuration: Mapped[int | None] = mapped_column(BigInteger)
+    rotations: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[int] = mapped_column(BigInteger)
     revision: Mapped[int] = mapped_column(BigInteger)

@@ -4,10 +4,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.api.metrics import Facts, Metrics
 from server.fleet.fleets.figures import DAYS, Certificates, Figures, Group
+from server.fleet.fleets.rotations import Rotations
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def samples(figures: Figures | None) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = Metrics(lambda: Facts({}, {}, devices=figures), lambda: 0.0).text().decode()
+def samples(figures: Figures | None, rotations: Rotations | None = None) -> Samples:
+    text = Metrics(lambda: Facts({}, {}, devices=figures, rotations=rotations), lambda: 0.0).text().decode()
     found = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     ours = ("devices_", "fleet_", "cert_")
     return {(each.name, tuple(each.labels.items())): each.value for each in found if each.name.startswith(ours)}
@@ -38,3 +41,11 @@ def test_counts_become_metrics() -> None:
     }
     assert expected.items() <= found.items()
     assert len(found) == len(expected) + len(DAYS) - 2, "a fleet without certificates has no average"
+
+
+def test_renewals_are_counted_of_all_agents_and_by_fleet() -> None:
+    assert samples(None, Rotations(9, {"pilot": 4, "empty": 0})) == {
+        ("cert_rotations_total", ()): 9,
+        ("fleet_cert_rotations_total", (("fleet", "pilot"),)): 4,
+        ("fleet_cert_rotations_total", (("fleet", "empty"),)): 0,
+    }

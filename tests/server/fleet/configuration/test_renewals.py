@@ -5,13 +5,15 @@ from sqlalchemy import update
 
 from contracts.contact.configuration import ResultState
 from contracts.contact.renewal import DAY_S, RenewalPolicy, renewal_time
-from contracts.exchange import RenewCertificate, RenewReply
+from contracts.exchange import Refused, RenewCertificate, RenewReply
 from server.base.errors import NotFound
 from server.fleet.configuration import renewals as module
 from server.fleet.configuration.renewals import RenewalRow, renewals
+from server.fleet.fleets.rotations import Rotations, rotations
 from server.keys.pki import BACKDATE_S
 from server.registry.models.core import Agent, Certificate
 from tests.server.devices import NOW, Device, make_csr
+from tests.server.licensing.states.test_changes import make_till
 from tests.support.serverside import ServerSide
 
 from .shop import Shop
@@ -79,6 +81,19 @@ def test_who_has_renewed_or_is_out_of_service_is_not_listed(shop: Shop) -> None:
     with shop.server.database.write() as session:
         session.execute(update(Agent).where(Agent.id == shop.id_of(2)).values(status="revoked"))
     assert [row.device_id for row in found(shop, at)] == [shop.id_of(3)]
+
+
+def test_renewals_are_counted_of_all_agents_and_of_each_fleet_and_refused_ones_are_not(shop: Shop) -> None:
+    shop.fleet("south", 2, 2)
+    shop.fleet("empty", 3)
+    till = shop.till(2)
+    till.ask(RenewCertificate, RenewReply, csr=make_csr(Device(2).tls))
+    with pytest.raises(Refused, match="certificate request"):
+        till.ask(RenewCertificate, RenewReply, csr="no request")
+    outside = make_till(shop.server, 4)  # in no fleet, and no device yet
+    outside.ask(RenewCertificate, RenewReply, csr=make_csr(Device(4).tls))
+    with shop.server.database.read() as session:
+        assert rotations(session) == Rotations(2, {"north": 1, "south": 1, "empty": 0})
 
 
 def test_pages_go_on_behind_an_agent_also_where_most_are_left_out(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
