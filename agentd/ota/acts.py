@@ -14,6 +14,9 @@ from .table import IN_TRIAL, WAITS, Event, Failure, Order, Step, Update, advance
 
 log = logging.getLogger(__name__)
 
+_BEGUN = (Step.BACKED_UP, Step.DOWNLOADED, Step.STAGED)
+"""The steps at which an installation has begun, and has switched nothing."""
+
 
 class UpdateActs:
     """Performs them.
@@ -33,6 +36,8 @@ class UpdateActs:
     async def install(self, who: str, actor: dict[str, Any], *, rehearsal: bool = False) -> Order:
         """Installs what is offered now, whatever window, notice and shop say. The directive's own times hold.
 
+        What has begun, and is hindered, is tried again at once: who has made room does not wait for the end of a pause.
+
         Args:
             who: for the register.
             actor: for the audit log.
@@ -43,6 +48,10 @@ class UpdateActs:
         """
         runner, update = self._runner, self._runner.update
         order = update.order
+        if order is not None and update.step in _BEGUN and runner.hindrance is not None and not rehearsal and not runner.paused:
+            self._core.audit.record("ota.wanted", "install", actor=actor, product=order.product)
+            runner.try_again()
+            return order
         self._require_free(update)
         if order is None or not (update.step in WAITS or (update.step is Step.IDLE and update.retry_at)):
             raise Refused("no update is offered to this machine; 'license-agent-cli ota check' asks the license server")

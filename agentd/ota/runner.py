@@ -518,6 +518,11 @@ class UpdateRunner:
             with contextlib.suppress(asyncio.CancelledError, Wait, Hindered, Declined, Withdrawn, OSError, AuditUnavailable):
                 await self._effect
 
+    def try_again(self) -> None:
+        """Ends the pause after what hindered the update."""
+        self._again_at = self._core.clock.monotonic()
+        self.tick()
+
     def abort(self, failure: Failure) -> None:
         """Has the trial under way fail, at the next look at it."""
         self._abort = failure

@@ -16,7 +16,7 @@ from agentd.ota.sides import Declined, Hindered
 from agentd.ota.table import DEADLINES, Step
 from agentd.telemetry.updateview import update_view
 from ipc.updatermessages import UpdaterCode
-from tests.agentd.ota.test_runner import play
+from tests.agentd.ota.test_runner import EVA, play
 from updatetrust.judgement import Code
 from updatetrust.metadata import Fault
 
@@ -221,6 +221,35 @@ def test_a_backend_that_is_broken_at_the_start_does_not_end_a_trial_that_it_cann
         later(machine, CAP_S)
         await again.run()
         assert machine.installer.active[0] == "2.0.0" and machine.register.entries[-1].outcome == "installed"
+
+    play(story)
+
+
+@pytest.mark.parametrize("call", ["prepare", "switch"])
+def test_who_has_removed_the_reason_does_not_wait_for_the_end_of_a_pause(machine: UpdatedMachine, call: str) -> None:
+    machine.calls.before[call] = [Hindered("no-room", "why") for _ in range(5)]
+    runner = machine.start()
+
+    async def story() -> None:
+        await runner.hear(NEW, None, paused=False)
+        for _ in range(4):
+            await runner.run()
+        runner.tick()
+        assert runner.update.step is CALLS[call] and runner._task is None, "a pause is under way"
+        await machine.acts.pause("Eva", EVA, end=False)
+        with pytest.raises(Refused, match="paused updates"):
+            await machine.acts.install("Eva", EVA)
+        await machine.acts.pause("Eva", EVA, end=True)
+        runner._pause(CAP_S)
+        with pytest.raises(Refused, match="under way"):
+            await machine.acts.install("Eva", EVA, rehearsal=True)
+        assert await machine.acts.install("Eva", EVA) == runner.update.order
+        assert runner._task is not None
+        await runner._task
+        assert runner.hindrance is not None and runner.hindrance.tries == 5
+        await machine.acts.install("Eva", EVA)
+        await runner._task
+        assert machine.installer.active[0] == "2.0.0" and machine.register.entries[-1].operator == "server"
 
     play(story)
 
