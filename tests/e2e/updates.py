@@ -8,13 +8,13 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e import hostilecheck
+from tests.e2e import consent, hostilecheck
 from tests.e2e.guest import GuestError
-from tests.e2e.vendor import PRODUCT, Vendor
+from tests.e2e.samplepos import BAD, GOOD, PRODUCTS, SETTINGS, SLOTS, UNIT, Bad
+from tests.e2e.vendor import Vendor
 from tests.support.waiting import READY_S
 
 if TYPE_CHECKING:
@@ -24,84 +24,17 @@ ADDRESS, PORT = "10.0.2.102", 443
 """The vendor's web server, as the guest knows it."""
 ETC = "/etc/license-agent"
 UPDATER = "license-agent-updater"
-SLOTS, STAGED, OWN = "/var/lib/pos", "/var/lib/license-agent-updater", "/var/lib/license-agent-installer"
+STAGED, OWN = "/var/lib/license-agent-updater", "/var/lib/license-agent-installer"
 AUDIT_LOG = "/var/log/license-agent/audit.log"
 JOURNAL = "/var/lib/license-agent/ota.json"
-TRIAL_S, CHECK_S, START_S = 5, 60, 45
-"""Seconds: of a trial, of a health command, and that the POS may take to start. An emulated processor is slow."""
 UNREPORTED = ("ordered", "delivered", "under-way", "installed")
 """States of an order at the license server that another one will follow by itself."""
 WITHIN_S = 3 * READY_S
 """How long an update may take, with its way back: a version that hangs is waited for, and so is each answer of systemd's."""
+SPARE_KB = 4096
+"""What a disk that shall be full has beyond its content, before it is filled."""
 PAUSE_S = 0.5
 """Between two validations, so that the till leaves the processor to what is tested."""
-
-POS = """#!/usr/bin/python3 -I
-import os, socket
-version = open("version").read()
-listener = socket.create_server(("127.0.0.1", 7700))
-open(os.environ["STATE_DIRECTORY"] + "/started", "w").write(version)
-print("POS", version, "sells", flush=True)
-socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-while True:
-    listener.accept()[0].sendall(version.encode())
-"""
-CHECK = """#!/usr/bin/python3 -I
-import os, socket, sys
-assert os.getuid() != 0 and os.getcwd().startswith("/var/lib/pos/slots/"), "another user, or another place"
-runs = socket.create_connection(("127.0.0.1", 7700)).recv(64).decode()
-sys.exit(0 if runs == open("version").read() else "the version that runs is " + runs)
-"""
-NOT_STARTING = '#!/bin/sh\necho "the database has another form" >&2\nexit 3\n'
-NO_PRINTER = '#!/bin/sh\necho "no printer is connected"\nexit 1\n'
-HANGING = '#!/bin/sh\necho "waiting for the card terminal"\nexec sleep 1000\n'
-GOOD = {"bin/pos": POS, "bin/check": CHECK}
-UNIT = f"""[Unit]
-Description=Sample POS
-StartLimitIntervalSec=0
-[Service]
-Type=notify
-User=till
-ExecStart={SLOTS}/current/bin/pos
-WorkingDirectory={SLOTS}/current
-StateDirectory=pos-data
-Restart=on-failure
-RestartSec=2s
-TimeoutStartSec={START_S}s
-[Install]
-WantedBy=multi-user.target
-"""
-PRODUCTS = f"""[product.{PRODUCT}]
-backend = "slots"
-directory = "{SLOTS}"
-unit = "pos.service"
-user = "till"
-health = ["bin/check"]
-timeout_s = {CHECK_S}
-"""
-SETTINGS = f'\n[updates]\nnotice_h = 0\nconsent = "none"\ntrial_s = {TRIAL_S}\n'
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A version that does not work.
-
-    Attributes:
-        name: for the report.
-        files: what is other than in a good one.
-        reason: parts of what the register says of it: the check that failed, and what the log said last.
-    """
-
-    name: str
-    files: dict[str, str]
-    reason: tuple[str, ...]
-
-
-BAD = (
-    Bad("fails its check", {"bin/check": NO_PRINTER}, ("health: 'bin/check' failed", "no printer is connected")),
-    Bad("does not start", {"bin/pos": NOT_STARTING}, ("unit: pos.service does not run", "the database has another form")),
-    Bad("hangs when it starts", {"bin/pos": HANGING}, ("unit: pos.service does not run", "waiting for the card terminal")),
-)
 
 
 class Till:
@@ -302,6 +235,7 @@ class Till:
 
     def cut(self, version: str, phase: str) -> None:
         """The plug is pulled in a phase of the installer's; then the machine comes up with a version that runs."""
+        self.scenario.no_denials()  # the journal of the boot that is cut short
         before = self.runs()
         self.order(version)
         self.ask_server()
@@ -339,22 +273,22 @@ class Till:
         self.sh(f"umount /media/usb && ip route del unreachable {ADDRESS}/32")
         self.same("the license server learns that it runs", "proved", self.said_by_server()[0])
 
-    def full(self, version: str, place: str, size: str, owner: str, codes: tuple[str, ...]) -> None:
+    def full(self, version: str, place: str, owner: str, codes: tuple[str, ...]) -> None:
         """A disk without room for a package; once there is room, the update goes on.
 
         Args:
             place: the directory whose disk is full.
-            size: of its file system, larger than what is in it.
             owner: of the directory.
             codes: of which one says that there is no room.
         """
         before = self.runs()
         self.sh(
-            f"mkdir -p /mnt/under && mount --bind {place} /mnt/under"
-            f" && mount -t tmpfs -o size={size},mode=0700 small {place}"
+            f"mkdir -p /mnt/under && mount --bind {place} /mnt/under && mount --make-private /mnt/under"
+            f" && mount -t tmpfs -o size=$(($(du -sk {place} | cut -f1) + {SPARE_KB}))k,mode=0700 small {place}"
             f" && cp -a /mnt/under/. {place}/ && chown {owner}: {place}"
-            f" && cat /dev/zero >{place}/full; systemctl stop license-agent-updater.service license-agent-installer.service"
+            f" && {{ cat /dev/zero >{place}/full 2>/dev/null || test -s {place}/full; }}"
         )
+        self.sh("systemctl stop license-agent-updater.service license-agent-installer.service")
         self.order(version)
         self.ask_server()
         self.hindered(f"a full disk below {place} holds the update up, and ota status says so", *codes)
@@ -365,6 +299,11 @@ class Till:
         with self.ending():
             self.sh("license-agent-cli ota install --no-wait", timeout=READY_S)
         self.same("with room, it is installed", ("installed", version), (self.newest()["outcome"], self.runs()))
+
+    def closing(self) -> None:
+        """What must be so at a step's end."""
+        self.scenario.no_denials()
+        self.same("nothing failed", "", self.out("systemctl --failed --no-legend --plain"))
 
 
 @contextlib.contextmanager
@@ -392,24 +331,30 @@ def short(scenario: "Scenario") -> None:
         scenario.no_denials()
 
 
-def long(scenario: "Scenario") -> None:
-    """Windows, bad and hostile versions, forgery, power cuts, a memory stick and full disks."""
+def bad(scenario: "Scenario") -> None:
+    """Windows, and versions that do not work, until updates are locked."""
     with till(scenario) as made:
-        scenario.selling(lambda: made.window("1.3"), "an update that waits for its window", PAUSE_S)
-        for number, bad in enumerate(BAD):
-            scenario.selling(partial(made.bad, f"1.4.{number}", bad), f"an update that {bad.name}", PAUSE_S)
+        for number, version in enumerate(BAD):
+            scenario.selling(partial(made.bad, f"2.0.{number}", version), f"an update that {version.name}", PAUSE_S)
         made.same("three failed attempts lock updates", "locked", made.journal()["step"])
         made.sh('license-agent-cli ota unlock --why "tried on purpose"')
-        hostilecheck.attacks(made, "1.4.6")
-        hostilecheck.stays(made, "1.4.7")
-        made.forged("1.5")
+        scenario.selling(lambda: made.window("2.1"), "an update that waits for its window", PAUSE_S)
+        made.closing()
+
+
+def hostile(scenario: "Scenario") -> None:
+    """Attacks, forgery, power cuts, the shop's word, a memory stick and full disks."""
+    with till(scenario) as made:
+        hostilecheck.attacks(made, "1.3.0")
+        hostilecheck.stays(made, "1.3.1")
+        made.forged("1.4")
         for number, phase in enumerate(("staged", "switched", "proving")):
-            made.cut(f"1.6.{number}", phase)
+            made.cut(f"1.5.{number}", phase)
+        consent.answers(made, "1.6")
         made.stick("1.7")
-        made.full("1.8", STAGED, "1m", UPDATER, ("no-space",))
-        made.full("1.9", OWN, "32m", "root", ("no-room", "disk"))
-        scenario.no_denials()
-        made.same("nothing failed", "", made.out("systemctl --failed --no-legend --plain"))
+        made.full("1.8", STAGED, UPDATER, ("no-space",))
+        made.full("1.9", OWN, "root", ("no-room", "disk"))
+        made.closing()
 
 
 def put_away(scenario: "Scenario") -> None:
