@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.support.compiled import share_compiled_statements
 from tests.support.otheruser import remove_copies
 from tests.support.postgres import Postgres, shared_postgres
 
@@ -53,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    share_compiled_statements()
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Durations())
     if config.getoption("--pure") and not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
