@@ -41,7 +41,13 @@ class Broken:
     output: str
 
 
-def each_step(act: Callable[[], Any], prepare: Callable[[], Any], kind: Kind, scratch: Path) -> Iterator[Broken]:
+def each_step(
+    act: Callable[[], Any],
+    prepare: Callable[[], Any],
+    kind: Kind,
+    scratch: Path,
+    warm: Callable[[], Any] | None = None,
+) -> Iterator[Broken]:
     """Breaks the first step of `act`, then the second, and so on to the last.
 
     Args:
@@ -49,7 +55,12 @@ def each_step(act: Callable[[], Any], prepare: Callable[[], Any], kind: Kind, sc
         prepare: is run before each, in this process.
         kind: `kill` ends the process before the step; `full` makes the step fail as a full disk does.
         scratch: a directory for what the children print.
+        warm: does the same in this process, once after a `prepare` of its own: what it loads, and the statements that it
+            compiles, are then there in each child.
     """
+    if warm is not None:
+        prepare()
+        warm()
     for number in range(MOST):
         prepare()
         done = broken_at(number, act, kind, scratch)
