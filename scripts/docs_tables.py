@@ -28,6 +28,8 @@ from server.api.metrics import Facts, JobFacts
 from server.api.metrics import Metrics as ServerMetrics
 from server.fleet.fleets.figures import DAYS, Certificates, Figures, Group
 from server.fleet.fleets.rotations import Rotations
+from server.fleet.monitoring.rules import Severity
+from server.fleet.monitoring.views import Figures as FleetFigures
 from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.keys.lifecycle import LIFETIMES
 from server.operators.problems import KINDS
@@ -95,11 +97,12 @@ def server_metrics() -> list[Row]:
         lambda: Facts(
             {},
             dict.fromkeys(LIFETIMES, 0),
-            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "rollouts", "updates")],
+            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "monitoring", "rollouts", "updates")],
             metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
             devices=Figures(0, counted, {"ID": counted}),
             rollouts=RolloutFigures(0, 0, 0, 0),
             rotations=Rotations(0, {"ID": 0}),
+            fleets=FleetFigures({"ID": 0.0}, {"ID": 0.0}, {each.value: 0 for each in Severity}, {("ID", "warning"): 1}),
         ),
         lambda: 0.0,
     )

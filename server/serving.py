@@ -25,6 +25,7 @@ from common.logqueue import LogQueue
 from common.sd_notify import Notices
 
 from .api.app import PREFIX, create_app
+from .api.contactnotes import note_agent, note_ddi
 from .api.metrics import Facts, JobFacts, Metrics
 from .api.ops import Check, create_ops
 from .api.routes import AgentRoutes
@@ -35,6 +36,10 @@ from .exchange.content import KINDS
 from .fleet.ddi.rollouts import RolloutQueue
 from .fleet.fleets import figures
 from .fleet.fleets.rotations import rotations
+from .fleet.monitoring import observations
+from .fleet.monitoring import views as fleetviews
+from .fleet.monitoring.contacts import Contacts
+from .fleet.monitoring.watch import Watch
 from .fleet.rollouts import automatic, views
 from .fleet.rollouts.overdue import Overdue
 from .hawkbit.listener import LOOK_S as LOOK_FOR_DEVICES_S
@@ -68,11 +73,14 @@ LOOK_FOR_TLS_S = 60.0
 """How soon a process that listens by itself serves a TLS certificate that is new in the registry."""
 LOOK_FOR_EVENTS_S = 2.0
 """How soon a webhook sends an event."""
+WRITE_CONTACTS_S = 15.0
+"""How soon after its end what was noted in an interval is written; `monitoring.intervals.SETTLED_S` is longer."""
 HOUSEKEEPING = Plan("housekeeping", every_s=600, lease_s=1800)
 KEYS = Plan("keys", every_s=6 * 3600, lease_s=600)
 UPDATES = Plan("updates", every_s=3600, lease_s=600)
 DEVICES = Plan("devices", every_s=300, lease_s=1800)
 ROLLOUTS = Plan("rollouts", every_s=300, lease_s=1800)
+MONITORING = Plan("monitoring", every_s=60, lease_s=600)
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -158,13 +166,13 @@ def serve(
         RegistryError: it cannot start; the text says why and what to do.
     """
     has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
-    plans = (HOUSEKEEPING, KEYS, DEVICES, ROLLOUTS, *((UPDATES,) if has_updates else ()))
+    plans = (HOUSEKEEPING, KEYS, DEVICES, ROLLOUTS, MONITORING, *((UPDATES,) if has_updates else ()))
     jobs = Jobs(server.database, plans, _holder())
     updates = MetadataEnds(Repository(server.place.updates))
     metrics = Metrics(
         partial(_facts_or_none, server, jobs, options.bind is not None, updates), time.time, lambda: lines.dropped
     )
-    exchange = wire_exchange(server)
+    exchange, contacts = wire_exchange(server), Contacts(time.time)
     app = create_app(exchange, wire_enrollment(server, options.policy), server.keys, with_openapi=options.with_openapi)
     context = None if options.bind is None else _context(server.keys)
     servers, names = [], []
@@ -173,7 +181,7 @@ def serve(
     admitting = Middleware(
         AgentRoutes(app, exchange, threads),
         identify,
-        _observer(metrics),
+        _observer(metrics, contacts),
         clock_trusted=server.clock.surely_trusted,
         clock_problem=lambda: _clock_problem(server),
         undated=UNDATED,
@@ -197,7 +205,8 @@ def serve(
         servers.append(operators.listener)
     ddi = None
     if sockets.ddi is not None and server.place.ddi is not None:
-        ddi = DdiListener(server, server.place.ddi, RolloutQueue(), sockets.ddi, _lots(server), metrics.count_ddi)
+        heard = partial(note_ddi, contacts)
+        ddi = DdiListener(server, server.place.ddi, RolloutQueue(), sockets.ddi, _lots(server), metrics.count_ddi, heard)
         names.append("DDI: " + _name(sockets.ddi.getsockname()))
         servers.append(ddi.listener)
     notices = Notices()
@@ -225,12 +234,14 @@ def serve(
         UPDATES.name: partial(keep_updates, server),
         DEVICES.name: partial(count_devices, server),
         ROLLOUTS.name: partial(keep_rollouts, server),
+        MONITORING.name: partial(watch_fleets, server),
     }
     runner = Runner(jobs, work, time.time)
     deliveries = _deliveries(server)
     chores = [
         Chore(partial(_do_jobs, server, runner), LOOK_FOR_JOBS_S),
         Chore(partial(_deliver, server, deliveries), LOOK_FOR_EVENTS_S, deliveries.stop),
+        Chore(partial(write_contacts, server, contacts), WRITE_CONTACTS_S),
     ]
     if context is not None:
         chores.append(Chore(TlsWatch(server.keys, partial(_reload, server.keys, listener)).look, LOOK_FOR_TLS_S))
@@ -242,6 +253,7 @@ def serve(
         with Heart(server.clock):
             run(servers, serving, hangup, chores, until)
     finally:
+        write_contacts(server, contacts, everything=True)
         notices.last("STOPPING=1")
         _log.info("stopped")
 
@@ -329,6 +341,25 @@ def keep_rollouts(server: Server, now: int) -> None:
         started = automatic.start_new(server.database, now)
         if started:
             _log.info("rollouts of new releases were started", extra={"fields": {"rollouts": started}})
+
+
+def watch_fleets(server: Server, now: int) -> None:
+    """Judges the intervals of fleets that are over."""
+    Watch(server.database).run(now)
+
+
+def write_contacts(server: Server, contacts: Contacts, *, everything: bool = False) -> None:
+    """Writes which devices have contacted this process in the intervals that are over; raises nothing: the next call goes on.
+
+    Args:
+        server: open.
+        contacts: of this process.
+        everything: the present interval too, since the process ends.
+    """
+    try:
+        observations.write(server.database, contacts, everything=everything)
+    except (RegistryError, SQLAlchemyError) as problem:
+        _log.error("the contacts of devices could not be written", extra={"fields": {"kind": type(problem).__name__}})
 
 
 class TlsWatch:
@@ -454,6 +485,7 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     with server.database.read() as session:
         agents, halted, devices = server.agents.count(session), server.clones.count(session), figures.known(session)
         counted, renewed = views.figures(session), rotations(session)
+        watched = fleetviews.figures(session, int(time.time()))
     ends: dict[str, int] = {}
     rows = server.key_lifecycle.listed()
     unattended = {plan.kind for plan in planned(held(rows)) if plan.next_kid is not None}
@@ -466,7 +498,8 @@ def facts(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds | N
     jobs_facts = [JobFacts(*astuple(each)) for each in standings]
     metadata = {} if updates is None else updates.by_role()
     trusted = server.clock.problem() is None
-    return Facts(agents, ends, halted, trusted, jobs_facts, frozenset(unattended), metadata, devices, counted, renewed)
+    own = agents, ends, halted, trusted, jobs_facts, frozenset(unattended), metadata
+    return Facts(*own, devices, counted, renewed, watched)
 
 
 def _facts_or_none(server: Server, jobs: Jobs, makes_tls: bool, updates: MetadataEnds) -> Facts | None:
@@ -484,10 +517,11 @@ def endpoint_of(path: str) -> str:
     return name if name in ENDPOINTS else "other"
 
 
-def _observer(metrics: Metrics) -> Callable[[Scope, Note, int, float], None]:
+def _observer(metrics: Metrics, contacts: Contacts) -> Callable[[Scope, Note, int, float], None]:
     def observe(scope: Scope, note: Note, status: int, seconds: float) -> None:
         endpoint = endpoint_of(scope["path"])
         metrics.count(endpoint, status, note.code, seconds)
+        note_agent(contacts, scope, note, endpoint, status, seconds)
         if status >= 400:
             fields: dict[str, Any] = {"endpoint": endpoint, "status": status, "code": note.code, "ms": round(seconds * 1000)}
             _log.info("refused", extra={"fields": fields | _caller_of(scope)})

@@ -31,6 +31,8 @@ from .fleet.configuration.contact import Configurations
 from .fleet.ddi.actions import COUNTER as DDI_ACTIONS
 from .fleet.devices.registry import Devices
 from .fleet.fleets.rotations import COUNTER as CERTIFICATE_ROTATIONS
+from .fleet.monitoring import retention as monitoring
+from .fleet.monitoring.alerts import COUNTERS as ALERTS
 from .keys import datakey, key_rows, masterkey
 from .keys.keyring import COUNTER as KEYS_COUNTER
 from .keys.keyring import Keyring
@@ -62,7 +64,7 @@ from .registry.upkeep.housekeeping import Chore, Housekeeping
 
 _COUNTERS = (
     "serial", "key_set", KEYS_COUNTER, REVOCATIONS, REVOCATIONS_BASE, changes.BASE, audit.COUNTER, events.COUNTER,
-    ACCOUNTS_COUNTER, DDI_ACTIONS, CERTIFICATE_ROTATIONS, *(f"agents.{status}" for status in STATUSES),
+    ACCOUNTS_COUNTER, DDI_ACTIONS, CERTIFICATE_ROTATIONS, *ALERTS, *(f"agents.{status}" for status in STATUSES),
 )  # fmt: skip
 
 
@@ -183,7 +185,12 @@ def wire(
 
 def housekeeping(server: Server) -> Housekeeping:
     """What removes the rows of an open server that nothing needs any more."""
-    chores = (Chore("agent", remove_retired, size=1, most=MOST_AGENTS), Chore("seat", seats.remove_ended))
+    chores = (
+        Chore("agent", remove_retired, size=1, most=MOST_AGENTS),
+        Chore("seat", seats.remove_ended),
+        Chore("fleet_observation", monitoring.remove_observations),
+        Chore("fleet_alert", monitoring.remove_alerts),
+    )
     return Housekeeping(server.database, server.cipher.audit_key(), chores)
 
 

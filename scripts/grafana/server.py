@@ -58,7 +58,7 @@ def build() -> Dashboard:
             "own exporters.", span=6),
     ):  # fmt: skip
         board = board.with_panel(panel)
-    for row in (_refusals(), _agents(), _fleets(), _rollouts(), _keys(), _operators(), _process()):
+    for row in (_refusals(), _agents(), _fleets(), _monitoring(), _rollouts(), _keys(), _operators(), _process()):
         board = board.with_row(row)
     return board
 
@@ -76,7 +76,7 @@ def _refusals() -> Row:
 def _rollouts() -> Row:
     return section(
         "Rollouts",
-        lines("Share of devices that failed", {"failed": "max(fleet_error_rate)"},
+        lines("Share of devices that failed", {"failed": "max(fleet_update_error_rate)"},
               "Of those that have ended, in rollouts that are not at their end. A rollout stops by its own limits.", unit="percentunit",
               span=12),
         lines("Time to the proof", {
@@ -115,6 +115,19 @@ def _fleets() -> Row:
               "A fleet that renews all at once has no stagger, or was brought together by hand: 'license-server fleets certificates ID'."),
         lines("Age of these counts", {"seconds": "time() - max(devices_counted_timestamp_seconds)"},
               "They are made every five minutes. Older: nobody does the job 'devices'.", unit="s"),
+    )  # fmt: skip
+
+
+def _monitoring() -> Row:
+    return section(
+        "Monitoring of fleets",
+        lines("Share of a fleet's contacts that failed", {"{{fleet}}": "max by (fleet) (fleet_error_rate)"},
+              "'license-server fleets health FLEET' compares it with the usual at this time of the week.", unit="percentunit"),
+        lines("P95 of a fleet's contacts", {"{{fleet}}": "max by (fleet) (fleet_latency_p95_seconds)"},
+              "What the server took to answer, without the network.", unit="s"),
+        lines("Open alerts", {"{{fleet}}, {{severity}}": "max by (fleet, severity) (fleet_alerts_open)"},
+              "'license-server fleets alerts list' says what they are about."),
+        lines("Alerts raised", {"{{severity}}": "max by (severity) (increase(fleet_alerts_total[1h]))"}, "In an hour."),
     )  # fmt: skip
 
 

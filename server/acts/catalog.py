@@ -5,7 +5,7 @@ A new act goes into the file of its subject, and is in this list by that; its na
 
 from .act import Act
 from .agents import agents, enrollment, secrets, updates
-from .fleet import automatic, certificates, configuration, ddi, devices, fleets, rollouts
+from .fleet import automatic, certificates, configuration, ddi, devices, fleets, monitoring, rollouts
 from .licenses import customers, licenses, licensetables, products, seats, usage
 from .operators import accounts, events, keys, reports, safeguards, webhooks
 
@@ -13,6 +13,6 @@ ACTS: tuple[Act, ...] = (
     *reports.ACTS, *agents.ACTS, *secrets.ACTS, *products.ACTS, *customers.ACTS, *licenses.ACTS, *licensetables.ACTS,
     *enrollment.ACTS, *keys.ACTS, *accounts.ACTS, *safeguards.ACTS, *events.ACTS, *webhooks.ACTS, *usage.ACTS,
     *seats.ACTS, *updates.ACTS, *devices.ACTS, *fleets.ACTS, *rollouts.ACTS, *automatic.ACTS, *ddi.ACTS, *configuration.ACTS,
-    *certificates.ACTS,
+    *certificates.ACTS, *monitoring.ACTS,
 )  # fmt: skip
 BY_NAME: dict[str, Act] = {act.name: act for act in ACTS}

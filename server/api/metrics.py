@@ -9,10 +9,12 @@ from prometheus_client.registry import Collector
 
 from server.fleet.fleets.figures import Figures
 from server.fleet.fleets.rotations import Rotations
+from server.fleet.monitoring.views import Figures as FleetFigures
 from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.registry.agentcounts import STATUSES
 
 from .devicemetrics import of_devices, of_rotations
+from .fleetmetrics import of_fleets
 from .rolloutmetrics import of_rollouts
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -51,6 +53,7 @@ class Facts:
         devices: the last counts of devices and fleets; None before the first.
         rollouts: what rollouts have counted; None leaves their metrics out.
         rotations: renewals of agents' certificates; None leaves their metrics out.
+        fleets: what was found of fleets, and their alerts; None leaves those metrics out.
     """
 
     agents: dict[str, int]
@@ -63,6 +66,7 @@ class Facts:
     devices: Figures | None = None
     rollouts: RolloutFigures | None = None
     rotations: Rotations | None = None
+    fleets: FleetFigures | None = None
 
 
 class Metrics:
@@ -245,6 +249,7 @@ class _FactsCollector(Collector):
         yield from _of_jobs(facts.jobs)
         yield from of_devices(facts.devices)
         yield from of_rotations(facts.rotations)
+        yield from of_fleets(facts.fleets)
 
 
 def _of_jobs(jobs: Sequence[JobFacts]) -> Iterator[Metric]:

@@ -18,7 +18,7 @@ def of_rollouts(figures: Figures | None) -> Iterator[Metric]:
         sum_value=figures.seconds,
     )
     yield GaugeMetricFamily(
-        "fleet_error_rate",
+        "fleet_update_error_rate",
         "Of the devices that have ended in rollouts which are not at their end, the share that has failed, 0 to 1.",
         figures.error_rate,
     )

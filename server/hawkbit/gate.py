@@ -30,6 +30,8 @@ from .problems import RETRY_S, Refused
 
 DEVICE = "license_server.ddi_device"
 """In `scope["extensions"]`: the id of the device that has identified itself."""
+STREAMED = "license_server.ddi_streamed"
+"""In `scope["extensions"]`: the response is a download, which takes as long as the device's network."""
 _BODY_KINDS = {400: "malformed", 408: "too-slow", 413: "too-large"}
 _JSON_TYPES = (JSON.encode(), HAL.encode())
 _log = logging.getLogger("license_server")
@@ -37,6 +39,7 @@ _log = logging.getLogger("license_server")
 Scope = dict[str, Any]
 Observe = Callable[[int, str | None, float], None]
 """Called after each response with its status, the kind of its refusal, and the seconds that it took."""
+Heard = Callable[[str, int, float], None]
 
 
 class Gate:
@@ -50,6 +53,7 @@ class Gate:
         clock_problem: why nobody can be identified now; None if the clock is trusted. Runs in a thread.
         lots: the devices' allowance is shared with other processes; None if this process is the only one.
         observe: see `Observe`.
+        heard: called with the id of a device that has identified itself, HTTP status and seconds, 0 for a download.
         wall: seconds since 1970 UTC.
         steady: seconds of a clock that never goes back.
     """
@@ -63,6 +67,7 @@ class Gate:
         clock_problem: Callable[[], str | None] = lambda: None,
         lots: Lots | None = None,
         observe: Observe = lambda _status, _kind, _seconds: None,
+        heard: Heard = lambda _device, _status, _seconds: None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +78,7 @@ class Gate:
         self._clock_problem = clock_problem
         self._lots = lots
         self._observe = observe
+        self._heard = heard
         self._wall = wall
         self._steady = steady
         self._addresses = buckets(ADDRESS_RATE)
@@ -128,6 +134,7 @@ class Gate:
         body = await _body(scope, receive)
         found = await anyio.to_thread.run_sync(self._endpoints.do, route, scope.get("query_string", b""), body)
         if isinstance(found, Download):
+            scope["extensions"][STREAMED] = True
             await self._downloads.send(route.device_id, found, scope, receive, send)
         else:
             await _answer(send, found, scope)
@@ -171,6 +178,8 @@ class Gate:
     def _tell(self, scope: Scope, status: int, kind: str | None, seconds: float) -> None:
         """Logs a refusal: who and what, by names of our own, and never what the request contains."""
         self._observe(status, kind, seconds)
+        if DEVICE in scope["extensions"]:
+            self._heard(scope["extensions"][DEVICE], status, 0.0 if STREAMED in scope["extensions"] else seconds)
         if status < 400:
             return
         client = scope.get("client")

@@ -22,7 +22,7 @@ from server.web.responses import DATABASE_DOWN
 from server.web.tlscontext import server_context
 
 from .endpoints import Endpoints
-from .gate import Gate, Observe
+from .gate import Gate, Heard, Observe
 from .protocol import DdiProtocol
 
 LOOK_S = 10.0
@@ -40,6 +40,7 @@ class DdiListener:
         sock: bound, not yet listening.
         lots: the devices' allowance is shared with other processes; None if this process is the only one.
         observe: see `gate.Observe`.
+        heard: see `gate.Gate`.
         wall: seconds since 1970 UTC.
     """
 
@@ -51,13 +52,22 @@ class DdiListener:
         sock: socket.socket,
         lots: Lots | None = None,
         observe: Observe = lambda _status, _kind, _seconds: None,
+        heard: Heard = lambda _device, _status, _seconds: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._server = server
         self._seen = Seen(server.database, wall)
         endpoints = Endpoints(server.database, Actions(queue, place.poll_s), place, server.place.updates, wall)
         gate = Gate(
-            endpoints, server.database, place.tenant, self._seen.note, self._clock_problem, lots, observe=observe, wall=wall
+            endpoints,
+            server.database,
+            place.tenant,
+            self._seen.note,
+            self._clock_problem,
+            lots,
+            observe=observe,
+            heard=heard,
+            wall=wall,
         )
         self._material = self._read()
         self.listener = Listener(gate, sock, DdiProtocol, server_context(*self._material))

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL have each in their own way: locks of rows, sequences, hashes, and a clock of their own.
+"""What SQLite and PostgreSQL have each in their own way: locks of rows, sequences, hashes, partitions, and their own clock.
 
 All else is the same SQL on both. SQLite has one writer at a time, so where PostgreSQL locks a row, SQLite has locked everything
 already; it numbers rows by the rows themselves, and its clock is this machine's.
@@ -7,6 +7,8 @@ already; it numbers rows by the rows themselves, and its clock is this machine's
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Table, func, select, text
+from sqlalchemy import column as sql_column
+from sqlalchemy import table as sql_table
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 SPREAD = "spread"
@@ -14,6 +16,12 @@ SPREAD = "spread"
 _Query = TypeVar("_Query", bound="Select[Any]")
 _LAST = text("SELECT pg_sequence_last_value(CAST(pg_get_serial_sequence(:table, :column) AS regclass))")
 _OWN_PLAN = text("SET LOCAL plan_cache_mode = force_custom_plan")
+REST = "rest"
+"""Ends the name of the partition that takes what no other one does."""
+_PARTITIONS = text(
+    "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = CAST(:table AS regclass)"
+)
+_BRIEFLY = text("SET LOCAL lock_timeout = '3s'")
 _SET = text("SELECT setval(pg_get_serial_sequence(:table, :column), :value)")
 
 
@@ -90,3 +98,52 @@ def own_clock(session: Session) -> float | None:
     if is_sqlite(session):
         return None
     return float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
+
+
+def make_partitions(session: Session, table: Table, begin: int, width: int, number: int) -> int:
+    """Makes the partitions of a table by ranges that are missing; returns how many that were. SQLite has none.
+
+    A range of which the partition for the rest has rows already stays there: those rows would have to move first.
+
+    Args:
+        session: of a writing transaction.
+        table: partitioned by ranges of whole numbers; the partition for the rest exists.
+        begin: of the first range.
+        width: of each range.
+        number: of ranges.
+    """
+    if is_sqlite(session):
+        return 0
+    session.execute(_BRIEFLY)
+    known, made = set(session.scalars(_PARTITIONS, {"table": table.name})), 0
+    column = table.dialect_options["postgresql"]["partition_by"].partition("(")[2].rstrip(")")
+    rest = sql_table(f"{table.name}_{REST}", sql_column(column))
+    for first in range(begin, begin + width * number, width):
+        name = f"{table.name}_{first}"
+        there = select(rest.c[column]).where(rest.c[column] >= first, rest.c[column] < first + width).limit(1)
+        if name in known or session.scalar(there) is not None:
+            continue
+        session.execute(text(f"CREATE TABLE {name} PARTITION OF {table.name} FOR VALUES FROM ({first}) TO ({first + width})"))
+        made += 1
+    return made
+
+
+def drop_partitions(session: Session, table: Table, before: int, width: int) -> int:
+    """Drops the partitions whose ranges end at a number or before it, with all rows; returns how many. SQLite has none.
+
+    Args:
+        session: of a writing transaction.
+        table: as for `make_partitions`.
+        before: where the rows begin that stay.
+        width: of each range.
+    """
+    if is_sqlite(session):
+        return 0
+    session.execute(_BRIEFLY)
+    dropped = 0
+    for name in session.scalars(_PARTITIONS, {"table": table.name}).all():
+        first = name.removeprefix(f"{table.name}_")
+        if first.isdigit() and int(first) + width <= before:
+            session.execute(text(f"DROP TABLE {name}"))
+            dropped += 1
+    return dropped

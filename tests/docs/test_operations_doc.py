@@ -20,6 +20,7 @@ from server.enrollment.service import LEVELS
 from server.fleet.fleets.figures import DAYS, Certificates, Figures
 from server.fleet.fleets.figures import Group as Counted
 from server.fleet.fleets.rotations import Rotations
+from server.fleet.monitoring.views import Figures as FleetFigures
 from server.fleet.rollouts.views import Figures as RolloutFigures
 from server.keys.lifecycle import DAY, LIFETIMES, OVERLAP_S
 from server.licensing.secrets.periods import REVOCATIONS_LAST_S
@@ -98,7 +99,7 @@ def test_the_link_toml_of_a_provisioned_machine_is_well_formed() -> None:
 def test_every_metric_of_the_server_is_told() -> None:
     some = Counted(1, 1, Certificates((0,) * len(DAYS), 1, 1.0))
     jobs, counted = [JobFacts("housekeeping", 0, 0, 0)], Figures(0, some, {"pilot": some})
-    others = {"rollouts": RolloutFigures(0, 0, 0, 0), "rotations": Rotations(0, {"pilot": 0})}
+    others = {"rollouts": RolloutFigures(0, 0, 0, 0), "rotations": Rotations(0, {"pilot": 0}), "fleets": FleetFigures()}
     metrics = Metrics(lambda: Facts({}, {"tls": 0}, jobs=jobs, devices=counted, **others), lambda: 0.0)
     metrics.count("challenge", 200, None, 0.1)
     names = re.findall(r"^# TYPE (\w+) ", metrics.text().decode(), re.MULTILINE)

@@ -121,7 +121,7 @@ READS = {
     "agents keys": "TILL identity", "approvals list": "", "break-glass list": "", "clones list": "",
     "ddi devices list": "", "ddi credentials list": "",
     "devices list": "", "devices show": "TILL", "enrollment-token list": "", "events": "", "fleets list": "",
-    "rollouts automatic list": "", "rollouts list": "",
+    "rollouts automatic list": "", "rollouts list": "", "fleets alerts list": "", "fleets alerts silences": "",
     "fleets match": "id=pos-*", "keys list": "", "keys schedule": "", "secrets list": "--agent TILL",
     "licenses list": "--agent TILL", "licenses show": "LICENSE", "licenses history": "LICENSE",
     "webhooks list": "", "webhooks dead-letters": "HOOK",

@@ -10,7 +10,7 @@ from server.cli.base.acting import asking, listed, perform
 from server.cli.base.listing import limit_option, show_one, show_pages
 from server.cli.base.options import confirm, json_option, members, reason_option, utc, where_option, yes_option
 
-from . import certificates, configuration
+from . import certificates, configuration, monitoring
 
 
 @click.group()
@@ -183,7 +183,7 @@ def members_remove(directory: Path | None, fleet_id: str, device_ids: tuple[str,
     click.echo(f"took {quantity(done.count, 'device')} out of {fleet_id}", err=True)
 
 
-for _command in (*configuration.COMMANDS, *certificates.COMMANDS):
+for _command in (*configuration.COMMANDS, *certificates.COMMANDS, *monitoring.COMMANDS):
     fleets.add_command(_command)
 
 COMMANDS: tuple[click.Command, ...] = (fleets,)

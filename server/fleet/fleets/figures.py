@@ -47,11 +47,15 @@ class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Counts of some devices: those in service, those whose last contact is not too long ago, and their certificates."""
+    """Counts of some devices: those in service, those whose last contact is not too long ago, and their certificates.
+
+    `late` are those that have had contact, and have left out one since.
+    """
 
     total: int
     connected: int
     certificates: Certificates
+    late: int = 0
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,11 +99,12 @@ def count(database: Database, now: int) -> Figures:
 
 def _group(session: Session, among: Select[str] | None, now: int) -> Group:
     plan_each_time(session)
-    joined: Any = select(func.count(), func.count(case((_connected(now), 1))))
+    seen = func.count(func.coalesce(Agent.last_seen, DeviceSeen.at))
+    joined: Any = select(func.count(), func.count(case((_connected(now), 1))), seen)
     query = joined.select_from(Device).outerjoin(Agent, Agent.id == Device.id)
     query = query.outerjoin(DeviceSeen, DeviceSeen.device_id == Device.id).where(*_in_service(among))
-    total, connected = session.execute(query).one()
-    return Group(total, connected, _certificates(session, among, now))
+    total, connected, ever = session.execute(query).one()
+    return Group(total, connected, _certificates(session, among, now), ever - connected)
 
 
 def _in_service(among: Select[str] | None) -> list[ColumnElement[bool]]:

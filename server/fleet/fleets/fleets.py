@@ -13,6 +13,7 @@ from server.fleet.devices.selection import parse
 from server.fleet.devices.syntax import Field
 from server.registry import audit
 from server.registry.models.fleets import DeviceConfiguration, Fleet, FleetConfiguration, FleetMember
+from server.registry.models.monitoring import FleetObservation, FleetSilence, FleetWatch
 from server.registry.models.rollouts import AutomaticRollout, Rollout
 
 MAX_FLEETS = 500
@@ -149,7 +150,7 @@ def _apply(session: Session, fleet: Fleet, wish: Wish, now: int) -> None:
 
 
 def remove(session: Session, fleet_id: str, now: int) -> None:
-    """Deletes a fleet with its configurations. Its devices stay.
+    """Deletes a fleet with its configurations, and what was observed of it. Its devices and its alerts stay.
 
     Args:
         session: of a writing transaction.
@@ -168,7 +169,15 @@ def remove(session: Session, fleet_id: str, now: int) -> None:
     for other in session.scalars(select(Fleet).where(Fleet.selection.is_not(None), Fleet.id != fleet_id)):
         if any(each.field is Field.FLEET and each.value == fleet_id for each in parse(other.selection or "").terms()):
             raise Conflict(f"fleet {other.id!r} selects members of {fleet_id!r}: change its selection first")
-    for model in (FleetMember, FleetConfiguration, DeviceConfiguration, AutomaticRollout):
+    for model in (
+        FleetMember,
+        FleetConfiguration,
+        DeviceConfiguration,
+        AutomaticRollout,
+        FleetWatch,
+        FleetObservation,
+        FleetSilence,
+    ):
         session.execute(delete(model).where(model.fleet_id == fleet_id))
     session.delete(fleet)
     session.flush()

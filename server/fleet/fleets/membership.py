@@ -1,5 +1,7 @@
 """Decides which devices belong to a fleet: its static members, and those that its selection selects."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Select, select, union
 from sqlalchemy.orm import Session
 
@@ -30,6 +32,24 @@ def is_member(session: Session, fleet: Fleet, device_id: str) -> bool:
     if session.get(FleetMember, (fleet.id, device_id)) is not None:
         return True
     return fleet.selection is not None and matches(session, parse(fleet.selection), device_id)
+
+
+def among(session: Session, fleet: Fleet, device_ids: Sequence[str]) -> set[str]:
+    """Which of some devices belong to a fleet: by lookups of those devices' rows, however large the fleet is.
+
+    Args:
+        session: of any transaction.
+        fleet: the fleet.
+        device_ids: the devices; a bounded number.
+
+    Raises:
+        Conflict: as `selecting`.
+    """
+    static = select(FleetMember.device_id).where(FleetMember.fleet_id == fleet.id, FleetMember.device_id.in_(device_ids))
+    found = set(session.scalars(static))
+    if fleet.selection is not None:
+        found.update(session.scalars(selecting(session, parse(fleet.selection)).where(Device.id.in_(device_ids))))
+    return found
 
 
 def fleets_of(session: Session, device_id: str) -> list[Fleet]:

@@ -3,7 +3,10 @@
 A file with models is imported here, and nowhere else for this purpose.
 """
 
-from . import ddi, events, fleets, licensing, operators, rollouts, seats, updates, usage, webhooks
+from . import ddi, events, fleets, licensing, monitoring, operators, rollouts, seats, updates, usage, webhooks
 from .core import Base
 
-__all__ = ["Base", "ddi", "events", "fleets", "licensing", "operators", "rollouts", "seats", "updates", "usage", "webhooks"]
+__all__ = [
+    "Base", "ddi", "events", "fleets", "licensing", "monitoring", "operators", "rollouts", "seats", "updates", "usage",
+    "webhooks",
+]  # fmt: skip

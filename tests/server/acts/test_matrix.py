@@ -107,6 +107,16 @@ MATRIX = {
     "fleets.list": EVERYBODY,
     "fleets.match": EVERYBODY,
     "fleets.show": EVERYBODY,
+    "fleets.health": EVERYBODY,
+    "fleets.observations": EVERYBODY,
+    "fleets.thresholds": EVERYBODY,
+    "fleets.set_thresholds": SECURITY,
+    "fleet_alerts.list": EVERYBODY,
+    "fleet_alerts.show": EVERYBODY,
+    "fleet_alerts.acknowledge": ALL_BUT_VIEWERS,
+    "fleet_alerts.silence": ALL_BUT_VIEWERS,
+    "fleet_alerts.silences": EVERYBODY,
+    "fleet_alerts.end_silence": ALL_BUT_VIEWERS,
     "fleets.create": SECURITY,
     "fleets.change": SECURITY,
     "fleets.delete": SECURITY,
@@ -214,14 +224,14 @@ def body_of(act: Act, agent_id: str) -> Any:
         "count": 1, "batch": "b", "seats": 1, "seat": "s", "target": "pos/x", "days": 9,
         "rollout_id": "r", "back_id": "r-back",
         "key": "identity", "webhook_id": "wh-0123456789ab", "url": "https://shop.example/",
-        "credential_id": "a" * 12,
+        "credential_id": "a" * 12, "alert_id": "fa-0123456789ab", "silence_id": "fs-0123456789ab", "ends_at": NOW + 9,
     }  # fmt: skip
     needed = {name: known[name] for name, field in act.body.model_fields.items() if field.is_required() and name != "kind"}
     if act.name == "rollouts.set_policy":
         needed["policy"] = {}
     if act.name == "accounts.make":
         needed["kind"] = "program"
-    elif "kind" in act.body.model_fields:
+    elif "kind" in act.body.model_fields and act.name != "fleet_alerts.silence":
         needed["kind"] = "tls" if act.name == "keys.rotate" else "license"
     return needed
 

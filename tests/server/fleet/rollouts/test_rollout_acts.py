@@ -120,7 +120,7 @@ def test_the_devices_of_a_rollout_and_the_reasons_are_shown(office: Office) -> N
         counted = views.figures(session)
     assert (counted.proved, counted.failed, counted.done) == (8, 0, 0), "the rollout is at its end"
     text = Metrics(lambda: Facts({}, {}, rollouts=counted), lambda: 0.0).text().decode()
-    assert "fleet_update_duration_count 8.0" in text and "fleet_error_rate 0.0" in text and "pos-0" not in text
+    assert "fleet_update_duration_count 8.0" in text and "fleet_update_error_rate 0.0" in text and "pos-0" not in text
 
 
 def test_a_rehearsal_says_what_the_rollout_then_does_and_changes_nothing(office: Office) -> None:
