@@ -37,7 +37,7 @@ from server.agents.registry import REVOKED, AgentRow, Agents
 from server.base.refused import RequestRefused
 from server.fleet.configuration.contact import Configurations
 from server.fleet.devices.registry import Devices
-from server.fleet.fleets import rotations
+from server.fleet.fleets.rotations import note as note_rotation
 from server.fleet.rollouts import contact as rollouts
 from server.keys.keyring import Keyring
 from server.licensing.licenses.deliveries import Deliveries
@@ -360,7 +360,7 @@ class Exchange:
         return forms.RevocationReply(number=number, next_update=next_update, revoked=tuple(revoked), **context.head())
 
     def _renew(self, context: _Context, asked: forms.RenewCertificate) -> Reply:
-        rotations.note(context.session, context.agent.agent_id)  # before the audit log's counter is locked
+        note_rotation(context.session, context.agent.agent_id)  # before the audit log's counter is locked
         certificates = self._stores.certificates.renew(context.session, context.agent.agent_id, asked.csr, context.now)
         return forms.RenewReply(certificates=tuple(certificates), **context.head())
 

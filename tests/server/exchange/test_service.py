@@ -242,6 +242,9 @@ class Stores:
     def announced(self, _session: object, agent_id: str, names: tuple[str, ...], now: int) -> None:
         self._call("announced", agent_id, names, now)
 
+    def count(self, _session: object, agent_id: str) -> None:
+        self._call("count", agent_id)
+
     def renew(self, _session: object, agent_id: str, csr_pem: str, now: int) -> tuple[str, ...]:
         self._call("renew", agent_id, csr_pem, now)
         return ("leaf", "ca")
@@ -302,6 +305,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(service, "rollouts", made.stores)
+    monkeypatch.setattr(service, "note_rotation", made.stores.count)
     return made
 
 
@@ -337,7 +341,12 @@ REPLIES = [
         [("revocations", "pos-1", NOW)],
         {"number": 5, "next_update": NOW + 60, "revoked": ("a",)},
     ),
-    (RenewCertificate, RenewReply, [("renew", "pos-1", "csr", NOW)], {"certificates": ("leaf", "ca")}),
+    (
+        RenewCertificate,
+        RenewReply,
+        [("count", "pos-1"), ("renew", "pos-1", "csr", NOW)],
+        {"certificates": ("leaf", "ca")},
+    ),
     (
         SyncLicenses,
         SyncReply,
