@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.e2e import consent, hostilecheck
 from tests.e2e.guest import GuestError
 from tests.e2e.samplepos import BAD, GOOD, PRODUCTS, SETTINGS, SLOTS, UNIT, Bad
-from tests.e2e.vendor import Vendor
+from tests.e2e.vendor import PRODUCT, Vendor
 from tests.support.waiting import READY_S
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Till:
         """What `ota status` says of the POS; empty as long as it says nothing."""
         done = self.sh("license-agent-cli --json ota status", check=False)
         found = json.loads(done.stdout)["running"] if done.status == 0 else []
-        return dict(found[0]) if found else {}
+        return next((dict(each) for each in found if each["product"] == PRODUCT), {})
 
     def journal(self) -> dict[str, Any]:
         """Where the update is: the agent's own file, because a command takes seconds here."""
