@@ -46,8 +46,8 @@ _PACKAGES = (
     "openssh-client",
     # What the client's package depends on.
     "python3-msgpack",
-    # Updates of whole systems.
-    *("rauc", "rauc-service"),
+    # Updates of whole systems; the installer's own disk is made in the guest, and not every release brings what makes it.
+    *("rauc", "rauc-service", "e2fsprogs"),
 )
 _TPM_LIBRARIES = {
     "bookworm": (
