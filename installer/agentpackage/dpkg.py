@@ -23,7 +23,8 @@ DPKG_S = 300.0
 KILL_S = 10.0
 """How long dpkg may take to end when it is asked to."""
 MAX_STATUS_BYTES = 64 * 1024 * 1024
-MAX_OUTPUT_CHARS = 400
+MAX_OUTPUT_CHARS = 350
+"""What of dpkg's output a reason has, from its end. The rescue keeps 400 characters of a reason."""
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
@@ -71,6 +72,18 @@ def install_command(dpkg: Sequence[str], package: str) -> list[str]:
     """
     # Whoever changed a configuration file keeps it, and nobody is asked. Whether the version may be lower was judged before.
     return [*dpkg, "--force-confold", "--force-confdef", "--force-downgrade", "--install", package]
+
+
+def last_words(output: str) -> str:
+    """Returns the end of what dpkg has printed, on one line: without its count of the files it knows, and from a whole word on.
+
+    Args:
+        output: as dpkg printed it, of any length.
+    """
+    said = " ".join(re.sub(r"\(Reading database .*? currently installed\.\)", " ", output, flags=re.DOTALL).split())
+    if len(said) <= MAX_OUTPUT_CHARS:
+        return said
+    return f"… {said[-MAX_OUTPUT_CHARS:].partition(' ')[2] or said[-MAX_OUTPUT_CHARS:]}"
 
 
 def parse_status(text: str, package: str) -> Status | None:
@@ -181,9 +194,9 @@ class Dpkg:
                 self._end(process)
                 raise DpkgFailed(f"dpkg did not end within {self._within_s:g} s") from None
         if process.returncode != 0:
-            said = " ".join(output.decode("utf-8", "replace").split())
-            kind = DpkgFull if os.strerror(errno.ENOSPC) in said else DpkgFailed
-            raise kind(f"dpkg ended with status {process.returncode}: {said[-MAX_OUTPUT_CHARS:]}")
+            said = output.decode("utf-8", "replace")
+            kind = DpkgFull if os.strerror(errno.ENOSPC) in " ".join(said.split()) else DpkgFailed
+            raise kind(f"dpkg ended with status {process.returncode}: {last_words(said)}")
 
     @staticmethod
     def _end(process: "subprocess.Popen[bytes]") -> None:

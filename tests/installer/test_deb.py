@@ -15,7 +15,7 @@ import pytest
 
 from common.files import no_trace
 from installer.agentpackage.debfile import BadDeb, Named, named, read_control
-from installer.agentpackage.dpkg import LOCK, DpkgFailed, Status, install_command, parse_status
+from installer.agentpackage.dpkg import LOCK, MAX_OUTPUT_CHARS, DpkgFailed, Status, install_command, last_words, parse_status
 from installer.agentpackage.packages import PACKAGE, PackageRefused
 from installer.agentpackage.rescue import RESCUE_FILES, SETTLE_S, TIMER, UNITS
 from installer.agentpackage.trial import DEADLINE_S
@@ -310,6 +310,26 @@ def test_a_package_that_does_not_install_is_taken_back_at_once(box: Box, scripts
     assert not check.ok and check.text.startswith(text) and check.text.endswith("went back to the package before")
     assert box.installed() == ("1.0", "1.0")
     assert box.rescue().trial() is None
+
+
+SAID = (
+    "(Reading database ... \r(Reading database ... 5%\r(Reading database ... 9123 files and directories currently installed.)\n"
+    "Unpacking license-agent (2.0) over (1.0) ...\ndpkg: error processing package license-agent (--install):\n"
+    " installed license-agent package post-installation script subprocess returned error exit status 1\n"
+)
+
+
+def test_what_dpkg_said_last_is_the_reason_without_what_it_counted() -> None:
+    found = last_words(SAID)
+    assert found.startswith("Unpacking license-agent (2.0)") and found.endswith("returned error exit status 1")
+    assert "\n" not in found and len(found) <= MAX_OUTPUT_CHARS
+
+
+def test_of_much_that_dpkg_said_the_end_is_the_reason_from_a_whole_word_on() -> None:
+    found = last_words(f"{'gearwheel ' * 100}{SAID}")
+    assert found.startswith("… ") and found.split()[1] in {"gearwheel", "Unpacking"}
+    assert found.endswith("returned error exit status 1") and len(found) <= MAX_OUTPUT_CHARS + 2
+    assert last_words("x" * 1000) == f"… {'x' * MAX_OUTPUT_CHARS}", "no word ends"
 
 
 @pytest.mark.system
