@@ -11,6 +11,7 @@ from common.version import VERSION
 from ipc.answers import Reason
 
 from . import acts, reasons, setup
+from .fleetcommand import fleet
 from .options import Program, directory_option, running
 from .otacommands import ota
 from .programs import StandError
@@ -169,6 +170,7 @@ def reason(directory: Path, name: str, arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(ota)
+main.add_command(fleet)
 
 
 def entry() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agentd", "audittrail", "cli", "common", "confine", "contracts", "hwsec", "installer", "ipc", "link", "server",
-           "settings", "stand", "standupdates", "updater", "updatetrust")  # fmt: skip
+           "settings", "stand", "standfleet", "standupdates", "updater", "updatetrust")  # fmt: skip
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 EVERY = {"Exception", "BaseException"}
 

@@ -347,6 +347,7 @@ SILENT = {
     "license-stand revoke": "--dir $STAND nobody",
     "license-stand degrade": "--dir $STAND off",
     "license-stand down": "--dir missing",
+    "license-stand fleet": "--dir $STAND --devices 2 --hours 0.1",
     "license-stand ota init": "--dir missing",
     "license-stand ota publish": "1.1 --dir missing",
     "license-stand ota status": "--dir missing",
