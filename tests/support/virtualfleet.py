@@ -290,8 +290,9 @@ def all_come_back_from_an_outage(world: ManyMachines, say: Any) -> None:
     assert met > 0.25 * len(asking) and summary.unreachable > met
     assert summary.failed == {}
     assert max(summary.returns) < 0.4 * HOUR, "an agent tries again within a quarter of an hour"
-    # Of those that draw up to a quarter of an hour, two fifteenths come in the first minute; more by chance if they are few.
-    assert summary.busiest <= 0.2 * met + 10, f"{summary.busiest} of {met} machines came in one minute"
+    # Who has just begun to try again comes within the first minute, the others over a quarter of an hour: about a sixth is in
+    # the busiest minute, and by chance more if they are few.
+    assert summary.busiest <= 0.22 * met + 10, f"{summary.busiest} of {met} machines came in one minute"
     assert quantile(summary.waits, 0.99) < 5
 
 
