@@ -97,7 +97,10 @@ def server_metrics() -> list[Row]:
         lambda: Facts(
             {},
             dict.fromkeys(LIFETIMES, 0),
-            jobs=[JobFacts(name, 0, 0, 0) for name in ("devices", "housekeeping", "keys", "monitoring", "rollouts", "updates")],
+            jobs=[
+                JobFacts(name, 0, 0, 0)
+                for name in ("alertmanager", "devices", "housekeeping", "keys", "mail", "monitoring", "rollouts", "updates")
+            ],
             metadata_ends=dict.fromkeys(METADATA_LIFETIMES, 0),
             devices=Figures(0, counted, {"ID": counted}),
             rollouts=RolloutFigures(0, 0, 0, 0),

@@ -49,6 +49,7 @@ from .jobs.runner import Runner
 from .keys.keyring import Keyring
 from .keys.lifecycle import held
 from .keys.schedule import planned
+from .notify.channels import ALERTMANAGER, MAIL, channels
 from .notify.delivery import Deliveries
 from .notify.sender import Sender
 from .operators.listener import LOOK_S, OperatorListener
@@ -81,6 +82,10 @@ UPDATES = Plan("updates", every_s=3600, lease_s=600)
 DEVICES = Plan("devices", every_s=300, lease_s=1800)
 ROLLOUTS = Plan("rollouts", every_s=300, lease_s=1800)
 MONITORING = Plan("monitoring", every_s=60, lease_s=600)
+CHANNELS = {
+    ALERTMANAGER: Plan(ALERTMANAGER, every_s=60, lease_s=300),
+    MAIL: Plan(MAIL, every_s=30, lease_s=600),
+}
 UNDATED = frozenset({f"{PREFIX}/key-set", f"{PREFIX}/openapi.json"})
 """Paths that are served whatever the server's clock shows: nothing there is signed or judged by it."""
 _log = logging.getLogger("license_server")
@@ -167,7 +172,8 @@ def serve(
     """
     has_updates = server.database.is_sqlite or Repository(server.place.updates).exists
     plans = (HOUSEKEEPING, KEYS, DEVICES, ROLLOUTS, MONITORING, *((UPDATES,) if has_updates else ()))
-    jobs = Jobs(server.database, plans, _holder())
+    sending = channels(server.place.alerts, server.database, time.time)
+    jobs = Jobs(server.database, (*plans, *(CHANNELS[name] for name in sending)), _holder())
     updates = MetadataEnds(Repository(server.place.updates))
     metrics = Metrics(
         partial(_facts_or_none, server, jobs, options.bind is not None, updates), time.time, lambda: lines.dropped
@@ -235,6 +241,7 @@ def serve(
         DEVICES.name: partial(count_devices, server),
         ROLLOUTS.name: partial(keep_rollouts, server),
         MONITORING.name: partial(watch_fleets, server),
+        **sending,
     }
     runner = Runner(jobs, work, time.time)
     deliveries = _deliveries(server)

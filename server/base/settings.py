@@ -21,6 +21,7 @@ from settings.sections import Key, Sections
 from settings.values import BadValue, absolute_path, text
 
 from . import privatefile
+from .alertsettings import ALERTS, AlertsPlace, alerts_place, alerts_table
 from .ddisettings import DDI, DdiPlace, ddi_place, table
 from .errors import RegistryError
 
@@ -45,6 +46,7 @@ class Place:
         webhook_ca: file of the CAs of webhooks' receivers, in PEM; None for those of the system.
         updates_at: directory of the repository of updates; None for the one in the server's directory.
         ddi: the listener for devices that speak hawkBit's DDI; None for no such listener.
+        alerts: where alerts are sent to besides webhooks; None for nowhere.
         master: path of the master key's file, or a PKCS #11 URI. A systemd credential takes precedence.
     """
 
@@ -56,6 +58,7 @@ class Place:
     webhook_ca: Path | None = None
     updates_at: Path | None = None
     ddi: DdiPlace | None = None
+    alerts: AlertsPlace | None = None
 
     @property
     def updates(self) -> Path:
@@ -82,6 +85,7 @@ _KEYS = {
     "webhook_ca": Key(absolute_path),
     "updates": Key(absolute_path),
     DDI: Key(table),
+    ALERTS: Key(alerts_table),
 }
 
 
@@ -96,7 +100,7 @@ def place_of(directory: Path) -> Place:
         file = read_file(path, MAX_SETTINGS_BYTES, _way_out(directory))
         found = Sections(file.text(), str(path))
         values = found.section("", _KEYS)
-        ddi = ddi_place(found)
+        ddi, alerts = ddi_place(found), alerts_place(found)
         found.check()
     except ConfigError as error:
         raise RegistryError("; ".join(error.problems)) from None
@@ -110,6 +114,7 @@ def place_of(directory: Path) -> Place:
         values.get("webhook_ca"),
         values.get("updates"),
         ddi,
+        alerts,
     )
 
 
@@ -171,4 +176,6 @@ def settings_of(place: Place) -> bytes:
         content["updates"] = str(place.updates_at)
     if place.ddi is not None:
         content[DDI] = place.ddi.table()
+    if place.alerts is not None:
+        content[ALERTS] = place.alerts.table
     return tomli_w.dumps(content).encode()
