@@ -144,7 +144,7 @@ MEANINGS: dict[str, str] = {
     "fleet.alert_acknowledged": "somebody took note of an alert of a fleet",
     "fleet.alert_cleared": "what an alert of a fleet was about is over",
     "fleet.alert_raised": "something may be wrong with a fleet, or became worse",
-    "fleet.alerts_silenced": "for a while nobody is told of some alerts",
+    "fleet.alerts_silenced": "some alerts are sent to nobody for a while",
     "fleet.changed": "a fleet's name, tags, selection or rank was changed",
     "fleet.configuration_ended": "a fleet sets nothing on its agents any more",
     "fleet.configured": "a fleet's configuration was changed",

@@ -1,6 +1,6 @@
 """Sends the alerts of fleets to Prometheus' Alertmanager, by its API v2 (`POST /api/v2/alerts`).
 
-What is sent is the state and not an event: all open alerts that people are told of, each with an end a little ahead, and those
+What is sent is the state and not an event: all open alerts that no silence covers, each with an end a little ahead, and those
 that were cleared lately, with their end. So a message that is lost is made good by the next one, and an Alertmanager that was
 away for an hour knows in a minute what is wrong now. If this server is gone, its alerts end there by themselves.
 
@@ -43,7 +43,7 @@ class NotTaken(Exception):
 
 
 def alerts_for(session: Session, now: int) -> list[dict[str, Any]]:
-    """The alerts as Alertmanager takes them: those that people are told of and that are open, or were cleared lately.
+    """The alerts as Alertmanager takes them: those that are open or were cleared lately, and that the feed has.
 
     Args:
         session: of any transaction.
@@ -93,7 +93,7 @@ class Alertmanagers:
         self._monotonic = monotonic
 
     def send(self, alerts: Sequence[dict[str, Any]]) -> None:
-        """Sends the alerts to all; nothing is sent where there is none.
+        """Sends the alerts to all; without an alert, nothing is sent.
 
         Raises:
             NotTaken: one of them has not taken it. The others have been asked all the same.

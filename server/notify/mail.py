@@ -1,4 +1,4 @@
-"""Sends what is told of alerts by mail: each event of the feed once, those that wait together in one message.
+"""Sends alerts by mail: each event of the feed once, those that wait together in one message.
 
 How far that is, is a number in the registry. It goes on once the relay has taken the message, so nothing is lost while the
 relay is away; a process that is killed in between sends the same again. A message names fleets and figures, and no device.
@@ -144,7 +144,7 @@ def _code(problem: smtplib.SMTPException) -> str:
 
 
 class AlertMail:
-    """Sends what is told of alerts.
+    """Sends the alerts of the feed.
 
     Args:
         database: the registry's.

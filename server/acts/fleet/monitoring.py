@@ -167,7 +167,7 @@ class OneAlert(Form):
 
 
 class SilenceForm(Form):
-    """Which alerts nobody is told of until `ends_at`, seconds since 1970 UTC: of one fleet or of all, of one kind or of all."""
+    """Which alerts are sent to nobody until `ends_at`, seconds since 1970 UTC: of one fleet or all, of one kind or all."""
 
     fleet_id: VendorId | None = None
     kind: KindName | None = None
@@ -267,7 +267,7 @@ def acknowledge(context: Context, body: OneAlert) -> FleetAlert:
 
 
 def silence(context: Context, body: SilenceForm) -> Silence:
-    """Tell nobody of some alerts for a while. They are raised and listed; those still open at its end are told of then."""
+    """Send some alerts to nobody for a while. They are raised and listed; those still open at its end are sent then."""
     wish = silences.Wish(body.fleet_id, None if body.kind is None else Kind(body.kind), body.ends_at, body.comment)
     return _silence(silences.add(context.session, wish, context.caller.account, context.now))
 

@@ -233,7 +233,7 @@ def alerts_acknowledge(directory: Path | None, alert_id: str, reason: str) -> No
 def alerts_silence(
     directory: Path | None, fleet_id: str | None, kind: str | None, ends_at: int, comment: str, reason: str, as_json: bool
 ) -> None:
-    """Tell nobody of alerts for a while. They are raised and listed; those still open at the end are told of then."""
+    """Send alerts to nobody for a while. They are raised and listed; those still open at the end are sent then."""
     wish = {"fleet_id": fleet_id, "kind": kind, "ends_at": ends_at, "comment": comment}
     row = perform("fleet_alerts.silence", directory, **wish)
     if as_json:

@@ -1,7 +1,7 @@
 """Raises, tells of and clears the alerts of fleets. Of a fleet and a kind at most one alert is open.
 
 To tell of an alert is to append an event to the feed: webhooks and channels send what they find there, and none is lost while
-a receiver cannot be reached. An alert that a silence covers is told of when the silence ends, if it is still open then.
+a receiver cannot be reached. An alert that a silence covers is sent when the silence ends, if it is still open then.
 """
 
 import secrets
@@ -123,7 +123,7 @@ def _clear(session: Session, row: FleetAlert, now: int, records: Records) -> Non
     row.state = ALERT_STATES.step(AlertState(row.state), AlertEvent.CLEAR).value
     row.cleared_at = row.updated_at = now
     records.add("server", "fleet.alert_cleared", "ok", now, alert=row.id, fleet=row.fleet_id, kind=row.kind)
-    if row.told is not None:  # who was told of it is told of its end, whatever is silenced now
+    if row.told is not None:  # who heard of it hears of its end, whatever is silenced now
         _emit(session, "alert.cleared", row, now)
 
 

@@ -46,7 +46,7 @@ class Kind(StrEnum):
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=5)]
-"""At most the last bound of the latency's buckets: nothing longer can be told apart."""
+"""At most the last bound of the latency's buckets: longer ones all count as that."""
 
 
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Makes and ends silences: for a while nobody is told of some alerts. They are raised and listed all the same."""
+"""Makes and ends silences: for a while some alerts are sent to nobody. They are raised and listed all the same."""
 
 import secrets
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ class FleetAlert(Base):
 
 
 class FleetSilence(Base):
-    """Alerts that nobody is told of until `ends_at`: those of one fleet or of all, of one kind or of all."""
+    """Alerts that are sent to nobody until `ends_at`: those of one fleet or of all, of one kind or of all."""
 
     __tablename__ = "fleet_silence"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
