@@ -2,9 +2,9 @@
 
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,18 +15,15 @@ from server.base.jsonlog import place_of
 from server.fleet.ddi.actions import Actions
 from server.fleet.ddi.queue import Queue
 from server.fleet.ddi.seen import Seen
-from server.registry.clockwatch import ClockNotTrusted
+from server.keys.listening import LOOK_S, Certificates, clock_problem
 from server.web.listeners import Listener
 from server.web.middleware import Lots
-from server.web.responses import DATABASE_DOWN
-from server.web.tlscontext import server_context
 
 from .endpoints import Endpoints
 from .gate import Gate, Heard, Observe
 from .protocol import DdiProtocol
 
-LOOK_S = 10.0
-"""How often the listener looks for another certificate or CA, and writes which devices were seen, in seconds."""
+__all__ = ["LOOK_S", "DdiListener"]
 _log = logging.getLogger("license_server")
 
 
@@ -55,45 +52,21 @@ class DdiListener:
         heard: Heard = lambda _device, _status, _seconds: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._server = server
         self._seen = Seen(server.database, wall)
         endpoints = Endpoints(server.database, Actions(queue, place.poll_s), place, server.place.updates, wall)
+        problem = partial(clock_problem, server.clock)
         gate = Gate(
-            endpoints,
-            server.database,
-            place.tenant,
-            self._seen.note,
-            self._clock_problem,
-            lots,
-            observe=observe,
-            heard=heard,
-            wall=wall,
+            endpoints, server.database, place.tenant, self._seen.note, problem, lots, observe=observe, heard=heard, wall=wall
         )
-        self._material = self._read()
-        self.listener = Listener(gate, sock, DdiProtocol, server_context(*self._material))
-
-    def _read(self) -> tuple[str, bytes, str]:
-        keys = self._server.keys
-        return *keys.tls_material(), keys.client_ca_pem()
-
-    def _clock_problem(self) -> str | None:
-        clock = self._server.clock
-        if clock.surely_trusted():
-            return None
-        try:
-            return clock.problem()
-        except SQLAlchemyError:
-            return DATABASE_DOWN.text
+        keys = server.keys
+        self._certificates = Certificates("the listener for DDI", lambda: (*keys.tls_material(), keys.client_ca_pem()))
+        self.listener = Listener(gate, sock, DdiProtocol, self._certificates.context())
 
     def look(self) -> None:
         """Takes the certificate and the CAs of the registry, if they have changed, and writes who was seen; raises nothing."""
+        self._certificates.look(self.listener)  # first: a registry that takes no writes must not keep an old certificate in use
         try:
             self._seen.write()
-            present = self._read()
-            if present != self._material:
-                self.listener.use(server_context(*present))
-                self._material = present
-                _log.info("the certificates of the listener for DDI were reloaded")
-        except (RegistryError, SQLAlchemyError, ClockNotTrusted, ssl.SSLError, ValueError) as problem:
+        except (RegistryError, SQLAlchemyError) as problem:
             fields = {"kind": type(problem).__name__, "at": place_of(problem)}
-            _log.error("the listener for DDI could not look into the registry", extra={"fields": fields})
+            _log.error("the listener for DDI could not write which devices were seen", extra={"fields": fields})
