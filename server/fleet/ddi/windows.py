@@ -1,11 +1,13 @@
-"""Says whether the window of an offer is open, also in a time zone that this machine does not know. Pure."""
+"""Says whether the window of an offer is open. In a time zone that this machine does not know, it stays shut."""
 
+import functools
+import logging
 import zoneinfo
-
-import msgspec
 
 from contracts.directive import DeploymentWindow
 from server.fleet.rollouts.calendar import open_at
+
+_log = logging.getLogger("license_server")
 
 
 def is_open(window: DeploymentWindow | None, now: int) -> bool:
@@ -13,5 +15,14 @@ def is_open(window: DeploymentWindow | None, now: int) -> bool:
     try:
         return open_at(window, now)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-        # As for a device that has not said its zone: the window is one of UTC.
-        return window is None or open_at(msgspec.structs.replace(window, zone="UTC"), now)
+        if window is not None:
+            _tell(window.zone)
+        # The hours of another zone may be the middle of this shop's day.
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def _tell(zone: str) -> None:
+    """Logs a zone once in a run, and not at each poll of each device."""
+    text = "devices are offered nothing: this machine does not know their time zone; install tzdata, or change the zone"
+    _log.error(text, extra={"fields": {"zone": zone}})

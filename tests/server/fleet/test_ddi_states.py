@@ -45,8 +45,16 @@ NOON = DeploymentWindow(zone="UTC", days=(Day.FRIDAY, Day.SUNDAY), start="12:00"
         (NIGHT, "2026-12-05T04:00", False),
         (NIGHT, "2026-12-04T02:00", False),
         (NIGHT, "2026-07-03T20:00", True),
-        (DeploymentWindow(zone="Nowhere/City", days=(Day.MONDAY,), start="23:00", end="01:00"), "2026-12-01T00:30", True),
+        (DeploymentWindow(zone="Nowhere/City", days=(Day.MONDAY,), start="23:00", end="01:00"), "2026-12-01T00:30", False),
     ],
 )
 def test_a_window_is_open_by_its_zone_and_into_the_next_day(window: DeploymentWindow | None, at: str, expected: bool) -> None:
     assert is_open(window, int(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp())) is expected
+
+
+def test_a_zone_that_the_server_does_not_know_keeps_the_window_shut_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """In UTC it would open in the middle of some shop's day."""
+    always = DeploymentWindow(zone="Nowhere/Else", days=tuple(Day), start="00:00", end="23:59")
+    assert not any(is_open(always, at) for at in range(0, 86_400, 3600))
+    told = [each for each in caplog.records if "does not know their time zone" in each.message]
+    assert [each.__dict__["fields"] for each in told] == [{"zone": "Nowhere/Else"}]
