@@ -35,6 +35,7 @@ from .load import frames, percentile, questions, round_trips, throughput
 from .peers import flood, peer
 from .postgresql import installed, postgresql
 from .rollouts import measure_rollouts
+from .scale import measure_scale
 from .server_load import measure
 from .updates import NGINX, measure_download
 
@@ -426,13 +427,32 @@ def rollouts(directory: Path, devices: int, quick: bool) -> list[Row]:
     return rows
 
 
+def scale(directory: Path, devices: int) -> list[Row]:
+    """A million devices: what a rollout does there, and what check-ins cost beside it."""
+    found = measure_scale(directory / "scale", devices)
+    what, middle, p99 = f"registry of {devices:,} devices", *found.asked
+    ratio, scanned = found.beside.p99 / found.idle.p99, len(found.scanned)
+    for statement in found.scanned:
+        sys.stderr.write(f"reads a whole table: {statement}\n")
+    return [
+        Row(f"{what}: put all into groups", f"{found.filled:.2f} s", "", 0, "(reported)", True),
+        Row(f"{what}: start a group of {found.group:,}", f"{found.started:.3f} s", "", 0, "≤ 2 s", found.started <= 2),
+        Row(f"{what}: what is open for me, median", us(middle), us(p99) + " p99", p99 / middle, "≤ 1 ms", middle <= 0.001),
+        Row(f"{what}: plans that read a whole table", f"{scanned} of {found.plans}", "", scanned, "none", not scanned),
+        Row(
+            f"{what}: P99 of check-ins beside {found.orders:.0f} orders and proofs a second", us(found.beside.p99),
+            f"idle {us(found.idle.p99)}", ratio, "≤ 2", ratio <= 2,
+        ),
+    ]  # fmt: skip
+
+
 def main() -> int:
     """Runs all rows."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter rests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--fleet", type=int, metavar="AGENTS", help="also a registry with so many agents, on PostgreSQL")
-    parser.add_argument("--only", choices=["server", "fleet", "updates", "rollouts"], help="leave the rest out")
+    parser.add_argument("--only", choices=["server", "fleet", "updates", "rollouts", "scale"], help="leave the rest out")
     options = parser.parse_args()
     rounds, size = (3, 3000) if options.quick else (9, 10_000)
     directory = Path(tempfile.mkdtemp(prefix="license-bench-", dir="/tmp"))
@@ -445,6 +465,7 @@ def main() -> int:
             rows += large_fleet(directory, options.fleet or 1_000_000) if options.only == "fleet" else []
             rows += updates(directory, [1, 64] if options.quick else [1, 256, 4096], 3) if options.only == "updates" else []
             rows += rollouts(directory, options.fleet or 1_000_000, options.quick) if options.only == "rollouts" else []
+            rows += scale(directory, options.fleet or 1_000_000) if options.only == "scale" else []
             return finish(rows, options.json)
         with stand(directory, "software") as info:
             rows += [known_license(info, directory, rounds, size), new_license(info, directory, 200 if options.quick else 1000)]

@@ -25,7 +25,7 @@ from .postgresql import postgresql
 
 THREADS = 4
 PATH = "pos/pos-1.1.0-b2"
-_ROWS = (
+ROWS = (
     """INSERT INTO device (id, kind, name, hardware, created_at, updated_at, revision)
        SELECT 'd-' || lpad(n::text, 7, '0'), 'ddi', '', 'till-mk1', :now, :now, 1 FROM generate_series(1, :count) n""",
     """INSERT INTO device_version (device_id, product, version, build_id, reported_at)
@@ -78,10 +78,10 @@ def _measure(server: wiring.Server, count: int, seconds: float) -> list[Measured
     now = int(time.time())
     with server.database.write() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))
-        for statement in _ROWS:
+        for statement in ROWS:
             values = {"now": now, "count": count}
             session.execute(text(statement), {name: value for name, value in values.items() if f":{name}" in statement})
-    _analyze(server)
+    analyze(server)
     size = min(50_000, count // 4)
     groups = [str(size), str(size), "rest"]
     policy = policy_of({"groups": groups, "notice": 0, "success_percent": 100, "failure_percent": 100})
@@ -104,7 +104,7 @@ def _measure(server: wiring.Server, count: int, seconds: float) -> list[Measured
             session.execute(text("UPDATE rollout_group SET started_at = started_at WHERE rollout_id = 'r1' AND number = 1"))
 
     found = [Measured(f"put {count:,} devices into groups", _timed(create), _timed(copy), "s")]
-    _analyze(server)
+    analyze(server)
     found.append(Measured(f"start a group of {size:,}", _timed(start), _timed(touch), "s"))
     ids = [f"d-{number:07d}" for number in range(1, count, max(1, count // 5000))]
     with server.database.read() as session:
@@ -177,6 +177,7 @@ def _timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _analyze(server: wiring.Server) -> None:
+def analyze(server: wiring.Server) -> None:
+    """Gives PostgreSQL its statistics."""
     with server.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")
