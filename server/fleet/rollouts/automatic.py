@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from server.base.errors import Conflict, Invalid, NotFound
@@ -79,12 +79,13 @@ def turn_on(session: Session, wish: Wish, by: str, now: int) -> AutomaticRollout
     require_possible(session, wish)
     floor = max((Version.parse(each.version) for each in _releases(session, wish.product)), default=None)
     row = session.get(AutomaticRollout, (wish.fleet_id, wish.product), with_for_update=True)
+    latest = _latest(session, wish)
     if row is None:
         row = AutomaticRollout(fleet_id=wish.fleet_id, product=wish.product)
         session.add(row)
     row.selection, row.policy = wish.selection, encoded(wish.policy)
     row.floor, row.newest, row.state, row.detail = "" if floor is None else str(floor), "", ON, ""
-    row.set_by, row.set_at, row.updated_at = by, now, now
+    row.set_by, row.set_at, row.updated_at = by, max(now, latest + 1), now
     session.flush()
     audit.record(session, audit.ADMIN, "rollout.automatic_on", "ok", now, fleet=row.fleet_id, product=row.product)
     return row
@@ -139,13 +140,8 @@ def _start_new(session: Session, fleet_id: str, product: str, now: int) -> list[
     if row is None or row.state != ON:
         return []
     stopped = session.scalar(
-        select(Rollout.id)
-        .where(
-            Rollout.fleet_id == fleet_id, Rollout.product == product, Rollout.created_by == BY,
-            Rollout.created_at >= row.set_at, Rollout.state.in_([State.STOPPED, State.ROLLED_BACK]),
-        )
-        .limit(1)
-    )  # fmt: skip
+        select(Rollout.id).where(*_of(row), Rollout.created_by == BY, Rollout.created_at >= row.set_at, _ended_badly()).limit(1)
+    )
     if stopped is not None:
         row.state, row.detail, row.updated_at = HALTED, f"rollout {stopped} was stopped or taken back", now
         events.emit(session, "rollout.automatic_halted", now, rollout=stopped, fleet=fleet_id, product=product)
@@ -153,13 +149,19 @@ def _start_new(session: Session, fleet_id: str, product: str, now: int) -> list[
         return []
     started = []
     for package in _new(session, row):
+        made = _by_hand(session, row, package)
+        if made is not None:
+            row.detail = f"{package.path} has rollout {made.id}, which {made.created_by} made ({made.state})"
+            row.updated_at = now
+            continue
         plan = Plan(_id_for(session, row, package), fleet_id, package.path, row.selection, decoded(row.policy))
         try:
             with session.begin_nested():
-                lifecycle.start_automatically(session, plan, BY, now)
+                rollout = lifecycle.start_automatically(session, plan, BY, now)
         except (Conflict, Invalid) as problem:
             row.detail, row.updated_at = str(problem), now
             continue
+        rollout.created_at = max(now, row.set_at)  # the clock may have been set back since: it is of this wish all the same
         started.append(plan.rollout_id)
         row.newest, row.detail, row.updated_at = package.version, "", now
     return started
@@ -173,9 +175,38 @@ def _new(session: Session, row: AutomaticRollout) -> list[UpdatePackage]:
         return []
     if row.newest and highest < Version.parse(row.newest):
         return []  # what was rolled out was taken back by the vendor
-    known = select(Rollout.build_id).where(Rollout.fleet_id == row.fleet_id, Rollout.product == row.product)
-    builds = set(session.scalars(known.where(Rollout.rolls_back.is_(None))))
+    builds = set(session.scalars(select(Rollout.build_id).where(*_of(row), Rollout.created_by == BY)))
     return [each for each in releases if Version.parse(each.version) == highest and each.build_id not in builds]
+
+
+def _of(whose: AutomaticRollout | Wish) -> tuple[ColumnElement[bool], ...]:
+    """The condition of rollouts of this fleet and product that bring an update."""
+    return Rollout.fleet_id == whose.fleet_id, Rollout.product == whose.product, Rollout.rolls_back.is_(None)
+
+
+def _ended_badly() -> ColumnElement[bool]:
+    """The condition of rollouts that were started and then stopped or taken back, also while their devices are on the way."""
+    taken_back = Rollout.id.in_(select(Rollout.rolls_back).where(Rollout.rolls_back.is_not(None)))
+    return and_(Rollout.started_at.is_not(None), or_(Rollout.state.in_([State.STOPPED, State.ROLLED_BACK]), taken_back))
+
+
+def _by_hand(session: Session, row: AutomaticRollout, package: UpdatePackage) -> Rollout | None:
+    """A rollout of the build that somebody has made for the same devices, or that ended badly for some of them.
+
+    One for others of the fleet does not count, or a candidate that was tried by a few would never reach the rest; nor does a
+    draft that was given up.
+    """
+    same = or_(Rollout.selection.is_(None), Rollout.selection == row.selection)
+    given_up = and_(Rollout.state == State.STOPPED, Rollout.started_at.is_(None))
+    of_build = (*_of(row), Rollout.build_id == package.build_id, Rollout.created_by != BY)
+    found = select(Rollout).where(*of_build, or_(and_(same, not_(given_up)), _ended_badly()))
+    return session.scalars(found.order_by(Rollout.id).limit(1)).first()
+
+
+def _latest(session: Session, wish: Wish) -> int:
+    """When the last rollout of this kind was made, by the clock of that time; -1 without one."""
+    found = session.scalar(select(func.max(Rollout.created_at)).where(*_of(wish), Rollout.created_by == BY))
+    return -1 if found is None else found
 
 
 def _releases(session: Session, product: str) -> Sequence[UpdatePackage]:

@@ -108,7 +108,6 @@ def test_a_rollout_that_stops_halts_it_until_two_people_want_it_again(world: Wor
     assert (row.state, row.detail) == ("halted", "rollout shops-b3 was stopped or taken back")
     assert not automatic.any_on(world.server.database) and start(world) == []
     assert world.kinds().count("rollout.automatic_halted") == 1
-    world.now += 1
     on(world)
     assert start(world) == [], "1.3.0 was there when they wanted it again"
     publish(world, *PRESENT, release("1.4.0", "b7"))
@@ -127,6 +126,35 @@ def test_one_that_was_taken_back_halts_it(world: World) -> None:
         world.round()
     assert world.rollout("shops-b3").state == "rolled-back"
     assert start(world) == [] and standing(world).state == "halted"
+
+
+def test_one_that_is_being_taken_back_after_its_end_halts_it_at_once(world: World) -> None:
+    on(world)
+    publish(world, *PRESENT, release(*NEXT))
+    start(world)
+    for _ in range(4):
+        world.round()
+    assert world.rollout("shops-b3").state == "finished"
+    policy = world.write(lambda session: automatic.decoded(session.get(Rollout, "shops-b3").policy))
+    world.write(lambda session: lifecycle.roll_back(session, "shops-b3", "back", policy, "olga", world.now))
+    publish(world, *PRESENT, release(*NEXT), release("1.3.0", "b5"))
+    assert world.rollout("shops-b3").state == "finished", "its devices are on their way back"
+    assert start(world) == [] and standing(world).state == "halted"
+
+
+@pytest.mark.parametrize("correction", [-DAY, DAY])
+def test_a_clock_that_is_corrected_hides_no_failure_and_invents_none(world: World, correction: int) -> None:
+    on(world)
+    world.now += correction
+    publish(world, *PRESENT, release(*NEXT))
+    assert start(world) == ["shops-b3"]
+    world.write(lambda session: lifecycle.stop(session, "shops-b3", "printers", world.now))
+    publish(world, *PRESENT, release(*NEXT), release("1.3.0", "b5"))
+    assert start(world) == [] and standing(world).state == "halted"
+    world.now -= 2 * DAY
+    on(world)
+    publish(world, *PRESENT, release(*NEXT), release("1.3.0", "b5"), release("1.4.0", "b7"))
+    assert start(world) == ["shops-b7"] and standing(world).state == "on"
 
 
 def test_what_cannot_start_is_said_and_tried_again(world: World) -> None:
@@ -154,6 +182,30 @@ def test_a_rollout_that_somebody_has_made_of_the_build_is_enough(world: World) -
     publish(world, *PRESENT, release(*NEXT))
     world.create("by-hand", path="pos/pos-1.2.0-b3")
     assert start(world) == []
+    assert "has rollout by-hand, which" in standing(world).detail and "(draft)" in standing(world).detail
+    world.write(lambda session: lifecycle.stop(session, "by-hand", "a mistake", world.now))
+    assert start(world) == ["shops-b3"] and standing(world).detail == "", "a draft that was given up is none"
+
+
+def test_a_candidate_that_a_few_have_tried_reaches_the_fleet_once_it_is_a_release(world: World) -> None:
+    on(world)
+    publish(world, *PRESENT, release(*NEXT))
+    world.create("trial", path="pos/pos-1.2.0-b3", selection="id=pos-00001")
+    world.write(lambda session: lifecycle.start(session, "trial", world.now))
+    for _ in range(2):
+        world.round()
+    assert world.rollout("trial").state == "finished"
+    assert start(world) == ["shops-b3"]
+    assert [group.total for group in world.groups("shops-b3")] == [2, 4]
+
+
+def test_a_build_that_failed_in_its_trial_does_not_reach_the_fleet(world: World) -> None:
+    on(world)
+    publish(world, *PRESENT, release(*NEXT))
+    world.create("trial", path="pos/pos-1.2.0-b3", selection="id=pos-00001")
+    world.write(lambda session: lifecycle.start(session, "trial", world.now))
+    world.write(lambda session: lifecycle.stop(session, "trial", "printers", world.now))
+    assert start(world) == [] and "rollout trial" in standing(world).detail
 
 
 def test_a_fleet_that_is_deleted_takes_it_along(world: World) -> None:
