@@ -7,14 +7,13 @@ from sqlalchemy.orm import Session
 
 from contracts.directive import PRODUCT_PATTERN
 from server.base.errors import Invalid
+from server.fleet.devices.labels import DEVICE, OPERATOR
 from server.registry.models.fleets import DeviceAttribute, DeviceVersion
 from updatetrust.version import MalformedVersion, Version
 
 from .feedback import MAX_ATTRIBUTES, MAX_VALUE_CHARS, ConfigData, Mode
 from .policy import ATTRIBUTE_PATTERN, DdiPolicy
 
-DEVICE, OPERATOR = "device", "operator"
-"""`DeviceAttribute.source`."""
 _NAME, _PRODUCT = re.compile(ATTRIBUTE_PATTERN), re.compile(PRODUCT_PATTERN)
 _SUFFIX = ".version"
 

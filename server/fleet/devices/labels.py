@@ -26,7 +26,7 @@ MAX_VALUE = 256
 """Characters of an attribute's value."""
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"
 OPERATOR, DEVICE = "operator", "device"
-"""Who has written an attribute."""
+"""`DeviceAttribute.source`: who has written an attribute."""
 
 
 def change(session: Session, device_id: str, name: str | None, zone: str | None, now: int) -> Device:
@@ -88,17 +88,15 @@ def untag(session: Session, device_ids: Iterable[str], tags: Iterable[str], now:
         _told(session, device, "device.untagged", gone, now)
 
 
-def put_attributes(
-    session: Session, device_id: str, values: Mapping[str, str], now: int, source: str = OPERATOR
-) -> tuple[str, ...]:
-    """Sets attributes of a device; returns the names of those that changed, without those that an operator has written.
+def put_attributes(session: Session, device_id: str, values: Mapping[str, str], now: int) -> tuple[str, ...]:
+    """Sets attributes of a device for an operator; returns the names of those that changed. What a device itself reports is
+    kept by `fleet.ddi.attributes`.
 
     Args:
         session: of a writing transaction.
         device_id: the device.
         values: by name.
         now: seconds since 1970 UTC.
-        source: `OPERATOR`, or `DEVICE` for what the device reports, which replaces nothing of an operator's.
 
     Raises:
         NotFound: there is no such device.
@@ -112,7 +110,7 @@ def put_attributes(
             )
         if len(value) > MAX_VALUE or not value.isprintable() or not value:
             raise Invalid(f"the value of attribute {name!r} must be one line of 1 to {MAX_VALUE} characters")
-    device = required(session, device_id, lock=source == OPERATOR)
+    device = required(session, device_id, lock=True)
     session.flush()
     rows = {row.name: row for row in session.scalars(select(DeviceAttribute).where(DeviceAttribute.device_id == device_id))}
     if len(rows.keys() | values.keys()) > MAX_ATTRIBUTES:
@@ -123,15 +121,12 @@ def put_attributes(
     for name, value in sorted(values.items()):
         row = rows.get(name)
         if row is None:
-            row = DeviceAttribute(device_id=device_id, name=name, value="", source=source, updated_at=now)
+            row = DeviceAttribute(device_id=device_id, name=name, value="", source=OPERATOR, updated_at=now)
             session.add(row)
-        elif source != OPERATOR and row.source == OPERATOR:
-            continue
-        if (row.value, row.source) != (value, source):
-            row.value, row.source, row.updated_at = value, source, now
+        if (row.value, row.source) != (value, OPERATOR):
+            row.value, row.source, row.updated_at = value, OPERATOR, now
             changed.append(name)
-    if source == OPERATOR:
-        _told(session, device, "device.attributes_set", changed, now)
+    _told(session, device, "device.attributes_set", changed, now)
     return tuple(changed)
 
 

@@ -12,6 +12,8 @@ from server.acts.fleet.devices import SHEET
 from server.acts.runner import PreconditionMissing
 from server.base.errors import Conflict, Invalid, NotAllowed, NotFound
 from server.exchange.content import CONTACT_S
+from server.fleet.ddi import attributes as reported
+from server.fleet.ddi.feedback import Mode
 from server.fleet.devices import labels, registry
 from server.fleet.devices.blocklist import require_admitted
 from server.fleet.devices.connection import INTERVAL_S, SILENT_S, connection
@@ -126,14 +128,13 @@ def test_tags_are_given_to_all_or_to_none(shop: Shop) -> None:
 
 def test_a_device_does_not_replace_what_an_operator_has_written(shop: Shop) -> None:
     """Threat-model T60: it would move itself to another fleet."""
-    put = Acts(labels, shop.server.database).put_attributes
-    assert put(ID, {"lane": "1", "os": "12"}, NOW, "device") == ("lane", "os")
+    report = Acts(reported, shop.server.database).keep
+    assert report(ID, Mode.MERGE, {"lane": "1", "os": "12"}, NOW) == {"lane": "1", "os": "12"}
     shop.do("set", device_id=ID, attributes={"lane": "7"})
-    assert put(ID, {"lane": "1", "os": "13"}, NOW + 1, "device") == ("os",)
-    assert put(ID, {"lane": "1", "os": "13"}, NOW + 2, "device") == ()
+    assert report(ID, Mode.MERGE, {"lane": "1", "os": "13"}, NOW + 1) == {"os": "13"}
     assert shop.listed(where="attr.lane=7 and attr.os=13") == [ID]
     shop.do("unset", device_id=ID, names=["lane", "other"])
-    assert put(ID, {"lane": "1"}, NOW + 3, "device") == ("lane",)
+    assert report(ID, Mode.MERGE, {"lane": "1"}, NOW + 3) == {"lane": "1", "os": "13"}
 
 
 @pytest.mark.parametrize(
@@ -142,14 +143,14 @@ def test_a_device_does_not_replace_what_an_operator_has_written(shop: Shop) -> N
 )
 def test_a_malformed_attribute_is_refused(shop: Shop, values: dict[str, str], text: str) -> None:
     with pytest.raises(Invalid, match=text):
-        Acts(labels, shop.server.database).put_attributes(ID, values, NOW, "device")
+        Acts(labels, shop.server.database).put_attributes(ID, values, NOW)
 
 
 def test_attributes_are_bounded(shop: Shop) -> None:
     put = Acts(labels, shop.server.database).put_attributes
-    put(ID, {f"a{n}": "x" for n in range(64)}, NOW, "device")
+    put(ID, {f"a{n}": "x" for n in range(64)}, NOW)
     with pytest.raises(Conflict, match="more than 64 attributes"):
-        put(ID, {"one-more": "x"}, NOW, "device")
+        put(ID, {"one-more": "x"}, NOW)
 
 
 def test_a_change_names_what_was_seen(shop: Shop) -> None:
