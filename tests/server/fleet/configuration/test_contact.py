@@ -6,7 +6,9 @@ from sqlalchemy import delete
 from contracts.contact.capabilities import AnnounceCapabilities, AnnounceReply
 from contracts.contact.configuration import CONFIGURATION, Configuration, Members, ResultState, values_of
 from server.fleet.configuration.contact import LAST_NUMBER, OTHER_VALUES
-from server.registry.models.fleets import DeviceConfiguration, Fleet, FleetConfiguration, FleetMember
+from server.fleet.fleets import fleets
+from server.registry.models.fleets import Device, DeviceConfiguration, Fleet, FleetConfiguration, FleetMember
+from tests.server.devices import NOW
 from tests.support.serverside import ServerSide
 
 from .shop import Shop, answer
@@ -157,3 +159,22 @@ def test_each_agents_document_is_its_own(shop: Shop) -> None:
 def test_the_server_says_that_it_can(shop: Shop) -> None:
     names: tuple[str, ...] = ("announce-capabilities",)
     assert CONFIGURATION in shop.till().ask(AnnounceCapabilities, AnnounceReply, capabilities=names).capabilities
+
+
+def test_the_agents_of_a_deleted_fleet_go_by_the_next_one_or_by_their_files(shop: Shop) -> None:
+    shop.fleet("north", 1, 1, 2)
+    shop.fleet("south", 2, 2)
+    shop.configure("north", {"updates.notice_h": 72})
+    shop.configure("south", {"updates.notice_h": 48})
+    first = got(shop.contact())
+    shop.contact(number=2)
+    with shop.server.database.write() as session:
+        fleets.remove(session, "north", NOW)
+    assert shop.row() is None and shop.row(2) is None
+    ended, other = got(shop.contact()), got(shop.contact(number=2))
+    assert (ended.fleet, ended.fleet_number, values_of(ended.members)) == (None, 0, {}) and ended.number > first.number
+    assert (other.fleet, values_of(other.members)) == ("south", {"updates.notice_h": 48})
+    row = shop.row()
+    assert row is not None and (row.state, row.fleet_id) == ("applied", None)
+    with shop.server.database.read() as session:
+        assert session.get(Device, shop.id_of()) is not None
