@@ -353,7 +353,7 @@ def hostile(scenario: "Scenario") -> None:
         consent.answers(made, "1.6")
         made.stick("1.7")
         made.full("1.8", STAGED, UPDATER, ("no-space",))
-        made.full("1.9", OWN, "root", ("no-room", "disk"))
+        made.full("1.9", OWN, "root", ("no-room",))
         made.closing()
 
 
