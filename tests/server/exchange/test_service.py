@@ -124,6 +124,9 @@ class Stores:
         with self.alone:
             yield self
 
+    def keep_read(self, _session: object) -> None:
+        """There is no database that would forget what was read."""
+
     def begin_nested(self) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -190,8 +190,11 @@ def test_a_newer_backup_is_refused_and_an_older_one_is_migrated(
     first.close()
     columns = {table.name: set(table.columns.keys()) for table in metadata.tables.values()}
     later_counters = {
-        ("counter", name) for name in ("accounts", "agents", "ddi_action", "events", "license_changes", "revocations")
-    }
+        ("counter", name)
+        for name in (
+            "accounts", "agents", "alerts", "certificate_rotations", "ddi_action", "events", "license_changes", "revocations",
+        )
+    }  # fmt: skip
     added = {*later_counters, ("setting", "oldest_program")}
     rest, dropped, end = [], dict[str, int](), json.loads(lines[-1])
     for line in lines[1:-1]:
