@@ -68,5 +68,6 @@ def list_automatic(directory: Path | None, fleet_id: str | None, limit: int | No
 
 
 def _say(row: Any) -> None:
-    above = f" above {row.floor}" if row.floor else ""
-    click.echo(shown(f"releases of {row.product}{above} go to fleet {row.fleet_id} by themselves"), err=True)
+    which = f"releases of {row.product} above {row.floor}" if row.floor else f"releases of {row.product}"
+    unknown = "" if row.floor else f"; none of that product is published yet: is {row.product!r} its name?"
+    click.echo(shown(f"{which} go to fleet {row.fleet_id} by themselves{unknown}"), err=True)

@@ -3,7 +3,7 @@
 None of them touches the rows of devices: each device finds at its next contact what has changed for it.
 """
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from common.statetable import UnknownTransition
@@ -131,7 +131,18 @@ def require_reversible(session: Session, rollout_id: str) -> Rollout:
     other = session.scalar(select(Rollout.id).where(Rollout.rolls_back == row.id, Rollout.state.in_([*LIVE])).limit(1))
     if other is not None:
         raise Conflict(f"rollout {other!r} takes {row.id!r} back already")
+    if session.scalar(_hit(row).limit(1)) is None:
+        ends = "; 'license-server rollouts stop' ends it" if row.state in LIVE else ""
+        raise Conflict(
+            f"no device of rollout {row.id!r} has had an order and said what it ran before: there is nothing to take back{ends}"
+        )
     return row
+
+
+def _hit(row: Rollout) -> Select[str]:
+    """The devices of a rollout that go back: those that were given an order and have said what they ran."""
+    had = RolloutDevice.number.is_not(None), RolloutDevice.before.is_not(None)
+    return select(RolloutDevice.device_id).where(RolloutDevice.rollout_id == row.id, *had)
 
 
 def roll_back(session: Session, rollout_id: str, new_id: str, policy: Policy, by: str, now: int) -> Rollout:
@@ -160,10 +171,7 @@ def roll_back(session: Session, rollout_id: str, new_id: str, policy: Policy, by
     row.rolls_back = former.id
     session.add(row)
     session.flush()
-    hit = select(RolloutDevice.device_id).where(
-        RolloutDevice.rollout_id == former.id, RolloutDevice.number.is_not(None), RolloutDevice.before.is_not(None)
-    )
-    rows.fill(session, row, hit, takes_of(policy.groups), policy, now)
+    rows.fill(session, row, _hit(former), takes_of(policy.groups), policy, now)
     records = Records()
     _start(session, row, now, records)
     audit.record(session, audit.ADMIN, "rollout.taken_back", "ok", now, rollout=former.id, by=row.id)

@@ -63,7 +63,7 @@ def test_a_rollout_from_the_draft_to_the_stop(shops: Path, run: Run) -> None:
     assert run("rollouts", "stop", "r1", "--yes", "--reason", "printers").err == "rollout r1 is stopped\n"
     assert "printers" in run("rollouts", "list", "--state", "stopped").out
     done = run("rollouts", "rollback", "r1", "r1-back", "--yes", code=1)
-    assert "would have no device" in done.err, "nobody had an order"
+    assert "no device of rollout 'r1' has had an order" in done.err and "'license-server rollouts stop'" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,18 @@ def test_the_policy_of_a_fleet(shops: Path, run: Run) -> None:
     assert "success percent: 70" in run("rollouts", "policy", "shops", "--failures", "3").out, "the rest stays"
     assert '"success_percent": 70' in create(run, "--json").out
     assert "nothing is set" in run("rollouts", "policy", "shops", "--clear").out
+
+
+def test_releases_go_to_a_fleet_by_themselves_until_it_is_turned_off(shops: Path, run: Run) -> None:
+    refused = run("rollouts", "automatic", "on", "shops", "pos", code=1)
+    assert "--yes" in refused.err and '"product"' not in run("rollouts", "automatic", "list", "--json").out
+    run("rollouts", "policy", "shops", "--success", "80")
+    done = run("rollouts", "automatic", "on", "shops", "pos", "--yes", "--notice", "1h")
+    assert done.err == "releases of pos above 1.1.0 go to fleet shops by themselves\n"
+    done = run("rollouts", "automatic", "on", "shops", "poss", "--yes")
+    assert "none of that product is published yet: is 'poss' its name?" in done.err
+    shown = run("rollouts", "automatic", "list", "--json").out
+    assert '"success_percent": 80' in shown and '"notice": 3600' in shown, "what is not given is the fleet's"
+    assert "when two people start a rollout" in run("rollouts", "automatic", "off", "shops", "poss").err
+    listed = run("rollouts", "automatic", "list", "--fleet", "shops").out
+    assert "pos " in listed and "poss" not in listed
