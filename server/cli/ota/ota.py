@@ -37,14 +37,14 @@ def publish(directory: Path, submission: Path) -> None:
         except AlreadyPublished as found:
             click.echo(str(found), err=True)
             return
-        started = automatic.start_new(server.database, now())
-    for role, version in done.documents.items():
-        click.echo(f"published {role} version {version}", err=True)
-    for what, paths in (("added", done.added), ("promoted", done.moved), ("revoked", done.withdrawn)):
-        for path in paths:
-            click.echo(shown(f"{what} {path}"), err=True)
-    for rollout_id in started:
-        click.echo(shown(f"started rollout {rollout_id}"), err=True)
+        for role, version in done.documents.items():
+            click.echo(f"published {role} version {version}", err=True)
+        for what, paths in (("added", done.added), ("promoted", done.moved), ("revoked", done.withdrawn)):
+            for path in paths:
+                click.echo(shown(f"{what} {path}"), err=True)
+        # Said before: what follows may fail, and the publication stands.
+        for rollout_id in automatic.start_new(server.database, now()):
+            click.echo(shown(f"started rollout {rollout_id}"), err=True)
 
 
 @ota.command("export")
