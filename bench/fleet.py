@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from server.jobs.queue import Jobs
 from server.registry import prepared
 from server.serving import HOUSEKEEPING, facts
 
-from .postgresql import postgresql
+from .largeregistry import large_registry
 from .server_load import Load, load_of, make_agents
 
 LARGE = ("agent", "certificate", "secret", "license", "kept_reply", "audit")
@@ -78,13 +77,8 @@ def measure_fleet(directory: Path, count: int) -> Fleet:
         directory: for the server's files; it must not exist yet.
         count: agents.
     """
-    directory.mkdir(parents=True)
-    home = directory / "server"
-    command = str(Path(sys.executable).with_name("license-server"))
-    with postgresql("shared_buffers=1GB", "max_wal_size=8GB") as url:
-        made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), "--database", url]
-        subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        server = wiring.open_server(home)
+    with large_registry(directory) as registry:
+        server = registry.server
         times = {"make the rows": _timed(lambda: _fill(server, count))}
         agents = make_agents(server, 50, 40, directory)
         with _captured(server) as statements:
@@ -92,8 +86,8 @@ def measure_fleet(directory: Path, count: int) -> Fleet:
         statements |= _of_check_ins(count)
         scanned = _scanned(server, statements)
         server.close()
-        times |= _commands(command, home, count)
-        load = load_of([command, "serve", "--dir", str(home)], directory, agents)
+        times |= _commands(registry.command, registry.home, count)
+        load = load_of(registry.serve, directory, agents)
     return Fleet(times, load, scanned, len(statements))
 
 

@@ -4,7 +4,6 @@ The floor of each figure is the least that PostgreSQL does for it, by the driver
 same indexes, the one statement that finds a row by an index, or an update of one row with its commit, by as many threads.
 """
 
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from server.fleet.rollouts.policy import policy_of
 from server.fleet.rollouts.rows import Plan
 from server.fleet.rollouts.states import DeviceEvent
 
-from .postgresql import postgresql
+from .largeregistry import large_registry
 
 THREADS = 4
 PATH = "pos/pos-1.1.0-b2"
@@ -61,27 +60,23 @@ def measure_rollouts(directory: Path, count: int, seconds: float) -> list[Measur
         count: devices.
         seconds: how long each rate is taken.
     """
-    directory.mkdir(parents=True)
-    home = directory / "server"
-    command = str(Path(sys.executable).with_name("license-server"))
-    with postgresql("shared_buffers=1GB", "max_wal_size=8GB") as url:
-        made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), "--database", url]
-        subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        server = wiring.open_server(home)
-        try:
-            return _measure(server, count, seconds)
-        finally:
-            server.close()
+    with large_registry(directory) as registry:
+        return _measure(registry.server, count, seconds)
 
 
-def _measure(server: wiring.Server, count: int, seconds: float) -> list[Measured]:
-    now = int(time.time())
+def fill(server: wiring.Server, count: int, now: int) -> None:
+    """Puts so many devices, a fleet of all of them, and a package into an empty registry."""
     with server.database.write() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))
         for statement in ROWS:
             values = {"now": now, "count": count}
             session.execute(text(statement), {name: value for name, value in values.items() if f":{name}" in statement})
     analyze(server)
+
+
+def _measure(server: wiring.Server, count: int, seconds: float) -> list[Measured]:
+    now = int(time.time())
+    fill(server, count, now)
     size = min(50_000, count // 4)
     groups = [str(size), str(size), "rest"]
     policy = policy_of({"groups": groups, "notice": 0, "success_percent": 100, "failure_percent": 100})

@@ -1,8 +1,6 @@
 """A registry of a million devices on PostgreSQL: what a rollout does there, its plans, and check-ins of agents beside it."""
 
 import re
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from server.fleet.rollouts.policy import policy_of
 from server.fleet.rollouts.rows import Plan
 from server.fleet.rollouts.states import DeviceEvent
 
+from .largeregistry import large_registry
 from .load import percentile
-from .postgresql import postgresql
-from .rollouts import PATH, ROWS, analyze
+from .rollouts import PATH, analyze, fill
 from .server_load import Load, load_of, make_agents
 
 GROUP = 50_000
@@ -60,27 +58,13 @@ def measure_scale(directory: Path, count: int) -> Scale:
         directory: for the server's files; it must not exist yet.
         count: devices.
     """
-    directory.mkdir(parents=True)
-    home = directory / "server"
-    command = str(Path(sys.executable).with_name("license-server"))
-    with postgresql("shared_buffers=1GB", "max_wal_size=8GB") as url:
-        made = [command, "init", "--dir", str(home), "--root-key", str(directory / "root.key"), "--database", url]
-        subprocess.run(made, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        server = wiring.open_server(home)
-        try:
-            return _measure(server, [command, "serve", "--dir", str(home)], directory, count)
-        finally:
-            server.close()
+    with large_registry(directory) as registry:
+        return _measure(registry.server, registry.serve, directory, count)
 
 
 def _measure(server: wiring.Server, command: list[str], directory: Path, count: int) -> Scale:
     now, size = int(time.time()), min(GROUP, count // 4)
-    with server.database.write() as session:
-        session.execute(text("SET LOCAL synchronous_commit = off"))
-        for statement in ROWS:
-            values = {"now": now, "count": count}
-            session.execute(text(statement), {name: value for name, value in values.items() if f":{name}" in statement})
-    analyze(server)
+    fill(server, count, now)
     policy = policy_of({"groups": [str(size), "rest"], "notice": 0, "success_percent": 100, "failure_percent": 100})
     began = time.perf_counter()
     with server.database.write() as session:
